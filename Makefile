@@ -1,0 +1,48 @@
+# nightgraph: `make help` lists what there is to do.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup night serve test test-all check bench clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY)  ## the virtual environment with every package at its locked version
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@echo "Setting up $(VENV) (about 3 GB, a few minutes) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --requirement requirements.lock
+	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $(READY)
+
+night: setup  ## one whole night on the simulated market, then the leaderboard and the next-day signals
+	@$(BIN)/nightgraph night
+
+serve: setup  ## a Prefect server with every deployment and a worker; trigger `nightly` at the address it prints
+	@$(BIN)/nightgraph serve
+
+test: setup  ## the default tests
+	@$(BIN)/python -m pytest
+
+test-all: setup  ## the default tests, then the slow ones
+	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -m slow
+
+check: setup  ## format, lint, types and the arrows between the rooms
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: setup  ## measured comparisons with the peers (installs the bench extra)
+	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --editable '.[bench]'
+	@$(BIN)/python -m pytest -m benchmark -s tests/benchmarks
+
+clean:  ## removes the virtual environment and caches; warehouses stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache

@@ -1,0 +1,139 @@
+"""Everything a night can be told, in one frozen object: arguments, then environment (``NIGHTLY_…``), then settings.toml."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+DEFAULTS = Path(__file__).with_name("settings.toml")
+Bars = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class SettingsError(ValueError):
+    """A setting is missing, misspelt or out of bounds, or a universe has no profile."""
+
+
+class Frozen(BaseModel):
+    """A group of settings: unknown names are refused, values cannot change."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class IngestSettings(Frozen):
+    """How the market is asked."""
+
+    overlap_bars: Annotated[int, Field(ge=0, description="bars re-pulled before the watermark, to see restated rows")]
+    max_bad_fraction: Annotated[float, Field(ge=0, le=1, description="share of failing symbols that stops the night")]
+    threads: Annotated[int, Field(ge=1, le=64)]
+
+
+class LimitSettings(Frozen):
+    """Portfolio limits (inventory TGN-38)."""
+
+    max_position: Share
+    max_correlated_exposure: Share
+    correlation_threshold: Share
+    min_confidence: Annotated[float, Field(ge=0, le=1)]
+    drawdown_trigger: Share
+    cooldown_sessions: Bars
+    max_leverage: Annotated[float, Field(gt=0)]
+
+
+class FoldSettings(Frozen):
+    """Walk-forward windows, in bars."""
+
+    warmup_bars: Bars
+    train_bars: Bars
+    test_bars: Bars
+    embargo_bars: Annotated[int, Field(ge=0)]
+
+
+class GraphSettings(Frozen):
+    """Rolling correlation graph."""
+
+    window_bars: Annotated[int, Field(ge=3)]
+    min_correlation: Annotated[float, Field(ge=0, le=1)]
+    top_k: Bars
+    every_bars: Bars
+
+
+class TrainSettings(Frozen):
+    """One fit. What is not set here keeps the default of ``models.training.fit.TrainConfig``."""
+
+    epochs: Annotated[int, Field(ge=1, le=1000)]
+    chunk_bars: Annotated[int, Field(ge=8)]
+    burn_in_bars: Annotated[int, Field(ge=0)]
+    context_bars: Bars
+
+
+class Profile(Frozen):
+    """What depends on how often a market prints a bar."""
+
+    horizons_bars: Annotated[tuple[Bars, ...], Field(min_length=1)]
+    class_horizon_bars: Bars
+    max_staleness_hours: Annotated[float, Field(gt=0)]
+    folds: FoldSettings
+    graph: GraphSettings
+    train: TrainSettings
+
+    @model_validator(mode="after")
+    def _class_horizon_is_a_horizon(self) -> Profile:
+        if self.class_horizon_bars not in self.horizons_bars:
+            raise ValueError(f"class_horizon_bars {self.class_horizon_bars} is not among {self.horizons_bars}")
+        return self
+
+
+class Settings(BaseSettings):
+    """The settings of one flow run; built once by the flow and handed down as plain values."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix="NIGHTLY_", env_nested_delimiter="__", toml_file=DEFAULTS
+    )
+
+    warehouse_url: str
+    models: tuple[str, ...]
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)]
+    ingest: IngestSettings
+    limits: LimitSettings
+    universes: dict[str, str]
+    profiles: dict[str, Profile]
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], **sources: PydanticBaseSettingsSource
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, environment, settings.toml: the first that names a value wins."""
+        return sources["init_settings"], sources["env_settings"], TomlConfigSettingsSource(settings_cls)
+
+    def profile(self, universe: str) -> Profile:
+        """The profile of one universe."""
+        try:
+            return self.profiles[self.universes[universe]]
+        except KeyError:
+            known = ", ".join(self.universes)
+            raise SettingsError(f"universe {universe!r} has no profile in {DEFAULTS}; those that have: {known}") from None
+
+    def of_night(self, universe: str) -> dict[str, Any]:
+        """What decides the numbers of one universe's night, as JSON-able values."""
+        limits, profile = self.limits.model_dump(mode="json"), self.profile(universe).model_dump(mode="json")
+        return {"models": list(self.models), "seeds": list(self.seeds), "limits": limits, **profile}
+
+
+def load_settings(**arguments: Any) -> Settings:
+    """The settings, with ``arguments`` that are not None on top. Raises SettingsError."""
+    try:
+        return Settings(**{name: value for name, value in arguments.items() if value is not None})
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise SettingsError(f"settings are not usable: {wrong} (environment NIGHTLY_…, or {DEFAULTS})") from error
+
+
+def settings_hash(settings: dict[str, Any]) -> str:
+    """First 16 hex digits of the sha256 of the settings' canonical JSON."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]

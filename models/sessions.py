@@ -1,0 +1,82 @@
+"""Trading sessions and calendar constants: the one place that knows how long a year is.
+
+Two calendars: ``XNYS`` (New York Stock Exchange, from exchange-calendars) and ``24/7`` (perpetuals; a session is a UTC
+day). All instants are numpy datetime64[us] in UTC; a bar is named by its open.
+"""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from functools import lru_cache
+
+import numpy as np
+
+DAY = np.timedelta64(1, "D").astype("timedelta64[us]")
+HOUR = np.timedelta64(1, "h").astype("timedelta64[us]")
+INTERVALS = {"1d": DAY, "1h": HOUR}
+FIRST_SESSION, LAST_SESSION = "2000-01-03", "2035-12-31"
+SESSIONS_PER_YEAR = {"XNYS": 252, "24/7": 365}
+
+
+class UnknownCalendarError(ValueError):
+    """A calendar name that is neither XNYS nor 24/7."""
+
+
+@lru_cache(maxsize=4)
+def _schedule(calendar: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Session dates, opens and closes of an exchange calendar."""
+    import exchange_calendars
+
+    if calendar not in SESSIONS_PER_YEAR:
+        raise UnknownCalendarError(f"unknown calendar {calendar!r}; known: {', '.join(SESSIONS_PER_YEAR)}")
+    schedule = exchange_calendars.get_calendar(calendar, start=FIRST_SESSION, end=LAST_SESSION).schedule
+    dates = schedule.index.to_numpy().astype("datetime64[D]")
+    return dates, *(schedule[c].dt.tz_localize(None).to_numpy().astype("datetime64[us]") for c in ("open", "close"))
+
+
+def session_dates(calendar: str, start: date, end: date) -> np.ndarray:
+    """Dates of the sessions in [start, end), datetime64[D]."""
+    if calendar == "24/7":
+        return np.arange(np.datetime64(start, "D"), np.datetime64(end, "D"))
+    dates, _, _ = _schedule(calendar)
+    return dates[(dates >= np.datetime64(start, "D")) & (dates < np.datetime64(end, "D"))]
+
+
+def bar_opens(calendar: str, interval: str, start: date, end: date) -> np.ndarray:
+    """Opens of every bar that a full market would print for sessions in [start, end)."""
+    if calendar == "24/7":
+        first, stop = (np.datetime64(d, "D").astype("datetime64[us]") for d in (start, end))
+        return np.arange(first, stop, INTERVALS[interval])
+    dates, opens, _ = _schedule(calendar)
+    return opens[(dates >= np.datetime64(start, "D")) & (dates < np.datetime64(end, "D"))]
+
+
+def bar_closes(calendar: str, interval: str, opens: np.ndarray) -> np.ndarray:
+    """The instant each bar has closed: the session's close for daily exchange bars, else open plus interval."""
+    opens = np.asarray(opens, dtype="datetime64[us]")
+    if calendar == "24/7":
+        return opens + INTERVALS[interval]
+    dates, _, closes = _schedule(calendar)
+    i = np.searchsorted(dates, opens.astype("datetime64[D]"))
+    found = (i < len(dates)) & (dates[np.minimum(i, len(dates) - 1)] == opens.astype("datetime64[D]"))
+    return np.where(found, closes[np.minimum(i, len(dates) - 1)], opens + INTERVALS[interval])
+
+
+def last_session(calendar: str, as_of: date) -> date:
+    """The latest session on or before ``as_of``."""
+    return session_dates(calendar, as_of - timedelta(days=14), as_of + timedelta(days=1))[-1].astype(date)
+
+
+def next_session(calendar: str, after: date) -> date:
+    """The first session strictly after ``after``."""
+    return session_dates(calendar, after + timedelta(days=1), after + timedelta(days=15))[0].astype(date)
+
+
+def bars_per_session(calendar: str, interval: str) -> int:
+    """How many bars one session prints."""
+    return 24 if calendar == "24/7" and interval == "1h" else 1
+
+
+def periods_per_year(calendar: str, interval: str) -> int:
+    """Bars in a year: 252 daily exchange bars, 365 daily or 8760 hourly bars of a market that never closes."""
+    return SESSIONS_PER_YEAR[calendar] * bars_per_session(calendar, interval)

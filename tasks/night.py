@@ -1,0 +1,41 @@
+"""One night of one universe: what every task needs to know to read and write its slice."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import date, datetime
+from pathlib import Path
+
+from warehouse.connect import Warehouse
+from warehouse.universes import Universe
+
+
+@dataclass(frozen=True)
+class Night:
+    """The night ``as_of`` (UTC date) of one universe from one source, as its ``clock`` (UTC instant) believes it is.
+
+    ``run_id`` follows from the night alone, so that the same night run again writes the same rows.
+    """
+
+    as_of: date
+    source: str
+    universe: Universe
+    warehouse: Warehouse
+    clock: datetime
+    tape: Path | None = None
+
+    @property
+    def run_id(self) -> str:
+        """First 16 hex digits of sha256("as_of|source|universe")."""
+        return hashlib.sha256(f"{self.as_of}|{self.source}|{self.universe.name}".encode()).hexdigest()[:16]
+
+    @property
+    def slice(self) -> dict[str, object]:
+        """Key columns of every row of this universe and source."""
+        return {"source": self.source, "universe": self.universe.name}
+
+    @property
+    def stamp(self) -> dict[str, object]:
+        """Columns that say which night wrote a row, and when it believed it was."""
+        return {"run_id": self.run_id, "fetched_at": self.clock}
