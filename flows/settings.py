@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -132,8 +130,3 @@ def load_settings(**arguments: Any) -> Settings:
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise SettingsError(f"settings are not usable: {wrong} (environment NIGHTLY_…, or {DEFAULTS})") from error
-
-
-def settings_hash(settings: dict[str, Any]) -> str:
-    """First 16 hex digits of the sha256 of the settings' canonical JSON."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]

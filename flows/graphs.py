@@ -1,0 +1,18 @@
+"""Graphs: feature rows and graph snapshots of one universe."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.parameters import StepParameters
+from tasks.graphs import GraphReport, build_graphs, write_features
+from tasks.ledger import step_run
+
+
+@flow
+def graphs(step: StepParameters) -> GraphReport:
+    """Features and graph snapshots up to the night; only what is missing is built."""
+    night, profile = step.open(), step.settings().profile(step.universe)
+    with step_run(night, "graphs"):
+        write_features(night)
+        return build_graphs(night, **profile.graph.model_dump())

@@ -1,0 +1,77 @@
+"""The whole night: every step, universe by universe."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from datetime import date
+
+from prefect import flow
+
+from flows.audit import audit
+from flows.backtest import backtest
+from flows.graphs import graphs
+from flows.ingest import ingest
+from flows.parameters import NightParameters, StepParameters, latest_night, open_warehouse
+from flows.publish import publish
+from flows.train import train
+from flows.validate import validate
+from tasks.errors import NightBlockedError, TaskError
+from tasks.ledger import begin_night, night_row, step_seconds, write_night
+from tasks.publish import complete_copy
+from warehouse.errors import WarehouseError
+from warehouse.universes import load_universe
+
+logger = logging.getLogger(__name__)
+
+
+class NightFailedError(RuntimeError):
+    """At least one universe of the night was not published."""
+
+
+@dataclass(frozen=True)
+class NightReport:
+    """How the night of one universe ended."""
+
+    night: date
+    source: str
+    universe: str
+    state: str
+    message: str
+    champion: str | None
+    seconds: dict[str, float]
+
+
+@flow
+def nightly(night: NightParameters = NightParameters()) -> list[NightReport]:  # noqa: B008 (frozen; the UI's defaults)
+    """Ingest, validate, graphs, train, backtest, audit and publish, for each universe; one that fails does not stop the next.
+
+    Raises NightFailedError at the end when any universe was not published; what was published before stays as it was.
+    """
+    warehouse = open_warehouse(night.settings())
+    universes = [load_universe(warehouse, name) for name in night.universe_names()]
+    as_of = night.as_of or latest_night({universe.calendar for universe in universes})
+    asked = night.model_dump(exclude={"as_of", "universes"})
+    reports = [night_of(StepParameters(as_of=as_of, universe=universe.name, **asked)) for universe in universes]
+    if failed := [f"{r.universe}: {r.state}: {r.message}" for r in reports if r.state != "published"]:
+        raise NightFailedError("; ".join(failed))
+    return reports
+
+
+def night_of(step: StepParameters) -> NightReport:
+    """One universe through all seven steps. A night published before with the same settings is left as it is."""
+    night, settings = step.open(), step.settings()
+    state, message = "published", "was published before: nothing to do"
+    if begin_night(night, settings.of_night(step.universe)):
+        try:
+            for run in (ingest, validate, graphs, train, backtest, audit, publish):
+                run(step)
+            message = f"published to {night.warehouse.published}"
+        except (TaskError, WarehouseError) as error:
+            state, message = "blocked" if isinstance(error, NightBlockedError) else "failed", str(error)
+            logger.error("%s %s: %s: %s", step.as_of, step.universe, state, message)
+            write_night(night, state=state, message=message)
+    else:
+        complete_copy(night)
+    row = night_row(night) or {}
+    return NightReport(step.as_of, step.source, step.universe, state, message, row.get("champion"), step_seconds(night))

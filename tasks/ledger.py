@@ -1,0 +1,86 @@
+"""The night's own rows: its state in ``nights`` and, in wall time, what ran when in ``step_runs``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from tasks.night import Night
+from warehouse.errors import PublishedNightError
+from warehouse.tables import append, replace_slice
+
+logger = logging.getLogger(__name__)
+Row = dict[str, Any]
+
+
+def night_row(night: Night) -> Row | None:
+    """The night's row, or None before it has begun."""
+    rows = night.warehouse.query("night_row", night=night.as_of, **night.slice).to_pylist()
+    return rows[0] if rows else None
+
+
+def begin_night(night: Night, settings: Row) -> bool:
+    """True when there is work to do, False when this very night is published already.
+
+    Raises PublishedNightError when it was published with other settings: what readers saw is never altered.
+    """
+    text = json.dumps(settings, sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    row = night_row(night)
+    if row is not None and row["published_at"] is not None:
+        if row["settings_hash"] != digest:
+            before = json.loads(row["settings"])
+            changed = ", ".join(sorted(k for k in settings.keys() | before.keys() if settings.get(k) != before.get(k)))
+            raise PublishedNightError(
+                f"the {night.source} night {night.as_of} of {night.universe.name} is published with other settings "
+                f"(different: {changed}); a published night is never altered: give --warehouse another file to try them"
+            )
+        return False
+    write_night(night, state="running", settings=text, settings_hash=digest)
+    return True
+
+
+def write_night(night: Night, **changes: object) -> None:
+    """Writes the night's row: what it holds already with ``changes`` on top."""
+    keys = {"night": night.as_of, **night.slice}
+    row = {"run_id": night.run_id, **(night_row(night) or {}), "clock": night.clock, **changes, **keys}
+    with night.warehouse.write(f"night {night.as_of} of {night.universe.name}: {row['state']}") as con:
+        replace_slice(con, "store.nights", pa.Table.from_pylist([row]), **keys)
+
+
+@contextmanager
+def step_run(night: Night, step: str) -> Iterator[None]:
+    """Records one step in ``step_runs``: running, then done or failed, with its wall time."""
+    started, clock = datetime.now(UTC), time.perf_counter()
+    keys: dict[str, object] = {"night": night.as_of, **night.slice, "run_id": night.run_id, "step": step}
+
+    def record(state: str, **columns: object) -> None:
+        with night.warehouse.write(f"step {step}: {state}") as con:
+            con.execute(
+                "DELETE FROM store.step_runs WHERE run_id = $run_id AND step = $step AND started_at = $started",
+                {"run_id": night.run_id, "step": step, "started": started},
+            )
+            append(con, "store.step_runs", pa.Table.from_pylist([{"state": state, "started_at": started, **columns}]), **keys)
+
+    logger.info("%s %s %s: %s", night.as_of, night.source, night.universe.name, step)
+    record("running")
+    try:
+        yield
+    except BaseException as error:
+        record("failed", finished_at=datetime.now(UTC), seconds=time.perf_counter() - clock, detail=str(error)[:2000])
+        raise
+    record("done", finished_at=datetime.now(UTC), seconds=time.perf_counter() - clock)
+
+
+def step_seconds(night: Night) -> dict[str, float]:
+    """Wall seconds of the latest run of each step of the night."""
+    table = night.warehouse.query("step_seconds", run_id=night.run_id)
+    return dict(zip(table["step"].to_pylist(), table["seconds"].to_pylist(), strict=True))

@@ -1,0 +1,132 @@
+"""Every measure against numbers worked out by hand on tiny series (MAM-26, MAM-27, S4-42, HYB-29, TRAP-04)."""
+
+import math
+
+import numpy as np
+import pytest
+
+from models.scoring import metrics
+
+# grows to 1.1, falls to 0.88, recovers to 1.056: one win of 10 %, one loss of 20 %, one win of 20 %
+DIP = np.array([0.10, -0.20, 0.20])
+# two gains of 1 % around a loss of 2 %, and a day out of the market
+SAWTOOTH = np.array([0.01, -0.02, 0.01, 0.0])
+EMPTY = np.array([])
+FLAT = np.zeros(5)
+CONSTANT = np.full(5, 0.01)
+
+
+def test_total_return_compounds():
+    assert metrics.total_return(DIP) == pytest.approx(0.056)
+
+
+def test_annual_return_of_a_full_year_is_its_total_return():
+    assert metrics.annual_return(DIP, 3) == pytest.approx(0.056)
+    assert metrics.annual_return(DIP, 6) == pytest.approx(1.056**2 - 1)
+
+
+def test_annual_return_follows_the_calendar_given_not_252():
+    day = np.array([0.001])
+    assert metrics.annual_return(day, 252) == pytest.approx(1.001**252 - 1)
+    assert metrics.annual_return(day, 365) == pytest.approx(1.001**365 - 1)
+
+
+def test_a_lost_account_has_an_annual_return_of_minus_one():
+    assert metrics.annual_return(np.array([0.5, -1.0, 0.2]), 252) == -1.0
+
+
+def test_annual_volatility_is_the_sample_deviation_scaled():
+    # mean 0, squares 1 + 4 + 1 + 0 = 6 (1e-4), over n - 1 = 3
+    assert metrics.annual_volatility(SAWTOOTH, 252) == pytest.approx(math.sqrt(2e-4 * 252))
+
+
+def test_sharpe_by_hand():
+    # mean 1/30, deviations 1/15, -7/30, 1/6: squares sum to 26/300, over 2
+    deviation = math.sqrt(26 / 300 / 2)
+    assert metrics.sharpe(DIP, 252) == pytest.approx((1 / 30) / deviation * math.sqrt(252))
+
+
+def test_sharpe_takes_the_risk_free_rate_per_year():
+    # 2 % a year over 252 days (MAM-26): a mean of exactly that much earns nothing
+    r = SAWTOOTH + 0.02 / 252
+    assert metrics.sharpe(r, 252, risk_free=0.02) == pytest.approx(0.0, abs=1e-12)
+    assert metrics.sharpe(r, 252) > 0
+
+
+def test_sharpe_annualises_hourly_returns_by_their_own_year():
+    assert metrics.sharpe(DIP, 8760) / metrics.sharpe(DIP, 252) == pytest.approx(math.sqrt(8760 / 252))
+
+
+def test_sortino_divides_by_losses_over_all_periods():
+    # mean 1/30; one loss of 0.2 over three periods
+    assert metrics.sortino(DIP, 252) == pytest.approx((1 / 30) / math.sqrt(0.04 / 3) * math.sqrt(252))
+
+
+def test_max_drawdown_is_a_negative_fraction():
+    assert metrics.max_drawdown(DIP) == pytest.approx(-0.20)
+
+
+def test_max_drawdown_counts_from_the_starting_value():
+    assert metrics.max_drawdown(np.array([-0.10, 0.05])) == pytest.approx(-0.10)
+
+
+def test_max_drawdown_of_a_rising_series_is_zero():
+    assert metrics.max_drawdown(CONSTANT) == 0.0
+
+
+def test_calmar_by_hand():
+    assert metrics.calmar(DIP, 3) == pytest.approx(0.056 / 0.20)
+
+
+def test_win_rate_leaves_flat_periods_out():
+    assert metrics.win_rate(SAWTOOTH) == pytest.approx(2 / 3)
+
+
+def test_profit_factor_by_hand():
+    assert metrics.profit_factor(DIP) == pytest.approx(0.30 / 0.20)
+    assert metrics.profit_factor(SAWTOOTH) == pytest.approx(1.0)
+
+
+def test_turnover_is_traded_notional_per_year():
+    assert metrics.turnover(np.array([1.0, 0.0, 0.5]), 252) == pytest.approx(0.5 * 252)
+
+
+ANNUAL = [metrics.annual_return, metrics.annual_volatility, metrics.sharpe, metrics.sortino, metrics.calmar]
+PLAIN = [metrics.total_return, metrics.max_drawdown, metrics.win_rate, metrics.profit_factor]
+MEASURES = [lambda r, f=f: f(r, 252) for f in [*ANNUAL, metrics.turnover]] + PLAIN
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_an_empty_series_has_no_measure(measure):
+    assert math.isnan(measure(EMPTY))
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("where", [0, 2, -1])
+def test_a_hole_in_the_series_is_never_skipped(measure, where):
+    holed = np.array([0.01, -0.02, 0.01, 0.03, -0.01])
+    holed[where] = np.nan
+    assert math.isnan(measure(holed))
+
+
+@pytest.mark.parametrize("measure", [metrics.sharpe, metrics.sortino, metrics.calmar])
+@pytest.mark.parametrize("series", [FLAT, CONSTANT])
+def test_a_ratio_without_risk_does_not_exist(measure, series):
+    assert math.isnan(measure(series, 252))
+
+
+@pytest.mark.parametrize("measure", [metrics.win_rate, metrics.profit_factor])
+def test_an_account_that_never_moved_has_neither_wins_nor_losses(measure):
+    assert math.isnan(measure(FLAT))
+
+
+def test_one_return_has_no_deviation():
+    assert math.isnan(metrics.sharpe(DIP[:1], 252))
+    assert math.isnan(metrics.annual_volatility(DIP[:1], 252))
+
+
+def test_summary_names_every_measure():
+    summary = metrics.summary(DIP, 3)
+    assert summary["total_return"] == pytest.approx(0.056)
+    assert summary["calmar"] == metrics.calmar(DIP, 3)
+    assert len(summary) == 9

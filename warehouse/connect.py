@@ -1,0 +1,197 @@
+"""Opening the warehouse: one DuckDB file, one process at a time.
+
+DuckDB lets one process write and shuts every other out, even readers. So each access waits for an inter-process lock
+(released by the operating system when its holder dies) and says for whom it waits; analysts read the published copy
+(``warehouse/publish.py``), which nobody writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+from filelock import FileLock, Timeout
+
+from warehouse.errors import (
+    NewerMigrationError,
+    UnsupportedUrlError,
+    WarehouseCorruptError,
+    WarehouseError,
+    WarehouseFullError,
+    WarehouseLockedError,
+    WarehouseMissingError,
+)
+from warehouse.tables import read_query
+
+logger = logging.getLogger(__name__)
+
+LOCK_TIMEOUT_S = 300.0
+FIRST_NOTICE_S, NOTICE_EVERY_S = 1.0, 10.0
+
+DUCKDB_FAULTS = (duckdb.IOException, duckdb.FatalException, duckdb.ConnectionException, duckdb.SerializationException)
+# DuckDB tells these apart only by the text of an IOException or of the fatal error that follows one.
+SYMPTOMS: tuple[tuple[type[WarehouseError], tuple[str, ...], str], ...] = (
+    (
+        WarehouseFullError,
+        ("No space left on device", "File too large", "Disk quota exceeded"),
+        "the disk is full; the transaction was rolled back, what was there before is readable. Free space, run again",
+    ),
+    (
+        WarehouseLockedError,
+        ("Could not set lock on file", "with a different configuration than existing connections"),
+        "another program has the file open without the warehouse's lock; close it there, or read the published copy",
+    ),
+    (
+        NewerMigrationError,
+        ("Trying to read a database file with version number",),
+        "the file was written by a newer DuckDB; update this program",
+    ),
+    (
+        WarehouseCorruptError,
+        ("not a valid DuckDB database", "Could not read enough bytes", "Corrupt", "checksum", "Is a directory"),
+        "not a readable DuckDB database; move it away and restore it from its published copy or a backup",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Warehouse:
+    """One DuckDB file and what lies beside it; ``lock_timeout_s`` bounds every wait for its lock."""
+
+    path: Path
+    lock_timeout_s: float = LOCK_TIMEOUT_S
+
+    @classmethod
+    def at(cls, url_or_file: str | Path) -> Warehouse:
+        """The warehouse at a path or ``duckdb://`` URL (``duckdb:///data/w.duckdb`` is ``/data/w.duckdb``)."""
+        text = str(url_or_file).removeprefix("duckdb://")
+        if not text or ":" in text.partition("/")[0]:
+            raise UnsupportedUrlError(f"{url_or_file!s}: give the path of a DuckDB file, or duckdb:///path")
+        return cls(Path(text).expanduser().resolve())
+
+    @property
+    def published(self) -> Path:
+        """The read-only copy for analysts."""
+        return self.path.with_name(f"{self.path.stem}.published.duckdb")
+
+    @property
+    def artifacts(self) -> Path:
+        """The folder of model files."""
+        return self.path.with_name(f"{self.path.stem}.artifacts")
+
+    @contextlib.contextmanager
+    def write(self, purpose: str) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A connection inside one transaction: committed at the end of the block, rolled back on any error.
+
+        Waits for the lock; whoever waits meanwhile is told ``purpose``. The file is made if there is none.
+        """
+        with self.locked(purpose), opened(self.path, read_only=False) as con:
+            con.begin()
+            try:
+                yield con
+                con.commit()
+            except BaseException:
+                with contextlib.suppress(duckdb.Error):  # a fatal error has already ended the transaction
+                    con.rollback()
+                raise
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A read-only connection under the same lock: fetch, leave, then compute."""
+        if not self.path.exists():
+            raise WarehouseMissingError(f"no warehouse at {self.path}; run a night to make one, or check the path")
+        with self.locked("read"), opened(self.path, read_only=True) as con:
+            yield con
+
+    def query(self, name: str, **parameters: object) -> pa.Table:
+        """Rows of ``warehouse/queries/<name>.sql`` with its ``$parameters``."""
+        with self.read() as con:
+            return read_query(con, name, **parameters)
+
+    @contextlib.contextmanager
+    def locked(self, purpose: str) -> Iterator[None]:
+        """The inter-process lock, held for the block; WarehouseLockedError after ``lock_timeout_s``."""
+        lock = FileLock(self._beside("lock"))
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._acquire(lock)
+        except OSError as exc:
+            if isinstance(exc, Timeout):
+                raise
+            kind = WarehouseFullError if exc.errno in (errno.ENOSPC, errno.EDQUOT) else WarehouseError
+            raise kind(f"{self.path}: cannot make its lock file {lock.lock_file}: {exc}") from exc
+        try:
+            self._leave_note(purpose)
+            yield
+        finally:
+            lock.release()
+
+    def _acquire(self, lock: FileLock) -> None:
+        deadline = time.monotonic() + self.lock_timeout_s
+        patience = FIRST_NOTICE_S
+        while True:
+            remaining = deadline - time.monotonic()
+            try:
+                lock.acquire(timeout=max(0.0, min(patience, remaining)))
+                return
+            except Timeout as exc:
+                holder = self._holder()
+                if holder.get("thread") == [os.getpid(), threading.get_ident()]:
+                    raise WarehouseLockedError(
+                        f"{self.path}: this very thread holds the lock ({holder['purpose']}); close that block first"
+                    ) from exc
+                described = "pid {pid}, {purpose}, since {since}".format_map(holder) if holder else "an unknown holder"
+                if remaining <= patience:
+                    raise WarehouseLockedError(
+                        f"{self.path}: still held by {described} after {self.lock_timeout_s:g} s; "
+                        "let it finish or end that process, then run again"
+                    ) from exc
+                logger.info("waiting for %s (%s)", described, self.path.name)
+                patience = NOTICE_EVERY_S
+
+    def _leave_note(self, purpose: str) -> None:
+        note = {
+            "pid": os.getpid(),
+            "purpose": purpose,
+            "since": datetime.now(UTC).isoformat(timespec="seconds"),
+            "thread": [os.getpid(), threading.get_ident()],
+        }
+        with contextlib.suppress(OSError):  # the note is a courtesy: a full disk must not stop a reader
+            self._beside("holder").write_text(json.dumps(note))
+
+    def _holder(self) -> dict:
+        try:
+            return json.loads(self._beside("holder").read_text())
+        except (OSError, ValueError):  # not written yet, or half written at this instant
+            return {}
+
+    def _beside(self, suffix: str) -> Path:
+        return self.path.with_name(f"{self.path.name}.{suffix}")
+
+
+@contextlib.contextmanager
+def opened(path: Path, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection to one DuckDB file in UTC, without any lock; DuckDB's own errors come out as this room's."""
+    try:
+        con = duckdb.connect(str(path), read_only=read_only)
+        try:
+            con.execute("SET TimeZone='UTC'")
+            yield con
+        finally:
+            con.close()
+    except DUCKDB_FAULTS as exc:
+        for kind, phrases, advice in SYMPTOMS:
+            if any(phrase in str(exc) for phrase in phrases):
+                raise kind(f"{path}: {advice} ({exc})") from exc
+        raise

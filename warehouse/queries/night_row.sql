@@ -1,0 +1,5 @@
+-- night_row: the state of one night. At most one row.
+SELECT
+    *
+FROM store.nights
+WHERE night = $night AND source = $source AND universe = $universe;

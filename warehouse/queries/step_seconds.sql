@@ -1,0 +1,8 @@
+-- step_seconds: wall seconds of the latest finished run of each step of a night. One row per step, in the order they ran.
+SELECT
+    step,
+    seconds
+FROM store.step_runs
+WHERE run_id = $run_id AND seconds IS NOT NULL
+QUALIFY row_number() OVER (PARTITION BY step ORDER BY started_at DESC) = 1
+ORDER BY started_at;

@@ -1,0 +1,70 @@
+"""Universes: which symbols, from which provider, at what cost; filled from warehouse/seeds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+
+from warehouse.connect import Warehouse
+from warehouse.errors import UnknownUniverseError
+
+
+@dataclass(frozen=True)
+class Member:
+    """One symbol's membership in [valid_from, valid_to); no ``valid_to`` while it lasts."""
+
+    symbol: str
+    sector: str | None
+    industry: str | None
+    valid_from: date
+    valid_to: date | None
+
+
+@dataclass(frozen=True)
+class Universe:
+    """A named set of symbols that are researched together, with their calendar and trading costs in basis points."""
+
+    name: str
+    provider: str
+    interval: str
+    calendar: str
+    benchmark: str
+    history_start: date
+    commission_bps: float
+    slippage_bps: float
+    survivorship_biased: bool
+    members: tuple[Member, ...]
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """Members' symbols, sorted; the benchmark is among them only if it is a member."""
+        return tuple(sorted({member.symbol for member in self.members}))
+
+    @property
+    def fetched(self) -> tuple[str, ...]:
+        """Symbols whose data a night needs: the members' and the benchmark, sorted."""
+        return tuple(sorted({*self.symbols, self.benchmark}))
+
+    @property
+    def sectors(self) -> dict[str, str]:
+        """Sector by symbol, of the members that have one."""
+        return {member.symbol: member.sector for member in self.members if member.sector}
+
+
+def load_universe(warehouse: Warehouse, name: str) -> Universe:
+    """The universe called ``name``; UnknownUniverseError names those there are."""
+    with warehouse.read() as con:
+        rows = con.execute(
+            "SELECT universe, provider, interval, calendar, benchmark, history_start, commission_bps, slippage_bps,"
+            " survivorship_biased FROM store.universes WHERE universe = $name",
+            {"name": name},
+        ).fetchall()
+        if not rows:
+            known = con.execute("SELECT universe FROM store.universes ORDER BY universe").fetchall()
+            raise UnknownUniverseError(f"unknown universe {name!r}; known: {', '.join(row[0] for row in known)}")
+        members = con.execute(
+            "SELECT symbol, sector, industry, valid_from, valid_to FROM store.universe_members"
+            " WHERE universe = $name ORDER BY symbol, valid_from",
+            {"name": name},
+        ).fetchall()
+    return Universe(*(*rows[0], tuple(Member(*row) for row in members)))
