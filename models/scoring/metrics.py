@@ -2,7 +2,7 @@
 
 Returns are simple fractions per period, net of whatever the caller has netted. Nothing here knows a calendar:
 ``periods_per_year`` is the caller's. One NaN rule for all: a series that holds a NaN, or is too short or too flat for
-the measure to exist, gives NaN. One sign convention: a drawdown is a negative fraction (the sources print it both ways).
+the measure to exist, gives NaN. One sign convention: a drawdown is a negative fraction (the sources print both).
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ takes away stays in cash: nothing is redistributed, so a cap can only lower expo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -19,10 +19,10 @@ class Limits:
     """Risk limits; weights and exposures are fractions of equity.
 
     ``max_correlated_exposure`` bounds Σ|w| over an asset and those that win and lose with it: s_i·s_j·ρ_ij at or above
-    ``correlation_threshold``, ρ over the last ``correlation_sessions`` sessions. ``max_staleness_hours`` is the age of a
-    view at the decision. After equity falls ``drawdown_trigger`` below its peak the book is flat for
-    ``cooldown_sessions``, then the peak starts anew (see simulate). Defaults are the source's; its ``min_confidence`` of
-    0.6 is out of reach for a three-class forecast of daily returns, so a run chooses its own.
+    ``correlation_threshold``, ρ over the last ``correlation_sessions`` sessions. ``max_staleness_hours`` is the age of
+    a view at the decision. After equity falls ``drawdown_trigger`` below its peak the book is flat for
+    ``cooldown_sessions``, then the peak starts anew (see simulate). Defaults are the source's; its ``min_confidence``
+    of 0.6 is out of reach for a three-class forecast of daily returns, so a run chooses its own.
     """
 
     max_position: float = 0.05
@@ -34,6 +34,11 @@ class Limits:
     drawdown_trigger: float = 0.10
     cooldown_sessions: int = 20
     max_leverage: float = 3.0
+
+    def __post_init__(self) -> None:
+        below = [f.name for f in fields(self) if not getattr(self, f.name) > 0]
+        if below:
+            raise ValueError(f"limits must be above zero: {', '.join(below)} of {self}")
 
 
 def last_seen(seen: np.ndarray, closes: np.ndarray, decisions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -78,7 +83,7 @@ def target_weights(
     group = together @ np.abs(weight)
     room = np.minimum(1.0, limits.max_correlated_exposure / np.maximum(group, limits.max_correlated_exposure))
     weight *= np.where(together, room[None, :], 1.0).min(axis=1)
-    return weight * min(1.0, limits.max_leverage / np.abs(weight).sum())
+    return weight * (limits.max_leverage / max(np.abs(weight).sum(), limits.max_leverage))
 
 
 def decide(
@@ -86,8 +91,8 @@ def decide(
 ) -> np.ndarray:
     """Target weights of decisions ``first`` and after, (d − first, n), from views (d, n) at every decision.
 
-    ``closes`` (d, n) adjusted prices at the decisions, NaN where an asset has no bar: it is taken at its last price, so a
-    single missing bar does not lose its correlations. Decision k sees rows ≤ k only.
+    ``closes`` (d, n) adjusted prices at the decisions, NaN where an asset has no bar: it is taken at its last price, so
+    one missing bar does not lose its correlations for a whole window. Decision k sees rows ≤ k only.
     """
     span = limits.correlation_sessions
     returns = session_returns(closes)
@@ -100,7 +105,7 @@ def decide(
 
 
 def session_returns(closes: np.ndarray) -> np.ndarray:
-    """Simple returns between rows of prices (d, n), a missing price taken as the last one; NaN up to an asset's second."""
+    """Simple returns between rows of prices (d, n), (d, n); a missing price is the last one, the first return NaN."""
     row = np.maximum.accumulate(np.where(np.isnan(closes), 0, np.arange(len(closes))[:, None]), axis=0)
     held = np.take_along_axis(closes, row, axis=0)
     returns = np.full(closes.shape, np.nan)

@@ -1,6 +1,6 @@
 """What a forecast says to do: labels, side, confidence and stop of each asset.
 
-Classes are ordered STRONG_SELL, SELL, HOLD, BUY, STRONG_BUY; the three-class view adds the strong ones to the plain ones.
+Classes are ordered STRONG_SELL, SELL, HOLD, BUY, STRONG_BUY; the three-class view adds strong ones to plain ones.
 """
 
 from __future__ import annotations

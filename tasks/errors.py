@@ -1,0 +1,88 @@
+"""The tasks room's error tree.
+
+    TaskError
+    ├── MarketError                 an outside market did not give what was asked
+    │   ├── OutageError             it may pass: retried with back-off, then by the task
+    │   │   ├── NoNetworkError      nothing outside this machine answers
+    │   │   ├── RateLimitedError    HTTP 429, Bybit 10006
+    │   │   └── MarketDownError     so many symbols met an outage that the night cannot go on
+    │   ├── ForbiddenError          HTTP 403: rate limit or region, the answer does not say which; never hammered
+    │   ├── UnknownSymbolError      the market does not list the symbol
+    │   ├── NoPricesError           the symbol is listed, but has no bar in the span asked for
+    │   ├── RefusedError            any other refusal, with the market's own code
+    │   ├── MalformedAnswerError    an answer in a shape that is not known
+    │   ├── NightOutOfRangeError    a date this source has no market for
+    │   ├── UnknownSourceError      a source that is neither live, recorded nor simulated
+    │   └── TapeError
+    │       ├── TapeMissingError    no such folder, or not the file asked for
+    │       └── TapeMalformedError  a file that is not what the layout says
+    └── TooManyBadSymbolsError      more symbols failed than a night may lose
+"""
+
+
+class TaskError(Exception):
+    """A step of the night that could not be done."""
+
+
+class MarketError(TaskError):
+    """An outside market, or the tape that stands in for it, did not give what was asked."""
+
+
+class OutageError(MarketError):
+    """The market did not answer, or not wholly; the same request may work later."""
+
+
+class NoNetworkError(OutageError):
+    """No market could be reached at all."""
+
+
+class RateLimitedError(OutageError):
+    """The market asked for fewer requests."""
+
+
+class MarketDownError(OutageError):
+    """Too many symbols met an outage for the night to go on; it may be tried again later."""
+
+
+class ForbiddenError(MarketError):
+    """HTTP 403: the market limits this address, or does not serve its region."""
+
+
+class UnknownSymbolError(MarketError):
+    """The market does not list this symbol."""
+
+
+class NoPricesError(MarketError):
+    """The symbol is listed, but the market has no bar in the span asked for."""
+
+
+class RefusedError(MarketError):
+    """The market refused the request for a reason of its own."""
+
+
+class MalformedAnswerError(MarketError):
+    """The market answered in a shape that is not known."""
+
+
+class NightOutOfRangeError(MarketError):
+    """The source has no market for this date."""
+
+
+class UnknownSourceError(MarketError):
+    """A source that is neither live, recorded nor simulated."""
+
+
+class TapeError(MarketError):
+    """The tape cannot be played."""
+
+
+class TapeMissingError(TapeError):
+    """The tape's folder, or the file a request needs, is not there."""
+
+
+class TapeMalformedError(TapeError):
+    """A file of the tape does not hold what the layout says."""
+
+
+class TooManyBadSymbolsError(TaskError):
+    """More symbols failed than a night may lose."""
