@@ -48,9 +48,11 @@ def nightly(night: NightParameters = NightParameters()) -> list[NightReport]:  #
 
     Raises NightFailedError at the end when any universe was not published; what was published before stays as it was.
     """
-    warehouse = open_warehouse(night.settings())
+    settings = night.settings()
+    warehouse = open_warehouse(settings)
     universes = [load_universe(warehouse, name) for name in night.universe_names()]
-    as_of = night.as_of or latest_night({universe.calendar for universe in universes})
+    latest = settings.simulated_as_of if night.source == "simulated" else latest_night({u.calendar for u in universes})
+    as_of = night.as_of or latest
     asked = night.model_dump(exclude={"as_of", "universes"})
     reports = [night_of(StepParameters(as_of=as_of, universe=universe.name, **asked)) for universe in universes]
     if failed := [f"{r.universe}: {r.state}: {r.message}" for r in reports if r.state != "published"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -97,6 +98,7 @@ class Settings(BaseSettings):
     warehouse_url: str
     models: tuple[str, ...]
     seeds: Annotated[tuple[int, ...], Field(min_length=1)]
+    simulated_as_of: date
     ingest: IngestSettings
     limits: LimitSettings
     universes: dict[str, str]

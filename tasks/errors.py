@@ -1,22 +1,26 @@
 """The tasks room's error tree.
 
-    TaskError
-    ├── MarketError                 an outside market did not give what was asked
-    │   ├── OutageError             it may pass: retried with back-off, then by the task
-    │   │   ├── NoNetworkError      nothing outside this machine answers
-    │   │   ├── RateLimitedError    HTTP 429, Bybit 10006
-    │   │   └── MarketDownError     so many symbols met an outage that the night cannot go on
-    │   ├── ForbiddenError          HTTP 403: rate limit or region, the answer does not say which; never hammered
-    │   ├── UnknownSymbolError      the market does not list the symbol
-    │   ├── NoPricesError           the symbol is listed, but has no bar in the span asked for
-    │   ├── RefusedError            any other refusal, with the market's own code
-    │   ├── MalformedAnswerError    an answer in a shape that is not known
-    │   ├── NightOutOfRangeError    a date this source has no market for
-    │   ├── UnknownSourceError      a source that is neither live, recorded nor simulated
-    │   └── TapeError
-    │       ├── TapeMissingError    no such folder, or not the file asked for
-    │       └── TapeMalformedError  a file that is not what the layout says
-    └── TooManyBadSymbolsError      more symbols failed than a night may lose
+TaskError
+├── MarketError                 an outside market did not give what was asked
+│   ├── OutageError             it may pass: retried with back-off, then by the task
+│   │   ├── NoNetworkError      nothing outside this machine answers
+│   │   ├── RateLimitedError    HTTP 429, Bybit 10006
+│   │   └── MarketDownError     so many symbols met an outage that the night cannot go on
+│   ├── ForbiddenError          HTTP 403: rate limit or region, the answer does not say which; never hammered
+│   ├── UnknownSymbolError      the market does not list the symbol
+│   ├── NoPricesError           the symbol is listed, but has no bar in the span asked for
+│   ├── RefusedError            any other refusal, with the market's own code
+│   ├── MalformedAnswerError    an answer in a shape that is not known
+│   ├── NightOutOfRangeError    a date this source has no market for
+│   ├── UnknownSourceError      a source that is neither live, recorded nor simulated
+│   └── TapeError
+│       ├── TapeMissingError    no such folder, or not the file asked for
+│       └── TapeMalformedError  a file that is not what the layout says
+├── TooManyBadSymbolsError      more symbols failed than a night may lose
+├── NoBarsError                 the warehouse holds no usable bars of the universe to compute on
+├── NoForecastsError            a model has no stored predictions, or a night no network to give signals
+├── SourceMismatchError         a night of one source would write what belongs to another
+└── LeakFoundError              recomputed without the future, a stored row comes out different
 """
 
 
@@ -86,3 +90,19 @@ class TapeMalformedError(TapeError):
 
 class TooManyBadSymbolsError(TaskError):
     """More symbols failed than a night may lose."""
+
+
+class NoBarsError(TaskError):
+    """The warehouse holds no bars of the universe, or bars where its calendar has none."""
+
+
+class NoForecastsError(TaskError):
+    """A model has no predictions to be scored on, or the night has none to publish."""
+
+
+class SourceMismatchError(TaskError):
+    """A night says live and has a tape, or says recorded and has none."""
+
+
+class LeakFoundError(TaskError):
+    """The audit found a row that depends on what came after it; nothing of the night is published."""

@@ -3,8 +3,12 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 SHARED_DATA = Path(__file__).parents[1].parent / "shared" / "data"
+
+settings.register_profile("nightgraph", deadline=None)  # a busy machine, or a kernel's first call, is no fault
+settings.load_profile("nightgraph")
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ DuckDB lets one process write and shuts every other out, even readers. So each a
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import logging
 import os
@@ -39,18 +38,29 @@ logger = logging.getLogger(__name__)
 LOCK_TIMEOUT_S = 300.0
 FIRST_NOTICE_S, NOTICE_EVERY_S = 1.0, 10.0
 
-DUCKDB_FAULTS = (duckdb.IOException, duckdb.FatalException, duckdb.ConnectionException, duckdb.SerializationException)
-# DuckDB tells these apart only by the text of an IOException or of the fatal error that follows one.
+DUCKDB_FAULTS: tuple[type[Exception], ...] = (
+    duckdb.IOException,
+    duckdb.FatalException,
+    duckdb.ConnectionException,
+    duckdb.SerializationException,
+    duckdb.TransactionException,
+)
+# Faults are told apart only by their text; (error, texts, what to do).
 SYMPTOMS: tuple[tuple[type[WarehouseError], tuple[str, ...], str], ...] = (
     (
         WarehouseFullError,
         ("No space left on device", "File too large", "Disk quota exceeded"),
-        "the disk is full; the transaction was rolled back, what was there before is readable. Free space, run again",
+        "the disk is full; nothing of this was written, what was there before is readable. Free space, run again",
     ),
     (
         WarehouseLockedError,
         ("Could not set lock on file", "with a different configuration than existing connections"),
         "another program has the file open without the warehouse's lock; close it there, or read the published copy",
+    ),
+    (
+        WarehouseError,
+        ("Permission denied", "Read-only file system", "Not a directory", "File exists"),
+        "no right to write here; give --warehouse a path in a folder of yours, or read the published copy",
     ),
     (
         NewerMigrationError,
@@ -60,7 +70,7 @@ SYMPTOMS: tuple[tuple[type[WarehouseError], tuple[str, ...], str], ...] = (
     (
         WarehouseCorruptError,
         ("not a valid DuckDB database", "Could not read enough bytes", "Corrupt", "checksum", "Is a directory"),
-        "not a readable DuckDB database; move it away and restore it from its published copy or a backup",
+        "not a readable DuckDB database; move it away and put its published copy or a backup in its place",
     ),
 )
 
@@ -114,7 +124,7 @@ class Warehouse:
         with self.locked("read"), opened(self.path, read_only=True) as con:
             yield con
 
-    def query(self, name: str, **parameters: object) -> pa.Table:
+    def query(self, name: str, /, **parameters: object) -> pa.Table:
         """Rows of ``warehouse/queries/<name>.sql`` with its ``$parameters``."""
         with self.read() as con:
             return read_query(con, name, **parameters)
@@ -123,14 +133,9 @@ class Warehouse:
     def locked(self, purpose: str) -> Iterator[None]:
         """The inter-process lock, held for the block; WarehouseLockedError after ``lock_timeout_s``."""
         lock = FileLock(self._beside("lock"))
-        try:
+        with domain_errors(self.path, OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._acquire(lock)
-        except OSError as exc:
-            if isinstance(exc, Timeout):
-                raise
-            kind = WarehouseFullError if exc.errno in (errno.ENOSPC, errno.EDQUOT) else WarehouseError
-            raise kind(f"{self.path}: cannot make its lock file {lock.lock_file}: {exc}") from exc
         try:
             self._leave_note(purpose)
             yield
@@ -147,7 +152,7 @@ class Warehouse:
                 return
             except Timeout as exc:
                 holder = self._holder()
-                if holder.get("thread") == [os.getpid(), threading.get_ident()]:
+                if (holder.get("pid"), holder.get("thread")) == (os.getpid(), threading.get_ident()):
                     raise WarehouseLockedError(
                         f"{self.path}: this very thread holds the lock ({holder['purpose']}); close that block first"
                     ) from exc
@@ -163,9 +168,9 @@ class Warehouse:
     def _leave_note(self, purpose: str) -> None:
         note = {
             "pid": os.getpid(),
+            "thread": threading.get_ident(),
             "purpose": purpose,
             "since": datetime.now(UTC).isoformat(timespec="seconds"),
-            "thread": [os.getpid(), threading.get_ident()],
         }
         with contextlib.suppress(OSError):  # the note is a courtesy: a full disk must not stop a reader
             self._beside("holder").write_text(json.dumps(note))
@@ -182,15 +187,22 @@ class Warehouse:
 
 @contextlib.contextmanager
 def opened(path: Path, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection to one DuckDB file in UTC, without any lock; DuckDB's own errors come out as this room's."""
-    try:
+    """A connection to one DuckDB file in UTC, without any lock; DuckDB's own faults come out as this room's errors."""
+    with domain_errors(path, *DUCKDB_FAULTS):
         con = duckdb.connect(str(path), read_only=read_only)
         try:
             con.execute("SET TimeZone='UTC'")
             yield con
         finally:
             con.close()
-    except DUCKDB_FAULTS as exc:
+
+
+@contextlib.contextmanager
+def domain_errors(path: Path, *faults: type[Exception]) -> Iterator[None]:
+    """Runs the block; of ``faults``, those whose symptom is known are raised as this room's errors about ``path``."""
+    try:
+        yield
+    except faults as exc:
         for kind, phrases, advice in SYMPTOMS:
             if any(phrase in str(exc) for phrase in phrases):
                 raise kind(f"{path}: {advice} ({exc})") from exc

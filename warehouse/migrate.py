@@ -13,6 +13,7 @@ import duckdb
 
 from warehouse.connect import Warehouse
 from warehouse.errors import ChangedMigrationError, NewerMigrationError
+from warehouse.tables import query_text
 
 ROOM = Path(__file__).parent
 SEEDED = {"seeds/universes.csv": "store.universes", "seeds/universe_members.csv": "store.universe_members"}
@@ -39,6 +40,8 @@ def upgrade(con: duckdb.DuckDBPyConnection) -> list[str]:
     """Names of the files applied to an open database, inside the caller's transaction."""
     program, ledger = _program(), _ledger(con)
     due = _due(ledger, program)
+    if not due:
+        return []
     for name in sorted(set(ledger) - set(program)):  # views that this program no longer has
         con.execute(f"DROP VIEW IF EXISTS main.{Path(name).stem}")
     for name in due:
@@ -46,7 +49,7 @@ def upgrade(con: duckdb.DuckDBPyConnection) -> list[str]:
             _load_seed(con, SEEDED[name], ROOM / name)
         else:
             con.execute(program[name])
-    con.execute("CREATE TABLE IF NOT EXISTS store.migrations (name VARCHAR NOT NULL, sha256 VARCHAR NOT NULL)")
+    con.execute(query_text("create_ledger"))
     con.execute(
         "DELETE FROM store.migrations WHERE NOT list_contains($kept, name)", {"kept": sorted(set(program) - set(due))}
     )

@@ -16,7 +16,7 @@ IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]*")
 BATCH = "arriving_rows"
 
 
-def replace_slice(con: duckdb.DuckDBPyConnection, table: str, rows: pa.Table, **keys: object) -> int:
+def replace_slice(con: duckdb.DuckDBPyConnection, table: str, rows: pa.Table, /, **keys: object) -> int:
     """How many rows now make the slice ``key = value AND …`` of ``table``: its old rows are gone, ``rows`` are there.
 
     Key columns that ``rows`` lack come from ``keys``; those they have must agree with them, or RowsRefusedError.
@@ -28,7 +28,7 @@ def replace_slice(con: duckdb.DuckDBPyConnection, table: str, rows: pa.Table, **
     return append(con, table, rows, **keys)
 
 
-def append(con: duckdb.DuckDBPyConnection, table: str, rows: pa.Table, **constants: object) -> int:
+def append(con: duckdb.DuckDBPyConnection, table: str, rows: pa.Table, /, **constants: object) -> int:
     """How many rows were added to ``table``, matched by column name; ``constants`` become columns of every row."""
     columns = [_identifier(column) for column in rows.column_names]
     con.register(BATCH, rows)
@@ -45,7 +45,9 @@ def append(con: duckdb.DuckDBPyConnection, table: str, rows: pa.Table, **constan
     return rows.num_rows
 
 
-def upsert(con: duckdb.DuckDBPyConnection, table: str, rows: pa.Table, by: tuple[str, ...], **constants: object) -> int:
+def upsert(
+    con: duckdb.DuckDBPyConnection, table: str, rows: pa.Table, /, by: tuple[str, ...], **constants: object
+) -> int:
     """How many rows were written: each replaces the row of ``table`` with the same ``by`` columns, or is added.
 
     ``rows`` hold each key once. A key column may be a constant.
@@ -63,13 +65,14 @@ def upsert(con: duckdb.DuckDBPyConnection, table: str, rows: pa.Table, by: tuple
     return append(con, table, rows, **constants)
 
 
-def read_query(con: duckdb.DuckDBPyConnection, name: str, **parameters: object) -> pa.Table:
+def read_query(con: duckdb.DuckDBPyConnection, name: str, /, **parameters: object) -> pa.Table:
     """Rows of ``warehouse/queries/<name>.sql`` with its ``$parameters``."""
-    return con.execute(_query_text(name), parameters).to_arrow_table()
+    return con.execute(query_text(name), parameters).to_arrow_table()
 
 
 @lru_cache(maxsize=128)
-def _query_text(name: str) -> str:
+def query_text(name: str) -> str:
+    """The statement in ``warehouse/queries/<name>.sql``."""
     return (QUERIES / f"{_identifier(name)}.sql").read_text()
 
 

@@ -7,6 +7,7 @@ from datetime import date
 
 from warehouse.connect import Warehouse
 from warehouse.errors import UnknownUniverseError
+from warehouse.tables import read_query
 
 
 @dataclass(frozen=True)
@@ -54,17 +55,9 @@ class Universe:
 def load_universe(warehouse: Warehouse, name: str) -> Universe:
     """The universe called ``name``; UnknownUniverseError names those there are."""
     with warehouse.read() as con:
-        rows = con.execute(
-            "SELECT universe, provider, interval, calendar, benchmark, history_start, commission_bps, slippage_bps,"
-            " survivorship_biased FROM store.universes WHERE universe = $name",
-            {"name": name},
-        ).fetchall()
-        if not rows:
-            known = con.execute("SELECT universe FROM store.universes ORDER BY universe").fetchall()
-            raise UnknownUniverseError(f"unknown universe {name!r}; known: {', '.join(row[0] for row in known)}")
-        members = con.execute(
-            "SELECT symbol, sector, industry, valid_from, valid_to FROM store.universe_members"
-            " WHERE universe = $name ORDER BY symbol, valid_from",
-            {"name": name},
-        ).fetchall()
-    return Universe(*(*rows[0], tuple(Member(*row) for row in members)))
+        found = read_query(con, "universe_named", universe=name).to_pylist()
+        known = read_query(con, "universe_names")["universe"].to_pylist()
+        members = read_query(con, "members_of", universe=name).to_pylist()
+    if not found:
+        raise UnknownUniverseError(f"unknown universe {name!r}; known: {', '.join(known)}")
+    return Universe(**found[0], members=tuple(Member(**member) for member in members))

@@ -3,9 +3,9 @@
 Glossary: t bars, n assets, f features, m own bars of one symbol.
 
 Prices are put on a forward total-return index (1 at a symbol's first bar, times 1 + total return at each later one):
-adjusting backwards from the last bar, as data vendors do, would change every past row with the next dividend. A symbol's
-indicators run on its own consecutive bars, because one NaN inside TA-Lib's recursions (EMA, RSI, ATR) spoils all that
-follows; gaps are skipped, not filled. Every value is a ratio, so no feature depends on the price level.
+adjusting backwards from the last bar, as data vendors do, would change every past row with the next dividend. The
+indicators of a symbol run on its own consecutive bars: one NaN inside TA-Lib's recursions (EMA, RSI, ATR) spoils
+all that follows; gaps are skipped, not filled. Every value is a ratio, so no feature depends on the price level.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class FeatureError(ValueError):
 def compute_features(bars: Panel, closes: np.ndarray) -> Panel:
     """The panel of FEATURES on the grid of ``bars``, float64; a row holds what was known when its bar closed.
 
-    ``bars`` has BAR_COLUMNS; ``closes`` (t,) datetime64 is when each bar closed. NaN while an indicator warms up, and in
-    ``funding_rate`` before the first known settlement. Raises FeatureError for bars that no market could print.
+    ``bars`` has BAR_COLUMNS; ``closes`` (t,) datetime64 is when each bar closed. NaN while an indicator warms up, and
+    in ``funding_rate`` before the first known settlement. Raises FeatureError for bars that no market could print.
     """
     if any(talib.get_unstable_period(name) for name in SMOOTHED) or talib.get_compatibility():
         raise FeatureError("TA-Lib's unstable period or compatibility was changed in this process; set both back to 0")
@@ -76,13 +76,13 @@ def compute_features(bars: Panel, closes: np.ndarray) -> Panel:
 
 
 def log_total_return_index(bars: Panel) -> np.ndarray:
-    """Log of the forward total-return index at each close, (t, n): 0 at a symbol's first bar, NaN where it has no bar."""
+    """Log of the forward total-return index at each close, (t, n): 0 at a symbol's first bar, NaN where it has none."""
     returns = log_returns(bars)
     return np.where(bars.mask, np.cumsum(np.nan_to_num(returns, nan=0.0), axis=0), np.nan)
 
 
 def log_returns(bars: Panel) -> np.ndarray:
-    """Log total return of each bar over the symbol's previous one, (t, n); NaN at its first bar and where it has none."""
+    """Log total return of each bar over the symbol's previous one, (t, n); NaN at its first and where it has none."""
     _check_bars(bars)
     return np.log1p(bars.column("total_return"), where=_has_return(bars), out=np.full(bars.mask.shape, np.nan))
 

@@ -26,10 +26,10 @@ WEAK, STRONG = 0.25, 1.0  # thresholds in trailing volatilities over the class h
 
 @dataclass(frozen=True, eq=False)
 class Labels:
-    """Labels of every bar and asset.
+    """Labels of every bar and asset; unknown where the asset has no bar at t to decide on.
 
     ``returns`` (t, n, h) log, entry at the open of t + 1, exit at the open of t + 1 + horizon, NaN if either bar is not
-    there. ``volatility`` (t, n): realised, per bar, over the class horizon after t, NaN if one of its bars is not there.
+    there. ``volatility`` (t, n): realised, per bar, over the class horizon after t, NaN if one of its bars is missing.
     ``class_5`` (t, n) int8 in 0..4, UNKNOWN without a return or a trailing volatility. ``end`` (t, h) datetime64[us]:
     the open of bar t + 1 + horizon, NaT while the grid does not reach it.
     """
@@ -71,14 +71,14 @@ def compute_labels(bars: Panel, trailing_volatility: np.ndarray, horizons: Seque
     if trailing_volatility.shape != bars.mask.shape:
         raise FeatureError(f"trailing volatility {trailing_volatility.shape} does not fit bars {bars.mask.shape}")
     adjusted_open = log_total_return_index(bars) + np.log(bars.column("open") / bars.column("close"))
-    entry = _ahead(adjusted_open, 1)
+    entry = np.where(bars.mask, _ahead(adjusted_open, 1), np.nan)
     returns = np.stack([_ahead(adjusted_open, 1 + h) - entry for h in horizons], axis=-1)
     end = np.stack([_ahead(bars.ts, 1 + h) for h in horizons], axis=-1)
     class_return = returns[:, :, horizons.index(class_horizon)]
     return Labels(
         horizons,
         returns,
-        _realised_volatility(log_returns(bars), class_horizon),
+        np.where(bars.mask, _realised_volatility(log_returns(bars), class_horizon), np.nan),
         _classes(class_return, trailing_volatility * np.sqrt(class_horizon)),
         end,
     )

@@ -18,7 +18,7 @@ NORMAL_IQR = 1.3489795003921634  # interquartile range of a standard normal: mak
 
 @dataclass(frozen=True)
 class Scaler:
-    """Centre and scale of each feature over all assets: median and robust deviation, so that outliers do not set them."""
+    """Centre and scale of each feature over all assets: median and robust deviation, which outliers do not move."""
 
     columns: tuple[str, ...]
     centre: tuple[float, ...]

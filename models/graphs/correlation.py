@@ -18,12 +18,13 @@ from models.panel import Panel
 GRAPH = "correlation"
 MIN_OBSERVED = 0.8  # share of the window that both assets of a pair must have returns for
 FLAT = 1e-12  # a standard deviation of returns below this is rounding
+DECIMALS = 6  # of a weight: BLAS sums in another order with another number of threads, and edges must not show it
 
 
 @dataclass(frozen=True)
 class CorrelationRule:
-    """Which pairs become edges: |correlation| over ``window_bars`` at least ``min_correlation``, and among the ``top_k``
-    strongest of either end; one snapshot every ``every_bars``.
+    """Which pairs become edges: |correlation| over ``window_bars`` at least ``min_correlation``, and among the
+    ``top_k`` strongest of either end; one snapshot every ``every_bars``.
     """
 
     window_bars: int
@@ -77,7 +78,7 @@ def window_returns(bars: Panel) -> np.ndarray:
 
 
 def correlation(returns: np.ndarray) -> np.ndarray:
-    """Pearson correlation of every pair over the bars both have, (n, n) from (w, n).
+    """Pearson correlation of every pair over the bars both have, (n, n) from (w, n), to six decimals.
 
     NaN where they share less than 80% of the window or one of them does not move.
     """
@@ -97,7 +98,7 @@ def correlation(returns: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore", divide="ignore"):
         result = covariance / np.sqrt(variance * variance.T)
     known = (pairs >= MIN_OBSERVED * len(returns)) & (np.minimum(variance, variance.T) > FLAT)
-    return np.where(known, np.clip(result, -1.0, 1.0), np.nan)
+    return np.where(known, np.clip(np.round(result, DECIMALS), -1.0, 1.0), np.nan)
 
 
 def _strongest(matrix: np.ndarray, rule: CorrelationRule) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

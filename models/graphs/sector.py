@@ -14,8 +14,8 @@ GRAPH = "sector"
 def sector_snapshot(as_of: np.datetime64, symbols: Sequence[str], sectors: Mapping[str, str | None]) -> Snapshot:
     """The graph that links every two ``symbols`` of the same sector with weight 1; one without a sector stays alone.
 
-    ``as_of`` is the panel's first bar: membership is one fact for the whole history. Raises GraphError for fewer than two
-    symbols.
+    ``as_of`` is the panel's first bar: membership is one fact for the whole history. Raises GraphError for fewer than
+    two symbols.
     """
     if len(symbols) < 2:
         raise GraphError(f"a graph needs at least two assets, got {len(symbols)}")

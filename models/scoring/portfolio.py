@@ -12,6 +12,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 HOUR = np.timedelta64(1, "h")
+FLAT = 1e-12  # root mean square of centred returns below this is rounding, not movement
+DECIMALS = 6  # of a correlation: matrix products round differently on another machine, and no limit must flip on that
 
 
 @dataclass(frozen=True)
@@ -54,11 +56,12 @@ def last_seen(seen: np.ndarray, closes: np.ndarray, decisions: np.ndarray) -> tu
 
 
 def correlation(returns: np.ndarray) -> np.ndarray:
-    """Pearson correlation of asset returns (w, n) → (n, n); 0 for an asset with a NaN in the window or no movement."""
+    """Pearson correlation of returns (w, n) → (n, n), to six decimals; 0 for an asset with a NaN or no movement."""
     centred = returns - returns.mean(axis=0)
     norm = np.sqrt((centred**2).sum(axis=0))
-    unit = np.divide(centred, norm, out=np.zeros_like(centred), where=norm > 0)
-    return unit.T @ unit
+    moves = norm > FLAT * np.sqrt(len(returns))
+    unit = np.divide(centred, norm, out=np.zeros_like(centred), where=moves)
+    return np.round(unit.T @ unit, DECIMALS)
 
 
 def target_weights(

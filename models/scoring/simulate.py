@@ -5,7 +5,7 @@ A decision made at the close of bar t is filled at the open of bar t + 1 (never 
 then drifts: a position is a number of fractional units, sized as its weight times the equity at the fill's open and
 before its costs. Costs are a fraction of the traded notional, paid in cash at the fill. Funding settled in
 (open, close] of a bar is paid on the units held in that bar at its close: a position opened at the very instant of a
-settlement is filled at the next bar's open and does not pay it; a positive rate is paid by longs and received by shorts.
+settlement is filled at the next bar's open and does not pay it. Longs pay a positive rate, shorts receive it.
 Where an asset has no bar it cannot trade: it is marked at its last price, its order waits for its next bar, and one
 that never trades again stays in the book at its last price to the panel's end. Cash earns nothing. Equity that reaches
 zero ends there. Nothing at or before bar t depends on a bar after t.
@@ -19,6 +19,7 @@ import numpy as np
 from numba import njit
 
 from models.scoring.costs import Costs
+from models.scoring.metrics import drawdowns
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +68,33 @@ def simulate(
         raise ValueError(f"bar {fault}: an asset has an open without a close, or a decision with NaN for some assets")
     equity, gross, net, turnover, cost, received = path
     return Simulation(equity, gross, net, turnover, cost, received, flat)
+
+
+@dataclass(frozen=True, eq=False)
+class Sessions:
+    """A simulation by session, each (d,): marks at the session's last bar, flows summed over the session's bars.
+
+    ``returns`` of the first session is its equity over the starting one; ``drawdown`` ≤ 0 from the highest mark so far.
+    """
+
+    equity: np.ndarray
+    returns: np.ndarray
+    drawdown: np.ndarray
+    gross: np.ndarray
+    net: np.ndarray
+    turnover: np.ndarray
+    cost: np.ndarray
+    funding: np.ndarray
+
+
+def by_session(path: Simulation, last_bars: np.ndarray) -> Sessions:
+    """Sessions ending at ``last_bars`` (d,), ascending bar positions; bars after the last of them are left out."""
+    starts = np.concatenate(([0], last_bars[:-1] + 1))
+    flows = (np.add.reduceat(f[: last_bars[-1] + 1], starts) for f in (path.turnover, path.cost, path.funding))
+    equity = path.equity[last_bars]
+    before = np.concatenate(([1.0], equity[:-1]))
+    returns = np.divide(equity, before, out=np.ones_like(equity), where=before > 0) - 1.0
+    return Sessions(equity, returns, drawdowns(equity), path.gross[last_bars], path.net[last_bars], *flows)
 
 
 @njit(cache=True)

@@ -13,7 +13,7 @@ from pyrate_limiter import Duration, Limiter, Rate
 
 from tasks.errors import ForbiddenError, OutageError, RateLimitedError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -43,13 +43,13 @@ class Patience:
             self._limiter.try_acquire("request")
 
     def ask(self, attempt: Callable[[], T], what: str) -> T:
-        """What ``attempt`` returns; its last error once the attempts are used up. ``what`` names the request in logs."""
+        """What ``attempt`` returns, or its last error once the attempts are used up; ``what`` names it in logs."""
         for k in range(self.attempts - 1):
             try:
                 return attempt()
             except (OutageError, ForbiddenError) as error:
                 wait = min(self.first_wait_s * 2**k, self.longest_wait_s) * random.uniform(0.5, 1.0)
-                log.info("%s: %s; trying again in %.1f s", what, error, wait)
+                logger.info("%s: %s; trying again in %.1f s", what, error, wait)
                 self.sleep(wait)
         return attempt()
 
@@ -64,9 +64,9 @@ ON_TAPE = Patience(attempts=1)  # a tape never tires, and answers the same way t
 
 def refuse_status(status: int, what: str) -> None:
     """Raises the error an HTTP status stands for; returns on a status that carries an answer (2xx, 400, 404)."""
-    if status == 403:
+    if status in (401, 403):
         raise ForbiddenError(
-            f"{what}: HTTP 403, which is either the rate limit or a region the market does not serve; "
+            f"{what}: HTTP {status}, which is either the rate limit or a region the market does not serve; "
             "wait ten minutes, then try from an allowed region or run from a tape"
         )
     if status == 429:

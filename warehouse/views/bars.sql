@@ -4,7 +4,11 @@
 -- total_return.
 CREATE OR REPLACE VIEW main.bars AS
 WITH listed AS (
-    SELECT DISTINCT source, universe, symbol, interval
+    SELECT DISTINCT
+        source,
+        universe,
+        symbol,
+        interval
     FROM store.bars
 ),
 paid AS (
@@ -36,7 +40,9 @@ SELECT
     bars.high,
     bars.low,
     bars.close,
-    bars.close * exp(coalesce(sum(ln(bars.close / (bars.close + coalesce(paid.dividend, 0)))) OVER later, 0)) AS close_adjusted,
+    bars.close * exp(
+        coalesce(sum(ln(bars.close / (bars.close + coalesce(paid.dividend, 0)))) OVER later, 0)
+    ) AS close_adjusted,
     (bars.close + coalesce(paid.dividend, 0)) / lag(bars.close) OVER earlier - 1 AS total_return,
     bars.volume,
     bars.turnover,
@@ -52,7 +58,8 @@ WINDOW
         ORDER BY bars.ts ROWS BETWEEN 1 FOLLOWING AND UNBOUNDED FOLLOWING
     );
 
-COMMENT ON VIEW main.bars IS 'Bars that passed the checks, latest version, with returns that count dividends. Grain: source, universe, symbol, interval, ts';
+COMMENT ON VIEW main.bars IS
+    'Bars that passed the checks, latest version, with returns that count dividends. Grain: source, universe, symbol, interval, ts';
 COMMENT ON COLUMN main.bars.source IS 'live, recorded or simulated';
 COMMENT ON COLUMN main.bars.universe IS 'Universe, see universes';
 COMMENT ON COLUMN main.bars.symbol IS 'Symbol as the provider names it';
@@ -62,10 +69,14 @@ COMMENT ON COLUMN main.bars.open IS 'First price of the bar';
 COMMENT ON COLUMN main.bars.high IS 'Highest price of the bar';
 COMMENT ON COLUMN main.bars.low IS 'Lowest price of the bar';
 COMMENT ON COLUMN main.bars.close IS 'Last price of the bar, adjusted for splits and not for dividends';
-COMMENT ON COLUMN main.bars.close_adjusted IS 'Close adjusted backwards for splits and dividends; on the last bar it is the close';
-COMMENT ON COLUMN main.bars.total_return IS '(close + dividends since the bar before) / close of the bar before, less 1: a fraction; NULL on the first bar';
+COMMENT ON COLUMN main.bars.close_adjusted IS
+    'Close adjusted backwards for splits and dividends; on the last bar it is the close';
+COMMENT ON COLUMN main.bars.total_return IS
+    '(close + dividends since the bar before) / close of the bar before, less 1: a fraction; NULL on the first bar';
 COMMENT ON COLUMN main.bars.volume IS 'Units traded in the bar: shares, or coins for perpetuals';
-COMMENT ON COLUMN main.bars.turnover IS 'Value traded in the bar in the quote currency; NULL where the provider does not tell';
+COMMENT ON COLUMN main.bars.turnover IS
+    'Value traded in the bar in the quote currency; NULL where the provider does not tell';
 COMMENT ON COLUMN main.bars.flag IS 'Rule that let the bar pass with a remark; NULL when it has none';
-COMMENT ON COLUMN main.bars.fetched_at IS 'UTC instant at which the row was received, as the clock of its night believes';
+COMMENT ON COLUMN main.bars.fetched_at IS
+    'UTC instant at which the row was received, as the clock of its night believes';
 COMMENT ON COLUMN main.bars.run_id IS 'Night that wrote the row, see nights';

@@ -24,4 +24,5 @@ QUALIFY row_number() OVER (
     ORDER BY fetched_at DESC, run_id DESC
 ) = 1;
 
-COMMENT ON MACRO TABLE main.bars_as_of IS 'Bars as they were received, in the version known at knowledge_ts (UTC instant). Columns of raw.bars. Grain: source, universe, symbol, interval, ts';
+COMMENT ON MACRO TABLE main.bars_as_of IS
+    'Bars as they were received, in the version known at knowledge_ts (UTC instant). Columns of raw.bars. Grain: source, universe, symbol, interval, ts';

@@ -17,7 +17,8 @@ SELECT
     run_id
 FROM store.equity_curves;
 
-COMMENT ON VIEW main.equity_curves IS 'Portfolio value of each backtest, net of costs. Grain: source, universe, backtest_id, ts';
+COMMENT ON VIEW main.equity_curves IS
+    'Portfolio value of each backtest, net of costs. Grain: source, universe, backtest_id, ts';
 COMMENT ON COLUMN main.equity_curves.source IS 'live, recorded or simulated';
 COMMENT ON COLUMN main.equity_curves.universe IS 'Universe, see universes';
 COMMENT ON COLUMN main.equity_curves.backtest_id IS 'Backtest, see backtests';

@@ -29,12 +29,15 @@ COMMENT ON COLUMN main.folds.source IS 'live, recorded or simulated';
 COMMENT ON COLUMN main.folds.universe IS 'Universe, see universes';
 COMMENT ON COLUMN main.folds.trial_id IS 'Trial, see trials';
 COMMENT ON COLUMN main.folds.fold IS 'Number of the walk-forward fold, 0 the oldest';
-COMMENT ON COLUMN main.folds.fold_key IS 'Hash of specification, training data, code version and seed: equal keys are the same fit';
+COMMENT ON COLUMN main.folds.fold_key IS
+    'Hash of specification, training data, code version and seed: equal keys are the same fit';
 COMMENT ON COLUMN main.folds.train_start IS 'UTC open of the first bar trained on';
 COMMENT ON COLUMN main.folds.train_end IS 'UTC open of the last bar trained on';
-COMMENT ON COLUMN main.folds.last_label_end IS 'UTC open of the bar at which the last training label ended; before test_start';
+COMMENT ON COLUMN main.folds.last_label_end IS
+    'UTC open of the bar at which the last training label ended; before test_start';
 COMMENT ON COLUMN main.folds.test_start IS 'UTC open of the first bar predicted';
-COMMENT ON COLUMN main.folds.test_end IS 'UTC open of the bar at which the test window ends (exclusive); NULL while that bar is not there yet';
+COMMENT ON COLUMN main.folds.test_end IS
+    'UTC open of the bar at which the test window ends (exclusive); NULL while that bar is not there yet';
 COMMENT ON COLUMN main.folds.purge_bars IS 'Training bars dropped because their labels reached too far';
 COMMENT ON COLUMN main.folds.embargo_bars IS 'Bars left out between training and test';
 COMMENT ON COLUMN main.folds.train_rows IS 'Rows (bar, symbol) trained on';

@@ -15,7 +15,8 @@ COMMENT ON VIEW main.graph_edges IS 'Edges of the graphs. Grain: source, univers
 COMMENT ON COLUMN main.graph_edges.source IS 'live, recorded or simulated';
 COMMENT ON COLUMN main.graph_edges.universe IS 'Universe, see universes';
 COMMENT ON COLUMN main.graph_edges.graph IS 'Kind of graph: correlation or sector';
-COMMENT ON COLUMN main.graph_edges.as_of IS 'UTC open of the last bar the graph has seen; usable from the close of that bar';
+COMMENT ON COLUMN main.graph_edges.as_of IS
+    'UTC open of the last bar the graph has seen; usable from the close of that bar';
 COMMENT ON COLUMN main.graph_edges.src IS 'Symbol the edge starts at; an undirected edge is stored once, src < dst';
 COMMENT ON COLUMN main.graph_edges.dst IS 'Symbol the edge ends at';
 COMMENT ON COLUMN main.graph_edges.weight IS 'Weight of the edge: the correlation, or 1 for the same sector';

@@ -18,8 +18,10 @@ COMMENT ON VIEW main.graph_snapshots IS 'Graphs between symbols, one per date. G
 COMMENT ON COLUMN main.graph_snapshots.source IS 'live, recorded or simulated';
 COMMENT ON COLUMN main.graph_snapshots.universe IS 'Universe, see universes';
 COMMENT ON COLUMN main.graph_snapshots.graph IS 'Kind of graph: correlation or sector';
-COMMENT ON COLUMN main.graph_snapshots.as_of IS 'UTC open of the last bar the graph has seen; usable from the close of that bar';
-COMMENT ON COLUMN main.graph_snapshots.window_start IS 'UTC open of the first bar of its window; NULL where there is none';
+COMMENT ON COLUMN main.graph_snapshots.as_of IS
+    'UTC open of the last bar the graph has seen; usable from the close of that bar';
+COMMENT ON COLUMN main.graph_snapshots.window_start IS
+    'UTC open of the first bar of its window; NULL where there is none';
 COMMENT ON COLUMN main.graph_snapshots.nodes IS 'Symbols in the graph';
 COMMENT ON COLUMN main.graph_snapshots.edges IS 'Edges in the graph';
 COMMENT ON COLUMN main.graph_snapshots.density IS 'Edges over possible edges, a fraction';

@@ -30,7 +30,8 @@ SELECT
 FROM store.leaderboard
 WHERE run_id IN (SELECT run_id FROM store.nights WHERE published_at IS NOT NULL);
 
-COMMENT ON VIEW main.leaderboard IS 'Models ranked per universe, net of costs, rules beside them. Published nights only. Grain: night, source, universe, model';
+COMMENT ON VIEW main.leaderboard IS
+    'Models ranked per universe, net of costs, rules beside them. Published nights only. Grain: night, source, universe, model';
 COMMENT ON COLUMN main.leaderboard.source IS 'live, recorded or simulated';
 COMMENT ON COLUMN main.leaderboard.universe IS 'Universe, see universes';
 COMMENT ON COLUMN main.leaderboard.night IS 'UTC date the night is for (its as_of date)';
@@ -49,8 +50,10 @@ COMMENT ON COLUMN main.leaderboard.profit_factor IS 'Sum of gains over sum of lo
 COMMENT ON COLUMN main.leaderboard.total_return IS 'Return over the whole period, a fraction';
 COMMENT ON COLUMN main.leaderboard.annual_turnover IS 'Traded value over portfolio value, a year';
 COMMENT ON COLUMN main.leaderboard.annual_cost IS 'Commission and slippage a year, a fraction of the value';
-COMMENT ON COLUMN main.leaderboard.funding_coverage IS 'Share of the funding settlements met that are on record; NULL where there is no funding';
-COMMENT ON COLUMN main.leaderboard.excess_annual_return IS 'Annual return less that of buying and holding the benchmark';
+COMMENT ON COLUMN main.leaderboard.funding_coverage IS
+    'Share of the funding settlements met that are on record; NULL where there is no funding';
+COMMENT ON COLUMN main.leaderboard.excess_annual_return IS
+    'Annual return less that of buying and holding the benchmark';
 COMMENT ON COLUMN main.leaderboard.sessions IS 'Sessions measured';
 COMMENT ON COLUMN main.leaderboard.first_session IS 'First session measured';
 COMMENT ON COLUMN main.leaderboard.last_session IS 'Last session measured';

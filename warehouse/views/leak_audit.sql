@@ -15,7 +15,8 @@ SELECT
     run_id
 FROM store.leak_audit;
 
-COMMENT ON VIEW main.leak_audit IS 'Everything recomputed on truncated data and compared; a difference means the future leaked. Grain: night, source, universe, subject, cut';
+COMMENT ON VIEW main.leak_audit IS
+    'Everything recomputed on truncated data and compared; a difference means the future leaked. Grain: night, source, universe, subject, cut';
 COMMENT ON COLUMN main.leak_audit.source IS 'live, recorded or simulated';
 COMMENT ON COLUMN main.leak_audit.universe IS 'Universe, see universes';
 COMMENT ON COLUMN main.leak_audit.night IS 'UTC date the night is for (its as_of date)';

@@ -12,7 +12,8 @@ SELECT
 FROM store.metrics
 WHERE run_id IN (SELECT run_id FROM store.nights WHERE published_at IS NOT NULL);
 
-COMMENT ON VIEW main.metrics IS 'Figures of each backtest as of a night. Published nights only. Grain: night, source, universe, backtest_id, metric';
+COMMENT ON VIEW main.metrics IS
+    'Figures of each backtest as of a night. Published nights only. Grain: night, source, universe, backtest_id, metric';
 COMMENT ON COLUMN main.metrics.source IS 'live, recorded or simulated';
 COMMENT ON COLUMN main.metrics.universe IS 'Universe, see universes';
 COMMENT ON COLUMN main.metrics.night IS 'UTC date the night is for (its as_of date)';

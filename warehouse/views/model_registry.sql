@@ -14,7 +14,8 @@ SELECT
 FROM store.model_registry
 WHERE run_id IN (SELECT run_id FROM store.nights WHERE published_at IS NOT NULL);
 
-COMMENT ON VIEW main.model_registry IS 'Which model is recommended as of each night, and why. Published nights only. Grain: night, source, universe, role, model';
+COMMENT ON VIEW main.model_registry IS
+    'Which model is recommended as of each night, and why. Published nights only. Grain: night, source, universe, role, model';
 COMMENT ON COLUMN main.model_registry.source IS 'live, recorded or simulated';
 COMMENT ON COLUMN main.model_registry.universe IS 'Universe, see universes';
 COMMENT ON COLUMN main.model_registry.night IS 'UTC date the night is for (its as_of date)';

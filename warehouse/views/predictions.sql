@@ -19,7 +19,8 @@ SELECT
     run_id
 FROM store.predictions;
 
-COMMENT ON VIEW main.predictions IS 'Out-of-sample forecasts, made at the close of the bar. Grain: source, universe, trial_id, symbol, ts, horizon_bars';
+COMMENT ON VIEW main.predictions IS
+    'Out-of-sample forecasts, made at the close of the bar. Grain: source, universe, trial_id, symbol, ts, horizon_bars';
 COMMENT ON COLUMN main.predictions.source IS 'live, recorded or simulated';
 COMMENT ON COLUMN main.predictions.universe IS 'Universe, see universes';
 COMMENT ON COLUMN main.predictions.trial_id IS 'Trial, see trials';

@@ -22,7 +22,8 @@ SELECT
 FROM store.signals
 WHERE run_id IN (SELECT run_id FROM store.nights WHERE published_at IS NOT NULL);
 
-COMMENT ON VIEW main.signals IS 'What each model says of each symbol for the next session; written once, never altered. Published nights only. Grain: night, source, universe, model, symbol';
+COMMENT ON VIEW main.signals IS
+    'What each model says of each symbol for the next session; written once, never altered. Published nights only. Grain: night, source, universe, model, symbol';
 COMMENT ON COLUMN main.signals.source IS 'live, recorded or simulated';
 COMMENT ON COLUMN main.signals.universe IS 'Universe, see universes';
 COMMENT ON COLUMN main.signals.night IS 'UTC date the night is for (its as_of date)';

@@ -33,7 +33,8 @@ SEMI JOIN (
 SEMI JOIN store.model_registry AS champion
     ON champion.run_id = signals.run_id AND champion.model = signals.model AND champion.role = 'champion';
 
-COMMENT ON VIEW main.signals_next_day IS 'Signals of the champion of the latest published night of each source and universe. Grain: source, universe, symbol';
+COMMENT ON VIEW main.signals_next_day IS
+    'Signals of the champion of the latest published night of each source and universe. Grain: source, universe, symbol';
 COMMENT ON COLUMN main.signals_next_day.source IS 'live, recorded or simulated';
 COMMENT ON COLUMN main.signals_next_day.universe IS 'Universe, see universes';
 COMMENT ON COLUMN main.signals_next_day.night IS 'UTC date the night is for (its as_of date)';

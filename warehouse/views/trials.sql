@@ -12,7 +12,8 @@ SELECT
     run_id
 FROM store.trials;
 
-COMMENT ON VIEW main.trials IS 'Models that were fitted: one specification with one seed. Grain: source, universe, trial_id';
+COMMENT ON VIEW main.trials IS
+    'Models that were fitted: one specification with one seed. Grain: source, universe, trial_id';
 COMMENT ON COLUMN main.trials.source IS 'live, recorded or simulated';
 COMMENT ON COLUMN main.trials.universe IS 'Universe, see universes';
 COMMENT ON COLUMN main.trials.trial_id IS 'Hash of the model, its specification and seed';

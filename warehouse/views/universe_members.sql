@@ -10,7 +10,8 @@ SELECT
     membership_source
 FROM store.universe_members;
 
-COMMENT ON VIEW main.universe_members IS 'Membership of symbols in universes over time. Grain: universe, symbol, valid_from';
+COMMENT ON VIEW main.universe_members IS
+    'Membership of symbols in universes over time. Grain: universe, symbol, valid_from';
 COMMENT ON COLUMN main.universe_members.universe IS 'Universe, see universes';
 COMMENT ON COLUMN main.universe_members.symbol IS 'Symbol as the provider names it';
 COMMENT ON COLUMN main.universe_members.valid_from IS 'First date of the membership';

@@ -22,5 +22,6 @@ COMMENT ON COLUMN main.universes.benchmark IS 'Symbol it is measured against; fe
 COMMENT ON COLUMN main.universes.history_start IS 'First date whose data is wanted';
 COMMENT ON COLUMN main.universes.commission_bps IS 'Commission per traded value, in basis points (1/10000)';
 COMMENT ON COLUMN main.universes.slippage_bps IS 'Slippage per traded value, in basis points (1/10000)';
-COMMENT ON COLUMN main.universes.survivorship_biased IS 'True when members were chosen with hindsight, so results flatter';
+COMMENT ON COLUMN main.universes.survivorship_biased IS
+    'True when members were chosen with hindsight, so results flatter';
 COMMENT ON COLUMN main.universes.description IS 'What the universe is';

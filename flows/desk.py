@@ -1,0 +1,79 @@
+"""What `nightgraph serve` runs: a Prefect server with the work pools, every deployment of prefect.yaml, and workers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from flows.server import REPOSITORY, Child, Server, ServerError, local_server
+
+DEPLOYMENTS = REPOSITORY / "prefect.yaml"
+POOLS = {"default": "every step but the fits", "gpu": "the fits, one flow run at a time"}
+RUNS_AT_ONCE = {"default": 4, "gpu": 1}
+
+
+@contextlib.contextmanager
+def desk(home: Path, port: int | None = None, *, schedules: bool = False) -> Iterator[tuple[Server, list[Child]]]:
+    """A server that has everything deployed, and one worker per pool; what it started is stopped after the block.
+
+    The cron schedules are switched on or off for all deployments at once. Enter it before Prefect is imported.
+    """
+    if not DEPLOYMENTS.exists():
+        raise ServerError(f"no {DEPLOYMENTS}: run this from a checkout of the repository")
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(local_server(home, port))
+        server.wait()
+        if server.child is not None:
+            kept = home / "server.url"
+            kept.write_text(server.api_url)
+            stack.callback(kept.unlink, missing_ok=True)
+        asyncio.run(create_pools())
+        deploy(home / "deploy.log")
+        asyncio.run(switch_schedules(schedules))
+        yield server, [stack.enter_context(worker(pool, home / f"worker-{pool}.log")) for pool in POOLS]
+
+
+@contextlib.contextmanager
+def worker(pool: str, log: Path) -> Iterator[Child]:
+    """A worker that asks for runs every three seconds; a run's code is that of this checkout."""
+    start = ("worker", "start", "--pool", pool, "--limit", str(RUNS_AT_ONCE[pool]))
+    child = Child(*start, log=log, PREFECT_WORKER_QUERY_SECONDS="3")
+    try:
+        yield child
+    finally:
+        child.stop()
+
+
+async def create_pools() -> None:
+    """Creates the work pools that are not there yet."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.exceptions import ObjectAlreadyExists
+    from prefect.workers.process import ProcessWorker
+
+    template = ProcessWorker.get_default_base_job_template()
+    async with get_client() as client:
+        for name, description in POOLS.items():
+            pool = WorkPoolCreate(name=name, type="process", description=description, base_job_template=template)
+            with contextlib.suppress(ObjectAlreadyExists):
+                await client.create_work_pool(pool)
+
+
+def deploy(log: Path) -> None:
+    """Deploys all of prefect.yaml; ServerError with Prefect's words when it refuses."""
+    child = Child("--no-prompt", "deploy", "--all", log=log)
+    if child.process.wait() != 0:
+        child.check()
+
+
+async def switch_schedules(active: bool) -> None:
+    """Switches the schedules of every deployment on or off."""
+    from prefect.client.orchestration import get_client
+
+    async with get_client() as client:
+        for deployment in await client.read_deployments():
+            for schedule in deployment.schedules:
+                if schedule.active != active:
+                    await client.update_deployment_schedule(deployment.id, schedule.id, active=active)

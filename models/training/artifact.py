@@ -1,0 +1,150 @@
+"""Model files: weights and everything needed to use them, in one safetensors file.
+
+The file's metadata holds one JSON text: spec, config, scaler (with the feature columns), horizons, what the fit came
+to, and the hash of the weights. Reading it never runs code from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from models.features.scaling import Scaler
+from models.training.config import TrainConfig
+from models.training.errors import DamagedArtifactError, ForeignArtifactError, MissingArtifactError
+from models.zoo import Spec, build
+
+FORMAT = 1
+KEY = "nightgraph"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a fit came to. ``epochs`` were run; rows are (bar, asset) pairs with a known label."""
+
+    epochs: int
+    validation_loss: float
+    train_rows: int
+    validation_rows: int
+    parameters: int
+    data_hash: str
+    code_version: str
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a model file says about itself; ``bar_us`` is the length of a bar in microseconds."""
+
+    spec: Spec
+    config: TrainConfig
+    scaler: Scaler
+    horizons: tuple[int, ...]
+    bar_us: int
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A model file as it was read; ``network`` is in evaluation mode."""
+
+    header: Header
+    network: nn.Module
+
+
+def save_artifact(path: Path, header: Header, weights: Mapping[str, Tensor]) -> str:
+    """The sha256 of the file now at ``path``, which holds all of it or what was there before."""
+    text = json.dumps(
+        {
+            "format": FORMAT,
+            "spec": header.spec.to_json(),
+            "config": header.config.to_json(),
+            "scaler": header.scaler.to_dict(),
+            "horizons": list(header.horizons),
+            "bar_us": header.bar_us,
+            "outcome": asdict(header.outcome),
+            "weights": _digest(weights),
+        },
+        sort_keys=True,
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        save_file({name: value.contiguous() for name, value in weights.items()}, partial, metadata={KEY: text})
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return file_hash(path)
+
+
+def read_header(path: Path) -> Header:
+    """The header alone. Raises MissingArtifactError, DamagedArtifactError, ForeignArtifactError."""
+    return _read(path)[0]
+
+
+def load_artifact(path: Path) -> Artifact:
+    """Header and network. Raises MissingArtifactError, DamagedArtifactError, ForeignArtifactError."""
+    header, weights = _read(path)
+    network = build(header.spec, len(header.scaler.columns), len(header.horizons))
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as exc:
+        raise ForeignArtifactError(
+            f"{path}: its weights do not fit the {header.spec.model} network of this program; delete it and fit again "
+            f"({exc})"
+        ) from exc
+    return Artifact(header, network.eval())
+
+
+def file_hash(path: Path) -> str:
+    """The sha256 of a file. Raises MissingArtifactError."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except FileNotFoundError as exc:
+        raise MissingArtifactError(f"no model file at {path}; fit the fold again") from exc
+
+
+def _read(path: Path) -> tuple[Header, dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            said: dict[str, Any] = json.loads((file.metadata() or {})[KEY])
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if said["format"] != FORMAT:
+            raise ForeignArtifactError(
+                f"{path}: model file format {said['format']}, this program reads {FORMAT}; fit again"
+            )
+        if said["weights"] != _digest(weights):
+            raise DamagedArtifactError(f"{path}: the weights are not those that were written; delete it and fit again")
+        return _header(said), weights
+    except FileNotFoundError as exc:
+        raise MissingArtifactError(f"no model file at {path}; fit the fold again") from exc
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as exc:
+        raise DamagedArtifactError(f"{path}: not a readable model file; delete it and fit again ({exc})") from exc
+
+
+def _header(said: Mapping[str, Any]) -> Header:
+    return Header(
+        Spec(**said["spec"]),
+        TrainConfig(**said["config"]),
+        Scaler.from_dict(said["scaler"]),
+        tuple(said["horizons"]),
+        said["bar_us"],
+        Outcome(**said["outcome"]),
+    )
+
+
+def _digest(weights: Mapping[str, Tensor]) -> str:
+    """The sha256 of names, shapes, types and bytes."""
+    digest = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

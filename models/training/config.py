@@ -1,0 +1,47 @@
+"""How one network is fitted; stored with every trial."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of one fit.
+
+    A chunk is ``chunk_bars`` long; its first ``burn_in_bars`` fill the network's state and give no loss, so chunks
+    overlap by them. A batch holds about ``batch_sequences`` (chunk, asset) pairs. The last ``validation_fraction`` of
+    the training rows decides which epoch is kept; the fit ends ``patience`` epochs after the best one. At inference a
+    network is given ``context_bars`` before the first bar it forecasts.
+    """
+
+    epochs: int = 8
+    chunk_bars: int = 96
+    burn_in_bars: int = 32
+    context_bars: int = 64
+    batch_sequences: int = 128
+    lr: float = 3e-3
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    patience: int = 3
+    validation_fraction: float = 0.15
+    seed: int = 0
+    return_loss: Literal["huber", "mse"] = "huber"
+    volatility_loss: Literal["gaussian", "mse"] = "gaussian"
+    return_weight: float = 1.0
+    volatility_weight: float = 0.5
+    class_weight: float = 0.5
+    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.burn_in_bars < self.chunk_bars:
+            raise ValueError(
+                f"burn_in_bars {self.burn_in_bars} must be at least 0 and below chunk_bars {self.chunk_bars}"
+            )
+        if not 0 < self.validation_fraction < 1:
+            raise ValueError(f"validation_fraction {self.validation_fraction} must lie between 0 and 1")
+
+    def to_json(self) -> dict[str, Any]:
+        """Every field as a JSON-able value; ``TrainConfig(**config.to_json()) == config``."""
+        return asdict(self)

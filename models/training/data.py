@@ -1,0 +1,194 @@
+"""Batches of one fold: chunks of bars with their targets, scaled by what the fold's own training rows say.
+
+Glossary: t bars, n assets, f features, h horizons, s snapshots · b chunks of l bars · σ trailing volatility per bar,
+known at the bar. A fold's rows: learned from | dropped, their labels reach into validation | validated on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.features.labels import UNKNOWN, Labels
+from models.features.scaling import Scaler
+from models.graphs.snapshot import Snapshot, to_adjacency
+from models.nets.forecast import Batch, GraphSteps
+from models.panel import Panel
+from models.scoring.folds import Fold
+from models.training.config import TrainConfig
+from models.training.errors import EmptyFoldError
+
+SIGMA = "volatility_60"
+
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """What a Forecast is compared with, in its units: ``returns`` (b, l, n, h) and ``log_volatility`` (b, l, n), NaN
+    where unknown; ``class_5`` (b, l, n) int64, UNKNOWN where unknown."""
+
+    returns: Tensor
+    log_volatility: Tensor
+    class_5: Tensor
+
+    def to(self, *args: Any, **kwargs: Any) -> Targets:
+        """The same on another device."""
+        return Targets(*(getattr(self, f.name).to(*args, **kwargs) for f in fields(self)))
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """A panel as a network reads it: ``x`` (t, n, f) scaled, ``mask`` (t, n), ``gaps`` (t,), and with a graph
+    ``adjacency`` (s, n, n) and ``step`` (t,)."""
+
+    x: Tensor
+    mask: Tensor
+    gaps: Tensor
+    adjacency: Tensor | None
+    step: Tensor
+
+    @classmethod
+    def of(cls, features: Panel, scaler: Scaler, bar_us: int, snapshots: Sequence[Snapshot] | None) -> Inputs:
+        """Inputs of ``features``; ``bar_us`` is a bar's length in microseconds, ``snapshots`` those of one graph."""
+        gaps = np.ones(len(features), dtype=np.float32)
+        gaps[1:] = np.diff(features.ts).astype(np.int64) / bar_us
+        step = np.full(len(features), -1)
+        adjacency = None
+        if snapshots is not None:
+            as_of = np.array([s.as_of for s in snapshots], dtype="datetime64[us]")
+            step = np.searchsorted(as_of, features.ts, side="right") - 1
+            adjacency = torch.from_numpy(to_adjacency(snapshots, len(features.symbols)))
+        x, mask = torch.from_numpy(scaler.transform(features.values)), torch.from_numpy(features.mask.copy())
+        return cls(x, mask, torch.from_numpy(gaps), adjacency, torch.from_numpy(step.astype(np.int64)))
+
+    def batch(self, bars: Tensor) -> Batch:
+        """The bars at positions ``bars`` (b, l); a position outside the panel is a masked bar."""
+        inside, at = (bars >= 0) & (bars < len(self.x)), bars.clamp(0, len(self.x) - 1)
+        graph = None
+        if self.adjacency is not None:
+            graph = GraphSteps(self.adjacency, torch.where(inside, self.step[at], -1))
+        return Batch(self.x[at], self.mask[at] & inside[..., None], torch.where(inside, self.gaps[at], 1.0), graph)
+
+
+class FoldData(lightning.LightningDataModule):
+    """Training and validation chunks of one fold.
+
+    ``scaler`` is fitted on the rows whose loss is learned from. ``train_rows`` and ``validation_rows`` count (bar,
+    asset) pairs with a known label. Raises EmptyFoldError.
+    """
+
+    def __init__(
+        self, config: TrainConfig, features: Panel, labels: Labels, snapshots: Sequence[Snapshot] | None, fold: Fold
+    ) -> None:
+        super().__init__()
+        self.config, first, stop = config, int(fold.train[0]), int(fold.train[-1]) + 1
+        self.spans = _split(features.ts, labels.end, first, stop, config.validation_fraction, fold.index)
+        self.start = max(0, first - config.burn_in_bars)
+        panel, known = features.rows(self.start, stop), labels.rows(self.start, stop)
+        learned = features.rows(*self.spans[0])
+        if not learned.mask.any():
+            raise EmptyFoldError(f"fold {fold.index}: no asset has a bar from {learned.ts[0]} to {learned.ts[-1]}")
+        self.scaler = Scaler.fit(learned.values, learned.mask, features.columns)
+        self.bar_us = int(np.median(np.diff(features.ts[first:stop]).astype(np.int64)))
+        self.inputs = Inputs.of(panel, self.scaler, self.bar_us, snapshots)
+        self.targets = _targets(panel, known)
+        self.train_rows, self.validation_rows = (self._known_rows(span) for span in self.spans)
+        if not (self.train_rows and self.validation_rows):
+            raise EmptyFoldError(
+                f"fold {fold.index}: {self.train_rows} labelled rows to train on and {self.validation_rows} to "
+                f"validate on, from {features.ts[first]} to {features.ts[stop - 1]}; give it more train_bars or later bars"
+            )
+
+    def train_dataloader(self) -> Chunks:
+        """Training batches in an order that follows from the seed and the epoch."""
+        return Chunks(self, self.spans[0], shuffled=True)
+
+    def val_dataloader(self) -> Chunks:
+        """Validation batches, oldest first."""
+        return Chunks(self, self.spans[1], shuffled=False)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch under way."""
+        return self.trainer.current_epoch if self.trainer else 0
+
+    def _known_rows(self, span: tuple[int, int]) -> int:
+        rows = slice(span[0] - self.start, span[1] - self.start)
+        return int((~torch.isnan(self.targets.returns[rows])).any(-1).sum())
+
+
+class Chunks:
+    """Batches (Batch, Targets) whose losses cover the bars [start, stop) of ``span`` once."""
+
+    def __init__(self, data: FoldData, span: tuple[int, int], shuffled: bool) -> None:
+        config, (start, stop) = data.config, span
+        self.data, self.span, self.shuffled = data, span, shuffled
+        self.first_bars = torch.arange(start, stop, config.chunk_bars - config.burn_in_bars) - config.burn_in_bars
+        self.size = max(1, round(config.batch_sequences / data.inputs.mask.shape[1]))
+
+    def __len__(self) -> int:
+        return -(-len(self.first_bars) // self.size)
+
+    def __iter__(self) -> Iterator[tuple[Batch, Targets]]:
+        order = torch.arange(len(self.first_bars))
+        if self.shuffled:
+            seed = np.random.SeedSequence([self.data.config.seed, self.data.epoch]).generate_state(1)[0]
+            order = torch.randperm(len(order), generator=torch.Generator().manual_seed(int(seed)))
+        for chosen in order.split(self.size):
+            yield self._batch(self.first_bars[chosen, None] + torch.arange(self.data.config.chunk_bars))
+
+    def _batch(self, bars: Tensor) -> tuple[Batch, Targets]:
+        """Chunks at the panel positions ``bars`` (b, l)."""
+        scored = (bars >= self.span[0]) & (bars < self.span[1])
+        scored[:, : self.data.config.burn_in_bars] = False
+        rows, targets = bars - self.data.start, self.data.targets
+        at, scored = rows.clamp(0, len(targets.returns) - 1), scored[..., None]
+        return self.data.inputs.batch(rows), Targets(
+            torch.where(scored[..., None], targets.returns[at], torch.nan),
+            torch.where(scored, targets.log_volatility[at], torch.nan),
+            torch.where(scored, targets.class_5[at], UNKNOWN),
+        )
+
+
+def known_sigma(features: Panel) -> np.ndarray:
+    """σ (t, n), NaN where it is unknown or zero."""
+    sigma = features.column(SIGMA)
+    return np.where(features.mask & (sigma > 0), sigma, np.nan)
+
+
+def _targets(features: Panel, labels: Labels) -> Targets:
+    """Labels of every bar in the network's units, (t, n, …)."""
+    sigma = known_sigma(features)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        returns = labels.returns / (sigma[:, :, None] * np.sqrt(labels.horizons))
+        log_volatility = np.log(labels.volatility / sigma)
+    log_volatility[~np.isfinite(log_volatility)] = np.nan
+    classes = np.where(np.isnan(sigma), UNKNOWN, labels.class_5)
+    return Targets(
+        torch.from_numpy(returns.astype(np.float32)),
+        torch.from_numpy(log_volatility.astype(np.float32)),
+        torch.from_numpy(classes.astype(np.int64)),
+    )
+
+
+def _split(
+    ts: np.ndarray, label_end: np.ndarray, first: int, stop: int, validation_fraction: float, fold: int
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Bars [start, stop) to learn from and to validate on, of the training rows [first, stop).
+
+    Every label of the first span ended before the second began.
+    """
+    validation = stop - max(1, round((stop - first) * validation_fraction))
+    ended = label_end[first:validation].max(axis=1) < ts[validation]
+    kept = len(ended) if ended.all() else int(ended.argmin())
+    if not kept:
+        raise EmptyFoldError(
+            f"fold {fold}: none of {stop - first} training rows has a label that ends before validation starts at "
+            f"{ts[validation]}; train_bars must well exceed the longest horizon"
+        )
+    return (first, first + kept), (validation, stop)

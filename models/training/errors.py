@@ -1,0 +1,33 @@
+"""The training room's error tree.
+
+TrainingError
+├── EmptyFoldError              a fold whose slice leaves nothing to learn from or to stop by
+└── ArtifactError               a model file that cannot be used
+    ├── MissingArtifactError    no such file
+    ├── DamagedArtifactError    not the file that was written
+    └── ForeignArtifactError    a whole file, but of other features, symbols or a newer program
+"""
+
+
+class TrainingError(Exception):
+    """A fit or a prediction that could not be made."""
+
+
+class EmptyFoldError(TrainingError):
+    """The fold's training slice holds no usable row, or none is left to validate on."""
+
+
+class ArtifactError(TrainingError):
+    """A model file cannot be used."""
+
+
+class MissingArtifactError(ArtifactError):
+    """There is no model file at the path."""
+
+
+class DamagedArtifactError(ArtifactError):
+    """The file is cut, altered, or never was a model file."""
+
+
+class ForeignArtifactError(ArtifactError):
+    """The file is whole but does not fit what it is asked to predict."""

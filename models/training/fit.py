@@ -1,0 +1,231 @@
+"""One fold: fitted into a model file, and forecasts from that file.
+
+Both come out bit for bit the same whether the panel ends right after what they need or months later, and whether the
+fit was killed in between or not. The arithmetic is arranged for it: no transform that mixes later bars into earlier ones,
+windows of a fixed shape, a seed per epoch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning
+import numpy as np
+import torch
+
+from models.features.labels import Labels
+from models.graphs.snapshot import Snapshot
+from models.nets.forecast import CLASSES
+from models.panel import Panel
+from models.scoring.folds import Fold
+from models.training.artifact import Header, Outcome, load_artifact, save_artifact
+from models.training.config import TrainConfig
+from models.training.data import FoldData, Inputs, known_sigma
+from models.training.errors import ForeignArtifactError
+from models.training.keys import code_version, data_hash, fold_key, graph_of, in_force
+from models.training.module import BestEpoch, FoldModule, OnEpoch
+from models.zoo import Spec, build
+
+__all__ = ["FittedFold", "Predictions", "TrainConfig", "fit_fold", "fold_key", "predict_fold"]
+logger = logging.getLogger(__name__)
+
+SEGMENT_BARS = 512  # forecast in one forward pass
+SEGMENT_PAIRS = 1 << 24  # bound on bars · assets² of a pass: what graph attention holds at once
+
+
+@dataclass(frozen=True)
+class FittedFold:
+    """A model file, its sha256, and what the fit came to."""
+
+    artifact: Path
+    sha256: str
+    outcome: Outcome
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """Forecasts of bars ``ts`` (t,) made at their closes: ``returns`` (t, n, h) log, ``volatility`` (t, n) per bar,
+    ``probabilities`` (t, n, 5). ``valid`` (t, n): the asset has a bar and a trailing volatility; NaN elsewhere."""
+
+    ts: np.ndarray
+    symbols: tuple[str, ...]
+    horizons: tuple[int, ...]
+    returns: np.ndarray
+    volatility: np.ndarray
+    probabilities: np.ndarray
+    valid: np.ndarray
+
+
+def fit_fold(
+    spec: Spec,
+    config: TrainConfig,
+    features: Panel,
+    labels: Labels,
+    snapshots: Sequence[Snapshot],
+    fold: Fold,
+    artifact: Path,
+    checkpoint: Path | None = None,
+    on_epoch: OnEpoch | None = None,
+) -> FittedFold:
+    """The fold's network, fitted and written to ``artifact``.
+
+    With ``checkpoint`` every epoch is kept there, a fit that finds one goes on from it, and it is gone at the end.
+    ``on_epoch(epoch, validation_loss)`` is called after each. Raises EmptyFoldError.
+    """
+    graph = graph_of(spec, snapshots)
+    if graph is not None:
+        graph = in_force(graph, features.ts[0], features.ts[fold.train[-1]])
+    data = FoldData(config, features, labels, graph, fold)
+    with reproducible(config.seed):
+        network = build(spec, len(features.columns), len(labels.horizons))
+        best = BestEpoch(config.patience, checkpoint, on_epoch)
+        _run(FoldModule(network, config), data, best)
+    parameters = sum(p.numel() for p in network.parameters())
+    outcome = Outcome(
+        best.epochs,
+        best.loss,
+        data.train_rows,
+        data.validation_rows,
+        parameters,
+        data_hash(spec, config, features, labels, snapshots, fold),
+        code_version(),
+    )
+    header = Header(spec, config, data.scaler, labels.horizons, data.bar_us, outcome)
+    sha256 = save_artifact(artifact, header, best.weights)
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
+    return FittedFold(artifact, sha256, outcome)
+
+
+def predict_fold(
+    artifact: Path, features: Panel, snapshots: Sequence[Snapshot], fold: Fold, first: int | None = None
+) -> Predictions:
+    """Forecasts of the panel's bars in the fold's test window, from bar position ``first`` on if given.
+
+    The window is cut into segments at fixed places; each is run on its own after ``context_bars`` of history, padded to
+    its full length when the panel ends before it. Raises the errors of ``load_artifact``, and ForeignArtifactError when
+    the features are not those it was fitted on.
+    """
+    header, network = (loaded := load_artifact(artifact)).header, loaded.network
+    if features.columns != header.scaler.columns:
+        raise ForeignArtifactError(f"{artifact}: fitted on other features; fit the fold again")
+    stop = min(fold.test_stop, len(features))
+    first = min(max(fold.test_start, fold.test_start if first is None else first), stop)
+    length = min(SEGMENT_BARS, fold.test_stop - fold.test_start, max(1, SEGMENT_PAIRS // len(features.symbols) ** 2))
+    start = fold.test_start + (first - fold.test_start) // length * length
+    rows = [_segment(network, header, features, snapshots, bar, length) for bar in range(start, stop, length)]
+    return _predictions(rows, header.horizons, features, start, first, stop)
+
+
+def _run(module: FoldModule, data: FoldData, best: BestEpoch) -> None:
+    """Trains to the end, from the checkpoint where there is one that can be read."""
+    config, resume = module.config, best.checkpoint
+    precision = config.precision
+    if precision == "auto":
+        precision = "bf16-mixed" if torch.cuda.is_available() else "32-true"
+    if resume is not None and not _readable(resume):
+        resume = None
+    trainer = lightning.Trainer(
+        accelerator="auto",
+        devices=1,
+        precision=precision,
+        max_epochs=config.epochs,
+        gradient_clip_val=config.clip_norm,
+        deterministic=True,
+        callbacks=[best],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+
+
+def _readable(checkpoint: Path) -> bool:
+    if not checkpoint.exists():
+        return False
+    try:
+        torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except Exception as exc:  # torch names no error of its own for a file that it cannot read
+        logger.warning("%s cannot be resumed from, the fold is fitted from its start (%s)", checkpoint, exc)
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def reproducible(seed: int) -> Iterator[None]:
+    """Runs the block from ``seed`` with deterministic kernels and a silent trainer; leaves the process as it was."""
+    chatter = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [log.level for log in chatter]
+    deterministic, filled = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.utils.deterministic.fill_uninitialized_memory,
+    )
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            for log in chatter:
+                log.setLevel(logging.ERROR)
+            torch.utils.deterministic.fill_uninitialized_memory = False
+            torch.manual_seed(seed)
+            yield
+        finally:
+            torch.use_deterministic_algorithms(deterministic)
+            torch.utils.deterministic.fill_uninitialized_memory = filled
+            for log, level in zip(chatter, levels, strict=True):
+                log.setLevel(level)
+
+
+Segment = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def _segment(
+    network: torch.nn.Module, header: Header, features: Panel, snapshots: Sequence[Snapshot], bar: int, length: int
+) -> Segment:
+    """Scaled returns, log-volatility and class probabilities of bars [bar, bar + length): one pass of fixed shape."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    begin = max(0, bar - header.config.context_bars)
+    panel = features.rows(begin, bar + length)
+    graph = graph_of(header.spec, snapshots)
+    if graph is not None:
+        graph = in_force(graph, panel.ts[0], panel.ts[-1])
+    inputs = Inputs.of(panel, header.scaler, header.bar_us, graph)
+    bars = torch.arange(bar - header.config.context_bars, bar + length) - begin
+    with torch.inference_mode():
+        forecast = network.to(device)(inputs.batch(bars[None]).to(device))
+        logits = torch.softmax(forecast.logits.double(), dim=-1)
+    asked = slice(header.config.context_bars, None)
+    returns, log_volatility, probabilities = (
+        v[0, asked].double().cpu().numpy() for v in (forecast.returns, forecast.log_volatility, logits)
+    )
+    return returns, log_volatility, probabilities
+
+
+def _predictions(
+    segments: Sequence[Segment], horizons: tuple[int, ...], features: Panel, start: int, first: int, stop: int
+) -> Predictions:
+    """The segments from bar ``start`` on, joined, cut to [first, stop) and back in units of returns."""
+    n = len(features.symbols)
+    empty = (np.empty((0, n, len(horizons))), np.empty((0, n)), np.empty((0, n, CLASSES)))
+    cut = slice(first - start, stop - start)
+    returns, log_volatility, probabilities = (
+        np.concatenate(parts)[cut] for parts in zip(empty, *segments, strict=True)
+    )
+    panel = features.rows(first, stop)
+    sigma = known_sigma(panel)
+    valid = ~np.isnan(sigma)
+    return Predictions(
+        panel.ts,
+        panel.symbols,
+        horizons,
+        returns * sigma[:, :, None] * np.sqrt(horizons),
+        np.exp(log_volatility) * sigma,
+        np.where(valid[:, :, None], probabilities, np.nan),
+        valid,
+    )

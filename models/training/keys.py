@@ -1,0 +1,76 @@
+"""Names of fits: a fold is fitted again exactly when something that decides its numbers has changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from models import zoo
+from models.features.labels import Labels
+from models.graphs.snapshot import Snapshot
+from models.panel import Panel
+from models.scoring.folds import Fold
+from models.training.config import TrainConfig
+from models.zoo import Spec
+
+ROOM = Path(zoo.__file__).parent
+SOURCES = ("layers", "nets", "training", "features")
+
+
+@lru_cache(maxsize=1)
+def code_version() -> str:
+    """16 hex digits of the sha256 of every source file that a fit runs through, and of torch's version."""
+    digest = hashlib.sha256(torch.__version__.partition("+")[0].encode())
+    for path in sorted([ROOM / "zoo.py", *(p for folder in SOURCES for p in (ROOM / folder).rglob("*.py"))]):
+        digest.update(str(path.relative_to(ROOM)).encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def data_hash(
+    spec: Spec, config: TrainConfig, features: Panel, labels: Labels, snapshots: Sequence[Snapshot], fold: Fold
+) -> str:
+    """The sha256 of all a fit of the fold reads: bars from the first burn-in to the last training row, their labels,
+    and for a network that reads a graph the snapshots in force in them. What comes later changes nothing."""
+    first, stop = int(fold.train[0]), int(fold.train[-1]) + 1
+    start = max(0, first - config.burn_in_bars)
+    panel, known = features.rows(start, stop), labels.rows(first, stop)
+    digest = hashlib.sha256(json.dumps([panel.symbols, panel.columns, labels.horizons, first - start]).encode())
+    arrays = [panel.ts, panel.mask, panel.values, known.returns, known.volatility, known.class_5, known.end]
+    for snapshot in in_force(graph_of(spec, snapshots) or (), panel.ts[0], panel.ts[-1]):
+        digest.update(json.dumps([str(snapshot.as_of), snapshot.nodes]).encode())
+        arrays += [snapshot.src, snapshot.dst, snapshot.weight]
+    for array in arrays:
+        if array.dtype.kind == "f":
+            array = np.where(np.isnan(array), np.nan, array)  # one NaN, whatever arithmetic made it
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def fold_key(
+    spec: Spec, config: TrainConfig, features: Panel, labels: Labels, snapshots: Sequence[Snapshot], fold: Fold
+) -> str:
+    """The sha256 of spec, config (with the seed), code version and data: the same fit, the same key."""
+    data = data_hash(spec, config, features, labels, snapshots, fold)
+    said = {"spec": spec.to_json(), "config": config.to_json(), "code": code_version(), "data": data}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def graph_of(spec: Spec, snapshots: Sequence[Snapshot]) -> list[Snapshot] | None:
+    """The snapshots of the graph the network reads, oldest first; None when it reads none."""
+    name = zoo.network(spec.model).graph
+    return None if name is None else sorted((s for s in snapshots if s.graph == name), key=lambda s: s.as_of)
+
+
+def in_force(snapshots: Sequence[Snapshot], first: np.datetime64, last: np.datetime64) -> list[Snapshot]:
+    """Of ``snapshots``, oldest first, those that are the latest at some bar in [first, last]."""
+    until = [s for s in snapshots if s.as_of <= last]
+    before = sum(s.as_of <= first for s in until)
+    return until[max(0, before - 1) :]

@@ -1,0 +1,87 @@
+"""Name → spec → network: the one place to add a model.
+
+A network is a builder ``(spec, n_features, n_horizons, **options) → Module`` whose forward takes a Batch and gives a
+Forecast; a rule is a function of the bars that gives weights. Registering one is one line in ENTRIES.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+
+from models.nets import baselines, sequence
+from models.nets.spec import Spec
+from models.nets.ssm_gnn import SsmGnn
+from models.panel import Panel
+
+__all__ = ["ENTRIES", "Entry", "Network", "Rule", "Spec", "UnknownModelError", "build", "entry", "network", "rule"]
+
+
+class UnknownModelError(ValueError):
+    """A name that the zoo does not hold, or that is not of the kind asked for."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A trained entry. ``graph``: name of the graph whose snapshots it reads, None for none."""
+
+    build: Callable[..., nn.Module]
+    summary: str
+    graph: str | None = None
+
+
+@dataclass(frozen=True)
+class Rule:
+    """An entry without parameters: ``weights(bars) → (t, n)``. ``benchmark_only``: its bars are the benchmark's alone."""
+
+    weights: Callable[[Panel], np.ndarray]
+    summary: str
+    benchmark_only: bool = False
+
+
+Entry = Network | Rule
+
+ENTRIES: dict[str, Entry] = {
+    "s4d": Network(sequence.s4d, "diagonal state-space model with a learned step size"),
+    "mamba": Network(sequence.mamba, "selective state-space model"),
+    "lstm": Network(sequence.lstm, "long short-term memory, the baseline"),
+    "ssm_gnn": Network(SsmGnn, "S4D per asset, then attention over the correlation graph", graph="correlation"),
+    "buy_and_hold": Rule(baselines.buy_and_hold, "the benchmark, bought once", benchmark_only=True),
+    "equal_weight": Rule(baselines.equal_weight, "1/n of every asset"),
+    "momentum": Rule(baselines.momentum, "the best quarter by trailing return, those that rose"),
+}
+
+
+def entry(name: str) -> Entry:
+    """The entry of that name. Raises UnknownModelError."""
+    try:
+        return ENTRIES[name]
+    except KeyError:
+        raise UnknownModelError(f"unknown model {name!r}; the zoo has {', '.join(ENTRIES)}") from None
+
+
+def network(name: str) -> Network:
+    """The trained entry of that name. Raises UnknownModelError."""
+    found = entry(name)
+    if not isinstance(found, Network):
+        raise UnknownModelError(f"model {name!r} is a rule: there is nothing to train")
+    return found
+
+
+def rule(name: str) -> Rule:
+    """The rule of that name. Raises UnknownModelError."""
+    found = entry(name)
+    if not isinstance(found, Rule):
+        raise UnknownModelError(f"model {name!r} is a network: its weights come from its predictions")
+    return found
+
+
+def build(spec: Spec, n_features: int, n_horizons: int) -> nn.Module:
+    """A fresh network, its weights drawn from torch's generator.
+
+    Raises UnknownModelError, and TypeError for an option that its builder does not have.
+    """
+    return network(spec.model).build(spec, n_features, n_horizons, **spec.options)

@@ -1,0 +1,69 @@
+"""Stored predictions as panels, averaged over the seeds of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+import numpy as np
+
+from models.panel import Panel
+from tasks.errors import NoForecastsError
+from tasks.night import Night
+
+PROBABILITIES = ("p_strong_sell", "p_sell", "p_hold", "p_buy", "p_strong_buy")
+FORECAST_COLUMNS = (*PROBABILITIES, "expected_return", "expected_volatility")
+RULE = "rule"
+
+
+class Contender(NamedTuple):
+    """A model on the leaderboard: a network with one trial per seed, or a rule (``kind`` "rule") with none."""
+
+    model: str
+    kind: str
+    trial_ids: tuple[str, ...] = ()
+
+
+def networks(contenders: Sequence[Contender]) -> list[Contender]:
+    """Those that forecast."""
+    return [c for c in (Contender(*c) for c in contenders) if c.kind != RULE]
+
+
+def load_forecasts(night: Night, contender: Contender, horizon_bars: int, opens: np.ndarray) -> Panel:
+    """FORECAST_COLUMNS of the members on the grid ``opens`` (t,): the mean over the contender's trials.
+
+    Masked where any of its trials has no prediction. Raises NoForecastsError when nothing is left.
+    """
+    symbols = night.universe.symbols
+    span = {"start": aware(opens[0]), "end": aware(opens[-1]) + timedelta(microseconds=1)}
+    trials = [
+        Panel.from_table(
+            night.warehouse.query(
+                "predictions_between",
+                **night.slice,
+                trial_id=trial_id,
+                horizon_bars=horizon_bars,
+                symbols=list(symbols),
+                **span,
+            ),
+            FORECAST_COLUMNS,
+            symbols,
+            opens,
+        )
+        for trial_id in contender.trial_ids
+    ]
+    mask = np.logical_and.reduce([t.mask for t in trials]) if trials else np.zeros((len(opens), len(symbols)), dtype=bool)
+    if not mask.any():
+        raise NoForecastsError(
+            f"{contender.model} ({len(trials)} trials) has no {night.source} predictions {horizon_bars} bars ahead for "
+            f"{night.universe.name} up to {opens[-1]}; train the night first, or choose a later one: the first fold "
+            "needs its warm-up and training bars"
+        )
+    mean = np.mean([t.values for t in trials], axis=0)
+    return Panel(opens, symbols, FORECAST_COLUMNS, np.where(mask[:, :, None], mean, np.nan), mask)
+
+
+def aware(ts: np.datetime64) -> datetime:
+    """The instant as an aware datetime, UTC."""
+    return ts.astype("datetime64[us]").astype(datetime).replace(tzinfo=UTC)

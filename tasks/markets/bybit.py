@@ -1,0 +1,235 @@
+"""Bybit V5 linear perpetuals: klines, funding and instruments through requests, as typed tables or typed errors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import requests
+
+from models.panel import TS_TYPE
+from models.sessions import INTERVALS
+from tasks.errors import (
+    ForbiddenError,
+    MalformedAnswerError,
+    OutageError,
+    RateLimitedError,
+    RefusedError,
+    UnknownSymbolError,
+)
+from tasks.markets.patience import Patience, refuse_status
+
+LIVE_URL = "https://api.bybit.com"
+REQUESTS_PER_SECOND = 10
+TIMEOUT_S = 10.0
+KLINE_ROWS, FUNDING_ROWS, INSTRUMENT_ROWS = 1000, 200, 1000
+WIRE_INTERVALS = {"1h": "60", "1d": "D"}
+BAD_PARAMETER = 10001
+RATE_LIMITED = {10006, 10018}  # too many visits; too many from this address
+OUT_OF_ORDER = {10000, 10016}  # server time-out; server error
+FORBIDDEN = {10009, 10024}  # address banned; region not served
+PRICES = ("open", "high", "low", "close", "volume", "turnover")
+
+
+class Bybit:
+    """A client of Bybit's market endpoints that never returns a bar which had not closed at ``until`` (UTC).
+
+    Every method raises UnknownSymbolError, RefusedError (any other retCode), MalformedAnswerError, ForbiddenError or
+    OutageError, the last two only after the patience is used up. Safe to share between threads.
+    """
+
+    def __init__(
+        self,
+        until: datetime,
+        session: requests.Session | None = None,
+        patience: Patience | None = None,
+        url: str = LIVE_URL,
+        timeout_s: float = TIMEOUT_S,
+    ):
+        self._until_ms = _milliseconds(until)
+        self._session = session or requests.Session()
+        self._patience = patience or Patience(REQUESTS_PER_SECOND)
+        self._url, self._timeout_s = url, timeout_s
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._session.close()
+        self._patience.close()
+
+    def klines(self, symbol: str, interval: str, start: datetime, end: datetime) -> pa.Table:
+        """Closed bars whose open is in [start, end), oldest first.
+
+        symbol, interval, ts (open, UTC), open, high, low, close, close_adjusted (= close), volume (base coin), turnover
+        (quote coin; null where the answer has none).
+        """
+        query = {"symbol": symbol, "interval": WIRE_INTERVALS[interval]}
+        span, length_ms = ("start", "end"), INTERVALS[interval].astype(int) // 1000
+        rows, server_ms = self._pages("/v5/market/kline", query, span, lambda row: int(row[0]), KLINE_ROWS, start, end)
+        # closed by the exchange's clock too, should this machine's run ahead
+        closed_ms = min(self._until_ms, server_ms) - length_ms
+        with _known_shape(symbol):
+            return _kline_table(symbol, interval, [row for row in rows if int(row[0]) <= closed_ms])
+
+    def funding(self, symbol: str, start: datetime, end: datetime) -> pa.Table:
+        """Rates settled in [start, end), oldest first: symbol, ts (settlement, UTC), rate (a fraction longs pay)."""
+        path, span = "/v5/market/funding/history", ("startTime", "endTime")
+        rows, _ = self._pages(path, {"symbol": symbol}, span, _settled, FUNDING_ROWS, start, end)
+        with _known_shape(symbol):
+            return _funding_table(symbol, rows)
+
+    def instruments(self, symbols: Iterable[str]) -> pa.Table:
+        """What the exchange says now of those symbols that it lists, by symbol.
+
+        symbol, status, launched_at (UTC), tick_size (quote coin), lot_size (base coin), funding_interval_minutes; null
+        where the answer has none.
+        """
+        wanted, found, cursor = set(symbols), [], ""
+        while True:
+            query = {"limit": INSTRUMENT_ROWS} | ({"cursor": cursor} if cursor else {})
+            body = self._get("/v5/market/instruments-info", query, "instruments")
+            with _known_shape("instruments"):
+                found += [row for row in body["result"]["list"] if row["symbol"] in wanted]
+                last, cursor = cursor, body["result"].get("nextPageCursor", "")
+            if not cursor:
+                break
+            if cursor == last:
+                raise MalformedAnswerError(f"Bybit instruments: the cursor {cursor!r} came back; stopped paging")
+        with _known_shape("instruments"):
+            return _instrument_table(sorted(found, key=lambda row: row["symbol"]))
+
+    def _pages(
+        self,
+        path: str,
+        query: dict[str, Any],
+        span: tuple[str, str],
+        stamp: Callable[[Any], int],
+        cap: int,
+        start: datetime,
+        end: datetime,
+    ) -> tuple[list[Any], int]:
+        """Rows stamped in [start, end), oldest first, and the server's time (ms) when it gave the newest of them.
+
+        Answers come newest first and hold ``cap`` rows at most, so a full one is followed by the span before it.
+        """
+        symbol = query["symbol"]
+        first_ms, last_ms = _milliseconds(start), min(_milliseconds(end) - 1, self._until_ms)
+        rows: list[Any] = []
+        server_ms = 0
+        while first_ms <= last_ms:
+            body = self._get(path, query | {span[0]: first_ms, span[1]: last_ms, "limit": cap}, symbol)
+            with _known_shape(symbol):
+                got = body["result"]["list"]
+                stamps = [stamp(row) for row in got]
+                server_ms = server_ms or int(body["time"])
+            if stamps != sorted(set(stamps), reverse=True) or any(not first_ms <= s <= last_ms for s in stamps):
+                raise MalformedAnswerError(f"Bybit {path} {symbol}: rows out of order or outside the span asked for")
+            rows += got
+            if len(got) < cap:
+                break
+            last_ms = stamps[-1] - 1
+        return rows[::-1], server_ms
+
+    def _get(self, path: str, query: dict[str, Any], symbol: str) -> dict[str, Any]:
+        return self._patience.ask(lambda: self._once(path, query, symbol), f"Bybit {path} {symbol}")
+
+    def _once(self, path: str, query: dict[str, Any], symbol: str) -> dict[str, Any]:
+        what = f"Bybit {path} {symbol}"
+        self._patience.wait_for_turn()
+        try:
+            query = {"category": "linear"} | query
+            response = self._session.get(self._url + path, params=query, timeout=self._timeout_s)
+            refuse_status(response.status_code, what)
+            body = response.json()
+        except requests.exceptions.JSONDecodeError as exc:
+            raise OutageError(f"{what}: the answer is cut short or not JSON; try again later") from exc
+        except requests.exceptions.RequestException as exc:
+            raise OutageError(f"{what}: no whole answer ({type(exc).__name__}: {exc}); try again later") from exc
+        refuse_code(body, what)
+        return body
+
+
+def refuse_code(body: Any, what: str) -> None:
+    """Raises the error a body's retCode stands for; returns on 0."""
+    if not isinstance(body, dict) or "retCode" not in body:
+        raise MalformedAnswerError(f"{what}: an answer without retCode: {json.dumps(body)[:80]}")
+    code, message = body["retCode"], str(body.get("retMsg", ""))
+    if code == 0:
+        return
+    said = f"{what}: retCode {code}, {message or 'no message'}"
+    if code in RATE_LIMITED:
+        raise RateLimitedError(f"{said}; wait, or lower the request rate")
+    if code in OUT_OF_ORDER:
+        raise OutageError(f"{said}; Bybit is out of order, try again later")
+    if code in FORBIDDEN:
+        raise ForbiddenError(f"{said}; Bybit does not serve this address or region")
+    if code == BAD_PARAMETER and "symbol" in message.lower():
+        raise UnknownSymbolError(f"{said}; Bybit does not list it: check the spelling or set its valid_to")
+    raise RefusedError(f"{said}; Bybit refused the request")
+
+
+@contextmanager
+def _known_shape(symbol: str) -> Iterator[None]:
+    """Turns what goes wrong when an answer is read as if it had the known shape into MalformedAnswerError."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as exc:
+        raise MalformedAnswerError(f"Bybit {symbol}: not the answer we know ({type(exc).__name__}: {exc})") from exc
+
+
+def _settled(row: dict[str, str]) -> int:
+    return int(row["fundingRateTimestamp"])
+
+
+def _milliseconds(instant: datetime) -> int:
+    if instant.tzinfo is None:
+        instant = instant.replace(tzinfo=UTC)
+    return round(instant.timestamp() * 1000)
+
+
+def _instants(milliseconds: Iterable[str]) -> pa.Array:
+    values = np.array([int(m) for m in milliseconds], dtype="int64") * 1000
+    return pa.array(values.view("datetime64[us]"), pa.timestamp("us")).cast(TS_TYPE)
+
+
+def _number(text: str) -> float | None:
+    return float(text) if text else None
+
+
+def _kline_table(symbol: str, interval: str, rows: list[list[str]]) -> pa.Table:
+    columns: dict[str, Any] = {
+        "symbol": pa.array([symbol] * len(rows), pa.string()),
+        "interval": pa.array([interval] * len(rows), pa.string()),
+        "ts": _instants(row[0] for row in rows),
+    }
+    for k, name in enumerate(PRICES, start=1):
+        columns[name] = pa.array([_number(row[k]) for row in rows], pa.float64())
+    table = pa.table(columns)
+    return table.add_column(table.column_names.index("volume"), "close_adjusted", table["close"])
+
+
+def _funding_table(symbol: str, rows: list[dict[str, str]]) -> pa.Table:
+    return pa.table(
+        {
+            "symbol": pa.array([symbol] * len(rows), pa.string()),
+            "ts": _instants(row["fundingRateTimestamp"] for row in rows),
+            "rate": pa.array([float(row["fundingRate"]) for row in rows], pa.float64()),
+        }
+    )
+
+
+def _instrument_table(rows: list[dict[str, Any]]) -> pa.Table:
+    return pa.table(
+        {
+            "symbol": pa.array([row["symbol"] for row in rows], pa.string()),
+            "status": pa.array([row.get("status") for row in rows], pa.string()),
+            "launched_at": _instants(row["launchTime"] for row in rows),
+            "tick_size": pa.array([_number(row["priceFilter"]["tickSize"]) for row in rows], pa.float64()),
+            "lot_size": pa.array([_number(row["lotSizeFilter"]["qtyStep"]) for row in rows], pa.float64()),
+            "funding_interval_minutes": pa.array([row.get("fundingInterval") for row in rows], pa.int32()),
+        }
+    )

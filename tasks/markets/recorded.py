@@ -1,0 +1,185 @@
+"""Recorded market data in a folder, symbol by symbol.
+
+    <folder>/yahoo/bars_1d.parquet     symbol, date, open, high, low, close, adj_close, volume
+    <folder>/bybit/klines_60.parquet   symbol, ts (UTC bar open), open, high, low, close, volume[, turnover]
+    <folder>/bybit/klines_D.parquet    the same by day; optional
+    <folder>/bybit/funding.parquet     symbol, ts (settlement), funding_rate; optional
+
+Yahoo's prices were recorded split-adjusted to the end of the recording, and a recording does not say by which splits:
+before a later split a price is a fraction of what was then seen. Returns, and volumes in dollars, are as they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, date, datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from models.sessions import INTERVALS, bar_closes, bar_opens, last_session, session_dates
+from tasks.errors import NightOutOfRangeError, TapeMalformedError, TapeMissingError
+from tasks.markets.recording import PRICES, Bars, Perpetual, Stock
+
+DAILY, HOURLY, BY_DAY, FUNDING = (
+    "yahoo/bars_1d.parquet",
+    "bybit/klines_60.parquet",
+    "bybit/klines_D.parquet",
+    "bybit/funding.parquet",
+)
+# Every dividend moves adj_close / close by more than 3e-5, and the recorded floats' noise moves it by less than 1e-6.
+DIVIDEND_STEP, PRICE_NOISE = 1e-5, 1e-6
+SESSION_OPEN = np.timedelta64(14 * 60 + 30, "m")  # of a recorded day that the calendar does not know
+
+
+class Recorded:
+    """The recording in ``folder``. Raises TapeMissingError or TapeMalformedError when a file is needed and not good."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        if not folder.is_dir():
+            raise TapeMissingError(f"no tape at {folder}: give the folder that holds {DAILY} or {HOURLY}")
+        if not any((folder / name).is_file() for name in (DAILY, HOURLY)):
+            raise TapeMissingError(f"the tape {folder} holds neither {DAILY} nor {HOURLY}")
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """The markets this recording can stand in for."""
+        files = {"yahoo": DAILY, "bybit": HOURLY}
+        return tuple(provider for provider, name in files.items() if (self._folder / name).is_file())
+
+    def check_night(self, provider: str, as_of: date) -> None:
+        """Returns when every bar due by the end of ``as_of`` can be on the tape, else raises NightOutOfRangeError."""
+        if provider == "yahoo":
+            dates = self._daily.columns["date"]
+            first, last = dates.min().astype(date), dates.max().astype(date)
+            due = last_session("XNYS", as_of)
+        else:
+            ts = self._hourly.columns["ts"]
+            first, last = ts.min().astype(datetime).date(), (ts.max() + INTERVALS["1h"]).astype(datetime).date()
+            last, due = last - timedelta(days=1), as_of
+        if not first <= due <= last:
+            raise NightOutOfRangeError(
+                f"the night {as_of} is not on the tape {self._folder}: its {provider} data runs from {first} to {last}"
+            )
+
+    def perpetuals(self) -> Sequence[str]:
+        """Symbols of the hourly bars."""
+        return list(self._hourly.rows)
+
+    def stock(self, symbol: str) -> Stock:
+        """One stock; KeyError when it is not on the tape."""
+        columns = self._daily.of(symbol)
+        dates = columns["date"]
+        first, stop = dates[0].astype(date), dates[-1].astype(date) + timedelta(days=1)
+        sessions = session_dates("XNYS", first, stop)
+        known = np.isin(dates, sessions)
+        ts = dates.astype("datetime64[us]") + SESSION_OPEN
+        ts[known] = bar_opens("XNYS", "1d", first, stop)[np.searchsorted(sessions, dates[known])]
+        bars = _bars(columns, ts, bar_closes("XNYS", "1d", ts))
+        return Stock(bars, dividends(bars.close, columns["adj_close"]), np.zeros(len(ts)))
+
+    def perpetual(self, symbol: str) -> Perpetual:
+        """One perpetual; KeyError when it is not on the tape."""
+        bars = {"1h": _klines(self._hourly.of(symbol), "1h")}
+        if self._by_day is not None and symbol in self._by_day.rows:
+            bars["1d"] = _klines(self._by_day.of(symbol), "1d")
+        if self._funding is None or symbol not in self._funding.rows:
+            return Perpetual(bars, np.array([], "datetime64[us]"), np.array([]))
+        settled = self._funding.of(symbol)
+        return Perpetual(bars, settled["ts"], settled["funding_rate"])
+
+    @cached_property
+    def _daily(self) -> Table:
+        return Table(self._folder / DAILY, "date", (*PRICES, "adj_close", "volume"))
+
+    @cached_property
+    def _hourly(self) -> Table:
+        return Table(self._folder / HOURLY, "ts", (*PRICES, "volume"), optional=("turnover",))
+
+    @cached_property
+    def _by_day(self) -> Table | None:
+        path = self._folder / BY_DAY
+        return Table(path, "ts", (*PRICES, "volume"), optional=("turnover",)) if path.is_file() else None
+
+    @cached_property
+    def _funding(self) -> Table | None:
+        path = self._folder / FUNDING
+        return Table(path, "ts", ("funding_rate",)) if path.is_file() else None
+
+
+class Table:
+    """A parquet file as arrays sorted by (symbol, time), with the slice of rows of each symbol."""
+
+    def __init__(self, path: Path, time: str, numbers: Iterable[str], optional: Iterable[str] = ()) -> None:
+        if not path.is_file():
+            raise TapeMissingError(f"the tape has no {path}")
+        try:
+            there = set(pq.read_schema(path).names)
+            missing = {"symbol", time, *numbers} - there
+            if missing:
+                raise TapeMalformedError(f"{path} lacks the columns {', '.join(sorted(missing))}")
+            numbers = [*numbers, *(name for name in optional if name in there)]
+            table = pq.read_table(path, columns=["symbol", time, *numbers])
+            table = table.cast(
+                pa.schema(
+                    [("symbol", pa.string()), (time, pa.date32() if time == "date" else pa.timestamp("us", "UTC"))]
+                    + [(name, pa.float64()) for name in numbers]
+                )
+            )
+        except (pa.ArrowException, OSError) as exc:
+            raise TapeMalformedError(f"{path} cannot be read as a table of {time} and numbers: {exc}") from exc
+        if table.num_rows == 0 or table["symbol"].null_count or table[time].null_count:
+            raise TapeMalformedError(f"{path} is empty, or has rows without a symbol or {time}")
+        names = table["symbol"].combine_chunks().dictionary_encode()
+        codes = names.indices.to_numpy()
+        stamps = table[time].to_numpy().astype("datetime64[D]" if time == "date" else "datetime64[us]")
+        order = np.lexsort((stamps, codes))
+        codes, stamps = codes[order], stamps[order]
+        twice = (codes[1:] == codes[:-1]) & (stamps[1:] == stamps[:-1])
+        if twice.any():
+            k = int(np.argmax(twice))
+            raise TapeMalformedError(f"{path} has {names.dictionary[int(codes[k])]} {stamps[k]} twice")
+        edges = np.searchsorted(codes, np.arange(len(names.dictionary) + 1))
+        self.rows = {
+            symbol: slice(int(edges[k]), int(edges[k + 1])) for k, symbol in enumerate(names.dictionary.to_pylist())
+        }
+        self.columns = {time: stamps} | {name: table[name].to_numpy()[order] for name in numbers}
+
+    def of(self, symbol: str) -> dict[str, np.ndarray]:
+        """One symbol's columns, oldest first; KeyError when it has none."""
+        rows = self.rows[symbol]
+        return {name: column[rows] for name, column in self.columns.items()}
+
+
+def _bars(columns: dict[str, np.ndarray], ts: np.ndarray, closes: np.ndarray) -> Bars:
+    prices = {name: columns[name] for name in PRICES}
+    return Bars(ts, closes, **prices, volume=columns["volume"], turnover=columns.get("turnover"))
+
+
+def _klines(columns: dict[str, np.ndarray], interval: str) -> Bars:
+    return _bars(columns, columns["ts"], columns["ts"] + INTERVALS[interval])
+
+
+def dividends(close: np.ndarray, adj_close: np.ndarray) -> np.ndarray:
+    """Dollars a share paid to holders of the day before, (t,), 0 on other days, from Yahoo's adjusted closes.
+
+    Yahoo lowers every adjusted close before an ex-date by the factor 1 − dividend / previous close. The amount is
+    rounded to the decimals that the recorded floats carry at that price.
+    """
+    ratio = adj_close / close
+    step = np.full(len(close), 0.0)
+    step[1:] = ratio[1:] / ratio[:-1] - 1
+    paid = np.zeros(len(close))
+    for k in np.flatnonzero(step > DIVIDEND_STEP):
+        decimals = int(np.floor(-np.log10(close[k - 1] * PRICE_NOISE)))
+        paid[k] = round(close[k - 1] * step[k] / (1 + step[k]), decimals)
+    return paid
+
+
+def midnight_after(day: date) -> datetime:
+    """00:00 UTC of the day after: the instant a night on tape believes it is."""
+    return datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1)

@@ -1,0 +1,145 @@
+"""What a night computes on, read from the warehouse: bars, funding, features and graphs up to its clock."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pyarrow as pa
+
+from models.features.indicators import BAR_COLUMNS, FEATURES
+from models.graphs.snapshot import Snapshot
+from models.panel import Panel
+from models.sessions import bar_closes, bar_opens
+from tasks.errors import NoBarsError
+from tasks.night import Night
+from warehouse.tables import read_query
+
+PERPETUALS = "24/7"  # the calendar of the markets that settle funding
+
+
+def bar_grid(night: Night, last: np.datetime64 | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Opens and closes, (t,) each, of each bar a full market prints from the universe's start to the night's clock.
+
+    Bars still open at the clock are left out, and those that opened after ``last``, if given. Raises NoBarsError when
+    none is left.
+    """
+    universe, day_after = night.universe, night.as_of + timedelta(days=1)
+    opens = bar_opens(universe.calendar, universe.interval, universe.history_start, day_after)
+    closes = bar_closes(universe.calendar, universe.interval, opens)
+    due = closes <= np.datetime64(night.clock.astimezone(UTC).replace(tzinfo=None), "us")
+    if last is not None:
+        due &= opens <= last
+    if not due.any():
+        raise NoBarsError(
+            f"{universe.name} has no closed bar up to {night.as_of if last is None else last}: its history starts on "
+            f"{universe.history_start}; choose a later night"
+        )
+    return opens[due], closes[due]
+
+
+def load_bars(night: Night, last: np.datetime64 | None = None) -> Panel:
+    """BAR_COLUMNS of the universe's members on the whole calendar grid, up to the bar that opened at ``last`` if given.
+
+    ``funding_rate`` is the rate last settled at or before a bar's close: 0 for stocks, NaN before the first known.
+    Raises NoBarsError when the warehouse has no bar of them, or one where the calendar has none.
+    """
+    return _load_bars(night, night.universe.symbols, last)
+
+
+def load_benchmark(night: Night, last: np.datetime64 | None = None) -> Panel:
+    """The bars of the universe's benchmark: a panel of one asset on the grid of ``load_bars``."""
+    return _load_bars(night, (night.universe.benchmark,), last)
+
+
+def load_funding(night: Night, symbols: Sequence[str] | None = None) -> pa.Table:
+    """Funding settled up to the night's clock, of the members or of ``symbols``: symbol, ts, rate, by symbol and ts.
+
+    A rate is the fraction of a position's value that longs pay to shorts.
+    """
+    wanted = list(night.universe.symbols if symbols is None else symbols)
+    end = night.clock + timedelta(microseconds=1)
+    return night.warehouse.query("funding_before", **night.slice, symbols=wanted, end=end)
+
+
+def load_features(night: Night, last: np.datetime64 | None = None) -> Panel:
+    """The stored FEATURES of the members on the grid of ``load_bars``, masked where no row is stored."""
+    opens, _ = bar_grid(night, last)
+    symbols = night.universe.symbols
+    return Panel.from_table(_rows_between(night, "features_between", symbols, opens), FEATURES, symbols, opens)
+
+
+def load_snapshots(night: Night, graph: str, last: np.datetime64 | None = None) -> list[Snapshot]:
+    """The stored snapshots of one graph up to the night's last bar or ``last``, oldest first; nodes are the members."""
+    opens, _ = bar_grid(night, last)
+    span = {**night.slice, "graph": graph, "end": just_after(opens[-1])}
+    with night.warehouse.read() as con:
+        found, edges = read_query(con, "snapshots_before", **span), read_query(con, "edges_before", **span)
+    nodes = night.universe.symbols
+    position = {symbol: k for k, symbol in enumerate(nodes)}
+    src, dst = (np.array([position[s] for s in edges[side].to_pylist()], dtype=np.int64) for side in ("src", "dst"))
+    weight = edges["weight"].to_numpy()
+    as_of, window_start, edge_as_of = (instants(c) for c in (found["as_of"], found["window_start"], edges["as_of"]))
+    first, stop = (np.searchsorted(edge_as_of, as_of, side=side) for side in ("left", "right"))
+    return [
+        Snapshot(graph, as_of[k], window_start[k], src[i:j], dst[i:j], weight[i:j], nodes)
+        for k, (i, j) in enumerate(zip(first, stop, strict=True))
+    ]
+
+
+def _load_bars(night: Night, symbols: tuple[str, ...], last: np.datetime64 | None) -> Panel:
+    opens, closes = bar_grid(night, last)
+    rows = _rows_between(night, "bars_between", symbols, opens)
+    if not rows.num_rows:
+        raise NoBarsError(
+            f"no {night.source} bar of {night.universe.name} ({len(symbols)} symbols) from {opens[0]} to {opens[-1]} "
+            f"in {night.warehouse.path}; ingest and validate the night first"
+        )
+    off = ~np.isin(instants(rows["ts"]), opens)
+    if off.any():
+        symbol, ts = rows["symbol"][int(off.argmax())], rows["ts"][int(off.argmax())]
+        raise NoBarsError(
+            f"{symbol} has a bar at {ts}, where {night.universe.calendar} has none, and {off.sum() - 1} more such bars "
+            "are stored; validate the night again, it quarantines them"
+        )
+    prices = Panel.from_table(rows, BAR_COLUMNS[:-1], symbols, opens)
+    funding = np.where(prices.mask, _funding_at(night, symbols, closes), np.nan)
+    values = np.concatenate((prices.values, funding[:, :, None]), axis=2)
+    return Panel(opens, symbols, BAR_COLUMNS, values, prices.mask)
+
+
+def _funding_at(night: Night, symbols: tuple[str, ...], closes: np.ndarray) -> np.ndarray:
+    """Funding rate last settled at or before each close, (t, n); 0 for stocks, NaN before the first known one."""
+    rates = np.zeros((len(closes), len(symbols)))
+    if night.universe.calendar != PERPETUALS:
+        return rates
+    settled = load_funding(night, symbols)
+    of, ts, rate = np.array(settled["symbol"].to_pylist()), instants(settled["ts"]), settled["rate"].to_numpy()
+    for j, symbol in enumerate(symbols):
+        own = of == symbol
+        known = np.concatenate(([np.nan], rate[own]))
+        rates[:, j] = known[np.searchsorted(ts[own], closes, side="right")]
+    return rates
+
+
+def _rows_between(night: Night, query: str, symbols: tuple[str, ...], opens: np.ndarray) -> pa.Table:
+    """Rows of ``symbols`` from the first to the last of ``opens``."""
+    return night.warehouse.query(
+        query,
+        **night.slice,
+        interval=night.universe.interval,
+        symbols=list(symbols),
+        start=opens[0].astype(datetime).replace(tzinfo=UTC),
+        end=just_after(opens[-1]),
+    )
+
+
+def just_after(ts: np.datetime64) -> datetime:
+    """The first instant after ``ts``, as an aware datetime."""
+    return ts.astype(datetime).replace(tzinfo=UTC) + timedelta(microseconds=1)
+
+
+def instants(column: pa.ChunkedArray) -> np.ndarray:
+    """A timestamp column as datetime64[us]; NaT where null."""
+    return column.cast(pa.timestamp("us", tz="UTC")).to_numpy().astype("datetime64[us]")

@@ -1,0 +1,100 @@
+"""Weight-level simulation of 500 assets over 2500 days, against vectorbt where it is installed, and nine measures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from statistics import median
+
+import numpy as np
+import pytest
+
+from models.scoring import metrics
+from models.scoring.costs import Costs
+from models.scoring.simulate import simulate
+
+pytestmark = pytest.mark.benchmark
+BARS, ASSETS, ROUNDS = 2500, 500, 5
+COSTS = Costs.from_bps(10, 5)
+
+
+def market() -> tuple[np.ndarray, np.ndarray]:
+    """Closes (t, n) that are also the opens of the next bar, and daily target weights (t, n)."""
+    rng = np.random.default_rng(0)
+    closes = 100 * np.exp(np.cumsum(rng.normal(0.0002, 0.02, (BARS, ASSETS)), axis=0))
+    return closes, rng.dirichlet(np.ones(ASSETS), BARS)
+
+
+def times(contenders: dict[str, Callable[[], object]]) -> dict[str, list[float]]:
+    """Seconds of every contender in every round, in turn within each round."""
+    spent: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(ROUNDS):
+        for name, run in contenders.items():
+            start = time.perf_counter()
+            run()
+            spent[name].append(time.perf_counter() - start)
+    return spent
+
+
+def report(case: str, spent: dict[str, list[float]], ours: str) -> None:
+    """Medians, and the median of the ratios round by round."""
+    for name, seconds in spent.items():
+        ratio = median(s / o for s, o in zip(seconds, spent[ours], strict=True))
+        print(f"\n{case}: {name}: {median(seconds) * 1e3:.2f} ms, {ratio:.1f} times ours", end="")
+
+
+def test_simulation_of_500_assets_over_2500_days():
+    closes, weights = market()
+    opens = np.vstack([closes[:1], closes[:-1]])
+    start = time.perf_counter()
+    equity = simulate(opens, closes, weights, costs=COSTS).equity
+    print(f"\nsimulate: first call {time.perf_counter() - start:.2f} s (loads or compiles the kernel)", end="")
+    contenders: dict[str, Callable[[], object]] = {"ours": lambda: simulate(opens, closes, weights, costs=COSTS)}
+    try:
+        import vectorbt
+    except ImportError:
+        print("; vectorbt is not installed", end="")
+    else:
+        # fills at the deciding bar's close, as it does by itself; our next open is that close, so the paths are the same
+
+        def peer() -> object:
+            return vectorbt.Portfolio.from_orders(
+                closes,
+                weights,
+                size_type="targetpercent",
+                fees=0.001,
+                slippage=0.0005,
+                group_by=True,
+                cash_sharing=True,
+            )
+
+        value = np.asarray(peer().value())  # type: ignore[attr-defined]
+        assert equity[-1] == pytest.approx(value[-1] / value[0], rel=0.005)
+        contenders["vectorbt"] = peer
+    report("simulate 500 x 2500", times(contenders), "ours")
+
+
+def test_nine_measures_of_one_series():
+    returns = np.random.default_rng(1).normal(0.0004, 0.01, BARS)
+    contenders: dict[str, Callable[[], object]] = {"ours": lambda: metrics.summary(returns, 252)}
+    try:
+        import empyrical
+    except ImportError:
+        print("\nempyrical is not installed", end="")
+    else:
+
+        def peer() -> object:
+            return (
+                empyrical.sharpe_ratio(returns),
+                empyrical.sortino_ratio(returns),
+                empyrical.calmar_ratio(returns),
+                empyrical.annual_return(returns),
+                empyrical.annual_volatility(returns),
+                empyrical.max_drawdown(returns),
+                empyrical.cum_returns_final(returns),
+                empyrical.stability_of_timeseries(returns),
+                empyrical.tail_ratio(returns),
+            )
+
+        contenders["empyrical"] = peer
+    report("nine measures", times(contenders), "ours")

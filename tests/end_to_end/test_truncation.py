@@ -1,0 +1,85 @@
+"""Nothing of date D depends on what came after D: the tape is cut at D, and every number of D stays what it was."""
+
+from __future__ import annotations
+
+import random
+from datetime import date, timedelta
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pytest
+
+pytestmark = pytest.mark.slow
+UNIVERSES = ("demo_stocks", "demo_crypto")
+DATES = sorted(date(2024, 4, 1) + timedelta(days=d) for d in random.Random(20240628).sample(range(80), 3))
+LAST = date(2024, 6, 28)
+KEPT = {  # relation -> the column that dates a row
+    "features": "ts",
+    "graph_snapshots": "as_of",
+    "graph_edges": "as_of",
+    "predictions": "ts",
+    "equity_curves": "ts",
+}
+
+
+def cut(tape: Path, last: date, folder: Path) -> Path:
+    """A copy of the tape that ends with the UTC date ``last``."""
+    end = (last + timedelta(days=1)).isoformat()
+    for name, condition in {
+        "yahoo/bars_1d": f"date < DATE '{end}'",
+        "bybit/klines_60": f"ts < TIMESTAMPTZ '{end} 00:00:00+00'",
+        "bybit/klines_D": f"ts < TIMESTAMPTZ '{last} 00:00:00+00'",
+        "bybit/funding": f"ts <= TIMESTAMPTZ '{end} 00:00:00+00'",
+    }.items():
+        target = folder / f"{name}.parquet"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        duckdb.execute(f"COPY (FROM '{tape}/{name}.parquet' WHERE {condition}) TO '{target}' (FORMAT parquet)")
+    return folder
+
+
+def rows(warehouse: Path, relation: str, last: date) -> pa.Table:
+    """Rows dated up to the end of ``last``, without the run that wrote them."""
+    with duckdb.connect(str(warehouse), read_only=True) as con:
+        con.execute("SET TimeZone='UTC'")
+        return con.execute(
+            f"SELECT * EXCLUDE (run_id) FROM {relation} WHERE {KEPT[relation]} < $end ORDER BY ALL",
+            {"end": last + timedelta(days=1)},
+        ).to_arrow_table()
+
+
+@pytest.fixture(scope="module")
+def run(nightgraph, tmp_path_factory):
+    """Runs a recorded night of the demo universes into a warehouse of its own and returns its file."""
+
+    def night(tape: Path, as_of: date) -> Path:
+        path = tmp_path_factory.mktemp("truncation") / "w.duckdb"
+        asked = [word for name in UNIVERSES for word in ("--universe", name)]
+        code, printed = nightgraph(
+            "night", "--source", "recorded", "--tape", str(tape), "--as-of", str(as_of), *asked, "--warehouse", str(path)
+        )
+        assert code == 0, printed[-3000:]
+        return path
+
+    return night
+
+
+@pytest.fixture(scope="module")
+def whole(run, shared_data: Path) -> Path:
+    """The warehouse after one night on the whole tape at the last date."""
+    return run(shared_data / "tape", LAST)
+
+
+@pytest.mark.parametrize("last", DATES, ids=str)
+def test_every_number_of_a_date_is_the_same_with_the_tape_cut_there(
+    last: date, run, whole: Path, shared_data: Path, tmp_path: Path
+) -> None:
+    at_cut = run(cut(shared_data / "tape", last, tmp_path / "tape"), last)
+    for relation in KEPT:
+        expected, actual = rows(whole, relation, last), rows(at_cut, relation, last)
+        assert len(actual) > 0, relation
+        assert actual.equals(expected), f"{relation}: rows up to {last} differ with the tape cut there"
+    at_whole = run(shared_data / "tape", last)
+    signals = "SELECT * FROM signals ORDER BY ALL"
+    with duckdb.connect(str(at_cut), read_only=True) as one, duckdb.connect(str(at_whole), read_only=True) as other:
+        assert one.execute(signals).to_arrow_table().equals(other.execute(signals).to_arrow_table())

@@ -1,0 +1,94 @@
+"""The cube: rows in any order in, the same rows out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from models.panel import TS_TYPE, Panel
+
+MONDAY, TUESDAY, WEDNESDAY = (np.datetime64(f"2024-01-0{k}T14:30", "us") for k in (1, 2, 3))
+
+
+@pytest.fixture
+def rows() -> pa.Table:
+    """A has three bars, B none on Tuesday and an unknown volume on Wednesday; in no order."""
+    return pa.table(
+        {
+            "symbol": ["B", "A", "A", "B", "A"],
+            "ts": pa.array([WEDNESDAY, MONDAY, WEDNESDAY, MONDAY, TUESDAY]).cast(TS_TYPE),
+            "close": [23.0, 11.0, 13.0, 21.0, 12.0],
+            "volume": [None, 1.0, 3.0, 4.0, 2.0],
+        }
+    )
+
+
+@pytest.fixture
+def panel(rows: pa.Table) -> Panel:
+    return Panel.from_table(rows, ("close", "volume"), ("A", "B"))
+
+
+def test_rows_land_at_their_bar_and_symbol(panel: Panel) -> None:
+    assert panel.ts.tolist() == np.array([MONDAY, TUESDAY, WEDNESDAY]).tolist()
+    np.testing.assert_array_equal(panel.column("close"), [[11, 21], [12, np.nan], [13, 23]])
+    np.testing.assert_array_equal(panel.column("volume"), [[1, 4], [2, np.nan], [3, np.nan]])
+
+
+def test_mask_tells_a_missing_bar_from_an_unknown_value(panel: Panel) -> None:
+    np.testing.assert_array_equal(panel.mask, [[True, True], [True, False], [True, True]])
+
+
+def test_table_of_a_panel_holds_its_rows_by_time_then_symbol(panel: Panel) -> None:
+    assert panel.to_table().to_pydict() == {
+        "symbol": ["A", "B", "A", "A", "B"],
+        "ts": pa.array([MONDAY, MONDAY, TUESDAY, WEDNESDAY, WEDNESDAY]).cast(TS_TYPE).to_pylist(),
+        "close": [11.0, 21.0, 12.0, 13.0, 23.0],
+        "volume": [1.0, 4.0, 2.0, 3.0, None],
+    }
+
+
+def test_table_can_start_at_a_later_bar(panel: Panel) -> None:
+    assert panel.to_table(first=1)["close"].to_pylist() == [12.0, 13.0, 23.0]
+
+
+def test_panel_through_a_table_and_back_is_the_same(panel: Panel) -> None:
+    again = Panel.from_table(panel.to_table(), panel.columns, panel.symbols)
+    np.testing.assert_array_equal(again.values, panel.values)
+    np.testing.assert_array_equal(again.mask, panel.mask)
+
+
+def test_a_wider_grid_leaves_bars_without_rows_masked(rows: pa.Table) -> None:
+    grid = np.array([MONDAY, TUESDAY, WEDNESDAY, np.datetime64("2024-01-04T14:30", "us")])
+    panel = Panel.from_table(rows, ("close",), ("A", "B", "C"), grid)
+    assert panel.values.shape == (4, 3, 1)
+    assert not panel.mask[3].any() and not panel.mask[:, 2].any()
+
+
+@pytest.mark.parametrize("grid", [[MONDAY, WEDNESDAY], [MONDAY, TUESDAY]])
+def test_a_row_off_the_grid_is_refused(rows: pa.Table, grid: list[np.datetime64]) -> None:
+    with pytest.raises(ValueError, match="not on the panel's grid"):
+        Panel.from_table(rows, ("close",), ("A", "B"), np.array(grid))
+
+
+def test_until_keeps_the_bar_that_opened_then_and_drops_what_came_after(panel: Panel) -> None:
+    assert len(panel.until(TUESDAY)) == 2
+    assert len(panel.until(TUESDAY - np.timedelta64(1, "us"))) == 1
+    assert len(panel.until(MONDAY - np.timedelta64(1, "us"))) == 0
+
+
+def test_rows_cut_by_position(panel: Panel) -> None:
+    np.testing.assert_array_equal(panel.rows(1, 3).column("close"), [[12, np.nan], [13, 23]])
+
+
+def test_timestamps_out_of_order_or_repeated_are_refused(panel: Panel) -> None:
+    for ts in (panel.ts[::-1], panel.ts[[0, 0, 1]]):
+        with pytest.raises(ValueError, match="strictly ascending"):
+            Panel(ts, panel.symbols, panel.columns, panel.values, panel.mask)
+
+
+def test_shapes_that_do_not_fit_are_refused(panel: Panel) -> None:
+    with pytest.raises(ValueError, match=r"panel of \(3, 2, 2\)"):
+        Panel(panel.ts, panel.symbols, panel.columns, panel.values[:, :, :1], panel.mask)
+    with pytest.raises(ValueError, match=r"mask \(2, 2\)"):
+        Panel(panel.ts, panel.symbols, panel.columns, panel.values, panel.mask[:2])

@@ -1,0 +1,81 @@
+"""Sessions of the New York exchange and of a market that never closes."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from models.sessions import (
+    UnknownCalendarError,
+    bar_closes,
+    bar_opens,
+    bars_per_session,
+    last_session,
+    next_session,
+    periods_per_year,
+    session_dates,
+)
+
+
+def at(*instants: str) -> list:
+    return np.array(instants, dtype="datetime64[us]").tolist()
+
+
+def test_opens_and_closes_follow_daylight_saving_and_half_days() -> None:
+    opens = bar_opens("XNYS", "1d", date(2024, 3, 8), date(2024, 3, 12))
+    assert opens.tolist() == at("2024-03-08T14:30", "2024-03-11T13:30")
+    assert bar_closes("XNYS", "1d", opens).tolist() == at("2024-03-08T21:00", "2024-03-11T20:00")
+    half_day = bar_opens("XNYS", "1d", date(2024, 7, 3), date(2024, 7, 5))
+    assert half_day.tolist() == at("2024-07-03T13:30")
+    assert bar_closes("XNYS", "1d", half_day).tolist() == at("2024-07-03T17:00")
+
+
+def test_the_end_date_is_not_part_of_the_span() -> None:
+    assert session_dates("XNYS", date(2024, 6, 27), date(2024, 6, 28)).tolist() == [date(2024, 6, 27)]
+    assert session_dates("24/7", date(2024, 6, 27), date(2024, 6, 28)).tolist() == [date(2024, 6, 27)]
+
+
+def test_a_market_that_never_closes_prints_every_hour_of_the_day() -> None:
+    hours = bar_opens("24/7", "1h", date(2024, 6, 28), date(2024, 6, 30))
+    assert len(hours) == 48
+    assert hours[[0, -1]].tolist() == at("2024-06-28T00:00", "2024-06-29T23:00")
+    assert bar_closes("24/7", "1h", hours)[-1].tolist() == at("2024-06-30T00:00")[0]
+    days = bar_opens("24/7", "1d", date(2024, 6, 28), date(2024, 6, 30))
+    assert bar_closes("24/7", "1d", days).tolist() == at("2024-06-29T00:00", "2024-06-30T00:00")
+
+
+def test_a_day_without_a_session_still_has_a_close() -> None:
+    saturday = np.array(["2024-06-29T13:30"], dtype="datetime64[us]")
+    assert bar_closes("XNYS", "1d", saturday).tolist() == at("2024-06-30T13:30")
+
+
+def test_last_and_next_session_step_over_weekends_and_holidays() -> None:
+    assert last_session("XNYS", date(2024, 6, 30)) == date(2024, 6, 28)
+    assert last_session("XNYS", date(2024, 6, 28)) == date(2024, 6, 28)
+    assert next_session("XNYS", date(2024, 7, 3)) == date(2024, 7, 5)
+    assert next_session("24/7", date(2024, 7, 3)) == date(2024, 7, 4)
+    assert last_session("24/7", date(2024, 7, 4)) == date(2024, 7, 4)
+
+
+def test_a_year_is_252_daily_365_daily_or_8760_hourly_bars() -> None:
+    """MAM-26, TRAP-03: the square root of 252 is not for hourly perpetuals."""
+    assert periods_per_year("XNYS", "1d") == 252
+    assert periods_per_year("24/7", "1d") == 365
+    assert periods_per_year("24/7", "1h") == 8760
+    assert (bars_per_session("24/7", "1h"), bars_per_session("XNYS", "1d")) == (24, 1)
+
+
+def test_an_unknown_calendar_is_named_with_the_known_ones() -> None:
+    with pytest.raises(UnknownCalendarError, match="'XLON'; known: XNYS, 24/7"):
+        session_dates("XLON", date(2024, 1, 1), date(2024, 2, 1))
+
+
+def test_sessions_are_those_of_the_recorded_tape(shared_data: Path) -> None:
+    table = pq.read_table(shared_data / "tape/yahoo/bars_1d.parquet", filters=[("symbol", "=", "SPY")])
+    recorded = np.sort(table["date"].to_numpy().astype("datetime64[D]"))
+    expected = session_dates("XNYS", recorded[0].astype(date), (recorded[-1] + 1).astype(date))
+    np.testing.assert_array_equal(recorded, expected)

@@ -1,0 +1,123 @@
+"""A migrated warehouse for each test, and rows to put into it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from warehouse.connect import Warehouse
+from warehouse.migrate import migrate
+from warehouse.tables import append, replace_slice
+
+REPOSITORY = Path(__file__).parents[2]
+TS = pa.timestamp("us", tz="UTC")
+CLOCK = datetime(2024, 6, 29, tzinfo=UTC)
+SLICE = {"source": "recorded", "universe": "us_stocks"}
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A freshly migrated file, to copy."""
+    path = tmp_path_factory.mktemp("template") / "warehouse.duckdb"
+    migrate(Warehouse.at(path))
+    return path
+
+
+@pytest.fixture
+def warehouse(migrated: Path, tmp_path: Path) -> Warehouse:
+    """A migrated warehouse of the test's own; it waits 5 s for its lock, no longer."""
+    path = tmp_path / "warehouse.duckdb"
+    shutil.copyfile(migrated, path)
+    return Warehouse(path, lock_timeout_s=5.0)
+
+
+def instant(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+@pytest.fixture
+def add_bars(warehouse: Warehouse) -> Callable[..., None]:
+    """add_bars({ts: close}, symbol=…, table=…, …): flat bars, one per ts, appended to ``store.bars``."""
+
+    def add(closes: dict[str, float], symbol: str = "AAA", table: str = "store.bars", **columns: object) -> None:
+        close = list(closes.values())
+        rows = pa.table(
+            {
+                "ts": pa.array([instant(ts) for ts in closes], TS),
+                **dict.fromkeys(("open", "high", "low", "close"), close),
+                "volume": [1.0] * len(close),
+            }
+        )
+        stamps = {"interval": "1d", "fetched_at": CLOCK, "run_id": "run", **SLICE, "symbol": symbol, **columns}
+        with warehouse.write("add bars") as con:
+            append(con, table, rows, **stamps)
+
+    return add
+
+
+@pytest.fixture
+def add_actions(warehouse: Warehouse) -> Callable[..., None]:
+    """add_actions({ts: value}, symbol=…, kind=…, …): corporate actions, dividends unless said otherwise."""
+
+    def add(values: dict[str, float], symbol: str = "AAA", kind: str = "dividend", **columns: object) -> None:
+        rows = pa.table({"ts": pa.array([instant(ts) for ts in values], TS), "value": list(values.values())})
+        stamps = {"kind": kind, "fetched_at": CLOCK, "run_id": "run", **SLICE, "symbol": symbol, **columns}
+        with warehouse.write("add actions") as con:
+            append(con, "store.corporate_actions", rows, **stamps)
+
+    return add
+
+
+@pytest.fixture
+def add_night(warehouse: Warehouse) -> Callable[..., None]:
+    """add_night(date, published=…): a night with a champion, a loser and a signal of each for AAA."""
+
+    def add(night: date, published: bool = True, **columns: object) -> None:
+        key = {"night": night, **SLICE, **columns}
+        run = {**key, "run_id": f"{key['source']}-{key['universe']}-{night}"}
+        row = {"clock": CLOCK, "settings": "{}", "settings_hash": "0", "state": "running"}
+        signal = {
+            **{"symbol": "AAA", "as_of": CLOCK, "for_session": date(2024, 7, 1), "side": "LONG", "label_3": "BUY"},
+            **{"label_5": "BUY", "confidence": 0.7, "expected_volatility": 0.01, "weight": 0.05, "close": 100.0},
+        }
+        registry = pa.table(
+            {
+                "role": ["champion", "challenger"],
+                "model": ["winner", "loser"],
+                "trial_ids": pa.array([["t1"], ["t2"]]),
+                "reason": ["best", "second"],
+            }
+        )
+        signals = pa.Table.from_pylist([{**signal, "model": model} for model in ("winner", "loser")])
+        returns = pa.array([[(1, 0.002), (5, 0.01)]] * 2, pa.map_(pa.int32(), pa.float64()))
+        with warehouse.write("add night") as con:
+            stamped = {**row, "published_at": CLOCK if published else None}
+            replace_slice(con, "store.nights", pa.Table.from_pylist([stamped]), **run)
+            append(con, "store.model_registry", registry, **run)
+            append(con, "store.signals", signals.append_column("expected_return", returns), **run)
+
+    return add
+
+
+@pytest.fixture
+def start_python() -> Iterator[Callable[..., subprocess.Popen]]:
+    """start_python(code, *arguments): a Python process of our own, killed at the end of the test if it still runs."""
+    started = []
+
+    def start(code: str, *arguments: object) -> subprocess.Popen:
+        command = [sys.executable, "-c", code, *map(str, arguments)]
+        process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()

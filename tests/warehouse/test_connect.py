@@ -1,0 +1,252 @@
+"""Opening the warehouse: URLs, transactions, the lock between processes, damaged files."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import operator
+import pickle
+import signal
+import struct
+import threading
+import time
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from warehouse.connect import Warehouse
+from warehouse.errors import (
+    NewerMigrationError,
+    UnsupportedUrlError,
+    WarehouseCorruptError,
+    WarehouseError,
+    WarehouseLockedError,
+    WarehouseMissingError,
+)
+
+ADD = """
+INSERT INTO store.universes
+SELECT 'added ' || i, 'yahoo', '1d', 'XNYS', 'SPY', '2020-01-01', 1, 5, true, '' FROM range({}) AS r(i)
+"""
+
+HOLD = """
+import sys, time
+from warehouse.connect import Warehouse
+with Warehouse.at(sys.argv[1]).write("a long backfill"):
+    print("held", flush=True)
+    time.sleep(float(sys.argv[2]))
+"""
+
+
+def add(warehouse: Warehouse, rows: int) -> None:
+    with warehouse.write("add") as con:
+        con.execute(ADD.format(rows))
+
+
+def added(warehouse: Warehouse) -> int:
+    with warehouse.read() as con:
+        return len(con.execute("FROM store.universes WHERE universe LIKE 'added%'").fetchall())
+
+
+@pytest.mark.parametrize("url", ["{}/w.duckdb", "duckdb://{}/w.duckdb"])
+def test_a_path_and_a_duckdb_url_name_the_same_file(url, tmp_path):
+    warehouse = Warehouse.at(url.format(tmp_path))
+    assert warehouse.path == tmp_path / "w.duckdb"
+    assert warehouse.published == tmp_path / "w.published.duckdb"
+    assert warehouse.artifacts == tmp_path / "w.artifacts"
+    assert pickle.loads(pickle.dumps(warehouse)) == warehouse
+
+
+def test_a_relative_path_is_fixed_where_it_was_given(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert Warehouse.at("w.duckdb").path == tmp_path / "w.duckdb"
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://host/db", "ducklake:meta.db", "md:shared", ":memory:", "", "s3://b/w.db"]
+)
+def test_other_schemes_are_refused(url):
+    with pytest.raises(UnsupportedUrlError, match="give the path of a DuckDB file"):
+        Warehouse.at(url)
+
+
+def test_reading_where_there_is_no_file_says_so_and_makes_none(tmp_path):
+    with pytest.raises(WarehouseMissingError, match=r"no warehouse at .*new/w\.duckdb"):
+        added(Warehouse.at(tmp_path / "new" / "w.duckdb"))
+    assert not (tmp_path / "new").exists()
+
+
+def test_every_connection_is_in_utc(warehouse):
+    with warehouse.write("look") as con:
+        assert con.execute("SELECT current_setting('TimeZone')").fetchone() == ("UTC",)
+    with warehouse.read() as con:
+        assert con.execute("SELECT CAST(TIMESTAMPTZ '2024-01-02 12:00:00-05' AS VARCHAR)").fetchone() == (
+            "2024-01-02 17:00:00+00",
+        )
+
+
+def test_a_block_that_ends_is_committed_and_one_that_fails_leaves_nothing(warehouse):
+    add(warehouse, 3)
+    with pytest.raises(ZeroDivisionError), warehouse.write("add") as con:
+        con.execute(ADD.format(5))
+        raise ZeroDivisionError
+    assert added(warehouse) == 3
+
+
+def test_a_read_connection_cannot_write(warehouse):
+    with pytest.raises(duckdb.InvalidInputException, match="read-only"), warehouse.read() as con:
+        con.execute(ADD.format(1))
+
+
+def test_a_writer_waits_for_another_process_and_says_for_whom(warehouse, start_python, caplog):
+    holder = start_python(HOLD, warehouse.path, 2.5)
+    assert holder.stdout.readline() == "held\n"
+    with caplog.at_level(logging.INFO, logger="warehouse.connect"):
+        add(warehouse, 2)
+    assert f"waiting for pid {holder.pid}, a long backfill, since 2" in caplog.text
+    assert added(warehouse) == 2
+
+
+def test_waiting_ends_with_an_error_that_names_the_holder(warehouse, start_python):
+    holder = start_python(HOLD, warehouse.path, 60)
+    assert holder.stdout.readline() == "held\n"
+    impatient = Warehouse(warehouse.path, lock_timeout_s=0.3)
+    started = time.monotonic()
+    with pytest.raises(WarehouseLockedError, match=f"held by pid {holder.pid}, a long backfill, .* after 0.3 s"):
+        added(impatient)
+    assert time.monotonic() - started < 2
+
+
+COMMIT_THEN_HANG = """
+import sys, time
+from warehouse.connect import Warehouse
+warehouse = Warehouse.at(sys.argv[1])
+with warehouse.write("first") as con:
+    con.execute(sys.argv[2].format(7))
+with warehouse.write("second") as con:
+    con.execute(sys.argv[2].format(400_000))
+    print("written", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_writer_killed_in_its_transaction_frees_the_lock_and_leaves_what_was_committed(warehouse, start_python):
+    writer = start_python(COMMIT_THEN_HANG, warehouse.path, ADD)
+    assert writer.stdout.readline() == "written\n"
+    writer.send_signal(signal.SIGKILL)
+    writer.wait()
+    assert added(warehouse) == 7
+    add(warehouse, 1)
+    assert added(warehouse) == 8
+
+
+COMMIT_WITHOUT_CLOSING = """
+import os, sys, signal, duckdb
+con = duckdb.connect(sys.argv[1])
+con.execute(sys.argv[2].format(9))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_commit_that_only_reached_the_log_before_a_kill_is_read(warehouse, start_python):
+    start_python(COMMIT_WITHOUT_CLOSING, warehouse.path, ADD).wait()
+    assert Path(f"{warehouse.path}.wal").stat().st_size > 0
+    assert added(warehouse) == 9
+
+
+INCREMENT = """
+import sys
+from warehouse.connect import Warehouse
+for _ in range(10):
+    with Warehouse.at(sys.argv[1]).write("count") as con:
+        value = con.execute("SELECT history_start FROM store.universes WHERE universe = 'added 0'").fetchone()[0]
+        con.execute("UPDATE store.universes SET history_start = $v + 1 WHERE universe = 'added 0'", {"v": value})
+"""
+
+
+def test_processes_and_threads_that_contend_lose_no_update(warehouse, start_python):
+    add(warehouse, 1)
+    processes = [start_python(INCREMENT, warehouse.path) for _ in range(2)]
+
+    def increment() -> None:
+        for _ in range(10):
+            with warehouse.write("count") as con:
+                con.execute("UPDATE store.universes SET history_start = history_start + 1 WHERE universe = 'added 0'")
+
+    threads = [threading.Thread(target=increment) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [process.wait(60) for process in processes] == [0, 0]
+    with warehouse.read() as con:
+        days = con.execute("SELECT history_start - DATE '2020-01-01' FROM store.universes WHERE universe = 'added 0'")
+        assert days.fetchone() == (40,)
+
+
+def test_a_block_inside_a_block_of_the_same_thread_is_refused_at_once(warehouse):
+    started = time.monotonic()
+    with warehouse.write("outer"), pytest.raises(WarehouseLockedError, match=r"this very thread .*outer"):
+        added(warehouse)
+    assert time.monotonic() - started < 3
+
+
+FOREIGN = """
+import sys, time, duckdb
+con = duckdb.connect(sys.argv[1])
+print("open", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_program_that_ignores_the_lock_is_named(warehouse, start_python):
+    foreign = start_python(FOREIGN, warehouse.path)
+    assert foreign.stdout.readline() == "open\n"
+    with pytest.raises(WarehouseLockedError, match=rf"another program has the file open.*PID {foreign.pid}"):
+        added(warehouse)
+
+
+def test_a_connection_of_this_process_that_ignores_the_lock_is_told(warehouse):
+    stray = duckdb.connect(str(warehouse.path))
+    with pytest.raises(WarehouseLockedError, match="another program has the file open"):
+        added(warehouse)
+    stray.close()
+
+
+@pytest.mark.parametrize("damage", ["text", "empty", "cut", "scribbled"])
+def test_a_damaged_file_is_named_with_what_to_do(warehouse, damage):
+    whole = warehouse.path.read_bytes()
+    scribbled = whole[:8192] + bytes(4096) + whole[12288:]
+    contents = {"text": b"symbol,close\n" * 1000, "empty": b"", "cut": whole[: len(whole) // 2], "scribbled": scribbled}
+    warehouse.path.write_bytes(contents[damage])
+    with pytest.raises(WarehouseCorruptError, match=r"warehouse\.duckdb: not a readable .* published copy"):
+        added(warehouse)
+
+
+def test_a_folder_is_no_warehouse(tmp_path):
+    with pytest.raises(WarehouseCorruptError, match="not a readable DuckDB database"):
+        added(Warehouse(tmp_path))
+
+
+def test_a_path_inside_a_file_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("not a folder")
+    with pytest.raises(WarehouseError, match="no right to write here"):
+        add(Warehouse(tmp_path / "notes.txt" / "w.duckdb"), 1)
+
+
+def test_a_file_of_a_newer_duckdb_is_named_as_such(warehouse):
+    contents = bytearray(warehouse.path.read_bytes())
+    contents[12:20] = struct.pack("<Q", 999)  # the storage version, in a header block guarded by a checksum
+    words = struct.unpack("<511Q", contents[8:4096])
+    products = (word * 0xBF58476D1CE4E5B9 % 2**64 for word in words)
+    contents[:8] = struct.pack("<Q", functools.reduce(operator.xor, products, 5381))
+    warehouse.path.write_bytes(contents)
+    with pytest.raises(NewerMigrationError, match="written by a newer DuckDB; update this program"):
+        added(warehouse)
+
+
+def test_a_named_query_returns_arrow_rows(warehouse):
+    add(warehouse, 2)
+    assert warehouse.query("universe_named", universe="added 1").to_pylist()[0]["benchmark"] == "SPY"
+    assert warehouse.query("universe_named", universe="nowhere").num_rows == 0

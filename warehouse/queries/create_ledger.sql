@@ -1,0 +1,9 @@
+-- create_ledger: the table in which migrate keeps account. It is made after the first migration, which makes its schema.
+CREATE TABLE IF NOT EXISTS store.migrations (
+    name VARCHAR NOT NULL,
+    sha256 VARCHAR NOT NULL
+);
+
+COMMENT ON TABLE store.migrations IS 'Files of the program that were applied to this database. Grain: name';
+COMMENT ON COLUMN store.migrations.name IS 'File: migrations/..., views/... or seeds/...';
+COMMENT ON COLUMN store.migrations.sha256 IS 'Hash of its text when it was applied';

@@ -1,0 +1,8 @@
+-- delete_positions_between: removes the target weights of one backtest decided in [$start, $end).
+DELETE FROM store.positions
+WHERE
+    source = $source
+    AND universe = $universe
+    AND backtest_id = $backtest_id
+    AND ts >= $start
+    AND ts < $end;

@@ -1,0 +1,10 @@
+-- describe_columns: what every column of the open database means. One row per column, in the order of its table.
+SELECT
+    schema_name,
+    table_name,
+    column_name,
+    data_type,
+    comment
+FROM duckdb_columns()
+WHERE NOT internal AND database_name = current_database()
+ORDER BY schema_name, table_name, column_index;

@@ -1,0 +1,13 @@
+-- edges_before: stored edges of one graph before $end. One row per (as_of, src, dst).
+SELECT
+    as_of,
+    src,
+    dst,
+    weight
+FROM graph_edges
+WHERE
+    source = $source
+    AND universe = $universe
+    AND graph = $graph
+    AND as_of < $end
+ORDER BY as_of, src, dst;

@@ -1,0 +1,20 @@
+-- known_bars: closes as earlier nights had accepted them at $clock, in [$start, $clock]; runs $run_ids are still to be
+-- validated. Read from raw, not from the store, so that a night run again sees what it saw. One row per (symbol, ts).
+SELECT
+    symbol,
+    ts,
+    close
+FROM raw.bars AS r
+WHERE
+    source = $source AND universe = $universe AND interval = $interval
+    AND ts >= $start AND ts <= $clock AND fetched_at <= $clock AND NOT list_contains($run_ids, run_id)
+    AND NOT EXISTS (
+        SELECT
+            1
+        FROM store.quarantine AS q
+        WHERE
+            q.source = r.source AND q.universe = r.universe AND q.table_name = 'bars' AND q.night < $night
+            AND q.symbol = r.symbol AND q.ts = r.ts AND q.fetched_at = r.fetched_at
+    )
+QUALIFY row_number() OVER (PARTITION BY symbol, ts ORDER BY fetched_at DESC, rowid) = 1
+ORDER BY symbol, ts;

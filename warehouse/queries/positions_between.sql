@@ -1,0 +1,13 @@
+-- positions_between: target weights of one backtest decided in [$start, $end). One row per (ts, symbol).
+SELECT
+    ts,
+    symbol,
+    weight
+FROM positions
+WHERE
+    source = $source
+    AND universe = $universe
+    AND backtest_id = $backtest_id
+    AND ts >= $start
+    AND ts < $end
+ORDER BY ts, symbol;

@@ -1,0 +1,13 @@
+-- universe_named: one universe. At most one row.
+SELECT
+    universe AS name,
+    provider,
+    interval,
+    calendar,
+    benchmark,
+    history_start,
+    commission_bps,
+    slippage_bps,
+    survivorship_biased
+FROM store.universes
+WHERE universe = $universe;

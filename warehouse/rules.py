@@ -1,0 +1,274 @@
+"""The data rules as data: every rule of every suite, what it demands, and what happens to rows that break it.
+
+``block`` stops the night, ``quarantine`` takes the rows out with their reason, ``flag`` publishes them marked (bars
+carry the rule's name in ``flag``; other tables only the verdict). To add a rule: one line here, and a measure in
+``warehouse/measures.py`` when no expectation of the library says it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from warehouse import measures
+from warehouse.measures import Evidence
+
+BLOCK: Literal["block"] = "block"
+QUARANTINE: Literal["quarantine"] = "quarantine"
+FLAG: Literal["flag"] = "flag"
+TABLES = ("bars", "corporate_actions", "funding_rates")
+PRICES = ("open", "high", "low", "close")
+
+MAX_FUNDING_RATE = 0.04  # twice the ±2 % that bound Bybit's widest contracts; the recorded extreme is 0.68 %
+MAX_SPLIT_RATIO = 1000.0
+MIN_SHARE_ON_LAST_BAR = 0.5  # a delisted symbol or two is no reason to stop; half the universe missing is
+LARGEST = float(np.finfo(np.float64).max)  # as an upper bound it refuses infinity
+
+Measure = Callable[[pd.DataFrame, Evidence], np.ndarray]
+Demand = tuple[str, dict[str, Any]]  # an expectation class of the library and its arguments
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule: rows of ``batch`` must meet every demand, or ``policy`` is applied to them.
+
+    With a ``measure`` the demand is that its column, named like the rule, is True. ``says`` completes "rows whose …" in
+    verdicts; ``advice`` is what a person can do.
+    """
+
+    name: str
+    table: str
+    policy: Literal["block", "quarantine", "flag"]
+    says: str
+    advice: str
+    demands: tuple[Demand, ...] = ()
+    measure: Measure | None = None
+    mostly: float = 1.0
+    batch: str = ""
+
+    @property
+    def reads(self) -> str:
+        """The batch the rule runs on: the delta of its table unless it names another."""
+        return self.batch or self.table
+
+    @property
+    def expectations(self) -> tuple[Demand, ...]:
+        """Its demands, or the one that its measured column is True."""
+        return self.demands or (holds(self.name),)
+
+
+def holds(column: str) -> Demand:
+    """The demand that a boolean column is True."""
+    return "ExpectColumnValuesToBeInSet", {"column": column, "value_set": [True]}
+
+
+def present(*columns: str) -> tuple[Demand, ...]:
+    """The demand that no value is null or NaN, per column."""
+    return tuple(("ExpectColumnValuesToNotBeNull", {"column": column}) for column in columns)
+
+
+def between(low: float, high: float, *columns: str, strict: bool = False) -> tuple[Demand, ...]:
+    """The demand that values lie within [low, high], or above ``low`` when strict, per column; nulls are not judged."""
+    return tuple(
+        ("ExpectColumnValuesToBeBetween", {"column": c, "min_value": low, "max_value": high, "strict_min": strict})
+        for c in columns
+    )
+
+
+PULL_AGAIN = "compare with the provider; a corrected answer is taken in by the next night"
+LOOKAHEAD = "the ingest step let rows through that were not final; check the night's clock, then run it again"
+
+BARS = (
+    Rule(
+        "null",
+        "bars",
+        QUARANTINE,
+        "open, high, low, close or volume is missing",
+        PULL_AGAIN,
+        present(*PRICES, "volume"),
+    ),
+    Rule(
+        "price",
+        "bars",
+        QUARANTINE,
+        "price is zero, negative or infinite",
+        PULL_AGAIN,
+        between(0, LARGEST, *PRICES, strict=True),
+    ),
+    Rule("volume", "bars", QUARANTINE, "volume is negative or infinite", PULL_AGAIN, between(0, LARGEST, "volume")),
+    Rule(
+        "high_low",
+        "bars",
+        QUARANTINE,
+        "high or low does not contain the open and the close",
+        PULL_AGAIN,
+        measure=measures.ordered,
+    ),
+    Rule(
+        "duplicate", "bars", QUARANTINE, "key came more than once in one pull", PULL_AGAIN, measure=measures.unique_bars
+    ),
+    Rule(
+        "bar_interval",
+        "bars",
+        QUARANTINE,
+        "interval is not the universe's",
+        "pull the universe's own interval",
+        measure=measures.of_interval,
+    ),
+    Rule(
+        "off_grid",
+        "bars",
+        QUARANTINE,
+        "ts is no bar open of the calendar",
+        "check the exchange calendar and the provider's time zone",
+        measure=measures.on_grid,
+    ),
+    Rule("future", "bars", BLOCK, "bar had not closed at the night's clock", LOOKAHEAD, measure=measures.closed),
+    Rule(
+        "unit_error",
+        "bars",
+        QUARANTINE,
+        "price is off its own history by 100, by 1000, or by a factor that reverts",
+        PULL_AGAIN,
+        measure=measures.in_unit,
+    ),
+    Rule(
+        "split_scale",
+        "bars",
+        QUARANTINE,
+        "price breaks by the ratio of a split nearby",
+        "pull the symbol's whole history again, on one side of the split",
+        measure=measures.in_split_scale,
+    ),
+    Rule(
+        "jump",
+        "bars",
+        FLAG,
+        "return is beyond 12 robust deviations of the 60 before it",
+        "look for news before trusting the symbol's signal",
+        measure=measures.no_jump,
+    ),
+    Rule(
+        "stale",
+        "bars",
+        FLAG,
+        "close has not moved for five bars",
+        "check that the symbol still trades",
+        measure=measures.moving,
+    ),
+    Rule("zero_volume", "bars", FLAG, "volume is zero", "check that the symbol still trades", measure=measures.traded),
+    Rule(
+        "gap",
+        "bars",
+        FLAG,
+        "expected bar is missing",
+        "pull the symbol again, or end its membership if it no longer trades",
+        (holds("present"),),
+        batch="coverage",
+    ),
+    Rule(
+        "last_bar",
+        "bars",
+        BLOCK,
+        "latest closed bar is missing",
+        "wait until the provider has it, or check that the tape reaches this night",
+        (holds("present"),),
+        mostly=MIN_SHARE_ON_LAST_BAR,
+        batch="latest",
+    ),
+)
+CORPORATE_ACTIONS = (
+    Rule("null", "corporate_actions", QUARANTINE, "value is missing", PULL_AGAIN, present("value")),
+    Rule(
+        "kind",
+        "corporate_actions",
+        QUARANTINE,
+        "kind is neither dividend nor split",
+        PULL_AGAIN,
+        (("ExpectColumnValuesToBeInSet", {"column": "kind", "value_set": ["dividend", "split"]}),),
+    ),
+    Rule(
+        "positive",
+        "corporate_actions",
+        QUARANTINE,
+        "value is zero, negative or infinite",
+        PULL_AGAIN,
+        between(0, LARGEST, "value", strict=True),
+    ),
+    Rule(
+        "split_ratio",
+        "corporate_actions",
+        QUARANTINE,
+        "split is beyond 1000 to 1",
+        PULL_AGAIN,
+        measure=measures.possible_split,
+    ),
+    Rule(
+        "duplicate",
+        "corporate_actions",
+        QUARANTINE,
+        "key came more than once in one pull",
+        PULL_AGAIN,
+        measure=measures.unique_actions,
+    ),
+    Rule(
+        "future", "corporate_actions", BLOCK, "ex-date lies after the night's clock", LOOKAHEAD, measure=measures.past
+    ),
+    Rule(
+        "dividend_size",
+        "corporate_actions",
+        QUARANTINE,
+        "dividend is worth the whole share or more",
+        PULL_AGAIN,
+        measure=measures.possible_dividend,
+    ),
+    Rule(
+        "dividend_scale",
+        "corporate_actions",
+        FLAG,
+        "dividend is over a quarter of the price, or 20 times off the symbol's usual one",
+        "check currency and unit of the dividend",
+        measure=measures.usual_dividend,
+    ),
+)
+FUNDING_RATES = (
+    Rule("null", "funding_rates", QUARANTINE, "rate is missing", PULL_AGAIN, present("rate")),
+    Rule(
+        "bounds",
+        "funding_rates",
+        QUARANTINE,
+        "rate is beyond ±4 % a settlement",
+        "check whether it came in percent",
+        between(-MAX_FUNDING_RATE, MAX_FUNDING_RATE, "rate"),
+    ),
+    Rule(
+        "duplicate",
+        "funding_rates",
+        QUARANTINE,
+        "key came more than once in one pull",
+        PULL_AGAIN,
+        measure=measures.unique_settlements,
+    ),
+    Rule(
+        "off_grid",
+        "funding_rates",
+        QUARANTINE,
+        "settlement is not on a whole hour",
+        PULL_AGAIN,
+        measure=measures.on_the_hour,
+    ),
+    Rule("future", "funding_rates", BLOCK, "settlement lies after the night's clock", LOOKAHEAD, measure=measures.past),
+    Rule(
+        "gap",
+        "funding_rates",
+        FLAG,
+        "settlement comes more than 8 hours after the one before",
+        "pull the symbol's funding again: a missing settlement counts as no cost",
+        measure=measures.follows_on,
+    ),
+)
+RULES = BARS + CORPORATE_ACTIONS + FUNDING_RATES
