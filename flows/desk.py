@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import UUID
 
 from flows.server import REPOSITORY, Child, Server, ServerError, local_server
 
@@ -15,10 +16,11 @@ RUNS_AT_ONCE = {"default": 4, "gpu": 1}
 
 
 @contextlib.contextmanager
-def desk(home: Path, port: int | None = None, *, schedules: bool = False) -> Iterator[tuple[Server, list[Child]]]:
+def desk(home: Path, port: int | None = None, schedules: bool | None = None) -> Iterator[tuple[Server, list[Child]]]:
     """A server that has everything deployed, and one worker per pool; what it started is stopped after the block.
 
-    The cron schedules are switched on or off for all deployments at once. Enter it before Prefect is imported.
+    ``schedules`` switches every cron schedule on or off; None leaves each as it was, and a new one off. Enter it before
+    Prefect is imported.
     """
     if not DEPLOYMENTS.exists():
         raise ServerError(f"no {DEPLOYMENTS}: run this from a checkout of the repository")
@@ -29,9 +31,11 @@ def desk(home: Path, port: int | None = None, *, schedules: bool = False) -> Ite
             kept = home / "server.url"
             kept.write_text(server.api_url)
             stack.callback(kept.unlink, missing_ok=True)
+            asyncio.run(close_dead_runs())
         asyncio.run(create_pools())
+        before = asyncio.run(schedules_on())
         deploy(home / "deploy.log")
-        asyncio.run(switch_schedules(schedules))
+        asyncio.run(switch_schedules(before if schedules is None else schedules))
         yield server, [stack.enter_context(worker(pool, home / f"worker-{pool}.log")) for pool in POOLS]
 
 
@@ -68,12 +72,37 @@ def deploy(log: Path) -> None:
         child.check()
 
 
-async def switch_schedules(active: bool) -> None:
-    """Switches the schedules of every deployment on or off."""
+async def schedules_on() -> set[UUID]:
+    """Ids of the schedules that are switched on."""
+    from prefect.client.orchestration import get_client
+
+    async with get_client() as client:
+        return {s.id for d in await client.read_deployments() for s in d.schedules if s.active}
+
+
+async def switch_schedules(on: bool | set[UUID]) -> None:
+    """Switches the schedules of every deployment on or off: all alike, or on exactly those in the set."""
     from prefect.client.orchestration import get_client
 
     async with get_client() as client:
         for deployment in await client.read_deployments():
             for schedule in deployment.schedules:
+                active = on if isinstance(on, bool) else schedule.id in on
                 if schedule.active != active:
                     await client.update_deployment_schedule(deployment.id, schedule.id, active=active)
+
+
+async def close_dead_runs() -> None:
+    """Marks as crashed what was running when this server was last stopped: its workers stopped with it.
+
+    Such a run would stay "running" for ever and keep the concurrency slot of its deployment.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter
+    from prefect.states import Crashed
+
+    unfinished = {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}}
+    async with get_client() as client:
+        for run in await client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(unfinished)):
+            message = "The server was stopped while this ran; the same parameters again finish the night."
+            await client.set_flow_run_state(run.id, Crashed(message=message))

@@ -35,7 +35,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Rule:
-    """An entry without parameters: ``weights(bars) → (t, n)``. ``benchmark_only``: its bars are the benchmark's alone."""
+    """An entry without parameters: ``weights(bars) → (t, n)``. ``benchmark_only``: it holds the benchmark alone."""
 
     weights: Callable[[Panel], np.ndarray]
     summary: str

@@ -57,8 +57,14 @@ def load_book(night: Night) -> Book:
     universe = night.universe
     bars = load_bars(night)
     closed = bar_closes(universe.calendar, universe.interval, bars.ts)
-    ends = closed == closed.astype("datetime64[D]") if universe.calendar == PERPETUALS else np.ones(len(bars), dtype=bool)
-    return Book(Asset.of(bars), Asset.of(load_benchmark(night)), closed, np.flatnonzero(ends))
+    return Book(Asset.of(bars), Asset.of(load_benchmark(night)), closed, session_ends(universe.calendar, closed))
+
+
+def session_ends(calendar: str, closed: np.ndarray) -> np.ndarray:
+    """Positions of the bars that end their session, (d,); ``closed`` (t,) when each bar of the grid closes."""
+    if calendar != PERPETUALS:
+        return np.arange(len(closed))
+    return np.flatnonzero(closed == closed.astype("datetime64[D]"))
 
 
 def forecast_weights(book: Book, forecast: Panel, limits: Limits, first: int) -> np.ndarray:
@@ -86,8 +92,8 @@ def funding_by_bar(night: Night, book: Book, symbols: tuple[str, ...]) -> np.nda
 def funding_coverage(funding: np.ndarray, trades: np.ndarray, closed: np.ndarray) -> float:
     """Share of the due settlements that are on record; NaN when none was due.
 
-    ``funding`` (t, n) from ``funding_by_bar``, ``trades`` (t, n) where an asset has a bar. Counted at every eighth hour,
-    where each perpetual settles whatever its own interval (TRAP-10), so the interval need not be known.
+    ``funding`` (t, n) from ``funding_by_bar``, ``trades`` (t, n) where an asset has a bar. Counted at every eighth
+    hour, where each perpetual settles whatever its own interval, so that need not be known.
     """
     due = trades & (closed.astype(np.int64) % SETTLEMENT_GRID.astype(np.int64) == 0)[:, None]
     return float((due & ~np.isnan(funding)).sum() / due.sum()) if due.any() else float("nan")

@@ -2,8 +2,8 @@
 
 TaskError
 ├── MarketError                 an outside market did not give what was asked
+│   ├── NoNetworkError          nothing outside this machine answers
 │   ├── OutageError             it may pass: retried with back-off, then by the task
-│   │   ├── NoNetworkError      nothing outside this machine answers
 │   │   ├── RateLimitedError    HTTP 429, Bybit 10006
 │   │   └── MarketDownError     so many symbols met an outage that the night cannot go on
 │   ├── ForbiddenError          HTTP 403: rate limit or region, the answer does not say which; never hammered
@@ -17,6 +17,7 @@ TaskError
 │       ├── TapeMissingError    no such folder, or not the file asked for
 │       └── TapeMalformedError  a file that is not what the layout says
 ├── TooManyBadSymbolsError      more symbols failed than a night may lose
+├── NightBlockedError           a blocking rule of the validation failed; nothing of the night was accepted
 ├── NoBarsError                 the warehouse holds no usable bars of the universe to compute on
 ├── NoForecastsError            a model has no stored predictions, or a night no network to give signals
 ├── SourceMismatchError         a night of one source would write what belongs to another
@@ -32,12 +33,12 @@ class MarketError(TaskError):
     """An outside market, or the tape that stands in for it, did not give what was asked."""
 
 
+class NoNetworkError(MarketError):
+    """No market could be reached at all."""
+
+
 class OutageError(MarketError):
     """The market did not answer, or not wholly; the same request may work later."""
-
-
-class NoNetworkError(OutageError):
-    """No market could be reached at all."""
 
 
 class RateLimitedError(OutageError):
@@ -90,6 +91,10 @@ class TapeMalformedError(TapeError):
 
 class TooManyBadSymbolsError(TaskError):
     """More symbols failed than a night may lose."""
+
+
+class NightBlockedError(TaskError):
+    """A data rule that must hold does not, or too much of the night's data went to quarantine."""
 
 
 class NoBarsError(TaskError):

@@ -53,7 +53,9 @@ def load_forecasts(night: Night, contender: Contender, horizon_bars: int, opens:
         )
         for trial_id in contender.trial_ids
     ]
-    mask = np.logical_and.reduce([t.mask for t in trials]) if trials else np.zeros((len(opens), len(symbols)), dtype=bool)
+    mask = (
+        np.logical_and.reduce([t.mask for t in trials]) if trials else np.zeros((len(opens), len(symbols)), dtype=bool)
+    )
     if not mask.any():
         raise NoForecastsError(
             f"{contender.model} ({len(trials)} trials) has no {night.source} predictions {horizon_bars} bars ahead for "

@@ -45,6 +45,7 @@ DUCKDB_FAULTS: tuple[type[Exception], ...] = (
     duckdb.SerializationException,
     duckdb.TransactionException,
 )
+RESTORE = "not a readable DuckDB database; move it away and put its published copy or a backup in its place"
 # Faults are told apart only by their text; (error, texts, what to do).
 SYMPTOMS: tuple[tuple[type[WarehouseError], tuple[str, ...], str], ...] = (
     (
@@ -70,7 +71,7 @@ SYMPTOMS: tuple[tuple[type[WarehouseError], tuple[str, ...], str], ...] = (
     (
         WarehouseCorruptError,
         ("not a valid DuckDB database", "Could not read enough bytes", "Corrupt", "checksum", "Is a directory"),
-        "not a readable DuckDB database; move it away and put its published copy or a backup in its place",
+        RESTORE,
     ),
 )
 
@@ -189,6 +190,8 @@ class Warehouse:
 def opened(path: Path, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection to one DuckDB file in UTC, without any lock; DuckDB's own faults come out as this room's errors."""
     with domain_errors(path, *DUCKDB_FAULTS):
+        if path.is_file() and not _is_duckdb(path):
+            raise WarehouseCorruptError(f"{path}: {RESTORE} (no DuckDB header)")
         con = duckdb.connect(str(path), read_only=read_only)
         try:
             con.execute("SET TimeZone='UTC'")
@@ -207,3 +210,9 @@ def domain_errors(path: Path, *faults: type[Exception]) -> Iterator[None]:
             if any(phrase in str(exc) for phrase in phrases):
                 raise kind(f"{path}: {advice} ({exc})") from exc
         raise
+
+
+def _is_duckdb(path: Path) -> bool:
+    """Whether the file begins as DuckDB's do; of others, DuckDB would open some as a table in memory."""
+    with path.open("rb") as file:
+        return file.read(12)[8:] == b"DUCK"

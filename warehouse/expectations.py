@@ -12,6 +12,7 @@ import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -144,18 +145,21 @@ def _validate(name: str, frame: pd.DataFrame, rules: list[Rule]) -> dict[str, li
             for kind, arguments in rule.expectations:
                 expectation = getattr(gx.expectations, kind)
                 suite.add_expectation(expectation(**arguments, mostly=rule.mostly, meta={"rule": rule.name}))
-        asset = context.data_sources.add_or_update_pandas(name).add_dataframe_asset(name)
-        batch = asset.add_batch_definition_whole_dataframe(name).get_batch({"dataframe": frame})
-        report = batch.validate(suite, result_format="COMPLETE")
+        source = context.data_sources.add_or_update_pandas(name)
+        batch = source.add_dataframe_asset(name).add_batch_definition_whole_dataframe(name)
+        report = batch.get_batch({"dataframe": frame}).validate(suite, result_format="COMPLETE")
+        context.data_sources.delete(name)  # or it would keep the frame
     found: dict[str, list[Any]] = {}
     for result in report.results:
         found.setdefault(result.expectation_config.meta["rule"], []).append(result)
     return found
 
 
+@lru_cache(maxsize=1)
 def _context() -> tuple[Any, Any]:
     """The library and an empty context of it, without files, telemetry or progress bars; its import takes seconds."""
     os.environ["GX_ANALYTICS_ENABLED"] = "false"  # read when the library is first imported
+    logging.getLogger("great_expectations").setLevel(logging.WARNING)  # it tells of each store it opens
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         import great_expectations as gx

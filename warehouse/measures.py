@@ -113,15 +113,15 @@ def in_unit(bars: pd.DataFrame, evidence: Evidence) -> np.ndarray:
 
 
 def in_split_scale(bars: pd.DataFrame, evidence: Evidence) -> np.ndarray:
-    """Bars on the right side of every split: see ``split_breaks``."""
-    series = _series(bars, evidence)
+    """Bars on the right side of every split, among those in their unit: see ``split_breaks``."""
+    series = _in_unit(_series(bars, evidence))
     return _passes(series["row"].to_numpy()[split_breaks(series, _actions(evidence))], len(bars))
 
 
 def no_jump(bars: pd.DataFrame, evidence: Evidence) -> np.ndarray:
-    """Bars that are no jump in the series of those on the right scale."""
-    series = _series(bars, evidence)
-    series = with_returns(series[~(off_scale(series) | split_breaks(series, _actions(evidence)))])
+    """Bars that are no jump among those on the right scale: see ``jumps``."""
+    series = _in_unit(_series(bars, evidence))
+    series = with_returns(series[~split_breaks(series, _actions(evidence))])
     return _passes(series["row"].to_numpy()[jumps(series)], len(bars))
 
 
@@ -195,6 +195,10 @@ def _close_before(actions: pd.DataFrame, evidence: Evidence) -> np.ndarray:
 def _series(bars: pd.DataFrame, evidence: Evidence) -> pd.DataFrame:
     delta = _rows(bars, ["symbol", "ts", "close"])
     return price_series(delta[of_interval(bars, evidence)], evidence.bars)
+
+
+def _in_unit(series: pd.DataFrame) -> pd.DataFrame:
+    return with_returns(series[~off_scale(series)])
 
 
 def _actions(evidence: Evidence) -> pd.DataFrame:

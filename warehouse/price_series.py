@@ -74,8 +74,7 @@ def split_breaks(series: pd.DataFrame, actions: pd.DataFrame) -> np.ndarray:
         near = start + int(np.searchsorted(ts[start:stop], day))
         window = np.arange(max(start, near - SPLIT_BARS), min(stop, near + SPLIT_BARS + 1))
         hits = window[np.abs(np.abs(moves[window]) - size) <= SPLIT_TOLERANCE * size]
-        if len(hits):
-            broken[_wrong_side(rows, start, hits[0], stop)] = True
+        broken[_wrong_bars(moves, rows, start, hits, stop)] = True
     return broken
 
 
@@ -106,6 +105,15 @@ def _beyond(moves: np.ndarray) -> np.ndarray:
     deviation = 1.4826 * np.nanmedian(np.abs(before - center[:, None]), axis=1)
     far = np.abs(moves[first:] - center) > JUMP_DEVIATIONS * np.maximum(deviation, MIN_DEVIATION)
     return np.concatenate([np.zeros(first, dtype=bool), far])
+
+
+def _wrong_bars(moves: np.ndarray, rows: np.ndarray, start: int, breaks: np.ndarray, stop: int) -> slice:
+    """The bars between a break and the one that takes it back, else one side of it; none without a break."""
+    if not len(breaks):
+        return slice(0, 0)
+    here = breaks[0]
+    back = [b for b in breaks[1:] if moves[here] * moves[b] < 0]
+    return slice(here, back[0]) if back else _wrong_side(rows, start, here, stop)
 
 
 def _wrong_side(rows: np.ndarray, start: int, here: int, stop: int) -> slice:

@@ -48,8 +48,9 @@ def read_published(warehouse: Warehouse) -> Iterator[duckdb.DuckDBPyConnection]:
         raise NotPublishedError(f"no published copy at {warehouse.published}; run a night to its end first")
     # Attached to a database of its own: within one process, connecting by path again would give the file that an
     # earlier connection still has open, not the one that was swapped in since.
-    with domain_errors(warehouse.published, *DUCKDB_FAULTS), opened(Path(":memory:"), read_only=False) as con:
-        con.execute(f"ATTACH {_quoted(warehouse.published)} AS published (READ_ONLY)")
+    with opened(Path(":memory:"), read_only=False) as con:
+        with domain_errors(warehouse.published, *DUCKDB_FAULTS):
+            con.execute(f"ATTACH {_quoted(warehouse.published)} AS published (READ_ONLY)")
         con.execute("USE published")
         yield con
 

@@ -56,28 +56,24 @@ class S4D(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             blocks = x.float().split(CHUNK_BARS, dim=1)
             a, b_bar, c = self._discrete()
-            time = torch.arange(blocks[0].shape[1] + 1, device=x.device)
-            powers = torch.exp(a[..., None] * time)  # Ā^t, (d, m, block + 1)
+            powers = torch.exp(a[..., None] * torch.arange(blocks[0].shape[1] + 1, device=x.device))  # Ā^t (d, m, t)
             response = 2 * c[..., None] * powers
             kernel = (response[..., :-1] * b_bar[..., None]).sum(1).real
             from_x = causal_toeplitz(torch.cat([kernel[:, :1] + self.D[:, None], kernel[:, 1:]], dim=1))
-            from_h = torch.view_as_real(response[..., 1:].conj()).movedim(2, 1).flatten(2)  # (d, block, 2m)
+            from_h = torch.view_as_real(response[..., 1:].conj().resolve_conj()).movedim(2, 1).flatten(2)  # (d, l, 2m)
+            into_h = torch.view_as_real(b_bar[..., None] * powers[..., :-1]).movedim(3, 2).flatten(1, 2)  # (d, 2m, l)
             h = None if state is None else state[0].flatten(2).permute(1, 2, 0)  # (d, 2m, b)
             outputs = []
             for block in blocks:
-                length, signal = block.shape[1], block.permute(2, 1, 0)  # (d, length, b)
-                y = torch.bmm(from_x[:, :length, :length], signal)
-                into_h = torch.view_as_real(b_bar[..., None] * powers[..., :length].flip(2)).transpose(2, 3)
-                new = torch.bmm(into_h.flatten(1, 2), signal)
+                bars, signal = block.shape[1], block.permute(2, 1, 0)  # (d, bars, b)
+                y = torch.bmm(from_x[:, :bars, :bars], signal)
+                after = torch.bmm(into_h[..., :bars].flip(2), signal)
                 if h is not None:
-                    y = torch.baddbmm(y, from_h[:, :length], h)
-                    carried = torch.view_as_complex(h.unflatten(1, (-1, 2)).movedim(2, 3).contiguous())
-                    kept = torch.view_as_real(carried * powers[..., length, None])
-                    new = new + kept.movedim(3, 2).flatten(1, 2)
-                h = new
+                    y = torch.baddbmm(y, from_h[:, :bars], h)
+                    after = after + _times(powers[..., bars], h)
+                h = after
                 outputs.append(y.permute(2, 1, 0))
-            final = new.permute(2, 0, 1).unflatten(2, (-1, 2))
-        return torch.cat(outputs, dim=1).to(x.dtype), (final,)
+        return torch.cat(outputs, dim=1).to(x.dtype), (after.permute(2, 0, 1).unflatten(2, (-1, 2)),)
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """y (b, d) of one bar x (b, d), and the state after it."""
@@ -93,3 +89,10 @@ class S4D(nn.Module):
         A = torch.complex(-torch.exp(self.log_decay), self.frequency)
         a = A * torch.exp(self.log_dt)[:, None]
         return a, (torch.exp(a) - 1) / A, torch.view_as_complex(self.C)
+
+
+def _times(factor: Tensor, h: Tensor) -> Tensor:
+    """``factor`` (d, m) complex times ``h`` (d, 2m, b), whose rows are real and imaginary parts in turn."""
+    real, imag = h[:, 0::2], h[:, 1::2]
+    f_real, f_imag = factor.real[..., None], factor.imag[..., None]
+    return torch.stack([f_real * real - f_imag * imag, f_real * imag + f_imag * real], dim=2).flatten(1, 2)

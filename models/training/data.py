@@ -101,7 +101,7 @@ class FoldData(lightning.LightningDataModule):
         if not (self.train_rows and self.validation_rows):
             raise EmptyFoldError(
                 f"fold {fold.index}: {self.train_rows} labelled rows to train on and {self.validation_rows} to "
-                f"validate on, from {features.ts[first]} to {features.ts[stop - 1]}; give it more train_bars or later bars"
+                f"validate on, from {features.ts[first]} to {features.ts[stop - 1]}; give it more train_bars"
             )
 
     def train_dataloader(self) -> Chunks:

@@ -1,8 +1,8 @@
 """One fold: fitted into a model file, and forecasts from that file.
 
 Both come out bit for bit the same whether the panel ends right after what they need or months later, and whether the
-fit was killed in between or not. The arithmetic is arranged for it: no transform that mixes later bars into earlier ones,
-windows of a fixed shape, a seed per epoch.
+fit was killed in between or not. The arithmetic is arranged for it: no transform that mixes later bars into earlier
+ones, windows of a fixed shape, a seed per epoch.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ def bars_of_returns(returns: np.ndarray) -> Panel:
 def draw(t: int, n: int, seed: int = 0) -> np.ndarray:
     """Returns (t, n) that share one factor."""
     rng = np.random.default_rng(seed)
-    return 0.01 * (rng.normal(size=(t, 1)) * rng.uniform(-1, 1, n) + rng.normal(size=(t, n)))
+    return 0.01 * (rng.normal(size=(t, 1)) * rng.uniform(-2, 2, n) + rng.normal(size=(t, n)))
 
 
 def edges(snapshot: Snapshot) -> dict[tuple[int, int], float]:

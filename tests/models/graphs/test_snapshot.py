@@ -29,7 +29,7 @@ def test_adjacency_of_no_snapshots_is_empty() -> None:
 
 
 def test_a_snapshot_of_other_nodes_is_refused() -> None:
-    with pytest.raises(GraphError, match="2024-01-02T12:00:00.000000 has 3 nodes, expected 4"):
+    with pytest.raises(GraphError, match="has 3 nodes, expected 4"):
         to_adjacency([snapshot()], 4)
 
 

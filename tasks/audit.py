@@ -1,0 +1,126 @@
+"""The leak audit: what a night stored, computed again at random past bars from nothing but what was there then."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from models.features.indicators import compute_features
+from models.graphs import correlation
+from models.graphs.correlation import CorrelationRule, correlation_snapshots
+from models.graphs.snapshot import Snapshot
+from models.panel import TS_TYPE, Panel
+from models.scoring.folds import Fold
+from models.scoring.leaks import Comparison, compare
+from models.sessions import bar_closes
+from models.training.fit import predict_fold
+from tasks.book import session_ends
+from tasks.errors import LeakFoundError, NoForecastsError
+from tasks.forecasts import PROBABILITIES, Contender, aware, load_forecasts, networks
+from tasks.leaderboard import Row
+from tasks.night import Night
+from tasks.panels import load_bars, load_features, load_snapshots
+from warehouse.tables import replace_slice
+
+logger = logging.getLogger(__name__)
+
+TOLERANCE = 1e-9  # of features and edges
+FORECAST_TOLERANCE = 1e-6  # of single-precision networks
+
+
+@dataclass(frozen=True)
+class AuditReport:
+    """What was looked at: bars cut at, and rows compared over all of them."""
+
+    cuts: int
+    rows_compared: int
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """What the night has on record, and the bars it came from."""
+
+    bars: Panel
+    features: Panel
+    snapshots: list[Snapshot]
+
+
+@task(name="audit leaks", cache_policy=NO_CACHE, persist_result=False)
+def audit_leaks(
+    night: Night,
+    models: Sequence[Contender],
+    rule: CorrelationRule,
+    class_horizon: int,
+    test_bars: int,
+    dates: int = 2,
+) -> AuditReport:
+    """Recomputes features, correlation edges and forecasts with all bars after a cut taken away, at ``dates`` cuts.
+
+    The cuts are decisions of the later half of the forecasts, drawn by a seed that is the night's own. Each subject's
+    verdict is a row of ``leak_audit``; raises LeakFoundError, after writing them, when one differs. ``rule`` and
+    ``test_bars`` are what the graphs and folds were made with.
+    """
+    stored = Stored(load_bars(night), load_features(night), load_snapshots(night, correlation.GRAPH))
+    contenders = networks(models)
+    rows: list[Row] = []
+    for bar in _cuts(night, stored.bars, contenders, class_horizon, dates):
+        rows += _audit_cut(night, stored, contenders, rule, test_bars, bar)
+    with night.warehouse.write(f"leak audit of {night.universe.name}") as con:
+        keys = {"night": night.as_of, **night.slice}
+        replace_slice(con, "store.leak_audit", pa.Table.from_pylist(rows), **keys, run_id=night.run_id)
+    if leaks := [f"{row['subject']} at {row['cut']}: {row['message']}" for row in rows if not row["passed"]]:
+        raise LeakFoundError(
+            f"night {night.as_of} of {night.universe.name} is not published: {'; '.join(leaks)}. What is stored is not "
+            "what its past gives: see the view leak_audit"
+        )
+    report = AuditReport(len({row["cut"] for row in rows}), sum(row["rows_compared"] for row in rows))
+    logger.info("%s %s: %s", night.as_of, night.universe.name, report)
+    return report
+
+
+def _cuts(
+    night: Night, bars: Panel, contenders: Sequence[Contender], class_horizon: int, dates: int
+) -> list[int]:
+    """Bar positions to cut after: decisions that every network forecast, of the later half of them, never the last."""
+    closed = bar_closes(night.universe.calendar, night.universe.interval, bars.ts)
+    decisions = session_ends(night.universe.calendar, closed)
+    for contender in contenders:
+        forecast = load_forecasts(night, contender, class_horizon, bars.ts).mask.any(axis=1)
+        decisions = decisions[forecast[decisions]]
+    candidates = decisions[len(decisions) // 2 : -1] if len(decisions) > 2 else decisions
+    chosen = np.random.default_rng(int(night.run_id, 16)).permutation(candidates)[:dates]
+    return sorted(chosen.tolist())
+
+
+def _audit_cut(
+    night: Night, stored: Stored, contenders: Sequence[Contender], rule: CorrelationRule, test_bars: int, bar: int
+) -> list[Row]:
+    """One row per subject: everything up to ``bar``, computed from the bars up to it, against what is stored."""
+    bars = stored.bars.rows(0, bar + 1)
+    features = compute_features(bars, bar_closes(night.universe.calendar, night.universe.interval, bars.ts))
+    snapshots = correlation_snapshots(bars, rule)
+    before = stored.features.rows(0, bar + 1)
+    found = {
+        "features": compare(before.values, features.values, before.mask, features.mask, TOLERANCE),
+        f"{correlation.GRAPH} edges": _compare_edges(stored.snapshots, snapshots, bars.ts[bar]),
+    }
+    for contender in contenders:
+        for trial_id in contender.trial_ids:
+            subject = f"predictions of {contender.model}, trial {trial_id}"
+            found[subject] = _compare_forecasts(night, trial_id, features, snapshots, test_bars)
+    return [_verdict(subject, bars.ts[bar], comparison) for subject, comparison in found.items()]
+
+
+def _compare_edges(stored: Sequence[Snapshot], again: Sequence[Snapshot], last: np.datetime64) -> Comparison:
+    (key, weight), (key_again, weight_again) = (_edges(s for s in side if s.as_of <= last) for side in (stored, again))
+    either = np.union1d(key, key_again)
+    values = np.full((2, len(either), 1), np.nan)
+    values[0, np.searchsorted(either, key), 0] = weight
+    values[1, np.searchsorted(either, key_again), 0] = weight_again
+    return compare(*values, np.isin(either, key), np.isin(either, key_again), TOLERANCE)

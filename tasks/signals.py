@@ -1,0 +1,230 @@
+"""Signals of a night: what each network says of each symbol for the next session, written once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+
+import numpy as np
+import pyarrow as pa
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from models.panel import TS_TYPE, Panel
+from models.scoring.portfolio import HOUR, Limits, last_seen
+from models.scoring.signals import LABELS_3, LABELS_5, SIDES, stop_price, views
+from models.sessions import last_session, next_session
+from tasks.book import session_ends
+from tasks.errors import NoForecastsError, SourceMismatchError
+from tasks.forecasts import PROBABILITIES, Contender, aware, load_forecasts, networks
+from tasks.leaderboard import Row
+from tasks.ledger import night_row
+from tasks.night import Night
+from tasks.panels import bar_grid
+from warehouse.errors import PublishedNightError
+from warehouse.tables import replace_slice
+
+logger = logging.getLogger(__name__)
+
+SIGNAL = pa.schema(
+    [
+        ("model", pa.string()),
+        ("symbol", pa.string()),
+        ("as_of", TS_TYPE),
+        ("for_session", pa.date32()),
+        ("side", pa.string()),
+        ("label_3", pa.string()),
+        ("label_5", pa.string()),
+        ("confidence", pa.float64()),
+        ("expected_return", pa.map_(pa.int32(), pa.float64())),
+        ("expected_volatility", pa.float64()),
+        ("weight", pa.float64()),
+        ("close", pa.float64()),
+        ("stop_price", pa.float64()),
+    ]
+)
+REGISTRY = pa.schema(
+    [
+        ("role", pa.string()),
+        ("model", pa.string()),
+        ("trial_ids", pa.list_(pa.string())),
+        ("sharpe", pa.float64()),
+        ("reason", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class SignalReport:
+    """What was written: how many signals, for which session, and whose are recommended."""
+
+    signals: int
+    for_session: date
+    champion: str
+
+
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """The bars (t,) whose forecasts are fresh enough for the night's last decision, which is the last of them."""
+
+    opens: np.ndarray
+    closed: np.ndarray
+    prices: Panel
+
+
+@task(name="next signals", cache_policy=NO_CACHE, persist_result=False)
+def next_signals(
+    night: Night, models: Sequence[Contender], limits: Limits, horizons: Sequence[int], class_horizon: int
+) -> SignalReport:
+    """Writes the signals of every network of ``models``, and who is champion and challenger.
+
+    A signal carries the weight that the backtest decided at the close of the night's last session; a symbol without a
+    forecast by then, or with one older than the limits allow, has no signal. A night that is not published yet may be
+    written again. Raises PublishedNightError when a published one would change, NoForecastsError when there is no
+    network to speak, SourceMismatchError for a night that is not what it says.
+    """
+    refuse_mixed_sources(night)
+    contenders = {c.model: c for c in networks(models)}
+    board = night.warehouse.query("leaderboard_of", night=night.as_of, **night.slice).to_pylist()
+    ranked = [row for row in board if row["model"] in contenders]
+    if not ranked:
+        raise NoForecastsError(
+            f"no network on the leaderboard of {night.universe.name}, night {night.as_of}: run its backtest with a "
+            "model that forecasts"
+        )
+    decision = _last_decision(night, limits)
+    tables = [
+        _signals(night, contenders[row["model"]], row["backtest_id"], decision, horizons, class_horizon)
+        for row in sorted(ranked, key=lambda row: row["model"])
+    ]
+    signals = pa.concat_tables(tables)
+    _write_once(night, signals, _registry(board, ranked, contenders))
+    for_session = next_session(night.universe.calendar, night.as_of)
+    report = SignalReport(signals.num_rows, for_session, ranked[0]["model"])
+    logger.info("%s %s: %s", night.as_of, night.universe.name, report)
+    return report
+
+
+def refuse_mixed_sources(night: Night) -> None:
+    """Raises SourceMismatchError for a live night with a tape or a recorded one without: neither passes for the other."""
+    if (night.source == "live" and night.tape is not None) or (night.source == "recorded" and night.tape is None):
+        raise SourceMismatchError(
+            f"night {night.as_of} of {night.universe.name} is {night.source} and its tape is {night.tape}: signals of "
+            "a tape are never written as live, nor live ones as recorded"
+        )
+
+
+def _last_decision(night: Night, limits: Limits) -> Decision:
+    """The close of the night's last session. Raises NoForecastsError when that session's last bar has not closed."""
+    universe = night.universe
+    opens, closed = bar_grid(night)
+    ends = session_ends(universe.calendar, closed)
+    due = last_session(universe.calendar, night.as_of)
+    if not len(ends) or opens[ends[-1]].astype("datetime64[D]").astype(date) != due:
+        raise NoForecastsError(
+            f"{universe.name}: the session {due} has not closed by {night.clock}; run the night later"
+        )
+    fresh = slice(int(np.searchsorted(closed, closed[ends[-1]] - limits.max_staleness_hours * HOUR)), ends[-1] + 1)
+    opens = opens[fresh]
+    rows = night.warehouse.query(
+        "atr_between",
+        **night.slice,
+        interval=universe.interval,
+        symbols=list(universe.symbols),
+        start=aware(opens[0]),
+        end=aware(opens[-1]) + timedelta(microseconds=1),
+    )
+    return Decision(opens, closed[fresh], Panel.from_table(rows, ("close", "atr_14"), universe.symbols, opens))
+
+
+def _signals(
+    night: Night,
+    contender: Contender,
+    backtest_id: str,
+    decision: Decision,
+    horizons: Sequence[int],
+    class_horizon: int,
+) -> pa.Table:
+    """One row per symbol with a fresh forecast, by symbol."""
+    forecasts = {h: load_forecasts(night, contender, h, decision.opens) for h in horizons}
+    spoken = forecasts[class_horizon]
+    bar, _ = last_seen(spoken.mask & decision.prices.mask, decision.closed, np.array([len(decision.opens) - 1]))
+    known = np.flatnonzero(bar[0] >= 0)
+    bar = bar[0, known]
+
+    def of(panel: Panel, column: str) -> np.ndarray:
+        return panel.column(column)[bar, known]
+
+    view = views(np.stack([of(spoken, name) for name in PROBABILITIES], axis=-1))
+    weight = _decided_weights(night, backtest_id, decision)[known]
+    side = np.sign(weight).astype(np.int64)
+    close = of(decision.prices, "close")
+    returns = np.stack([of(forecasts[h], "expected_return") for h in horizons], axis=-1)
+    columns = {
+        "model": [contender.model] * len(known),
+        "symbol": [night.universe.symbols[j] for j in known],
+        "as_of": pa.array(decision.opens[bar], pa.timestamp("us")).cast(TS_TYPE),
+        "for_session": [next_session(night.universe.calendar, night.as_of)] * len(known),
+        "side": [SIDES[s + 1] for s in side],
+        "label_3": [LABELS_3[k] for k in view.label_3],
+        "label_5": [LABELS_5[k] for k in view.label_5],
+        "confidence": view.confidence,
+        "expected_return": [list(zip(horizons, row, strict=True)) for row in returns.tolist()],
+        "expected_volatility": of(spoken, "expected_volatility"),
+        "weight": weight,
+        "close": close,
+        "stop_price": pa.array(stop_price(side, close, close * of(decision.prices, "atr_14")), from_pandas=True),
+    }
+    return pa.table(columns, schema=SIGNAL)
+
+
+def _decided_weights(night: Night, backtest_id: str, decision: Decision) -> np.ndarray:
+    """Weights (n,) that the backtest decided at the last bar of ``decision``; those on record are the others than 0."""
+    last = aware(decision.opens[-1])
+    span = {"start": last, "end": last + timedelta(microseconds=1)}
+    rows = night.warehouse.query("positions_between", **night.slice, backtest_id=backtest_id, **span)
+    held = Panel.from_table(rows, ("weight",), night.universe.symbols, decision.opens[-1:])
+    return np.nan_to_num(held.column("weight")[0])
+
+
+def _registry(board: Sequence[Row], ranked: Sequence[Row], contenders: dict[str, Contender]) -> pa.Table:
+    """The champion, the best-ranked network, and the next best as challenger, with the reason in words."""
+    rules = [row for row in board if row["model"] not in contenders]
+    beside = "".join(f"; {row['model']} {_in_words(row)}" for row in rules)
+    rows = [
+        {
+            "role": role,
+            "model": row["model"],
+            "trial_ids": list(contenders[row["model"]].trial_ids),
+            "sharpe": row["sharpe"],
+            "reason": f"{place} of {len(ranked)} networks by Sharpe net of costs over {row['sessions']} sessions: "
+            f"{_in_words(row)}{beside}",
+        }
+        for role, place, row in zip(("champion", "challenger"), ("first", "second"), ranked, strict=False)
+    ]
+    return pa.Table.from_pylist(rows, REGISTRY)
+
+
+def _in_words(row: Row) -> str:
+    sharpe = "no Sharpe, it never moved" if row["sharpe"] is None else f"Sharpe {row['sharpe']:.2f}"
+    return f"{sharpe}, rank {row['rank']}"
+
+
+def _write_once(night: Night, signals: pa.Table, registry: pa.Table) -> None:
+    """Writes signals and registry, or leaves a published night as it is when its signals are these."""
+    keys = {"night": night.as_of, **night.slice}
+    row = night_row(night)
+    if row is not None and row["published_at"] is not None:
+        stored = night.warehouse.query("signals_of", **keys).cast(SIGNAL)
+        if stored != signals:
+            raise PublishedNightError(
+                f"the {night.source} night {night.as_of} of {night.universe.name} is published with "
+                f"{stored.num_rows} signals that are not the {signals.num_rows} computed now; signals are written "
+                "once: give --warehouse another file to compute them anew"
+            )
+        return
+    with night.warehouse.write(f"signals of {night.universe.name}") as con:
+        replace_slice(con, "store.signals", signals, **keys, run_id=night.run_id)
+        replace_slice(con, "store.model_registry", registry, **keys, run_id=night.run_id)

@@ -1,0 +1,106 @@
+"""Loading 1.25 million bars through the warehouse, against DuckDB bare. ``pytest tests/benchmarks -m benchmark -s``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from warehouse.connect import Warehouse
+from warehouse.migrate import migrate
+from warehouse.publish import publish_copy
+from warehouse.tables import replace_slice, upsert
+
+N_SYMBOLS, N_BARS = 130, 9_600
+KEY = ("source", "universe", "symbol", "interval", "ts")
+STAMPS = {"interval": "1d", "fetched_at": datetime(2024, 6, 29, tzinfo=UTC), "run_id": "run"}
+SLICE = {"source": "recorded", "universe": "us_stocks"}
+
+
+@pytest.fixture(scope="module")
+def bars() -> pa.Table:
+    rng = np.random.default_rng(7)
+    ts = np.datetime64("1990-01-02T14:30", "us") + np.arange(N_BARS) * np.timedelta64(1, "D")
+    close = 100 * np.exp(np.cumsum(rng.normal(0, 0.02, (N_SYMBOLS, N_BARS)), axis=1)).ravel()
+    symbols = pa.array([f"S{k}" for k in range(N_SYMBOLS)]).take(pa.array(np.repeat(np.arange(N_SYMBOLS), N_BARS)))
+    return pa.table(
+        {
+            "symbol": symbols,
+            "ts": pa.array(np.tile(ts, N_SYMBOLS), pa.timestamp("us")).cast(pa.timestamp("us", "UTC")),
+            **dict.fromkeys(("open", "high", "low", "close"), close),
+            "volume": rng.uniform(1e5, 1e7, len(close)),
+        }
+    )
+
+
+def best(run: Callable[[], object], times: int = 3) -> float:
+    """Seconds of the fastest of a few runs."""
+    seconds = []
+    for _ in range(times):
+        started = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
+
+
+@pytest.mark.benchmark
+def test_loading_a_whole_history_and_a_night_against_bare_duckdb(bars: pa.Table, tmp_path: Path) -> None:
+    warehouse = Warehouse.at(tmp_path / "warehouse.duckdb")
+    migrate(warehouse)
+    bare = duckdb.connect(str(tmp_path / "bare.duckdb"))
+    bare.execute("SET TimeZone = 'UTC'")
+    night = bars.filter(pa.compute.greater_equal(bars["ts"], bars["ts"][-10]))
+
+    def load() -> None:
+        with warehouse.write("load") as con:
+            replace_slice(con, "store.bars", bars, **SLICE, **STAMPS)
+
+    def merge_night() -> None:
+        with warehouse.write("night") as con:
+            upsert(con, "store.bars", night, KEY, **SLICE, **STAMPS)
+
+    def bare_load() -> None:
+        bare.execute(
+            "CREATE OR REPLACE TABLE bars AS SELECT 'recorded' AS source, 'us_stocks' AS universe, * FROM bars_rows"
+        )
+        bare.execute("CHECKPOINT")
+
+    def bare_merge() -> None:
+        bare.execute(
+            "MERGE INTO bars USING (SELECT 'recorded' AS source, 'us_stocks' AS universe, * FROM night_rows) AS night"
+            " USING (source, universe, symbol, ts) WHEN MATCHED THEN UPDATE WHEN NOT MATCHED THEN INSERT"
+        )
+        bare.execute("CHECKPOINT")
+
+    def read_view() -> None:
+        with warehouse.read() as con:
+            con.execute(
+                "SELECT symbol, ts, open, close, total_return FROM bars WHERE source = 'recorded'"
+            ).to_arrow_table()
+
+    def publish() -> None:
+        publish_copy(warehouse, **SLICE)
+
+    bare.register("bars_rows", bars)
+    bare.register("night_rows", night)
+    timings = {"replace_slice": best(load), "CREATE TABLE AS": best(bare_load)}
+    timings |= {"upsert of 10 bars each": best(merge_night), "MERGE of the same": best(bare_merge)}
+    with warehouse.write("finish a night") as con:
+        night_row = (
+            "'2024-06-28', 'recorded', 'us_stocks', 'run', now(), '{}', '0', 'published', NULL, NULL, NULL, NULL, now()"
+        )
+        con.execute(f"INSERT INTO store.nights VALUES ({night_row})")
+    timings |= {"view with total returns": best(read_view), "publish_copy": best(publish)}
+
+    print(f"\n{len(bars):,} bars")
+    for name, seconds in timings.items():
+        print(f"{name:28}{seconds:8.3f} s")
+    print(f"replace_slice / CREATE TABLE AS = {timings['replace_slice'] / timings['CREATE TABLE AS']:.2f}")
+    print(f"upsert / MERGE = {timings['upsert of 10 bars each'] / timings['MERGE of the same']:.2f}")
+    assert timings["replace_slice"] < 5 * timings["CREATE TABLE AS"]

@@ -1,0 +1,191 @@
+"""Feature rows and graph snapshots in a real warehouse: written once, and brought up when bars come or change."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.features.indicators import FEATURES, FeatureError, compute_features
+from models.graphs.correlation import CorrelationRule, correlation_snapshots
+from models.graphs.snapshot import GraphError
+from models.sessions import bar_closes, bar_opens
+from tasks.graphs import FeatureReport, GraphReport, build_graphs, write_features
+from tasks.panels import bar_grid, load_bars, load_features, load_snapshots
+
+START, FRIDAY, MONDAY = date(2024, 1, 2), date(2024, 6, 28), date(2024, 7, 1)
+GRAPH = {"window_bars": 20, "min_correlation": 0.05, "top_k": 2, "every_bars": 5}
+
+
+def test_the_first_night_writes_every_row_as_computed(desk) -> None:
+    night = desk.night(FRIDAY)
+    report = write_features.fn(night)
+    bars = load_bars(night)
+    expected = compute_features(bars, bar_closes("XNYS", "1d", bars.ts))
+    stored = load_features(night)
+    assert report == FeatureReport(rows=int(bars.mask.sum()), added=int(bars.mask.sum()), replaced=0, removed=0)
+    np.testing.assert_array_equal(stored.values, expected.values)
+    np.testing.assert_array_equal(stored.mask, bars.mask)
+    assert desk.rows("SELECT DISTINCT source, universe, interval, run_id FROM features") == [
+        ("recorded", "stocks", "1d", night.run_id)
+    ]
+
+
+def test_table_and_view_hold_the_features_in_their_order(desk) -> None:
+    columns = "SELECT column_name FROM duckdb_columns() WHERE table_name = 'features' AND schema_name = '{}'"
+    for schema in ("store", "main"):
+        names = [name for (name,) in desk.rows(columns.format(schema))]
+        assert tuple(names) == ("source", "universe", "symbol", "interval", "ts", *FEATURES, "run_id")
+
+
+def test_writing_again_changes_no_row(desk) -> None:
+    write_features.fn(desk.night(FRIDAY))
+    before = desk.contents("store.features")
+    report = write_features.fn(desk.night(FRIDAY))
+    assert (report.added, report.replaced, report.removed) == (0, 0, 0)
+    assert desk.contents("store.features").equals(before)
+
+
+def test_the_next_night_adds_its_bars_only(desk) -> None:
+    write_features.fn(desk.night(FRIDAY))
+    before = desk.contents("store.features")
+    report = write_features.fn(desk.night(MONDAY))
+    assert (report.added, report.replaced, report.removed) == (4, 0, 0)
+    runs = desk.rows("SELECT ts::DATE, run_id FROM features WHERE run_id <> 'x' GROUP BY ALL ORDER BY 1 DESC LIMIT 2")
+    assert runs == [(MONDAY, desk.night(MONDAY).run_id), (FRIDAY, desk.night(FRIDAY).run_id)]
+    assert desk.contents("store.features WHERE ts < '2024-07-01'").equals(before)
+
+
+@pytest.mark.parametrize("universe", ["stocks", "perpetuals"])
+def test_rows_are_the_same_whether_written_in_one_night_or_over_many(desk, tmp_path: Path, universe: str) -> None:
+    at_once = desk.another(tmp_path / "at_once")
+    for as_of in (date(2024, 6, 3), date(2024, 6, 17), FRIDAY, MONDAY):
+        write_features.fn(desk.night(as_of, universe))
+        build_graphs.fn(desk.night(as_of, universe), **GRAPH)
+    write_features.fn(at_once.night(MONDAY, universe))
+    build_graphs.fn(at_once.night(MONDAY, universe), **GRAPH)
+    for table in ("store.features", "store.graph_snapshots", "store.graph_edges"):
+        assert at_once.contents(table).num_rows > 0
+        assert desk.contents(table, "* EXCLUDE (run_id)").equals(at_once.contents(table, "* EXCLUDE (run_id)"))
+
+
+def test_a_restated_bar_replaces_its_symbols_rows_from_there_on(desk) -> None:
+    write_features.fn(desk.night(FRIDAY))
+    kept = "store.features WHERE (symbol <> 'BBB' OR ts < '2024-06-03') AND ts < '2024-07-01'"
+    before = desk.contents(kept)
+    desk.execute("UPDATE store.bars SET close = close * 1.001 WHERE symbol = 'BBB' AND ts::DATE = '2024-06-03'")
+    report = write_features.fn(desk.night(MONDAY))
+    sessions = len(bar_opens("XNYS", "1d", date(2024, 6, 3), date(2024, 6, 29)))
+    assert (report.added, report.replaced, report.removed) == (4, sessions, 0)
+    assert desk.contents(kept).equals(before)
+    assert desk.rows("SELECT count(*), count(DISTINCT (symbol, ts)) FROM features")[0] == (report.rows, report.rows)
+
+
+def test_rows_of_a_bar_that_was_withdrawn_are_removed(desk) -> None:
+    write_features.fn(desk.night(FRIDAY))
+    desk.execute("DELETE FROM store.bars WHERE symbol = 'CCC' AND ts::DATE IN ('2024-06-27', '2024-06-28')")
+    report = write_features.fn(desk.night(FRIDAY))
+    assert (report.added, report.replaced, report.removed) == (0, 0, 2)
+    assert desk.rows("SELECT max(ts)::DATE FROM features WHERE symbol = 'CCC'") == [(date(2024, 6, 26),)]
+
+
+def test_an_earlier_night_leaves_later_rows_alone(desk) -> None:
+    for step in (write_features.fn, lambda night: build_graphs.fn(night, **GRAPH)):
+        step(desk.night(MONDAY))
+    before = [desk.contents(f"store.{name}") for name in ("features", "graph_snapshots", "graph_edges")]
+    for step in (write_features.fn, lambda night: build_graphs.fn(night, **GRAPH)):
+        step(desk.night(date(2024, 5, 31)))
+    assert [desk.contents(f"store.{name}") for name in ("features", "graph_snapshots", "graph_edges")] == before
+
+
+def test_bars_no_market_could_print_stop_the_step_and_leave_the_rows(desk) -> None:
+    write_features.fn(desk.night(FRIDAY))
+    before = desk.contents("store.features")
+    desk.execute("UPDATE store.bars SET low = -1 WHERE symbol = 'AAA' AND ts::DATE = '2024-07-01'")
+    with pytest.raises(FeatureError, match="AAA at 2024-07-01T13:30"):
+        write_features.fn(desk.night(MONDAY))
+    assert desk.contents("store.features").equals(before)
+
+
+def test_snapshots_come_back_from_the_warehouse_as_they_were_built(desk) -> None:
+    night = desk.night(FRIDAY)
+    report = build_graphs.fn(night, **GRAPH)
+    built = correlation_snapshots(load_bars(night), CorrelationRule(**GRAPH))
+    stored = load_snapshots(night, "correlation")
+    assert len(stored) == len(built) == report.snapshots - 1
+    assert sum(len(s.src) for s in stored) > len(stored)
+    for a, b in zip(stored, built, strict=True):
+        assert (a.graph, a.as_of, a.window_start, a.nodes) == (b.graph, b.as_of, b.window_start, b.nodes)
+        for x, y in ((a.src, b.src), (a.dst, b.dst), (a.weight, b.weight)):
+            np.testing.assert_array_equal(x, y)
+    cut = load_snapshots(night, "correlation", last=built[3].as_of)
+    assert [s.as_of for s in cut] == [s.as_of for s in built[:4]]
+
+
+def test_the_sector_graph_is_one_snapshot_at_the_first_bar(desk) -> None:
+    """HYB-08."""
+    build_graphs.fn(desk.night(FRIDAY), **GRAPH)
+    edges = "SELECT as_of::DATE, src, dst, weight FROM graph_edges WHERE graph = 'sector' ORDER BY src"
+    assert desk.rows(edges) == [(START, "AAA", "BBB", 1.0), (START, "CCC", "DDD", 1.0)]
+    (snapshot,) = load_snapshots(desk.night(FRIDAY), "sector")
+    assert np.isnat(snapshot.window_start)
+
+
+def test_snapshot_rows_describe_their_edges(desk) -> None:
+    build_graphs.fn(desk.night(FRIDAY), **GRAPH)
+    assert desk.rows(
+        "SELECT count(*) FROM graph_snapshots s JOIN (SELECT graph, as_of, count(*) AS n, avg(weight) AS mean,"
+        " bool_and(src < dst) AS ordered FROM graph_edges GROUP BY ALL) e USING (graph, as_of)"
+        " WHERE s.edges <> e.n OR abs(s.mean_weight - e.mean) > 1e-12 OR NOT ordered OR s.nodes <> 4"
+        " OR s.density <> e.n / 6 OR s.window_start >= s.as_of"
+    ) == [(0,)]
+
+
+def test_building_again_builds_nothing(desk) -> None:
+    first = build_graphs.fn(desk.night(FRIDAY), **GRAPH)
+    before = [desk.contents(f"store.{name}") for name in ("graph_snapshots", "graph_edges")]
+    again = build_graphs.fn(desk.night(FRIDAY), **GRAPH)
+    assert first.built == first.snapshots == 22 and first.edges == before[1].num_rows
+    assert again == GraphReport(snapshots=22, built=0, edges=0, removed=0)
+    assert [desk.contents(f"store.{name}") for name in ("graph_snapshots", "graph_edges")] == before
+
+
+def test_other_parameters_replace_the_correlation_graph_whole(desk) -> None:
+    build_graphs.fn(desk.night(FRIDAY), **GRAPH)
+    report = build_graphs.fn(desk.night(FRIDAY), **{**GRAPH, "every_bars": 10})
+    assert report.built == report.snapshots - 1 == 11 and report.removed == 10
+    assert len(load_snapshots(desk.night(FRIDAY), "correlation")) == 11
+    assert desk.rows("SELECT DISTINCT parameters->>'every_bars' FROM graph_snapshots WHERE graph = 'correlation'") == [
+        ("10",)
+    ]
+    assert desk.rows("SELECT count(*) FROM graph_edges ANTI JOIN graph_snapshots USING (graph, as_of)") == [(0,)]
+
+
+def test_a_restated_bar_rebuilds_the_windows_that_hold_it(desk) -> None:
+    build_graphs.fn(desk.night(FRIDAY), **GRAPH)
+    desk.execute("UPDATE store.bars SET close = close * 1.01 WHERE symbol = 'BBB' AND ts::DATE = '2024-06-28'")
+    assert build_graphs.fn(desk.night(FRIDAY), **GRAPH).built == 0
+    desk.execute("UPDATE store.bars SET close = close * 1.01 WHERE symbol = 'BBB' AND ts::DATE = '2024-05-30'")
+    night = desk.night(MONDAY)
+    grid = bar_grid(night)[0]
+    held = [
+        s
+        for s in load_snapshots(night, "correlation")
+        if s.window_start <= np.datetime64("2024-05-31T13:30") <= s.as_of
+    ]
+    assert build_graphs.fn(night, **GRAPH).built == len(held) + int((len(grid) - 1) % 5 == 0)
+
+
+def test_graphs_that_cannot_be_built_leave_the_stored_ones(desk) -> None:
+    build_graphs.fn(desk.night(FRIDAY), **GRAPH)
+    before = desk.contents("store.graph_edges")
+    with pytest.raises(GraphError, match="window_bars is 2"):
+        build_graphs.fn(desk.night(FRIDAY), **{**GRAPH, "window_bars": 2})
+    night = desk.night(FRIDAY)
+    single = replace(night.universe, members=night.universe.members[:1])
+    with pytest.raises(GraphError, match="at least two assets"):
+        build_graphs.fn(replace(night, universe=single), **GRAPH)
+    assert desk.contents("store.graph_edges").equals(before)

@@ -1,0 +1,83 @@
+"""What a night reads: bars on the whole grid, nothing after its clock."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, date, datetime
+
+import numpy as np
+import pytest
+
+from models.sessions import bar_opens
+from tasks.errors import NoBarsError
+from tasks.panels import load_bars, load_benchmark, load_funding
+
+START, FRIDAY = date(2024, 1, 2), date(2024, 6, 28)
+
+
+def test_bars_lie_on_the_whole_calendar_grid_up_to_the_night(desk) -> None:
+    bars = load_bars(desk.night(FRIDAY))
+    assert bars.symbols == ("AAA", "BBB", "CCC", "DDD")
+    np.testing.assert_array_equal(bars.ts, bar_opens("XNYS", "1d", START, date(2024, 6, 29)))
+    assert bars.mask[:, :3].all()
+    missing = bars.ts[~bars.mask[:, 3]]
+    assert missing[-1] == np.datetime64("2024-05-07T13:30") and missing[-2] < np.datetime64("2024-03-01")
+    np.testing.assert_array_equal(bars.column("funding_rate")[bars.mask], 0.0)
+
+
+def test_a_dividend_is_part_of_the_return_of_its_day(desk) -> None:
+    bars = load_bars(desk.night(FRIDAY))
+    at = int(np.searchsorted(bars.ts, np.datetime64("2024-04-01T13:30")))
+    close = bars.column("close")[:, 0]
+    np.testing.assert_allclose(bars.column("total_return")[at, 0], (close[at] + 0.8) / close[at - 1] - 1)
+    np.testing.assert_allclose(bars.column("total_return")[at + 1, 0], close[at + 1] / close[at] - 1)
+
+
+def test_a_bar_still_open_at_the_clock_is_not_on_the_grid(desk) -> None:
+    """MAM-20: the session of 2024-06-28 closes at 20:00."""
+    before, after = (datetime(2024, 6, 28, hour, tzinfo=UTC) for hour in (19, 20))
+    for clock, last in ((before, "2024-06-27T13:30"), (after, "2024-06-28T13:30")):
+        assert load_bars(replace(desk.night(FRIDAY), clock=clock)).ts[-1] == np.datetime64(last)
+
+
+def test_bars_can_end_earlier_than_the_night(desk) -> None:
+    night, last = desk.night(FRIDAY), np.datetime64("2024-06-03T13:30", "us")
+    whole, cut = load_bars(night), load_bars(night, last=last)
+    assert cut.ts[-1] == last
+    np.testing.assert_array_equal(cut.values, whole.until(last).values)
+
+
+def test_benchmark_is_one_asset_on_the_same_grid(desk) -> None:
+    night = desk.night(FRIDAY)
+    benchmark = load_benchmark(night)
+    assert benchmark.symbols == ("IDX",) and benchmark.mask.all()
+    np.testing.assert_array_equal(benchmark.ts, load_bars(night).ts)
+
+
+def test_funding_of_a_bar_is_the_rate_last_settled_at_or_before_its_close(desk) -> None:
+    """TGN-27, TRAP-10: settled at 08:00, so known to the bar that opened at 07:00 and to no earlier one."""
+    bars = load_bars(desk.night(FRIDAY, "perpetuals"))
+    first = int(np.searchsorted(bars.ts, np.datetime64("2024-06-10T07:00")))
+    rates = bars.column("funding_rate")
+    assert np.isnan(rates[:first, 0]).all() and np.isnan(rates[:, 1]).all()
+    np.testing.assert_array_equal(rates[first : first + 17, 0], [0.0] * 8 + [1e-5] * 8 + [2e-5])
+
+
+def test_funding_ends_at_the_clock(desk) -> None:
+    settled = load_funding(desk.night(FRIDAY, "perpetuals"))
+    assert settled["ts"].to_pylist()[-1] == datetime(2024, 6, 29, tzinfo=UTC)
+    assert load_funding(desk.night(FRIDAY, "perpetuals"), symbols=["BBB"]).num_rows == 0
+
+
+def test_a_warehouse_without_bars_and_a_night_before_history_say_what_to_do(desk) -> None:
+    live = replace(desk.night(FRIDAY), source="live")
+    with pytest.raises(NoBarsError, match="no live bar of stocks"):
+        load_bars(live)
+    with pytest.raises(NoBarsError, match="history starts on 2024-01-02"):
+        load_bars(desk.night(date(2023, 12, 29)))
+
+
+def test_a_bar_where_the_calendar_has_none_is_named(desk) -> None:
+    desk.execute("UPDATE store.bars SET ts = ts + INTERVAL 1 DAY WHERE symbol = 'BBB' AND ts::DATE = '2024-06-14'")
+    with pytest.raises(NoBarsError, match="BBB has a bar at 2024-06-15"):
+        load_bars(desk.night(FRIDAY))

@@ -1,0 +1,102 @@
+"""A full disk: the write says so, nothing of it stays, everything before it is readable."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from warehouse.connect import Warehouse
+from warehouse.errors import WarehouseFullError
+from warehouse.publish import publish_copy, read_published
+
+FILL = "CREATE TABLE store.large AS SELECT range AS a, random() AS b FROM range(5_000_000)"
+
+
+@pytest.fixture
+def small_disk(migrated: Path, tmp_path: Path) -> Iterator[Warehouse]:
+    """A migrated warehouse on a file system of 24 MiB."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small file system takes root")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", disk], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"no small file system here: {mounted.stderr.strip()}")
+    try:
+        shutil.copyfile(migrated, disk / "warehouse.duckdb")
+        yield Warehouse(disk / "warehouse.duckdb")
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def fill_up(folder: Path) -> Path:
+    """A file that takes all the room left."""
+    filler = folder / "filler"
+    with filler.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(65536))
+        except OSError:
+            return filler
+
+
+def test_a_transaction_too_large_for_the_disk_leaves_what_was_there(small_disk):
+    message = r"warehouse\.duckdb: the disk is full; nothing of this was written"
+    with pytest.raises(WarehouseFullError, match=message), small_disk.write("load") as con:
+        con.execute("DELETE FROM store.universes")
+        con.execute(FILL)
+    assert small_disk.query("universe_names").num_rows > 0
+
+
+def test_a_commit_on_a_full_disk_leaves_what_was_there_and_works_once_there_is_room(small_disk):
+    filler = fill_up(small_disk.path.parent)
+    before = small_disk.query("universe_names")
+    with pytest.raises(WarehouseFullError, match="Free space, run again"), small_disk.write("load") as con:
+        con.execute("DELETE FROM store.universes")
+    assert small_disk.query("universe_names").equals(before)
+    filler.unlink()
+    with small_disk.write("load") as con:
+        con.execute("DELETE FROM store.universes")
+    assert small_disk.query("universe_names").num_rows == 0
+
+
+def test_a_copy_that_does_not_fit_leaves_the_published_one(small_disk):
+    stamp = "'2024-06-28', 'recorded', 'demo', 'r', now(), '{}', '0', 'published', NULL, NULL, NULL, NULL, now()"
+    with small_disk.write("finish a night") as con:
+        con.execute(f"INSERT INTO store.nights VALUES ({stamp})")
+    publish_copy(small_disk, "recorded", "demo")
+    filler = fill_up(small_disk.path.parent)
+    with pytest.raises(WarehouseFullError, match="the disk is full"):
+        publish_copy(small_disk, "recorded", "demo")
+    with read_published(small_disk) as con:
+        assert con.execute("SELECT night FROM nights").fetchall() == [(date(2024, 6, 28),)]
+    filler.unlink()
+    publish_copy(small_disk, "recorded", "demo")
+
+
+LIMITED = f"""
+import resource, sys
+from warehouse.connect import Warehouse
+from warehouse.errors import WarehouseFullError
+warehouse = Warehouse.at(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (8 * 2**20, 8 * 2**20))
+try:
+    with warehouse.write("load") as con:
+        con.execute("DELETE FROM store.universes")
+        con.execute({FILL!r})
+except WarehouseFullError as error:
+    print("full", warehouse.query("universe_names").num_rows)
+"""
+
+
+def test_a_file_size_limit_is_a_full_disk(warehouse, start_python):
+    known = warehouse.query("universe_names").num_rows
+    output, errors = start_python(LIMITED, warehouse.path).communicate(timeout=60)
+    assert output == f"full {known}\n", errors
+    assert warehouse.query("universe_names").num_rows == known

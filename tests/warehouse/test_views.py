@@ -1,0 +1,244 @@
+"""The SQL contract against hand numbers."""
+
+from __future__ import annotations
+
+import itertools
+from datetime import date
+
+import pytest
+
+from warehouse.connect import Warehouse
+
+CONTRACT = {
+    *("bars", "corporate_actions", "funding_rates", "universes", "universe_members", "features", "graph_snapshots"),
+    *("graph_edges", "trials", "folds", "predictions", "backtests", "equity_curves", "positions", "metrics"),
+    *("leaderboard", "signals", "signals_next_day", "checks", "quarantine", "leak_audit", "nights", "model_registry"),
+    "step_runs",
+}
+MON, TUE, WED, THU, FRI = (f"2024-06-{day}T13:30" for day in (24, 25, 26, 27, 28))
+
+
+def rows(warehouse: Warehouse, sql: str, **parameters: object) -> list[tuple]:
+    with warehouse.read() as con:
+        return con.execute(sql, parameters).fetchall()
+
+
+def column(warehouse: Warehouse, name: str, where: str = "true") -> list:
+    return [row[0] for row in rows(warehouse, f"SELECT {name} FROM bars WHERE {where} ORDER BY source, symbol, ts")]
+
+
+def test_the_contract_is_all_there(warehouse):
+    assert {name for (name,) in rows(warehouse, "SELECT view_name FROM duckdb_views() WHERE NOT internal")} == CONTRACT
+    assert rows(warehouse, "FROM bars_as_of(now())") == []
+
+
+@pytest.mark.parametrize("view", sorted(CONTRACT - {"universes", "universe_members"}))
+def test_every_row_says_where_it_comes_from_and_which_night_wrote_it(warehouse, view):
+    with warehouse.read() as con:
+        columns = {name for name, *_ in con.execute(f"FROM {view} LIMIT 0").description}
+    assert {"source", "universe", "run_id"} <= columns
+
+
+def test_total_return_without_dividends_is_the_change_of_the_close(warehouse, add_bars):
+    add_bars({MON: 100.0, TUE: 110.0, WED: 99.0})
+    assert column(warehouse, "total_return") == [None, pytest.approx(0.10), pytest.approx(-0.10)]
+    assert column(warehouse, "close_adjusted") == [100.0, 110.0, 99.0]
+
+
+def test_a_dividend_counts_on_its_ex_date(warehouse, add_bars, add_actions):
+    add_bars({MON: 100.0, TUE: 100.0, WED: 98.0, THU: 98.0})
+    add_actions({WED: 2.0})
+    assert column(warehouse, "total_return") == [None, 0.0, 0.0, 0.0]
+    assert column(warehouse, "close_adjusted") == [98.0, 98.0, 98.0, 98.0] == pytest.approx([100 * 0.98, 98, 98, 98])
+
+
+def test_a_dividend_on_a_missing_bar_counts_on_the_next_one(warehouse, add_bars, add_actions):
+    add_bars({MON: 100.0, WED: 101.0, THU: 102.01})  # no bar on Tuesday
+    add_actions({TUE: 4.0})
+    assert column(warehouse, "total_return") == [None, pytest.approx(0.05), pytest.approx(0.01)]
+    adjusted = column(warehouse, "close_adjusted")
+    assert adjusted == [pytest.approx(101 / 1.05), 101.0, 102.01]
+
+
+def test_an_ex_date_given_as_midnight_counts_on_that_session(warehouse, add_bars, add_actions):
+    add_bars({MON: 100.0, TUE: 100.0, WED: 100.0})
+    add_actions({"2024-06-25T00:00": 1.0})
+    assert column(warehouse, "total_return") == [None, pytest.approx(0.01), 0.0]
+
+
+def test_two_dividends_before_one_bar_add_up(warehouse, add_bars, add_actions):
+    add_bars({MON: 100.0, THU: 100.0})
+    add_actions({TUE: 1.0, WED: 2.0})
+    assert column(warehouse, "total_return") == [None, pytest.approx(0.03)]
+
+
+def test_a_dividend_before_the_first_bar_or_after_the_last_changes_nothing(warehouse, add_bars, add_actions):
+    add_bars({TUE: 100.0, WED: 101.0})
+    add_actions({MON: 5.0, FRI: 5.0})
+    assert column(warehouse, "total_return") == [None, pytest.approx(0.01)]
+    assert column(warehouse, "close_adjusted") == [100.0, 101.0]
+
+
+def test_a_split_changes_nothing_because_closes_come_adjusted_for_it(warehouse, add_bars, add_actions):
+    add_bars({MON: 25.0, TUE: 25.5})
+    add_actions({TUE: 4.0}, kind="split")
+    assert column(warehouse, "total_return") == [None, pytest.approx(0.02)]
+
+
+def test_adjusted_closes_move_by_the_total_return(warehouse, add_bars, add_actions):
+    add_bars({MON: 50.0, TUE: 49.0, WED: 51.5, THU: 50.25, FRI: 50.75})
+    add_actions({TUE: 1.25, THU: 0.75})
+    returns, adjusted = column(warehouse, "total_return")[1:], column(warehouse, "close_adjusted")
+    assert [after / before - 1 for before, after in itertools.pairwise(adjusted)] == pytest.approx(returns)
+    assert returns[0] == pytest.approx((49 + 1.25) / 50 - 1)
+    assert adjusted[-1] == 50.75
+
+
+def test_sources_universes_symbols_and_intervals_keep_to_themselves(warehouse, add_bars, add_actions):
+    add_bars({MON: 100.0, TUE: 101.0})
+    add_bars({MON: 10.0, TUE: 11.0}, symbol="BBB")
+    add_bars({MON: 200.0, TUE: 210.0}, source="simulated")
+    add_bars({MON: 100.0, TUE: 100.0}, universe="demo_stocks")
+    add_bars({TUE: 100.5, "2024-06-25T14:30": 101.0}, interval="1h")
+    add_actions({TUE: 10.0}, source="simulated")
+    daily = "universe = 'us_stocks' AND interval = '1d'"
+    assert column(warehouse, "total_return", daily) == pytest.approx([None, 0.01, None, 0.1, None, 0.1])
+    assert column(warehouse, "total_return", "universe = 'demo_stocks'") == [None, 0.0]
+    assert column(warehouse, "total_return", "interval = '1h'") == [None, pytest.approx(101 / 100.5 - 1)]
+
+
+def test_a_filter_on_the_view_does_not_change_its_returns(warehouse, add_bars, add_actions):
+    add_bars({MON: 100.0, TUE: 101.0, WED: 103.02})
+    add_actions({TUE: 1.0})
+    whole = column(warehouse, "(ts, total_return, close_adjusted)")
+    for where in (
+        "symbol = 'AAA'",
+        f"ts >= '{TUE}:00+00'",
+        f"ts < '{WED}:00+00'",
+        "source = 'recorded'",
+    ):
+        assert set(column(warehouse, "(ts, total_return, close_adjusted)", where)) <= set(whole)
+
+
+def test_bars_as_of_gives_the_version_known_at_an_instant(warehouse, add_bars):
+    raw = {"table": "raw.bars", "provider": "yahoo"}
+    add_bars({MON: 100.0, TUE: 101.0}, fetched_at="2024-06-26 00:00:00+00", run_id="first", **raw)
+    add_bars({TUE: 100.9, WED: 102.0}, fetched_at="2024-06-27 00:00:00+00", run_id="second", **raw)
+
+    def known(instant: str) -> list[tuple]:
+        return rows(warehouse, "SELECT close, run_id FROM bars_as_of($t) ORDER BY ts", t=instant)
+
+    assert known("2024-06-25 23:59:59+00") == []
+    assert known("2024-06-26 00:00:00+00") == [(100.0, "first"), (101.0, "first")]
+    assert known("2024-06-27 00:00:00+00") == [(100.0, "first"), (100.9, "second"), (102.0, "second")]
+
+
+def test_bars_as_of_keeps_sources_apart(warehouse, add_bars):
+    raw = {"table": "raw.bars", "provider": "yahoo"}
+    add_bars({MON: 100.0}, fetched_at="2024-06-26 00:00:00+00", **raw)
+    add_bars({MON: 7.0}, fetched_at="2024-06-27 00:00:00+00", source="simulated", **raw)
+    found = rows(warehouse, "SELECT source, close FROM bars_as_of('2024-06-28') ORDER BY source")
+    assert found == [("recorded", 100.0), ("simulated", 7.0)]
+
+
+def test_next_day_signals_are_the_champions_of_the_latest_published_night(warehouse, add_night):
+    add_night(date(2024, 6, 27))
+    add_night(date(2024, 6, 28))
+    add_night(date(2024, 7, 1), published=False)
+    found = rows(warehouse, "SELECT night, model, symbol, side, expected_return[5] FROM signals_next_day")
+    assert found == [(date(2024, 6, 28), "winner", "AAA", "LONG", 0.01)]
+
+
+def test_next_day_signals_come_per_source_and_universe(warehouse, add_night):
+    add_night(date(2024, 6, 28))
+    add_night(date(2024, 6, 27), universe="crypto")
+    add_night(date(2024, 6, 26), source="simulated")
+    found = rows(warehouse, "SELECT source, universe, night FROM signals_next_day ORDER BY night")
+    assert found == [
+        ("simulated", "us_stocks", date(2024, 6, 26)),
+        ("recorded", "crypto", date(2024, 6, 27)),
+        ("recorded", "us_stocks", date(2024, 6, 28)),
+    ]
+
+
+@pytest.mark.parametrize("view", ["signals", "model_registry", "signals_next_day"])
+def test_an_unfinished_night_shows_nowhere_but_in_nights(warehouse, add_night, view):
+    add_night(date(2024, 6, 28), published=False)
+    assert rows(warehouse, f"FROM {view}") == []
+    assert rows(warehouse, "SELECT night, published_at FROM nights") == [(date(2024, 6, 28), None)]
+    with warehouse.write("finish") as con:
+        con.execute("UPDATE store.nights SET published_at = clock")
+    assert rows(warehouse, f"FROM {view}") != []
+
+
+@pytest.mark.parametrize("view", ["metrics", "leaderboard"])
+def test_figures_of_an_unfinished_night_stay_hidden_until_it_is_published(warehouse, add_night, view):
+    night = date(2024, 6, 28)
+    add_night(night, published=False)
+    run = f"recorded-us_stocks-{night}"
+    with warehouse.write("score") as con:
+        con.execute(
+            "INSERT INTO store.metrics VALUES ('recorded', 'us_stocks', $n, 'b', 'sharpe', 1, $r)",
+            {"n": night, "r": run},
+        )
+        con.execute(
+            "INSERT INTO store.leaderboard BY NAME SELECT 'recorded' AS source, 'us_stocks' AS universe, $n AS night,"
+            " 'm' AS model, 1 AS rank, 'model' AS kind, 'b' AS backtest_id, 1 AS sessions, $n AS first_session,"
+            " $n AS last_session, 'next_open' AS fill, $r AS run_id",
+            {"n": night, "r": run},
+        )
+    assert rows(warehouse, f"FROM {view}") == []
+    with warehouse.write("finish") as con:
+        con.execute("UPDATE store.nights SET published_at = clock")
+    assert len(rows(warehouse, f"FROM {view}")) == 1
+
+
+def test_recorded_total_returns_agree_with_yahoos_own_adjustment(warehouse, shared_data):
+    """Yahoo's factor is 1 − dividend / close before; ours reinvests at the close: they differ in second order only."""
+    with warehouse.write("load") as con:
+        con.execute(TAPE, {"tape": str(shared_data / "tape" / "yahoo" / "bars_1d.parquet")})
+        con.execute(BARS_OF_TAPE)
+        con.execute(DIVIDENDS_OF_TAPE)
+        compared, paid, difference = con.execute(DIFFERENCE).fetchone()
+    assert compared > 5000
+    assert paid > 50
+    assert 0 < difference < 0.001
+
+
+TAPE = """
+CREATE TEMP TABLE tape AS
+SELECT
+    symbol,
+    CAST(date AS TIMESTAMPTZ) AS ts,
+    close,
+    lag(close) OVER earlier AS close_before,
+    adj_close / lag(adj_close) OVER earlier AS growth,
+    close_before - close / growth AS dividend
+FROM read_parquet($tape)
+WHERE symbol IN ('KO', 'MSFT', 'XOM')
+WINDOW earlier AS (PARTITION BY symbol ORDER BY date)
+"""
+BARS_OF_TAPE = """
+INSERT INTO store.bars BY NAME
+SELECT
+    'recorded' AS source, 'us_stocks' AS universe, symbol, '1d' AS interval, ts, close AS open, close AS high,
+    close AS low, close, 1 AS volume, ts AS fetched_at, 'r' AS run_id
+FROM tape
+"""
+DIVIDENDS_OF_TAPE = """
+INSERT INTO store.corporate_actions BY NAME
+SELECT
+    'recorded' AS source, 'us_stocks' AS universe, symbol, ts, 'dividend' AS kind, dividend AS value, ts AS fetched_at,
+    'r' AS run_id
+FROM tape
+WHERE dividend > 0.001 * close
+"""
+DIFFERENCE = """
+SELECT
+    count(*),
+    count(*) FILTER (dividend > 0.001 * close),
+    max(abs(total_return - (growth - 1)))
+FROM bars
+JOIN tape USING (symbol, ts, close)
+WHERE total_return IS NOT NULL
+"""

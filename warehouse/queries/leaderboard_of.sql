@@ -1,0 +1,14 @@
+-- leaderboard_of: the leaderboard of the night at work, published or not. One row per model, best first.
+SELECT
+    rank,
+    model,
+    kind,
+    backtest_id,
+    sharpe,
+    sessions
+FROM store.leaderboard
+WHERE
+    source = $source
+    AND universe = $universe
+    AND night = $night
+ORDER BY rank;
