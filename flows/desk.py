@@ -4,15 +4,48 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
+
+from rich.console import Console
 
 from flows.server import REPOSITORY, Child, Server, ServerError, local_server
 
 DEPLOYMENTS = REPOSITORY / "prefect.yaml"
 POOLS = {"default": "every step but the fits", "gpu": "the fits, one flow run at a time"}
 RUNS_AT_ONCE = {"default": 4, "gpu": 1}
+
+GREETING = """\
+Ready after {seconds:.0f} s at {ui}
+  Run a night: {ui}/deployments, nightly, Run (the defaults are the simulated demo night)
+  Logs: {home}/*.log
+  Stop: Ctrl-C"""
+NO_SCHEDULES = (
+    "Schedules: all off. Switch one on at its deployment's page, or all with --schedules: they pull live data."
+)
+
+
+def keep(home: Path, port: int, schedules: bool | None, screen: Console) -> None:
+    """Runs a desk until Ctrl-C or SIGTERM; ServerError when one of its processes ends by itself."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    started = time.perf_counter()
+    screen.print("Starting the Prefect server, deploying every flow, starting the workers ...")
+    try:
+        with desk(home, port, schedules) as (server, workers):
+            on = asyncio.run(schedules_on())
+            screen.print(
+                GREETING.format(seconds=time.perf_counter() - started, ui=server.ui_url, home=home), markup=False
+            )
+            screen.print(f"Schedules: {len(on)} on." if on else NO_SCHEDULES, markup=False)
+            while True:
+                for child in filter(None, (server.child, *workers)):
+                    child.check()
+                time.sleep(1)
+    except KeyboardInterrupt:
+        screen.print("Stopped. A night that was running goes on where it was when it is started again.")
 
 
 @contextlib.contextmanager

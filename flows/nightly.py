@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 
@@ -25,10 +26,6 @@ from warehouse.universes import load_universe
 logger = logging.getLogger(__name__)
 
 
-class NightFailedError(RuntimeError):
-    """At least one universe of the night was not published."""
-
-
 @dataclass(frozen=True)
 class NightReport:
     """How the night of one universe ended."""
@@ -40,6 +37,14 @@ class NightReport:
     message: str
     champion: str | None
     seconds: dict[str, float]
+
+
+class NightFailedError(RuntimeError):
+    """At least one universe of the night was not published; ``reports`` says how each of them ended."""
+
+    def __init__(self, message: str, reports: Sequence[NightReport] = ()) -> None:
+        super().__init__(message)
+        self.reports = reports
 
 
 @flow
@@ -56,7 +61,7 @@ def nightly(night: NightParameters = NightParameters()) -> list[NightReport]:  #
     asked = night.model_dump(exclude={"as_of", "universes"})
     reports = [night_of(StepParameters(as_of=as_of, universe=universe.name, **asked)) for universe in universes]
     if failed := [f"{r.universe}: {r.state}: {r.message}" for r in reports if r.state != "published"]:
-        raise NightFailedError("; ".join(failed))
+        raise NightFailedError("; ".join(failed), reports)
     return reports
 
 

@@ -9,6 +9,7 @@ server is known only once it has been started.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import shutil
@@ -19,8 +20,10 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -116,11 +119,17 @@ class Server:
             time.sleep(0.1)
 
 
+def ask(api_url: str, path: str) -> Any:
+    """What the API answers to a GET, parsed; OSError when it does not."""
+    around = [urllib.request.ProxyHandler({})] if LOOPBACK in api_url else []  # no proxy between us and ourselves
+    with urllib.request.build_opener(*around).open(f"{api_url}{path}", timeout=5) as answer:
+        return json.load(answer)
+
+
 def answers(api_url: str) -> bool:
     """True when a Prefect API, behind a login or not, answers at the address."""
-    around = [urllib.request.ProxyHandler({})] if LOOPBACK in api_url else []  # no proxy between us and ourselves
     try:
-        urllib.request.build_opener(*around).open(f"{api_url}/health", timeout=5).close()
+        ask(api_url, "/health")
     except urllib.error.HTTPError as error:
         return error.code in (401, 403)
     except (OSError, ValueError):
@@ -129,7 +138,9 @@ def answers(api_url: str) -> bool:
 
 
 @contextlib.contextmanager
-def local_server(home: Path, port: int | None = None, **environment: str) -> Iterator[Server]:
+def local_server(
+    home: Path, port: int | None = None, environment: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[Server]:
     """A server on loopback with its database in ``home``, started but perhaps not yet answering: see ``Server.wait``.
 
     Sets this process's environment for the block, so enter it before Prefect is imported. Uses the running server that
@@ -141,6 +152,8 @@ def local_server(home: Path, port: int | None = None, **environment: str) -> Ite
             with _environment({}, PREFECT_API_URL=url):
                 yield Server(url)
             return
+        if port and not free(port):
+            raise ServerError(f"port {port} of {LOOPBACK} is taken by another program; choose another port")
         with _owned(home) as owned:
             port = port or free_port()
             url = f"http://{LOOPBACK}:{port}/api"
@@ -170,6 +183,12 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         return probe.getsockname()[1]
+
+
+def free(port: int) -> bool:
+    """True when nobody listens on the port."""
+    with socket.socket() as probe:
+        return probe.connect_ex((LOOPBACK, port)) != 0
 
 
 def send_what_is_left() -> None:

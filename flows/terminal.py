@@ -1,4 +1,4 @@
-"""What the command line prints: step lines, progress bars, tables. Results go to standard output, the rest to stderr."""
+"""What the command line prints: step lines and progress bars on standard error, tables on standard output."""
 
 from __future__ import annotations
 
@@ -55,15 +55,16 @@ def telling(log: Path) -> Iterator[None]:
     log.parent.mkdir(parents=True, exist_ok=True)
     everything = logging.FileHandler(log, mode="w", encoding="utf-8")
     everything.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    handlers = {name: [StepLines(screen), everything] for name in ROOMS} | {"prefect": [everything], "py.warnings": [everything]}
+    lines_of = StepLines(screen)
+    handlers = {name: [lines_of, everything] for name in ROOMS} | {"prefect": [everything]}
     with contextlib.ExitStack() as stack:
+        stack.callback(everything.close)
         for name, mine in handlers.items():
             for handler in mine:
                 logging.getLogger(name).addHandler(handler)
                 stack.callback(logging.getLogger(name).removeHandler, handler)
         for name in ROOMS:
             logging.getLogger(name).setLevel(logging.INFO)
-        stack.callback(everything.close)
         if screen.is_terminal:
             show_with(stack.enter_context(bars(screen)))
             stack.callback(show_with, lines)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,14 +15,14 @@ from models.features.indicators import compute_features
 from models.graphs import correlation
 from models.graphs.correlation import CorrelationRule, correlation_snapshots
 from models.graphs.snapshot import Snapshot
-from models.panel import TS_TYPE, Panel
+from models.panel import Panel
 from models.scoring.folds import Fold
 from models.scoring.leaks import Comparison, compare
 from models.sessions import bar_closes
 from models.training.fit import predict_fold
 from tasks.book import session_ends
-from tasks.errors import LeakFoundError, NoForecastsError
-from tasks.forecasts import PROBABILITIES, Contender, aware, load_forecasts, networks
+from tasks.errors import LeakFoundError
+from tasks.forecasts import FORECAST_COLUMNS, PROBABILITIES, Contender, aware, load_forecasts, networks
 from tasks.leaderboard import Row
 from tasks.night import Night
 from tasks.panels import load_bars, load_features, load_snapshots
@@ -84,15 +84,13 @@ def audit_leaks(
     return report
 
 
-def _cuts(
-    night: Night, bars: Panel, contenders: Sequence[Contender], class_horizon: int, dates: int
-) -> list[int]:
+def _cuts(night: Night, bars: Panel, contenders: Sequence[Contender], class_horizon: int, dates: int) -> list[int]:
     """Bar positions to cut after: decisions that every network forecast, of the later half of them, never the last."""
     closed = bar_closes(night.universe.calendar, night.universe.interval, bars.ts)
     decisions = session_ends(night.universe.calendar, closed)
     for contender in contenders:
-        forecast = load_forecasts(night, contender, class_horizon, bars.ts).mask.any(axis=1)
-        decisions = decisions[forecast[decisions]]
+        forecast = load_forecasts(night, contender, class_horizon, bars.ts)
+        decisions = decisions[forecast.mask[decisions].any(axis=1)]
     candidates = decisions[len(decisions) // 2 : -1] if len(decisions) > 2 else decisions
     chosen = np.random.default_rng(int(night.run_id, 16)).permutation(candidates)[:dates]
     return sorted(chosen.tolist())
@@ -118,9 +116,63 @@ def _audit_cut(
 
 
 def _compare_edges(stored: Sequence[Snapshot], again: Sequence[Snapshot], last: np.datetime64) -> Comparison:
-    (key, weight), (key_again, weight_again) = (_edges(s for s in side if s.as_of <= last) for side in (stored, again))
-    either = np.union1d(key, key_again)
-    values = np.full((2, len(either), 1), np.nan)
-    values[0, np.searchsorted(either, key), 0] = weight
-    values[1, np.searchsorted(either, key_again), 0] = weight_again
-    return compare(*values, np.isin(either, key), np.isin(either, key_again), TOLERANCE)
+    """Every edge up to ``last`` on either side, by (as_of, src, dst)."""
+    sides = [_edges(s for s in side if s.as_of <= last) for side in (stored, again)]
+    either, row = np.unique(np.concatenate([keys for keys, _ in sides]), axis=0, return_inverse=True)
+    values, there = np.full((2, len(either), 1), np.nan), np.zeros((2, len(either)), dtype=bool)
+    rows = np.split(row, [len(sides[0][0])])
+    for k, (_, weight) in enumerate(sides):
+        values[k, rows[k], 0], there[k, rows[k]] = weight, True
+    return compare(values[0], values[1], there[0], there[1], TOLERANCE)
+
+
+def _edges(snapshots: Iterable[Snapshot]) -> tuple[np.ndarray, np.ndarray]:
+    """Every edge of the snapshots as (as_of in microseconds, src, dst), (e, 3), and their weights, (e,)."""
+    parts = [
+        (np.column_stack((np.full(len(s.src), s.as_of.astype(np.int64)), s.src, s.dst)), s.weight) for s in snapshots
+    ]
+    keys, weights = zip((np.zeros((0, 3), dtype=np.int64), np.zeros(0)), *parts, strict=False)
+    return np.concatenate(keys), np.concatenate(weights)
+
+
+def _compare_forecasts(
+    night: Night, trial_id: str, features: Panel, snapshots: Sequence[Snapshot], test_bars: int
+) -> Comparison:
+    """The stored forecasts of the last bar of ``features`` against those of the fold's artifact."""
+    ts = features.ts[-1]
+    at = {**night.slice, "trial_id": trial_id, "ts": aware(ts)}
+    fold = night.warehouse.query("fold_at", **at).to_pylist()[0]
+    start = int(np.searchsorted(features.ts, np.datetime64(fold["test_start"].replace(tzinfo=None), "us")))
+    window = Fold(fold["fold"], np.zeros(0, dtype=np.int64), start, start, start + test_bars, 0)
+    again = predict_fold(night.warehouse.artifacts / fold["artifact"], features, snapshots, window, len(features) - 1)
+    shape = (len(again.symbols), len(again.horizons), len(FORECAST_COLUMNS))
+    values = np.empty(shape)
+    values[:, :, : len(PROBABILITIES)] = again.probabilities[0][:, None, :]
+    values[:, :, -2] = again.returns[0]
+    values[:, :, -1] = again.volatility[0][:, None]
+    stored, there = np.full(shape, np.nan), np.zeros(shape[:2], dtype=bool)
+    rows = night.warehouse.query("forecasts_at", **at)
+    i = np.array([again.symbols.index(s) for s in rows["symbol"].to_pylist()], dtype=np.int64)
+    h = np.array([again.horizons.index(x) for x in rows["horizon_bars"].to_pylist()], dtype=np.int64)
+    stored[i, h] = np.column_stack([rows[name].to_numpy() for name in FORECAST_COLUMNS])
+    there[i, h] = True
+    valid = np.repeat(again.valid[0][:, None], shape[1], axis=1)
+    return compare(stored, values, there, valid, FORECAST_TOLERANCE)
+
+
+def _verdict(subject: str, cut: np.datetime64, found: Comparison) -> Row:
+    message = (
+        f"{found.rows_compared} rows are the same without the bars after the cut"
+        if found.passed
+        else f"{found.rows_different} of {found.rows_compared} rows differ without the bars after the cut, by up to "
+        f"{found.max_abs_difference:g}"
+    )
+    return {
+        "subject": subject,
+        "cut": aware(cut),
+        "rows_compared": found.rows_compared,
+        "rows_different": found.rows_different,
+        "max_abs_difference": found.max_abs_difference,
+        "passed": found.passed,
+        "message": message,
+    }

@@ -1,8 +1,8 @@
 """Ingest: what the markets printed since the last night, as versions of rows; nothing received is ever overwritten.
 
 Each symbol is pulled from a few bars before its watermark, so that restated bars are seen. ``raw.fetches`` is the
-night's ledger: a symbol's bars, actions, funding and ledger row come in one transaction, and a night run again asks only
-for what the ledger lacks.
+night's ledger: a symbol's bars, actions, funding and ledger row come in one transaction, and a night run again asks
+only for what the ledger lacks.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from warehouse.universes import Universe
 
 logger = logging.getLogger(__name__)
 
-BATCH_SYMBOLS, BATCH_ROWS = 16, 100_000  # a transaction's size: what a kill can cost, and what memory must hold
+BATCH_SYMBOLS, BATCH_ROWS = 32, 100_000  # a transaction's size: what a kill can cost, and what memory must hold
 OK, FAILED = "ok", "failed"
 LEDGER = pa.schema(
     [("symbol", pa.string()), ("status", pa.string()), ("error", pa.string())]
@@ -145,7 +145,6 @@ def _pull_all(
             if on_progress is not None:
                 on_progress(done, total, pulled.symbol)
             if too_many:
-                pool.shutdown(cancel_futures=True)
                 raise _too_many(failed, total, max_bad_fraction)
     if batch:
         writer.write(batch)
@@ -157,11 +156,14 @@ def _as_pulled(
     """Pulls as they arrive; at most ``ahead`` are under way or wait to be taken, which bounds memory."""
     waiting = iter(due)
     running = {pool.submit(pull, market, universe, one) for one in islice(waiting, ahead)}
-    while running:
-        arrived, running = wait(running, return_when=FIRST_COMPLETED)
-        running |= {pool.submit(pull, market, universe, one) for one in islice(waiting, len(arrived))}
-        for future in arrived:
-            yield future.result()
+    try:
+        while running:
+            arrived, running = wait(running, return_when=FIRST_COMPLETED)
+            running |= {pool.submit(pull, market, universe, one) for one in islice(waiting, len(arrived))}
+            for future in arrived:
+                yield future.result()
+    finally:  # whoever stops taking leaves nothing to be asked for
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 class Writer:

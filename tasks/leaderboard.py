@@ -62,7 +62,7 @@ def leaderboard(night: Night, runs: Sequence[Run], risk_free: float) -> list[Row
     """One row per run, the best Sharpe first and those without one last."""
     rows = [_score(night, run, risk_free) for run in runs]
     held = next((row["annual_return"] for row in rows if row["model"] == BENCHMARK_RULE), math.nan)
-    rows.sort(key=lambda row: (-math.inf if math.isnan(row["sharpe"]) else row["sharpe"], row["model"]), reverse=True)
+    rows.sort(key=lambda row: (math.inf if math.isnan(row["sharpe"]) else -row["sharpe"], row["model"]))
     for rank, row in enumerate(rows, start=1):
         row |= {"rank": rank, "excess_annual_return": row["annual_return"] - held}
     return [{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for row in rows]

@@ -53,8 +53,8 @@ class Pull:
 def symbols_due(universe: Universe, night: date, known: pa.Table) -> list[Due]:
     """What the night has to pull, by symbol; ``known`` are the last bars of every symbol.
 
-    A member is pulled from the day it joined, and no more once it has left and we have its bars. A benchmark outside the
-    members is pulled from the beginning of the universe's history.
+    A member is pulled from the day it joined, and no more once it has left and we have its bars. A benchmark outside
+    the members is pulled from the beginning of the universe's history.
     """
     due = []
     for symbol in universe.fetched:

@@ -108,7 +108,7 @@ def next_signals(
 
 
 def refuse_mixed_sources(night: Night) -> None:
-    """Raises SourceMismatchError for a live night with a tape or a recorded one without: neither passes for the other."""
+    """Raises SourceMismatchError for a live night with a tape, or a recorded one without."""
     if (night.source == "live" and night.tape is not None) or (night.source == "recorded" and night.tape is None):
         raise SourceMismatchError(
             f"night {night.as_of} of {night.universe.name} is {night.source} and its tape is {night.tape}: signals of "

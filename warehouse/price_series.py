@@ -58,7 +58,7 @@ def off_scale(series: pd.DataFrame) -> np.ndarray:
 
 
 def split_breaks(series: pd.DataFrame, actions: pd.DataFrame) -> np.ndarray:
-    """(rows of the series,) True on the wrong side of a move by the ratio of a split within ten bars of it.
+    """(rows of the series,) True from a move by the ratio of a split within ten bars to its way back, or on one side.
 
     Received prices are split-adjusted, so a split must leave no trace. Sides as in ``off_scale``.
     """
@@ -74,19 +74,20 @@ def split_breaks(series: pd.DataFrame, actions: pd.DataFrame) -> np.ndarray:
         near = start + int(np.searchsorted(ts[start:stop], day))
         window = np.arange(max(start, near - SPLIT_BARS), min(stop, near + SPLIT_BARS + 1))
         hits = window[np.abs(np.abs(moves[window]) - size) <= SPLIT_TOLERANCE * size]
-        broken[_wrong_bars(moves, rows, start, hits, stop)] = True
+        if len(hits):
+            back = [bar for bar in window[window > hits[0]] if _takes_back(moves[hits[0]], moves[bar])]
+            broken[slice(hits[0], back[0]) if back else _wrong_side(rows, start, hits[0], stop)] = True
     return broken
 
 
 def jumps(series: pd.DataFrame) -> np.ndarray:
-    """(rows of the series,) True where a return is over 12 scaled median absolute deviations off its 60 predecessors.
-
-    The median and the deviation are those of the symbol's returns before the bar; with under 20 of them none is a jump.
+    """(rows of the series,) True where a return is over 12 scaled median absolute deviations off the median of the 60
+    returns before it, or is a move by 5 or more; under 20 returns before it only the latter counts.
     """
     moves = series["log_return"].to_numpy()
-    beyond = np.zeros(len(series), dtype=bool)
+    beyond = np.abs(moves) >= SPIKE
     for start, stop in _spans(series).values():
-        beyond[start:stop] = _beyond(moves[start:stop])
+        beyond[start:stop] |= _beyond(moves[start:stop])
     return beyond
 
 
@@ -105,15 +106,6 @@ def _beyond(moves: np.ndarray) -> np.ndarray:
     deviation = 1.4826 * np.nanmedian(np.abs(before - center[:, None]), axis=1)
     far = np.abs(moves[first:] - center) > JUMP_DEVIATIONS * np.maximum(deviation, MIN_DEVIATION)
     return np.concatenate([np.zeros(first, dtype=bool), far])
-
-
-def _wrong_bars(moves: np.ndarray, rows: np.ndarray, start: int, breaks: np.ndarray, stop: int) -> slice:
-    """The bars between a break and the one that takes it back, else one side of it; none without a break."""
-    if not len(breaks):
-        return slice(0, 0)
-    here = breaks[0]
-    back = [b for b in breaks[1:] if moves[here] * moves[b] < 0]
-    return slice(here, back[0]) if back else _wrong_side(rows, start, here, stop)
 
 
 def _wrong_side(rows: np.ndarray, start: int, here: int, stop: int) -> slice:

@@ -21,9 +21,10 @@ T = TypeVar("T")
 class Patience:
     """One client's manners, shared by all its threads.
 
-    At most ``per_second`` requests a second (None: no limit, for a tape). An attempt that meets an outage or a 403 is
-    tried again up to ``attempts`` times in all, after waits that double from ``first_wait_s`` to ``longest_wait_s``,
-    each drawn between half and the whole of it so that threads do not come back together.
+    At most ``per_second`` requests a second (None: no limit, for a tape). An attempt that meets an outage is made up to
+    ``attempts`` times in all, after waits that double from ``first_wait_s`` to ``longest_wait_s``, each drawn between
+    half and the whole of it so that threads do not come back together. A 403 is asked about only once more, after the
+    longest wait: it may be a rate limit, and where it is not, asking on makes it worse.
     """
 
     per_second: int | None = None
@@ -44,13 +45,19 @@ class Patience:
 
     def ask(self, attempt: Callable[[], T], what: str) -> T:
         """What ``attempt`` returns, or its last error once the attempts are used up; ``what`` names it in logs."""
+        forbidden = False
         for k in range(self.attempts - 1):
             try:
                 return attempt()
-            except (OutageError, ForbiddenError) as error:
+            except OutageError as error:
                 wait = min(self.first_wait_s * 2**k, self.longest_wait_s) * random.uniform(0.5, 1.0)
                 logger.info("%s: %s; trying again in %.1f s", what, error, wait)
-                self.sleep(wait)
+            except ForbiddenError as error:
+                if forbidden:
+                    raise
+                forbidden, wait = True, self.longest_wait_s
+                logger.warning("%s: %s; asking once more in %.0f s", what, error, wait)
+            self.sleep(wait)
         return attempt()
 
     def close(self) -> None:

@@ -73,7 +73,8 @@ class _Wire(YfData):
         return False
 
     def _save_cookie_curlCffi(self):  # noqa: N802
-        return False
+        self._cookie = True  # the session keeps it, so that it is asked for once
+        return True
 
 
 class Yahoo:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -118,3 +119,55 @@ def bar_rows(opens: np.ndarray, symbols: tuple[str, ...]) -> pa.Table:
             "volume": np.floor(draw.lognormal(10, 1, t * n)),
         }
     )
+
+
+@pytest.fixture
+def forecast() -> Callable[..., None]:
+    """Stores predictions: ``forecast(desk, trial_id, start=date, side={symbol: −1 | 0 | 1}, confidence=0.6)``.
+
+    Without ``side`` they are random but the same for a trial, so that its book trades.
+    """
+
+    def store(
+        desk: Desk,
+        trial_id: str,
+        start: date,
+        end: date = date(2024, 8, 1),
+        universe: str = "stocks",
+        side: dict[str, int] | None = None,
+        confidence: float = 0.6,
+        horizons: tuple[int, ...] = (1, 5, 20),
+    ) -> None:
+        of = UNIVERSES[universe]
+        draw = np.random.default_rng(sum(trial_id.encode()))
+        opens = bar_opens(of.calendar, of.interval, start, end)
+        shape = (len(opens), len(of.symbols))
+        way = (
+            draw.integers(-1, 2, shape)
+            if side is None
+            else np.array([[side.get(s, 0) for s in of.symbols]] * len(opens))
+        )
+        other = (1 - confidence) / 2
+        three = np.where(way[:, :, None] == np.array([-1, 0, 1]), confidence, other)
+        columns = {
+            "p_strong_sell": three[:, :, 0] * 0.4,
+            "p_sell": three[:, :, 0] * 0.6,
+            "p_hold": three[:, :, 1],
+            "p_buy": three[:, :, 2] * 0.6,
+            "p_strong_buy": three[:, :, 2] * 0.4,
+            "expected_return": 0.01 * way,
+            "expected_volatility": np.full(shape, 0.02),
+        }
+        rows = pa.table(
+            {
+                "symbol": np.tile(np.array(of.symbols, dtype=object), len(opens)),
+                "ts": pa.array(np.repeat(opens, len(of.symbols))).cast(TS_TYPE),
+                **{name: values.ravel() for name, values in columns.items()},
+            }
+        )
+        keys = {"source": "recorded", "universe": universe, "trial_id": trial_id, "fold": 0, "run_id": "forecast"}
+        with desk.warehouse.write("forecast") as con:
+            for horizon in horizons:
+                append(con, "store.predictions", rows, horizon_bars=horizon, **keys)
+
+    return store

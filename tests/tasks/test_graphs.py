@@ -189,3 +189,16 @@ def test_graphs_that_cannot_be_built_leave_the_stored_ones(desk) -> None:
     with pytest.raises(GraphError, match="at least two assets"):
         build_graphs.fn(replace(night, universe=single), **GRAPH)
     assert desk.contents("store.graph_edges").equals(before)
+
+
+def test_a_renamed_symbol_rebuilds_its_graphs(desk) -> None:
+    """TRAP-09."""
+    build_graphs.fn(desk.night(FRIDAY), **GRAPH)
+    desk.execute("UPDATE store.bars SET symbol = 'CCD' WHERE symbol = 'CCC'")
+    night = desk.night(FRIDAY)
+    members = tuple(replace(m, symbol="CCD") if m.symbol == "CCC" else m for m in night.universe.members)
+    renamed = replace(night, universe=replace(night.universe, members=members))
+    report = build_graphs.fn(renamed, **GRAPH)
+    assert report.built == report.snapshots
+    assert desk.rows("SELECT count(*) FROM graph_edges WHERE 'CCC' IN (src, dst)") == [(0,)]
+    assert load_snapshots(renamed, "correlation")[0].nodes == ("AAA", "BBB", "CCD", "DDD")

@@ -11,6 +11,7 @@ import pytest
 
 from warehouse.connect import Warehouse
 from warehouse.errors import NotPublishedError, WarehouseCorruptError
+from warehouse.migrate import migrate
 from warehouse.publish import publish_copy, read_published
 
 FIRST, SECOND = date(2024, 6, 28), date(2024, 7, 1)
@@ -158,6 +159,16 @@ def test_a_publish_killed_before_the_swap_leaves_the_old_copy_and_the_next_one_c
     publish_copy(warehouse, "recorded", "us_stocks")
     assert copied(warehouse, "SELECT max(night) FROM nights") == [(SECOND,)]
     assert not list(warehouse.path.parent.glob("*.building*"))
+
+
+def test_a_path_with_quotes_and_blanks_is_published_like_any_other(tmp_path):
+    warehouse = Warehouse.at(tmp_path / "Ada's desk" / "the night.duckdb")
+    migrate(warehouse)
+    with warehouse.write("finish a night") as con:
+        stamp = "'2024-06-28', 'live', 'crypto', 'r', now(), '{}', '0', 'published', NULL, NULL, NULL, NULL, now()"
+        con.execute(f"INSERT INTO store.nights VALUES ({stamp})")
+    assert publish_copy(warehouse, "live", "crypto").name == "the night.published.duckdb"
+    assert copied(warehouse, "SELECT universe FROM nights") == [("crypto",)]
 
 
 def test_a_copy_of_an_older_program_is_brought_up_to_date(warehouse, add_night):

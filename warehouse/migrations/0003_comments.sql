@@ -42,10 +42,10 @@ COMMENT ON COLUMN raw.fetches.night IS 'UTC date the night is for (its as_of dat
 COMMENT ON COLUMN raw.fetches.symbol IS 'Symbol as the provider names it';
 COMMENT ON COLUMN raw.fetches.status IS 'ok or failed';
 COMMENT ON COLUMN raw.fetches.error IS 'What went wrong; NULL when nothing did';
-COMMENT ON COLUMN raw.fetches.bars IS 'Bars received that were new or changed';
-COMMENT ON COLUMN raw.fetches.restated IS 'Bars received that differ from the version before';
-COMMENT ON COLUMN raw.fetches.actions IS 'Dividends and splits received';
-COMMENT ON COLUMN raw.fetches.funding IS 'Funding settlements received';
+COMMENT ON COLUMN raw.fetches.bars IS 'Bars written: new, or changed since the version before';
+COMMENT ON COLUMN raw.fetches.restated IS 'Bars written that were changed';
+COMMENT ON COLUMN raw.fetches.actions IS 'Dividends and splits written';
+COMMENT ON COLUMN raw.fetches.funding IS 'Funding settlements written';
 COMMENT ON COLUMN raw.fetches.first_ts IS 'UTC open of the first bar received';
 COMMENT ON COLUMN raw.fetches.last_ts IS 'UTC open of the last bar received';
 COMMENT ON COLUMN raw.fetches.fetched_at IS
@@ -106,7 +106,7 @@ COMMENT ON COLUMN store.bars.close IS 'Last price of the bar, adjusted for split
 COMMENT ON COLUMN store.bars.volume IS 'Units traded in the bar: shares, or coins for perpetuals';
 COMMENT ON COLUMN store.bars.turnover IS
     'Value traded in the bar in the quote currency; NULL where the provider does not tell';
-COMMENT ON COLUMN store.bars.flag IS 'Rule that let the bar pass with a remark; NULL when it has none';
+COMMENT ON COLUMN store.bars.flag IS 'Rules that let the bar pass marked, separated by commas; NULL when there is none';
 COMMENT ON COLUMN store.bars.fetched_at IS
     'UTC instant at which the row was received, as the clock of its night believes';
 COMMENT ON COLUMN store.bars.run_id IS 'Night that wrote the row, see nights';
@@ -117,7 +117,7 @@ COMMENT ON COLUMN store.checks.universe IS 'Universe, see universes';
 COMMENT ON COLUMN store.checks.night IS 'UTC date the night is for (its as_of date)';
 COMMENT ON COLUMN store.checks.table_name IS 'Table the rule looks at';
 COMMENT ON COLUMN store.checks.rule IS 'Name of the rule';
-COMMENT ON COLUMN store.checks.policy IS 'What a failure does: block the night, quarantine the rows, or flag them';
+COMMENT ON COLUMN store.checks.policy IS 'What a failure does: block (the night), quarantine or flag (the rows)';
 COMMENT ON COLUMN store.checks.passed IS 'True when no row failed';
 COMMENT ON COLUMN store.checks.rows_checked IS 'Rows looked at: what the night received';
 COMMENT ON COLUMN store.checks.rows_failed IS 'Rows that failed';
@@ -143,16 +143,17 @@ COMMENT ON TABLE store.equity_curves IS
 COMMENT ON COLUMN store.equity_curves.source IS 'live, recorded or simulated';
 COMMENT ON COLUMN store.equity_curves.universe IS 'Universe, see universes';
 COMMENT ON COLUMN store.equity_curves.backtest_id IS 'Backtest, see backtests';
-COMMENT ON COLUMN store.equity_curves.ts IS 'UTC open of the bar at whose end the value stands';
-COMMENT ON COLUMN store.equity_curves.session IS 'Session (date) of the bar';
-COMMENT ON COLUMN store.equity_curves.equity IS 'Value of the portfolio, 1 at the start';
-COMMENT ON COLUMN store.equity_curves.session_return IS 'Return since the row before, a fraction, net of costs';
+COMMENT ON COLUMN store.equity_curves.ts IS 'UTC open of the last bar of the session';
+COMMENT ON COLUMN store.equity_curves.session IS 'Session, a date';
+COMMENT ON COLUMN store.equity_curves.equity IS 'Value of the portfolio at the close of the session, 1 at the start';
+COMMENT ON COLUMN store.equity_curves.session_return IS 'Return over the session, a fraction, net of costs';
 COMMENT ON COLUMN store.equity_curves.drawdown IS 'Value over its running maximum, less 1; zero or negative';
-COMMENT ON COLUMN store.equity_curves.gross_exposure IS 'Sum of absolute weights';
-COMMENT ON COLUMN store.equity_curves.net_exposure IS 'Sum of signed weights';
-COMMENT ON COLUMN store.equity_curves.turnover IS 'Traded value over portfolio value';
-COMMENT ON COLUMN store.equity_curves.cost IS 'Commission and slippage paid, a fraction of the value';
-COMMENT ON COLUMN store.equity_curves.funding IS 'Funding received, a fraction of the value; negative when paid';
+COMMENT ON COLUMN store.equity_curves.gross_exposure IS 'Sum of absolute weights at the close';
+COMMENT ON COLUMN store.equity_curves.net_exposure IS 'Sum of signed weights at the close';
+COMMENT ON COLUMN store.equity_curves.turnover IS 'Value traded in the session over portfolio value';
+COMMENT ON COLUMN store.equity_curves.cost IS 'Commission and slippage paid in the session, a fraction of the value';
+COMMENT ON COLUMN store.equity_curves.funding IS
+    'Funding received in the session, a fraction of the value; negative when paid';
 COMMENT ON COLUMN store.equity_curves.run_id IS 'Night that wrote the row, see nights';
 
 COMMENT ON TABLE store.folds IS 'Walk-forward fits, one per trial and fold. Grain: source, universe, trial_id, fold';
@@ -226,10 +227,12 @@ COMMENT ON COLUMN store.leaderboard.universe IS 'Universe, see universes';
 COMMENT ON COLUMN store.leaderboard.night IS 'UTC date the night is for (its as_of date)';
 COMMENT ON COLUMN store.leaderboard.model IS 'Name of the model, or of the rule, in the zoo';
 COMMENT ON COLUMN store.leaderboard.rank IS '1 is the best, by Sharpe ratio net of costs';
-COMMENT ON COLUMN store.leaderboard.kind IS 'model or rule';
+COMMENT ON COLUMN store.leaderboard.kind IS 'network or rule';
 COMMENT ON COLUMN store.leaderboard.backtest_id IS 'Backtest, see backtests';
-COMMENT ON COLUMN store.leaderboard.sharpe IS 'Annualised mean over standard deviation of session returns';
-COMMENT ON COLUMN store.leaderboard.sortino IS 'Annualised mean return over downside deviation';
+COMMENT ON COLUMN store.leaderboard.sharpe IS
+    'Annualised mean over standard deviation of session returns above the risk-free rate';
+COMMENT ON COLUMN store.leaderboard.sortino IS
+    'Annualised mean over downside deviation of session returns above the risk-free rate';
 COMMENT ON COLUMN store.leaderboard.calmar IS 'Annual return over the absolute maximum drawdown';
 COMMENT ON COLUMN store.leaderboard.annual_return IS 'Compound return a year, a fraction';
 COMMENT ON COLUMN store.leaderboard.annual_volatility IS 'Annualised standard deviation of session returns';
@@ -240,9 +243,8 @@ COMMENT ON COLUMN store.leaderboard.total_return IS 'Return over the whole perio
 COMMENT ON COLUMN store.leaderboard.annual_turnover IS 'Traded value over portfolio value, a year';
 COMMENT ON COLUMN store.leaderboard.annual_cost IS 'Commission and slippage a year, a fraction of the value';
 COMMENT ON COLUMN store.leaderboard.funding_coverage IS
-    'Share of the funding settlements met that are on record; NULL where there is no funding';
-COMMENT ON COLUMN store.leaderboard.excess_annual_return IS
-    'Annual return less that of buying and holding the benchmark';
+    'Share of the funding settlements that are on record, the rest is not charged; NULL where there is no funding';
+COMMENT ON COLUMN store.leaderboard.excess_annual_return IS 'Annual return less that of the rule buy_and_hold';
 COMMENT ON COLUMN store.leaderboard.sessions IS 'Sessions measured';
 COMMENT ON COLUMN store.leaderboard.first_session IS 'First session measured';
 COMMENT ON COLUMN store.leaderboard.last_session IS 'Last session measured';
@@ -255,7 +257,7 @@ COMMENT ON COLUMN store.leak_audit.source IS 'live, recorded or simulated';
 COMMENT ON COLUMN store.leak_audit.universe IS 'Universe, see universes';
 COMMENT ON COLUMN store.leak_audit.night IS 'UTC date the night is for (its as_of date)';
 COMMENT ON COLUMN store.leak_audit.subject IS 'What was recomputed';
-COMMENT ON COLUMN store.leak_audit.cut IS 'UTC instant after which data was hidden';
+COMMENT ON COLUMN store.leak_audit.cut IS 'UTC open of the last bar that was not hidden';
 COMMENT ON COLUMN store.leak_audit.rows_compared IS 'Rows compared';
 COMMENT ON COLUMN store.leak_audit.rows_different IS 'Rows that differ';
 COMMENT ON COLUMN store.leak_audit.max_abs_difference IS 'Largest absolute difference';
@@ -303,11 +305,12 @@ COMMENT ON COLUMN store.nights.message IS 'How it ended, in words';
 COMMENT ON COLUMN store.nights.published_at IS
     'UTC instant (its clock) from which readers may use it; NULL until it is finished';
 
-COMMENT ON TABLE store.positions IS 'Weights each backtest held. Grain: source, universe, backtest_id, ts, symbol';
+COMMENT ON TABLE store.positions IS
+    'Weights each backtest decided, other than zero; filled at the next open. Grain: source, universe, backtest_id, ts, symbol';
 COMMENT ON COLUMN store.positions.source IS 'live, recorded or simulated';
 COMMENT ON COLUMN store.positions.universe IS 'Universe, see universes';
 COMMENT ON COLUMN store.positions.backtest_id IS 'Backtest, see backtests';
-COMMENT ON COLUMN store.positions.ts IS 'UTC open of the bar from which the weight is held';
+COMMENT ON COLUMN store.positions.ts IS 'UTC open of the bar at whose close it was decided';
 COMMENT ON COLUMN store.positions.symbol IS 'Symbol as the provider names it';
 COMMENT ON COLUMN store.positions.weight IS 'Signed fraction of the portfolio value; negative when short';
 COMMENT ON COLUMN store.positions.run_id IS 'Night that wrote the row, see nights';

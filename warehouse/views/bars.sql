@@ -76,7 +76,7 @@ COMMENT ON COLUMN main.bars.total_return IS
 COMMENT ON COLUMN main.bars.volume IS 'Units traded in the bar: shares, or coins for perpetuals';
 COMMENT ON COLUMN main.bars.turnover IS
     'Value traded in the bar in the quote currency; NULL where the provider does not tell';
-COMMENT ON COLUMN main.bars.flag IS 'Rule that let the bar pass with a remark; NULL when it has none';
+COMMENT ON COLUMN main.bars.flag IS 'Rules that let the bar pass marked, separated by commas; NULL when there is none';
 COMMENT ON COLUMN main.bars.fetched_at IS
     'UTC instant at which the row was received, as the clock of its night believes';
 COMMENT ON COLUMN main.bars.run_id IS 'Night that wrote the row, see nights';

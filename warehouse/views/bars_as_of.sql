@@ -21,7 +21,7 @@ FROM raw.bars
 WHERE fetched_at <= CAST(knowledge_ts AS TIMESTAMPTZ)
 QUALIFY row_number() OVER (
     PARTITION BY source, universe, symbol, interval, ts
-    ORDER BY fetched_at DESC, run_id DESC
+    ORDER BY fetched_at DESC, rowid DESC
 ) = 1;
 
 COMMENT ON MACRO TABLE main.bars_as_of IS

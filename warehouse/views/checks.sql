@@ -21,7 +21,7 @@ COMMENT ON COLUMN main.checks.universe IS 'Universe, see universes';
 COMMENT ON COLUMN main.checks.night IS 'UTC date the night is for (its as_of date)';
 COMMENT ON COLUMN main.checks.table_name IS 'Table the rule looks at';
 COMMENT ON COLUMN main.checks.rule IS 'Name of the rule';
-COMMENT ON COLUMN main.checks.policy IS 'What a failure does: block the night, quarantine the rows, or flag them';
+COMMENT ON COLUMN main.checks.policy IS 'What a failure does: block (the night), quarantine or flag (the rows)';
 COMMENT ON COLUMN main.checks.passed IS 'True when no row failed';
 COMMENT ON COLUMN main.checks.rows_checked IS 'Rows looked at: what the night received';
 COMMENT ON COLUMN main.checks.rows_failed IS 'Rows that failed';

@@ -37,10 +37,12 @@ COMMENT ON COLUMN main.leaderboard.universe IS 'Universe, see universes';
 COMMENT ON COLUMN main.leaderboard.night IS 'UTC date the night is for (its as_of date)';
 COMMENT ON COLUMN main.leaderboard.model IS 'Name of the model, or of the rule, in the zoo';
 COMMENT ON COLUMN main.leaderboard.rank IS '1 is the best, by Sharpe ratio net of costs';
-COMMENT ON COLUMN main.leaderboard.kind IS 'model or rule';
+COMMENT ON COLUMN main.leaderboard.kind IS 'network or rule';
 COMMENT ON COLUMN main.leaderboard.backtest_id IS 'Backtest, see backtests';
-COMMENT ON COLUMN main.leaderboard.sharpe IS 'Annualised mean over standard deviation of session returns';
-COMMENT ON COLUMN main.leaderboard.sortino IS 'Annualised mean return over downside deviation';
+COMMENT ON COLUMN main.leaderboard.sharpe IS
+    'Annualised mean over standard deviation of session returns above the risk-free rate';
+COMMENT ON COLUMN main.leaderboard.sortino IS
+    'Annualised mean over downside deviation of session returns above the risk-free rate';
 COMMENT ON COLUMN main.leaderboard.calmar IS 'Annual return over the absolute maximum drawdown';
 COMMENT ON COLUMN main.leaderboard.annual_return IS 'Compound return a year, a fraction';
 COMMENT ON COLUMN main.leaderboard.annual_volatility IS 'Annualised standard deviation of session returns';
@@ -51,9 +53,8 @@ COMMENT ON COLUMN main.leaderboard.total_return IS 'Return over the whole period
 COMMENT ON COLUMN main.leaderboard.annual_turnover IS 'Traded value over portfolio value, a year';
 COMMENT ON COLUMN main.leaderboard.annual_cost IS 'Commission and slippage a year, a fraction of the value';
 COMMENT ON COLUMN main.leaderboard.funding_coverage IS
-    'Share of the funding settlements met that are on record; NULL where there is no funding';
-COMMENT ON COLUMN main.leaderboard.excess_annual_return IS
-    'Annual return less that of buying and holding the benchmark';
+    'Share of the funding settlements that are on record, the rest is not charged; NULL where there is no funding';
+COMMENT ON COLUMN main.leaderboard.excess_annual_return IS 'Annual return less that of the rule buy_and_hold';
 COMMENT ON COLUMN main.leaderboard.sessions IS 'Sessions measured';
 COMMENT ON COLUMN main.leaderboard.first_session IS 'First session measured';
 COMMENT ON COLUMN main.leaderboard.last_session IS 'Last session measured';

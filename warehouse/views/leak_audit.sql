@@ -21,7 +21,7 @@ COMMENT ON COLUMN main.leak_audit.source IS 'live, recorded or simulated';
 COMMENT ON COLUMN main.leak_audit.universe IS 'Universe, see universes';
 COMMENT ON COLUMN main.leak_audit.night IS 'UTC date the night is for (its as_of date)';
 COMMENT ON COLUMN main.leak_audit.subject IS 'What was recomputed';
-COMMENT ON COLUMN main.leak_audit.cut IS 'UTC instant after which data was hidden';
+COMMENT ON COLUMN main.leak_audit.cut IS 'UTC open of the last bar that was not hidden';
 COMMENT ON COLUMN main.leak_audit.rows_compared IS 'Rows compared';
 COMMENT ON COLUMN main.leak_audit.rows_different IS 'Rows that differ';
 COMMENT ON COLUMN main.leak_audit.max_abs_difference IS 'Largest absolute difference';

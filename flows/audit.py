@@ -1,0 +1,21 @@
+"""Audit: what the night computed, computed again from truncated data."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.parameters import StepParameters
+from models.graphs.correlation import CorrelationRule
+from tasks.audit import AuditReport, audit_leaks
+from tasks.ledger import step_run
+
+
+@flow
+def audit(step: StepParameters) -> AuditReport:
+    """Features, graph edges and forecasts of random past bars without the bars after them; a difference stops the night."""
+    night, profile = step.open(), step.settings().profile(step.universe)
+    rule = CorrelationRule(**profile.graph.model_dump())
+    with step_run(night, "audit"):
+        return audit_leaks(
+            night, step.contenders(night), rule, profile.class_horizon_bars, profile.folds.test_bars
+        )

@@ -1,0 +1,178 @@
+"""The command `nightgraph`. Exit codes: 0 done, 1 it failed, 2 the command line or a setting is not usable."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from pydantic import ValidationError
+
+from flows.server import ServerError
+from flows.settings import SettingsError, load_settings
+from flows.sql import QueryError, run
+from flows.terminal import console, quieten
+from tasks.errors import TaskError
+from warehouse.connect import Warehouse
+from warehouse.errors import UnknownUniverseError, UnsupportedUrlError, WarehouseError
+
+BAD_INPUT = (SettingsError, ValidationError, UnknownUniverseError, UnsupportedUrlError)
+FORESEEN = (TaskError, WarehouseError, ServerError, QueryError)
+CODES = "Exit codes: 0 done, 1 it failed, 2 the command line or a setting is not usable."
+app = typer.Typer(
+    help="A research desk that runs itself every night: market data, graphs, models, backtests, signals.",
+    epilog=CODES,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    no_args_is_help=True,
+)
+WarehouseOption = Annotated[
+    str | None,
+    typer.Option("--warehouse", metavar="URL_OR_FILE", help="DuckDB file [default: the setting warehouse_url]"),
+]
+
+
+@app.command(
+    epilog=f"{CODES} Here 1 is a night that failed or was blocked; it prints why, and readers see nothing of it."
+)
+def night(
+    as_of: Annotated[
+        datetime | None,
+        typer.Option(formats=["%Y-%m-%d"], metavar="DATE", help="the night, a UTC date [default: the latest one over]"),
+    ] = None,
+    source: Annotated[str, typer.Option(help="live, recorded (needs --tape) or simulated")] = "simulated",
+    tape: Annotated[
+        Path | None, typer.Option(exists=True, file_okay=False, metavar="DIR", help="folder with a recorded tape")
+    ] = None,
+    universe: Annotated[list[str] | None, typer.Option(help="repeatable [default: all for the source]")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="repeatable [default: the setting models]")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="repeatable [default: the setting seeds]")] = None,
+    warehouse: WarehouseOption = None,
+) -> None:
+    """Run one whole night here, on a Prefect server that starts and stops with it, and print what came out."""
+    from flows.parameters import NightParameters
+
+    parameters = NightParameters(
+        as_of=as_of.date() if as_of else None,
+        source=source,
+        tape=tape,
+        universes=tuple(universe or ()),
+        models=tuple(model) if model else None,
+        seeds=tuple(seed) if seed else None,
+        warehouse=str(place(warehouse).path),
+    )
+    if (source == "recorded") != (tape is not None):
+        raise SettingsError("--source recorded and --tape DIR belong together")
+    from flows.report import run_night
+
+    raise typer.Exit(0 if run_night(parameters, place(warehouse), prefect_home(place(warehouse)), console()) else 1)
+
+
+@app.command()
+def sql(
+    statement: Annotated[str, typer.Argument(help="what to ask the published copy, in DuckDB's SQL")],
+    csv: Annotated[bool, typer.Option("--csv", help="RFC 4180; maps and lists as JSON")] = False,
+    json: Annotated[bool, typer.Option("--json", help="an array of objects, times in ISO 8601")] = False,
+    warehouse: WarehouseOption = None,
+) -> None:
+    """Query what has been published, read-only; never waits for a night that is running."""
+    if csv and json:
+        raise SettingsError("--csv or --json, not both")
+    run(place(warehouse), statement, "csv" if csv else "json" if json else "table", sys.stdout, console())
+
+
+@app.command(epilog="Exit codes: 0 nothing fails (warnings allowed), 1 something does.")
+def doctor(warehouse: WarehouseOption = None) -> None:
+    """Look at versions, GPU, disk, warehouse, Prefect and the last nights, and say what to do about what is wrong."""
+    from flows.doctor import examine
+
+    screen, worst = console(), 0
+    for finding in examine(place(warehouse), prefect_home(place(warehouse))):
+        colour = {"ok": "green", "warn": "yellow", "fail": "red"}[finding.state]
+        screen.print(f"[{colour}]{finding.state:4}[/]  [bold]{finding.subject}[/]: ", end="")
+        screen.print(finding.found + (f"\n      to do: {finding.todo}" if finding.todo else ""), markup=False)
+        worst = max(worst, finding.state == "fail")
+    raise typer.Exit(worst)
+
+
+@app.command()
+def serve(
+    port: Annotated[int, typer.Option(help="port of the UI and the API, on the loopback interface")] = 4200,
+    schedules: Annotated[
+        bool | None, typer.Option(help="switch all cron schedules on or off [default: as they were; new ones off]")
+    ] = None,
+    warehouse: WarehouseOption = None,
+) -> None:
+    """Keep a Prefect server with every flow deployed and workers to run them, until Ctrl-C."""
+    os.environ["NIGHTLY_WAREHOUSE_URL"] = str(place(warehouse).path)
+    from flows.desk import keep
+
+    keep(prefect_home(place(warehouse)), port, schedules, console())
+
+
+@app.command()
+def schema() -> None:
+    """Print what every table, view and column of the warehouse means, in Markdown."""
+    import duckdb
+
+    from warehouse.migrate import upgrade
+    from warehouse.schema import describe
+
+    with duckdb.connect() as con:
+        upgrade(con)
+        print(describe(con))
+
+
+@app.callback()
+def options(
+    show_version: Annotated[
+        bool, typer.Option("--version", is_eager=True, help="print the version", show_default=False)
+    ] = False,
+) -> None:
+    """What belongs to every command."""
+    if show_version:
+        print(version("nightgraph"))
+        raise typer.Exit
+
+
+def place(warehouse: str | None) -> Warehouse:
+    """The warehouse of the option, or of the settings."""
+    return Warehouse.at(load_settings(warehouse_url=warehouse).warehouse_url)
+
+
+def prefect_home(warehouse: Warehouse) -> Path:
+    """Where Prefect keeps its database and logs: PREFECT_HOME, or a folder beside the warehouse."""
+    return Path(os.environ.get("PREFECT_HOME") or warehouse.path.with_name(f"{warehouse.path.stem}.prefect"))
+
+
+def main() -> None:
+    """Runs the command line; an error that was foreseen is one line on stderr."""
+    quieten()
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on from here")
+    except BAD_INPUT as error:
+        refuse(error, 2)
+    except FORESEEN as error:
+        refuse(error, 1)
+    except Exception:
+        traceback.print_exc()
+        refuse("this is a defect of nightgraph; please report it with the lines above (.github/CONTRIBUTING.md)", 1)
+
+
+def refuse(error: object, code: int) -> NoReturn:
+    """Prints ``error: …`` and exits."""
+    if isinstance(error, ValidationError):
+        error = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

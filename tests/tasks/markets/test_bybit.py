@@ -1,0 +1,156 @@
+"""The Bybit client against recorded bodies and against the tape."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from tasks.errors import (
+    ForbiddenError,
+    MalformedAnswerError,
+    OutageError,
+    RateLimitedError,
+    RefusedError,
+    UnknownSymbolError,
+)
+from tasks.markets.bybit import Bybit
+from tasks.markets.patience import ON_TAPE
+from tasks.markets.recorded import Recorded
+from tasks.markets.tape import Tape
+
+KLINE, FUNDING, INSTRUMENTS = "v5/market/kline", "v5/market/funding/history", "v5/market/instruments-info"
+START, STOP = datetime(2026, 8, 1, tzinfo=UTC), datetime(2026, 9, 1, tzinfo=UTC)
+
+
+def ok(result: dict) -> tuple[int, dict]:
+    return 200, {"retCode": 0, "retMsg": "OK", "result": result, "retExtInfo": {}, "time": 1786820637599}
+
+
+@pytest.fixture
+def client(canned):
+    """client({path: (status, body)}): a client that is answered so, its clock far ahead of the answers."""
+
+    def build(answers):
+        session, _ = canned(answers)
+        return Bybit(STOP, session, ON_TAPE)
+
+    return build
+
+
+def test_the_newest_row_of_a_recorded_answer_had_not_closed_and_is_dropped_MAM_20(client, wire) -> None:
+    bars = client({KLINE: (200, wire("bybit_rest/candles.json"))}).klines("BTCUSDT", "1h", START, STOP)
+    assert bars.to_pylist() == [
+        {
+            "symbol": "BTCUSDT",
+            "interval": "1h",
+            "ts": datetime(2026, 8, 15, 18, tzinfo=UTC),
+            "open": 63044.4,
+            "high": 63089.6,
+            "low": 63000.1,
+            "close": 63027.8,
+            "close_adjusted": 63027.8,
+            "volume": 385.721,
+            "turnover": 24314058.6517,
+        }
+    ]
+
+
+def test_recorded_funding_comes_out_oldest_first(client, wire) -> None:
+    rates = client({FUNDING: (200, wire("bybit_rest/funding.json"))}).funding("BTCUSDT", START, STOP)
+    assert rates["rate"].to_pylist() == [0.00004737, 0.00004403]
+    assert rates["ts"].to_pylist() == [datetime(2026, 8, 15, h, tzinfo=UTC) for h in (8, 16)]
+
+
+def test_the_published_instrument_body_gives_tick_lot_and_funding_interval_TRAP_10(client, wire) -> None:
+    body = wire("bybit_doc_examples/Endpoints__V5Api__ExchangeData__GetLinearInverseSymbols.txt")
+    rows = client({INSTRUMENTS: (200, body)}).instruments(["BTCUSDT", "NOPEUSDT"]).to_pylist()
+    assert rows == [
+        {
+            "symbol": "BTCUSDT",
+            "status": "Trading",
+            "launched_at": datetime(2020, 3, 30, tzinfo=UTC),
+            "tick_size": 0.1,
+            "lot_size": 0.001,
+            "funding_interval_minutes": 480,
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("10001_not_supported_symbols", UnknownSymbolError),
+        ("10001_accounttype", RefusedError),
+        ("10016_request_timeout", OutageError),
+    ],
+)
+def test_recorded_error_bodies_become_typed_errors(client, wire, name: str, error: type[Exception]) -> None:
+    with pytest.raises(error, match="retCode 100"):
+        client({KLINE: (200, wire(f"bybit_errors/{name}.json"))}).klines("BTCUSDT", "1h", START, STOP)
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [(10006, RateLimitedError), (10018, RateLimitedError), (10009, ForbiddenError), (110001, RefusedError)],
+)
+def test_every_return_code_is_an_error_of_its_kind(client, code: int, error: type[Exception]) -> None:
+    body = {"retCode": code, "retMsg": "Too many visits. Exceeded the API Rate Limit.", "result": {}, "time": 0}
+    with pytest.raises(error, match=f"XUSDT.*retCode {code}"):
+        client({KLINE: (200, body)}).klines("XUSDT", "1h", START, STOP)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (200, {"unexpected": True}),
+        (200, []),
+        ok({}),
+        ok({"list": [["1786816800000", "1"]]}),
+        ok({"list": [["1786816800000", "one", "1", "1", "1", "1", "1"]]}),
+        ok({"list": [[str(1786809600000 + 3_600_000 * k), *"111111"] for k in range(2)]}),
+    ],
+    ids=["no retCode", "a list", "no rows", "short row", "not a number", "oldest first"],
+)
+def test_an_answer_of_another_shape_is_refused(client, answer) -> None:
+    with pytest.raises(MalformedAnswerError):
+        client({KLINE: answer}).klines("XUSDT", "1h", START, STOP)
+
+
+@pytest.mark.parametrize("hours", [1, 999, 1000, 1001, 2000, 2161])
+def test_paging_backwards_gives_every_bar_once_S4_34(small_tape, hours: int) -> None:
+    clock = datetime(2024, 4, 1, tzinfo=UTC)
+    bybit = Bybit(clock, Tape(Recorded(small_tape), clock).session(), ON_TAPE)
+    start = clock - timedelta(hours=hours)
+    bars = bybit.klines("XUSDT", "1h", start, clock)
+    assert bars["ts"].to_pylist() == [start + timedelta(hours=k) for k in range(hours)]
+
+
+def test_funding_pages_past_two_hundred_rows_and_includes_the_settlement_at_the_clock(small_tape) -> None:
+    clock = datetime(2024, 3, 31, tzinfo=UTC)
+    bybit = Bybit(clock, Tape(Recorded(small_tape), clock).session(), ON_TAPE)
+    rates = bybit.funding("XUSDT", datetime(2024, 1, 1, tzinfo=UTC), clock + timedelta(milliseconds=1))
+    first = datetime(2024, 1, 1, 8, tzinfo=UTC)
+    assert rates["ts"].to_pylist() == [first + timedelta(hours=8 * k) for k in range(270)]
+    assert rates["ts"][-1].as_py() == clock
+
+
+def test_instruments_follow_the_cursor(canned) -> None:
+    def row(symbol: str) -> dict:
+        sizes = {"priceFilter": {"tickSize": ""}, "lotSizeFilter": {"qtyStep": ""}}
+        return {"symbol": symbol, "status": "Trading", "launchTime": "0", **sizes}
+
+    class Pages:
+        """Two pages, the second behind the cursor of the first."""
+
+        def get(self, path, _default):
+            body = [ok({"list": [row("B"), row("C")], "nextPageCursor": "next"}), ok({"list": [row("A")]})]
+            return body[len(adapter.asked) - 1]
+
+    session, adapter = canned(Pages())
+    rows = Bybit(STOP, session, ON_TAPE).instruments(["A", "B"])
+    assert rows["symbol"].to_pylist() == ["A", "B"]
+    assert len(adapter.asked) == 2
+
+
+def test_a_cursor_that_comes_back_does_not_page_for_ever(client) -> None:
+    with pytest.raises(MalformedAnswerError, match="cursor"):
+        client({INSTRUMENTS: ok({"list": [], "nextPageCursor": "again"})}).instruments(["A"])
