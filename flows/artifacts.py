@@ -32,7 +32,7 @@ def show_night(step: StepParameters, published: Published) -> None:
 
 
 def equity_plot(equity: pa.Table, title: str) -> bytes:
-    """A PNG of the equity curves (model, rank, session, equity), best model on top, logarithmic, 1 = the first session."""
+    """A PNG of the equity curves (model, rank, session, equity), logarithmic, the best model first in the legend."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 5), dpi=110, layout="constrained")

@@ -12,10 +12,8 @@ from tasks.ledger import step_run
 
 @flow
 def audit(step: StepParameters) -> AuditReport:
-    """Features, graph edges and forecasts of random past bars without the bars after them; a difference stops the night."""
+    """What random past bars get without the bars after them: features, edges, forecasts. A difference stops the night."""
     night, profile = step.open(), step.settings().profile(step.universe)
     rule = CorrelationRule(**profile.graph.model_dump())
     with step_run(night, "audit"):
-        return audit_leaks(
-            night, step.contenders(night), rule, profile.class_horizon_bars, profile.folds.test_bars
-        )
+        return audit_leaks(night, step.contenders(night), rule, profile.class_horizon_bars, profile.folds.test_bars)

@@ -6,13 +6,13 @@ import os
 import sys
 import traceback
 from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 from pydantic import ValidationError
 
+from flows.doctor import examine, installed
 from flows.server import ServerError
 from flows.settings import SettingsError, load_settings
 from flows.sql import QueryError, run
@@ -30,11 +30,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
     no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings={"max_content_width": 120},
 )
 WarehouseOption = Annotated[
     str | None,
     typer.Option("--warehouse", metavar="URL_OR_FILE", help="DuckDB file [default: the setting warehouse_url]"),
 ]
+
+
+def print_version(asked: bool) -> None:
+    """Prints the version and exits, when asked."""
+    if asked:
+        print(installed("nightgraph") or "not installed: this is a checkout")
+        raise typer.Exit
 
 
 @app.command(
@@ -43,29 +52,36 @@ WarehouseOption = Annotated[
 def night(
     as_of: Annotated[
         datetime | None,
-        typer.Option(formats=["%Y-%m-%d"], metavar="DATE", help="the night, a UTC date [default: the latest one over]"),
+        typer.Option(
+            formats=["%Y-%m-%d"],
+            metavar="DATE",
+            help="the night, a UTC date [default: the latest one over; simulated: simulated_as_of]",
+        ),
     ] = None,
-    source: Annotated[str, typer.Option(help="live, recorded (needs --tape) or simulated")] = "simulated",
+    source: Annotated[
+        str, typer.Option(metavar="SOURCE", help="live, recorded (needs --tape) or simulated")
+    ] = "simulated",
     tape: Annotated[
         Path | None, typer.Option(exists=True, file_okay=False, metavar="DIR", help="folder with a recorded tape")
     ] = None,
-    universe: Annotated[list[str] | None, typer.Option(help="repeatable [default: all for the source]")] = None,
-    model: Annotated[list[str] | None, typer.Option(help="repeatable [default: the setting models]")] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="repeatable [default: the setting seeds]")] = None,
+    universe: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="repeatable [default: all for the source]")
+    ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="repeatable [default: the setting models]")
+    ] = None,
+    seed: Annotated[list[int] | None, typer.Option(metavar="N", help="repeatable [default: the setting seeds]")] = None,
     warehouse: WarehouseOption = None,
 ) -> None:
-    """Run one whole night here, on a Prefect server that starts and stops with it, and print what came out."""
+    """Run one whole night and print what came out.
+
+    It runs in this process, on a Prefect server that starts and stops with it, or on the one PREFECT_API_URL names.
+    """
     from flows.parameters import NightParameters
 
-    parameters = NightParameters(
-        as_of=as_of.date() if as_of else None,
-        source=source,
-        tape=tape,
-        universes=tuple(universe or ()),
-        models=tuple(model) if model else None,
-        seeds=tuple(seed) if seed else None,
-        warehouse=str(place(warehouse).path),
-    )
+    asked = {"as_of": as_of and as_of.date(), "source": source, "tape": tape, "universes": universe or ()}
+    shape = {"models": model or None, "seeds": seed or None, "warehouse": str(place(warehouse).path)}
+    parameters = NightParameters.model_validate(asked | shape)
     if (source == "recorded") != (tape is not None):
         raise SettingsError("--source recorded and --tape DIR belong together")
     from flows.report import run_night
@@ -80,7 +96,10 @@ def sql(
     json: Annotated[bool, typer.Option("--json", help="an array of objects, times in ISO 8601")] = False,
     warehouse: WarehouseOption = None,
 ) -> None:
-    """Query what has been published, read-only; never waits for a night that is running."""
+    """Query what has been published.
+
+    Reads the read-only copy, so it never waits for a night that is running, and cannot change anything.
+    """
     if csv and json:
         raise SettingsError("--csv or --json, not both")
     run(place(warehouse), statement, "csv" if csv else "json" if json else "table", sys.stdout, console())
@@ -88,9 +107,10 @@ def sql(
 
 @app.command(epilog="Exit codes: 0 nothing fails (warnings allowed), 1 something does.")
 def doctor(warehouse: WarehouseOption = None) -> None:
-    """Look at versions, GPU, disk, warehouse, Prefect and the last nights, and say what to do about what is wrong."""
-    from flows.doctor import examine
+    """Say what is wrong here and what to do about it.
 
+    Looks at versions, GPU, disk, warehouse, published copy, Prefect and how the last nights ended.
+    """
     screen, worst = console(), 0
     for finding in examine(place(warehouse), prefect_home(place(warehouse))):
         colour = {"ok": "green", "warn": "yellow", "fail": "red"}[finding.state]
@@ -108,7 +128,10 @@ def serve(
     ] = None,
     warehouse: WarehouseOption = None,
 ) -> None:
-    """Keep a Prefect server with every flow deployed and workers to run them, until Ctrl-C."""
+    """Keep the Prefect UI, deployments and workers running.
+
+    Starts a server, creates the work pools, deploys prefect.yaml and starts the workers; Ctrl-C stops them all.
+    """
     os.environ["NIGHTLY_WAREHOUSE_URL"] = str(place(warehouse).path)
     from flows.desk import keep
 
@@ -117,7 +140,7 @@ def serve(
 
 @app.command()
 def schema() -> None:
-    """Print what every table, view and column of the warehouse means, in Markdown."""
+    """Print what every table and column means, in Markdown."""
     import duckdb
 
     from warehouse.migrate import upgrade
@@ -131,13 +154,10 @@ def schema() -> None:
 @app.callback()
 def options(
     show_version: Annotated[
-        bool, typer.Option("--version", is_eager=True, help="print the version", show_default=False)
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """What belongs to every command."""
-    if show_version:
-        print(version("nightgraph"))
-        raise typer.Exit
 
 
 def place(warehouse: str | None) -> Warehouse:

@@ -56,7 +56,7 @@ def packages() -> Finding:
     found = ", ".join(f"{name} {installed(name) or 'missing'}" for name in SHOWN)
     pins = [line.split("==") for line in LOCK.read_text().splitlines() if "==" in line] if LOCK.exists() else []
     wrong = [f"{name} {installed(name) or 'missing'} instead of {pin}" for name, pin in pins if installed(name) != pin]
-    if absent := [name for name in SHOWN if installed(name) is None]:
+    if absent := [name for name in SHOWN if installed(name) is None and name != "nightgraph"]:
         return Finding("packages", "fail", found, f"install {', '.join(absent)}: make setup")
     if wrong:
         return Finding("packages", "warn", found, f"not as locked: {'; '.join(wrong[:5])}; make clean setup")

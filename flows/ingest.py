@@ -12,7 +12,7 @@ from tasks.ledger import step_run
 
 @flow
 def ingest(step: StepParameters) -> IngestReport:
-    """Raw bars, corporate actions and funding of one universe, up to the night's clock; only what is new or restated."""
+    """Raw bars, corporate actions and funding of one universe up to the night's clock: what is new or restated."""
     night, asked = step.open(), step.settings().ingest
     with step_run(night, "ingest"):
         return ingest_bars(night, **asked.model_dump(), on_progress=progress())

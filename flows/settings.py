@@ -1,4 +1,4 @@
-"""Everything a night can be told, in one frozen object: arguments, then environment (``NIGHTLY_…``), then settings.toml."""
+"""Everything a night can be told, in one frozen object: arguments, environment (``NIGHTLY_…``), settings.toml."""
 
 from __future__ import annotations
 
@@ -106,10 +106,15 @@ class Settings(BaseSettings):
 
     @classmethod
     def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], **sources: PydanticBaseSettingsSource
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments, environment, settings.toml: the first that names a value wins."""
-        return sources["init_settings"], sources["env_settings"], TomlConfigSettingsSource(settings_cls)
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
     def profile(self, universe: str) -> Profile:
         """The profile of one universe."""
@@ -117,7 +122,9 @@ class Settings(BaseSettings):
             return self.profiles[self.universes[universe]]
         except KeyError:
             known = ", ".join(self.universes)
-            raise SettingsError(f"universe {universe!r} has no profile in {DEFAULTS}; those that have: {known}") from None
+            raise SettingsError(
+                f"universe {universe!r} has no profile in {DEFAULTS}; those that have: {known}"
+            ) from None
 
     def of_night(self, universe: str) -> dict[str, Any]:
         """What decides the numbers of one universe's night, as JSON-able values."""

@@ -11,6 +11,7 @@ import numpy as np
 from models.panel import Panel
 from tasks.errors import NoForecastsError
 from tasks.night import Night
+from warehouse.tables import read_query
 
 PROBABILITIES = ("p_strong_sell", "p_sell", "p_hold", "p_buy", "p_strong_buy")
 FORECAST_COLUMNS = (*PROBABILITIES, "expected_return", "expected_volatility")
@@ -36,26 +37,12 @@ def load_forecasts(night: Night, contender: Contender, horizon_bars: int, opens:
     Masked where any of its trials has no prediction. Raises NoForecastsError when nothing is left.
     """
     symbols = night.universe.symbols
+    keys = {**night.slice, "horizon_bars": horizon_bars, "symbols": list(symbols)}
     span = {"start": aware(opens[0]), "end": aware(opens[-1]) + timedelta(microseconds=1)}
-    trials = [
-        Panel.from_table(
-            night.warehouse.query(
-                "predictions_between",
-                **night.slice,
-                trial_id=trial_id,
-                horizon_bars=horizon_bars,
-                symbols=list(symbols),
-                **span,
-            ),
-            FORECAST_COLUMNS,
-            symbols,
-            opens,
-        )
-        for trial_id in contender.trial_ids
-    ]
-    mask = (
-        np.logical_and.reduce([t.mask for t in trials]) if trials else np.zeros((len(opens), len(symbols)), dtype=bool)
-    )
+    with night.warehouse.read() as con:
+        tables = [read_query(con, "predictions_between", **keys, **span, trial_id=t) for t in contender.trial_ids]
+    trials = [Panel.from_table(table, FORECAST_COLUMNS, symbols, opens) for table in tables]
+    mask = np.logical_and.reduce([t.mask for t in trials]) if trials else np.zeros(len(opens), dtype=bool)
     if not mask.any():
         raise NoForecastsError(
             f"{contender.model} ({len(trials)} trials) has no {night.source} predictions {horizon_bars} bars ahead for "

@@ -68,7 +68,12 @@ def step_run(night: Night, step: str) -> Iterator[None]:
                 "DELETE FROM store.step_runs WHERE run_id = $run_id AND step = $step AND started_at = $started",
                 {"run_id": night.run_id, "step": step, "started": started},
             )
-            append(con, "store.step_runs", pa.Table.from_pylist([{"state": state, "started_at": started, **columns}]), **keys)
+            append(
+                con,
+                "store.step_runs",
+                pa.Table.from_pylist([{"state": state, "started_at": started, **columns}]),
+                **keys,
+            )
 
     logger.info("%s %s %s: %s", night.as_of, night.source, night.universe.name, step)
     record("running")

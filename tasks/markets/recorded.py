@@ -103,18 +103,27 @@ class Recorded:
     @cached_property
     def _by_day(self) -> Table | None:
         path = self._folder / BY_DAY
-        return Table(path, "ts", (*PRICES, "volume"), optional=("turnover",)) if path.is_file() else None
+        if not path.is_file():
+            return None
+        return Table(path, "ts", (*PRICES, "volume"), optional=("turnover",), may_be_empty=True)
 
     @cached_property
     def _funding(self) -> Table | None:
         path = self._folder / FUNDING
-        return Table(path, "ts", ("funding_rate",)) if path.is_file() else None
+        return Table(path, "ts", ("funding_rate",), may_be_empty=True) if path.is_file() else None
 
 
 class Table:
     """A parquet file as arrays sorted by (symbol, time), with the slice of rows of each symbol."""
 
-    def __init__(self, path: Path, time: str, numbers: Iterable[str], optional: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        path: Path,
+        time: str,
+        numbers: Iterable[str],
+        optional: Iterable[str] = (),
+        may_be_empty: bool = False,
+    ) -> None:
         if not path.is_file():
             raise TapeMissingError(f"the tape has no {path}")
         try:
@@ -132,7 +141,7 @@ class Table:
             )
         except (pa.ArrowException, OSError) as exc:
             raise TapeMalformedError(f"{path} cannot be read as a table of {time} and numbers: {exc}") from exc
-        if table.num_rows == 0 or table["symbol"].null_count or table[time].null_count:
+        if table["symbol"].null_count or table[time].null_count or (table.num_rows == 0 and not may_be_empty):
             raise TapeMalformedError(f"{path} is empty, or has rows without a symbol or {time}")
         names = table["symbol"].combine_chunks().dictionary_encode()
         codes = names.indices.to_numpy()

@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 CALENDAR, TIMEZONE = "XNYS", "America/New_York"
 REQUESTS_PER_SECOND = 4
+TIMEOUT_S = 10.0
 COLUMNS = {
     "Open": "open",
     "High": "high",
@@ -84,11 +85,17 @@ class Yahoo:
     Safe to share between threads.
     """
 
-    def __init__(self, until: datetime, session: requests.Session | None = None, patience: Patience | None = None):
+    def __init__(
+        self,
+        until: datetime,
+        session: requests.Session | None = None,
+        patience: Patience | None = None,
+        timeout_s: float = TIMEOUT_S,
+    ):
         YfConfig.debug.hide_exceptions = False
         self._until = np.datetime64(until.replace(tzinfo=None), "us")
         self._patience = patience or Patience(REQUESTS_PER_SECOND)
-        self._session = session or new_session()
+        self._session, self._timeout_s = session or new_session(), timeout_s
         # past the metaclass, which would hand every client of the process the same instance
         self._wire = type.__call__(_Wire, self._session, self._patience)
 
@@ -124,7 +131,7 @@ class Yahoo:
         what = f"Yahoo {symbol} {start} to {end}"
         try:
             prices = PriceHistory(self._wire, symbol, TIMEZONE, self._session)
-            return prices.history(start=start, end=end, auto_adjust=False, actions=True)
+            return prices.history(start=start, end=end, auto_adjust=False, timeout=self._timeout_s)
         except MarketError:
             raise
         except YFRateLimitError as exc:

@@ -12,7 +12,18 @@ import pytest
 
 pytestmark = pytest.mark.slow
 STEPS = ("ingest", "validate", "graphs", "train", "backtest", "audit", "publish")
-NIGHT = ("night", "--as-of", "2024-06-28", "--universe", "demo_stocks", "--model", "s4d", "--model", "ssm_gnn", "--model")
+NIGHT = (
+    "night",
+    "--as-of",
+    "2024-06-28",
+    "--universe",
+    "demo_stocks",
+    "--model",
+    "s4d",
+    "--model",
+    "ssm_gnn",
+    "--model",
+)
 
 
 def test_a_night_killed_inside_every_step_ends_row_for_row_like_an_undisturbed_one(

@@ -1,4 +1,4 @@
-"""The demo night as a user runs it: what it prints, what it leaves behind, and that running it again changes nothing."""
+"""The demo night as a user runs it: what it prints, what it leaves, and that running it again changes nothing."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from pathlib import Path
 
 import duckdb
 import pytest
+
+RELATIONS = (
+    "bars corporate_actions funding_rates universe_members features graph_snapshots graph_edges trials folds predictions "
+    "backtests equity_curves positions metrics leaderboard model_registry signals signals_next_day checks leak_audit nights"
+).split()
 
 
 @pytest.fixture(scope="module")
@@ -22,12 +27,7 @@ def scalar(con, sql: str):
     return con.execute(sql).fetchone()[0]
 
 
-@pytest.mark.parametrize(
-    "relation",
-    ["bars", "funding_rates", "features", "graph_snapshots", "graph_edges", "trials", "folds", "predictions"]
-    + ["equity_curves", "metrics", "leaderboard", "signals", "signals_next_day", "checks", "leak_audit", "nights"]
-    + ["model_registry", "universe_members", "positions", "corporate_actions"],
-)
+@pytest.mark.parametrize("relation", RELATIONS)
 def test_relation_of_the_contract_holds_rows(published, relation: str) -> None:
     assert scalar(published, f"SELECT count(*) FROM {relation}") > 0
 
@@ -47,17 +47,24 @@ def test_leaderboard_has_every_model_with_buy_and_hold_beside(published) -> None
 
 
 def test_every_row_of_a_simulated_night_says_so(published) -> None:
-    tables = published.execute("SELECT table_name FROM duckdb_columns() WHERE column_name = 'source' AND schema_name = 'store'")
+    tables = published.execute(
+        "SELECT table_name FROM duckdb_columns() WHERE column_name = 'source' AND schema_name = 'store'"
+    )
     for (name,) in tables.fetchall():
-        assert {s for (s,) in published.execute(f"SELECT DISTINCT source FROM store.{name}").fetchall()} <= {"simulated"}
+        assert {s for (s,) in published.execute(f"SELECT DISTINCT source FROM store.{name}").fetchall()} <= {
+            "simulated"
+        }
 
 
 def test_no_prediction_is_made_by_a_fold_that_trained_on_its_bar(published) -> None:
-    assert scalar(
-        published,
-        "SELECT count(*) FROM predictions p JOIN folds f USING (source, universe, trial_id, fold) "
-        "WHERE p.ts < f.test_start OR f.last_label_end >= p.ts OR p.ts >= f.test_end",
-    ) == 0
+    assert (
+        scalar(
+            published,
+            "SELECT count(*) FROM predictions p JOIN folds f USING (source, universe, trial_id, fold) "
+            "WHERE p.ts < f.test_start OR f.last_label_end >= p.ts OR p.ts >= f.test_end",
+        )
+        == 0
+    )
 
 
 def test_no_key_of_the_contract_repeats(published) -> None:
@@ -72,7 +79,9 @@ def test_no_key_of_the_contract_repeats(published) -> None:
         "checks": "source, universe, night, table_name, rule",
     }
     for relation, grain in grains.items():
-        repeated = scalar(published, f"SELECT count(*) FROM (SELECT 1 FROM {relation} GROUP BY {grain} HAVING count(*) > 1)")
+        repeated = scalar(
+            published, f"SELECT count(*) FROM (SELECT 1 FROM {relation} GROUP BY {grain} HAVING count(*) > 1)"
+        )
         assert repeated == 0, relation
 
 

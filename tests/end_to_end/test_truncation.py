@@ -56,7 +56,16 @@ def run(nightgraph, tmp_path_factory):
         path = tmp_path_factory.mktemp("truncation") / "w.duckdb"
         asked = [word for name in UNIVERSES for word in ("--universe", name)]
         code, printed = nightgraph(
-            "night", "--source", "recorded", "--tape", str(tape), "--as-of", str(as_of), *asked, "--warehouse", str(path)
+            "night",
+            "--source",
+            "recorded",
+            "--tape",
+            str(tape),
+            "--as-of",
+            str(as_of),
+            *asked,
+            "--warehouse",
+            str(path),
         )
         assert code == 0, printed[-3000:]
         return path

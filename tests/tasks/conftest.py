@@ -121,7 +121,13 @@ def bar_rows(opens: np.ndarray, symbols: tuple[str, ...]) -> pa.Table:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
+def open_desk() -> Callable[[Path], Desk]:
+    """The desk of a warehouse file, for fixtures that prepare one for many tests."""
+    return lambda path: Desk(Warehouse.at(path))
+
+
+@pytest.fixture(scope="session")
 def forecast() -> Callable[..., None]:
     """Stores predictions: ``forecast(desk, trial_id, start=date, side={symbol: −1 | 0 | 1}, confidence=0.6)``.
 

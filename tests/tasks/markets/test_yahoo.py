@@ -49,7 +49,7 @@ def test_a_recorded_split_and_dividend_come_with_their_sessions(client, wire) ->
 def test_recorded_dividends_of_a_year_are_all_there(client, wire) -> None:
     body = wire("yahoo/fixtures__http__historical-via-chart-MSFT-dividends-2021-02-01-to-2022-01-31.csv.json")
     bars, actions = client(body, "MSFT").daily_bars("MSFT", date(2021, 2, 1), date(2022, 1, 31))
-    assert (len(bars), actions["value"].to_pylist()) == (252, [0.56, 0.56, 0.62, 0.62])
+    assert (len(bars), actions["value"].to_pylist()) == (252, [0.56, 0.56, 0.56, 0.62])
 
 
 def with_last_bar(body: dict, stamp: int, value: float | None, volume: int | None) -> dict:

@@ -1,0 +1,311 @@
+"""The clients, and a night's ingest, against a real HTTP server that does what markets do on a bad day."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from requests.adapters import HTTPAdapter
+
+from tasks import ingest
+from tasks.errors import ForbiddenError, MarketDownError, OutageError, RateLimitedError, TooManyBadSymbolsError
+from tasks.ingest import ingest_universe
+from tasks.markets.bybit import Bybit
+from tasks.markets.patience import Patience
+from tasks.markets.session import Market
+from tasks.markets.yahoo import Yahoo
+from warehouse.connect import Warehouse
+from warehouse.migrate import migrate
+from warehouse.universes import Member, Universe
+
+START, CLOCK = datetime(2024, 6, 28, tzinfo=UTC), datetime(2024, 6, 29, tzinfo=UTC)
+HANG_S = 1.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the server does with one request; ``cut`` sends only half of the body it has announced."""
+
+    status: int = 200
+    body: Any = ""
+    cut: bool = False
+    hang: bool = False
+
+    def bytes(self) -> bytes:
+        return (self.body if isinstance(self.body, str) else json.dumps(self.body)).encode()
+
+
+@dataclass
+class Script:
+    """Answers in order, the last one for ever; ``of`` overrides them by symbol."""
+
+    answers: list[Answer] = field(default_factory=list)
+    of: dict[str, Answer] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+    url: str = ""
+
+    def next(self, path: str) -> Answer:
+        self.asked.append(path)
+        for symbol, answer in self.of.items():
+            if f"symbol={symbol}" in path:
+                return answer
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+
+def kline(hours: int = 24) -> Answer:
+    """A good answer: the hours up to the clock, newest first."""
+    end = int(CLOCK.timestamp() * 1000)
+    rows = [[str(end - 3_600_000 * k), "1", "2", "0.5", "1.5", "10", "15"] for k in range(1, hours + 1)]
+    return bybit(0, {"list": rows})
+
+
+def bybit(code: int, result: dict | None = None) -> Answer:
+    said = {0: "OK", 10006: "Too many visits. Exceeded the API Rate Limit.", 10016: "Server error."}[code]
+    return Answer(body={"retCode": code, "retMsg": said, "result": result or {}, "time": int(CLOCK.timestamp() * 1000)})
+
+
+def chart() -> Answer:
+    """A good chart of one session."""
+    meta = {
+        "currency": "USD",
+        "instrumentType": "EQUITY",
+        "exchangeTimezoneName": "America/New_York",
+        "validRanges": [],
+    }
+    quote = {"open": [1.0], "high": [2.0], "low": [0.5], "close": [1.5], "volume": [10]}
+    prices = {"quote": [quote], "adjclose": [{"adjclose": [1.5]}]}
+    return Answer(
+        body={"chart": {"result": [{"meta": meta, "timestamp": [1719581400], "indicators": prices}], "error": None}}
+    )
+
+
+@pytest.fixture
+def server() -> Iterator[Script]:
+    """A server that follows the script; questions for a crumb or cookie are answered beside it."""
+    script, done = Script(), threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            aside = not self.path.startswith(("/v5/", "/v8/"))
+            answer = Answer(body="crumb") if aside else script.next(self.path)
+            if answer.hang:
+                done.wait(HANG_S)
+            body = answer.bytes()
+            self.send_response(answer.status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body[: len(body) // 2] if answer.cut else body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    script.url = f"http://127.0.0.1:{http.server_port}"
+    yield script
+    done.set()
+    http.shutdown()
+    thread.join()
+    http.server_close()
+
+
+class Rerouted(HTTPAdapter):
+    """Sends what was meant for Yahoo to the local server."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self._url = url
+
+    def send(self, request, **kwargs):
+        request.url = self._url + "/" + request.url.split("/", 3)[3]
+        return super().send(request, **kwargs)
+
+
+@pytest.fixture
+def waits() -> list[float]:
+    return []
+
+
+@pytest.fixture
+def bybit_client(server: Script, waits: list[float]) -> Bybit:
+    return Bybit(CLOCK, patience=Patience(attempts=4, sleep=waits.append), url=server.url, timeout_s=0.3)
+
+
+@pytest.fixture
+def yahoo_client(server: Script, waits: list[float]) -> Yahoo:
+    session = requests.Session()
+    session.mount("https://", Rerouted(server.url))
+    return Yahoo(CLOCK, session, Patience(attempts=3, sleep=waits.append), timeout_s=0.3)
+
+
+PASSING = {
+    "10006": bybit(10006),
+    "10016": bybit(10016),
+    "500": Answer(500, "oops"),
+    "502 as a page": Answer(502, "<html>Bad Gateway</html>"),
+    "429": Answer(429, "slow down"),
+    "truncated": replace(kline(), cut=True),
+    "not JSON": Answer(200, "<html>maintenance</html>"),
+    "time-out": Answer(hang=True),
+}
+
+
+@pytest.mark.parametrize("fault", PASSING.values(), ids=PASSING)
+def test_a_passing_fault_costs_waits_and_no_bar(server, bybit_client, waits, fault: Answer) -> None:
+    server.answers = [fault, fault, kline()]
+    assert len(bybit_client.klines("XUSDT", "1h", START, CLOCK)) == 24
+    assert len(waits) == 2
+    assert waits[1] > waits[0] / 2
+
+
+@pytest.mark.parametrize("fault", PASSING.values(), ids=PASSING)
+def test_a_lasting_fault_is_an_outage_that_names_the_symbol(server, bybit_client, fault: Answer) -> None:
+    server.answers = [fault]
+    with pytest.raises(OutageError, match="XUSDT"):
+        bybit_client.klines("XUSDT", "1h", START, CLOCK)
+    assert len(server.asked) == 4
+
+
+def test_a_rate_limit_is_told_apart_from_other_outages(server, bybit_client) -> None:
+    server.answers = [bybit(10006)]
+    with pytest.raises(RateLimitedError, match="10006"):
+        bybit_client.klines("XUSDT", "1h", START, CLOCK)
+
+
+def test_a_403_says_rate_limit_or_region_and_is_not_hammered(server, bybit_client, waits) -> None:
+    server.answers = [Answer(403, "<html>CloudFront</html>")]
+    with pytest.raises(ForbiddenError, match=r"rate limit or a region"):
+        bybit_client.klines("XUSDT", "1h", START, CLOCK)
+    assert (len(server.asked), waits) == (2, [30.0])
+
+
+def test_a_market_that_is_not_there_is_an_outage(bybit_client, server) -> None:
+    gone = Bybit(CLOCK, patience=Patience(attempts=1), url="http://127.0.0.1:9", timeout_s=0.3)
+    with pytest.raises(OutageError, match="try again later"):
+        gone.funding("XUSDT", START, CLOCK)
+
+
+YAHOO_FAULTS = {
+    "429": Answer(429, "Too Many Requests"),
+    "500": Answer(500, "oops"),
+    "truncated": replace(chart(), cut=True),
+    "time-out": Answer(hang=True),
+}
+
+
+@pytest.mark.parametrize("fault", YAHOO_FAULTS.values(), ids=YAHOO_FAULTS)
+def test_yahoos_faults_are_outages_and_pass(server, yahoo_client, waits, fault: Answer) -> None:
+    server.answers = [fault]
+    with pytest.raises(OutageError, match="AAA"):
+        yahoo_client.daily_bars("AAA", date(2024, 6, 28), date(2024, 6, 29))
+    assert len(waits) == 2
+    server.answers = [chart()]
+    bars, _ = yahoo_client.daily_bars("AAA", date(2024, 6, 28), date(2024, 6, 29))
+    assert bars["close"].to_pylist() == [1.5]
+
+
+def test_yahoos_403_says_rate_limit_or_region(server, yahoo_client, waits) -> None:
+    server.answers = [Answer(403, "Forbidden")]
+    with pytest.raises(ForbiddenError, match=r"rate limit or a region"):
+        yahoo_client.daily_bars("AAA", date(2024, 6, 28), date(2024, 6, 29))
+    assert waits == [30.0]
+
+
+SYMBOLS = tuple(f"{letter}USDT" for letter in "ABCDEFGH")
+UNIVERSE = Universe(
+    name="perpetuals",
+    provider="bybit",
+    interval="1h",
+    calendar="24/7",
+    benchmark="AUSDT",
+    history_start=START.date(),
+    commission_bps=5.5,
+    slippage_bps=2.0,
+    survivorship_biased=True,
+    members=tuple(Member(symbol, None, None, START.date(), None) for symbol in SYMBOLS),
+)
+
+
+@pytest.fixture
+def night(
+    server: Script, bybit_client: Bybit, yahoo_client: Yahoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], ingest.IngestReport]:
+    """night(): the ingest of eight perpetuals from the server; every symbol answers well unless scripted otherwise."""
+
+    @contextmanager
+    def open_server(*_: object, **__: object) -> Iterator[Market]:
+        yield Market("live", CLOCK, yahoo_client, bybit_client)
+
+    class Endpoints(list):
+        """The good answer to whatever is asked."""
+
+        def __len__(self) -> int:
+            return 1
+
+        def __getitem__(self, _index):
+            path = server.asked[-1]
+            return kline() if "/kline" in path else bybit(0, {"list": []})
+
+    server.answers = Endpoints()
+    monkeypatch.setattr(ingest, "open_market", open_server)
+    warehouse = Warehouse.at(tmp_path / "w.duckdb")
+    migrate(warehouse)
+
+    def run() -> ingest.IngestReport:
+        options = {"overlap_bars": 5, "max_bad_fraction": 0.25, "threads": 1}
+        return ingest_universe(warehouse, UNIVERSE, "live", START.date(), "run", None, **options)
+
+    run.warehouse = warehouse  # type: ignore[attr-defined]
+    return run
+
+
+def counts(warehouse: Warehouse) -> dict[str, int]:
+    with warehouse.read() as con:
+        return {
+            table: con.execute(f"SELECT count(*) FROM raw.{table}").fetchone()[0]  # type: ignore[index]
+            for table in ("bars", "funding_rates", "instruments", "fetches")
+        }
+
+
+def test_one_bad_symbol_is_recorded_and_skipped_and_asked_again_by_the_next_run(server, night) -> None:
+    server.of = {"CUSDT": Answer(500, "oops")}
+    first = night()
+    assert (first.fetched, list(first.failed), first.bars) == (7, ["CUSDT"], 7 * 24)
+    assert "HTTP 500" in first.failed["CUSDT"]
+    server.of = {}
+    before = len(server.asked)
+    second = night()
+    assert (second.fetched, second.failed, second.bars) == (8, {}, 8 * 24)
+    assert all("CUSDT" in path or "instruments" in path for path in server.asked[before:])
+
+
+def test_a_market_that_fails_for_too_many_stops_the_night_as_an_outage(server, night) -> None:
+    server.of = {symbol: bybit(10016) for symbol in SYMBOLS[2:]}
+    with pytest.raises(MarketDownError, match="3 of 8 symbols"):
+        night()
+    assert counts(night.warehouse) == {"bars": 2 * 24, "funding_rates": 0, "instruments": 0, "fetches": 5}
+
+
+def test_other_failures_of_too_many_are_no_outage(server, night) -> None:
+    unknown = Answer(body={"retCode": 10001, "retMsg": "Not supported symbols", "result": {}, "time": 0})
+    server.of = dict.fromkeys(SYMBOLS[:3], unknown)
+    with pytest.raises(TooManyBadSymbolsError, match="3 of 8 symbols.*AUSDT"):
+        night()
+
+
+def test_a_403_stops_the_night_at_once_and_writes_nothing(server, night) -> None:
+    server.of = dict.fromkeys(SYMBOLS, Answer(403, "no"))
+    with pytest.raises(ForbiddenError):
+        night()
+    assert set(counts(night.warehouse).values()) == {0}
+    assert sum("symbol=" in path for path in server.asked) <= 4
