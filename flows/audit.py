@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.parameters import StepParameters
+from flows.train import contenders_of
 from models.graphs.correlation import CorrelationRule
 from tasks.audit import AuditReport, audit_leaks
 from tasks.ledger import step_run
@@ -12,8 +13,8 @@ from tasks.ledger import step_run
 
 @flow
 def audit(step: StepParameters) -> AuditReport:
-    """What random past bars get without the bars after them: features, edges, forecasts. A difference stops the night."""
+    """What past bars get without the bars after them: features, edges, forecasts. A difference stops the night."""
     night, profile = step.open(), step.settings().profile(step.universe)
     rule = CorrelationRule(**profile.graph.model_dump())
     with step_run(night, "audit"):
-        return audit_leaks(night, step.contenders(night), rule, profile.class_horizon_bars, profile.folds.test_bars)
+        return audit_leaks(night, contenders_of(night, step), rule, profile.class_horizon_bars, profile.folds.test_bars)

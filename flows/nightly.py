@@ -49,7 +49,7 @@ class NightFailedError(RuntimeError):
 
 @flow
 def nightly(night: NightParameters = NightParameters()) -> list[NightReport]:  # noqa: B008 (frozen; the UI's defaults)
-    """Ingest, validate, graphs, train, backtest, audit, publish for each universe; one that fails does not stop the next.
+    """Ingest, validate, graphs, train, backtest, audit, publish for each universe; one that fails stops no other.
 
     Raises NightFailedError at the end when any universe was not published; what was published before stays as it was.
     """

@@ -6,6 +6,7 @@ from prefect import flow
 
 from flows.artifacts import show_night
 from flows.parameters import StepParameters
+from flows.train import contenders_of, limits_of
 from tasks.ledger import step_run
 from tasks.publish import Published, mark_published, swap_copy
 from tasks.signals import next_signals
@@ -17,7 +18,7 @@ def publish(step: StepParameters) -> Published:
     night, profile = step.open(), step.settings().profile(step.universe)
     with step_run(night, "publish"):
         signals = next_signals(
-            night, step.contenders(night), step.limits(), profile.horizons_bars, profile.class_horizon_bars
+            night, contenders_of(night, step), limits_of(step), profile.horizons_bars, profile.class_horizon_bars
         )
         mark_published(night, signals.champion, signals.for_session)
     published = swap_copy(night)

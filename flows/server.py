@@ -87,11 +87,11 @@ class Child:
             last = "\n  ".join(self.log.read_text(errors="replace").strip().splitlines()[-15:])
             raise ServerError(f"`{self.command}` ended with code {code}; the end of {self.log}:\n  {last}")
 
-    def stop(self) -> None:
-        """Ends the process, kindly at first. Ending it twice is a no-op."""
+    def stop(self, patience_s: float = STOP_TIMEOUT_S) -> None:
+        """Ends the process: asked kindly at first, killed after ``patience_s``. Ending it twice is a no-op."""
         self.process.terminate()
         try:
-            self.process.wait(STOP_TIMEOUT_S)
+            self.process.wait(patience_s)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -101,7 +101,7 @@ class Server:
     """A Prefect API: one that was running already, or a child of this process."""
 
     def __init__(self, api_url: str, child: Child | None = None) -> None:
-        self.api_url, self.child = api_url, child
+        self.api_url, self.child, self.ready = api_url, child, child is None
 
     @property
     def ui_url(self) -> str:
@@ -117,6 +117,7 @@ class Server:
             if time.monotonic() > deadline:
                 raise ServerError(f"no Prefect server at {self.api_url} after {START_TIMEOUT_S:g} s")
             time.sleep(0.1)
+        self.ready = True
 
 
 def ask(api_url: str, path: str) -> Any:
@@ -160,11 +161,12 @@ def local_server(
             with _environment({}, PREFECT_HOME=str(owned), PREFECT_API_URL=url):
                 start = ("server", "start", "--host", LOOPBACK, "--port", str(port))
                 child = Child(*start, log=owned / "server.log", **environment)
+                server = Server(url, child)
                 try:
-                    yield Server(url, child)
+                    yield server
                     send_what_is_left()
-                finally:
-                    child.stop()
+                finally:  # one that is still starting has nothing to write, and does not listen yet
+                    child.stop(STOP_TIMEOUT_S if server.ready else 0.0)
 
 
 def running(home: Path) -> str | None:

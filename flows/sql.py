@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 from datetime import date, datetime, time
 from decimal import Decimal
+from itertools import islice
 from typing import TextIO
 
 import duckdb
@@ -34,7 +35,9 @@ def run(warehouse: Warehouse, statement: str, style: str, output: TextIO, screen
     with read_published(warehouse) as con:
         try:
             con.execute(statement)
-            columns = [column[0] for column in con.description or ()]
+            if not con.description:
+                raise QueryError("the statement gives no rows")
+            columns = [column[0] for column in con.description]
             write = {"csv": write_csv, "json": write_json}.get(style)
             if write:
                 write(columns, batches(con), output)
@@ -75,7 +78,7 @@ def write_json(columns: list[str], rows: Iterator[tuple], output: TextIO) -> Non
 
 def show(columns: list[str], rows: Iterator[tuple], screen: Console) -> None:
     """A table of the first rows, numbers to the right, and how many there are besides."""
-    first = [row for row, _ in zip(rows, range(SHOWN_ROWS), strict=False)]
+    first = list(islice(rows, SHOWN_ROWS))
     drawn = Table(box=None, header_style="bold", pad_edge=False)
     for number, column in enumerate(columns):
         numeric = any(isinstance(row[number], (int, float, Decimal)) for row in first)

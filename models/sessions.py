@@ -72,6 +72,14 @@ def next_session(calendar: str, after: date) -> date:
     return session_dates(calendar, after + timedelta(days=1), after + timedelta(days=15))[0].astype(date)
 
 
+def bar_after(calendar: str, interval: str, ts: np.datetime64, count: int) -> np.datetime64:
+    """Open of the bar ``count`` bars after the one at ``ts``."""
+    day = ts.astype("datetime64[D]").astype(date)
+    days = 15 + count * 365 // periods_per_year(calendar, interval)
+    opens = bar_opens(calendar, interval, day, day + timedelta(days=days))
+    return opens[int(np.searchsorted(opens, ts)) + count]
+
+
 def bars_per_session(calendar: str, interval: str) -> int:
     """How many bars one session prints."""
     return 24 if calendar == "24/7" and interval == "1h" else 1

@@ -19,6 +19,7 @@ TaskError
 ├── TooManyBadSymbolsError      more symbols failed than a night may lose
 ├── NightBlockedError           a blocking rule of the validation failed; nothing of the night was accepted
 ├── NoBarsError                 the warehouse holds no usable bars of the universe to compute on
+├── NoFoldsError                the history is too short for a single walk-forward fold
 ├── NoForecastsError            a model has no stored predictions, or a night no network to give signals
 ├── SourceMismatchError         a night of one source would write what belongs to another
 └── LeakFoundError              recomputed without the future, a stored row comes out different
@@ -99,6 +100,10 @@ class NightBlockedError(TaskError):
 
 class NoBarsError(TaskError):
     """The warehouse holds no bars of the universe, or bars where its calendar has none."""
+
+
+class NoFoldsError(TaskError):
+    """The history is too short for a single walk-forward fold."""
 
 
 class NoForecastsError(TaskError):

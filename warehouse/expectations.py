@@ -122,6 +122,8 @@ def judge(batches: Mapping[str, pd.DataFrame], rules: Sequence[Rule], evidence: 
 
 
 def _run_suite(name: str, frame: pd.DataFrame, rules: list[Rule], evidence: Evidence) -> list[Verdict]:
+    if frame.empty:
+        return [Verdict(rule, True, 0, np.zeros(0, dtype=np.int64)) for rule in rules]
     problems: dict[str, str] = {}
     columns: dict[str, np.ndarray] = {}
     for rule in rules:
@@ -159,11 +161,13 @@ def _validate(name: str, frame: pd.DataFrame, rules: list[Rule]) -> dict[str, li
 def _context() -> tuple[Any, Any]:
     """The library and an empty context of it, without files, telemetry or progress bars; its import takes seconds."""
     os.environ["GX_ANALYTICS_ENABLED"] = "false"  # read when the library is first imported
-    logging.getLogger("great_expectations").setLevel(logging.WARNING)  # it tells of each store it opens
+    library = logging.getLogger("great_expectations")
+    library.setLevel(logging.WARNING)  # at INFO it tells of each function and store
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         import great_expectations as gx
         from great_expectations.data_context.types.base import ProgressBarsConfig
+    library.getChild("data_context.types.base").setLevel(logging.WARNING)  # this one sets its own level to INFO
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
     return gx, context
@@ -171,11 +175,11 @@ def _context() -> tuple[Any, Any]:
 
 def _verdict(rule: Rule, frame: pd.DataFrame, results: list[Any], problem: str) -> Verdict:
     rows = np.zeros(0, dtype=np.int64)
-    broken = [r for r in results if "unexpected_index_list" not in r.result and r.result.get("element_count") != 0]
+    broken = [r for r in results if "unexpected_index_list" not in r.result]
     if not problem and (broken or len(results) != len(rule.expectations)):
         problem = _exception(broken[0]) if broken else "the library returned no result for it"
     if not problem:
-        failing = [np.asarray(r.result.get("unexpected_index_list") or [], dtype=np.int64) for r in results]
+        failing = [np.asarray(r.result["unexpected_index_list"], dtype=np.int64) for r in results]
         rows = np.unique(np.concatenate(failing))
     passed = not problem and all(r.success for r in results)
     return Verdict(rule, passed, len(frame), rows, _keys(frame, rows), problem)
@@ -198,7 +202,7 @@ def _share(table: str, frame: pd.DataFrame, refused: list[int], limit: float) ->
     kept = np.ones(len(frame), dtype=bool)
     kept[refused] = False
     one = frame.loc[~kept, "symbol"].nunique() <= 1
-    says = f"row went to quarantine, of which at most {limit:.0%} may"
+    says = f"row is kept out by other rules, and at most {limit:.0%} of the rows may be"
     advice = "read this night's other verdicts: the pull itself is in doubt"
     rule = Rule(
         "quarantined_share",

@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.functional import gelu, glu
 
+from models.layers.dropout import Dropout
 from models.layers.lstm import LSTM
 from models.layers.mamba import Mamba
 from models.layers.s4d import S4D
@@ -33,7 +34,7 @@ class Block(nn.Module):
         super().__init__()
         self.norm, self.layer = nn.LayerNorm(d_model), layer
         self.mix = nn.Linear(d_model, 2 * d_model) if gated else None
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, state: tuple[Tensor, ...] | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The block's output and its layer's state; x (b, d) with a state is one bar."""

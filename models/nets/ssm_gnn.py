@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.functional import elu
 
+from models.layers.dropout import Dropout
 from models.layers.message_passing import GraphAttention
 from models.layers.s4d import S4D
 from models.nets.forecast import Batch, Forecast, Heads
@@ -26,7 +27,7 @@ class SsmGnn(nn.Module):
         super().__init__()
         self.encoder = Encoder(spec, n_features, lambda: S4D(spec.d_model, spec.d_state, **options), gated=True)
         self.attention = GraphAttention(spec.d_model, heads)
-        self.dropout = nn.Dropout(spec.dropout)
+        self.dropout = Dropout(spec.dropout)
         self.norm = nn.LayerNorm(spec.d_model)
         self.heads = Heads(spec.d_model, n_horizons)
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from models.features.labels import UNKNOWN, Labels
 from models.features.scaling import Scaler
 from models.graphs.snapshot import Snapshot, to_adjacency
+from models.layers.dropout import seed_of
 from models.nets.forecast import Batch, GraphSteps
 from models.panel import Panel
 from models.scoring.folds import Fold
@@ -137,8 +138,8 @@ class Chunks:
     def __iter__(self) -> Iterator[tuple[Batch, Targets]]:
         order = torch.arange(len(self.first_bars))
         if self.shuffled:
-            seed = np.random.SeedSequence([self.data.config.seed, self.data.epoch]).generate_state(1)[0]
-            order = torch.randperm(len(order), generator=torch.Generator().manual_seed(int(seed)))
+            seed = seed_of(self.data.config.seed, self.data.epoch)
+            order = torch.randperm(len(order), generator=torch.Generator().manual_seed(seed))
         for chosen in order.split(self.size):
             yield self._batch(self.first_bars[chosen, None] + torch.arange(self.data.config.chunk_bars))
 

@@ -2,15 +2,14 @@
 
 Both come out bit for bit the same whether the panel ends right after what they need or months later, and whether the
 fit was killed in between or not. The arithmetic is arranged for it: no transform that mixes later bars into earlier
-ones, windows of a fixed shape, a seed per epoch.
+ones, windows of a fixed shape, a seed per epoch, one thread.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import warnings
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +33,7 @@ from models.zoo import Spec, build
 __all__ = ["FittedFold", "Predictions", "TrainConfig", "fit_fold", "fold_key", "predict_fold"]
 logger = logging.getLogger(__name__)
 
+_BUILDING = threading.Lock()
 SEGMENT_BARS = 512  # forecast in one forward pass
 SEGMENT_PAIRS = 1 << 24  # bound on bars · assets² of a pass: what graph attention holds at once
 
@@ -77,14 +77,14 @@ def fit_fold(
     With ``checkpoint`` every epoch is kept there, a fit that finds one goes on from it, and it is gone at the end.
     ``on_epoch(epoch, validation_loss)`` is called after each. Raises EmptyFoldError.
     """
+    _settle_process()
     graph = graph_of(spec, snapshots)
     if graph is not None:
         graph = in_force(graph, features.ts[0], features.ts[fold.train[-1]])
     data = FoldData(config, features, labels, graph, fold)
-    with reproducible(config.seed):
-        network = build(spec, len(features.columns), len(labels.horizons))
-        best = BestEpoch(config.patience, checkpoint, on_epoch)
-        _run(FoldModule(network, config), data, best)
+    network = _fresh_network(spec, config.seed, len(features.columns), len(labels.horizons))
+    best = BestEpoch(config.patience, checkpoint, on_epoch)
+    _run(FoldModule(network, config), data, best)
     parameters = sum(p.numel() for p in network.parameters())
     outcome = Outcome(
         best.epochs,
@@ -111,7 +111,9 @@ def predict_fold(
     its full length when the panel ends before it. Raises the errors of ``load_artifact``, and ForeignArtifactError when
     the features are not those it was fitted on.
     """
-    header, network = (loaded := load_artifact(artifact)).header, loaded.network
+    _settle_process()
+    loaded = load_artifact(artifact)
+    header, network = loaded.header, loaded.network
     if features.columns != header.scaler.columns:
         raise ForeignArtifactError(f"{artifact}: fitted on other features; fit the fold again")
     stop = min(fold.test_stop, len(features))
@@ -158,28 +160,24 @@ def _readable(checkpoint: Path) -> bool:
     return True
 
 
-@contextlib.contextmanager
-def reproducible(seed: int) -> Iterator[None]:
-    """Runs the block from ``seed`` with deterministic kernels and a silent trainer; leaves the process as it was."""
-    chatter = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [log.level for log in chatter]
-    deterministic, filled = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.utils.deterministic.fill_uninitialized_memory,
-    )
-    with torch.random.fork_rng(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            for log in chatter:
-                log.setLevel(logging.ERROR)
-            torch.utils.deterministic.fill_uninitialized_memory = False
-            torch.manual_seed(seed)
-            yield
-        finally:
-            torch.use_deterministic_algorithms(deterministic)
-            torch.utils.deterministic.fill_uninitialized_memory = filled
-            for log, level in zip(chatter, levels, strict=True):
-                log.setLevel(level)
+def _fresh_network(spec: Spec, seed: int, n_features: int, n_horizons: int) -> torch.nn.Module:
+    """A network whose first weights follow from ``seed``; the process's generator is left as it was."""
+    with _BUILDING, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build(spec, n_features, n_horizons)
+
+
+def _settle_process() -> None:
+    """Sets what torch and Lightning keep per process; the same every time, so fits may run side by side in threads.
+
+    One thread a fit: at these sizes a second gains little, stalls whenever another program wants its core, and would
+    let the last digits depend on how many cores there are. Cores are for fits.
+    """
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # every buffer is written
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 Segment = tuple[np.ndarray, np.ndarray, np.ndarray]

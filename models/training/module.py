@@ -11,6 +11,7 @@ import lightning
 import torch
 from torch import Tensor, nn
 
+from models.layers.dropout import reseed
 from models.nets.forecast import Batch
 from models.training.config import TrainConfig
 from models.training.data import Targets
@@ -33,7 +34,7 @@ class FoldModule(lightning.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Reseeds what dropout draws from."""
-        torch.manual_seed(self.config.seed * 1_000_003 + self.current_epoch + 1)
+        reseed(self.network, self.config.seed, self.current_epoch)
 
     def training_step(self, batch: tuple[Batch, Targets], index: int) -> Tensor:
         """The loss of one batch."""

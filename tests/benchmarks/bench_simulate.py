@@ -19,10 +19,11 @@ COSTS = Costs.from_bps(10, 5)
 
 
 def market() -> tuple[np.ndarray, np.ndarray]:
-    """Closes (t, n) that are also the opens of the next bar, and daily target weights (t, n)."""
+    """Closes (t, n) that are also the opens of the next bar, and daily target weights (t, n) that turn over slowly."""
     rng = np.random.default_rng(0)
     closes = 100 * np.exp(np.cumsum(rng.normal(0.0002, 0.02, (BARS, ASSETS)), axis=0))
-    return closes, rng.dirichlet(np.ones(ASSETS), BARS)
+    leaning = np.exp(np.cumsum(rng.normal(0, 0.02, (BARS, ASSETS)), axis=0))
+    return closes, 0.9 * leaning / leaning.sum(axis=1, keepdims=True)
 
 
 def times(contenders: dict[str, Callable[[], object]]) -> dict[str, list[float]]:
@@ -55,7 +56,7 @@ def test_simulation_of_500_assets_over_2500_days():
     except ImportError:
         print("; vectorbt is not installed", end="")
     else:
-        # fills at the deciding bar's close, as it does by itself; our next open is that close, so the paths are the same
+        # it fills at the deciding bar's close; our next open is that close, so the paths are the same
 
         def peer() -> object:
             return vectorbt.Portfolio.from_orders(
@@ -66,6 +67,7 @@ def test_simulation_of_500_assets_over_2500_days():
                 slippage=0.0005,
                 group_by=True,
                 cash_sharing=True,
+                call_seq="auto",
             )
 
         value = np.asarray(peer().value())  # type: ignore[attr-defined]

@@ -407,7 +407,8 @@ def test_a_rule_the_library_stumbles_over_blocks_and_the_others_still_speak(dema
 def test_the_library_is_silent_leaves_no_file_and_calls_nobody(tmp_path: Path) -> None:
     """A newcomer's terminal shows none of its progress bars and warnings, and nothing is sent anywhere."""
     code = """
-import socket, sys
+import logging, socket, sys
+logging.basicConfig(level=logging.INFO)
 def refuse(*arguments): raise SystemExit("a connection was opened")
 socket.socket.connect = refuse
 import pandas as pd

@@ -1,0 +1,49 @@
+"""Train: every network of the night, on the folds that are due."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.parameters import StepParameters
+from flows.progress import progress
+from flows.settings import Profile
+from models.scoring.portfolio import Limits
+from tasks.forecasts import Contender, networks
+from tasks.ledger import step_run
+from tasks.night import Night
+from tasks.train import Recipe, TrialReport, contenders, load_training_data, train_model
+
+
+@flow
+def train(step: StepParameters) -> list[TrialReport]:
+    """Fits what is not fitted yet and forecasts the bars that have no forecast; a cached fold costs a look."""
+    night, settings = step.open(), step.settings()
+    recipe = recipe_of(settings.profile(step.universe))
+    with step_run(night, "train"):
+        models = [c.model for c in networks(contenders(night, settings.models, settings.seeds, recipe))]
+        data = load_training_data(night, recipe)
+        return [
+            train_model(night, data, model, seed, recipe, on_progress=progress())
+            for model in models
+            for seed in settings.seeds
+        ]
+
+
+def recipe_of(profile: Profile) -> Recipe:
+    """How a profile's networks are trained."""
+    return Recipe(
+        profile.horizons_bars, profile.class_horizon_bars, profile.folds.model_dump(), profile.train.model_dump()
+    )
+
+
+def contenders_of(night: Night, step: StepParameters) -> list[Contender]:
+    """The models of a night, with the trials that forecast for them."""
+    settings = step.settings()
+    return contenders(night, settings.models, settings.seeds, recipe_of(settings.profile(step.universe)))
+
+
+def limits_of(step: StepParameters) -> Limits:
+    """The portfolio limits of a night."""
+    settings = step.settings()
+    staleness = settings.profile(step.universe).max_staleness_hours
+    return Limits(**settings.limits.model_dump(), max_staleness_hours=staleness)

@@ -1,0 +1,47 @@
+"""Dropout that draws from a generator of its own.
+
+``nn.Dropout`` draws from the process's generator: two fits side by side in one process would disturb each other, and
+neither would come out the same twice. Networks of the zoo use this one; whoever trains them reseeds it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Dropout(nn.Module):
+    """Zeroes each value with probability ``p`` in training and scales the rest by 1 / (1 − p)."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p, self.seed = p, 0
+        self._generator: torch.Generator | None = None
+
+    def reseed(self, seed: int) -> None:
+        """What is drawn from now on follows from ``seed``."""
+        self.seed, self._generator = seed, None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x with some values dropped, or x itself in evaluation."""
+        if not self.training or self.p == 0:
+            return x
+        if self._generator is None or self._generator.device != x.device:
+            self._generator = torch.Generator(x.device).manual_seed(self.seed)
+        kept = torch.empty_like(x).bernoulli_(1 - self.p, generator=self._generator)
+        return x * kept.div_(1 - self.p)
+
+
+def reseed(network: nn.Module, *seed: int) -> None:
+    """Reseeds every Dropout of ``network`` from the numbers given and its place in the network."""
+    layers = [m for m in network.modules() if isinstance(m, Dropout)]
+    for place, layer in enumerate(layers):
+        layer.reseed(seed_of(*seed, place))
+
+
+def seed_of(*numbers: int) -> int:
+    """One seed that follows from several numbers, in [0, 2⁶³)."""
+    value = 0
+    for number in numbers:
+        value = (value * 6364136223846793005 + number + 1442695040888963407) % 2**64
+    return value >> 1

@@ -1,0 +1,264 @@
+"""Train: every network of the night on every fold that is due, and forecasts of the bars that have none yet."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from models import zoo
+from models.features.labels import Labels, compute_labels
+from models.graphs import correlation
+from models.graphs.snapshot import Snapshot
+from models.panel import TS_TYPE, Panel
+from models.scoring.folds import Fold, walk_forward
+from models.sessions import bar_after
+from models.training.allocator import tune_allocator
+from models.training.artifact import Outcome, file_hash, read_header
+from models.training.errors import ArtifactError
+from models.training.fit import Predictions, TrainConfig, fit_fold, fold_key, predict_fold
+from models.zoo import Spec
+from tasks.errors import NoFoldsError
+from tasks.forecasts import PROBABILITIES, RULE, Contender, aware
+from tasks.night import Night
+from tasks.panels import instants, load_bars, load_features, load_snapshots
+from warehouse.tables import append, read_query, replace_slice
+
+logger = logging.getLogger(__name__)
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the networks of a universe are trained: labels, walk-forward windows in bars, and settings of a fit.
+
+    ``folds`` are the arguments of ``walk_forward``; ``train`` those of TrainConfig that differ from its defaults.
+    """
+
+    horizons: tuple[int, ...]
+    class_horizon: int
+    folds: Mapping[str, int]
+    train: Mapping[str, Any] = field(default_factory=dict)
+
+    def config(self, seed: int) -> TrainConfig:
+        """Settings of a fit with this seed."""
+        return TrainConfig(**{**self.train, "seed": seed})
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingData:
+    """What a universe's networks learn from, and ``changed``: the first bar whose features are not published yet."""
+
+    features: Panel
+    labels: Labels
+    snapshots: list[Snapshot]
+    folds: list[Fold]
+    changed: np.datetime64
+
+
+@dataclass(frozen=True)
+class TrialReport:
+    """One model and seed: folds in all, fitted now, and prediction rows written."""
+
+    model: str
+    seed: int
+    trial_id: str
+    folds: int
+    fitted: int
+    predictions: int
+
+
+def trial_id(night: Night, model: str, seed: int, recipe: Recipe) -> str:
+    """First 16 hex digits of the sha256 of everything that names a trial: market, network, settings and seed."""
+    said = [night.slice, Spec(model).to_json(), recipe.config(seed).to_json(), asdict(recipe)]
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def contenders(night: Night, models: Sequence[str], seeds: Sequence[int], recipe: Recipe) -> list[Contender]:
+    """The models of a night as the leaderboard knows them. Raises UnknownModelError."""
+    return [
+        Contender(name, RULE)
+        if isinstance(zoo.entry(name), zoo.Rule)
+        else Contender(name, "network", tuple(trial_id(night, name, seed, recipe) for seed in seeds))
+        for name in models
+    ]
+
+
+@task(name="load training data", cache_policy=NO_CACHE, persist_result=False)
+def load_training_data(night: Night, recipe: Recipe) -> TrainingData:
+    """Features, labels, graphs and folds up to the night. Raises NoFoldsError when the history is too short for one."""
+    bars, features = load_bars(night), load_features(night)
+    labels = compute_labels(bars, features.column("volatility_60"), recipe.horizons, recipe.class_horizon)
+    folds = walk_forward(features.ts, labels.end, **recipe.folds)
+    if not folds:
+        need = sum(recipe.folds[name] for name in ("warmup_bars", "train_bars", "embargo_bars"))
+        raise NoFoldsError(
+            f"{night.universe.name} has {len(features)} bars up to {night.as_of}; its first test window starts after "
+            f"{need}; choose a later night, or shorter windows in the profile's folds"
+        )
+    unpublished = night.warehouse.query("first_unpublished_feature", **night.slice)["ts"]
+    changed = instants(unpublished)[0] if unpublished.null_count == 0 else features.ts[-1] + 1
+    snapshots = load_snapshots(night, correlation.GRAPH)
+    return TrainingData(features, labels, snapshots, folds, changed)
+
+
+@task(name="train model", cache_policy=NO_CACHE, persist_result=False)
+def train_model(
+    night: Night, data: TrainingData, model: str, seed: int, recipe: Recipe, on_progress: Progress | None = None
+) -> TrialReport:
+    """Fits the folds of one model that are not fitted yet, and forecasts every test bar that is new or was restated.
+
+    A fold, its row and its predictions are written together, so a killed night loses at most the fit under way, and
+    that goes on from its last epoch.
+    """
+    tune_allocator()
+    trial = Trial(night, data, Spec(model), recipe.config(seed), trial_id(night, model, seed, recipe))
+    stored = {row["fold"]: row for row in night.warehouse.query("folds_of_trial", **trial.keys).to_pylist()}
+    fitted = written = 0
+    for k, fold in enumerate(data.folds):
+        if on_progress is not None:
+            on_progress(k, len(data.folds), f"{model}, fold {fold.index + 1} of {len(data.folds)}")
+        new, rows = _bring_up(trial, fold, stored.get(fold.index))
+        fitted, written = fitted + new, written + rows
+    if on_progress is not None:
+        on_progress(len(data.folds), len(data.folds), model)
+    report = TrialReport(model, seed, trial.trial_id, len(data.folds), fitted, written)
+    logger.info("%s %s: %s", night.as_of, night.universe.name, report)
+    return report
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """One network with one seed on one universe's data."""
+
+    night: Night
+    data: TrainingData
+    spec: Spec
+    config: TrainConfig
+    trial_id: str
+
+    @property
+    def keys(self) -> dict[str, object]:
+        """Key columns of the trial's rows."""
+        return {**self.night.slice, "trial_id": self.trial_id}
+
+    @property
+    def inputs(self) -> tuple[Spec, TrainConfig, Panel, Labels, list[Snapshot]]:
+        """What every function of a fold takes first."""
+        return self.spec, self.config, self.data.features, self.data.labels, self.data.snapshots
+
+
+def _bring_up(trial: Trial, fold: Fold, stored: dict[str, Any] | None) -> tuple[bool, int]:
+    """Whether the fold had to be fitted, and how many prediction rows were written for it."""
+    night, features = trial.night, trial.data.features
+    key = fold_key(*trial.inputs, fold)
+    artifact = night.warehouse.artifacts / f"{key}.safetensors"
+    outcome = _outcome(artifact)
+    missing = outcome is None
+    if outcome is None:
+        artifact.parent.mkdir(parents=True, exist_ok=True)
+        outcome = fit_fold(*trial.inputs, fold, artifact, artifact.with_suffix(".ckpt")).outcome
+    known = stored is not None and stored["fold_key"] == key
+    first = _first_due(trial, fold, stored) if stored is not None and known else fold.test_start
+    if known and first >= min(fold.test_stop, len(features)):
+        return missing, 0
+    rows = _prediction_rows(predict_fold(artifact, features, trial.data.snapshots, fold, first))
+    with night.warehouse.write(f"fold {fold.index} of {trial.spec.model}, {night.universe.name}") as con:
+        if not known:
+            _write_trial(con, trial, outcome)
+            replace_slice(
+                con, "store.folds", _fold_row(trial, fold, key, artifact, outcome), **trial.keys, fold=fold.index
+            )
+        span = {"start": aware(features.ts[first]), "end": aware(features.ts[-1])}
+        read_query(con, "delete_predictions", **trial.keys, fold=fold.index, **span)
+        return missing, append(con, "store.predictions", rows, **trial.keys, fold=fold.index, run_id=night.run_id)
+
+
+def _first_due(trial: Trial, fold: Fold, stored: dict[str, Any]) -> int:
+    """The first bar of the fold's window that has no prediction yet, or whose inputs changed since."""
+    ts = trial.data.features.ts
+    after_last = fold.test_start
+    if stored["last_prediction"] is not None:
+        last = np.datetime64(stored["last_prediction"].replace(tzinfo=None), "us")
+        after_last = int(np.searchsorted(ts, last, side="right"))
+    changed = int(np.searchsorted(ts, trial.data.changed))
+    if changed >= fold.test_start - trial.config.context_bars:
+        after_last = min(after_last, changed)
+    return max(fold.test_start, after_last)
+
+
+def _outcome(artifact: Path) -> Outcome | None:
+    """What the fit in a model file came to; None when there is no usable file, so that it is fitted (again)."""
+    if not artifact.exists():
+        return None
+    try:
+        return read_header(artifact).outcome
+    except ArtifactError as error:
+        logger.warning("fitting again: %s", error)
+        return None
+
+
+def _write_trial(con: Any, trial: Trial, outcome: Outcome) -> None:
+    if read_query(con, "trial_exists", **trial.keys).num_rows:
+        return
+    row = {
+        "model": trial.spec.model,
+        "seed": trial.config.seed,
+        "spec": json.dumps({"network": trial.spec.to_json(), "fit": trial.config.to_json()}, sort_keys=True),
+        "parameters": outcome.parameters,
+        "horizons_bars": list(trial.data.labels.horizons),
+        "run_id": trial.night.run_id,
+    }
+    append(con, "store.trials", pa.Table.from_pylist([row]), **trial.keys)
+
+
+def _fold_row(trial: Trial, fold: Fold, key: str, artifact: Path, outcome: Outcome) -> pa.Table:
+    """The row of store.folds without its keys; ``test_end`` is the open of the first bar after the window."""
+    ts, labels, universe = trial.data.features.ts, trial.data.labels, trial.night.universe
+    test_bars = fold.test_stop - fold.test_start
+    row = {
+        "fold_key": key,
+        "train_start": aware(ts[fold.train[0]]),
+        "train_end": aware(ts[fold.train[-1]]),
+        "last_label_end": aware(labels.end[fold.train].max()),
+        "test_start": aware(ts[fold.test_start]),
+        "test_end": aware(bar_after(universe.calendar, universe.interval, ts[fold.test_start], test_bars)),
+        "purge_bars": fold.purge_bars,
+        "embargo_bars": fold.test_start - fold.train_stop,
+        "train_rows": outcome.train_rows,
+        "validation_rows": outcome.validation_rows,
+        "epochs": outcome.epochs,
+        "validation_loss": outcome.validation_loss,
+        "data_hash": outcome.data_hash,
+        "code_version": outcome.code_version,
+        "artifact": artifact.name,
+        "artifact_sha256": file_hash(artifact),
+        "run_id": trial.night.run_id,
+    }
+    return pa.Table.from_pylist([row])
+
+
+def _prediction_rows(made: Predictions) -> pa.Table:
+    """Rows of store.predictions without their keys: one per valid (bar, asset) and horizon."""
+    i, j = np.nonzero(made.valid)
+    count = len(made.horizons)
+    ts = pa.array(made.ts[i].repeat(count), pa.timestamp("us")).cast(TS_TYPE)
+    columns: dict[str, Any] = {
+        "symbol": np.asarray(made.symbols, dtype=object)[j].repeat(count),
+        "ts": ts,
+        "horizon_bars": np.tile(np.asarray(made.horizons, dtype=np.int32), len(i)),
+        "expected_return": made.returns[i, j].ravel(),
+        "expected_volatility": made.volatility[i, j].repeat(count),
+    }
+    for k, name in enumerate(PROBABILITIES):
+        columns[name] = made.probabilities[i, j, k].repeat(count)
+    return pa.table(columns)

@@ -1,0 +1,187 @@
+"""`nightgraph serve` as a user has it: server, workers and deployments, driven through the REST API as the UI does."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import psutil
+import pytest
+
+from flows.server import free_port
+
+pytestmark = pytest.mark.slow
+READY_S, NIGHT_S, GONE_S = 180.0, 900.0, 30.0
+RUN = {"source": "simulated", "as_of": "2024-06-28", "universes": ["demo_stocks"], "models": ["s4d", "buy_and_hold"]}
+ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+
+
+@dataclass
+class Desk:
+    """A running `nightgraph serve`."""
+
+    process: subprocess.Popen[str]
+    api: str
+    warehouse: Path
+
+    def call(self, path: str, body: object = None, method: str | None = None) -> Any:
+        """The API's answer, parsed."""
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(
+            f"{self.api}{path}",
+            data,
+            {"Content-Type": "application/json"},
+            method=method or ("POST" if data else "GET"),
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.loads(answer.read() or "null")
+
+    def deployment(self, name: str) -> dict[str, Any]:
+        return self.call(f"/deployments/name/{name}")
+
+    def run_nightly(self, night: dict[str, Any]) -> dict[str, Any]:
+        """Presses "Run" on the deployment `nightly`."""
+        target = self.deployment("nightly/nightly")["id"]
+        return self.call(f"/deployments/{target}/create_flow_run", {"parameters": {"night": night}})
+
+    def wait(self, run_id: str, until: set[str], within_s: float) -> dict[str, Any]:
+        """The run's state once its type is one of ``until``."""
+        deadline = time.monotonic() + within_s
+        while (state := self.call(f"/flow_runs/{run_id}")["state"])["type"] not in until:
+            assert time.monotonic() < deadline, f"still {state} after {within_s} s"
+            time.sleep(0.5)
+        return state
+
+    def logs(self, run_id: str) -> str:
+        lines = self.call("/logs/filter", {"logs": {"flow_run_id": {"any_": [run_id]}}, "sort": "TIMESTAMP_ASC"})
+        return "\n".join(line["message"] for line in lines)
+
+
+@pytest.fixture(scope="module")
+def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("desk") / "warehouse.duckdb"
+
+
+def serve(start, warehouse: Path) -> Desk:
+    port = free_port()
+    process = start("serve", "--port", str(port), "--warehouse", str(warehouse))
+    printed = []
+    for line in process.stdout:
+        printed.append(line)
+        if line.startswith("Schedules:"):
+            return Desk(process, f"http://127.0.0.1:{port}/api", warehouse)
+    pytest.fail("".join(printed))
+
+
+@pytest.fixture(scope="module")
+def desk(start, warehouse: Path) -> Iterator[Desk]:
+    running = serve(start, warehouse)
+    yield running
+    running.process.send_signal(signal.SIGINT)
+    rest, _ = running.process.communicate(timeout=60)
+    assert running.process.returncode == 0, rest
+    assert "Traceback" not in rest
+
+
+def test_every_flow_is_a_deployment_on_its_pool(desk):
+    found = {f"{d['entrypoint']} {d['name']}": d["work_pool_name"] for d in desk.call("/deployments/filter", {})}
+    steps = ("ingest", "validate", "graphs", "train", "backtest", "audit", "publish")
+    expected = {f"flows.{step}:{step} {step}": "gpu" if step == "train" else "default" for step in steps}
+    nights = ("nightly", "stocks_after_close", "perpetuals_after_midnight")
+    assert found == expected | {f"flows.nightly:nightly {name}": "default" for name in nights}
+
+
+def test_the_form_of_nightly_has_descriptions_and_bounds(desk):
+    schema = desk.deployment("nightly/nightly")["parameter_openapi_schema"]
+    fields = schema["definitions"]["NightParameters"]["properties"]
+    assert all(field.get("description") for field in fields.values())
+    assert fields["source"]["enum"] == ["simulated", "recorded", "live"]
+    assert fields["seeds"]["anyOf"][0]["maxItems"] == 16
+
+
+@pytest.mark.parametrize(
+    ("night", "said"),
+    [
+        ({"source": "martian"}, "'martian' is not one of"),
+        ({"seeds": list(range(17))}, "is too long"),
+        ({"as_off": "2024-06-28"}, "'as_off' was unexpected"),
+        ({"universes": "demo_stocks"}, "is not of type 'array'"),
+    ],
+)
+def test_parameters_out_of_bounds_are_refused_by_the_api(desk, night, said):
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        desk.run_nightly(night)
+    assert refused.value.code == 409
+    assert said in json.loads(refused.value.read())["detail"]
+
+
+def test_schedules_are_off_until_switched_on_and_keep_the_night_they_are_for(desk):
+    expected = {
+        "stocks_after_close": ("30 17 * * 1-5", "America/New_York", "us_stocks"),
+        "perpetuals_after_midnight": ("10 0 * * *", "UTC", "crypto"),
+    }
+    for name, (cron, timezone, universe) in expected.items():
+        before = desk.deployment(f"nightly/{name}")
+        (schedule,) = before["schedules"]
+        assert not schedule["active"]
+        assert (schedule["schedule"]["cron"], schedule["schedule"]["timezone"]) == (cron, timezone)
+        switch = f"/deployments/{before['id']}/schedules/{schedule['id']}"
+        desk.call(switch, {"active": True}, "PATCH")  # what the UI's switch sends
+        assert desk.deployment(f"nightly/{name}")["schedules"][0]["active"]
+        assert desk.deployment(f"nightly/{name}")["parameters"] == {
+            "night": {"source": "live", "universes": [universe]}
+        }
+        desk.call(switch, {"active": False}, "PATCH")
+
+
+def test_a_night_triggered_as_the_ui_does_ends_in_signals_one_can_query(desk):
+    run = desk.run_nightly(RUN)
+    state = desk.wait(run["id"], ENDED, NIGHT_S)
+    assert state["type"] == "COMPLETED", f"{state['message']}\n{desk.logs(run['id'])}"
+    copy = desk.warehouse.with_name("warehouse.published.duckdb")
+    with duckdb.connect(str(copy), read_only=True) as con:
+        signals = con.execute("SELECT universe, for_session::VARCHAR, count(*) FROM signals_next_day GROUP BY ALL")
+        assert signals.fetchall() == [("demo_stocks", "2024-07-01", 12)]
+        night = con.execute("SELECT source, state FROM nights").fetchall()
+    assert night == [("simulated", "published")]
+    keys = {artifact["key"] for artifact in desk.call("/artifacts/filter", {})}
+    assert keys == {f"{name}-demo-stocks-simulated" for name in ("leaderboard", "signals", "checks", "equity")}
+    tasks = desk.call("/task_runs/count", {"flow_runs": {"parent_flow_run_id": {"any_": [run["id"]]}}})
+    assert 7 <= tasks <= 7 * 10  # at most about ten a flow
+
+
+def test_the_rooms_own_log_lines_are_on_the_page_of_the_run(desk):
+    run = desk.run_nightly({**RUN, "models": ["no_such_model"], "as_of": "2024-07-01"})
+    state = desk.wait(run["id"], ENDED, NIGHT_S)
+    assert state["type"] == "FAILED"
+    time.sleep(3)  # lines travel in batches
+    pages = desk.call("/flow_runs/filter", {"flow_runs": {"parent_flow_run_id": {"any_": [run["id"]]}}})
+    assert "no_such_model" in "\n".join(desk.logs(page["id"]) for page in [run, *pages])
+
+
+def test_nothing_outlives_a_killed_serve_and_the_next_one_closes_what_it_left(start, tmp_path):
+    first = serve(start, tmp_path / "warehouse.duckdb")
+    run = first.run_nightly(RUN)
+    first.wait(run["id"], {"RUNNING"}, READY_S)
+    family = psutil.Process(first.process.pid).children(recursive=True)
+    assert len(family) >= 4  # server, two workers, the run
+    first.process.send_signal(signal.SIGKILL)
+    first.process.wait()
+    _, left = psutil.wait_procs(family, timeout=GONE_S)
+    assert left == []
+    second = serve(start, tmp_path / "warehouse.duckdb")
+    try:
+        state = second.call(f"/flow_runs/{run['id']}")["state"]
+        assert (state["type"], "server was stopped" in state["message"]) == ("CRASHED", True)
+    finally:
+        second.process.send_signal(signal.SIGINT)
+        second.process.communicate(timeout=60)

@@ -1,0 +1,129 @@
+"""A warehouse with one published night of three symbols, and one without any."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from warehouse.connect import Warehouse
+from warehouse.migrate import migrate
+from warehouse.publish import publish_copy
+from warehouse.tables import append
+
+NIGHT = date(2024, 6, 28)
+CLOCK = datetime(2024, 6, 29, tzinfo=UTC)
+KEYS = {"source": "recorded", "universe": "us_stocks", "night": NIGHT, "run_id": "run"}
+WEIGHTS = {"AAA": 0.05, "BBB": -0.02, "CCC": 0.0}
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A freshly migrated file, to copy."""
+    path = tmp_path_factory.mktemp("migrated") / "warehouse.duckdb"
+    migrate(Warehouse.at(path))
+    return path
+
+
+@pytest.fixture(scope="session")
+def template(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
+    """The published night of NIGHT, not to be written to."""
+    warehouse = Warehouse.at(tmp_path_factory.mktemp("published") / "warehouse.duckdb")
+    shutil.copyfile(migrated, warehouse.path)
+    put_night(warehouse)
+    publish_copy(warehouse, "recorded", "us_stocks")
+    return warehouse
+
+
+@pytest.fixture
+def empty(migrated: Path, tmp_path: Path) -> Warehouse:
+    """A migrated warehouse without any night."""
+    shutil.copyfile(migrated, tmp_path / "warehouse.duckdb")
+    return Warehouse.at(tmp_path / "warehouse.duckdb")
+
+
+@pytest.fixture
+def published(template: Warehouse, tmp_path: Path) -> Warehouse:
+    """A warehouse of the test's own with the published night of NIGHT."""
+    warehouse = Warehouse.at(tmp_path / "warehouse.duckdb")
+    shutil.copyfile(template.path, warehouse.path)
+    shutil.copyfile(template.published, warehouse.published)
+    return warehouse
+
+
+def put_night(warehouse: Warehouse, state: str = "published", **changes: object) -> None:
+    """Adds the night's row and, when published, a champion with a signal for each symbol of WEIGHTS."""
+    keys = KEYS | changes
+    row = {
+        "clock": CLOCK,
+        "settings": "{}",
+        "settings_hash": "0",
+        "state": state,
+        "champion": "s4d",
+        "for_session": date(2024, 7, 1),
+    }
+    row |= {"message": f"it {state}", "published_at": CLOCK if state == "published" else None}
+    champion = {"role": "champion", "model": "s4d", "trial_ids": ["t"], "sharpe": 1.0, "reason": "best"}
+    signals = [
+        {
+            **{"model": "s4d", "symbol": symbol, "as_of": CLOCK, "for_session": date(2024, 7, 1), "label_3": "HOLD"},
+            **{"side": "LONG" if weight > 0 else "SHORT" if weight < 0 else "FLAT", "label_5": "HOLD"},
+            **{"confidence": 0.5, "expected_return": {1: 0.01, 5: -0.02}, "expected_volatility": 0.1, "weight": weight},
+            **{"close": 10.0, "stop_price": None},
+        }
+        for symbol, weight in WEIGHTS.items()
+    ]
+    with warehouse.write("put a night") as con:
+        append(con, "store.nights", pa.Table.from_pylist([row]), **keys)
+        if state == "published":
+            append(con, "store.model_registry", pa.Table.from_pylist([champion]), **keys)
+            append(con, "store.signals", pa.Table.from_pylist(signals, SIGNALS), **keys)
+
+
+SIGNALS = pa.schema(
+    [
+        *((name, pa.string()) for name in ("model", "symbol", "label_3", "label_5", "side")),
+        *((name, pa.float64()) for name in ("confidence", "expected_volatility", "weight", "close", "stop_price")),
+        ("as_of", pa.timestamp("us", tz="UTC")),
+        ("for_session", pa.date32()),
+        ("expected_return", pa.map_(pa.int32(), pa.float64())),
+    ]
+)
+
+
+@pytest.fixture(name="put_night")
+def _put_night() -> Callable[..., None]:
+    """put_night(warehouse, state, night=…): one more night in a warehouse."""
+    return put_night
+
+
+@pytest.fixture
+def api() -> Iterator[Callable[..., str]]:
+    """api({path: answer}, status): address of an HTTP server with these answers below ``/api``."""
+    started = []
+
+    def start(answers: dict[str, object], status: int = 200) -> str:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(status)
+                self.end_headers()
+                self.wfile.write(json.dumps(answers.get(self.path.removeprefix("/api"))).encode())
+
+            def log_message(self, *_: object) -> None:
+                """Silent."""
+
+        started.append(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
+        threading.Thread(target=started[-1].serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{started[-1].server_port}/api"
+
+    yield start
+    for server in started:
+        server.shutdown()
+        server.server_close()

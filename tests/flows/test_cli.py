@@ -1,0 +1,175 @@
+"""The command line: what it prints, and the exit codes it promises."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from flows import cli
+from warehouse.connect import Warehouse
+
+REPOSITORY = Path(__file__).parents[2]
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def nightgraph(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs the command in this process; its exit code, standard output and standard error."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["nightgraph", *arguments])
+        monkeypatch.setenv("COLUMNS", "200")
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        printed = capsys.readouterr()
+        return int(ended.value.code or 0), printed.out, printed.err
+
+    return run
+
+
+def query(nightgraph: Command, warehouse: Warehouse, statement: str, *options: str) -> str:
+    code, out, err = nightgraph("sql", statement, "--warehouse", str(warehouse.path), *options)
+    assert (code, err) == (0, "")
+    return out
+
+
+def test_sql_shows_a_table_of_the_published_copy(nightgraph, published):
+    shown = query(nightgraph, published, "SELECT symbol, side, weight, stop_price FROM signals_next_day ORDER BY 1")
+    assert [line.split() for line in shown.splitlines()] == [
+        ["symbol", "side", "weight", "stop_price"],
+        ["AAA", "LONG", "0.05"],
+        ["BBB", "SHORT", "-0.02"],
+        ["CCC", "FLAT", "0"],
+    ]
+
+
+def test_sql_csv_is_rfc_4180_with_maps_as_json(nightgraph, published):
+    statement = (
+        "SELECT symbol, 'a \"b\", c' AS text, expected_return, as_of, stop_price, true AS yes FROM signals_next_day"
+    )
+    printed = query(nightgraph, published, f"{statement} ORDER BY symbol LIMIT 1", "--csv")
+    header, row = csv.reader(io.StringIO(printed))
+    assert header == ["symbol", "text", "expected_return", "as_of", "stop_price", "yes"]
+    assert row == ["AAA", 'a "b", c', '{"1": 0.01, "5": -0.02}', "2024-06-29T00:00:00+00:00", "", "true"]
+    assert printed.startswith("symbol,text,expected_return,as_of,stop_price,yes\r\n")
+
+
+def test_sql_json_has_iso_times_and_null_where_json_has_no_number(nightgraph, published):
+    statement = (
+        "SELECT symbol, as_of, for_session, expected_return, [1, 2] AS list, 'nan'::DOUBLE AS nan FROM signals_next_day"
+    )
+    rows = json.loads(query(nightgraph, published, f"{statement} ORDER BY symbol", "--json"))
+    assert len(rows) == 3
+    assert rows[0] == {
+        "symbol": "AAA",
+        "as_of": "2024-06-29T00:00:00+00:00",
+        "for_session": "2024-07-01",
+        "expected_return": {"1": 0.01, "5": -0.02},
+        "list": [1, 2],
+        "nan": None,
+    }
+
+
+def test_sql_json_of_no_rows_is_an_empty_array(nightgraph, published):
+    assert json.loads(query(nightgraph, published, "SELECT 1 AS a WHERE false", "--json")) == []
+
+
+def test_sql_table_is_cut_and_says_how_many_rows_there_are_besides(nightgraph, published):
+    shown = query(nightgraph, published, "SELECT unnest(range(1000)) AS n")
+    assert "… and 800 more rows; --csv and --json print all" in shown
+    assert "199" in shown
+    assert len(query(nightgraph, published, "SELECT unnest(range(25000)) AS n", "--csv").splitlines()) == 25001
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("SELEC 1", 'error: Parser Error: syntax error at or near "SELEC"'),
+        ("SELECT nope FROM signals", 'error: Binder Error: Referenced column "nope" not found'),
+        ("DELETE FROM store.signals", "read-only"),
+        ("", "error: the statement gives no rows"),
+    ],
+)
+def test_sql_that_duckdb_refuses_is_one_line_and_exit_code_1(nightgraph, published, statement, said):
+    code, out, err = nightgraph("sql", statement, "--warehouse", str(published.path))
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert said in err
+
+
+def test_sql_before_the_first_publish_says_what_to_do(nightgraph, empty):
+    code, _, err = nightgraph("sql", "SELECT 1", "--warehouse", str(empty.path))
+    assert code == 1
+    assert err == f"error: no published copy at {empty.published}; run a night to its end first\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["night", "--source", "martian"], "error: source: Input should be 'simulated', 'recorded' or 'live'"),
+        (["night", "--as-of", "2024-13-01"], "2024-13-01"),
+        (["night", "--source", "recorded"], "--tape"),
+        (["night", "--source", "recorded", "--tape", "/no/such/folder"], "/no/such/folder"),
+        (["night", "--tape", "."], "--source recorded"),
+        (["night", "--warehouse", "postgres://host/db"], "postgres://host/db"),
+        (["sql", "SELECT 1", "--csv", "--json"], "--csv or --json"),
+        (["sql"], "Missing argument"),
+        (["nought"], "No such command"),
+    ],
+)
+def test_bad_input_is_exit_code_2_and_no_traceback(nightgraph, arguments, said):
+    code, out, err = nightgraph(*arguments)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert "Traceback" not in err
+
+
+def test_a_setting_that_is_not_usable_is_named(nightgraph, monkeypatch):
+    monkeypatch.setenv("NIGHTLY_INGEST__THREADS", "0")
+    code, _, err = nightgraph("doctor")
+    assert code == 2
+    assert err.startswith("error: settings are not usable: ingest.threads: ")
+
+
+def test_a_defect_shows_its_traceback_and_asks_for_a_report(nightgraph, monkeypatch):
+    monkeypatch.setattr(cli, "examine", lambda warehouse, home: 1 / 0)
+    code, _, err = nightgraph("doctor")
+    assert code == 1
+    assert "ZeroDivisionError" in err
+    assert "please report" in err.splitlines()[-1]
+
+
+def test_schema_documents_every_view_of_the_contract(nightgraph):
+    code, out, _ = nightgraph("schema")
+    assert code == 0
+    for relation in ("bars", "bars_as_of(knowledge_ts)", "signals_next_day", "leaderboard", "quarantine", "nights"):
+        assert f"## {relation}\n" in out
+
+
+def test_help_states_the_exit_codes(nightgraph):
+    code, out, _ = nightgraph("night", "--help")
+    assert code == 0
+    assert "Exit codes: 0 done, 1 it failed, 2" in " ".join(out.split())
+
+
+def test_neither_torch_nor_prefect_is_imported_to_ask_the_warehouse(published):
+    program = (
+        "import sys; from flows import cli\ntry: cli.main()\nfinally: print({'torch', 'prefect'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", program, "sql", "SELECT 1 AS one", "--csv", "--warehouse", str(published.path)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["one", "1", "set()"]
+
+
+def test_a_reader_that_stops_early_is_not_an_error(published):
+    statement = f"'SELECT unnest(range(100000)) AS n' --csv --warehouse {published.path}"
+    command = f"{sys.executable} -m flows.cli sql {statement} | head -1"
+    done = subprocess.run(["bash", "-c", command], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "n"
+    assert done.stderr == ""

@@ -1,0 +1,150 @@
+"""The leak audit on a trained warehouse: green as it is, red for each planted leak (field notes 8, 9, 13, 14)."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from models.graphs.correlation import CorrelationRule
+from models.scoring.portfolio import Limits
+from tasks.audit import audit_leaks
+from tasks.backtest import run_backtests
+from tasks.errors import LeakFoundError
+from tasks.graphs import build_graphs, write_features
+from tasks.signals import next_signals
+from tasks.train import Recipe, contenders, load_training_data, train_model
+
+FRIDAY = date(2024, 6, 28)
+RULE = CorrelationRule(window_bars=20, min_correlation=0.05, top_k=2, every_bars=5)
+RECIPE = Recipe(
+    horizons=(1, 5),
+    class_horizon=5,
+    folds={"warmup_bars": 61, "train_bars": 30, "test_bars": 20, "embargo_bars": 2},
+    train={"epochs": 1, "chunk_bars": 16, "burn_in_bars": 4, "context_bars": 8},
+)
+MODELS = ("lstm", "ssm_gnn", "buy_and_hold")
+
+
+@pytest.fixture(scope="module")
+def trained_folder(open_desk: Callable, desk_file: Path, tmp_path_factory) -> Path:
+    """A folder with the warehouse of 28 June, its features, graphs, model files and forecasts."""
+    folder = tmp_path_factory.mktemp("trained")
+    night = open_desk(shutil.copy(desk_file, folder)).night(FRIDAY)
+    write_features.fn(night)
+    build_graphs.fn(night, **vars(RULE))
+    data = load_training_data.fn(night, RECIPE)
+    for model in MODELS[:2]:
+        train_model.fn(night, data, model, 0, RECIPE)
+    return folder
+
+
+@pytest.fixture
+def desk(open_desk: Callable, trained_folder: Path, tmp_path: Path):
+    shutil.copytree(trained_folder, tmp_path, dirs_exist_ok=True)
+    return open_desk(tmp_path / "warehouse.duckdb")
+
+
+def audit(desk, dates: int = 2):
+    night = desk.night(FRIDAY)
+    return audit_leaks.fn(night, contenders(night, MODELS, (0,), RECIPE), RULE, 5, 20, dates)
+
+
+def verdicts(desk) -> dict[str, set[bool]]:
+    """Subject → every verdict on it."""
+    rows = desk.rows("SELECT split_part(subject, ',', 1), list(DISTINCT passed) FROM store.leak_audit GROUP BY 1")
+    return {subject: set(passed) for subject, passed in rows}
+
+
+GREEN = {
+    "features": {True},
+    "correlation edges": {True},
+    "predictions of lstm": {True},
+    "predictions of ssm_gnn": {True},
+}
+
+
+def test_what_the_night_stored_is_what_its_past_gives(desk) -> None:
+    report = audit(desk)
+    assert report.cuts == 2
+    assert verdicts(desk) == GREEN
+    rows = desk.rows("SELECT subject, rows_compared, rows_different, max_abs_difference FROM store.leak_audit")
+    assert len(rows) == 8
+    assert all(compared > 0 and different == 0 for _, compared, different, _ in rows)
+    # four symbols at two horizons
+    assert {compared for subject, compared, _, _ in rows if subject.startswith("predictions")} == {8}
+    assert report.rows_compared == sum(row[1] for row in rows)
+
+
+def test_cuts_are_past_decisions_that_the_night_draws_by_itself(desk) -> None:
+    audit(desk, dates=3)
+    cuts = [cut for (cut,) in desk.rows("SELECT DISTINCT cut FROM store.leak_audit ORDER BY 1")]
+    assert len(cuts) == 3
+    forecasts = [ts for (ts,) in desk.rows("SELECT DISTINCT ts FROM predictions ORDER BY 1")]
+    assert set(cuts) <= set(forecasts[len(forecasts) // 2 : -1])
+    before = desk.contents("store.leak_audit")
+    audit(desk, dates=3)
+    assert desk.contents("store.leak_audit") == before
+
+
+def test_a_scaler_fitted_on_the_whole_history_is_found(desk) -> None:
+    desk.execute(
+        "UPDATE store.features SET volume_z_20 = volume_z_20 - (SELECT avg(volume_z_20) FROM store.features "
+        "WHERE universe = 'stocks')"
+    )
+    with pytest.raises(LeakFoundError, match=r"features at 2024-06.*rows differ without the bars after the cut"):
+        audit(desk)
+    assert verdicts(desk) == GREEN | {"features": {False}}
+
+
+def test_an_edge_from_a_later_window_is_found(desk) -> None:
+    desk.execute(
+        "UPDATE store.graph_edges AS e SET weight = later.weight FROM store.graph_edges AS later "
+        "WHERE later.graph = e.graph AND later.src = e.src AND later.dst = e.dst AND later.as_of > e.as_of"
+    )
+    with pytest.raises(LeakFoundError, match="correlation edges"):
+        audit(desk)
+    assert verdicts(desk) == GREEN | {"correlation edges": {False}}
+
+
+def test_an_edge_that_no_window_made_is_found(desk) -> None:
+    desk.execute("DELETE FROM store.graph_edges WHERE graph = 'correlation' AND as_of < '2024-03-01'")
+    with pytest.raises(LeakFoundError, match="correlation edges"):
+        audit(desk)
+
+
+@pytest.mark.parametrize("column", ["p_buy", "expected_return", "expected_volatility"])
+def test_a_forecast_that_its_model_file_does_not_give_is_found(desk, column: str) -> None:
+    (trial,) = desk.rows("SELECT trial_id FROM trials WHERE model = 'lstm'")[0]
+    desk.execute(f"UPDATE store.predictions SET {column} = {column} + 1e-4 WHERE trial_id = $trial", trial=trial)
+    with pytest.raises(LeakFoundError, match=f"predictions of lstm, trial {trial}"):
+        audit(desk)
+    assert verdicts(desk) == GREEN | {"predictions of lstm": {False}}
+
+
+def test_missing_forecasts_are_found(desk) -> None:
+    desk.execute("DELETE FROM store.predictions WHERE symbol = 'CCC' AND horizon_bars = 1")
+    with pytest.raises(LeakFoundError, match="of 8 rows differ"):
+        audit(desk)
+
+
+def test_an_audit_that_turns_green_replaces_the_red_one(desk) -> None:
+    desk.execute("UPDATE store.features SET rsi_14 = rsi_14 + 1 WHERE symbol = 'AAA'")
+    with pytest.raises(LeakFoundError):
+        audit(desk)
+    desk.execute("UPDATE store.features SET rsi_14 = rsi_14 - 1 WHERE symbol = 'AAA'")
+    audit(desk)
+    assert verdicts(desk) == GREEN
+
+
+def test_trained_forecasts_go_all_the_way_to_signals(desk) -> None:
+    night = replace(desk.night(FRIDAY), tape=Path("tape"))
+    models, limits = contenders(night, MODELS, (0,), RECIPE), Limits(min_confidence=0.01, correlation_sessions=20)
+    run_backtests.fn(night, models, limits, 5)
+    report = next_signals.fn(night, models, limits, RECIPE.horizons, 5)
+    assert (report.signals, report.for_session) == (8, date(2024, 7, 1))
+    assert report.champion in MODELS[:2]

@@ -1,0 +1,9 @@
+-- delete_predictions: removes the predictions of one fold in [$start, $end].
+DELETE FROM store.predictions
+WHERE
+    source = $source
+    AND universe = $universe
+    AND trial_id = $trial_id
+    AND fold = $fold
+    AND ts >= $start
+    AND ts <= $end;

@@ -1,0 +1,5 @@
+-- trial_exists: one row when the trial is known, none otherwise.
+SELECT
+    trial_id
+FROM store.trials
+WHERE source = $source AND universe = $universe AND trial_id = $trial_id;
