@@ -12,7 +12,7 @@ from uuid import UUID
 
 from rich.console import Console
 
-from flows.server import REPOSITORY, Child, Server, ServerError, local_server
+from flows.server import REPOSITORY, Child, Server, ServerError, answers, local_server
 
 DEPLOYMENTS = REPOSITORY / "prefect.yaml"
 POOLS = {"default": "every step but the fits", "gpu": "the fits, one flow run at a time"}
@@ -57,11 +57,13 @@ def desk(home: Path, port: int | None = None, schedules: bool | None = None) -> 
     """
     if not DEPLOYMENTS.exists():
         raise ServerError(f"no {DEPLOYMENTS}: run this from a checkout of the repository")
+    kept = home / "server.url"
+    if kept.exists() and answers(kept.read_text()):
+        raise ServerError(f"running already at {kept.read_text().removesuffix('/api')}: stop it there first")
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(local_server(home, port))
         server.wait()
         if server.child is not None:
-            kept = home / "server.url"
             kept.write_text(server.api_url)
             stack.callback(kept.unlink, missing_ok=True)
             asyncio.run(close_dead_runs())

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from flows.parameters import NightParameters
 from flows.server import ONE_NIGHT, local_server
-from flows.terminal import table, telling
+from flows.terminal import console, table, telling
 from warehouse.connect import Warehouse
 from warehouse.publish import read_published
 from warehouse.tables import read_query
@@ -46,6 +46,7 @@ def run_night(parameters: NightParameters, warehouse: Warehouse, home: Path, scr
     started = time.perf_counter()
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # the log file has it all
     log = warehouse.path.with_name(f"{warehouse.path.stem}.log")
+    console(stderr=True).print("Starting a local Prefect server and loading the models ...")
     with local_server(home, environment=ONE_NIGHT) as server:
         from flows.nightly import NightFailedError, nightly  # takes seconds, in which the server starts
 
@@ -91,7 +92,7 @@ def show_universe(report: NightReport, warehouse: Warehouse, screen: Console) ->
 def show_signals(signals: list[dict], screen: Console) -> None:
     """The signals with the largest weights, and how many there are besides."""
     session: date = signals[0]["for_session"]
-    horizons = {f"in_{bars}_bars": bars for bars, _ in as_items(signals[0]["expected_return"])}
+    horizons = {f"{bars}-bar return": bars for bars, _ in as_items(signals[0]["expected_return"])}
     rows = [
         row | {name: dict(as_items(row["expected_return"])).get(bars) for name, bars in horizons.items()}
         for row in signals[:SHOWN_SIGNALS]
@@ -119,16 +120,17 @@ def where_to_look_next(warehouse: Warehouse) -> str:
     program = "nightgraph" if shutil.which("nightgraph") else relative(Path(sys.executable).with_name("nightgraph"))
     default = Warehouse.at(NightParameters().settings().warehouse_url)
     option = "" if warehouse == default else f" --warehouse {relative(warehouse.path)}"
-    return f"""\
-Published, read-only: {relative(warehouse.published)}
-
-Where to look next
-  {program} sql "SELECT * FROM signals_next_day"{option}
-  {program} sql "SELECT * FROM leaderboard"{option}
-  {program} schema      what every table and column means
-  {program} doctor      is everything in order
-  make serve{" " * len(program)}     the Prefect UI, to run nights by hand or every night by itself
-  README.md explains the rest"""
+    ways = {
+        f'{program} sql "SELECT * FROM signals_next_day"{option}': "",
+        f'{program} sql "SELECT * FROM leaderboard"{option}': "",
+        f"{program} schema": "what every table and column means",
+        f"{program} doctor": "whether everything is in order",
+        f"{program} serve": "the Prefect UI: run nights by hand, or every night by itself",
+        "README.md": "all the rest",
+    }
+    width = max(len(way) for way, what in ways.items() if what)
+    lines = "".join(f"\n  {way:{width}}  {what}".rstrip() for way, what in ways.items())
+    return f"Published, read-only: {relative(warehouse.published)}\n\nWhere to look next{lines}"
 
 
 def relative(path: Path) -> str:

@@ -20,7 +20,7 @@ from models.scoring.costs import Costs
 from models.scoring.portfolio import Limits
 from models.scoring.simulate import by_session, simulate
 from models.sessions import bars_per_session
-from tasks.book import Asset, Book, forecast_weights, funding_by_bar, funding_coverage, load_book
+from tasks.book import Asset, Book, forecast_weights, funding_by_bar, funding_coverage, load_book, session_bars
 from tasks.forecasts import Contender, load_forecasts, networks
 from tasks.leaderboard import FILL, Row, Run, leaderboard, store_runs
 from tasks.night import Night
@@ -60,9 +60,9 @@ def run_backtests(
 ) -> BacktestReport:
     """Scores ``models`` from the first session that all networks forecast; writes curves, metrics and leaderboard.
 
-    Networks hold what ``limits`` make of their forecasts ``class_horizon`` bars ahead; rules hold what they say. Rows
-    of earlier nights stay as they are unless a restated bar changes them. ``risk_free`` is a rate per year: 0, because
-    cash earns nothing in the simulation.
+    Networks hold what ``limits`` make of their forecasts ``class_horizon`` bars ahead; rules, whose bars are sessions
+    here, hold what they say. Rows of earlier nights stay as they are unless a restated bar changes them. ``risk_free``
+    is a rate per year: 0, because cash earns nothing in the simulation.
     """
     contenders = [Contender(*m) for m in models]
     book = load_book(night)
@@ -109,7 +109,7 @@ def _of_network(
 def _of_rule(book: Book, contender: Contender, first: int) -> Portfolio:
     rule = zoo.rule(contender.model)
     asset = book.benchmark if rule.benchmark_only else book.members
-    weights = rule.weights(asset.bars)[book.decisions[first:]]
+    weights = rule.weights(session_bars(asset, book.decisions))[first:]
     if rule.benchmark_only:  # bought once: to rebalance a single asset would only trade its own costs
         weights[1:] = np.nan
     return Portfolio(contender, asset, weights)

@@ -8,7 +8,7 @@ import numpy as np
 
 from models.features.indicators import log_total_return_index
 from models.panel import Panel
-from models.scoring.portfolio import Limits, decide, last_seen
+from models.scoring.portfolio import Limits, decide, last_seen, session_returns
 from models.scoring.signals import views
 from models.sessions import HOUR, bar_closes
 from tasks.forecasts import PROBABILITIES
@@ -65,6 +65,14 @@ def session_ends(calendar: str, closed: np.ndarray) -> np.ndarray:
     if calendar != PERPETUALS:
         return np.arange(len(closed))
     return np.flatnonzero(closed == closed.astype("datetime64[D]"))
+
+
+def session_bars(asset: Asset, decisions: np.ndarray) -> Panel:
+    """``close`` and ``total_return`` of whole sessions, (d, n), masked where an asset has no bar at the decision."""
+    mask = asset.bars.mask[decisions]
+    returns = session_returns(asset.closes[decisions])
+    values = np.stack((asset.bars.column("close")[decisions], np.where(mask, returns, np.nan)), axis=-1)
+    return Panel(asset.bars.ts[decisions], asset.bars.symbols, ("close", "total_return"), values, mask)
 
 
 def forecast_weights(book: Book, forecast: Panel, limits: Limits, first: int) -> np.ndarray:

@@ -28,11 +28,11 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Start:
     home = tmp_path_factory.mktemp("prefect")
     environment = {**os.environ, **SMALL, "PREFECT_HOME": str(home), "COLUMNS": "160", "PYTHONUNBUFFERED": "1"}
 
-    def started(*arguments: str) -> subprocess.Popen[str]:
+    def started(*arguments: str, **more: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, "-m", "flows.cli", *arguments],
             cwd=REPOSITORY,
-            env=environment,
+            env=environment | more,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

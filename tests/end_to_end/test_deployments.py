@@ -71,9 +71,9 @@ def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("desk") / "warehouse.duckdb"
 
 
-def serve(start, warehouse: Path) -> Desk:
+def serve(start, warehouse: Path, **environment: str) -> Desk:
     port = free_port()
-    process = start("serve", "--port", str(port), "--warehouse", str(warehouse))
+    process = start("serve", "--port", str(port), "--warehouse", str(warehouse), **environment)
     printed = []
     for line in process.stdout:
         printed.append(line)
@@ -168,8 +168,26 @@ def test_the_rooms_own_log_lines_are_on_the_page_of_the_run(desk):
     assert "no_such_model" in "\n".join(desk.logs(page["id"]) for page in [run, *pages])
 
 
+def test_a_second_serve_says_where_the_first_is(desk, nightgraph):
+    code, printed = nightgraph("serve", "--port", str(free_port()), "--warehouse", str(desk.warehouse))
+    assert code == 1
+    assert f"error: running already at {desk.api.removesuffix('/api')}" in printed
+
+
+def test_a_night_from_the_command_line_is_run_on_the_server_that_is_kept(desk, nightgraph):
+    code, printed = nightgraph(
+        *("night", "--as-of", "2024-06-28", "--universe", "demo_stocks", "--model", "s4d", "--model", "buy_and_hold"),
+        *("--warehouse", str(desk.warehouse)),
+    )
+    assert code == 0, printed
+    assert "was published before: nothing to do" in printed
+    runs = desk.call("/flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 1})
+    assert (runs[0]["deployment_id"], runs[0]["state_type"]) == (None, "COMPLETED")
+
+
 def test_nothing_outlives_a_killed_serve_and_the_next_one_closes_what_it_left(start, tmp_path):
-    first = serve(start, tmp_path / "warehouse.duckdb")
+    own_home = {"PREFECT_HOME": str(tmp_path / "prefect")}
+    first = serve(start, tmp_path / "warehouse.duckdb", **own_home)
     run = first.run_nightly(RUN)
     first.wait(run["id"], {"RUNNING"}, READY_S)
     family = psutil.Process(first.process.pid).children(recursive=True)
@@ -178,7 +196,7 @@ def test_nothing_outlives_a_killed_serve_and_the_next_one_closes_what_it_left(st
     first.process.wait()
     _, left = psutil.wait_procs(family, timeout=GONE_S)
     assert left == []
-    second = serve(start, tmp_path / "warehouse.duckdb")
+    second = serve(start, tmp_path / "warehouse.duckdb", **own_home)
     try:
         state = second.call(f"/flow_runs/{run['id']}")["state"]
         assert (state["type"], "server was stopped" in state["message"]) == ("CRASHED", True)

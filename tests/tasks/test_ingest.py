@@ -266,9 +266,12 @@ def test_a_dividend_lowers_every_adjusted_close_before_it(run, warehouse, tape) 
     assert ("AAPL", "dividend", MONDAY) in actions
 
 
-def test_a_split_leaves_one_vintage_of_prices(warehouse) -> None:
+@pytest.mark.parametrize("overlap_bars", [0, 5])
+def test_a_split_leaves_one_vintage_of_prices(warehouse, overlap_bars: int) -> None:
+    options = {**OPTIONS, "overlap_bars": overlap_bars}
+
     def simulated(night: date) -> IngestReport:
-        return ingest_universe(warehouse, STOCKS, "simulated", night, str(night), None, **OPTIONS)
+        return ingest_universe(warehouse, STOCKS, "simulated", night, str(night), None, **options)
 
     simulated(date(2024, 6, 7))
     before = {key: row["close"] for key, row in latest(warehouse, "bars").items() if key[0] == "NVDA"}
