@@ -30,7 +30,8 @@ NO_SCHEDULES = (
 
 def keep(home: Path, port: int, schedules: bool | None, screen: Console) -> None:
     """Runs a desk until Ctrl-C or SIGTERM; ServerError when one of its processes ends by itself."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ending, signal.default_int_handler)
     started = time.perf_counter()
     screen.print("Starting the Prefect server, deploying every flow, starting the workers ...")
     try:
@@ -69,9 +70,10 @@ def desk(home: Path, port: int | None = None, schedules: bool | None = None) -> 
             asyncio.run(close_dead_runs())
         asyncio.run(create_pools())
         before = asyncio.run(schedules_on())
+        workers = [stack.enter_context(worker(pool, home / f"worker-{pool}.log")) for pool in POOLS]
         deploy(home / "deploy.log")
         asyncio.run(switch_schedules(before if schedules is None else schedules))
-        yield server, [stack.enter_context(worker(pool, home / f"worker-{pool}.log")) for pool in POOLS]
+        yield server, workers
 
 
 @contextlib.contextmanager
@@ -116,11 +118,13 @@ async def schedules_on() -> set[UUID]:
 
 
 async def switch_schedules(on: bool | set[UUID]) -> None:
-    """Switches the schedules of every deployment on or off: all alike, or on exactly those in the set."""
+    """Switches the schedules of this program's deployments on or off: all alike, or on exactly those in the set."""
     from prefect.client.orchestration import get_client
 
     async with get_client() as client:
         for deployment in await client.read_deployments():
+            if not (deployment.entrypoint or "").startswith("flows."):  # a server may have others' too
+                continue
             for schedule in deployment.schedules:
                 active = on if isinstance(on, bool) else schedule.id in on
                 if schedule.active != active:

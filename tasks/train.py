@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,8 +26,8 @@ from models.scoring.folds import Fold, walk_forward
 from models.sessions import bar_after
 from models.training.allocator import tune_allocator
 from models.training.artifact import Outcome, file_hash, read_header
-from models.training.errors import ArtifactError
-from models.training.fit import Predictions, TrainConfig, fit_fold, fold_key, predict_fold
+from models.training.errors import ArtifactError, EmptyFoldError
+from models.training.fit import Predictions, TrainConfig, fit_fold, fits_at_once, fold_key, predict_fold
 from models.zoo import Spec
 from tasks.errors import NoFoldsError
 from tasks.forecasts import PROBABILITIES, RULE, Contender, aware
@@ -67,13 +69,14 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class TrialReport:
-    """One model and seed: folds in all, fitted now, and prediction rows written."""
+    """One model and seed: folds in all, fitted now, left out for want of data, and prediction rows written."""
 
     model: str
     seed: int
     trial_id: str
     folds: int
     fitted: int
+    skipped: int
     predictions: int
 
 
@@ -113,25 +116,42 @@ def load_training_data(night: Night, recipe: Recipe) -> TrainingData:
 
 @task(name="train model", cache_policy=NO_CACHE, persist_result=False)
 def train_model(
-    night: Night, data: TrainingData, model: str, seed: int, recipe: Recipe, on_progress: Progress | None = None
+    night: Night,
+    data: TrainingData,
+    model: str,
+    seed: int,
+    recipe: Recipe,
+    workers: int | None = None,
+    on_progress: Progress | None = None,
 ) -> TrialReport:
     """Fits the folds of one model that are not fitted yet, and forecasts every test bar that is new or was restated.
 
-    A fold, its row and its predictions are written together, so a killed night loses at most the fit under way, and
-    that goes on from its last epoch.
+    Folds are fitted side by side, as many as ``workers`` or as the machine takes. A fold, its row and its predictions
+    are written together, so a killed night loses at most the fits under way, and those go on from their last epoch.
     """
     tune_allocator()
     trial = Trial(night, data, Spec(model), recipe.config(seed), trial_id(night, model, seed, recipe))
     stored = {row["fold"]: row for row in night.warehouse.query("folds_of_trial", **trial.keys).to_pylist()}
-    fitted = written = 0
-    for k, fold in enumerate(data.folds):
-        if on_progress is not None:
-            on_progress(k, len(data.folds), f"{model}, fold {fold.index + 1} of {len(data.folds)}")
-        new, rows = _bring_up(trial, fold, stored.get(fold.index))
-        fitted, written = fitted + new, written + rows
+    fitted = skipped = written = 0
+    pool, stop = ThreadPoolExecutor(workers or fits_at_once()), threading.Event()
+    try:
+        due = [pool.submit(_bring_up, trial, fold, stored.get(fold.index), stop) for fold in data.folds]
+        for k, future in enumerate(due):
+            if on_progress is not None:
+                on_progress(k, len(due), f"{model}, fold {k + 1} of {len(due)}")
+            try:
+                fold = future.result()
+            except EmptyFoldError as error:
+                logger.warning("%s, %s: left out: %s", night.universe.name, model, error)
+                skipped += 1
+            else:
+                fitted, written = fitted + fold.fitted, written + _write(trial, fold)
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
     if on_progress is not None:
-        on_progress(len(data.folds), len(data.folds), model)
-    report = TrialReport(model, seed, trial.trial_id, len(data.folds), fitted, written)
+        on_progress(len(due), len(due), model)
+    report = TrialReport(model, seed, trial.trial_id, len(data.folds), fitted, skipped, written)
     logger.info("%s %s: %s", night.as_of, night.universe.name, report)
     return report
 
@@ -157,30 +177,58 @@ class Trial:
         return self.spec, self.config, self.data.features, self.data.labels, self.data.snapshots
 
 
-def _bring_up(trial: Trial, fold: Fold, stored: dict[str, Any] | None) -> tuple[bool, int]:
-    """Whether the fold had to be fitted, and how many prediction rows were written for it."""
-    night, features = trial.night, trial.data.features
+@dataclass(frozen=True, eq=False)
+class FoldWork:
+    """A fold brought up in memory; ``row``, and ``predictions`` from bar ``first`` on, are None when they are stored."""
+
+    fold: Fold
+    fitted: bool
+    outcome: Outcome
+    row: pa.Table | None
+    first: int
+    predictions: pa.Table | None
+
+
+class StoppedError(Exception):
+    """A fit was given up because another failed or the night was interrupted."""
+
+
+def _bring_up(trial: Trial, fold: Fold, stored: dict[str, Any] | None, stop: threading.Event) -> FoldWork:
+    """The fold fitted, if it was not, and its missing forecasts made. Runs beside others: touches no warehouse."""
+
+    def on_epoch(epoch: int, loss: float) -> None:
+        if stop.is_set():
+            raise StoppedError
+
+    features = trial.data.features
     key = fold_key(*trial.inputs, fold)
-    artifact = night.warehouse.artifacts / f"{key}.safetensors"
+    artifact = trial.night.warehouse.artifacts / f"{key}.safetensors"
     outcome = _outcome(artifact)
     missing = outcome is None
     if outcome is None:
         artifact.parent.mkdir(parents=True, exist_ok=True)
-        outcome = fit_fold(*trial.inputs, fold, artifact, artifact.with_suffix(".ckpt")).outcome
-    known = stored is not None and stored["fold_key"] == key
-    first = _first_due(trial, fold, stored) if stored is not None and known else fold.test_start
-    if known and first >= min(fold.test_stop, len(features)):
-        return missing, 0
-    rows = _prediction_rows(predict_fold(artifact, features, trial.data.snapshots, fold, first))
-    with night.warehouse.write(f"fold {fold.index} of {trial.spec.model}, {night.universe.name}") as con:
-        if not known:
-            _write_trial(con, trial, outcome)
-            replace_slice(
-                con, "store.folds", _fold_row(trial, fold, key, artifact, outcome), **trial.keys, fold=fold.index
-            )
-        span = {"start": aware(features.ts[first]), "end": aware(features.ts[-1])}
-        read_query(con, "delete_predictions", **trial.keys, fold=fold.index, **span)
-        return missing, append(con, "store.predictions", rows, **trial.keys, fold=fold.index, run_id=night.run_id)
+        outcome = fit_fold(*trial.inputs, fold, artifact, artifact.with_suffix(".ckpt"), on_epoch).outcome
+    if stored is not None and stored["fold_key"] == key:
+        row, first = None, _first_due(trial, fold, stored)
+    else:
+        row, first = _fold_row(trial, fold, key, artifact, outcome), fold.test_start
+    predictions = None
+    if row is not None or first < min(fold.test_stop, len(features)):
+        predictions = _prediction_rows(predict_fold(artifact, features, trial.data.snapshots, fold, first))
+    return FoldWork(fold, missing, outcome, row, first, predictions)
+
+
+def _write(trial: Trial, work: FoldWork) -> int:
+    """How many prediction rows were written, with the fold's row if it is new, in one transaction."""
+    night, ts, keys = trial.night, trial.data.features.ts, {**trial.keys, "fold": work.fold.index}
+    if work.predictions is None:
+        return 0
+    with night.warehouse.write(f"fold {work.fold.index} of {trial.spec.model}, {night.universe.name}") as con:
+        if work.row is not None:
+            _write_trial(con, trial, work.outcome)
+            replace_slice(con, "store.folds", work.row, **keys)
+        read_query(con, "delete_predictions", **keys, start=aware(ts[work.first]), end=aware(ts[-1]))
+        return append(con, "store.predictions", work.predictions, **keys, run_id=night.run_id)
 
 
 def _first_due(trial: Trial, fold: Fold, stored: dict[str, Any]) -> int:

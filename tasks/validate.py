@@ -108,7 +108,7 @@ def _read(night: Night) -> tuple[dict[str, pa.Table], Evidence]:
 def _checked_from(night: Night, ts: np.ndarray) -> datetime:
     """The earliest instant of the checked window: the last sessions, or the delta's first bar, within the history."""
     recent = session_dates(night.universe.calendar, night.as_of - timedelta(days=31), night.as_of + timedelta(days=1))
-    first = min([recent[-GAP_SESSIONS:][0], *ts.astype("datetime64[D]")])
+    first = np.concatenate([recent[-GAP_SESSIONS:][:1], ts.astype("datetime64[D]")]).min()
     return _midnight(max(first.astype(date), night.universe.history_start))
 
 
@@ -117,7 +117,8 @@ def _calendar(night: Night, start: datetime, ts: np.ndarray) -> tuple[np.ndarray
     calendar, interval = night.universe.calendar, night.universe.interval
     opens = bar_opens(calendar, interval, start.date(), night.clock.astimezone(UTC).date() + BEYOND_CLOCK)
     closed_at = np.where(np.isin(ts, opens), bar_closes(calendar, interval, ts), ts)
-    return opens[bar_closes(calendar, interval, opens) <= _instant(night.clock)], closed_at
+    due = bar_closes(calendar, interval, opens) <= _instant(night.clock)
+    return opens[due & (opens < np.datetime64(night.as_of) + np.timedelta64(1, "D"))], closed_at
 
 
 def _memberships(night: Night) -> dict[str, np.datetime64]:

@@ -5,7 +5,11 @@ Paper: Hochreiter & Schmidhuber 1997, in the form of torch.nn.LSTM. State: h (b,
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 State = tuple[Tensor, ...]
 
@@ -13,13 +17,15 @@ State = tuple[Tensor, ...]
 class LSTM(nn.Module):
     """(b, l, d) → (b, l, d)."""
 
+    cell: Any
+
     def __init__(self, d_model: int) -> None:
         super().__init__()
         self.cell = nn.LSTM(d_model, d_model, batch_first=True)
 
     def initial_state(self, batch: int) -> State:
         """The state before the first bar: zeros."""
-        zeros = next(self.cell.parameters()).new_zeros(batch, self.cell.hidden_size)
+        zeros = self.cell.weight_hh_l0.new_zeros(batch, self.cell.hidden_size)
         return zeros, zeros
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
@@ -29,6 +35,10 @@ class LSTM(nn.Module):
         return y, (h[0], c[0])
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """y (b, d) of one bar x (b, d), and the state after it."""
-        y, state = self(x[:, None], state)
-        return y[:, 0], state
+        """y (b, d) of one bar x (b, d), and the state after it: the gate equations."""
+        (h, c), cell = state, self.cell
+        gates = linear(x, cell.weight_ih_l0, cell.bias_ih_l0) + linear(h, cell.weight_hh_l0, cell.bias_hh_l0)
+        i, f, g, o = gates.chunk(4, dim=-1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        h = torch.sigmoid(o) * torch.tanh(c)
+        return h, (h, c)

@@ -21,7 +21,7 @@ class TrainConfig:
     burn_in_bars: int = 32
     context_bars: int = 64
     batch_sequences: int = 128
-    lr: float = 3e-3
+    lr: float = 2e-3
     weight_decay: float = 0.01
     clip_norm: float = 1.0
     patience: int = 3

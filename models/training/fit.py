@@ -8,6 +8,7 @@ ones, windows of a fixed shape, a seed per epoch, one thread.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import warnings
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ from models.training.keys import code_version, data_hash, fold_key, graph_of, in
 from models.training.module import BestEpoch, FoldModule, OnEpoch
 from models.zoo import Spec, build
 
-__all__ = ["FittedFold", "Predictions", "TrainConfig", "fit_fold", "fold_key", "predict_fold"]
+__all__ = ["FittedFold", "Predictions", "TrainConfig", "fit_fold", "fits_at_once", "fold_key", "predict_fold"]
 logger = logging.getLogger(__name__)
 
 _BUILDING = threading.Lock()
@@ -123,6 +124,13 @@ def predict_fold(
     start = fold.test_start + (first - fold.test_start) // length * length
     rows = [_segment(network, header, features, snapshots, bar, length) for bar in range(start, stop, length)]
     return _predictions(rows, header.horizons, features, start, first, stop)
+
+
+def fits_at_once() -> int:
+    """How many fits this machine runs side by side: one a core, or one when there is a GPU to share."""
+    if torch.cuda.is_available():
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _run(module: FoldModule, data: FoldData, best: BestEpoch) -> None:

@@ -96,7 +96,7 @@ def test_every_flow_is_a_deployment_on_its_pool(desk):
     found = {f"{d['entrypoint']} {d['name']}": d["work_pool_name"] for d in desk.call("/deployments/filter", {})}
     steps = ("ingest", "validate", "graphs", "train", "backtest", "audit", "publish")
     expected = {f"flows.{step}:{step} {step}": "gpu" if step == "train" else "default" for step in steps}
-    nights = ("nightly", "stocks_after_close", "perpetuals_after_midnight")
+    nights = ("nightly", "stocks_after_close", "crypto_after_midnight")
     assert found == expected | {f"flows.nightly:nightly {name}": "default" for name in nights}
 
 
@@ -127,7 +127,7 @@ def test_parameters_out_of_bounds_are_refused_by_the_api(desk, night, said):
 def test_schedules_are_off_until_switched_on_and_keep_the_night_they_are_for(desk):
     expected = {
         "stocks_after_close": ("30 17 * * 1-5", "America/New_York", "us_stocks"),
-        "perpetuals_after_midnight": ("10 0 * * *", "UTC", "crypto"),
+        "crypto_after_midnight": ("10 0 * * *", "UTC", "crypto"),
     }
     for name, (cron, timezone, universe) in expected.items():
         before = desk.deployment(f"nightly/{name}")
@@ -159,13 +159,15 @@ def test_a_night_triggered_as_the_ui_does_ends_in_signals_one_can_query(desk):
     assert 7 <= tasks <= 7 * 10  # at most about ten a flow
 
 
-def test_the_rooms_own_log_lines_are_on_the_page_of_the_run(desk):
+def test_a_night_that_fails_is_a_failed_run_whose_pages_say_why_and_how_far_it_got(desk):
     run = desk.run_nightly({**RUN, "models": ["no_such_model"], "as_of": "2024-07-01"})
     state = desk.wait(run["id"], ENDED, NIGHT_S)
     assert state["type"] == "FAILED"
+    assert "no_such_model" in state["message"]
     time.sleep(3)  # lines travel in batches
-    pages = desk.call("/flow_runs/filter", {"flow_runs": {"parent_flow_run_id": {"any_": [run["id"]]}}})
-    assert "no_such_model" in "\n".join(desk.logs(page["id"]) for page in [run, *pages])
+    steps = desk.call("/flow_runs/filter", {"flow_runs": {"parent_flow_run_id": {"any_": [run["id"]]}}})
+    pages = {step["id"]: desk.logs(step["id"]) for step in steps}
+    assert any("2024-07-01 simulated demo_stocks: ingest" in page for page in pages.values())
 
 
 def test_a_second_serve_says_where_the_first_is(desk, nightgraph):

@@ -23,7 +23,7 @@ def test_a_deployment_names_a_flow_by_its_module_and_says_what_it_does(deploymen
     assert deployment["description"]
     assert deployment["tags"]
     assert deployment["work_pool"]["name"] in POOLS
-    assert deployment["work_pool"]["job_variables"] == {"working_dir": "."}
+    assert deployment["work_pool"]["job_variables"]["working_dir"] == "."
 
 
 def test_every_flow_has_a_deployment_of_its_name():

@@ -23,8 +23,8 @@ from warehouse.migrate import migrate
 from warehouse.tables import append
 from warehouse.universes import Member, Universe
 
-START, FRIDAY, MONDAY = date(2024, 1, 2), date(2024, 3, 1), date(2024, 3, 4)
-SATURDAY = date(2024, 3, 2)
+START = date(2024, 1, 2)
+FRIDAY, SATURDAY, MONDAY, TUESDAY = (date(2024, 3, day) for day in (1, 2, 4, 5))
 SYMBOLS = ("AAA", "BBB", "CCC", "DDD", "IDX")
 STOCKS = Universe(
     name="stocks",
@@ -144,6 +144,7 @@ def test_one_bad_symbol_is_kept_out_with_its_reason_and_the_rest_is_accepted(raw
     validated(raw).receive(night, change(bars(MONDAY, MONDAY), "BBB", MONDAY, close=float("nan"), volume=-1.0))
     report = validate_night.fn(night)
     assert (report.accepted, report.quarantined) == (4, 1)
+    assert report.failed == ("bars null", "bars volume", "bars gap")
     assert raw.rows(f"SELECT symbol FROM store.bars WHERE ts::DATE = '{MONDAY}' ORDER BY symbol") == [
         (s,) for s in ("AAA", "CCC", "DDD", "IDX")
     ]
@@ -175,21 +176,20 @@ def test_a_flagged_bar_is_accepted_and_carries_the_rules_names(raw: Raw) -> None
 def test_a_blocked_night_leaves_the_store_as_it_was_and_says_why(raw: Raw) -> None:
     night = raw.night(MONDAY)
     before = validated(raw).contents()
-    raw.receive(night, bars(MONDAY, date(2024, 3, 5)))
+    raw.receive(night, bars(MONDAY, TUESDAY))
     with pytest.raises(NightBlockedError, match=r"night 2024-03-04 of stocks.*bars future: 5 of 10 rows"):
         validate_night.fn(night)
     after = raw.contents()
     assert all(after[name].equals(before[name]) for name in STORE if name != "checks")
-    assert raw.failed(night)["future"][:2] == ("block", 5)
+    assert {rule: found[:2] for rule, found in raw.failed(night).items()} == {"future": ("block", 5)}
 
 
 def test_rows_of_a_blocked_night_are_judged_again_by_the_next_one(raw: Raw) -> None:
     """Ingest brings only what is new or changed: what a blocked night had brought would be lost otherwise."""
-    tuesday = date(2024, 3, 5)
-    validated(raw).receive(raw.night(MONDAY), bars(MONDAY, tuesday))
+    validated(raw).receive(raw.night(MONDAY), bars(MONDAY, TUESDAY))
     with pytest.raises(NightBlockedError):
         validate_night.fn(raw.night(MONDAY))
-    night = raw.night(tuesday)
+    night = raw.night(TUESDAY)
     raw.receive(night, [])
     assert validate_night.fn(night).accepted == 10
     wednesday = raw.night(date(2024, 3, 6))
@@ -219,14 +219,16 @@ def test_a_night_validated_twice_is_the_same_row_for_row(raw: Raw) -> None:
 
 
 def test_an_earlier_night_validated_again_finds_the_same_and_brings_no_old_price_back(raw: Raw) -> None:
-    friday, monday = raw.night(FRIDAY), raw.night(MONDAY)
-    quarter = [r | {name: r[name] / 4 for name in ("open", "high", "low", "close")} for r in bars(START, MONDAY)]
-    split = [{"symbol": s, "ts": MONDAY, "kind": "split", "value": 4.0} for s in SYMBOLS]
-    validated(raw).receive(monday, quarter, split)
-    assert validate_night.fn(monday).failed == ()
-    after_monday = raw.contents()
-    validate_night.fn(friday)
-    assert raw.contents() == after_monday
+    friday, monday, tuesday = (raw.night(day) for day in (FRIDAY, MONDAY, TUESDAY))
+    validated(raw).receive(monday, bars(MONDAY, MONDAY))
+    validate_night.fn(monday)
+    quarter = [r | {name: r[name] / 4 for name in ("open", "high", "low", "close")} for r in bars(START, TUESDAY)]
+    raw.receive(tuesday, quarter, [{"symbol": s, "ts": TUESDAY, "kind": "split", "value": 4.0} for s in SYMBOLS])
+    assert validate_night.fn(tuesday).failed == ()
+    after = raw.contents()
+    for night in (friday, monday):
+        validate_night.fn(night)
+        assert raw.contents() == after
 
 
 def test_a_restated_bar_replaces_the_one_before_it(raw: Raw) -> None:
@@ -284,6 +286,14 @@ def test_a_session_without_bars_blocks_and_a_missing_bar_is_reported(raw: Raw) -
     raw.receive(night, [r for r in bars(MONDAY, MONDAY) if r["symbol"] != "CCC"])
     assert validate_night.fn(night).failed == ("bars gap",)
     assert raw.failed(night)["gap"] == ("flag", 1, [{"symbol": "CCC", "ts": "2024-03-04T14:30:00Z"}])
+
+
+def test_a_late_start_does_not_ask_for_bars_of_the_next_day(raw: Raw) -> None:
+    """A live night begins after the midnight that ends it, at the wall's clock."""
+    night = raw.night(FRIDAY, PERPETUALS)
+    late = replace(night, clock=night.clock + timedelta(hours=5))
+    raw.receive(late, bars(FRIDAY, FRIDAY, PERPETUALS, SYMBOLS[:-1]))
+    assert validate_night.fn(late).failed == ()
 
 
 def test_a_bar_off_the_calendar_is_kept_out_even_on_the_last_day(raw: Raw) -> None:

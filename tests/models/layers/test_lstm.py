@@ -1,0 +1,22 @@
+"""The LSTM layer against its equations (S4-48)."""
+
+import torch
+
+from models.layers.lstm import LSTM
+
+
+def test_is_torchs_lstm() -> None:
+    torch.manual_seed(0)
+    layer, x, h, c = LSTM(5), torch.randn(3, 9, 5), torch.randn(3, 5), torch.randn(3, 5)
+    expected, (h_n, c_n) = layer.cell(x, (h[None], c[None]))
+    y, state = layer(x, (h, c))
+    torch.testing.assert_close(y, expected)
+    torch.testing.assert_close(state, (h_n[0], c_n[0]))
+
+
+def test_step_by_step_equals_the_whole_sequence() -> None:
+    layer, x = LSTM(5), torch.randn(3, 9, 5)
+    state = layer.initial_state(3)
+    for t in range(9):
+        y, state = layer.step(x[:, t], state)
+        torch.testing.assert_close(y, layer(x)[0][:, t], rtol=1e-4, atol=1e-5)

@@ -1,0 +1,233 @@
+"""The battery every network of the zoo passes; a new entry joins it by being registered.
+
+Glossary: b chunks · l bars · n assets · f features · h horizons · s snapshots.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from models.features.scaling import Scaler
+from models.layers.dropout import Dropout, reseed
+from models.nets.forecast import CLASSES, Batch, Forecast, GraphSteps
+from models.training.artifact import Header, Outcome, load_artifact, save_artifact
+from models.training.config import TrainConfig
+from models.zoo import ENTRIES, Network, Spec, build
+
+B, L, N, F, H, S = 2, 24, 5, 3, 2, 4
+NETWORKS = [name for name, entry in ENTRIES.items() if isinstance(entry, Network)]
+every_network = pytest.mark.parametrize("name", NETWORKS)
+
+
+def network_of(name: str, dropout: float = 0.0, seed: int = 0) -> nn.Module:
+    """A small network in evaluation mode whose heads say something."""
+    torch.manual_seed(seed)
+    network = build(Spec(name, d_model=8, n_layers=2, d_state=4, dropout=dropout), F, H)
+    for parameter in network.heads.parameters():
+        nn.init.normal_(parameter)
+    return network.eval()
+
+
+def batch_of(seed: int = 1) -> Batch:
+    """Random bars with gaps in the mask and a graph that starts after the third bar."""
+    torch.manual_seed(seed)
+    edges = torch.rand(S, N, N) < 0.5
+    edges = edges | edges.transpose(1, 2) | torch.eye(N, dtype=torch.bool)
+    weights = torch.rand(S, N, N) + 0.1
+    step = (torch.arange(L) // 6 - 1 + torch.zeros(B, 1, dtype=torch.int64)).clamp(-1, S - 1)
+    return Batch(
+        torch.randn(B, L, N, F),
+        torch.rand(B, L, N) < 0.9,
+        torch.ones(B, L),
+        GraphSteps(torch.where(edges, weights, 0.0), step),
+    )
+
+
+def outputs(forecast: Forecast) -> list[Tensor]:
+    return [forecast.returns, forecast.log_volatility, forecast.logits]
+
+
+def assert_close(one: Forecast, other: Forecast) -> None:
+    for a, b in zip(outputs(one), outputs(other), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+def largest_change(one: Forecast, other: Forecast, bars: slice) -> float:
+    return max(float((a - b)[:, bars].detach().abs().max()) for a, b in zip(outputs(one), outputs(other), strict=True))
+
+
+@every_network
+def test_one_forecast_per_bar_and_asset(name: str) -> None:
+    forecast = network_of(name)(batch_of())
+    assert [tuple(v.shape) for v in outputs(forecast)] == [(B, L, N, H), (B, L, N), (B, L, N, CLASSES)]
+    assert all(v.dtype == torch.float32 and torch.isfinite(v).all() for v in outputs(forecast))
+
+
+@every_network
+def test_slow_form_equals_fast_form(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each layer by its own definition: ``reference`` where it has one, else bar by bar."""
+    network, batch = network_of(name), batch_of()
+    fast, slowed = network(batch), 0
+    for layer in network.modules():
+        if hasattr(layer, "reference"):
+            monkeypatch.setattr(layer, "forward", layer.reference)
+        elif layer is not network and hasattr(layer, "initial_state") and not hasattr(layer, "embedding"):
+            monkeypatch.setattr(layer, "forward", lambda x, state=None, layer=layer: by_step(layer, x))
+        else:
+            continue
+        slowed += 1
+    assert slowed, "no layer of the network has a slow form to compare with"
+    assert_close(network(batch), fast)
+
+
+def by_step(layer: nn.Module, x: Tensor) -> tuple[Tensor, object]:
+    state, seen = layer.initial_state(len(x)), []
+    for x_t in x.unbind(1):
+        y, state = layer.step(x_t, state)
+        seen.append(y)
+    return torch.stack(seen, dim=1), state
+
+
+@every_network
+@pytest.mark.parametrize("bar", [1, 7, L - 1])
+def test_the_future_changes_nothing_before_it(name: str, bar: int) -> None:
+    """Not by a bit: features, mask, gaps and graph from ``bar`` on are others."""
+    network, batch, other = network_of(name), batch_of(), batch_of(seed=2)
+    late = torch.arange(L) >= bar
+    assert batch.graph is not None and other.graph is not None
+    both = torch.cat([batch.graph.adjacency, other.graph.adjacency])
+    step = torch.where(late, batch.graph.step + 1 + S, batch.graph.step)
+    changed = Batch(
+        torch.where(late[:, None, None], 10 * other.x, batch.x),
+        torch.where(late[:, None], other.mask, batch.mask),
+        torch.where(late, 5.0, batch.gaps),
+        GraphSteps(both, step),
+    )
+    with torch.no_grad():
+        before, after = network(batch), network(changed)
+    for a, b in zip(outputs(before), outputs(after), strict=True):
+        assert torch.equal(a[:, :bar], b[:, :bar])
+    assert largest_change(before, after, slice(bar, None)) > 0
+
+
+@every_network
+def test_the_past_is_heard(name: str) -> None:
+    network, batch = network_of(name), batch_of()
+    x = batch.x.clone()
+    x[:, 0] += 1.0
+    assert largest_change(network(batch), network(replace(batch, x=x)), slice(1, None)) > 0
+
+
+@every_network
+def test_what_stands_under_a_false_mask_never_matters(name: str) -> None:
+    network, batch = network_of(name), batch_of()
+    masked = replace(batch, x=torch.where(batch.mask[..., None], batch.x, torch.nan))
+    for a, b in zip(outputs(network(batch)), outputs(network(masked)), strict=True):
+        assert torch.equal(a, b)
+
+
+@every_network
+def test_assets_in_another_order_give_the_same_forecasts(name: str) -> None:
+    network, batch, order = network_of(name), batch_of(), torch.tensor([3, 0, 4, 1, 2])
+    assert batch.graph is not None
+    graph = replace(batch.graph, adjacency=batch.graph.adjacency[:, order][:, :, order])
+    shuffled = replace(batch, x=batch.x[:, :, order], mask=batch.mask[:, :, order], graph=graph)
+    forecast = network(batch)
+    expected = Forecast(
+        forecast.returns[:, :, order], forecast.log_volatility[:, :, order], forecast.logits[:, :, order]
+    )
+    assert_close(network(shuffled), expected)
+
+
+@every_network
+def test_a_graph_is_heard_by_those_that_declare_one(name: str) -> None:
+    network, batch = network_of(name), batch_of()
+    assert batch.graph is not None
+    alone = replace(batch, graph=replace(batch.graph, step=torch.full((B, L), -1)))
+    change = largest_change(network(batch), network(alone), slice(None))
+    entry = ENTRIES[name]
+    assert isinstance(entry, Network)
+    assert (change > 0) == (entry.graph is not None)
+
+
+@every_network
+def test_step_by_step_equals_the_whole_sequence(name: str) -> None:
+    network, batch = network_of(name), batch_of()
+    if not hasattr(network, "step"):
+        pytest.skip(f"{name} has no recurrent form")
+    whole, state, steps = network(batch), network.initial_state(B, N), []
+    for t in range(L):
+        forecast, state = network.step(batch.bars(t, t + 1), state)
+        steps.append(outputs(forecast))
+    assert_close(Forecast(*(torch.cat(parts, dim=1) for parts in zip(*steps, strict=True))), whole)
+
+
+@every_network
+def test_overfits_eight_rows(name: str) -> None:
+    network = network_of(name).train()
+    torch.manual_seed(0)
+    batch = Batch(torch.randn(1, 4, 2, F), torch.ones(1, 4, 2, dtype=torch.bool), torch.ones(1, 4), batch_of().graph)
+    assert batch.graph is not None
+    batch = replace(batch, graph=GraphSteps(torch.ones(1, 2, 2), torch.zeros(1, 4, dtype=torch.int64)))
+    target, optimiser = torch.randn(1, 4, 2, H), torch.optim.Adam(network.parameters(), lr=0.02)
+    for _ in range(200):
+        loss = (network(batch).returns - target).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert float(loss.detach()) < 0.01 * float(target.square().mean())
+
+
+@every_network
+def test_saved_and_loaded_gives_the_same_output(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    spec = Spec(name, d_model=8, d_state=4)
+    network = build(spec, F, H).eval()
+    scaler = Scaler(("a", "b", "c"), (0.0,) * F, (1.0,) * F)
+    header = Header(spec, TrainConfig(), scaler, (1, 5), 60_000_000, Outcome(1, 0.5, 10, 5, 1, "d", "c"))
+    save_artifact(tmp_path / "m.safetensors", header, network.state_dict())
+    loaded = load_artifact(tmp_path / "m.safetensors")
+    assert loaded.header == header
+    for a, b in zip(outputs(network(batch_of())), outputs(loaded.network(batch_of())), strict=True):
+        assert torch.equal(a, b)
+
+
+@every_network
+def test_the_same_seed_gives_the_same_numbers(name: str) -> None:
+    seen = []
+    for seed in (0, 0, 1):
+        network = network_of(name, dropout=0.5, seed=seed).train()
+        reseed(network, seed)
+        torch.manual_seed(seed + len(seen))  # the process's own generator must not matter
+        seen.append(network(batch_of()).returns)
+    assert torch.equal(seen[0], seen[1])
+    assert not torch.equal(seen[0], seen[2])
+
+
+@every_network
+def test_dropout_draws_from_its_own_generator(name: str) -> None:
+    kinds = [type(m) for m in network_of(name, dropout=0.5).modules()]
+    assert Dropout in kinds
+    assert nn.Dropout not in kinds
+
+
+@every_network
+def test_every_weight_is_trained(name: str) -> None:
+    network = network_of(name)
+    sum(v.square().sum() for v in outputs(network(batch_of()))).backward()
+    untouched = [k for k, p in network.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
+    assert untouched == []
+
+
+@pytest.mark.gpu
+@every_network
+def test_gpu_equals_cpu(name: str) -> None:
+    network, batch = network_of(name), batch_of()
+    on_cpu = network(batch)
+    on_gpu = network.to("cuda")(batch.to("cuda"))
+    assert_close(Forecast(*(v.cpu() for v in outputs(on_gpu))), on_cpu)

@@ -1,0 +1,73 @@
+"""The zoo: adding a model is one file, one line, and it joins every night and every test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from models import zoo
+from models.nets.forecast import Batch, Embedding, Forecast, Heads
+from models.training.fit import fit_fold, predict_fold
+from models.zoo import ENTRIES, Network, Rule, Spec, UnknownModelError, build
+
+
+class Tiny(nn.Module):
+    """A whole new model: each bar on its own."""
+
+    def __init__(self, spec: Spec, n_features: int, n_horizons: int, bend: float = 1.0) -> None:
+        super().__init__()
+        self.embedding, self.heads, self.bend = (
+            Embedding(n_features, spec.d_model),
+            Heads(spec.d_model, n_horizons),
+            bend,
+        )
+
+    def forward(self, batch: Batch) -> Forecast:
+        return self.heads(torch.tanh(self.bend * self.embedding(batch)))
+
+
+@pytest.fixture
+def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setitem(ENTRIES, "tiny", Network(Tiny, "a test's own model"))
+    yield
+
+
+def test_a_model_registered_by_one_line_is_fitted_and_forecasts(registered: None, market, tmp_path: Path) -> None:
+    fit_fold(**market.arguments("tiny"), artifact=tmp_path / "tiny.safetensors")
+    made = predict_fold(tmp_path / "tiny.safetensors", market.features, market.snapshots, market.folds[0])
+    assert made.valid.any()
+
+
+def test_options_reach_the_builder_and_a_wrong_one_is_refused(registered: None) -> None:
+    assert build(Spec("tiny", options={"bend": 2.0}), 3, 2).bend == 2.0
+    with pytest.raises(TypeError, match="bent"):
+        build(Spec("tiny", options={"bent": 2.0}), 3, 2)
+
+
+def test_the_issue_s_entries_are_there() -> None:
+    kinds = {name: type(entry) for name, entry in ENTRIES.items()}
+    assert {"s4d", "mamba", "lstm", "ssm_gnn"} <= {name for name, kind in kinds.items() if kind is Network}
+    assert {"buy_and_hold", "equal_weight", "momentum"} == {name for name, kind in kinds.items() if kind is Rule}
+    assert all(entry.summary for entry in ENTRIES.values())
+
+
+def test_an_unknown_name_lists_the_known_ones() -> None:
+    with pytest.raises(UnknownModelError, match="unknown model 's5'; the zoo has s4d, mamba"):
+        build(Spec("s5"), 3, 2)
+
+
+def test_a_rule_is_not_trained_and_a_network_has_no_rule() -> None:
+    with pytest.raises(UnknownModelError, match="'momentum' is a rule"):
+        zoo.network("momentum")
+    with pytest.raises(UnknownModelError, match="'s4d' is a network"):
+        zoo.rule("s4d")
+    assert zoo.rule("momentum") is ENTRIES["momentum"]
+
+
+def test_a_spec_survives_json() -> None:
+    spec = Spec("mamba", d_model=16, options={"expand": 1})
+    assert Spec(**spec.to_json()) == spec

@@ -1,0 +1,85 @@
+"""A fold's key changes exactly when something that decides its numbers does."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.training import keys
+from models.training.keys import code_version, fold_key
+from models.zoo import Spec
+
+
+def key(market, model: str = "s4d", **changes) -> str:
+    return fold_key(**(market.arguments(model) | changes))
+
+
+def with_value(market, bar: int, value: float = 9.0):
+    values = market.features.values.copy()
+    values[bar, 1, 0] = value
+    return replace(market.features, values=values)
+
+
+def test_the_same_fit_has_the_same_key(market) -> None:
+    assert key(market) == key(market)
+    assert len(key(market)) == 64
+
+
+@pytest.mark.parametrize("model", ["s4d", "ssm_gnn"])
+def test_later_bars_change_no_key(market, model: str) -> None:
+    fold = market.folds[0]
+    assert fold_key(**market.until(fold.test_start + 1).arguments(model)) == key(market, model)
+
+
+def test_spec_config_and_seed_change_it(market) -> None:
+    config = market.arguments()["config"]
+    changed = {
+        key(market),
+        key(market, spec=Spec("s4d", d_model=16)),
+        key(market, spec=Spec("s4d", d_model=8, options={"spectrum": "linear"})),
+        key(market, config=replace(config, lr=1.0)),
+        key(market, config=replace(config, seed=1)),
+    }
+    assert len(changed) == 5
+
+
+def test_a_restated_bar_changes_it_only_where_the_fit_reads(market) -> None:
+    fold, burn_in = market.folds[0], market.arguments()["config"].burn_in_bars
+    first, last = int(fold.train[0]), int(fold.train[-1])
+    for bar, read in ((first - burn_in - 1, False), (first - burn_in, True), (last, True), (last + 1, False)):
+        assert (key(market, features=with_value(market, bar)) != key(market)) == read
+
+
+def test_any_nan_is_the_same_nan(market) -> None:
+    bar = int(market.folds[0].train[3])
+    positive, negative = with_value(market, bar, np.nan), with_value(market, bar, -np.nan)
+    assert np.signbit(positive.values[bar, 1, 0]) != np.signbit(negative.values[bar, 1, 0])
+    assert key(market, features=positive) == key(market, features=negative)
+
+
+def test_a_changed_label_changes_it(market) -> None:
+    returns = market.labels.returns.copy()
+    returns[market.folds[0].train[5], 0, 0] += 0.01
+    assert key(market, labels=replace(market.labels, returns=returns)) != key(market)
+
+
+def test_a_changed_snapshot_changes_it_only_for_a_network_that_reads_the_graph(market) -> None:
+    used = next(i for i, s in enumerate(market.snapshots) if s.as_of >= market.features.ts[market.folds[0].train[0]])
+    for at, read in ((used, True), (len(market.snapshots) - 1, False)):
+        snapshots = list(market.snapshots)
+        snapshots[at] = replace(snapshots[at], weight=snapshots[at].weight * 0.5)
+        assert key(market, snapshots=snapshots) == key(market)
+        assert (key(market, "ssm_gnn", snapshots=snapshots) != key(market, "ssm_gnn")) == read
+
+
+def test_the_code_version_is_of_the_source_bytes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "layers").mkdir()
+    (tmp_path / "zoo.py").write_text("a = 1\n")
+    (tmp_path / "layers" / "x.py").write_text("b = 1\n")
+    monkeypatch.setattr(keys, "ROOM", tmp_path)
+    versions = []
+    for text in ("b = 1\n", "b = 2\n", "b = 1\n"):
+        (tmp_path / "layers" / "x.py").write_text(text)
+        versions.append(code_version.__wrapped__())
+    assert versions[0] == versions[2] != versions[1]

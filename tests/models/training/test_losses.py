@@ -1,0 +1,57 @@
+"""Losses against hand numbers (MAM-16, MAM-17, S4-30)."""
+
+import math
+
+import pytest
+import torch
+
+from models.nets.forecast import Forecast
+from models.training.config import TrainConfig
+from models.training.data import Targets
+from models.training.losses import class_loss, forecast_loss, return_loss, volatility_loss
+
+NAN = math.nan
+
+
+def test_huber_is_half_a_square_within_one_and_linear_beyond() -> None:
+    forecast, target = torch.tensor([0.0, 0.0, 5.0]), torch.tensor([0.5, -3.0, NAN])
+    assert float(return_loss(forecast, target)) == pytest.approx((0.5 * 0.25 + 2.5) / 2)
+    assert float(return_loss(forecast, target, "mse")) == pytest.approx((0.25 + 9) / 2)
+
+
+def test_gaussian_volatility_loss_by_hand() -> None:
+    forecast, target = torch.tensor([0.1, 0.0]), torch.tensor([0.3, NAN])
+    assert float(volatility_loss(forecast, target)) == pytest.approx(0.5 * math.exp(0.4) + 0.1)
+    assert float(volatility_loss(forecast, target, "mse")) == pytest.approx(0.04)
+
+
+def test_gaussian_volatility_loss_is_least_at_the_root_mean_square() -> None:
+    target = torch.log(torch.tensor([0.5, 1.0, 2.0]))
+    best = 0.5 * math.log((0.25 + 1 + 4) / 3)
+    at = [float(volatility_loss(torch.full((3,), best + d), target)) for d in (-0.05, 0.0, 0.05)]
+    assert at[1] < at[0] and at[1] < at[2]
+
+
+def test_class_loss_leaves_unknown_classes_out() -> None:
+    logits, target = torch.zeros(3, 5), torch.tensor([1, -1, 4])
+    logits[0, 1] = math.log(4)
+    expected = (-math.log(4 / 8) - math.log(1 / 5)) / 2
+    assert float(class_loss(logits, target)) == pytest.approx(expected)
+
+
+def test_the_sum_is_weighted() -> None:
+    forecast = Forecast(torch.zeros(1, 1, 1, 2), torch.zeros(1, 1, 1), torch.zeros(1, 1, 1, 5))
+    targets = Targets(torch.full((1, 1, 1, 2), 0.5), torch.full((1, 1, 1), 0.3), torch.full((1, 1, 1), 2))
+    config = TrainConfig(return_weight=2.0, volatility_weight=3.0, class_weight=5.0)
+    expected = 2 * 0.125 + 3 * 0.5 * math.exp(0.6) + 5 * math.log(5)
+    assert float(forecast_loss(forecast, targets, config)) == pytest.approx(expected)
+
+
+def test_nothing_known_costs_nothing_and_pulls_nowhere() -> None:
+    parts = [torch.zeros(1, 2, 1, 2), torch.zeros(1, 2, 1), torch.zeros(1, 2, 1, 5)]
+    forecast = Forecast(*(p.requires_grad_() for p in parts))
+    targets = Targets(torch.full((1, 2, 1, 2), NAN), torch.full((1, 2, 1), NAN), torch.full((1, 2, 1), -1))
+    loss = forecast_loss(forecast, targets, TrainConfig())
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert all(p.grad is not None and not p.grad.any() for p in parts)
