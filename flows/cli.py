@@ -1,4 +1,4 @@
-"""The command `nightgraph`. Exit codes: 0 done, 1 it failed, 2 the command line or a setting is not usable."""
+"""The command `nightgraph`. Exit codes: 0 done, 1 failed, 2 the command line or a setting is not usable, 130 Ctrl-C."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from warehouse.errors import UnknownUniverseError, UnsupportedUrlError, Warehous
 
 BAD_INPUT = (SettingsError, ValidationError, UnknownUniverseError, UnsupportedUrlError)
 FORESEEN = (TaskError, WarehouseError, ServerError, QueryError)
-CODES = "Exit codes: 0 done, 1 it failed, 2 the command line or a setting is not usable."
+CODES = "Exit codes: 0 done, 1 it failed, 2 the command line or a setting is not usable, 130 Ctrl-C."
 app = typer.Typer(
     help="A research desk that runs itself every night: market data, graphs, models, backtests, signals.",
     epilog=CODES,
@@ -86,7 +86,13 @@ def night(
         raise SettingsError("--source recorded and --tape DIR belong together")
     from flows.report import run_night
 
-    raise typer.Exit(0 if run_night(parameters, place(warehouse), prefect_home(place(warehouse)), console()) else 1)
+    try:
+        published = run_night(parameters, place(warehouse), prefect_home(place(warehouse)), console())
+    except BaseException as error:
+        if not interrupted(error):
+            raise
+        refuse("stopped before its end; the same command goes on from here", 130)
+    raise typer.Exit(0 if published else 1)
 
 
 @app.command()
@@ -175,8 +181,6 @@ def main() -> None:
     quieten()
     try:
         app()
-    except KeyboardInterrupt:
-        sys.exit("stopped; the same command goes on from here")
     except BAD_INPUT as error:
         refuse(error, 2)
     except FORESEEN as error:
@@ -184,6 +188,13 @@ def main() -> None:
     except Exception:
         traceback.print_exc()
         refuse("this is a defect of nightgraph; please report it with the lines above (.github/CONTRIBUTING.md)", 1)
+
+
+def interrupted(error: BaseException | None) -> bool:
+    """True when Ctrl-C is what the error comes from; DuckDB, for one, makes a RuntimeError of it."""
+    while error and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def refuse(error: object, code: int) -> NoReturn:

@@ -15,8 +15,13 @@ from flows.graphs import graphs
 from flows.ingest import ingest
 from flows.parameters import NightParameters, StepParameters, latest_night, open_warehouse
 from flows.publish import publish
+from flows.settings import SettingsError
 from flows.train import train
 from flows.validate import validate
+from models import zoo
+from models.features.indicators import FeatureError
+from models.graphs.snapshot import GraphError
+from models.training.errors import TrainingError
 from tasks.errors import NightBlockedError, TaskError
 from tasks.ledger import begin_night, night_row, step_seconds, write_night
 from tasks.publish import complete_copy
@@ -24,6 +29,7 @@ from warehouse.errors import WarehouseError
 from warehouse.universes import load_universe
 
 logger = logging.getLogger(__name__)
+FORESEEN = (TaskError, WarehouseError, TrainingError, FeatureError, GraphError)
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,11 @@ def nightly(night: NightParameters = NightParameters()) -> list[NightReport]:  #
     Raises NightFailedError at the end when any universe was not published; what was published before stays as it was.
     """
     settings = night.settings()
+    try:
+        for model in settings.models:
+            zoo.entry(model)
+    except zoo.UnknownModelError as error:
+        raise SettingsError(str(error)) from error
     warehouse = open_warehouse(settings)
     universes = [load_universe(warehouse, name) for name in night.universe_names()]
     latest = settings.simulated_as_of if night.source == "simulated" else latest_night({u.calendar for u in universes})
@@ -74,8 +85,11 @@ def night_of(step: StepParameters) -> NightReport:
             for run in (ingest, validate, graphs, train, backtest, audit, publish):
                 run(step)
             message = f"published to {night.warehouse.published}"
-        except (TaskError, WarehouseError) as error:
+        except Exception as error:  # whatever it was, it must not stop the other universes
             state, message = "blocked" if isinstance(error, NightBlockedError) else "failed", str(error)
+            if not isinstance(error, FORESEEN):
+                logger.exception("%s %s: a fault of the program", step.as_of, step.universe)
+                message = f"{type(error).__name__}: {error} (a fault of the program: the log has its traceback)"
             logger.error("%s %s: %s: %s", step.as_of, step.universe, state, message)
             write_night(night, state=state, message=message)
     else:

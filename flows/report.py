@@ -25,20 +25,25 @@ if TYPE_CHECKING:
     from flows.nightly import NightReport
 
 SHOWN_SIGNALS = 10
+# Both tables fit a terminal of 80 columns.
 RANKED = {
-    "rank": ">d",
-    "model": "",
-    "sharpe": ".2f",
-    "sortino": ".2f",
-    "calmar": ".2f",
-    "annual_return": ".1%",
-    "excess_annual_return": ".1%",
-    "max_drawdown": ".1%",
-    "annual_turnover": ".1f",
-    "sessions": ">d",
+    "rank": ("rank", ">d"),
+    "model": ("model", ""),
+    "sharpe": ("sharpe", ".2f"),
+    "sortino": ("sortino", ".2f"),
+    "annual_return": ("per year", ".1%"),
+    "excess_annual_return": ("over hold", "+.1%"),
+    "max_drawdown": ("drawdown", ".1%"),
+    "annual_turnover": ("turnover", ".1f"),
 }
-SIGNAL = {"symbol": "", "side": "", "label_5": "", "confidence": ".2f", "weight": "+.2%"}
-PRICED = {"expected_volatility": ".2%", "close": ".6g", "stop_price": ".6g"}
+SIGNAL = {
+    "symbol": ("symbol", ""),
+    "side": ("side", ""),
+    "label_3": ("label", ""),
+    "confidence": ("confidence", ".2f"),
+    "weight": ("weight", "+.2%"),
+}
+STOP = {"stop_price": ("stop", ".6g")}
 
 
 def run_night(parameters: NightParameters, warehouse: Warehouse, home: Path, screen: Console) -> bool:
@@ -61,12 +66,11 @@ def run_night(parameters: NightParameters, warehouse: Warehouse, home: Path, scr
     failed = [report for report in reports if report.state != "published"]
     seconds, gigabytes = time.perf_counter() - started, peak_bytes() / 2**30
     screen.print(f"\n{seconds:.0f} s, peak memory {gigabytes:.1f} GiB")
-    if failed:
-        screen.print(
-            f"Not published: {', '.join(r.universe for r in failed)}. Details: {log}", style="red", markup=False
-        )
     if len(failed) < len(reports):
-        screen.print(where_to_look_next(warehouse), markup=False)
+        screen.print(where_to_look_next(warehouse), markup=False, soft_wrap=True)
+    if failed:
+        names = ", ".join(report.universe for report in failed)
+        console(stderr=True).print(f"error: not published: {names}; the details are in {log}", soft_wrap=True)
     return not failed
 
 
@@ -75,16 +79,20 @@ def show_universe(report: NightReport, warehouse: Warehouse, screen: Console) ->
     screen.print(
         f"\n{report.universe}, night {report.night}, {report.source}: {report.state}", style="bold", markup=False
     )
-    screen.print(report.message, markup=False)
-    screen.print("  ".join(f"{step} {seconds:.1f} s" for step, seconds in report.seconds.items()))
+    screen.print(report.message, markup=False, soft_wrap=True)
+    screen.print("  ".join(f"{step} {seconds:.1f}s" for step, seconds in report.seconds.items()))
     if report.state != "published":
         return
     with read_published(warehouse) as con:
         keys = {"night": report.night, "source": report.source, "universe": report.universe}
         ranking = read_query(con, "published_leaderboard", **keys).to_pylist()
         signals = read_query(con, "published_signals", **keys).to_pylist()
+        champion = read_query(con, "published_champion", **keys).to_pylist()
+    sessions = max(row["sessions"] for row in ranking)
     screen.print()
-    screen.print(table("Leaderboard, out of sample and net of costs", RANKED, ranking))
+    screen.print(table(f"Leaderboard: {sessions} sessions out of sample, net of costs", RANKED, ranking))
+    for row in champion:
+        screen.print(f"Champion: {row['model']}, {row['reason']}", markup=False)
     if signals:
         show_signals(signals, screen)
 
@@ -92,14 +100,14 @@ def show_universe(report: NightReport, warehouse: Warehouse, screen: Console) ->
 def show_signals(signals: list[dict], screen: Console) -> None:
     """The signals with the largest weights, and how many there are besides."""
     session: date = signals[0]["for_session"]
-    horizons = {f"{bars}-bar return": bars for bars, _ in as_items(signals[0]["expected_return"])}
+    horizons = {f"return_{bars}": bars for bars, _ in as_items(signals[0]["expected_return"])}
     rows = [
         row | {name: dict(as_items(row["expected_return"])).get(bars) for name, bars in horizons.items()}
         for row in signals[:SHOWN_SIGNALS]
     ]
-    columns = SIGNAL | dict.fromkeys(horizons, "+.2%") | PRICED
+    columns = SIGNAL | {name: (f"{bars} bar{'s' * (bars > 1)}", "+.2%") for name, bars in horizons.items()} | STOP
     screen.print()
-    screen.print(table(f"Signals for {session} by {signals[0]['model']}, largest weights first", columns, rows))
+    screen.print(table(f"Signals of {signals[0]['model']} for {session}, expected return by horizon", columns, rows))
     if more := len(signals) - len(rows):
         screen.print(f"… and {more} more in signals_next_day")
 

@@ -164,9 +164,10 @@ def local_server(
                 server = Server(url, child)
                 try:
                     yield server
-                    send_what_is_left()
-                finally:  # one that is still starting has nothing to write, and does not listen yet
-                    child.stop(STOP_TIMEOUT_S if server.ready else 0.0)
+                finally:
+                    if server.ready:
+                        send_what_is_left()
+                    child.stop(STOP_TIMEOUT_S if server.ready else 0.0)  # one that is still starting does not listen
 
 
 def running(home: Path) -> str | None:

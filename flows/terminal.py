@@ -42,7 +42,7 @@ class StepLines(logging.Handler):
         if record.levelno >= logging.WARNING or record.name in TOLD:
             colour = {logging.WARNING: "yellow", logging.ERROR: "red", logging.CRITICAL: "red"}.get(record.levelno, "")
             elapsed = time.perf_counter() - self.started
-            self.screen.print(f"{elapsed:7.1f} s  {record.getMessage()}", style=colour, markup=False)
+            self.screen.print(f"{elapsed:7.1f} s  {record.getMessage()}", style=colour, markup=False, soft_wrap=True)
 
 
 @contextlib.contextmanager
@@ -94,13 +94,13 @@ def quieten() -> None:
         warnings.simplefilter("ignore")
 
 
-def table(title: str, columns: dict[str, str], rows: list[dict]) -> Table:
-    """A table of ``rows``; ``columns`` maps a row's key to its format: a format specification, or "" for text."""
+def table(title: str, columns: dict[str, tuple[str, str]], rows: list[dict]) -> Table:
+    """A table of ``rows``; ``columns`` maps a row's key to its heading and format specification ("" for text)."""
     drawn = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
-    for key, spec in columns.items():
-        drawn.add_column(key.replace("_", " "), justify="right" if spec else "left", no_wrap=True)
+    for heading, spec in columns.values():
+        drawn.add_column(heading, justify="right" if spec else "left", no_wrap=True)
     for row in rows:
-        drawn.add_row(*(cell(row[key], spec) for key, spec in columns.items()))
+        drawn.add_row(*(cell(row[key], spec) for key, (_, spec) in columns.items()))
     return drawn
 
 

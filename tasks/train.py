@@ -179,7 +179,7 @@ class Trial:
 
 @dataclass(frozen=True, eq=False)
 class FoldWork:
-    """A fold brought up in memory; ``row``, and ``predictions`` from bar ``first`` on, are None when they are stored."""
+    """A fold brought up in memory; ``row``, and ``predictions`` from bar ``first`` on, are None when stored already."""
 
     fold: Fold
     fitted: bool

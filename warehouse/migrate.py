@@ -24,8 +24,6 @@ def migrate(warehouse: Warehouse) -> list[str]:
 
     NewerMigrationError for a file from a newer program; ChangedMigrationError when an applied migration was edited.
     """
-    if warehouse.path.exists() and not pending(warehouse):
-        return []
     with warehouse.write("migrate") as con:
         return upgrade(con)
 

@@ -21,6 +21,14 @@ from warehouse.tables import append
 NIGHT = date(2024, 6, 28)
 CLOCK = datetime(2024, 6, 29, tzinfo=UTC)
 KEYS = {"source": "recorded", "universe": "us_stocks", "night": NIGHT, "run_id": "run"}
+LEADERBOARD = [
+    {
+        **{"rank": rank, "model": model, "kind": "network", "backtest_id": model, "sharpe": -10.25, "sortino": -10.5},
+        **{"annual_return": -0.1234, "excess_annual_return": 1.25, "max_drawdown": -0.5, "annual_turnover": 123.4},
+        **{"sessions": 432, "first_session": NIGHT, "last_session": NIGHT, "fill": "next_open"},
+    }
+    for rank, model in enumerate(("s4d", "buy_and_hold"), start=1)
+]
 WEIGHTS = {"AAA": 0.05, "BBB": -0.02, "CCC": 0.0}
 
 
@@ -83,6 +91,7 @@ def put_night(warehouse: Warehouse, state: str = "published", **changes: object)
     with warehouse.write("put a night") as con:
         append(con, "store.nights", pa.Table.from_pylist([row]), **keys)
         if state == "published":
+            append(con, "store.leaderboard", pa.Table.from_pylist(LEADERBOARD), **keys)
             append(con, "store.model_registry", pa.Table.from_pylist([champion]), **keys)
             append(con, "store.signals", pa.Table.from_pylist(signals, SIGNALS), **keys)
 

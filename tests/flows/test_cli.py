@@ -173,3 +173,10 @@ def test_a_reader_that_stops_early_is_not_an_error(published):
     done = subprocess.run(["bash", "-c", command], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "n"
     assert done.stderr == ""
+
+
+def test_ctrl_c_is_known_even_when_a_library_made_another_error_of_it():
+    wrapped = RuntimeError("Query interrupted")
+    wrapped.__cause__ = KeyboardInterrupt()
+    assert cli.interrupted(wrapped)
+    assert not cli.interrupted(RuntimeError("Query interrupted"))

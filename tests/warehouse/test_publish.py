@@ -171,6 +171,17 @@ def test_a_path_with_quotes_and_blanks_is_published_like_any_other(tmp_path):
     assert copied(warehouse, "SELECT universe FROM nights") == [("crypto",)]
 
 
+def test_what_a_killed_first_publish_left_does_not_get_into_the_copy(warehouse, add_night, start_python):
+    add_night(FIRST)
+    publisher = start_python(PUBLISH_AND_STOP_BEFORE_THE_SWAP, warehouse.path)
+    assert publisher.stdout.readline() == "built\n"
+    publisher.send_signal(signal.SIGKILL)
+    publisher.wait()
+    add_night(FIRST, universe="crypto")
+    publish_copy(warehouse, "recorded", "crypto")
+    assert copied(warehouse, "SELECT universe FROM nights") == [("crypto",)]
+
+
 def test_a_copy_of_an_older_program_is_brought_up_to_date(warehouse, add_night):
     add_night(FIRST)
     publish_copy(warehouse, "recorded", "us_stocks")

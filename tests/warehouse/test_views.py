@@ -100,11 +100,15 @@ def test_sources_universes_symbols_and_intervals_keep_to_themselves(warehouse, a
     add_bars({MON: 200.0, TUE: 210.0}, source="simulated")
     add_bars({MON: 100.0, TUE: 100.0}, universe="demo_stocks")
     add_bars({TUE: 100.5, "2024-06-25T14:30": 101.0}, interval="1h")
+    add_bars({MON: 50.0, TUE: 50.0}, symbol="CCC")
+    add_bars({"2024-06-24T19:30": 50.0, TUE: 50.0}, symbol="CCC", interval="1h")
     add_actions({TUE: 10.0}, source="simulated")
+    add_actions({TUE: 1.0}, symbol="CCC")
     daily = "universe = 'us_stocks' AND interval = '1d'"
-    assert column(warehouse, "total_return", daily) == pytest.approx([None, 0.01, None, 0.1, None, 0.1])
+    assert column(warehouse, "total_return", daily) == pytest.approx([None, 0.01, None, 0.1, None, 0.02, None, 0.1])
     assert column(warehouse, "total_return", "universe = 'demo_stocks'") == [None, 0.0]
-    assert column(warehouse, "total_return", "interval = '1h'") == [None, pytest.approx(101 / 100.5 - 1)]
+    hourly = column(warehouse, "total_return", "interval = '1h'")
+    assert hourly == [None, pytest.approx(101 / 100.5 - 1), None, pytest.approx(0.02)]
 
 
 def test_a_filter_on_the_view_does_not_change_its_returns(warehouse, add_bars, add_actions):
@@ -151,7 +155,9 @@ def test_next_day_signals_are_the_champions_of_the_latest_published_night(wareho
 
 def test_next_day_signals_come_per_source_and_universe(warehouse, add_night):
     add_night(date(2024, 6, 28))
+    add_night(date(2024, 6, 27))
     add_night(date(2024, 6, 27), universe="crypto")
+    add_night(date(2024, 6, 26), universe="crypto")
     add_night(date(2024, 6, 26), source="simulated")
     found = rows(warehouse, "SELECT source, universe, night FROM signals_next_day ORDER BY night")
     assert found == [
