@@ -80,19 +80,20 @@ def night_of(step: StepParameters) -> NightReport:
     """One universe through all seven steps. A night published before with the same settings is left as it is."""
     night, settings = step.open(), step.settings()
     state, message = "published", "was published before: nothing to do"
-    if begin_night(night, settings.of_night(step.universe)):
-        try:
+    try:
+        if begin_night(night, settings.of_night(step.universe)):
             for run in (ingest, validate, graphs, train, backtest, audit, publish):
                 run(step)
             message = f"published to {night.warehouse.published}"
-        except Exception as error:  # whatever it was, it must not stop the other universes
-            state, message = "blocked" if isinstance(error, NightBlockedError) else "failed", str(error)
-            if not isinstance(error, FORESEEN):
-                logger.exception("%s %s: a fault of the program", step.as_of, step.universe)
-                message = f"{type(error).__name__}: {error} (a fault of the program: the log has its traceback)"
-            logger.error("%s %s: %s: %s", step.as_of, step.universe, state, message)
+        else:
+            complete_copy(night)
+    except Exception as error:  # whatever it was, it must not stop the other universes
+        state, message = "blocked" if isinstance(error, NightBlockedError) else "failed", str(error)
+        if not isinstance(error, FORESEEN):
+            logger.exception("%s %s: a fault of the program", step.as_of, step.universe)
+            message = f"{type(error).__name__}: {error} (a fault of the program: the log has its traceback)"
+        logger.error("%s %s: %s: %s", step.as_of, step.universe, state, message)
+        if (night_row(night) or {}).get("published_at") is None:
             write_night(night, state=state, message=message)
-    else:
-        complete_copy(night)
     row = night_row(night) or {}
     return NightReport(step.as_of, step.source, step.universe, state, message, row.get("champion"), step_seconds(night))

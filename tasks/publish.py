@@ -11,10 +11,10 @@ import pyarrow as pa
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks.ledger import night_row, write_night
+from tasks.ledger import write_night
 from tasks.night import Night
-from warehouse.connect import Warehouse
-from warehouse.publish import publish_copy
+from warehouse.publish import publish_copy, read_published
+from warehouse.tables import read_query
 
 logger = logging.getLogger(__name__)
 
@@ -42,11 +42,15 @@ def mark_published(night: Night, champion: str, for_session: date) -> None:
 
 @task(name="swap_copy", cache_policy=NO_CACHE, persist_result=False)
 def swap_copy(night: Night) -> Published:
-    """Puts the night into the read-only copy, atomically, and reads back from the copy what readers now see."""
+    """Puts the night into the read-only copy, atomically, and reads back from the copy what readers now see.
+
+    Raises NotPublishedError while a later night of the universe is unfinished.
+    """
     path = publish_copy(night.warehouse, night.source, night.universe.name)
-    copy = Warehouse.at(path)
     keys = {"night": night.as_of, **night.slice}
-    tables = {name: copy.query(f"published_{name}", **keys) for name in ("leaderboard", "signals", "checks", "equity")}
+    with read_published(night.warehouse) as copy:
+        shown = ("leaderboard", "signals", "checks", "equity")
+        tables = {name: read_query(copy, f"published_{name}", **keys) for name in shown}
     champion = tables["signals"]["model"][0].as_py() if len(tables["signals"]) else ""
     logger.info("%s %s: %d signals in %s", night.as_of, night.universe.name, len(tables["signals"]), path)
     return Published(path, champion, **tables)
@@ -54,6 +58,9 @@ def swap_copy(night: Night) -> Published:
 
 def complete_copy(night: Night) -> None:
     """Swaps the copy in if the process died after the night was marked and before its copy was."""
-    copy = Warehouse.at(night.warehouse.published)
-    if not copy.path.exists() or night_row(Night(**{**vars(night), "warehouse": copy})) is None:
-        swap_copy(night)
+    if night.warehouse.published.exists():
+        with read_published(night.warehouse) as copy:
+            rows = read_query(copy, "night_row", night=night.as_of, **night.slice).to_pylist()
+        if rows and rows[0]["published_at"] is not None:
+            return
+    swap_copy(night)

@@ -37,9 +37,11 @@ def prepared(desk, as_of: date):
     return night
 
 
-def train(desk, as_of: date = FRIDAY, model: str = "s4d", seed: int = 0, **options) -> TrialReport:
+def train(
+    desk, as_of: date = FRIDAY, model: str = "s4d", seed: int = 0, recipe: Recipe = RECIPE, **options
+) -> TrialReport:
     night = prepared(desk, as_of)
-    return train_model.fn(night, load_training_data.fn(night, RECIPE), model, seed, RECIPE, **options)
+    return train_model.fn(night, load_training_data.fn(night, recipe), model, seed, recipe, **options)
 
 
 def tables(desk, where: str = "true") -> dict:
@@ -159,11 +161,12 @@ def test_a_fit_that_fails_stops_the_others_and_writes_nothing_of_its_own(desk, m
             raise OSError("no space left")
         return fit(*arguments)
 
-    fit = train_module.fit_fold
+    fit, patient = train_module.fit_fold, replace(RECIPE, train={**RECIPE.train, "epochs": 400, "patience": 400})
     monkeypatch.setattr(train_module, "fit_fold", failing)
     with pytest.raises(OSError, match="no space left"):
-        train(desk)
+        train(desk, recipe=patient, workers=2)
     assert all(rows.num_rows == 0 for rows in tables(desk).values())
+    assert not list(desk.warehouse.artifacts.glob("*.safetensors"))
 
 
 def test_a_lost_or_damaged_model_file_is_made_again_and_no_row_changes(trained) -> None:

@@ -34,6 +34,7 @@ def test_the_contract_is_all_there(warehouse):
 
 @pytest.mark.parametrize("view", sorted(CONTRACT - {"universes", "universe_members"}))
 def test_every_row_says_where_it_comes_from_and_which_night_wrote_it(warehouse, view):
+    """TRAP-14: simulated rows can always be told from recorded and live ones."""
     with warehouse.read() as con:
         columns = {name for name, *_ in con.execute(f"FROM {view} LIMIT 0").description}
     assert {"source", "universe", "run_id"} <= columns

@@ -32,6 +32,11 @@ def test_gaussian_volatility_loss_is_least_at_the_root_mean_square() -> None:
     assert at[1] < at[0] and at[1] < at[2]
 
 
+def test_a_wild_volatility_weighs_no_more_than_its_bound() -> None:
+    calm, wild = (volatility_loss(torch.zeros(1), torch.tensor([bound])) for bound in (3.0, 30.0))
+    assert float(wild) == float(calm)
+
+
 def test_class_loss_leaves_unknown_classes_out() -> None:
     logits, target = torch.zeros(3, 5), torch.tensor([1, -1, 4])
     logits[0, 1] = math.log(4)
