@@ -93,7 +93,8 @@ def night_of(step: StepParameters) -> NightReport:
             logger.exception("%s %s: a fault of the program", step.as_of, step.universe)
             message = f"{type(error).__name__}: {error} (a fault of the program: the log has its traceback)"
         logger.error("%s %s: %s: %s", step.as_of, step.universe, state, message)
-        if (night_row(night) or {}).get("published_at") is None:
+        begun = night_row(night)
+        if begun is not None and begun["published_at"] is None:
             write_night(night, state=state, message=message)
     row = night_row(night) or {}
     return NightReport(step.as_of, step.source, step.universe, state, message, row.get("champion"), step_seconds(night))
