@@ -27,7 +27,7 @@ class NightParameters(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     as_of: Annotated[
-        date | None, Field(description="the night, a UTC date; empty: the latest day whose bars have all closed")
+        date | None, Field(description="the night, a UTC date; empty: the latest day that is over (simulated: a fixed day)")
     ] = None
     source: Annotated[Source, SOURCE] = "simulated"
     tape: Annotated[Path | None, TAPE] = None

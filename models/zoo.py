@@ -6,10 +6,12 @@ Forecast; a rule is a function of the bars that gives weights. Registering one i
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import nn
 
 from models.nets import baselines, sequence
@@ -43,6 +45,7 @@ class Rule:
 
 
 Entry = Network | Rule
+_DRAWING = threading.Lock()
 
 ENTRIES: dict[str, Entry] = {
     "s4d": Network(sequence.s4d, "diagonal state-space model with a learned step size"),
@@ -79,9 +82,12 @@ def rule(name: str) -> Rule:
     return found
 
 
-def build(spec: Spec, n_features: int, n_horizons: int) -> nn.Module:
-    """A fresh network, its weights drawn from torch's generator.
+def build(spec: Spec, n_features: int, n_horizons: int, seed: int = 0) -> nn.Module:
+    """A fresh network whose weights follow from ``seed``; torch's generator is left as it was, also between threads.
 
     Raises UnknownModelError, and TypeError for an option that its builder does not have.
     """
-    return network(spec.model).build(spec, n_features, n_horizons, **spec.options)
+    entry = network(spec.model)
+    with _DRAWING, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return entry.build(spec, n_features, n_horizons, **spec.options)

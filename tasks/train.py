@@ -26,7 +26,7 @@ from models.scoring.folds import Fold, walk_forward
 from models.sessions import bar_after
 from models.training.allocator import tune_allocator
 from models.training.artifact import Outcome, file_hash, read_header
-from models.training.errors import ArtifactError, EmptyFoldError
+from models.training.errors import ArtifactError, FitError
 from models.training.fit import Predictions, TrainConfig, fit_fold, fits_at_once, fold_key, predict_fold
 from models.zoo import Spec
 from tasks.errors import NoFoldsError
@@ -69,7 +69,7 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class TrialReport:
-    """One model and seed: folds in all, fitted now, left out for want of data, and prediction rows written."""
+    """One model and seed: folds in all, fitted now, left out because they cannot be, and prediction rows written."""
 
     model: str
     seed: int
@@ -141,7 +141,7 @@ def train_model(
                 on_progress(k, len(due), f"{model}, fold {k + 1} of {len(due)}")
             try:
                 fold = future.result()
-            except EmptyFoldError as error:
+            except FitError as error:
                 logger.warning("%s, %s: left out: %s", night.universe.name, model, error)
                 skipped += 1
             else:

@@ -1,7 +1,9 @@
 """The training room's error tree.
 
 TrainingError
-├── EmptyFoldError              a fold whose slice leaves nothing to learn from or to stop by
+├── FitError                    a fold that has no network
+│   ├── EmptyFoldError          its slice leaves nothing to learn from or to stop by
+│   └── DivergedFitError        no epoch came to a finite loss
 └── ArtifactError               a model file that cannot be used
     ├── MissingArtifactError    no such file
     ├── DamagedArtifactError    not the file that was written
@@ -13,8 +15,16 @@ class TrainingError(Exception):
     """A fit or a prediction that could not be made."""
 
 
-class EmptyFoldError(TrainingError):
+class FitError(TrainingError):
+    """A fold cannot be fitted."""
+
+
+class EmptyFoldError(FitError):
     """The fold's training slice holds no usable row, or none is left to validate on."""
+
+
+class DivergedFitError(FitError):
+    """The loss was not finite in any epoch."""
 
 
 class ArtifactError(TrainingError):

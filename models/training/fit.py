@@ -8,8 +8,8 @@ ones, windows of a fixed shape, a seed per epoch, one thread.
 from __future__ import annotations
 
 import logging
+import math
 import os
-import threading
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from models.scoring.folds import Fold
 from models.training.artifact import Header, Outcome, load_artifact, save_artifact
 from models.training.config import TrainConfig
 from models.training.data import FoldData, Inputs, known_sigma
-from models.training.errors import ForeignArtifactError
+from models.training.errors import DivergedFitError, ForeignArtifactError
 from models.training.keys import code_version, data_hash, fold_key, graph_of, in_force
 from models.training.module import BestEpoch, FoldModule, OnEpoch
 from models.zoo import Spec, build
@@ -35,7 +35,6 @@ from models.zoo import Spec, build
 __all__ = ["FittedFold", "Predictions", "TrainConfig", "fit_fold", "fits_at_once", "fold_key", "predict_fold"]
 logger = logging.getLogger(__name__)
 
-_BUILDING = threading.Lock()
 SEGMENT_BARS = 512  # forecast in one forward pass
 SEGMENT_PAIRS = 1 << 24  # bound on bars · assets² of a pass: what graph attention holds at once
 
@@ -77,16 +76,21 @@ def fit_fold(
     """The fold's network, fitted and written to ``artifact``.
 
     With ``checkpoint`` every epoch is kept there, a fit that finds one goes on from it, and it is gone at the end.
-    ``on_epoch(epoch, validation_loss)`` is called after each. Raises EmptyFoldError.
+    ``on_epoch(epoch, validation_loss)`` is called after each. Raises EmptyFoldError, DivergedFitError.
     """
     _settle_process()
     graph = graph_of(spec, snapshots)
     if graph is not None:
         graph = in_force(graph, features.ts[0], features.ts[fold.train[-1]])
     data = FoldData(config, features, labels, graph, fold)
-    network = _fresh_network(spec, config.seed, len(features.columns), len(labels.horizons))
+    network = build(spec, len(features.columns), len(labels.horizons), config.seed)
     best = BestEpoch(config.patience, checkpoint, on_epoch)
     _run(FoldModule(network, config), data, best)
+    if not math.isfinite(best.loss):
+        raise DivergedFitError(
+            f"fold {fold.index}: the {spec.model} network's loss is {best.loss} after {best.epochs} epochs; lower lr, or "
+            "look for wild feature values"
+        )
     parameters = sum(p.numel() for p in network.parameters())
     outcome = Outcome(
         best.epochs,
@@ -169,13 +173,6 @@ def _readable(checkpoint: Path) -> bool:
     return True
 
 
-def _fresh_network(spec: Spec, seed: int, n_features: int, n_horizons: int) -> torch.nn.Module:
-    """A network whose first weights follow from ``seed``; the process's generator is left as it was."""
-    with _BUILDING, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return build(spec, n_features, n_horizons)
-
-
 def _settle_process() -> None:
     """Sets what torch and Lightning keep per process; the same every time, so fits may run side by side in threads.
 
@@ -183,6 +180,7 @@ def _settle_process() -> None:
     let the last digits depend on how many cores there are. Cores are for fits.
     """
     torch.set_num_threads(1)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses the next line's promise
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # every buffer is written
     for name in ("lightning.pytorch", "lightning.fabric"):

@@ -86,7 +86,7 @@ class BestEpoch(lightning.Callback):
         assert isinstance(pl_module, FoldModule)
         loss, epoch = pl_module.validation_loss, trainer.current_epoch
         self.epochs = epoch + 1
-        if loss < self.loss or not self.weights:
+        if loss < self.loss or not math.isfinite(self.loss):
             self.loss, self.epoch = loss, epoch
             self.weights = {k: v.detach().cpu().clone() for k, v in pl_module.network.state_dict().items()}
         trainer.should_stop = self._done

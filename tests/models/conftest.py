@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from models.features.indicators import BAR_COLUMNS
 from models.features.labels import Labels
@@ -148,6 +149,12 @@ class Market:
             "snapshots": self.snapshots,
             "fold": self.folds[fold],
         }
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """Tensors of tests are small: a second thread only waits for the first."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -48,6 +48,13 @@ def test_options_reach_the_builder_and_a_wrong_one_is_refused(registered: None) 
         build(Spec("tiny", options={"bent": 2.0}), 3, 2)
 
 
+def test_first_weights_follow_from_the_seed_and_nothing_else_is_drawn() -> None:
+    before = torch.get_rng_state()
+    one, same, other = (build(Spec("s4d"), 3, 2, seed).state_dict()["heads.linear.weight"] for seed in (1, 1, 2))
+    assert torch.equal(one, same) and not torch.equal(one, other)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_the_issue_s_entries_are_there() -> None:
     kinds = {name: type(entry) for name, entry in ENTRIES.items()}
     assert {"s4d", "mamba", "lstm", "ssm_gnn"} <= {name for name, kind in kinds.items() if kind is Network}

@@ -26,8 +26,8 @@ every_network = pytest.mark.parametrize("name", NETWORKS)
 
 def network_of(name: str, dropout: float = 0.0, seed: int = 0) -> nn.Module:
     """A small network in evaluation mode whose heads say something."""
+    network = build(Spec(name, d_model=8, n_layers=2, d_state=4, dropout=dropout), F, H, seed)
     torch.manual_seed(seed)
-    network = build(Spec(name, d_model=8, n_layers=2, d_state=4, dropout=dropout), F, H)
     for parameter in network.heads.parameters():
         nn.init.normal_(parameter)
     return network.eval()
@@ -185,9 +185,8 @@ def test_overfits_eight_rows(name: str) -> None:
 
 @every_network
 def test_saved_and_loaded_gives_the_same_output(name: str, tmp_path: Path) -> None:
-    torch.manual_seed(3)
     spec = Spec(name, d_model=8, d_state=4)
-    network = build(spec, F, H).eval()
+    network = build(spec, F, H, seed=3).eval()
     scaler = Scaler(("a", "b", "c"), (0.0,) * F, (1.0,) * F)
     header = Header(spec, TrainConfig(), scaler, (1, 5), 60_000_000, Outcome(1, 0.5, 10, 5, 1, "d", "c"))
     save_artifact(tmp_path / "m.safetensors", header, network.state_dict())

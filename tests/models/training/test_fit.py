@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ import torch
 from models.training import fit as fit_module
 from models.training.artifact import load_artifact, read_header
 from models.training.data import FoldData
-from models.training.errors import ForeignArtifactError
+from models.training.errors import DivergedFitError, ForeignArtifactError
 from models.training.fit import FittedFold, fit_fold, predict_fold
 from models.training.losses import forecast_loss
 from models.zoo import ENTRIES, Network
@@ -137,6 +138,18 @@ def test_killed_after_early_stopping_decided_it_does_not_go_on(market, tmp_path:
     assert fit_fold(**again).sha256 == undisturbed.sha256
 
 
+def test_a_fit_whose_loss_is_never_finite_is_refused_and_one_bad_epoch_is_not_kept(
+    market, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([math.nan, 2.0, math.nan])
+    on_end = "models.training.module.FoldModule.on_validation_epoch_end"
+    monkeypatch.setattr(on_end, lambda module: setattr(module, "validation_loss", next(losses, math.nan)))
+    assert fit_fold(**market.arguments(), artifact=tmp_path / "a.safetensors").outcome.validation_loss == 2.0
+    with pytest.raises(DivergedFitError, match="fold 0: the s4d network's loss is nan after 3 epochs; lower lr"):
+        fit_fold(**market.arguments(), artifact=tmp_path / "b.safetensors")
+    assert not (tmp_path / "b.safetensors").exists()
+
+
 def test_a_damaged_checkpoint_is_reported_and_fitted_anew(
     market, tmp_path: Path, fitted: FittedFold, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -183,12 +196,19 @@ def test_fit_and_forecasts_are_bit_for_bit_those_of_a_panel_that_ends_there(mark
 
 
 def test_two_fits_side_by_side_are_the_two_fits_alone(market, tmp_path: Path) -> None:
-    def run(name: str, model: str) -> str:
-        return fit_fold(**market.arguments(model), artifact=tmp_path / name).sha256
+    """While other threads load model files, which builds networks too."""
 
-    alone = [run("a", "s4d"), run("b", "mamba")]
-    with ThreadPoolExecutor(2) as pool:
-        assert list(pool.map(run, ("c", "d"), ("s4d", "mamba"))) == alone
+    def run(name: str, model: str) -> str:
+        artifact = tmp_path / name
+        sha256 = fit_fold(**market.arguments(model), artifact=artifact).sha256
+        predict_fold(artifact, market.features, market.snapshots, market.folds[0])
+        return sha256
+
+    names = [name for name in NETWORKS for _ in range(3)]
+    alone = {name: run(name, name) for name in NETWORKS}
+    with ThreadPoolExecutor(4) as pool:
+        beside = pool.map(run, map(str, range(len(names))), names)
+        assert list(beside) == [alone[name] for name in names]
 
 
 def test_a_fit_says_nothing_and_leaves_nothing_behind(
