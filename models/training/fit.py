@@ -88,8 +88,8 @@ def fit_fold(
     _run(FoldModule(network, config), data, best)
     if not math.isfinite(best.loss):
         raise DivergedFitError(
-            f"fold {fold.index}: the {spec.model} network's loss is {best.loss} after {best.epochs} epochs; lower lr, or "
-            "look for wild feature values"
+            f"fold {fold.index}: the {spec.model} network's loss is {best.loss} after {best.epochs} epochs; lower "
+            "lr, or look for wild feature values"
         )
     parameters = sum(p.numel() for p in network.parameters())
     outcome = Outcome(
