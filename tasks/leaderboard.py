@@ -61,6 +61,13 @@ class Run:
 def leaderboard(night: Night, runs: Sequence[Run], risk_free: float) -> list[Row]:
     """One row per run, the best Sharpe first and those without one last."""
     rows = [_score(night, run, risk_free) for run in runs]
+    covered = min((run.coverage for run in runs if run.coverage < 1), default=1)
+    if covered < 1:
+        logger.warning(
+            "%s is scored with %.0f%% of its funding settlements; the others are not on record and not charged",
+            night.universe.name,
+            100 * covered,
+        )
     held = next((row["annual_return"] for row in rows if row["model"] == BENCHMARK_RULE), math.nan)
     rows.sort(key=lambda row: (math.inf if math.isnan(row["sharpe"]) else -row["sharpe"], row["model"]))
     for rank, row in enumerate(rows, start=1):
@@ -72,13 +79,6 @@ def _score(night: Night, run: Run, risk_free: float) -> Row:
     """The leaderboard's figures of one run; the first session, which ends with the first decision, is not measured."""
     periods, sessions = SESSIONS_PER_YEAR[night.universe.calendar], run.sessions
     days = run.ts.astype("datetime64[D]").tolist()
-    if run.coverage < 1:
-        logger.warning(
-            "%s: %s is scored with %.0f%% of its funding settlements; the rest is not on record and not charged",
-            night.universe.name,
-            run.contender.model,
-            100 * run.coverage,
-        )
     return {
         "model": run.contender.model,
         "kind": run.contender.kind,

@@ -240,7 +240,7 @@ def test_funding_that_is_not_on_record_is_never_silently_zero(desk, forecast: Ca
     # decided at the end of 8 June: 36 settlements are due from the first hour of 9 June to the end of 20 June
     assert rows["buy_and_hold"] == pytest.approx(33 / 36)
     assert rows["net"] == pytest.approx(33 / 72)
-    assert "net is scored with 46% of its funding settlements" in caplog.text
+    assert "perpetuals is scored with 46% of its funding settlements" in caplog.text
 
 
 def test_perpetuals_decide_at_the_end_of_the_utc_day_and_longs_pay_funding(desk, forecast: Callable) -> None:
