@@ -16,5 +16,5 @@ def audit(step: StepParameters) -> AuditReport:
     """What past bars get without the bars after them: features, edges, forecasts. A difference stops the night."""
     night, profile = step.open(), step.settings().profile(step.universe)
     rule = CorrelationRule(**profile.graph.model_dump())
-    with step_run(night, "audit"):
+    with step_run(night, "audit", step.of_night()):
         return audit_leaks(night, contenders_of(night, step), rule, profile.class_horizon_bars, profile.folds.test_bars)

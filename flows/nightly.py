@@ -22,13 +22,15 @@ from models import zoo
 from models.features.indicators import FeatureError
 from models.graphs.snapshot import GraphError
 from models.training.errors import TrainingError
-from tasks.errors import NightBlockedError, TaskError
+from tasks.errors import LeakFoundError, NightBlockedError, TaskError
+from tasks.ingest import check_market
 from tasks.ledger import begin_night, night_row, step_seconds, write_night
 from tasks.publish import complete_copy
 from warehouse.errors import WarehouseError
 from warehouse.universes import load_universe
 
 logger = logging.getLogger(__name__)
+BLOCKING = (NightBlockedError, LeakFoundError)
 FORESEEN = (TaskError, WarehouseError, TrainingError, FeatureError, GraphError)
 
 
@@ -78,17 +80,19 @@ def nightly(night: NightParameters = NightParameters()) -> list[NightReport]:  #
 
 def night_of(step: StepParameters) -> NightReport:
     """One universe through all seven steps. A night published before with the same settings is left as it is."""
-    night, settings = step.open(), step.settings()
+    night = step.open()
     state, message = "published", "was published before: nothing to do"
     try:
-        if begin_night(night, settings.of_night(step.universe)):
+        if night_row(night) is None:
+            check_market(night)
+        if begin_night(night, step.of_night()):
             for run in (ingest, validate, graphs, train, backtest, audit, publish):
                 run(step)
             message = f"published to {night.warehouse.published}"
         else:
             complete_copy(night)
     except Exception as error:  # whatever it was, it must not stop the other universes
-        state, message = "blocked" if isinstance(error, NightBlockedError) else "failed", str(error)
+        state, message = "blocked" if isinstance(error, BLOCKING) else "failed", str(error)
         if not isinstance(error, FORESEEN):
             logger.exception("%s %s: a fault of the program", step.as_of, step.universe)
             message = f"{type(error).__name__}: {error} (a fault of the program: the log has its traceback)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -27,7 +27,8 @@ class NightParameters(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     as_of: Annotated[
-        date | None, Field(description="the night, a UTC date; empty: the latest day that is over (simulated: a fixed day)")
+        date | None,
+        Field(description="the night, a UTC date; empty: the latest day that is over (simulated: a fixed day)"),
     ] = None
     source: Annotated[Source, SOURCE] = "simulated"
     tape: Annotated[Path | None, TAPE] = None
@@ -65,6 +66,10 @@ class StepParameters(BaseModel):
     def settings(self) -> Settings:
         """The settings with these parameters on top."""
         return load_settings(warehouse_url=self.warehouse, models=self.models, seeds=self.seeds)
+
+    def of_night(self) -> dict[str, Any]:
+        """What decides the numbers of this night; stored with it."""
+        return self.settings().of_night(self.universe)
 
     def open(self) -> Night:
         """The night these parameters name, its warehouse migrated."""

@@ -38,7 +38,7 @@ class LimitSettings(Frozen):
     max_position: Share
     max_correlated_exposure: Share
     correlation_threshold: Share
-    min_confidence: Annotated[float, Field(ge=0, le=1)]
+    min_confidence: Share
     drawdown_trigger: Share
     cooldown_sessions: Bars
     max_leverage: Annotated[float, Field(gt=0)]
@@ -57,7 +57,7 @@ class GraphSettings(Frozen):
     """Rolling correlation graph."""
 
     window_bars: Annotated[int, Field(ge=3)]
-    min_correlation: Annotated[float, Field(ge=0, le=1)]
+    min_correlation: Share
     top_k: Bars
     every_bars: Bars
 
@@ -69,6 +69,12 @@ class TrainSettings(Frozen):
     chunk_bars: Annotated[int, Field(ge=8)]
     burn_in_bars: Annotated[int, Field(ge=0)]
     context_bars: Bars
+
+    @model_validator(mode="after")
+    def _chunks_outlast_their_burn_in(self) -> TrainSettings:
+        if self.burn_in_bars >= self.chunk_bars:
+            raise ValueError(f"burn_in_bars {self.burn_in_bars} must be below chunk_bars {self.chunk_bars}")
+        return self
 
 
 class Profile(Frozen):

@@ -19,7 +19,7 @@ def train(step: StepParameters) -> list[TrialReport]:
     """Fits what is not fitted yet and forecasts the bars that have no forecast; a cached fold costs a look."""
     night, settings = step.open(), step.settings()
     recipe = recipe_of(settings.profile(step.universe))
-    with step_run(night, "train"):
+    with step_run(night, "train", step.of_night()):
         models = [c.model for c in networks(contenders(night, settings.models, settings.seeds, recipe))]
         data = load_training_data(night, recipe)
         return [

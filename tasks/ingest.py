@@ -84,6 +84,18 @@ def ingest_bars(
     )
 
 
+def check_market(night: Night) -> None:
+    """Raises what makes a night impossible (its date, tape or network), before anything is written for it."""
+    _refuse_before_history(night.universe, night.as_of)
+    with open_market(night.source, night.as_of, night.tape, providers=(night.universe.provider,), clock=night.clock):
+        logger.debug("the market of %s can be asked for %s", night.universe.name, night.as_of)
+
+
+def _refuse_before_history(universe: Universe, night: date) -> None:
+    if night < universe.history_start:
+        raise NightOutOfRangeError(f"{universe.name} begins on {universe.history_start}: it has no night {night}")
+
+
 def ingest_universe(
     warehouse: Warehouse,
     universe: Universe,
@@ -103,9 +115,8 @@ def ingest_universe(
     A failing symbol is recorded and skipped. TooManyBadSymbolsError when more than ``max_bad_fraction`` of the symbols
     failed, MarketDownError when all of those were outages; an error that concerns every symbol is raised as it is.
     """
-    if night < universe.history_start:
-        raise NightOutOfRangeError(f"{universe.name} begins on {universe.history_start}: it has no night {night}")
-    done = {row["symbol"] for row in _fetches(warehouse, run_id) if row["status"] == OK}
+    _refuse_before_history(universe, night)
+    done = {row["symbol"] for row in _fetches(warehouse, run_id) if _is_done(row, clock)}
     if done.issuperset(universe.fetched):  # a night that has its data needs no market, nor a network, to go on
         return _report(warehouse, run_id)
     with open_market(source, night, tape, providers=(universe.provider,), clock=clock) as market:
@@ -209,6 +220,11 @@ class Writer:
         rows = changed.drop_columns(["restated"]) if name == "bars" else changed
         append(con, f"raw.{name}", rows, provider=self._universe.provider, **self._stamps)
         return changed
+
+
+def _is_done(fetch: dict[str, Any], clock: datetime | None) -> bool:
+    """True for a symbol fetched at this very clock: a live night run again later asks for what has closed since."""
+    return fetch["status"] == OK and clock in (None, fetch["fetched_at"])
 
 
 def _ledger_row(pulled: Pull, written: dict[str, pa.Table | None]) -> dict[str, object]:

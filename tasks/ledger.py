@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from tasks.night import Night
 from warehouse.errors import PublishedNightError
-from warehouse.tables import append, replace_slice
+from warehouse.tables import append, read_query, replace_slice
 
 logger = logging.getLogger(__name__)
 Row = dict[str, Any]
@@ -57,17 +57,22 @@ def write_night(night: Night, **changes: object) -> None:
 
 
 @contextmanager
-def step_run(night: Night, step: str) -> Iterator[None]:
-    """Records one step in ``step_runs``: running, then done or failed, with its wall time."""
+def step_run(night: Night, step: str, settings: Row) -> Iterator[None]:
+    """Records one step in ``step_runs``: running, then done or failed, with its wall time. It begins its night.
+
+    Raises PublishedNightError when that is published: no step alters it.
+    """
+    if not begin_night(night, settings):
+        raise PublishedNightError(
+            f"the {night.source} night {night.as_of} of {night.universe.name} is published: {step} would alter it. "
+            "Give --warehouse another file to compute it anew"
+        )
     started, clock = datetime.now(UTC), time.perf_counter()
     keys: dict[str, object] = {"night": night.as_of, **night.slice, "run_id": night.run_id, "step": step}
 
     def record(state: str, **columns: object) -> None:
         with night.warehouse.write(f"step {step}: {state}") as con:
-            con.execute(
-                "DELETE FROM store.step_runs WHERE run_id = $run_id AND step = $step AND started_at = $started",
-                {"run_id": night.run_id, "step": step, "started": started},
-            )
+            read_query(con, "delete_step_run", run_id=night.run_id, step=step, started_at=started)
             append(
                 con,
                 "store.step_runs",

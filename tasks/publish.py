@@ -11,8 +11,11 @@ import pyarrow as pa
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from tasks.errors import NightBlockedError
+from tasks.forecasts import aware
 from tasks.ledger import write_night
 from tasks.night import Night
+from tasks.panels import bar_grid
 from warehouse.publish import publish_copy, read_published
 from warehouse.tables import read_query
 
@@ -33,10 +36,27 @@ class Published:
 
 @task(name="mark_published", cache_policy=NO_CACHE, persist_result=False)
 def mark_published(night: Night, champion: str, for_session: date) -> None:
-    """Sets ``published_at`` to the night's clock: from here on its rows are never altered."""
+    """Sets ``published_at`` to the night's clock: from here on its rows are never altered.
+
+    Raises NightBlockedError unless the night was validated and audited, and nothing of that stands against it.
+    """
+    keys = {"night": night.as_of, **night.slice}
+    stand = night.warehouse.query("publish_gate", **keys).to_pylist()[0]
+    if not stand["validated"] or not stand["audited"] or stand["blocking"] or stand["leaks"]:
+        raise NightBlockedError(
+            f"the {night.source} night {night.as_of} of {night.universe.name} is not fit to publish: "
+            f"{stand['validated']} checks ({stand['blocking']} blocking), {stand['audited']} audit rows "
+            f"({stand['leaks']} leaks). Run validate and audit, and see the views checks and leak_audit"
+        )
     message = f"published; champion {champion}"
     write_night(
-        night, state="published", champion=champion, for_session=for_session, published_at=night.clock, message=message
+        night,
+        state="published",
+        champion=champion,
+        for_session=for_session,
+        last_ts=aware(bar_grid(night)[0][-1]),
+        published_at=night.clock,
+        message=message,
     )
 
 

@@ -58,13 +58,13 @@ class Recipe:
 
 @dataclass(frozen=True, eq=False)
 class TrainingData:
-    """What a universe's networks learn from, and ``changed``: the first bar whose features are not published yet."""
+    """What a universe's networks learn from, and ``changed`` (k,): the bars with features not published yet."""
 
     features: Panel
     labels: Labels
     snapshots: list[Snapshot]
     folds: list[Fold]
-    changed: np.datetime64
+    changed: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -108,8 +108,7 @@ def load_training_data(night: Night, recipe: Recipe) -> TrainingData:
             f"{night.universe.name} has {len(features)} bars up to {night.as_of}; its first test window starts after "
             f"{need}; choose a later night, or shorter windows in the profile's folds"
         )
-    unpublished = night.warehouse.query("first_unpublished_feature", **night.slice)["ts"]
-    changed = instants(unpublished)[0] if unpublished.null_count == 0 else features.ts[-1] + 1
+    changed = instants(night.warehouse.query("unpublished_features", **night.slice)["ts"])
     snapshots = load_snapshots(night, correlation.GRAPH)
     return TrainingData(features, labels, snapshots, folds, changed)
 
@@ -238,9 +237,9 @@ def _first_due(trial: Trial, fold: Fold, stored: dict[str, Any]) -> int:
     if stored["last_prediction"] is not None:
         last = np.datetime64(stored["last_prediction"].replace(tzinfo=None), "us")
         after_last = int(np.searchsorted(ts, last, side="right"))
-    changed = int(np.searchsorted(ts, trial.data.changed))
-    if changed >= fold.test_start - trial.config.context_bars:
-        after_last = min(after_last, changed)
+    read = trial.data.changed >= ts[max(0, fold.test_start - trial.config.context_bars)]
+    if read.any():
+        after_last = min(after_last, int(np.searchsorted(ts, trial.data.changed[read][0])))
     return max(fold.test_start, after_last)
 
 

@@ -24,7 +24,6 @@ TABLES = ("bars", "corporate_actions", "funding_rates")
 PRICES = ("open", "high", "low", "close")
 
 MAX_FUNDING_RATE = 0.04  # twice the ±2 % that bound Bybit's widest contracts; the recorded extreme is 0.68 %
-MAX_SPLIT_RATIO = 1000.0
 MIN_SHARE_ON_LAST_BAR = 0.5  # a delisted symbol or two is no reason to stop; half the universe missing is
 LARGEST = float(np.finfo(np.float64).max)  # as an upper bound it refuses infinity
 

@@ -9,10 +9,29 @@ from pathlib import Path
 import duckdb
 import pytest
 
-RELATIONS = (
-    "bars corporate_actions funding_rates universe_members features graph_snapshots graph_edges trials folds predictions "
-    "backtests equity_curves positions metrics leaderboard model_registry signals signals_next_day checks leak_audit nights"
-).split()
+RELATIONS = [
+    "bars",
+    "corporate_actions",
+    "funding_rates",
+    "universe_members",
+    "features",
+    "graph_snapshots",
+    "graph_edges",
+    "trials",
+    "folds",
+    "predictions",
+    "backtests",
+    "equity_curves",
+    "positions",
+    "metrics",
+    "leaderboard",
+    "model_registry",
+    "signals",
+    "signals_next_day",
+    "checks",
+    "leak_audit",
+    "nights",
+]
 
 
 @pytest.fixture(scope="module")

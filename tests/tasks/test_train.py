@@ -18,6 +18,7 @@ from models.zoo import UnknownModelError
 from tasks import train as train_module
 from tasks.errors import NoFoldsError
 from tasks.graphs import build_graphs, write_features
+from tasks.ledger import write_night
 from tasks.train import Recipe, TrialReport, contenders, load_training_data, train_model, trial_id
 
 FRIDAY, MONDAY = date(2024, 6, 28), date(2024, 7, 1)
@@ -54,9 +55,12 @@ def same(one: dict, other: dict) -> bool:
 
 @pytest.fixture(scope="module")
 def trained_folder(open_desk: Callable, desk_file: Path, tmp_path_factory) -> Path:
-    """A folder with the warehouse of 28 June and one trained network."""
+    """A folder with the warehouse of 28 June, one trained network, and that night published."""
     folder = tmp_path_factory.mktemp("trained")
-    train(open_desk(shutil.copy(desk_file, folder)))
+    desk = open_desk(shutil.copy(desk_file, folder))
+    train(desk)
+    night = desk.night(FRIDAY)
+    write_night(night, state="published", settings="{}", settings_hash="", published_at=night.clock)
     return folder
 
 
@@ -289,3 +293,21 @@ def test_forecasts_use_nothing_after_their_bar(trained) -> None:
     assert after.equals(before)
     moved = trained.contents("store.predictions WHERE ts >= '2024-06-20'", "expected_return")
     assert np.isfinite(moved["expected_return"].to_numpy()).all()
+
+
+def test_a_restated_bar_is_forecast_again_even_after_a_night_that_was_given_up(trained) -> None:
+    """Rows of a night that was never published stay unpublished for ever; they must not hide what changes later."""
+    mark = (
+        "UPDATE store.features SET run_id = 'given up', return_1 = return_1 + {} "
+        "WHERE symbol = 'AAA' AND ts::DATE = '{}'"
+    )
+    since = "SELECT ts, symbol, horizon_bars, expected_return FROM predictions WHERE ts >= '2024-06-26' ORDER BY ALL"
+    before = trained.rows(since)
+    trained.execute(mark.format(0, "2024-02-01"))
+    trained.execute(mark.format(0.05, "2024-06-26"))
+    night = trained.night(FRIDAY)
+    report = train_model.fn(night, load_training_data.fn(night, RECIPE), "s4d", 0, RECIPE)
+    after = trained.rows(since)
+    assert report.fitted == 0
+    assert len(after) == len(before)
+    assert all(new != old for new, old in zip(after, before, strict=True) if old[1] == "AAA")

@@ -4,7 +4,8 @@ SELECT
     status,
     error,
     bars,
-    restated
+    restated,
+    fetched_at
 FROM raw.fetches
 WHERE run_id = $run_id
 ORDER BY symbol;

@@ -1,0 +1,84 @@
+"""Night rows: begun once, never altered after publishing, and published only when validated and audited."""
+
+from __future__ import annotations
+
+from datetime import date
+
+import pytest
+
+from tasks.errors import NightBlockedError
+from tasks.ledger import begin_night, night_row, step_run, step_seconds
+from tasks.publish import mark_published
+
+AS_OF, SETTINGS = date(2024, 6, 20), {"models": ["s4d"]}
+
+
+def stand(desk, policy: str = "block", passed: bool = True, leak: bool = False) -> None:
+    """One verdict and one audit row of the night, written as the steps write them."""
+    night = desk.night(AS_OF)
+    keys = {"night": night.as_of, "source": night.source, "universe": night.universe.name, "run": night.run_id}
+    desk.execute(
+        "INSERT INTO store.checks VALUES "
+        "($source, $universe, $night, 'bars', 'null', $policy, $passed, 1, 0, '[]', '', $run)",
+        **keys,
+        policy=policy,
+        passed=passed,
+    )
+    desk.execute(
+        "INSERT INTO store.leak_audit VALUES "
+        "($source, $universe, $night, 'features', TIMESTAMPTZ '2024-06-01', 1, 0, 0, $ok, '', $run)",
+        **keys,
+        ok=not leak,
+    )
+
+
+def test_a_night_that_was_validated_and_audited_is_published_and_closed_to_every_step(desk) -> None:
+    night = desk.night(AS_OF)
+    assert begin_night(night, SETTINGS)
+    stand(desk)
+    mark_published.fn(night, "s4d", date(2024, 6, 21))
+    row = night_row(night)
+    assert (row["state"], row["champion"], row["published_at"]) == ("published", "s4d", night.clock)
+    assert row["last_ts"].date() == AS_OF
+    assert not begin_night(night, SETTINGS)
+    with pytest.raises(Exception, match=r"published with other settings .*different: models"):
+        begin_night(night, {"models": ["lstm"]})
+    with pytest.raises(Exception, match="backtest would alter it"), step_run(night, "backtest", SETTINGS):
+        pytest.fail("the step ran")
+    assert night_row(night) == row
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ({"passed": False}, r"1 checks \(1 blocking\)"),
+        ({"leak": True}, r"1 audit rows \(1 leaks\)"),
+        (None, r"0 checks .* 0 audit rows"),
+    ],
+)
+def test_a_night_with_something_against_it_is_not_published(desk, fault: dict | None, said: str) -> None:
+    night = desk.night(AS_OF)
+    begin_night(night, SETTINGS)
+    if fault is not None:
+        stand(desk, **fault)
+    with pytest.raises(NightBlockedError, match=said):
+        mark_published.fn(night, "s4d", date(2024, 6, 21))
+    assert night_row(night)["published_at"] is None
+
+
+def test_a_failed_flag_does_not_keep_a_night_back(desk) -> None:
+    begin_night(desk.night(AS_OF), SETTINGS)
+    stand(desk, policy="flag", passed=False)
+    mark_published.fn(desk.night(AS_OF), "s4d", date(2024, 6, 21))
+    assert night_row(desk.night(AS_OF))["published_at"] is not None
+
+
+def test_a_step_begins_its_night_and_its_run_is_recorded_also_when_it_fails(desk) -> None:
+    night = desk.night(AS_OF)
+    with step_run(night, "graphs", SETTINGS):
+        assert night_row(night)["state"] == "running"
+    with pytest.raises(ZeroDivisionError), step_run(night, "train", SETTINGS):
+        raise ZeroDivisionError("by zero")
+    runs = desk.rows("SELECT step, state, detail FROM store.step_runs ORDER BY started_at")
+    assert runs == [("graphs", "done", None), ("train", "failed", "by zero")]
+    assert list(step_seconds(night)) == ["graphs", "train"]
