@@ -57,12 +57,17 @@ def last_seen(seen: np.ndarray, closes: np.ndarray, decisions: np.ndarray) -> tu
 
 
 def correlation(returns: np.ndarray) -> np.ndarray:
-    """Pearson correlation of returns (w, n) → (n, n), to six decimals; 0 for an asset with a NaN or no movement."""
+    """Pearson correlation of returns (w, n) → (n, n), to six decimals; 0 for an asset without movement.
+
+    An asset with a NaN is taken to move with every other (1): no limit is off because a history is short.
+    """
     centred = returns - returns.mean(axis=0)
     norm = np.sqrt((centred**2).sum(axis=0))
     moves = norm > FLAT * np.sqrt(len(returns))
     unit = np.divide(centred, norm, out=np.zeros_like(centred), where=moves)
-    return np.round(_gram(unit), DECIMALS)
+    rho, unknown = np.round(_gram(unit), DECIMALS), np.isnan(norm)
+    rho[unknown], rho[:, unknown] = 1.0, 1.0
+    return rho
 
 
 @njit(cache=True)

@@ -108,14 +108,14 @@ def test_the_order_of_the_assets_does_not_matter(seed):
     np.testing.assert_allclose(shuffled, straight[order], rtol=1e-12)
 
 
-def test_correlation_equals_numpys_and_is_zero_for_an_asset_with_a_hole_or_no_movement():
+def test_correlation_equals_numpys_is_one_for_an_asset_with_a_hole_and_zero_for_one_without_movement():
     returns = np.random.default_rng(2).normal(size=(60, 4))
     np.testing.assert_allclose(correlation(returns), np.corrcoef(returns.T), atol=1e-6)
     returns[3, 1] = np.nan
     returns[:, 2] = 0.01
     rho = correlation(returns)
-    assert not rho[1].any()
-    assert not rho[:, 2].any()
+    assert (rho[1] == 1).all() and (rho[:, 1] == 1).all()
+    assert not rho[[0, 2, 3], 2].any()
     assert rho[0, 3] == pytest.approx(np.corrcoef(returns[:, 0], returns[:, 3])[0, 1], abs=1e-6)
 
 
@@ -144,13 +144,12 @@ def test_a_decision_sees_nothing_after_it():
     assert (decide(side, confidence, age, prices, limits, first=65) == whole[65:]).all()
 
 
-def test_correlations_count_only_after_a_whole_window():
-    one = 100 * np.exp(np.cumsum(np.random.default_rng(4).normal(0, 0.02, 70)))
-    prices = np.column_stack([one, 2 * one])
+def test_assets_count_as_correlated_until_there_is_a_whole_window():
+    prices = 100 * np.exp(np.cumsum(np.random.default_rng(4).normal(0, 0.02, (70, 2)), axis=0))
     ones = np.ones((70, 2))
     weight = decide(ones, ones, 0 * ones, prices, replace(WIDE, max_correlated_exposure=0.5))
-    np.testing.assert_allclose(weight[59], [0.5, 0.5])
-    np.testing.assert_allclose(weight[60], [0.25, 0.25])
+    np.testing.assert_allclose(weight[59], [0.25, 0.25])
+    np.testing.assert_allclose(weight[60], [0.5, 0.5])
 
 
 def test_a_limit_of_zero_is_refused():
