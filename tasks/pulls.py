@@ -16,7 +16,7 @@ from warehouse.universes import Universe
 
 logger = logging.getLogger(__name__)
 
-PRICES = ("open", "high", "low", "close", "close_adjusted", "volume", "turnover")
+PRICES = ("open", "high", "low", "close", "volume", "turnover")
 SAME = 1e-9  # relative: below it two floats are the same price
 FUNDING_OVERLAP = timedelta(days=2)  # one page of answers either way
 

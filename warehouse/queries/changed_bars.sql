@@ -1,6 +1,6 @@
 -- changed_bars: those of the registered relation `pulled` (symbol, interval, ts, prices) that are new, or differ by more
 -- than 1e-9 of their value from the latest version known at $clock; `restated` tells them apart. One row per row of
--- `pulled`.
+-- `pulled`. The provider's close_adjusted is not compared: each dividend moves all of it, and nothing is computed from it.
 WITH known AS (
     SELECT
         *
@@ -21,14 +21,12 @@ WHERE
     OR (pulled.high IS NULL) <> (known.high IS NULL)
     OR (pulled.low IS NULL) <> (known.low IS NULL)
     OR (pulled.close IS NULL) <> (known.close IS NULL)
-    OR (pulled.close_adjusted IS NULL) <> (known.close_adjusted IS NULL)
     OR (pulled.volume IS NULL) <> (known.volume IS NULL)
     OR (pulled.turnover IS NULL) <> (known.turnover IS NULL)
     OR abs(pulled.open - known.open) > 1e-9 * abs(known.open)
     OR abs(pulled.high - known.high) > 1e-9 * abs(known.high)
     OR abs(pulled.low - known.low) > 1e-9 * abs(known.low)
     OR abs(pulled.close - known.close) > 1e-9 * abs(known.close)
-    OR abs(pulled.close_adjusted - known.close_adjusted) > 1e-9 * abs(known.close_adjusted)
     OR abs(pulled.volume - known.volume) > 1e-9 * abs(known.volume)
     OR abs(pulled.turnover - known.turnover) > 1e-9 * abs(known.turnover)
 ORDER BY pulled.symbol, pulled.ts;
