@@ -159,15 +159,14 @@ def test_a_night_triggered_as_the_ui_does_ends_in_signals_one_can_query(desk):
     assert 7 <= tasks <= 7 * 10  # at most about ten a flow
 
 
-def test_a_night_that_fails_is_a_failed_run_whose_pages_say_why_and_how_far_it_got(desk):
+def test_an_impossible_night_is_a_failed_run_that_says_why_and_begins_nothing(desk):
     run = desk.run_nightly({**RUN, "as_of": "1999-01-01"})
     state = desk.wait(run["id"], ENDED, NIGHT_S)
     assert state["type"] == "FAILED"
     assert "demo_stocks begins on" in state["message"]
+    assert desk.call("/flow_runs/filter", {"flow_runs": {"parent_flow_run_id": {"any_": [run["id"]]}}}) == []
     time.sleep(3)  # lines travel in batches
-    steps = desk.call("/flow_runs/filter", {"flow_runs": {"parent_flow_run_id": {"any_": [run["id"]]}}})
-    pages = {step["id"]: desk.logs(step["id"]) for step in steps}
-    assert any("1999-01-01 simulated demo_stocks: ingest" in page for page in pages.values())
+    assert "demo_stocks begins on" in desk.logs(run["id"])
 
 
 def test_a_second_serve_says_where_the_first_is(desk, nightgraph):
