@@ -1,32 +1,74 @@
-"""HiPPO matrices and the diagonal spectra that S4D starts from.
+"""HiPPO matrices and the diagonal spectra that state-space layers start from.
 
-Papers: HiPPO (Gu et al. 2020, 2008.07669, equation 2: LegS); "On the Parameterization and Initialization of Diagonal
-State Space Models" (Gu et al. 2022, 2206.11893, section 4).
+Papers: HiPPO (Gu et al. 2020, 2008.07669, theorem 2: LegS); S4 (Gu, Goel, Ré 2022, 2111.00396, theorem 1: normal plus
+low rank); "On the Parameterization and Initialization of Diagonal State Space Models" (Gu et al. 2022, 2206.11893,
+section 4: S4D-LegS, S4D-Lin, S4D-Inv).
 
-Glossary: N state size · A (N, N) transition matrix of h' = A h + B x · P (N,) the low-rank part, A = normal − P Pᵀ.
+Glossary: N state size · A (N, N) transition matrix and B (N,) input map of h' = A h + B x · P (N,) the low-rank part,
+A = normal − P Pᵀ · V (N, N) unitary, the normal part's eigenvectors · Λ (N,) its eigenvalues (λ) · P̃ = V* P, B̃ = V* B.
+Spectra hold one eigenvalue of each conjugate pair, (N // 2,) complex.
 """
 
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 
 def legs(n: int) -> np.ndarray:
     """The LegS transition matrix A (n, n), float64: −√(2i+1)√(2k+1) below the diagonal, −(i+1) on it, 0 above."""
-    scale = np.sqrt(2 * np.arange(n) + 1.0)
+    scale = legs_input(n)
     return -np.tril(np.outer(scale, scale), -1) - np.diag(np.arange(n) + 1.0)
 
 
-def legs_spectrum(n: int) -> np.ndarray:
-    """Eigenvalues of LegS's normal part, A + P Pᵀ with P = √(i + ½): one of each conjugate pair, (n // 2,) complex.
+def legs_input(n: int) -> np.ndarray:
+    """The LegS input map B (n,), float64: √(2i+1)."""
+    return np.sqrt(2 * np.arange(n) + 1.0)
 
-    The normal part is −½ I plus a skew-symmetric matrix, so every real part is exactly −½. Ascending imaginary part.
+
+def nplr(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """LegS as normal plus low rank, in the normal part's eigenbasis: Λ (n,), P̃ (n,), B̃ (n,) and V (n, n), complex.
+
+    A = V (diag Λ − P̃ P̃*) V* and B = V B̃, with P = √(i + ½) before the change of basis. The normal part is −½ I plus a
+    skew-symmetric matrix, so every real part is exactly −½. Ascending imaginary part; entry n − 1 − i is the conjugate of
+    entry i in all four, so the second half says everything (an odd n has one real eigenvalue in the middle).
     """
     p = np.sqrt(np.arange(n) + 0.5)
     skew = legs(n) + np.outer(p, p) + 0.5 * np.eye(n)
-    return -0.5 + 1j * np.linalg.eigvalsh(-1j * skew)[(n + 1) // 2 :]
+    frequency, V = np.linalg.eigh(-1j * skew)
+    half = n // 2
+    frequency, V = frequency[n - half :], V[:, n - half :]
+    middle = np.zeros((n, 0))
+    if n % 2:  # the skew part's null vector, which is real
+        middle = np.linalg.svd(skew)[2][-1:].T
+    V = np.concatenate([V[:, ::-1].conj(), middle, V], axis=1)
+    spectrum = -0.5 + 1j * np.concatenate([-frequency[::-1], np.zeros(n % 2), frequency])
+    return spectrum, V.conj().T @ p, V.conj().T @ legs_input(n), V
+
+
+def legs_spectrum(n: int) -> np.ndarray:
+    """S4D-LegS: eigenvalues of LegS's normal part with positive imaginary part, ascending; every real part is −½."""
+    return nplr(n)[0][(n + 1) // 2 :]
 
 
 def linear_spectrum(n: int) -> np.ndarray:
-    """S4D-Lin: −½ + iπk for k = 0 … n/2 − 1, (n // 2,) complex."""
+    """S4D-Lin: −½ + iπk for k = 0 … n/2 − 1."""
     return -0.5 + 1j * np.pi * np.arange(n // 2)
+
+
+def inverse_spectrum(n: int) -> np.ndarray:
+    """S4D-Inv: −½ + i (n/π) (n/(2k+1) − 1) for k = 0 … n/2 − 1, the highest frequency first."""
+    return -0.5 + 1j * n / np.pi * (n / (2 * np.arange(n // 2) + 1) - 1)
+
+
+def random_spectrum(n: int) -> np.ndarray:
+    """A stable spectrum that knows nothing of memory, for the ablation: decay in (0, 1], log-normal frequency.
+
+    Drawn from torch's generator, as the rest of a network's first weights is.
+    """
+    decay = 1 - torch.rand(n // 2, dtype=torch.float64)
+    frequency = torch.exp(torch.randn(n // 2, dtype=torch.float64))
+    return (-decay + 1j * frequency).numpy()
+
+
+SPECTRA = {"legs": legs_spectrum, "linear": linear_spectrum, "inverse": inverse_spectrum, "random": random_spectrum}

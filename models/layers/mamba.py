@@ -5,6 +5,8 @@ Paper: Gu & Dao 2023, 2312.00752 (section 3.4, figure 3).
 Glossary: b sequences · l bars · d_model · e = expand · d_model channels inside · n = d_state · k = d_conv taps ·
 r = dt_rank, ⌈d_model / 16⌉ unless said · A (e, n) = −exp(A_log) · D (e,) skip · Δ = softplus(W_dt dt + bias).
 State: the last k − 1 inputs of the convolution (b, k − 1, e) and h (b, e, n).
+
+``Mamba.simplified`` is the variant of inventory MAM-11 to 13: dt of rank 1, and one A for all channels.
 """
 
 from __future__ import annotations
@@ -15,14 +17,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, silu, softplus
 
-from models.layers.convolution import causal_depthwise
-from models.layers.scan import selective_scan
+from models.layers.checks import check_bar, check_choice, check_positive, check_sequence, check_state
+from models.layers.depthwise import causal_depthwise_silu, depthwise_silu_step
+from models.layers.scan import RULES, discretise, selective_scan
 
 State = tuple[Tensor, ...]
 
 
 class Mamba(nn.Module):
-    """(b, l, d) → (b, l, d). ``dt_min`` and ``dt_max`` bound the first step sizes Δ, per bar, log-uniform."""
+    """(b, l, d) → (b, l, d). ``dt_min`` and ``dt_max`` bound the first step sizes Δ, per bar, log-uniform;
+    ``discretisation`` is one of scan.RULES."""
 
     def __init__(
         self,
@@ -33,10 +37,15 @@ class Mamba(nn.Module):
         dt_rank: int | None = None,
         dt_min: float = 0.001,
         dt_max: float = 0.1,
+        discretisation: str = "zoh_euler",
+        shared_decay: bool = False,
     ) -> None:
         super().__init__()
-        inner, self.d_state = expand * d_model, d_state
+        check_positive(d_model=d_model, d_state=d_state, d_conv=d_conv, expand=expand)
+        check_choice("discretisation", discretisation, RULES)
+        self.d_model, self.d_state, self.rule, inner = d_model, d_state, discretisation, expand * d_model
         self.dt_rank = math.ceil(d_model / 16) if dt_rank is None else dt_rank
+        check_positive(dt_rank=self.dt_rank)
         self.in_proj = nn.Linear(d_model, 2 * inner, bias=False)
         self.conv_weight = nn.Parameter(torch.empty(inner, d_conv).uniform_(-1, 1) / math.sqrt(d_conv))
         self.conv_bias = nn.Parameter(torch.zeros(inner))
@@ -46,9 +55,14 @@ class Mamba(nn.Module):
         dt = torch.exp(torch.rand(inner) * math.log(dt_max / dt_min) + math.log(dt_min))
         with torch.no_grad():
             self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
-        self.A_log = nn.Parameter(torch.log(torch.arange(1.0, d_state + 1)).repeat(inner, 1))
+        self.A_log = nn.Parameter(torch.log(torch.arange(1.0, d_state + 1)).repeat(1 if shared_decay else inner, 1))
         self.D = nn.Parameter(torch.ones(inner))
         self.out_proj = nn.Linear(inner, d_model, bias=False)
+
+    @classmethod
+    def simplified(cls, d_model: int, d_state: int = 16, d_conv: int = 4, expand: int = 2) -> Mamba:
+        """The sources' block: one step size for all channels before its projection, one A shared by them."""
+        return cls(d_model, d_state, d_conv, expand, dt_rank=1, shared_decay=True)
 
     def undecayed(self) -> list[nn.Parameter]:
         """Parameters that weight decay would pull towards a meaningless value."""
@@ -59,18 +73,19 @@ class Mamba(nn.Module):
         inner, taps = self.conv_weight.shape
         return self.D.new_zeros(batch, taps - 1, inner), self.D.new_zeros(batch, inner, self.d_state)
 
-    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """y (b, l, d) and the state after the last bar."""
-        tail, h = self.initial_state(x.shape[0]) if state is None else state
+    def forward(self, x: Tensor, state: State | None = None, gaps: Tensor | None = None) -> tuple[Tensor, State]:
+        """y (b, l, d) and the state after the last bar; ``gaps`` (b, l) scale Δ, and bars with a gap of 0, all at a
+        sequence's end, leave the state as it was. Raises ShapeError, DtypeError, StateError."""
+        check_sequence(x, self.d_model, gaps)
+        tail, h = self.initial_state(len(x)) if state is None else self._checked(state, len(x))
         u, z = self.in_proj(x).chunk(2, dim=-1)
-        u, tail = causal_depthwise(u, self.conv_weight, self.conv_bias, tail)
-        u = silu(u)
+        u, tail = causal_depthwise_silu(u, self.conv_weight, self.conv_bias, tail, gaps)
         dt, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         dt = linear(dt, self.dt_proj.weight)
         y, h = selective_scan(
             u.transpose(1, 2),
             dt.transpose(1, 2),
-            -torch.exp(self.A_log),
+            self._decay(),
             B.transpose(1, 2),
             C.transpose(1, 2),
             D=self.D,
@@ -79,17 +94,39 @@ class Mamba(nn.Module):
             delta_softplus=True,
             initial_state=h,
             return_last_state=True,
+            gaps=gaps,
+            rule=self.rule,
         )
         return self.out_proj(y.transpose(1, 2).to(x.dtype)), (tail, h)
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """y (b, d) of one bar x (b, d), and the state after it."""
-        tail, h = state
+        """y (b, d) of one bar x (b, d), and the state after it. Raises as forward."""
+        check_bar(x, self.d_model)
+        tail, h = self._checked(state, len(x))
         u, z = self.in_proj(x).chunk(2, dim=-1)
-        window = torch.cat([tail, u[:, None]], dim=1)
-        u = silu(torch.einsum("bke,ek->be", window, self.conv_weight) + self.conv_bias)
+        u, tail = depthwise_silu_step(u, self.conv_weight, self.conv_bias, tail)
         dt, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        dt = softplus(self.dt_proj(dt))
-        h = torch.exp(dt[..., None] * -torch.exp(self.A_log)) * h + (dt * u)[..., None] * B[:, None]
+        decay, hold = discretise(softplus(self.dt_proj(dt))[..., None], self._decay(), self.rule)
+        h = decay * h + hold * u[..., None] * B[:, None]
         y = ((h * C[:, None]).sum(-1) + self.D * u) * silu(z)
-        return self.out_proj(y), (window[:, 1:], h)
+        return self.out_proj(y), (tail, h)
+
+    def step_sizes(self, x: Tensor, state: State | None = None) -> Tensor:
+        """Δ (b, l, e) of every bar and inner channel: how far each bar moves the state (inventory MAM-35).
+
+        Near 0 the bar is ignored, large and the past is forgotten for it.
+        """
+        check_sequence(x, self.d_model)
+        tail = self.initial_state(len(x))[0] if state is None else self._checked(state, len(x))[0]
+        u = self.in_proj(x).chunk(2, dim=-1)[0]
+        u, _ = causal_depthwise_silu(u, self.conv_weight, self.conv_bias, tail)
+        return softplus(self.dt_proj(self.x_proj(u)[..., : self.dt_rank]))
+
+    def _decay(self) -> Tensor:
+        """A (e, n)."""
+        return -torch.exp(self.A_log).expand(len(self.D), -1)
+
+    def _checked(self, state: State, batch: int) -> State:
+        inner, taps = self.conv_weight.shape
+        check_state(state, [(batch, taps - 1, inner), (batch, inner, self.d_state)])
+        return state

@@ -2,46 +2,63 @@
 
 Paper: Gu, Gupta, Goel, Ré 2022, 2206.11893 (section 3; initial values section 4).
 
-Glossary: b sequences · l bars · d channels (H) · m = N/2 conjugate pairs of the state · a = Δ·A (d, m) · Ā = exp(Δ A)
-and B̄ = (Ā − 1) / A, zero-order hold (equation 3) · C (d, m) · D (d,) skip · h (b, d, m, 2) the state, real and
-imaginary part.
+Glossary: b sequences · l bars · d channels (H) · m = N/2 conjugate pairs of the state · A (d, m) · Δ (d,) · C (d, m) ·
+D (d,) skip · Ā, B̄ discretised, B held at 1 (only the product C·B is seen):
 
-    h_t = Ā h_{t−1} + B̄ x_t        y_t = 2 Re(C h_t) + D x_t
+    zoh       Ā = exp(ΔA), B̄ = (Ā − 1) / A              zero-order hold, equation 3
+    bilinear  Ā = (1 + ΔA/2) / (1 − ΔA/2), B̄ = Δ / (1 − ΔA/2)
 
-``step`` is that recurrence in real arithmetic. ``forward`` is the convolution y = K * x with K_j = 2 Re(C Ā^j B̄),
-written as one Toeplitz matrix product per channel and block of CHUNK_BARS, plus what the state carried in still says.
-Departs from the paper: B is held at 1 (only the product C·B is seen), and there is no transform (see convolution.py).
+    h_t = Ā h_{t−1} + x_t        y_t = 2 Re(C B̄ h_t) + D x_t        h (b, d, m, 2), real and imaginary part
+
+B̄ is taken out of the recurrence and into what reads it, which changes nothing but the scale of h.
 """
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.layers.convolution import causal_toeplitz
-from models.layers.hippo import legs_spectrum, linear_spectrum
+from models.layers.checks import check_bar, check_choice, check_even, check_positive, check_sequence, check_state
+from models.layers.constants import Constants
+from models.layers.diagonal_cpu import ssm_step
+from models.layers.hippo import SPECTRA
+from models.layers.irregular import diagonal_ssm_irregular
+from models.layers.scan import diagonal_ssm
 
-CHUNK_BARS = 128
-SPECTRA = {"legs": legs_spectrum, "linear": linear_spectrum}
 State = tuple[Tensor, ...]
+RULES = ("zoh", "bilinear")
 
 
 class S4D(nn.Module):
     """(b, l, d) → (b, l, d). ``dt_min`` and ``dt_max`` bound the first step sizes Δ, per bar, log-uniform."""
 
     def __init__(
-        self, d_model: int, d_state: int = 16, spectrum: str = "legs", dt_min: float = 0.01, dt_max: float = 0.5
+        self,
+        d_model: int,
+        d_state: int = 16,
+        spectrum: str = "legs",
+        dt_min: float = 0.01,
+        dt_max: float = 0.5,
+        learn_dt: bool = True,
+        discretisation: str = "zoh",
     ) -> None:
         super().__init__()
-        pairs = d_state // 2
+        check_positive(d_model=d_model)
+        check_even(d_state)
+        check_choice("spectrum", spectrum, SPECTRA)
+        check_choice("discretisation", discretisation, RULES)
+        self.discretisation = discretisation
         a = torch.as_tensor(SPECTRA[spectrum](d_state)).repeat(d_model, 1)
         self.log_decay = nn.Parameter(torch.log(-a.real).float())
         self.frequency = nn.Parameter(a.imag.float())
-        self.log_dt = nn.Parameter(torch.rand(d_model) * math.log(dt_max / dt_min) + math.log(dt_min))
-        self.C = nn.Parameter(torch.randn(d_model, pairs, 2) * math.sqrt(0.5))
+        log_dt = torch.rand(d_model) * math.log(dt_max / dt_min) + math.log(dt_min)
+        self.log_dt = nn.Parameter(log_dt, requires_grad=learn_dt)
+        self.C = nn.Parameter(torch.randn(d_model, d_state // 2, 2) * math.sqrt(0.5))
         self.D = nn.Parameter(torch.randn(d_model))
+        self._constants = Constants(self._ready_to_step)
 
     def undecayed(self) -> list[nn.Parameter]:
         """Parameters that weight decay would pull towards a meaningless value."""
@@ -51,48 +68,60 @@ class S4D(nn.Module):
         """The state before the first bar: zeros."""
         return (self.C.new_zeros(batch, *self.C.shape),)
 
-    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """y (b, l, d) and the state after the last bar."""
+    def forward(self, x: Tensor, state: State | None = None, gaps: Tensor | None = None) -> tuple[Tensor, State]:
+        """y (b, l, d) and the state after the last bar; ``gaps`` (b, l) scale Δ (zero-order hold only).
+
+        Raises ShapeError, DtypeError, StateError.
+        """
+        check_sequence(x, self.D.shape[0], gaps)
         with torch.autocast(x.device.type, enabled=False):
-            blocks = x.float().split(CHUNK_BARS, dim=1)
-            a, b_bar, c = self._discrete()
-            powers = torch.exp(a[..., None] * torch.arange(blocks[0].shape[1] + 1, device=x.device))  # Ā^t (d, m, t)
-            response = 2 * c[..., None] * powers
-            kernel = (response[..., :-1] * b_bar[..., None]).sum(1).real
-            from_x = causal_toeplitz(torch.cat([kernel[:, :1] + self.D[:, None], kernel[:, 1:]], dim=1))
-            from_h = torch.view_as_real(response[..., 1:].conj().resolve_conj()).movedim(2, 1).flatten(2)  # (d, l, 2m)
-            into_h = torch.view_as_real(b_bar[..., None] * powers[..., :-1]).movedim(3, 2).flatten(1, 2)  # (d, 2m, l)
-            h = None if state is None else state[0].flatten(2).permute(1, 2, 0)  # (d, 2m, b)
-            outputs = []
-            for block in blocks:
-                bars, signal = block.shape[1], block.permute(2, 1, 0)  # (d, bars, b)
-                y = torch.bmm(from_x[:, :bars, :bars], signal)
-                after = torch.bmm(into_h[..., :bars].flip(2), signal)
-                if h is not None:
-                    y = torch.baddbmm(y, from_h[:, :bars], h)
-                    after = after + _times(powers[..., bars], h)
-                h = after
-                outputs.append(y.permute(2, 1, 0))
-        return torch.cat(outputs, dim=1).to(x.dtype), (after.permute(2, 0, 1).unflatten(2, (-1, 2)),)
+            h = None if state is None else self._unpack(state, len(x))
+            signal = x.to(self.D.dtype)
+            a_bar, b_bar, C = self._discrete()
+            if gaps is None:
+                y, h = diagonal_ssm(signal, a_bar, 2 * C * b_bar, self.D, h)
+            else:
+                check_choice("discretisation with gaps", self.discretisation, ("zoh",))
+                A, dt = torch.complex(-torch.exp(self.log_decay), self.frequency), torch.exp(self.log_dt)
+                y, h = diagonal_ssm_irregular(signal, A, dt, gaps, C, self.D, None if h is None else h * b_bar)
+                h = h / b_bar
+        return y.to(x.dtype), (torch.view_as_real(h),)
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """y (b, d) of one bar x (b, d), and the state after it."""
-        a, b_bar, c = self._discrete()
-        a_bar, (h,) = torch.exp(a), state
-        real = a_bar.real * h[..., 0] - a_bar.imag * h[..., 1] + b_bar.real * x[..., None]
-        imag = a_bar.real * h[..., 1] + a_bar.imag * h[..., 0] + b_bar.imag * x[..., None]
-        y = 2 * (c.real * real - c.imag * imag).sum(-1) + self.D * x
-        return y, (torch.stack([real, imag], dim=-1),)
+        """y (b, d) of one bar x (b, d), and the state after it. Raises as forward."""
+        if not torch.is_grad_enabled() and x.dtype == torch.float32 and x.device.type == "cpu":
+            return self._step_at_once(x, state)
+        check_bar(x, self.D.shape[0])
+        a_bar, b_bar, C = self._discrete()
+        h = a_bar * self._unpack(state, len(x)) + x[..., None]
+        y = 2 * (C * b_bar * h).real.sum(-1) + self.D * x
+        return y, (torch.view_as_real(h),)
+
+    def _step_at_once(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """The same in one kernel call; the arrays of unchanged weights are kept between bars."""
+        weights, D = self._constants()
+        bar, before = x.contiguous().numpy(), state[0].contiguous().numpy()
+        if bar.shape != before.shape[:2] or before.shape[1:] != (*weights.shape[:2], 2):
+            check_bar(x, len(D))
+            check_state(state, [(len(x), *self.C.shape)])
+        y, h = np.empty_like(bar), np.empty_like(before)
+        ssm_step(bar, weights, D, before, y, h)
+        return torch.from_numpy(y), (torch.from_numpy(h),)
+
+    def _ready_to_step(self) -> tuple:
+        a_bar, b_bar, C = self._discrete()
+        weights = torch.cat([torch.view_as_real(a_bar), torch.view_as_real(2 * C * b_bar)], dim=-1)
+        return weights.detach().float().numpy(), self.D.detach().float().numpy()
+
+    def _unpack(self, state: State, batch: int) -> Tensor:
+        check_state(state, [(batch, *self.C.shape)])
+        return torch.view_as_complex(state[0].to(self.D.dtype).contiguous())
 
     def _discrete(self) -> tuple[Tensor, Tensor, Tensor]:
-        """a = Δ A, B̄ and C, each (d, m) complex."""
-        A = torch.complex(-torch.exp(self.log_decay), self.frequency)
-        a = A * torch.exp(self.log_dt)[:, None]
-        return a, (torch.exp(a) - 1) / A, torch.view_as_complex(self.C)
-
-
-def _times(factor: Tensor, h: Tensor) -> Tensor:
-    """``factor`` (d, m) complex times ``h`` (d, 2m, b), whose rows are real and imaginary parts in turn."""
-    real, imag = h[:, 0::2], h[:, 1::2]
-    f_real, f_imag = factor.real[..., None], factor.imag[..., None]
-    return torch.stack([f_real * real - f_imag * imag, f_real * imag + f_imag * real], dim=2).flatten(1, 2)
+        """Ā, B̄ and C, each (d, m) complex."""
+        A, C = torch.complex(-torch.exp(self.log_decay), self.frequency), torch.view_as_complex(self.C)
+        dt = torch.exp(self.log_dt)[:, None]
+        if self.discretisation == "bilinear":
+            return (1 + A * dt / 2) / (1 - A * dt / 2), dt / (1 - A * dt / 2), C
+        a_bar = torch.exp(A * dt)
+        return a_bar, (a_bar - 1) / A, C

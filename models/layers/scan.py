@@ -1,15 +1,19 @@
-"""The selective scan of Mamba: a diagonal recurrence whose step size, input and output maps change with every bar.
+"""The recurrences of all state-space layers: the slow definition of each, and the fast form that the device has.
 
-Paper: Gu & Dao 2023, 2312.00752 (section 3.2, algorithm 2). Shapes and argument names are mamba-ssm's.
+Selective scan: Gu & Dao 2023, 2312.00752 (section 3.2, algorithm 2). Shapes and argument names are mamba-ssm's.
 
 Glossary: b sequences · d channels · l bars · n states per channel · u (b, d, l) input · delta (b, d, l) step size Δ ·
-A (d, n) negative · B, C (b, n, l) · D (d,) skip · z (b, d, l) gate · h (b, d, n) state.
+A (d, n) negative · B, C (b, n, l) · D (d,) skip · z (b, d, l) gate · h (b, d, n) state · gaps (b, l) time since the
+previous bar, in bars.
 
-    h_t = exp(Δ_t A) h_{t−1} + Δ_t B_t u_t        y_t = C_t h_t + D u_t, then y · SiLU(z)
+    h_t = Ā_t h_{t−1} + B̄_t u_t        y_t = C_t h_t + D u_t, then y · SiLU(z)
 
-A is held zero-order, B by the Euler rule, as in the paper's own code. ``selective_scan_reference`` is the definition.
-``selective_scan`` keeps the state only at the start of each block of bars and runs every block again in the backward
-pass, so its memory beyond inputs and outputs does not grow with n·l.
+    rule "zoh_euler"  Ā = exp(ΔA), B̄ = Δ B           the paper's own code
+    rule "zoh"        Ā = exp(ΔA), B̄ = (Ā − 1) / A · B  zero-order hold, the paper's equation 4
+    rule "euler"      Ā = 1 + ΔA, B̄ = Δ B
+
+``*_reference`` is the definition, bar by bar. The fast forms keep the state only every so many bars and run it again in
+the backward pass, so their memory beyond inputs and outputs does not grow with n · l.
 """
 
 from __future__ import annotations
@@ -18,10 +22,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import silu, softplus
 
-BLOCK_ELEMENTS = 1 << 20  # of (bars, b, n, d) worked on at once: about what the last-level cache holds
+from models.layers import diagonal_cpu, scan_chunked, scan_cpu
+from models.layers.errors import DtypeError, ShapeError, SizeError
+
+RULES = ("zoh_euler", "zoh", "euler")
 
 
 def selective_scan_reference(
@@ -36,15 +42,22 @@ def selective_scan_reference(
     delta_softplus: bool = False,
     initial_state: Tensor | None = None,
     return_last_state: bool = False,
+    gaps: Tensor | None = None,
+    rule: str = "zoh_euler",
 ) -> Any:
     """y (b, d, l), and with ``return_last_state`` also h (b, d, n): the recurrence, bar by bar."""
-    delta = _step_size(delta, delta_bias, delta_softplus)
+    delta = delta if delta_bias is None else delta + delta_bias[:, None].to(delta.dtype)
+    delta = softplus(delta) if delta_softplus else delta
+    delta = delta if gaps is None else delta * gaps[:, None]
     h = u.new_zeros(u.shape[0], *A.shape) if initial_state is None else initial_state
     outputs = []
     for u_t, delta_t, B_t, C_t in zip(u.unbind(2), delta.unbind(2), B.unbind(2), C.unbind(2), strict=True):
-        h = torch.exp(delta_t[..., None] * A) * h + (delta_t * u_t)[..., None] * B_t[:, None]
+        decay, hold = discretise(delta_t[..., None], A, rule)
+        h = decay * h + hold * u_t[..., None] * B_t[:, None]
         outputs.append((h * C_t[:, None]).sum(-1))
-    y = _skip_and_gate(torch.stack(outputs, dim=2), u, D, z)
+    y = torch.stack(outputs, dim=2)
+    y = y if D is None else y + u * D[:, None]
+    y = y if z is None else y * silu(z)
     return (y, h) if return_last_state else y
 
 
@@ -60,84 +73,101 @@ def selective_scan(
     delta_softplus: bool = False,
     initial_state: Tensor | None = None,
     return_last_state: bool = False,
+    gaps: Tensor | None = None,
+    rule: str = "zoh_euler",
 ) -> Any:
-    """y (b, d, l), and with ``return_last_state`` also h (b, d, n); in float32 whatever the inputs are."""
+    """y (b, d, l) in u's dtype, and with ``return_last_state`` also h (b, d, n); computed in float32, or in float64 if
+    u is. ``gaps`` scale Δ bar by bar; 0 marks a padded bar, which leaves the state as it was.
+
+    Raises ShapeError, DtypeError, SizeError.
+    """
+    _check_scan(u, delta, A, B, C, rule)
+    given = (u, delta, A, B, C, D, z, delta_bias)
+    if torch.compiler.is_exporting() or u.device.type not in ("cpu", "cuda"):
+        form = selective_scan_reference
+        return form(*given, delta_softplus, initial_state, return_last_state, gaps, rule)
     with torch.autocast(u.device.type, enabled=False):
-        u, delta, B, C = u.float(), delta.float(), B.float(), C.float()
-        delta = _step_size(delta, delta_bias, delta_softplus)
-        h = u.new_zeros(u.shape[0], *A.shape) if initial_state is None else initial_state.float()
-        by_bar = [v.permute(2, 0, 1).contiguous() for v in (u, delta, B, C)]
-        y, last = _BlockScan.apply(by_bar[0], by_bar[1], A.float().t(), *by_bar[2:], h.transpose(1, 2))
-        y = _skip_and_gate(y.permute(1, 2, 0), u, D, z)
-    return (y, last.transpose(1, 2)) if return_last_state else y
+        work = torch.float64 if u.dtype == torch.float64 else torch.float32
+        channels_last = [v.to(work).transpose(1, 2) for v in (u, delta, B, C)]
+        decay, skip, gate, bias, h, scale = (
+            None if v is None else v.to(work) for v in (A, D, z, delta_bias, initial_state, gaps)
+        )
+        gate = None if gate is None else gate.transpose(1, 2)
+        h = channels_last[0].new_zeros(u.shape[0], *A.shape) if h is None else h
+        inputs = [*channels_last[:2], decay, *channels_last[2:], skip, gate, bias, scale]
+        selective = scan_cpu.selective if u.device.type == "cpu" else _on_cuda()
+        y, last = selective(inputs, h, delta_softplus, RULES.index(rule))
+        y = y.transpose(1, 2).to(u.dtype)
+    return (y, last) if return_last_state else y
 
 
-def _step_size(delta: Tensor, bias: Tensor | None, positive: bool) -> Tensor:
-    delta = delta if bias is None else delta + bias[:, None].to(delta.dtype)
-    return softplus(delta) if positive else delta
+def discretise(delta: Tensor, A: Tensor, rule: str) -> tuple[Tensor, Tensor]:
+    """Ā, and what B is multiplied by to give B̄, of step sizes and A that broadcast."""
+    if rule == "euler":
+        return 1 + delta * A, delta
+    decay = torch.exp(delta * A)
+    return decay, (decay - 1) / A if rule == "zoh" else delta
 
 
-def _skip_and_gate(y: Tensor, u: Tensor, D: Tensor | None, z: Tensor | None) -> Tensor:
-    y = y if D is None else torch.addcmul(y, u, D[:, None])
-    return y if z is None else y * silu(z)
+def diagonal_scan_reference(a: Tensor, x: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """h_t = a_t h_{t−1} + x_t for every bar (b, l, p), and the last (b, p); a (b or 1, l or 1, p), x (b, l, p)."""
+    b, length, _ = x.shape
+    at = a.expand(b, length, -1)
+    h = torch.zeros_like(x[:, 0]) if h is None else h
+    states = []
+    for a_t, x_t in zip(at.unbind(1), x.unbind(1), strict=True):
+        h = a_t * h + x_t
+        states.append(h)
+    return torch.stack(states, dim=1), h
 
 
-def _block(delta: Tensor, u: Tensor, A: Tensor, B: Tensor, decay: Tensor, states: Tensor) -> Tensor:
-    """``states`` (k + 1, b, n, d), row 0 given, filled for the k bars; ``decay`` (k, b, n, d) filled with exp(Δ A)."""
-    torch.mul(delta[:, :, None], A, out=decay).exp_()
-    torch.mul((delta * u)[:, :, None], B[..., None], out=states[1:])
-    for t in range(len(delta)):
-        states[t + 1].addcmul_(decay[t], states[t])
-    return states[1:]
+def diagonal_scan(a: Tensor, x: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """As ``diagonal_scan_reference``: a linear recurrence of complex numbers, each state on its own."""
+    if torch.compiler.is_exporting():
+        return diagonal_scan_reference(a, x, h)
+    h = torch.zeros_like(x[:, 0]) if h is None else h
+    return (diagonal_cpu if x.device.type == "cpu" else scan_chunked).diagonal_scan(a, x, h)
 
 
-class _BlockScan(torch.autograd.Function):
-    """Bars first and channels last: u, delta (l, b, d); A (n, d); B, C (l, b, n); h (b, n, d) → y (l, b, d), last h."""
+def diagonal_ssm_reference(
+    x: Tensor, a: Tensor, w: Tensor, D: Tensor, h: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """y (b, l, d) and the last h (b, d, m): h_t = a h_{t−1} + x_t and y_t = Re Σ_m w h_t + D x_t, bar by bar.
 
-    @staticmethod
-    def forward(ctx, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        length, shape = len(u), (u.shape[1], *A.shape)
-        bars = max(1, min(length, BLOCK_ELEMENTS // h.numel()))
-        decay, states = u.new_empty(bars, *shape), u.new_empty(bars + 1, *shape)
-        y, starts = torch.empty_like(u), []
-        for start in range(0, length, bars):
-            block = slice(start, min(length, start + bars))
-            k = block.stop - start
-            starts.append(h)
-            states[0] = h
-            after = _block(delta[block], u[block], A, B[block], decay[:k], states[: k + 1])
-            torch.matmul(C[block, :, None], after, out=y[block, :, None])
-            h = after[-1].clone()
-        ctx.save_for_backward(u, delta, A, B, C, *starts)
-        ctx.bars = bars
-        return y, h
+    ``x`` (b, l, d) real; ``a``, ``w`` (d, m) complex; ``D`` (d,); ``h`` (b, d, m) complex, zeros at first.
+    """
+    h = a.new_zeros(x.shape[0], *a.shape) if h is None else h
+    outputs = []
+    for x_t in x.unbind(1):
+        h = a * h + x_t[..., None]
+        outputs.append((w * h).real.sum(-1) + D * x_t)
+    return torch.stack(outputs, dim=1), h
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_y: Tensor, grad_h: Tensor) -> tuple[Tensor, ...]:
-        u, delta, A, B, C, *starts = ctx.saved_tensors
-        length, bars, shape = len(u), ctx.bars, (u.shape[1], *A.shape)
-        grad_y, g = grad_y.contiguous(), grad_h.contiguous().clone()
-        grad_u, grad_delta, grad_B, grad_C = (torch.empty_like(v) for v in (u, delta, B, C))
-        grad_A = torch.zeros_like(g)  # per sequence, summed at the end
-        decay, states, G, product = (u.new_empty(bars + 1, *shape) for _ in range(4))
-        for start in range((length - 1) // bars * bars, -1, -bars):
-            block = slice(start, min(length, start + bars))
-            k = block.stop - start
-            dt, x, gy = delta[block], delta[block] * u[block], grad_y[block]
-            a, h, p, gk = decay[:k], states[: k + 1], product[:k], G[:k]
-            h[0] = starts[start // bars]
-            after = _block(dt, u[block], A, B[block], a, h)
-            torch.sum(torch.mul(after, gy[:, :, None], out=p), -1, out=grad_C[block])
-            torch.mul(gy[:, :, None], C[block, ..., None], out=gk)  # becomes the gradient of every h_t
-            for t in range(k - 1, -1, -1):
-                gk[t].add_(g)
-                torch.mul(gk[t], a[t], out=g)
-            torch.sum(torch.mul(gk, x[:, :, None], out=p), -1, out=grad_B[block])
-            grad_x = torch.matmul(B[block, :, None], gk)[:, :, 0]
-            gk.mul_(a).mul_(h[:-1])  # becomes the gradient of every Δ_t A
-            grad_delta[block] = torch.mul(gk, A, out=p).sum(2).addcmul_(grad_x, u[block])
-            torch.mul(grad_x, dt, out=grad_u[block])
-            for t in range(k):
-                grad_A.addcmul_(gk[t], dt[t, :, None])
-        return grad_u, grad_delta, grad_A.sum(0), grad_B, grad_C, g
+
+def diagonal_ssm(x: Tensor, a: Tensor, w: Tensor, D: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """As ``diagonal_ssm_reference``: the convolution of every time-invariant diagonal layer."""
+    h = a.new_zeros(x.shape[0], *a.shape) if h is None else h
+    on_cpu = x.device.type == "cpu" and not torch.compiler.is_exporting()
+    return (diagonal_cpu if on_cpu else scan_chunked).diagonal_ssm(x, a, w, D, h)
+
+
+def _on_cuda() -> Any:
+    from models.layers import scan_triton  # only where there is a CUDA device, and so Triton
+
+    return scan_triton.selective
+
+
+def _check_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, rule: str) -> None:
+    if rule not in RULES:
+        raise SizeError(f"no discretisation {rule!r}; choose one of {', '.join(RULES)}")
+    if A.is_complex() or not torch.is_floating_point(u):
+        raise DtypeError(f"u is {u.dtype} and A is {A.dtype}; the selective scan takes real floating tensors")
+    if u.dim() != 3 or not u.shape[2] or A.dim() != 2:
+        raise ShapeError(
+            f"u is {tuple(u.shape)} and A {tuple(A.shape)}; give u (b, d, l) of one bar or more and A (d, n)"
+        )
+    (b, d, length), n = u.shape, A.shape[1]
+    expected = {"delta": (b, d, length), "A": (d, n), "B": (b, n, length), "C": (b, n, length)}
+    for name, value in {"delta": delta, "A": A, "B": B, "C": C}.items():
+        if tuple(value.shape) != expected[name]:
+            raise ShapeError(f"{name} is {tuple(value.shape)}; u {tuple(u.shape)} and n = {n} ask for {expected[name]}")

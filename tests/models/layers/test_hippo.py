@@ -1,14 +1,71 @@
-"""HiPPO matrices against the papers' numbers (S4-09, HYB-01, TRAP-01)."""
+"""HiPPO matrices against the papers' numbers and against what they are for (S4-09, S4-10, HYB-01, TRAP-01)."""
 
 import numpy as np
+import pytest
+import torch
+from numpy.polynomial import legendre
 
-from models.layers.hippo import legs, legs_spectrum, linear_spectrum
+from models.layers.hippo import (
+    inverse_spectrum,
+    legs,
+    legs_input,
+    legs_spectrum,
+    linear_spectrum,
+    nplr,
+    random_spectrum,
+)
+
+
+def history_error(A: np.ndarray, length: int = 2000) -> float:
+    """Root mean square error of a signal's whole history rebuilt from n LegS coefficients, over the signal's own.
+
+    h' = (A h + B f) / t by the trapezoidal rule; f(s) ≈ Σ_i h_i √(2i+1) P_i(2s/t − 1) for s in [0, t].
+    """
+    n = len(A)
+    B, eye = legs_input(n), np.eye(n)
+    s = (np.arange(length) + 0.5) / length
+    f = np.sin(9 * s) + 0.5 * np.cos(23 * s + 1) + s
+    h = np.zeros(n)
+    h[0] = f[0]  # one bar of history is that bar
+    for k in range(1, length):
+        right = h + A @ h / (2 * k) + B * f[k] * (1 / k + 1 / (k + 1)) / 2
+        h = np.linalg.solve(eye - A / (2 * (k + 1)), right)
+    rebuilt = legendre.legval(2 * s - 1, h * np.sqrt(2 * np.arange(n) + 1))
+    return float(np.sqrt(np.mean((rebuilt - f) ** 2) / np.mean(f**2)))
+
+
+def test_legs_rebuilds_a_signals_history_better_with_every_doubling_of_the_state() -> None:
+    errors = [history_error(legs(n)) for n in (4, 8, 16, 32)]
+    assert errors[1] < 0.6 * errors[0] and errors[2] < 0.03 * errors[1] and errors[3] < 0.03 * errors[2]
+    assert errors[3] < 1e-4
+
+
+def test_another_matrix_forgets_the_history() -> None:
+    """The reconstruction is LegS's doing: with the diagonal alone it fails."""
+    assert history_error(np.diag(np.diag(legs(16)))) > 100 * history_error(legs(16))
 
 
 def test_legs_is_zero_above_the_diagonal() -> None:
     """TRAP-01: the prose of a source gives the LegT-like form and calls it LegS."""
     expected = -np.array([[1, 0, 0], [np.sqrt(3), 2, 0], [np.sqrt(5), np.sqrt(15), 3]])
     np.testing.assert_allclose(legs(3), expected)
+    np.testing.assert_allclose(legs_input(3), np.sqrt([1, 3, 5]))
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 8, 64])
+def test_normal_plus_low_rank_form_is_legs(n: int) -> None:
+    spectrum, P, B, V = nplr(n)
+    inner = np.diag(spectrum) - np.outer(P, P.conj())
+    np.testing.assert_allclose(V @ inner @ V.conj().T, legs(n), atol=1e-10)
+    np.testing.assert_allclose(V @ B, legs_input(n), atol=1e-10)
+    np.testing.assert_allclose(V.conj().T @ V, np.eye(n), atol=1e-12)
+    assert (spectrum.real == -0.5).all() and (np.diff(spectrum.imag) > 0).all()
+
+
+@pytest.mark.parametrize("n", [5, 8, 64])
+def test_the_second_half_of_the_form_is_the_conjugate_of_the_first(n: int) -> None:
+    for whole in nplr(n):
+        np.testing.assert_allclose(whole[..., ::-1].conj(), whole, atol=1e-12)
 
 
 def test_the_spectrum_is_that_of_legs_made_normal() -> None:
@@ -22,8 +79,23 @@ def test_the_spectrum_is_that_of_legs_made_normal() -> None:
 
 
 def test_one_of_each_conjugate_pair_with_decay_one_half() -> None:
-    for spectrum in (legs_spectrum(16), linear_spectrum(16)):
+    for spectrum in (legs_spectrum(16), linear_spectrum(16), inverse_spectrum(16)):
         assert spectrum.shape == (8,)
         np.testing.assert_allclose(spectrum.real, -0.5)
         assert (spectrum.imag >= 0).all()
     np.testing.assert_allclose(linear_spectrum(8).imag, np.pi * np.arange(4))
+    np.testing.assert_allclose(inverse_spectrum(4).imag, [12 / np.pi, 4 / np.pi / 3])
+
+
+def test_the_inverse_spectrum_is_close_to_legs_at_its_top() -> None:
+    """Section 4.2 of 2206.11893: S4D-Inv approximates S4D-LegS, whose highest frequency grows like n² / π."""
+    assert inverse_spectrum(256).imag[0] == pytest.approx(legs_spectrum(256).imag[-1], rel=0.05)
+
+
+def test_a_random_spectrum_is_stable_and_follows_torchs_seed() -> None:
+    torch.manual_seed(3)
+    first = random_spectrum(400)
+    assert first.shape == (200,) and first.real.max() < 0 and first.real.min() >= -1 and first.imag.std() > 0.5
+    torch.manual_seed(3)
+    np.testing.assert_array_equal(random_spectrum(400), first)
+    assert not np.array_equal(random_spectrum(400), first)

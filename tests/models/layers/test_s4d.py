@@ -1,14 +1,17 @@
 """S4D: convolution against recurrence against the dense state-space model (S4-11, S4-12, S4-13, S4-21, HYB-01)."""
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
 
-from models.layers import s4d
-from models.layers.s4d import S4D
+from models.layers.errors import DtypeError, ShapeError, SizeError, StateError
+from models.layers.hippo import SPECTRA
+from models.layers.s4d import RULES, S4D, State
 
 
-def by_step(layer: S4D, x: torch.Tensor, state: s4d.State) -> tuple[torch.Tensor, s4d.State]:
+def by_step(layer: S4D, x: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
     outputs = []
     for x_t in x.unbind(1):
         y, state = layer.step(x_t, state)
@@ -16,17 +19,21 @@ def by_step(layer: S4D, x: torch.Tensor, state: s4d.State) -> tuple[torch.Tensor
     return torch.stack(outputs, dim=1), state
 
 
-@pytest.mark.parametrize("spectrum", ["legs", "linear"])
-@pytest.mark.parametrize("chunk", [4, 10, 128])
-def test_convolution_equals_recurrence(monkeypatch: pytest.MonkeyPatch, chunk: int, spectrum: str) -> None:
-    monkeypatch.setattr(s4d, "CHUNK_BARS", chunk)
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("spectrum", SPECTRA)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_convolution_equals_recurrence(spectrum: str, rule: str, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    layer, x = S4D(3, 8, spectrum), torch.randn(2, 21, 3)
-    for state in (layer.initial_state(2), (torch.randn(2, 3, 4, 2),)):
+    layer = S4D(3, 8, spectrum, discretisation=rule).to(dtype)
+    x = torch.randn(2, 81, 3, dtype=dtype)
+    for state in (layer.initial_state(2), (torch.randn(2, 3, 4, 2, dtype=dtype),)):
         fast, (fast_state,) = layer(x, state)
         slow, (slow_state,) = by_step(layer, x, state)
-        torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(fast_state, slow_state, rtol=1e-4, atol=1e-4)
+        with torch.no_grad():
+            at_once, (at_once_state,) = by_step(layer, x, state)
+        tolerance = 1e-5 if dtype == torch.float32 else 1e-10
+        for a, b in ((fast, slow), (fast_state, slow_state), (at_once, slow), (at_once_state, slow_state)):
+            torch.testing.assert_close(a, b, rtol=0, atol=tolerance * float(b.detach().abs().max()))
 
 
 def test_no_state_is_the_initial_state() -> None:
@@ -49,25 +56,95 @@ def test_recurrence_is_the_zero_order_hold_of_the_continuous_system() -> None:
         assert y[t] == pytest.approx(2 * (C * h).sum().real + D * x_t, abs=1e-3)
 
 
+def test_the_bilinear_rule_is_the_trapezoid_of_the_continuous_system() -> None:
+    """h_t − h_{t−1} = Δ (A (h_t + h_{t−1}) / 2 + x_t), solved for h_t."""
+    layer = S4D(1, 2, discretisation="bilinear", dt_min=0.4, dt_max=0.4)
+    a_bar, b_bar, _ = (v.detach() for v in layer._discrete())
+    A, before, x = complex(-0.5, layer.frequency.item()), 0.7 - 0.2j, 1.3
+    after = complex(a_bar) * before + complex(b_bar) * x
+    assert after - before == pytest.approx(0.4 * (A * (after + before) / 2 + x), abs=1e-6)
+
+
 def test_the_future_never_changes_the_past_by_a_bit() -> None:
-    layer, x = S4D(4, 8), torch.randn(3, 40, 4)
+    layer, x = S4D(4, 8), torch.randn(3, 140, 4)
     changed = x.clone()
-    changed[:, 25:] = 1e3
-    assert torch.equal(layer(x)[0][:, :25], layer(changed)[0][:, :25])
-    assert not torch.equal(layer(x)[0][:, 25:], layer(changed)[0][:, 25:])
+    changed[:, 85:] = 1e3
+    assert torch.equal(layer(x)[0][:, :85], layer(changed)[0][:, :85])
+    assert torch.equal(layer(x)[0][:, :85], layer(x[:, :85])[0])
+    assert not torch.equal(layer(x)[0][:, 85:], layer(changed)[0][:, 85:])
 
 
-def test_every_parameter_learns_and_gradients_of_both_forms_agree() -> None:
+@pytest.mark.parametrize("rule", RULES)
+def test_every_parameter_learns_and_gradients_are_those_of_finite_differences(rule: str) -> None:
     torch.manual_seed(1)
-    layer, x = S4D(2, 8), torch.randn(2, 12, 2)
-    parameters = list(layer.parameters())
-    fast = torch.autograd.grad(layer(x)[0].square().sum(), parameters)
-    slow = torch.autograd.grad(by_step(layer, x, layer.initial_state(2))[0].square().sum(), parameters)
-    for a, b in zip(fast, slow, strict=True):
-        assert a.abs().max() > 0
-        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+    layer = S4D(2, 4, discretisation=rule).double()
+    names, values = zip(*layer.named_parameters(), strict=True)
+    x = torch.randn(2, 5, 2, dtype=torch.float64, requires_grad=True)
+
+    def output(x: torch.Tensor, *weights: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(layer, dict(zip(names, weights, strict=True)), (x,))[0]
+
+    assert torch.autograd.gradcheck(output, (x, *values))
+    layer(x)[0].square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in values)
+
+
+def test_a_fixed_step_size_is_not_trained() -> None:
+    layer = S4D(2, 4, learn_dt=False)
+    layer(torch.randn(1, 5, 2))[0].sum().backward()
+    assert layer.log_dt.grad is None and layer.C.grad is not None
+
+
+def test_gaps_scale_the_step_and_a_padded_bar_holds_the_state() -> None:
+    torch.manual_seed(0)
+    layer, x = S4D(3, 8), torch.randn(2, 40, 3)
+    ones = torch.ones(2, 40)
+    y, state = layer(x)
+    for a, b in zip((y, *state), (layer(x, gaps=ones)[0], *layer(x, gaps=ones)[1]), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    half, twice = deepcopy(layer), x.repeat_interleave(2, dim=1)
+    with torch.no_grad():
+        half.log_dt -= float(np.log(2.0))
+    torch.testing.assert_close(half(twice)[0][:, 1::2], y, rtol=1e-4, atol=1e-4)  # two half steps of one held input
+    torch.testing.assert_close(half(x, gaps=2 * ones)[0], y, rtol=1e-4, atol=1e-4)
+    padded = ones.clone()
+    padded[:, 30:] = 0
+    torch.testing.assert_close(layer(x, gaps=padded)[1], layer(x[:, :30])[1], rtol=1e-4, atol=1e-4)
+
+
+def test_a_changed_weight_changes_the_next_step() -> None:
+    layer, x = S4D(3, 4), torch.randn(1, 3)
+    with torch.no_grad():
+        before = layer.step(x, layer.initial_state(1))[0]
+        layer.D += 1.0
+        torch.testing.assert_close(layer.step(x, layer.initial_state(1))[0], before + x)
+        copied = deepcopy(layer)
+        copied.D -= 1.0
+        torch.testing.assert_close(copied.step(x, copied.initial_state(1))[0], before)
 
 
 def test_step_sizes_start_within_their_bounds() -> None:
     dt = S4D(64, dt_min=0.01, dt_max=0.5).log_dt.exp()
     assert dt.min() >= 0.01 and dt.max() <= 0.5 and dt.std() > 0.05
+
+
+def test_bad_input_is_refused_with_what_to_do() -> None:
+    layer, x = S4D(3, 4), torch.randn(2, 5, 3)
+    for wrong in (x[:, :0], x[0], x[..., :2]):
+        with pytest.raises(ShapeError):
+            layer(wrong)
+    with pytest.raises(ShapeError, match=r"gaps are \(2, 4\)"):
+        layer(x, gaps=torch.ones(2, 4))
+    with pytest.raises(DtypeError, match="int64"):
+        layer(torch.zeros(2, 5, 3, dtype=torch.int64))
+    with pytest.raises(StateError, match="initial_state"):
+        layer(x, layer.initial_state(3))
+    with torch.no_grad(), pytest.raises(StateError, match="initial_state"):
+        layer.step(x[:, 0], layer.initial_state(3))
+    with torch.no_grad(), pytest.raises(ShapeError, match="call forward"):
+        layer.step(x, layer.initial_state(2))
+    for options in ({"d_state": 3}, {"spectrum": "legt"}, {"discretisation": "euler"}):
+        with pytest.raises(SizeError, match=r"even number|choose one of"):
+            S4D(3, **options)
+    with pytest.raises(SizeError, match="zoh"):
+        S4D(3, 4, discretisation="bilinear")(x, gaps=torch.ones(2, 5))

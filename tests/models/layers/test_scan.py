@@ -1,75 +1,214 @@
-"""The selective scan against its definition, values and gradients (MAM-06 to MAM-10, MAM-13)."""
-
 import pytest
 import torch
+from torch import Tensor
 
-from models.layers import scan
-from models.layers.scan import selective_scan, selective_scan_reference
+from models.layers import scan_chunked
+from models.layers.errors import DtypeError, ShapeError, SizeError
+from models.layers.scan import (
+    RULES,
+    diagonal_scan,
+    diagonal_scan_reference,
+    diagonal_ssm,
+    diagonal_ssm_reference,
+    selective_scan,
+    selective_scan_reference,
+)
 
-B, D, L, N = 3, 4, 11, 5
+RELATIVE = {torch.float32: 1e-5, torch.float64: 1e-10}
+both_precisions = pytest.mark.parametrize("dtype", RELATIVE, ids=["float32", "float64"])
+every_rule = pytest.mark.parametrize("rule", RULES)
 
 
-def arguments(dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
+def assert_equal(ours: Tensor, expected: Tensor) -> None:
+    """Within 1e-5 (1e-10) of the largest value expected."""
+    error = (ours - expected).abs().max() / expected.abs().max().clamp(min=1e-3)
+    assert error <= RELATIVE[torch.float32 if ours.dtype in (torch.float32, torch.complex64) else torch.float64]
+
+
+def scan_inputs(b: int = 2, d: int = 20, length: int = 150, n: int = 3, dtype: torch.dtype = torch.float32) -> dict:
     torch.manual_seed(0)
-    shapes = {"u": (B, D, L), "delta": (B, D, L), "B": (B, N, L), "C": (B, N, L), "D": (D,), "z": (B, D, L)}
-    shapes |= {"delta_bias": (D,), "initial_state": (B, D, N)}
-    given = {name: torch.randn(shape, dtype=dtype) for name, shape in shapes.items()}
-    given["A"] = -torch.rand(D, N, dtype=dtype) * N
-    return {name: value.requires_grad_() for name, value in given.items()}
+    shapes = {"u": (b, d, length), "delta": (b, d, length), "B": (b, n, length), "C": (b, n, length), "D": (d,)}
+    shapes |= {"z": (b, d, length), "delta_bias": (d,), "initial_state": (b, d, n)}
+    inputs = {name: torch.randn(shape, dtype=dtype) for name, shape in shapes.items()}
+    inputs["A"] = -torch.rand(d, n, dtype=dtype) * 0.3 - 0.1  # ΔA above −2: below it Euler's rule explodes
+    return inputs
 
 
-@pytest.mark.parametrize("block", [1, 4, 1 << 20])
-def test_blocks_equal_the_definition_in_values_and_all_gradients(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
-    monkeypatch.setattr(scan, "BLOCK_ELEMENTS", block * B * D * N)
-    given, weight, weight_h = arguments(), torch.randn(B, D, L), torch.randn(B, D, N)
+def bare(inputs: dict) -> dict:
+    return {k: inputs[k] for k in ("u", "A", "B", "C")} | {"delta": torch.nn.functional.softplus(inputs["delta"])}
+
+
+@both_precisions
+@every_rule
+@pytest.mark.parametrize("full", [True, False], ids=["every argument", "only what is required"])
+def test_the_fast_scan_equals_the_recurrence_and_so_do_its_gradients(dtype: torch.dtype, rule: str, full: bool) -> None:
+    inputs = scan_inputs(dtype=dtype)
+    inputs = inputs | {"delta_softplus": True} if full else bare(inputs)
     results = []
     for form in (selective_scan, selective_scan_reference):
-        y, h = form(**given, delta_softplus=True, return_last_state=True)
-        loss = (y * weight).sum() + (h * weight_h).sum()
-        results.append([y, h, *torch.autograd.grad(loss, list(given.values()))])
-    for fast, slow in zip(*results, strict=True):
-        torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-4)
+        given = {k: v.clone().requires_grad_() if isinstance(v, Tensor) else v for k, v in inputs.items()}
+        y, h = form(**given, return_last_state=True, rule=rule)
+        (y.cos().sum() + h.square().sum()).backward()
+        results.append([y, h, *(v.grad for v in given.values() if isinstance(v, Tensor))])
+    for ours, expected in zip(*results, strict=True):
+        assert_equal(ours, expected)
 
 
-def test_gradients_agree_with_finite_differences(monkeypatch: pytest.MonkeyPatch) -> None:
-    given = {name: value.detach()[..., :4].double() for name, value in arguments().items() if name in "uABC"}
-    given |= {"A": -torch.rand(D, N).double(), "delta": torch.rand(B, D, 4).double()}
+@every_rule
+@pytest.mark.parametrize("n", [1, 2])
+def test_gradients_are_those_of_finite_differences(rule: str, n: int) -> None:
+    inputs = scan_inputs(b=1, d=2, length=67, n=n, dtype=torch.float64)
+    names = list(inputs)
 
-    def loss(form, **changed: torch.Tensor) -> torch.Tensor:
-        return (form(**(given | changed)) ** 2).sum()
+    def scan(*values: Tensor) -> tuple[Tensor, Tensor]:
+        given = dict(zip(names, values, strict=True))
+        return selective_scan(**given, delta_softplus=True, return_last_state=True, rule=rule)
 
-    for name in given:
-        assert torch.autograd.gradcheck(
-            lambda v, n=name: loss(selective_scan_reference, **{n: v}), given[name].requires_grad_()
-        )
-        given[name] = given[name].detach()
-
-
-def test_one_bar_by_hand() -> None:
-    """h = exp(Δ A) h + Δ B u; y = C h + D u."""
-    one = {"u": [[[2.0]]], "delta": [[[0.5]]], "A": [[-1.0]], "B": [[[3.0]]], "C": [[[4.0]]], "D": [10.0]}
-    given = {name: torch.tensor(value) for name, value in one.items()}
-    y, h = selective_scan(**given, initial_state=torch.tensor([[[7.0]]]), return_last_state=True)
-    state = 7 * torch.exp(torch.tensor(-0.5)) + 0.5 * 3 * 2
-    torch.testing.assert_close(h, state.reshape(1, 1, 1))
-    torch.testing.assert_close(y, (4 * state + 10 * 2).reshape(1, 1, 1))
+    assert torch.autograd.gradcheck(scan, [v.requires_grad_() for v in inputs.values()], fast_mode=True)
 
 
-def test_halves_joined_by_the_state_are_the_whole() -> None:
-    given = {name: value.detach() for name, value in arguments().items() if name not in ("initial_state", "z")}
-    cut = {name: (v[..., :6], v[..., 6:]) if v.dim() == 3 else (v, v) for name, v in given.items()}
-    whole = selective_scan(**given, delta_softplus=True)
-    first, state = selective_scan(**{n: v[0] for n, v in cut.items()}, delta_softplus=True, return_last_state=True)
-    second = selective_scan(**{n: v[1] for n, v in cut.items()}, delta_softplus=True, initial_state=state)
-    torch.testing.assert_close(torch.cat([first, second], dim=-1), whole)
+@pytest.mark.parametrize("length", [1, 63, 64, 65, 130])
+def test_lengths_around_a_block(length: int) -> None:
+    inputs = scan_inputs(length=length)
+    assert_equal(selective_scan(**inputs, delta_softplus=True), selective_scan_reference(**inputs, delta_softplus=True))
 
 
-def test_memory_of_a_pass_does_not_grow_with_the_states() -> None:
-    """MAM-08: between forward and backward only inputs, outputs and one state a block are kept."""
-    shape = {"u": (2, 8, 4096), "delta": (2, 8, 4096), "B": (2, 64, 4096), "C": (2, 64, 4096)}
-    given = {name: torch.rand(s).requires_grad_() for name, s in shape.items()}
-    kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
-        selective_scan(A=-torch.rand(8, 64), **given)
-    assert sum(kept) < 6 * sum(v.numel() for v in given.values())
-    assert sum(kept) < 4096 * 2 * 8 * 64 / 2
+def test_a_later_bar_changes_no_earlier_output() -> None:
+    inputs = scan_inputs()
+    before = selective_scan(**inputs, delta_softplus=True)
+    for name in ("u", "delta", "B", "C", "z"):
+        inputs[name][..., 100:] = 7.0
+    after = selective_scan(**inputs, delta_softplus=True)
+    assert torch.equal(before[..., :100], after[..., :100])
+    assert not torch.equal(before[..., 100:], after[..., 100:])
+    cut = {k: v[..., :100] if k in ("u", "delta", "B", "C", "z") else v for k, v in inputs.items()}
+    assert torch.equal(selective_scan(**cut, delta_softplus=True), before[..., :100])
+
+
+@pytest.mark.parametrize("at", [1, 64, 100])
+def test_a_state_carried_across_a_split_gives_the_unsplit_result(at: int) -> None:
+    inputs = scan_inputs()
+    whole, last = selective_scan(**inputs, delta_softplus=True, return_last_state=True)
+    parts, h = [], inputs.pop("initial_state")
+    for part in (slice(0, at), slice(at, None)):
+        given = {k: v[..., part] if k in ("u", "delta", "B", "C", "z") else v for k, v in inputs.items()}
+        y, h = selective_scan(**given, delta_softplus=True, initial_state=h, return_last_state=True)
+        parts.append(y)
+    assert_equal(torch.cat(parts, dim=2), whole)
+    assert_equal(h, last)
+
+
+@every_rule
+def test_a_padded_bar_leaves_the_state_as_it_was(rule: str) -> None:
+    inputs = scan_inputs(length=10) | {"delta_softplus": True, "return_last_state": True, "rule": rule}
+    gaps = torch.ones(2, 10)
+    gaps[:, 7:] = 0
+    cut = {k: v[..., :7] if k in ("u", "delta", "B", "C", "z") else v for k, v in inputs.items()}
+    y, h = selective_scan(**inputs, gaps=gaps)
+    expected, last = selective_scan(**cut)
+    assert torch.equal(y[..., :7], expected)
+    assert_equal(h, last)
+
+
+def test_a_gap_scales_the_step_size() -> None:
+    inputs = bare(scan_inputs())
+    gaps = torch.rand(2, 150) * 3
+    scaled = inputs | {"delta": inputs["delta"] * gaps[:, None]}
+    assert_equal(selective_scan(**inputs, gaps=gaps), selective_scan_reference(**scaled))
+
+
+def test_many_threads_and_few_sequences_give_the_same_gradients() -> None:
+    inputs, threads = scan_inputs(b=1, d=64), torch.get_num_threads()
+    results = []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            given = {k: v.clone().requires_grad_() for k, v in inputs.items()}
+            selective_scan(**given, delta_softplus=True).cos().sum().backward()
+            results.append([v.grad for v in given.values()])
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        for ours, expected in zip(other, results[0], strict=True):
+            assert_equal(ours, expected)
+
+
+def test_half_precision_is_computed_in_float32() -> None:
+    inputs = bare(scan_inputs())
+    halves = {k: v.bfloat16() for k, v in inputs.items()}
+    y, h = selective_scan(**halves, return_last_state=True)
+    assert (y.dtype, h.dtype) == (torch.bfloat16, torch.float32)
+    expected = selective_scan(**{k: v.float() for k, v in halves.items()})
+    assert torch.equal(y, expected.bfloat16())
+
+
+def test_bad_inputs_are_refused_with_their_shapes() -> None:
+    inputs = bare(scan_inputs())
+    with pytest.raises(ShapeError, match=r"B is \(2, 4, 150\); u \(2, 20, 150\) and n = 3 ask for \(2, 3, 150\)"):
+        selective_scan(**inputs | {"B": torch.zeros(2, 4, 150)})
+    with pytest.raises(ShapeError, match="one bar or more"):
+        selective_scan(**{k: v[..., :0] if k != "A" else v for k, v in inputs.items()})
+    with pytest.raises(DtypeError, match="int64"):
+        selective_scan(**inputs | {"u": torch.zeros(2, 20, 150, dtype=torch.int64)})
+    with pytest.raises(DtypeError, match="complex64"):
+        selective_scan(**inputs | {"A": inputs["A"].to(torch.complex64)})
+    with pytest.raises(SizeError, match="bilinear"):
+        selective_scan(**inputs, rule="bilinear")
+
+
+def diagonal_inputs(b: int = 2, length: int = 150, d: int = 20, m: int = 3, dtype: torch.dtype = torch.float32) -> list:
+    torch.manual_seed(0)
+    parts = [torch.randn(b, length, d), torch.rand(d, m, 2) * 0.6, torch.randn(d, m, 2), torch.randn(d)]
+    return [v.to(dtype) for v in (*parts, torch.randn(b, d, m, 2))]
+
+
+def ssm(form, x: Tensor, a: Tensor, w: Tensor, D: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+    y, last = form(x, *(torch.view_as_complex(v) for v in (a, w)), D, torch.view_as_complex(h))
+    return y, torch.view_as_real(last)
+
+
+@both_precisions
+@pytest.mark.parametrize("form", [diagonal_ssm, scan_chunked.diagonal_ssm], ids=["kernel", "chunked"])
+@pytest.mark.parametrize("length", [1, 64, 150])
+def test_every_form_of_the_diagonal_convolution_equals_the_recurrence(dtype: torch.dtype, form, length: int) -> None:
+    results = []
+    for each in (form, diagonal_ssm_reference):
+        given = [v.clone().requires_grad_() for v in diagonal_inputs(length=length, dtype=dtype)]
+        y, h = ssm(each, *given)
+        (y.cos().sum() + h.square().sum()).backward()
+        results.append([y, h, *(v.grad for v in given)])
+    for ours, expected in zip(*results, strict=True):
+        assert_equal(ours, expected)
+
+
+@both_precisions
+@pytest.mark.parametrize("form", [diagonal_scan, scan_chunked.diagonal_scan], ids=["kernel", "doubling"])
+@pytest.mark.parametrize("shape", [(1, 1), (2, 1), (1, 150), (2, 150)])
+def test_every_form_of_the_diagonal_scan_equals_the_recurrence(dtype: torch.dtype, form, shape: tuple) -> None:
+    torch.manual_seed(0)
+    inputs = [torch.rand(*shape, 5, 2) * 0.6, torch.randn(2, 150, 5, 2), torch.randn(2, 5, 2)]
+    results = []
+    for each in (form, diagonal_scan_reference):
+        given = [v.to(dtype).requires_grad_() for v in (v.clone() for v in inputs)]
+        states, last = each(*(torch.view_as_complex(v) for v in given))
+        (states.real.cos().sum() + states.imag.square().sum() + last.abs().sum()).backward()
+        results.append([states, last, *(v.grad for v in given)])
+    for ours, expected in zip(*results, strict=True):
+        assert_equal(ours, expected)
+
+
+def test_gradients_of_the_diagonal_forms_are_those_of_finite_differences() -> None:
+    given = [v.requires_grad_() for v in diagonal_inputs(b=1, length=67, d=2, m=1, dtype=torch.float64)]
+    assert torch.autograd.gradcheck(lambda *v: ssm(diagonal_ssm, *v), given, fast_mode=True)
+    a, x, h = (torch.rand(*s, dtype=torch.complex128) * 0.6 for s in ((1, 9, 2), (2, 9, 2), (2, 2)))
+    assert torch.autograd.gradcheck(diagonal_scan, [v.requires_grad_() for v in (a, x, h)])
+
+
+@pytest.mark.parametrize("form", [diagonal_ssm, scan_chunked.diagonal_ssm], ids=["kernel", "chunked"])
+def test_a_later_bar_changes_no_earlier_output_of_the_diagonal_convolution(form) -> None:
+    x, *rest = diagonal_inputs()
+    changed = x.clone()
+    changed[:, 100:] = 7.0
+    before, after = ssm(form, x, *rest)[0], ssm(form, changed, *rest)[0]
+    assert torch.equal(before[:, :100], after[:, :100])
+    assert not torch.equal(before[:, 100:], after[:, 100:])

@@ -1,0 +1,67 @@
+"""What every layer refuses, said the same way: with the shapes, and what to do.
+
+Glossary: b sequences · l bars · d channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from models.layers.errors import DtypeError, ShapeError, SizeError, StateError
+
+
+def check_sequence(x: Tensor, d_model: int, gaps: Tensor | None = None) -> None:
+    """Refuses an x that is not (b, l, d_model), empty or not floating, and gaps that are not (b, l)."""
+    if x.dim() != 3 or x.shape[2] != d_model:
+        raise ShapeError(f"x is {tuple(x.shape)}; give (sequences, bars, {d_model})")
+    if not x.shape[1]:
+        raise ShapeError(f"x is {tuple(x.shape)}: a sequence without bars; give one bar or more")
+    _check_floating(x)
+    if gaps is not None and gaps.shape != x.shape[:2]:
+        raise ShapeError(f"gaps are {tuple(gaps.shape)}; give one per bar of x, {tuple(x.shape[:2])}")
+
+
+def check_bar(x: Tensor, d_model: int) -> None:
+    """Refuses an x that is not (b, d_model) or not floating."""
+    if x.dim() != 2 or x.shape[1] != d_model:
+        raise ShapeError(
+            f"one bar x is {tuple(x.shape)}; give (sequences, {d_model}), or call forward for whole sequences"
+        )
+    _check_floating(x)
+
+
+def check_state(state: Sequence[Tensor], expected: Sequence[Sequence[int]]) -> None:
+    """Refuses a state whose tensors do not have the ``expected`` shapes."""
+    shapes = [tuple(part.shape) for part in state]
+    if shapes != [tuple(shape) for shape in expected]:
+        raise StateError(
+            f"the state holds {shapes}, this layer keeps {[tuple(s) for s in expected]}; use the one that "
+            "initial_state, forward or step of the same layer gave for the same sequences"
+        )
+
+
+def check_even(d_state: int) -> None:
+    """Refuses a state size that does not split into conjugate pairs."""
+    if d_state < 2 or d_state % 2:
+        raise SizeError(f"d_state is {d_state}; give an even number: its states come in conjugate pairs")
+
+
+def check_positive(**sizes: int) -> None:
+    """Refuses sizes below 1."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise SizeError(f"{name} is {size}; give 1 or more")
+
+
+def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
+    """Refuses a name that is not one of ``choices``."""
+    if value not in choices:
+        raise SizeError(f"{name} is {value!r}; choose one of {', '.join(choices)}")
+
+
+def _check_floating(x: Tensor) -> None:
+    if not torch.is_floating_point(x):
+        raise DtypeError(f"x is {x.dtype}; give float32 (x.float()), or float64, bfloat16, float16")

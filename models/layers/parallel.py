@@ -1,0 +1,40 @@
+"""Threads for kernels that release the interpreter's lock: as many as torch computes with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def flat(x: torch.Tensor) -> np.ndarray:
+    """The values of a contiguous tensor as one row that shares its memory."""
+    return x.detach().view(-1).numpy()
+
+
+def flats(*tensors: torch.Tensor) -> tuple[np.ndarray, ...]:
+    """``flat`` of each."""
+    return tuple(flat(x) for x in tensors)
+
+
+def side_by_side(kernel: Callable[..., None], items: int, *arguments: Any) -> None:
+    """``kernel(*arguments, first, stop)`` over items [0, items), cut into even spans, one a thread."""
+    threads = min(torch.get_num_threads(), items)
+    if threads <= 1:
+        kernel(*arguments, 0, items)
+        return
+    bounds = [items * k // threads for k in range(threads + 1)]
+    others = [_pool().submit(kernel, *arguments, *bounds[k : k + 2]) for k in range(1, threads)]
+    kernel(*arguments, *bounds[:2])
+    for other in others:
+        other.result()
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="kernel")

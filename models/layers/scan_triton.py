@@ -1,0 +1,211 @@
+"""The selective scan on a GPU, in Triton: the same two passes as scan_cpu.py.
+
+Glossary as in scan.py: b sequences · l bars · d channels · n states. A program holds WIDTH channels of one sequence and
+all their states (WIDTH, N) in registers and runs over the bars; the state before every BLOCK_BARS bars is kept. The
+backward pass runs each block again into a scratch of its own, then backwards. All in float32; channels last: u, delta,
+z, y (b, l, d); A, h (d, n) per sequence; B, C (b, l, n).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+BLOCK_BARS = 64
+WIDTH = 16
+
+
+@triton.jit
+def _step_of(delta, bias, gaps, at, c, inside, bar, SOFT: tl.constexpr, BIAS: tl.constexpr, GAPS: tl.constexpr):
+    """Δ of a bar's channels, and dΔ / d(delta)."""
+    raw = tl.load(delta + at, mask=inside, other=0.0)
+    if BIAS:
+        raw += tl.load(bias + c, mask=inside, other=0.0)
+    slope = tl.full(raw.shape, 1.0, tl.float32)
+    if SOFT:
+        slope = tl.sigmoid(raw)
+        raw = tl.where(raw > 20.0, raw, tl.log(1.0 + tl.exp(tl.minimum(raw, 20.0))))
+    if GAPS:
+        gap = tl.load(gaps + bar)
+        slope, raw = slope * gap, raw * gap
+    return raw, slope
+
+
+@triton.jit
+def _advance(h, dt, A, x, B, RULE: tl.constexpr):
+    """Ā, the state after a bar, and what B u was multiplied by."""
+    decay = 1.0 + dt[:, None] * A if RULE == 2 else tl.exp(dt[:, None] * A)
+    hold = (decay - 1.0) / A if RULE == 1 else dt[:, None] + tl.zeros_like(A)
+    return decay, decay * h + hold * x[:, None] * B[None, :], hold
+
+
+@triton.jit
+def _forward(
+    u, delta, A, B, C, D, z, bias, gaps, h, y, last, starts, length, d, n,
+    SOFT: tl.constexpr, RULE: tl.constexpr, SKIP: tl.constexpr, GATE: tl.constexpr, BIAS: tl.constexpr,
+    GAPS: tl.constexpr, KEEP: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr, N: tl.constexpr,
+):  # fmt: skip
+    b, c, j = tl.program_id(0), tl.program_id(1) * WIDTH + tl.arange(0, WIDTH), tl.arange(0, N)
+    inside, known = c < d, j < n
+    both = inside[:, None] & known[None, :]
+    place = c[:, None] * n + j[None, :]
+    a = tl.load(A + place, mask=both, other=-1.0)
+    state = tl.load(h + b * d * n + place, mask=both, other=0.0)
+    for t in range(length):
+        if KEEP and t % BLOCK == 0:
+            block = b * tl.cdiv(length, BLOCK) + t // BLOCK
+            tl.store(starts + block * d * n + place, state, mask=both)
+        bar = b * length + t
+        at = bar * d + c
+        dt, _ = _step_of(delta, bias, gaps, at, c, inside, bar, SOFT, BIAS, GAPS)
+        x = tl.load(u + at, mask=inside, other=0.0)
+        Bt = tl.load(B + bar * n + j, mask=known, other=0.0)
+        Ct = tl.load(C + bar * n + j, mask=known, other=0.0)
+        _, state, _ = _advance(state, dt, a, x, Bt, RULE)
+        out = tl.sum(state * Ct[None, :], 1)
+        if SKIP:
+            out += tl.load(D + c, mask=inside, other=0.0) * x
+        if GATE:
+            gate = tl.load(z + at, mask=inside, other=0.0)
+            out *= gate * tl.sigmoid(gate)
+        tl.store(y + at, out, mask=inside)
+    tl.store(last + b * d * n + place, state, mask=both)
+
+
+@triton.jit
+def _backward(
+    u, delta, A, B, C, D, z, bias, gaps, starts, scratch, gy, gh, gu, gdelta, gA, gB, gC, gD, gz, gbias, gstart,
+    length, d, n,
+    SOFT: tl.constexpr, RULE: tl.constexpr, SKIP: tl.constexpr, GATE: tl.constexpr, BIAS: tl.constexpr,
+    GAPS: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr, N: tl.constexpr,
+):  # fmt: skip
+    b, part, parts = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
+    c, j = part * WIDTH + tl.arange(0, WIDTH), tl.arange(0, N)
+    inside, known = c < d, j < n
+    both = inside[:, None] & known[None, :]
+    place = c[:, None] * n + j[None, :]
+    a = tl.load(A + place, mask=both, other=-1.0)
+    g = tl.load(gh + b * d * n + place, mask=both, other=0.0)
+    sum_A = tl.zeros([WIDTH, N], tl.float32)
+    sum_D, sum_bias = tl.zeros([WIDTH], tl.float32), tl.zeros([WIDTH], tl.float32)
+    own = scratch + (b * parts + part) * BLOCK * WIDTH * N + tl.arange(0, WIDTH)[:, None] * N + j[None, :]
+    blocks = tl.cdiv(length, BLOCK)
+    for reverse in range(blocks):
+        block = blocks - 1 - reverse
+        begin = block * BLOCK
+        stop = tl.minimum(begin + BLOCK, length)
+        state = tl.load(starts + (b * blocks + block) * d * n + place, mask=both, other=0.0)
+        for t in range(begin, stop):
+            tl.store(own + (t - begin) * WIDTH * N, state)
+            bar = b * length + t
+            at = bar * d + c
+            dt, _ = _step_of(delta, bias, gaps, at, c, inside, bar, SOFT, BIAS, GAPS)
+            x = tl.load(u + at, mask=inside, other=0.0)
+            Bt = tl.load(B + bar * n + j, mask=known, other=0.0)
+            _, state, _ = _advance(state, dt, a, x, Bt, RULE)
+        tl.debug_barrier()
+        for back in range(stop - begin):
+            t = stop - 1 - back
+            bar = b * length + t
+            at = bar * d + c
+            dt, slope = _step_of(delta, bias, gaps, at, c, inside, bar, SOFT, BIAS, GAPS)
+            x = tl.load(u + at, mask=inside, other=0.0)
+            Bt = tl.load(B + bar * n + j, mask=known, other=0.0)
+            Ct = tl.load(C + bar * n + j, mask=known, other=0.0)
+            before = tl.load(own + (t - begin) * WIDTH * N)
+            decay, after, hold = _advance(before, dt, a, x, Bt, RULE)
+            grad = tl.load(gy + at, mask=inside, other=0.0)
+            if GATE:
+                gate = tl.load(z + at, mask=inside, other=0.0)
+                share = tl.sigmoid(gate)
+                out = tl.sum(after * Ct[None, :], 1)
+                if SKIP:
+                    out += tl.load(D + c, mask=inside, other=0.0) * x
+                tl.store(gz + at, grad * out * share * (1.0 + gate * (1.0 - share)), mask=inside)
+                grad *= gate * share
+            row = (part * tl.num_programs(0) * length + bar) * n + j
+            tl.store(gC + row, tl.sum(grad[:, None] * after, 0), mask=known)
+            g += grad[:, None] * Ct[None, :]
+            tl.store(gB + row, tl.sum(g * hold * x[:, None], 0), mask=known)
+            into = tl.sum(g * hold * Bt[None, :], 1)
+            xb = x[:, None] * Bt[None, :]
+            if RULE == 2:
+                by_decay = g * before
+                by_dt = tl.sum(by_decay * a + g * xb, 1)
+                sum_A += by_decay * dt[:, None]
+            else:
+                by_decay = g * decay * before
+                if RULE == 1:
+                    by_dt = tl.sum(by_decay * a + g * decay * xb, 1)
+                    sum_A += by_decay * dt[:, None] + g * xb * (dt[:, None] * decay - hold) / a
+                else:
+                    by_dt = tl.sum(by_decay * a + g * xb, 1)
+                    sum_A += by_decay * dt[:, None]
+            if SKIP:
+                into += grad * tl.load(D + c, mask=inside, other=0.0)
+                sum_D += grad * x
+            by_dt *= slope
+            sum_bias += by_dt
+            tl.store(gu + at, into, mask=inside)
+            tl.store(gdelta + at, by_dt, mask=inside)
+            g *= decay
+        tl.debug_barrier()
+    tl.store(gA + b * d * n + place, sum_A, mask=both)
+    tl.store(gstart + b * d * n + place, g, mask=both)
+    if SKIP:
+        tl.store(gD + b * d + c, sum_D, mask=inside)
+    if BIAS:
+        tl.store(gbias + b * d + c, sum_bias, mask=inside)
+
+
+def selective(inputs: Sequence[Tensor | None], h: Tensor, soft: bool, rule: int) -> tuple[Tensor, Tensor]:
+    """y (b, l, d) and the last h (b, d, n), in h's dtype.
+
+    ``inputs``: u, delta (b, l, d), A (d, n), B, C (b, l, n), D (d,), z (b, l, d), bias (d,), gaps (b, l).
+    """
+    given = [h.new_empty(0) if v is None else v for v in (*inputs, h)]
+    y, last = _Selective.apply(*(v.float().contiguous() for v in given), soft, rule, torch.is_grad_enabled())
+    return y.to(h.dtype), last.to(h.dtype)
+
+
+class _Selective(torch.autograd.Function):
+    """As ``selective``, contiguous and in float32."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
+        *inputs, h, soft, rule, keep = arguments
+        u, _, A, _, _, D, z, bias, gaps = inputs
+        (b, length, d), n = u.shape, A.shape[1]
+        y, last = torch.empty_like(u), torch.empty_like(h)
+        starts = h.new_empty(b, triton.cdiv(length, BLOCK_BARS), d, n) if keep else h.new_empty(0)
+        given = {name: v.numel() > 0 for name, v in (("SKIP", D), ("GATE", z), ("BIAS", bias), ("GAPS", gaps))}
+        sizes = {"BLOCK": BLOCK_BARS, "WIDTH": WIDTH, "N": triton.next_power_of_2(n)}
+        ctx.switches = {"SOFT": soft, "RULE": rule, **given, **sizes}
+        grid = (b, triton.cdiv(d, WIDTH))
+        _forward[grid](*inputs, h, y, last, starts, length, d, n, KEEP=keep, **ctx.switches)
+        ctx.save_for_backward(*inputs, starts)
+        return y, last
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gy: Tensor, gh: Tensor) -> tuple[Tensor | None, ...]:
+        *inputs, starts = ctx.saved_tensors
+        u, delta, A, B, C, D, z, bias, _ = inputs
+        (b, length, d), n = u.shape, A.shape[1]
+        parts, N = triton.cdiv(d, WIDTH), ctx.switches["N"]
+        scratch = u.new_empty(b * parts, BLOCK_BARS, WIDTH, N)
+        gA, gstart, gB, gC = (u.new_empty(s) for s in ((b, d, n), (b, d, n), (parts, *B.shape), (parts, *C.shape)))
+        gD, gbias = u.new_empty(b, D.numel()), u.new_empty(b, bias.numel())
+        gu, gdelta, gz = (torch.empty_like(v) for v in (u, delta, z))
+        grads = (gu, gdelta, gA, gB, gC, gD, gz, gbias, gstart)
+        given = (*inputs, starts, scratch, gy.contiguous(), gh.contiguous())
+        _backward[(b, parts)](*given, *grads, length, d, n, **ctx.switches)
+        by_input = (gu, gdelta, gA.sum(0), gB.sum(0), gC.sum(0), gD.sum(0), gz, gbias.sum(0), None)
+        some = (g if v.numel() else None for g, v in zip(by_input, inputs, strict=True))
+        return *some, gstart, None, None, None
