@@ -1,7 +1,8 @@
 """Name → spec → network: the one place to add a model.
 
 A network is a builder ``(spec, n_features, n_horizons, **options) → Module`` whose forward takes a Batch and gives a
-Forecast; a rule is a function of the bars that gives weights. Registering one is one line in ENTRIES.
+Forecast, trained by gradient or, if it is a RowModel, fitted in one go; a rule is a function of the bars that gives
+weights. Registering one is one line in ENTRIES.
 """
 
 from __future__ import annotations
@@ -14,7 +15,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from models.nets import baselines, sequence
+from models.nets import baselines
+from models.nets.boosting import GradientBoosting
+from models.nets.garch import Garch
+from models.nets.layers import sequence
+from models.nets.on_demand import OnDemand
+from models.nets.ridge import Ridge
 from models.nets.spec import Spec
 from models.nets.ssm_gnn import SsmGnn
 from models.panel import Panel
@@ -48,10 +54,22 @@ Entry = Network | Rule
 _DRAWING = threading.Lock()
 
 ENTRIES: dict[str, Entry] = {
-    "s4d": Network(sequence.s4d, "diagonal state-space model with a learned step size"),
-    "mamba": Network(sequence.mamba, "selective state-space model"),
-    "lstm": Network(sequence.lstm, "long short-term memory, the baseline"),
+    "s4": Network(sequence, "structured state-space model: normal plus low rank, from HiPPO-LegS"),
+    "s4d": Network(sequence, "diagonal state-space model with a learned step size"),
+    "dss": Network(sequence, "diagonal state spaces, exponential or softmax form"),
+    "s5": Network(sequence, "one diagonal state space with many inputs and outputs"),
+    "mamba": Network(sequence, "selective state-space model"),
+    "mamba_simplified": Network(sequence, "Mamba with one step size and one decay for all channels"),
+    "mamba2": Network(sequence, "selective state-space model with heads of scalar decay"),
+    "on_demand": Network(OnDemand, "S4D switched on where a linear glance expects a move"),
+    "lstm": Network(sequence, "long short-term memory, the baseline"),
+    "gru": Network(sequence, "gated recurrent unit"),
+    "transformer": Network(sequence, "causal attention over a window of bars"),
+    "tcn": Network(sequence, "dilated causal convolutions"),
     "ssm_gnn": Network(SsmGnn, "S4D per asset, then attention over the correlation graph", graph="correlation"),
+    "ridge": Network(Ridge, "linear and logistic regression with a penalty, the baseline of every model"),
+    "gradient_boosting": Network(GradientBoosting, "gradient-boosted trees, by LightGBM"),
+    "garch": Network(Garch, "GARCH(1, 1): volatility of every asset by itself, no view on returns"),
     "buy_and_hold": Rule(baselines.buy_and_hold, "the benchmark, bought once", benchmark_only=True),
     "equal_weight": Rule(baselines.equal_weight, "1/n of every asset"),
     "momentum": Rule(baselines.momentum, "the best quarter by trailing return, those that rose"),

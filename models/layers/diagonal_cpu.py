@@ -254,11 +254,12 @@ class _Scan(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gy_r: Tensor, gy_i: Tensor) -> tuple[Tensor, ...]:
-        a_r, _, y_r, _, h_r, _ = ctx.saved_tensors
+        saved = ctx.saved_tensors
+        a_r, _, y_r, _, h_r, _ = saved
         b, (_, p, W, _, _) = len(h_r), ctx.sizes
         ga = [a_r.new_zeros(b, a_r.shape[1], p) for _ in range(2)]
         g, gh = [torch.empty_like(y_r) for _ in range(2)], [torch.empty_like(h_r) for _ in range(2)]
-        given = flats(*ctx.saved_tensors, gy_r.contiguous(), gy_i.contiguous())
+        given = flats(*saved, gy_r.contiguous(), gy_i.contiguous())
         side_by_side(_scan_backward, b * p // W, given, flats(*ga, *g, *gh), ctx.sizes)
         ga = [v if len(a_r) == b else v.sum(0, keepdim=True) for v in ga]
         return *ga, *g, *gh

@@ -30,8 +30,8 @@ def nplr(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """LegS as normal plus low rank, in the normal part's eigenbasis: Λ (n,), P̃ (n,), B̃ (n,) and V (n, n), complex.
 
     A = V (diag Λ − P̃ P̃*) V* and B = V B̃, with P = √(i + ½) before the change of basis. The normal part is −½ I plus a
-    skew-symmetric matrix, so every real part is exactly −½. Ascending imaginary part; entry n − 1 − i is the conjugate of
-    entry i in all four, so the second half says everything (an odd n has one real eigenvalue in the middle).
+    skew-symmetric matrix, so every real part is exactly −½. Ascending imaginary part; entry n − 1 − i is the conjugate
+    of entry i in all four, so the second half says everything (an odd n has one real eigenvalue in the middle).
     """
     p = np.sqrt(np.arange(n) + 0.5)
     skew = legs(n) + np.outer(p, p) + 0.5 * np.eye(n)

@@ -99,14 +99,17 @@ class Mamba(nn.Module):
         )
         return self.out_proj(y.transpose(1, 2).to(x.dtype)), (tail, h)
 
-    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """y (b, d) of one bar x (b, d), and the state after it. Raises as forward."""
+    def step(self, x: Tensor, state: State, gap: Tensor | None = None) -> tuple[Tensor, State]:
+        """y (b, d) of one bar x (b, d), and the state after it; ``gap`` (b,). Raises as forward."""
         check_bar(x, self.d_model)
         tail, h = self._checked(state, len(x))
         u, z = self.in_proj(x).chunk(2, dim=-1)
-        u, tail = depthwise_silu_step(u, self.conv_weight, self.conv_bias, tail)
+        before, (u, tail) = tail, depthwise_silu_step(u, self.conv_weight, self.conv_bias, tail)
         dt, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        decay, hold = discretise(softplus(self.dt_proj(dt))[..., None], self._decay(), self.rule)
+        delta = softplus(self.dt_proj(dt))
+        if gap is not None:
+            delta, tail = delta * gap[:, None], torch.where(gap[:, None, None] > 0, tail, before)
+        decay, hold = discretise(delta[..., None], self._decay(), self.rule)
         h = decay * h + hold * u[..., None] * B[:, None]
         y = ((h * C[:, None]).sum(-1) + self.D * u) * silu(z)
         return self.out_proj(y), (tail, h)

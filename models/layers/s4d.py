@@ -21,12 +21,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.layers import pairs
 from models.layers.checks import check_bar, check_choice, check_even, check_positive, check_sequence, check_state
 from models.layers.constants import Constants
 from models.layers.diagonal_cpu import ssm_step
 from models.layers.hippo import SPECTRA
 from models.layers.irregular import diagonal_ssm_irregular
 from models.layers.scan import diagonal_ssm
+from models.layers.scan_chunked import diagonal_ssm_pairs
+from models.layers.scan_exported import over_bars
 
 State = tuple[Tensor, ...]
 RULES = ("zoh", "bilinear")
@@ -74,6 +77,8 @@ class S4D(nn.Module):
         Raises ShapeError, DtypeError, StateError.
         """
         check_sequence(x, self.D.shape[0], gaps)
+        if torch.compiler.is_exporting():
+            return self._exported(x, self.initial_state(len(x)) if state is None else state, gaps)
         with torch.autocast(x.device.type, enabled=False):
             h = None if state is None else self._unpack(state, len(x))
             signal = x.to(self.D.dtype)
@@ -87,13 +92,22 @@ class S4D(nn.Module):
                 h = h / b_bar
         return y.to(x.dtype), (torch.view_as_real(h),)
 
-    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """y (b, d) of one bar x (b, d), and the state after it. Raises as forward."""
-        if not torch.is_grad_enabled() and x.dtype == torch.float32 and x.device.type == "cpu":
+    def step(self, x: Tensor, state: State, gap: Tensor | None = None) -> tuple[Tensor, State]:
+        """y (b, d) of one bar x (b, d), and the state after it; ``gap`` (b,). Raises as forward."""
+        at_once = not torch.is_grad_enabled() and x.dtype == torch.float32 and x.device.type == "cpu"
+        if torch.compiler.is_exporting():
+            return self._step_exported(x, state, gap)
+        if at_once and gap is None:
             return self._step_at_once(x, state)
         check_bar(x, self.D.shape[0])
         a_bar, b_bar, C = self._discrete()
-        h = a_bar * self._unpack(state, len(x)) + x[..., None]
+        a, entering = a_bar, torch.ones_like(a_bar)
+        if gap is not None:
+            check_choice("discretisation with gaps", self.discretisation, ("zoh",))
+            A = torch.complex(-torch.exp(self.log_decay), self.frequency)
+            a = torch.exp(A * torch.exp(self.log_dt)[:, None] * gap.to(self.D.dtype)[:, None, None])
+            entering = (a - 1) / (a_bar - 1)
+        h = a * self._unpack(state, len(x)) + entering * x[..., None]
         y = 2 * (C * b_bar * h).real.sum(-1) + self.D * x
         return y, (torch.view_as_real(h),)
 
@@ -107,6 +121,27 @@ class S4D(nn.Module):
         y, h = np.empty_like(bar), np.empty_like(before)
         ssm_step(bar, weights, D, before, y, h)
         return torch.from_numpy(y), (torch.from_numpy(h),)
+
+    def _exported(self, x: Tensor, state: State, gaps: Tensor | None) -> tuple[Tensor, State]:
+        """As forward, for a graph: complex numbers are made of weights alone, so that they fold away."""
+        if gaps is not None:
+            return over_bars(lambda state, x, gap: self._step_exported(x, state, gap), state, x, gaps)
+        a_bar, b_bar, C = self._discrete()
+        a, w = torch.view_as_real(a_bar), torch.view_as_real(2 * C * b_bar)
+        y, h = diagonal_ssm_pairs(x, a, w, self.D, state[0])
+        return y, (h,)
+
+    def _step_exported(self, x: Tensor, state: State, gap: Tensor | None) -> tuple[Tensor, State]:
+        a_bar, b_bar, C = self._discrete()
+        if gap is None:
+            h = pairs.plus(pairs.times(torch.view_as_real(a_bar), state[0]), x[..., None])
+        else:
+            A = torch.complex(-torch.exp(self.log_decay), self.frequency) * torch.exp(self.log_dt)[:, None]
+            exponent = torch.view_as_real(A) * gap[:, None, None, None]
+            entering = pairs.times(pairs.expm1(exponent), torch.view_as_real(1 / (a_bar - 1)))
+            h = pairs.times(pairs.exp(exponent), state[0]) + entering * x[..., None, None]
+        y = pairs.real_of_product(torch.view_as_real(2 * C * b_bar), h).sum(-1) + self.D * x
+        return y, (h,)
 
     def _ready_to_step(self) -> tuple:
         a_bar, b_bar, C = self._discrete()

@@ -18,13 +18,14 @@ the backward pass, so their memory beyond inputs and outputs does not grow with 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import silu, softplus
 
-from models.layers import diagonal_cpu, scan_chunked, scan_cpu
+from models.layers import diagonal_cpu, scan_chunked, scan_cpu, scan_exported
 from models.layers.errors import DtypeError, ShapeError, SizeError
 
 RULES = ("zoh_euler", "zoh", "euler")
@@ -83,9 +84,11 @@ def selective_scan(
     """
     _check_scan(u, delta, A, B, C, rule)
     given = (u, delta, A, B, C, D, z, delta_bias)
-    if torch.compiler.is_exporting() or u.device.type not in ("cpu", "cuda"):
-        form = selective_scan_reference
-        return form(*given, delta_softplus, initial_state, return_last_state, gaps, rule)
+    if torch.compiler.is_exporting():
+        hold = partial(discretise, rule=rule)
+        return scan_exported.selective(*given, delta_softplus, initial_state, return_last_state, gaps, hold)
+    if u.device.type not in ("cpu", "cuda"):
+        return selective_scan_reference(*given, delta_softplus, initial_state, return_last_state, gaps, rule)
     with torch.autocast(u.device.type, enabled=False):
         work = torch.float64 if u.dtype == torch.float64 else torch.float32
         channels_last = [v.to(work).transpose(1, 2) for v in (u, delta, B, C)]
@@ -147,8 +150,7 @@ def diagonal_ssm_reference(
 def diagonal_ssm(x: Tensor, a: Tensor, w: Tensor, D: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """As ``diagonal_ssm_reference``: the convolution of every time-invariant diagonal layer."""
     h = a.new_zeros(x.shape[0], *a.shape) if h is None else h
-    on_cpu = x.device.type == "cpu" and not torch.compiler.is_exporting()
-    return (diagonal_cpu if on_cpu else scan_chunked).diagonal_ssm(x, a, w, D, h)
+    return (diagonal_cpu if x.device.type == "cpu" else scan_chunked).diagonal_ssm(x, a, w, D, h)
 
 
 def _on_cuda() -> Any:

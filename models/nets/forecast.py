@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.layers.errors import DtypeError, NotFiniteError, ShapeError, SizeError
+
 CLASSES = 5
 
 
@@ -63,12 +65,21 @@ class Forecast:
 
     ``returns`` (b, l, n, h): log return over each horizon ÷ (σ √horizon);
     ``log_volatility`` (b, l, n): log of the coming volatility per bar ÷ σ; ``logits`` (b, l, n, c). σ is the asset's
-    trailing volatility per bar, known at the bar.
+    trailing volatility per bar, known at the bar. From networks that were asked for them: ``weights`` (b, l, n), a
+    portfolio in units of 1/σ; ``regime`` (b, l, n, 5), see regimes.py.
     """
 
     returns: Tensor
     log_volatility: Tensor
     logits: Tensor
+    weights: Tensor | None = None
+    regime: Tensor | None = None
+
+    @property
+    def logits_3(self) -> Tensor:
+        """Sell, hold, buy (b, l, n, 3): what the five classes say when strong and plain are one."""
+        sell, hold, buy = self.logits[..., :2], self.logits[..., 2:3], self.logits[..., 3:]
+        return torch.cat([sell.logsumexp(-1, keepdim=True), hold, buy.logsumexp(-1, keepdim=True)], dim=-1)
 
 
 class Embedding(nn.Module):
@@ -76,25 +87,87 @@ class Embedding(nn.Module):
 
     def __init__(self, n_features: int, d_model: int) -> None:
         super().__init__()
+        self.n_features = n_features
         self.linear = nn.Linear(n_features + 1, d_model)
 
     def forward(self, batch: Batch) -> Tensor:
-        """The embedded bars."""
+        """The embedded bars. Raises ShapeError, DtypeError, NotFiniteError."""
         mask = batch.mask[..., None]
-        return self.linear(torch.cat([torch.where(mask, batch.x, 0.0), mask.to(batch.x.dtype)], dim=-1))
+        x = torch.where(mask, batch.x, 0.0)
+        if not torch.compiler.is_exporting():
+            self._check(batch, x)
+        return self.linear(torch.cat([x, mask.to(x.dtype)], dim=-1))
+
+    def _check(self, batch: Batch, x: Tensor) -> None:
+        if batch.x.dim() != 4 or batch.x.shape[3] != self.n_features or 0 in batch.x.shape:
+            raise ShapeError(
+                f"x is {tuple(batch.x.shape)}; give (chunks, bars, assets, {self.n_features}), none of them 0"
+            )
+        if not torch.is_floating_point(batch.x):
+            raise DtypeError(f"x is {batch.x.dtype}; give float32 (x.float())")
+        if not torch.isfinite(x).all():
+            chunk, bar, asset, feature = place = tuple((~torch.isfinite(x)).nonzero()[0].tolist())
+            raise NotFiniteError(
+                f"x is {x[place]} at chunk {chunk}, bar {bar}, asset {asset}, feature {feature}, where the mask says "
+                "there is a bar; set the mask to False there, or fill the feature"
+            )
 
 
 class Heads(nn.Module):
-    """(b, l, n, d) → Forecast. Starts close to no opinion: zero returns, σ as it was, five equal classes."""
+    """(b, l, n, d) → Forecast. Starts close to no opinion: zero returns, σ as it was, five equal classes.
 
-    def __init__(self, d_model: int, n_horizons: int) -> None:
+    ``assets``: a head of its own for each of so many assets (inventory S4-29), None for one that all share.
+    ``weights``: "long_only" weights are positive and sum to 1 over the bars there are, "long_short" ones have absolute
+    values that sum to 1; None for no weights. ``regimes``: also reads the regime out of the state.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        n_horizons: int,
+        assets: int | None = None,
+        weights: str | None = None,
+        regimes: bool = False,
+    ) -> None:
         super().__init__()
-        self.sizes = [n_horizons, 1, CLASSES]
-        self.linear = nn.Linear(d_model, sum(self.sizes))
-        nn.init.normal_(self.linear.weight, std=0.02)
-        nn.init.zeros_(self.linear.bias)
+        if weights not in (None, "long_only", "long_short"):
+            raise SizeError(f"weights is {weights!r}; choose long_only or long_short, or leave it out")
+        self.sizes, self.kind = [n_horizons, 1, CLASSES] + [1] * (weights is not None), weights
+        self.weight = nn.Parameter(torch.randn(assets or 1, sum(self.sizes), d_model) * 0.02)
+        self.bias = nn.Parameter(torch.zeros(assets or 1, sum(self.sizes)))
+        self.regimes = RegimeReadout(d_model) if regimes else None
 
-    def forward(self, h: Tensor) -> Forecast:
-        """The forecast of every bar."""
-        returns, log_volatility, logits = self.linear(h).float().split(self.sizes, dim=-1)
-        return Forecast(returns, log_volatility[..., 0], logits)
+    def undecayed(self) -> list[nn.Parameter]:
+        """Parameters that weight decay would pull towards a meaningless value."""
+        return [self.bias]
+
+    def forward(self, h: Tensor, mask: Tensor) -> Forecast:
+        """The forecast of every bar; ``mask`` (b, l, n). Raises ShapeError for another number of assets."""
+        if len(self.weight) not in (1, h.shape[2]):
+            raise ShapeError(
+                f"this network has heads for {len(self.weight)} assets, the batch has {h.shape[2]}; fit it again"
+            )
+        y = (h.float()[..., None, :] @ self.weight.float().mT)[..., 0, :] + self.bias.float()
+        returns, log_volatility, logits, *rest = y.split(self.sizes, dim=-1)
+        weights = _weights(rest[0][..., 0], mask, self.kind) if self.kind else None
+        regime = None if self.regimes is None else self.regimes(h)
+        return Forecast(returns, log_volatility[..., 0], logits, weights, regime)
+
+
+def _weights(score: Tensor, mask: Tensor, kind: str) -> Tensor:
+    if kind == "long_only":
+        return torch.softmax(score.masked_fill(~mask, -torch.inf), dim=-1).nan_to_num()
+    held = torch.where(mask, score, 0.0)
+    return held / held.abs().sum(-1, keepdim=True).clamp(min=1e-6)
+
+
+class RegimeReadout(nn.Module):
+    """(b, l, n, d) → (b, l, n, 5), read out of a state that it does not change (inventory S4-26; see regimes.py)."""
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(d_model, 5)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Trend strength, three volatility logits, momentum logit."""
+        return self.linear(h.detach()).float()

@@ -50,4 +50,4 @@ class SsmGnn(nn.Module):
             raise ValueError("the ssm_gnn network needs the graph snapshots of its bars; the batch has none")
         adjacency = batch.graph.at_bars(batch.mask)
         messages = self.attention(h.flatten(0, 1), adjacency.flatten(0, 1)).unflatten(0, h.shape[:2])
-        return self.heads(self.norm(h + self.dropout(elu(messages))))
+        return self.heads(self.norm(h + self.dropout(elu(messages))), batch.mask)

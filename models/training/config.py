@@ -32,6 +32,7 @@ class TrainConfig:
     return_weight: float = 1.0
     volatility_weight: float = 0.5
     class_weight: float = 0.5
+    sharpe_weight: float = 1.0
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
 
     def __post_init__(self) -> None:

@@ -7,7 +7,7 @@ known at the bar. A fold's rows: learned from | dropped, their labels reach into
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import lightning
@@ -31,15 +31,17 @@ SIGMA = "volatility_60"
 @dataclass(frozen=True, eq=False)
 class Targets:
     """What a Forecast is compared with, in its units: ``returns`` (b, l, n, h) and ``log_volatility`` (b, l, n), NaN
-    where unknown; ``class_5`` (b, l, n) int64, UNKNOWN where unknown."""
+    where unknown; ``class_5`` (b, l, n) int64, UNKNOWN where unknown. ``horizons``: bars of each of the h returns."""
 
     returns: Tensor
     log_volatility: Tensor
     class_5: Tensor
+    horizons: tuple[int, ...]
 
     def to(self, *args: Any, **kwargs: Any) -> Targets:
         """The same on another device."""
-        return Targets(*(getattr(self, f.name).to(*args, **kwargs) for f in fields(self)))
+        moved = (v.to(*args, **kwargs) for v in (self.returns, self.log_volatility, self.class_5))
+        return Targets(*moved, self.horizons)
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,6 +155,7 @@ class Chunks:
             torch.where(scored[..., None], targets.returns[at], torch.nan),
             torch.where(scored, targets.log_volatility[at], torch.nan),
             torch.where(scored, targets.class_5[at], UNKNOWN),
+            targets.horizons,
         )
 
 
@@ -174,6 +177,7 @@ def _targets(features: Panel, labels: Labels) -> Targets:
         torch.from_numpy(returns.astype(np.float32)),
         torch.from_numpy(log_volatility.astype(np.float32)),
         torch.from_numpy(classes.astype(np.int64)),
+        labels.horizons,
     )
 
 

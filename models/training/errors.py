@@ -4,10 +4,11 @@ TrainingError
 ├── FitError                    a fold that has no network
 │   ├── EmptyFoldError          its slice leaves nothing to learn from or to stop by
 │   └── DivergedFitError        no epoch came to a finite loss
-└── ArtifactError               a model file that cannot be used
-    ├── MissingArtifactError    no such file
-    ├── DamagedArtifactError    not the file that was written
-    └── ForeignArtifactError    a whole file, but of other features, symbols or a newer program
+├── ArtifactError               a model file that cannot be used
+│   ├── MissingArtifactError    no such file
+│   ├── DamagedArtifactError    not the file that was written
+│   └── ForeignArtifactError    a whole file, but of other features, symbols or a newer program
+└── ExportError                 a network that has no ONNX form, or whose ONNX form says something else
 """
 
 
@@ -41,3 +42,7 @@ class DamagedArtifactError(ArtifactError):
 
 class ForeignArtifactError(ArtifactError):
     """The file is whole but does not fit what it is asked to predict."""
+
+
+class ExportError(TrainingError):
+    """A network cannot be written as ONNX, or what was written does not compute the same."""

@@ -22,12 +22,14 @@ import torch
 from models.features.labels import Labels
 from models.graphs.snapshot import Snapshot
 from models.nets.forecast import CLASSES
+from models.nets.rows import RowModel
 from models.panel import Panel
 from models.scoring.folds import Fold
 from models.training.artifact import Header, Outcome, load_artifact, save_artifact
 from models.training.config import TrainConfig
 from models.training.data import FoldData, Inputs, known_sigma
 from models.training.errors import DivergedFitError, ForeignArtifactError
+from models.training.estimate import fit_in_one_go
 from models.training.keys import code_version, data_hash, fold_key, graph_of, in_force
 from models.training.module import BestEpoch, FoldModule, OnEpoch
 from models.zoo import Spec, build
@@ -85,13 +87,17 @@ def fit_fold(
     data = FoldData(config, features, labels, graph, fold)
     network = build(spec, len(features.columns), len(labels.horizons), config.seed)
     best = BestEpoch(config.patience, checkpoint, on_epoch)
-    _run(FoldModule(network, config), data, best)
+    if isinstance(network, RowModel):
+        fit_in_one_go(network, data, features, labels.horizons, best)
+    else:
+        _run(FoldModule(network, config), data, best)
     if not math.isfinite(best.loss):
         raise DivergedFitError(
             f"fold {fold.index}: the {spec.model} network's loss is {best.loss} after {best.epochs} epochs; lower "
             "lr, or look for wild feature values"
         )
-    parameters = sum(p.numel() for p in network.parameters())
+    trained = sum(p.numel() for p in network.parameters())
+    parameters = network.fitted_numbers if isinstance(network, RowModel) else trained
     outcome = Outcome(
         best.epochs,
         best.loss,

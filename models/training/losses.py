@@ -11,20 +11,41 @@ from torch.nn.functional import cross_entropy, huber_loss
 
 from models.features.labels import UNKNOWN
 from models.nets.forecast import Forecast
+from models.nets.regimes import regime_loss
 from models.training.config import TrainConfig
 from models.training.data import Targets
 
+SMALLEST_VARIANCE = 1e-6  # of a bar's earnings in units of σ²: a portfolio that holds next to nothing earns no Sharpe
 LOG_BOUND = 3.0  # of log(volatility ÷ σ): a calm stretch after a storm must not outweigh everything else
 
 
 def forecast_loss(forecast: Forecast, targets: Targets, config: TrainConfig) -> Tensor:
-    """The weighted sum of the three losses, each a mean over its known targets (0 when none is known)."""
-    return (
-        config.return_weight * return_loss(forecast.returns, targets.returns, config.return_loss)
-        + config.volatility_weight
-        * volatility_loss(forecast.log_volatility, targets.log_volatility, config.volatility_loss)
-        + config.class_weight * class_loss(forecast.logits, targets.class_5)
-    )
+    """The weighted sum of the losses, each a mean over its known targets (0 when none is known).
+
+    Weights and regimes cost something where the network gives them.
+    """
+    cost = config.return_weight * return_loss(forecast.returns, targets.returns, config.return_loss)
+    volatility = volatility_loss(forecast.log_volatility, targets.log_volatility, config.volatility_loss)
+    cost = cost + config.volatility_weight * volatility
+    cost = cost + config.class_weight * class_loss(forecast.logits, targets.class_5)
+    if forecast.weights is not None:
+        cost = cost + config.sharpe_weight * sharpe_loss(forecast.weights, targets.returns[..., 0])
+    if forecast.regime is not None:
+        longest = targets.returns[..., -1]
+        cost = cost + regime_loss(forecast.regime, longest, targets.log_volatility, targets.horizons[-1])
+    return cost
+
+
+def sharpe_loss(weights: Tensor, returns: Tensor) -> Tensor:
+    """Minus the mean over the standard deviation of Σ_n weight · return, over the bars where a return is known.
+
+    ``weights`` and ``returns`` (b, l, n), returns in units of σ, NaN where unknown. 0 with fewer than two such bars.
+    """
+    known = ~torch.isnan(returns)
+    earned = (weights * torch.where(known, returns, 0.0)).sum(-1)[known.any(-1)]
+    if len(earned) < 2:
+        return weights.sum() * 0.0
+    return -earned.mean() / torch.sqrt(earned.var() + SMALLEST_VARIANCE)
 
 
 def return_loss(forecast: Tensor, target: Tensor, kind: str = "huber") -> Tensor:

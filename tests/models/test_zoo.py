@@ -27,7 +27,7 @@ class Tiny(nn.Module):
         )
 
     def forward(self, batch: Batch) -> Forecast:
-        return self.heads(torch.tanh(self.bend * self.embedding(batch)))
+        return self.heads(torch.tanh(self.bend * self.embedding(batch)), batch.mask)
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_options_reach_the_builder_and_a_wrong_one_is_refused(registered: None) 
 
 def test_first_weights_follow_from_the_seed_and_nothing_else_is_drawn() -> None:
     before = torch.get_rng_state()
-    one, same, other = (build(Spec("s4d"), 3, 2, seed).state_dict()["heads.linear.weight"] for seed in (1, 1, 2))
+    one, same, other = (build(Spec("s4d"), 3, 2, seed).state_dict()["heads.weight"] for seed in (1, 1, 2))
     assert torch.equal(one, same) and not torch.equal(one, other)
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -63,8 +63,8 @@ def test_the_issue_s_entries_are_there() -> None:
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(UnknownModelError, match="unknown model 's5'; the zoo has s4d, mamba"):
-        build(Spec("s5"), 3, 2)
+    with pytest.raises(UnknownModelError, match="unknown model 's6'; the zoo has s4, s4d"):
+        build(Spec("s6"), 3, 2)
 
 
 def test_a_rule_is_not_trained_and_a_network_has_no_rule() -> None:

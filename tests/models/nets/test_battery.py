@@ -5,7 +5,9 @@ Glossary: b chunks · l bars · n assets · f features · h horizons · s snapsh
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,22 +17,56 @@ from torch import Tensor, nn
 from models.features.scaling import Scaler
 from models.layers.dropout import Dropout, reseed
 from models.nets.forecast import CLASSES, Batch, Forecast, GraphSteps
+from models.nets.rows import RowModel, Rows
 from models.training.artifact import Header, Outcome, load_artifact, save_artifact
 from models.training.config import TrainConfig
 from models.zoo import ENTRIES, Network, Spec, build
 
 B, L, N, F, H, S = 2, 24, 5, 3, 2, 4
 NETWORKS = [name for name, entry in ENTRIES.items() if isinstance(entry, Network)]
+WITHOUT_CHANCE = ("ridge", "garch")  # nothing in their fit is drawn: every seed gives the same
 every_network = pytest.mark.parametrize("name", NETWORKS)
 
 
 def network_of(name: str, dropout: float = 0.0, seed: int = 0) -> nn.Module:
-    """A small network in evaluation mode whose heads say something."""
-    network = build(Spec(name, d_model=8, n_layers=2, d_state=4, dropout=dropout), F, H, seed)
+    """A small network in evaluation mode that says something."""
+    return outspoken(build(Spec(name, d_model=8, n_layers=2, d_state=4, dropout=dropout), F, H, seed), seed)
+
+
+def outspoken(network: nn.Module, seed: int) -> nn.Module:
+    """With random heads; or, if it is fitted in one go, fitted to a few rows."""
     torch.manual_seed(seed)
-    for parameter in network.heads.parameters():
-        nn.init.normal_(parameter)
+    if isinstance(network, RowModel):
+        network.fit_rows(rows_of(seed))
+    else:
+        for parameter in network.heads.parameters():
+            nn.init.normal_(parameter)
     return network.eval()
+
+
+def rows_of(seed: int) -> Rows:
+    """160 bars whose targets follow from the bar and the one before it."""
+    draw = torch.Generator().manual_seed(7)
+    x, noise = torch.randn(1, 160, N, F, generator=draw), torch.randn(160, N, H, generator=draw)
+    before = x[0].roll(1, dims=0)
+    returns = (0.8 * x[0, ..., 0] + 0.6 * before[..., 1])[..., None] + 0.3 * noise
+    classes = torch.bucketize(returns[..., 0].contiguous(), torch.tensor([-1.0, -0.25, 0.25, 1.0]))
+    return Rows(
+        Batch(x, torch.rand(1, 160, N, generator=draw) < 0.95, torch.ones(1, 160)),
+        returns,
+        0.3 * x[0, ..., 0] + 0.2 * before[..., 2] + 0.1 * noise[..., 0],
+        classes,
+        learned=(0, 120),
+        validated=(122, 160),
+        columns=("return_1", "noise", "volatility_60"),
+        horizons=(1, 5),
+        seed=seed,
+    )
+
+
+def skip_without_gradient(network: nn.Module) -> None:
+    if isinstance(network, RowModel):
+        pytest.skip("fitted in one go: no gradient, no dropout, no layer")
 
 
 def batch_of(seed: int = 1) -> Batch:
@@ -72,12 +108,13 @@ def test_one_forecast_per_bar_and_asset(name: str) -> None:
 def test_slow_form_equals_fast_form(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each layer by its own definition: ``reference`` where it has one, else bar by bar."""
     network, batch = network_of(name), batch_of()
+    skip_without_gradient(network)
     fast, slowed = network(batch), 0
     for layer in network.modules():
         if hasattr(layer, "reference"):
             monkeypatch.setattr(layer, "forward", layer.reference)
         elif layer is not network and hasattr(layer, "initial_state") and not hasattr(layer, "embedding"):
-            monkeypatch.setattr(layer, "forward", lambda x, state=None, layer=layer: by_step(layer, x))
+            monkeypatch.setattr(layer, "forward", partial(by_step, deepcopy(layer)))
         else:
             continue
         slowed += 1
@@ -85,10 +122,10 @@ def test_slow_form_equals_fast_form(name: str, monkeypatch: pytest.MonkeyPatch) 
     assert_close(network(batch), fast)
 
 
-def by_step(layer: nn.Module, x: Tensor) -> tuple[Tensor, object]:
+def by_step(layer: nn.Module, x: Tensor, state: None = None, **gaps: Tensor) -> tuple[Tensor, object]:
     state, seen = layer.initial_state(len(x)), []
-    for x_t in x.unbind(1):
-        y, state = layer.step(x_t, state)
+    for t, x_t in enumerate(x.unbind(1)):
+        y, state = layer.step(x_t, state, *(g[:, t] for g in gaps.values()))
         seen.append(y)
     return torch.stack(seen, dim=1), state
 
@@ -141,6 +178,8 @@ def test_assets_in_another_order_give_the_same_forecasts(name: str) -> None:
     expected = Forecast(
         forecast.returns[:, :, order], forecast.log_volatility[:, :, order], forecast.logits[:, :, order]
     )
+    for own in getattr(network, "per_asset", ()):  # numbers that belong to the assets move with them
+        setattr(network, own, network.get_buffer(own)[order])
     assert_close(network(shuffled), expected)
 
 
@@ -170,6 +209,7 @@ def test_step_by_step_equals_the_whole_sequence(name: str) -> None:
 @every_network
 def test_overfits_eight_rows(name: str) -> None:
     network = network_of(name).train()
+    skip_without_gradient(network)
     torch.manual_seed(0)
     batch = Batch(torch.randn(1, 4, 2, F), torch.ones(1, 4, 2, dtype=torch.bool), torch.ones(1, 4), batch_of().graph)
     assert batch.graph is not None
@@ -186,7 +226,7 @@ def test_overfits_eight_rows(name: str) -> None:
 @every_network
 def test_saved_and_loaded_gives_the_same_output(name: str, tmp_path: Path) -> None:
     spec = Spec(name, d_model=8, d_state=4)
-    network = build(spec, F, H, seed=3).eval()
+    network = outspoken(build(spec, F, H, seed=3), seed=3)
     scaler = Scaler(("a", "b", "c"), (0.0,) * F, (1.0,) * F)
     header = Header(spec, TrainConfig(), scaler, (1, 5), 60_000_000, Outcome(1, 0.5, 10, 5, 1, "d", "c"))
     save_artifact(tmp_path / "m.safetensors", header, network.state_dict())
@@ -205,12 +245,15 @@ def test_the_same_seed_gives_the_same_numbers(name: str) -> None:
         torch.manual_seed(seed + len(seen))  # the process's own generator must not matter
         seen.append(network(batch_of()).returns)
     assert torch.equal(seen[0], seen[1])
-    assert not torch.equal(seen[0], seen[2])
+    if name not in WITHOUT_CHANCE:
+        assert not torch.equal(seen[0], seen[2])
 
 
 @every_network
 def test_dropout_draws_from_its_own_generator(name: str) -> None:
-    kinds = [type(m) for m in network_of(name, dropout=0.5).modules()]
+    network = network_of(name, dropout=0.5)
+    skip_without_gradient(network)
+    kinds = [type(m) for m in network.modules()]
     assert Dropout in kinds
     assert nn.Dropout not in kinds
 
@@ -218,6 +261,7 @@ def test_dropout_draws_from_its_own_generator(name: str) -> None:
 @every_network
 def test_every_weight_is_trained(name: str) -> None:
     network = network_of(name)
+    skip_without_gradient(network)
     sum(v.square().sum() for v in outputs(network(batch_of()))).backward()
     untouched = [k for k, p in network.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
     assert untouched == []

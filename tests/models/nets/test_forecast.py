@@ -28,6 +28,6 @@ def test_bars_cuts_every_part_of_a_batch() -> None:
 
 
 def test_fresh_heads_have_no_opinion() -> None:
-    forecast = Heads(32, 3)(torch.nn.functional.layer_norm(torch.randn(1, 50, 4, 32), (32,)))
+    forecast = Heads(32, 3)(torch.nn.functional.layer_norm(torch.randn(1, 50, 4, 32), (32,)), torch.ones(1, 50, 4) > 0)
     assert forecast.returns.abs().max() < 1 and forecast.log_volatility.abs().max() < 1
     assert torch.softmax(forecast.logits, dim=-1).max() < 0.4

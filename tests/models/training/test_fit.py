@@ -18,11 +18,19 @@ from models.training import fit as fit_module
 from models.training.artifact import load_artifact, read_header
 from models.training.data import FoldData
 from models.training.errors import DivergedFitError, ForeignArtifactError
+from models.training.estimate import leave_unscaled
 from models.training.fit import FittedFold, fit_fold, predict_fold
 from models.training.losses import forecast_loss
 from models.zoo import ENTRIES, Network
 
 NETWORKS = [name for name, entry in ENTRIES.items() if isinstance(entry, Network)]
+IN_ONE_GO = ["ridge", "gradient_boosting", "garch"]
+
+
+@pytest.fixture(scope="session")
+def market(market):
+    """The market with a column that GARCH can take for the one-bar return."""
+    return replace(market, features=replace(market.features, columns=("return_1", "noise", "volatility_60")))
 
 
 class KilledError(Exception):
@@ -162,7 +170,7 @@ def test_a_damaged_checkpoint_is_reported_and_fitted_anew(
 
 
 def test_the_weights_kept_are_those_of_the_best_epoch(market, tmp_path: Path) -> None:
-    config = replace(market.arguments()["config"], epochs=6, patience=6, lr=3.0)
+    config = replace(market.arguments()["config"], epochs=6, patience=6, lr=2.0)
     losses: list[float] = []
     artifact = tmp_path / "m.safetensors"
     fitted = fit_fold(
@@ -178,6 +186,34 @@ def test_the_weights_kept_are_those_of_the_best_epoch(market, tmp_path: Path) ->
             for b, t in data.val_dataloader()
         ]
     assert sum(k * v for k, v in parts) / sum(k for k, _ in parts) == pytest.approx(min(losses), abs=1e-6)
+
+
+@pytest.mark.parametrize("model", IN_ONE_GO)
+def test_a_model_fitted_in_one_go_is_validated_as_every_network(market, tmp_path: Path, model: str) -> None:
+    seen: list[tuple[int, float]] = []
+    arguments = {**market.arguments(model), "artifact": tmp_path / "m.safetensors"}
+    fitted = fit_fold(**arguments, on_epoch=lambda epoch, loss: seen.append((epoch, loss)))
+    loaded = load_artifact(fitted.artifact)
+    data = FoldData(loaded.header.config, market.features, market.labels, None, market.folds[0])
+    if model == "garch":
+        leave_unscaled(data, market.features)
+    total = known = 0.0
+    for batch, targets in data.val_dataloader():
+        count = float((~torch.isnan(targets.returns)).sum())
+        total += count * float(forecast_loss(loaded.network(batch), targets, loaded.header.config))
+        known += count
+    assert fitted.outcome.validation_loss == pytest.approx(total / known, rel=1e-5)
+    assert seen == [(0, fitted.outcome.validation_loss)]
+    assert (fitted.outcome.epochs, fitted.outcome.parameters) == (1, loaded.network.fitted_numbers)
+
+
+@pytest.mark.parametrize("model", IN_ONE_GO)
+def test_a_model_fitted_in_one_go_and_killed_is_fitted_again(market, tmp_path: Path, model: str) -> None:
+    arguments = {**market.arguments(model), "artifact": tmp_path / "a.safetensors", "checkpoint": tmp_path / "a.ckpt"}
+    with pytest.raises(KilledError):
+        fit_fold(**arguments, on_epoch=kill_after(0))
+    assert list(tmp_path.iterdir()) == []
+    assert fit_fold(**arguments).sha256 == fit_fold(**{**arguments, "artifact": tmp_path / "b.safetensors"}).sha256
 
 
 @pytest.mark.parametrize("model", NETWORKS)
@@ -211,8 +247,10 @@ def test_two_fits_side_by_side_are_the_two_fits_alone(market, tmp_path: Path) ->
         assert list(beside) == [alone[name] for name in names]
 
 
+@pytest.mark.parametrize("model", ["s4d", *IN_ONE_GO])
 def test_a_fit_says_nothing_and_leaves_nothing_behind(
     market,
+    model: str,
     tmp_path: Path,
     capfd: pytest.CaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
@@ -220,7 +258,7 @@ def test_a_fit_says_nothing_and_leaves_nothing_behind(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     before = torch.get_rng_state()
-    fit_fold(**market.arguments(), artifact=tmp_path / "m.safetensors", checkpoint=tmp_path / "m.ckpt")
+    fit_fold(**market.arguments(model), artifact=tmp_path / "m.safetensors", checkpoint=tmp_path / "m.ckpt")
     assert capfd.readouterr() == ("", "")
     assert [str(w.message) for w in recwarn] == []
     assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
@@ -247,7 +285,7 @@ def test_forecasts_are_in_log_returns_and_volatility_per_bar(market, fitted: Fit
     with torch.no_grad():
         for parameter in loaded.network.heads.parameters():
             parameter.zero_()
-        loaded.network.heads.linear.bias[:2] = torch.tensor([1.0, 0.5])
+        loaded.network.heads.bias[0, :2] = torch.tensor([1.0, 0.5])
     fit_module.save_artifact(fitted.artifact, loaded.header, loaded.network.state_dict())
     fold = market.folds[0]
     made = predict_fold(fitted.artifact, market.features, market.snapshots, fold)

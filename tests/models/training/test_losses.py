@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from models.nets.forecast import Forecast
+from models.nets.regimes import Regime, regime_loss
 from models.training.config import TrainConfig
 from models.training.data import Targets
-from models.training.losses import class_loss, forecast_loss, return_loss, volatility_loss
+from models.training.losses import class_loss, forecast_loss, return_loss, sharpe_loss, volatility_loss
 
 NAN = math.nan
 
@@ -46,7 +47,7 @@ def test_class_loss_leaves_unknown_classes_out() -> None:
 
 def test_the_sum_is_weighted() -> None:
     forecast = Forecast(torch.zeros(1, 1, 1, 2), torch.zeros(1, 1, 1), torch.zeros(1, 1, 1, 5))
-    targets = Targets(torch.full((1, 1, 1, 2), 0.5), torch.full((1, 1, 1), 0.3), torch.full((1, 1, 1), 2))
+    targets = Targets(torch.full((1, 1, 1, 2), 0.5), torch.full((1, 1, 1), 0.3), torch.full((1, 1, 1), 2), (1, 5))
     config = TrainConfig(return_weight=2.0, volatility_weight=3.0, class_weight=5.0)
     expected = 2 * 0.125 + 3 * 0.5 * math.exp(0.6) + 5 * math.log(5)
     assert float(forecast_loss(forecast, targets, config)) == pytest.approx(expected)
@@ -55,8 +56,36 @@ def test_the_sum_is_weighted() -> None:
 def test_nothing_known_costs_nothing_and_pulls_nowhere() -> None:
     parts = [torch.zeros(1, 2, 1, 2), torch.zeros(1, 2, 1), torch.zeros(1, 2, 1, 5)]
     forecast = Forecast(*(p.requires_grad_() for p in parts))
-    targets = Targets(torch.full((1, 2, 1, 2), NAN), torch.full((1, 2, 1), NAN), torch.full((1, 2, 1), -1))
+    targets = Targets(torch.full((1, 2, 1, 2), NAN), torch.full((1, 2, 1), NAN), torch.full((1, 2, 1), -1), (1, 5))
     loss = forecast_loss(forecast, targets, TrainConfig())
     loss.backward()
     assert float(loss.detach()) == 0
     assert all(p.grad is not None and not p.grad.any() for p in parts)
+
+
+def test_sharpe_loss_by_hand() -> None:
+    """MAM-18, S4-29. Earnings 0.5·2 = 1, −1·1 + 1·(unknown) = −1, 3: mean 1, variance 4."""
+    weights = torch.tensor([[[0.5, 0.0], [-1.0, 1.0], [1.0, 0.0], [9.0, 9.0]]])
+    returns = torch.tensor([[[2.0, 7.0], [1.0, NAN], [3.0, 0.0], [NAN, NAN]]])
+    assert float(sharpe_loss(weights, returns)) == pytest.approx(-1 / 2, rel=1e-5)
+    assert float(sharpe_loss(weights[:, :1], returns[:, :1])) == 0
+
+
+def test_the_sharpe_loss_teaches_weights_the_sign_of_what_comes() -> None:
+    torch.manual_seed(0)
+    returns = torch.randn(1, 200, 2) + torch.tensor([0.5, -0.5])
+    score = torch.zeros(2, requires_grad=True)
+    sharpe_loss(torch.tanh(score + 0.1).expand(1, 200, 2), returns).backward()
+    assert score.grad is not None and score.grad[0] < 0 < score.grad[1]
+
+
+def test_regime_loss_by_hand() -> None:
+    readout = torch.tensor([[[[0.0, 0.0, 0.0, math.log(2), 0.0]], [[0.5, 0.0, 0.0, 0.0, math.log(3)]]]])
+    returns, log_volatility = torch.tensor([[[0.5], [-0.2]]]), torch.tensor([[[0.4], [NAN]]])
+    trend = (math.tanh(0.5) ** 2 + (math.tanh(0.5) + math.tanh(0.2)) ** 2) / 2
+    wild, goes_on = -math.log(2 / 4), -math.log(1 / 4)  # the second bar's move turned against the first's
+    expected = (trend + wild + goes_on) / 3
+    assert float(regime_loss(readout, returns, log_volatility, 1)) == pytest.approx(expected, rel=1e-5)
+    regime = Regime.of(readout)
+    assert float(regime.volatility[0, 0, 0, 2]) == pytest.approx(0.5)
+    assert float(regime.momentum[0, 1, 0]) == pytest.approx(0.75)

@@ -1,0 +1,133 @@
+"""DSS: diagonal state spaces, whose state matrix is shared by all channels and whose input map sits in the form.
+
+Paper: Gupta, Gu, Berant 2022, 2203.14343 (section 3: proposition 1, the forms exp and softmax; appendix: Skew-HiPPO).
+
+Glossary: b sequences · l bars · d channels (H) · m = N/2 conjugate pairs of the state · λ (m,), Re λ = −exp(log_decay)
+· Δ (d,) step size · w (d, m) · D (d,) skip · L = kernel_bars · h (b, d, m, 2) the state, real and imaginary part.
+
+    exp      K_j = 2 Re Σ_m w (e^{λΔ} − 1) / λ · e^{λΔj}
+    softmax  K_j = 2 Re Σ_m w / λ · e^{λΔj} / Σ_{r<L} e^{λΔr}  =  the exp form with w / (e^{λΔL} − 1) for w
+
+    h_t = e^{λΔ} h_{t−1} + x_t        y_t = 2 Re Σ_m (K_0's weights) h_t + D x_t
+
+Departs from the paper: Re λ < 0 in both forms (the paper's softmax form lets it be anything, and normalises every row
+by its largest term), so that the recurrence stays bounded and no denominator is zero; the softmax sums over a fixed L,
+not over the input's length, so that a longer input does not change earlier outputs; N counts both of a conjugate pair.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models.layers.checks import check_bar, check_choice, check_even, check_positive, check_sequence, check_state
+from models.layers.constants import Constants
+from models.layers.diagonal_cpu import ssm_step
+from models.layers.hippo import SPECTRA
+from models.layers.irregular import diagonal_ssm_irregular
+from models.layers.scan import diagonal_ssm
+
+State = tuple[Tensor, ...]
+FORMS = ("exp", "softmax")
+
+
+class DSS(nn.Module):
+    """(b, l, d) → (b, l, d). ``dt_min`` and ``dt_max`` bound the first step sizes Δ, per bar, log-uniform."""
+
+    def __init__(
+        self,
+        d_model: int,
+        d_state: int = 16,
+        form: str = "exp",
+        spectrum: str = "legs",
+        kernel_bars: int = 1024,
+        learn_dt: bool = True,
+        dt_min: float = 0.01,
+        dt_max: float = 0.5,
+    ) -> None:
+        super().__init__()
+        check_positive(d_model=d_model, kernel_bars=kernel_bars)
+        check_even(d_state)
+        check_choice("form", form, FORMS)
+        check_choice("spectrum", spectrum, SPECTRA)
+        self.form, self.kernel_bars = form, kernel_bars
+        eigenvalues = torch.as_tensor(SPECTRA[spectrum](d_state))
+        self.log_decay = nn.Parameter(torch.log(-eigenvalues.real).float())
+        self.frequency = nn.Parameter(eigenvalues.imag.float())
+        log_dt = torch.rand(d_model) * math.log(dt_max / dt_min) + math.log(dt_min)
+        self.log_dt = nn.Parameter(log_dt, requires_grad=learn_dt)
+        self.w = nn.Parameter(torch.randn(d_model, d_state // 2, 2) * math.sqrt(0.5))
+        self.D = nn.Parameter(torch.randn(d_model))
+        self._constants = Constants(self._ready_to_step)
+
+    def undecayed(self) -> list[nn.Parameter]:
+        """Parameters that weight decay would pull towards a meaningless value."""
+        return [self.log_decay, self.frequency, self.log_dt]
+
+    def initial_state(self, batch: int) -> State:
+        """The state before the first bar: zeros."""
+        return (self.w.new_zeros(batch, *self.w.shape),)
+
+    def forward(self, x: Tensor, state: State | None = None, gaps: Tensor | None = None) -> tuple[Tensor, State]:
+        """y (b, l, d) and the state after the last bar; ``gaps`` (b, l) scale Δ. Raises ShapeError, DtypeError,
+        StateError."""
+        check_sequence(x, self.D.shape[0], gaps)
+        with torch.autocast(x.device.type, enabled=False):
+            h = None if state is None else self._unpack(state, len(x))
+            signal = x.to(self.D.dtype)
+            A, dt = self._continuous()
+            a_bar, hold, weights = self._discrete(A, dt)
+            if gaps is None:
+                y, h = diagonal_ssm(signal, a_bar, 2 * weights, self.D, h)
+            else:
+                y, h = diagonal_ssm_irregular(signal, A, dt, gaps, weights, self.D, h, B=1 / hold)
+        return y.to(x.dtype), (torch.view_as_real(h),)
+
+    def step(self, x: Tensor, state: State, gap: Tensor | None = None) -> tuple[Tensor, State]:
+        """y (b, d) of one bar x (b, d), and the state after it; ``gap`` (b,). Raises as forward."""
+        check_bar(x, self.D.shape[0])
+        if gap is not None:
+            y, state = self.forward(x[:, None], state, gap[:, None])
+            return y[:, 0], state
+        at_once = not torch.is_grad_enabled() and x.dtype == self.D.dtype == torch.float32 and x.device.type == "cpu"
+        if at_once and not torch.compiler.is_exporting():
+            return self._step_at_once(x, state)
+        a_bar, _, weights = self._discrete(*self._continuous())
+        h = a_bar * self._unpack(state, len(x)) + x.to(self.D.dtype)[..., None]
+        y = 2 * (weights * h).real.sum(-1) + self.D * x
+        return y.to(x.dtype), (torch.view_as_real(h),)
+
+    def _step_at_once(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """The same in one kernel call; the arrays of unchanged weights are kept between bars."""
+        check_state(state, [(len(x), *self.w.shape)])
+        weights, D = self._constants()
+        bar, before = x.contiguous().numpy(), state[0].contiguous().numpy()
+        y, h = np.empty_like(bar), np.empty_like(before)
+        ssm_step(bar, weights, D, before, y, h)
+        return torch.from_numpy(y), (torch.from_numpy(h),)
+
+    def _ready_to_step(self) -> tuple[np.ndarray, np.ndarray]:
+        a_bar, _, weights = self._discrete(*self._continuous())
+        both = torch.cat([torch.view_as_real(a_bar), torch.view_as_real(2 * weights)], dim=-1)
+        return both.detach().numpy(), self.D.detach().numpy()
+
+    def _unpack(self, state: State, batch: int) -> Tensor:
+        check_state(state, [(batch, *self.w.shape)])
+        return torch.view_as_complex(state[0].to(self.D.dtype).contiguous())
+
+    def _continuous(self) -> tuple[Tensor, Tensor]:
+        """λ for every channel (d, m), complex, and Δ (d,)."""
+        eigenvalues = torch.complex(-torch.exp(self.log_decay), self.frequency)
+        return eigenvalues.expand(len(self.D), -1), torch.exp(self.log_dt)
+
+    def _discrete(self, A: Tensor, dt: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """e^{λΔ}, (e^{λΔ} − 1) / λ and what reads h, each (d, m) complex; without the 2 of a conjugate pair."""
+        exponent = A * dt[:, None]
+        hold = torch.expm1(exponent) / A
+        weights = torch.view_as_complex(self.w) * hold
+        if self.form == "softmax":
+            weights = weights / torch.expm1(exponent * self.kernel_bars)
+        return torch.exp(exponent), hold, weights

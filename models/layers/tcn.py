@@ -1,0 +1,87 @@
+"""A temporal convolutional network behind the same interface as the state-space layers.
+
+Paper: Bai, Kolter, Koltun 2018, 1803.01271 (section 3: causal dilated convolutions, residual levels, figure 1).
+
+Glossary: b sequences · l bars · d channels · k taps · level i, dilation δ = 2^i · each level has two convolutions:
+
+    F(x) = ReLU(conv(ReLU(conv(x))))        y = ReLU(x + F(x))        conv(x)_t = bias + Σ_j W_j x_{t − (k−1−j) δ}
+
+with W under weight normalisation, W = gain · V / ‖V‖ for every channel out. A forecast hears 2 (k − 1) (2^levels − 1)
+bars before its own. State: the last (k − 1) δ inputs of each convolution, (b, (k − 1) δ, d), two a level.
+
+Departs from the paper: no dropout between the convolutions (the network around it drops whole layers' outputs). Each
+convolution is one matrix product over the taps laid side by side: a library's fast convolution may mix neighbouring
+bars by rounding, and the future must not change the past.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, relu
+
+from models.layers.checks import check_bar, check_positive, check_sequence, check_state
+
+State = tuple[Tensor, ...]
+
+
+class TCN(nn.Module):
+    """(b, l, d) → (b, l, d), never negative: for a block that mixes the channels after it."""
+
+    convolutions: Any
+
+    def __init__(self, d_model: int, levels: int = 4, taps: int = 3) -> None:
+        super().__init__()
+        check_positive(d_model=d_model, levels=levels, taps=taps)
+        self.d_model = d_model
+        self.convolutions = nn.ModuleList(_Convolution(d_model, taps, 2**i) for i in range(levels) for _ in range(2))
+
+    def undecayed(self) -> list[nn.Parameter]:
+        """Parameters that weight decay would pull towards a meaningless value: only a direction's direction counts."""
+        return [p for c in self.convolutions for p in (c.direction, c.gain)]
+
+    def initial_state(self, batch: int) -> State:
+        """The state before the first bar: zeros."""
+        return tuple(c.bias.new_zeros(batch, c.reach, self.d_model) for c in self.convolutions)
+
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """y (b, l, d) and the state after the last bar. Raises ShapeError, DtypeError, StateError."""
+        check_sequence(x, self.d_model)
+        state = self.initial_state(len(x)) if state is None else state
+        check_state(state, [(len(x), c.reach, self.d_model) for c in self.convolutions])
+        tails = []
+        for first in range(0, len(state), 2):
+            inner, before = self.convolutions[first](x, state[first])
+            outer, after = self.convolutions[first + 1](relu(inner), state[first + 1])
+            x = relu(x + relu(outer))
+            tails += [before, after]
+        return x, tuple(tails)
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """y (b, d) of one bar x (b, d), and the state after it. Raises as forward."""
+        check_bar(x, self.d_model)
+        y, state = self.forward(x[:, None], state)
+        return y[:, 0], state
+
+
+class _Convolution(nn.Module):
+    """One causal dilated convolution with normalised weights, (b, l, d) and its tail (b, (k − 1) δ, d) → the same."""
+
+    def __init__(self, d_model: int, taps: int, dilation: int) -> None:
+        super().__init__()
+        self.dilation, self.reach = dilation, (taps - 1) * dilation
+        bound = 1 / math.sqrt(d_model * taps)
+        self.direction = nn.Parameter(torch.empty(d_model, taps * d_model).uniform_(-bound, bound))
+        self.gain = nn.Parameter(self.direction.detach().norm(dim=1))
+        self.bias = nn.Parameter(torch.empty(d_model).uniform_(-bound, bound))
+
+    def forward(self, x: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
+        """The convolved bars and the new tail."""
+        length = x.shape[1]
+        padded = torch.cat([tail.to(x.dtype), x], dim=1)
+        taps = [padded[:, start : start + length] for start in range(0, self.reach + 1, self.dilation)]
+        weight = self.direction * (self.gain / self.direction.norm(dim=1))[:, None]
+        return linear(torch.cat(taps, dim=-1), weight, self.bias), padded[:, length:].to(tail.dtype)

@@ -1,0 +1,122 @@
+"""Gradient-boosted trees of the bar and the bars before it.
+
+Friedman (2001), as LightGBM (Ke et al. 2017) grows them: a regression with Huber's loss for every return, one for the
+volatility, a classifier of the five classes, each stopped where it costs least on the validated rows.
+
+Glossary: p lagged features · u log(coming volatility ÷ σ).
+
+The volatility is a gamma regression of exp(2 u) with score s = 2 û: its loss exp(2 u − s) + s is twice the Gaussian one
+that networks are trained with, so exp(û) is a volatility here too. Trees are kept as LightGBM's own text, one uint8
+buffer an output; reading them back runs no code.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.nets.forecast import CLASSES, Forecast
+from models.nets.rows import LaggedModel, Rows
+from models.nets.spec import Spec
+
+if TYPE_CHECKING:
+    import lightgbm
+
+HUBER_DELTA = 1.0  # as the loss of the networks
+FIXED = {
+    "num_threads": 1,  # with the next two: the same trees to the bit, whatever the machine
+    "deterministic": True,
+    "force_row_wise": True,
+    "verbose": -1,
+    "feature_fraction": 0.8,
+    "bagging_fraction": 0.8,
+    "bagging_freq": 1,
+    "lambda_l2": 1.0,
+}
+
+
+class GradientBoosting(LaggedModel):
+    """Options: lags (bars before the present one that are read), rounds, leaves, rate, min_rows (of a leaf), patience
+    (rounds without gain before it stops)."""
+
+    def __init__(
+        self,
+        spec: Spec,
+        n_features: int,
+        n_horizons: int,
+        lags: int = 1,
+        rounds: int = 300,
+        leaves: int = 15,
+        rate: float = 0.05,
+        min_rows: int = 50,
+        patience: int = 20,
+    ) -> None:
+        super().__init__(n_features, lags)
+        self.grow = {**FIXED, "num_leaves": leaves, "learning_rate": rate, "min_data_in_leaf": min_rows}
+        self.rounds, self.patience = rounds, patience
+        self.sized_by_data = (*(f"return_{k}" for k in range(n_horizons)), "log_volatility", "classes")
+        for name in self.sized_by_data:
+            self.register_buffer(name, torch.empty(0, dtype=torch.uint8))
+        self._grown: dict[str, Any] = {}
+
+    @property
+    def fitted_numbers(self) -> int:
+        """Leaves of all trees."""
+        lines = [line for name in self.sized_by_data for line in self._text(name).splitlines()]
+        return sum(int(line.partition("=")[2]) for line in lines if line.startswith("num_leaves="))
+
+    def read(self, x: Tensor) -> Forecast:
+        """The forecast of lagged bars x (b, l, n, p)."""
+        rows = x.flatten(0, 2).double().cpu().numpy()
+        scores = [torch.from_numpy(self._score(name, rows)).reshape(*x.shape[:3], -1) for name in self.sized_by_data]
+        returns, log_volatility, logits = torch.cat(scores[:-2], dim=-1), 0.5 * scores[-2][..., 0], scores[-1]
+        return Forecast(*(v.to(x.device, torch.float32) for v in (returns, log_volatility, logits)))
+
+    def fit_rows(self, rows: Rows) -> None:
+        """Grows the trees of every output whose target is known in learned and validated rows; others stay empty."""
+        x = self.inputs(rows.batch)[0]
+        *returns, log_volatility, classes = rows.targets()
+        for name, target in zip(self.sized_by_data[:-2], returns, strict=True):
+            self._fit(name, rows, x, target, {"objective": "huber", "alpha": HUBER_DELTA})
+        self._fit("log_volatility", rows, x, torch.exp(2 * log_volatility), {"objective": "gamma"})
+        self._fit("classes", rows, x, classes, {"objective": "multiclass", "num_class": CLASSES})
+
+    def _fit(self, name: str, rows: Rows, x: Tensor, target: Tensor, objective: dict[str, Any]) -> None:
+        import lightgbm  # takes a second, which a night without trees need not spend
+
+        learned_x, learned_y, validated_x, validated_y = (v.numpy() for v in rows.known(x, target))
+        if not (len(learned_y) and len(validated_y)):
+            return
+        settings = {**self.grow, **objective, "seed": rows.seed}
+        learned = lightgbm.Dataset(learned_x, learned_y, params=settings)
+        validated = lightgbm.Dataset(validated_x, validated_y, reference=learned, params=settings)
+        stop = lightgbm.early_stopping(self.patience, verbose=False)
+        grown = lightgbm.train(settings, learned, self.rounds, valid_sets=[validated], callbacks=[stop])
+        text = grown.model_to_string(num_iteration=grown.best_iteration)
+        self._buffers[name] = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+        self._grown.pop(name, None)
+
+    def _score(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """Raw scores (r, o) of rows (r, p), zeros where nothing was grown."""
+        outputs = CLASSES if name == "classes" else 1
+        if not self._text(name):
+            return np.zeros((len(rows), outputs))
+        scores = self._trees(name).predict(rows, raw_score=True, num_threads=1)
+        return np.asarray(scores).reshape(len(rows), outputs)
+
+    def _trees(self, name: str) -> lightgbm.Booster:
+        import lightgbm
+
+        if name not in self._grown:
+            self._grown[name] = lightgbm.Booster(model_str=self._text(name))
+        return self._grown[name]
+
+    def _text(self, name: str) -> str:
+        return self.get_buffer(name).cpu().numpy().tobytes().decode()
+
+    def _load_from_state_dict(self, *given: Any) -> None:
+        self._grown.clear()
+        super()._load_from_state_dict(*given)

@@ -1,0 +1,169 @@
+"""Volatility of every asset by itself: GARCH(1, 1), Bollerslev (1986), equations 1 and 6.
+
+Glossary: b chunks · l bars · n assets · k bars ahead · r one-bar log return (ε) · v variance of the next bar (h) ·
+ω, α, β (α₀, α₁, β₁) · φ = α + β.
+
+    v_{t+1} = ω + α r_t² + β v_t        E_t r²_{t+i} = ω (1 + φ + … + φ^{i−2}) + φ^{i−1} v_{t+1}
+
+The forecast is the root of the mean of the latter over the k bars that the volatility label covers, which is linear in
+v_{t+1}: level + carry · v_{t+1}. It has no opinion on returns, and on classes that of their frequencies.
+
+It reads features as they are, not scaled: returns cut off at a few deviations would be the wrong ones. A chunk starts
+from the unconditional variance. An asset with too few bars takes the median α and β of the others.
+
+Departure: over a few hundred bars the likelihood sometimes prefers ω = 0 and β close to 1, a variance that dies out.
+Where its unconditional variance is more than 4 times the mean square of the learned returns, or less than a quarter,
+that mean square takes its place (variance targeting, Engle and Mezrich 1996).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.lib.stride_tricks import sliding_window_view
+from torch import Tensor
+
+from models.features.indicators import FeatureError
+from models.layers.errors import ShapeError, StateError
+from models.nets.forecast import CLASSES, Batch, Forecast
+from models.nets.rows import RowModel, Rows
+from models.nets.spec import Spec
+
+RETURN, SIGMA = "return_1", "volatility_60"
+USUAL = (0.05, 0.90)  # α, β of daily returns, where no asset has bars enough
+BELIEVED = 4.0
+FEW_BARS = 20  # for a mean square
+
+
+class Garch(RowModel):
+    """Options: min_bars, the learned bars that an asset needs for α and β of its own."""
+
+    scaled = False
+    per_asset = ("omega", "alpha", "beta", "start", "level", "carry")
+    sized_by_data = per_asset
+    omega: Tensor
+    alpha: Tensor
+    beta: Tensor
+    start: Tensor
+    level: Tensor
+    carry: Tensor
+    columns: Tensor
+    prior: Tensor
+
+    def __init__(self, spec: Spec, n_features: int, n_horizons: int, min_bars: int = 100) -> None:
+        super().__init__()
+        self.n_horizons, self.min_bars = n_horizons, min_bars
+        for name in self.per_asset:
+            self.register_buffer(name, torch.empty(0, dtype=torch.float64))
+        self.register_buffer("columns", torch.zeros(2, dtype=torch.int64))  # of the return and of σ
+        self.register_buffer("prior", torch.zeros(CLASSES))
+
+    @property
+    def fitted_numbers(self) -> int:
+        """ω, α, β of every asset and the class frequencies."""
+        return 3 * len(self.omega) + CLASSES
+
+    def initial_state(self, b: int, n: int) -> tuple[Tensor, ...]:
+        """The unconditional variances (b, n). Raises ShapeError for another number of assets than was fitted."""
+        if n != len(self.start):
+            raise ShapeError(f"{n} assets, but this GARCH was fitted to {len(self.start)}; fit it to these")
+        return (self.start.expand(b, n),)
+
+    def forward(self, batch: Batch) -> Forecast:
+        """The forecast of every bar."""
+        b, _, n, _ = batch.x.shape
+        return self.step(batch, self.initial_state(b, n))[0]
+
+    def step(self, batch: Batch, state: tuple[Tensor, ...]) -> tuple[Forecast, tuple[Tensor, ...]]:
+        """The forecast of the next bars, one or more, and the variances after them."""
+        (v,), (b, _, n, _) = state, batch.x.shape
+        if v.shape != (b, n):
+            raise StateError(f"the state is {tuple(v.shape)} for {b} chunks of {n} assets; start from initial_state")
+        returns, sigma = self._read(batch)
+        shock, there, seen = self.omega + self.alpha * returns.square(), batch.mask.unbind(1), []
+        for shock_t, there_t in zip(shock.unbind(1), there, strict=True):
+            v = torch.where(there_t, shock_t + self.beta * v, v)
+            seen.append(v)
+        ahead = self.level + self.carry * torch.stack(seen, dim=1)
+        told = batch.mask & (sigma > 0) & (ahead > 0)
+        ratio = torch.where(told, ahead, 1.0).log() / 2 - torch.where(told, sigma, 1.0).log()
+        log_volatility = torch.where(told, ratio, 0.0).float()
+        nothing = log_volatility.new_zeros(*log_volatility.shape, self.n_horizons)
+        return Forecast(nothing, log_volatility, self.prior.expand(*log_volatility.shape, CLASSES)), (v,)
+
+    def fit_rows(self, rows: Rows) -> None:
+        """Fits ω, α and β to every asset's learned returns. Raises FeatureError without return_1 or volatility_60."""
+        missing = [name for name in (RETURN, SIGMA) if name not in rows.columns]
+        if missing:
+            raise FeatureError(f"GARCH reads {RETURN} and {SIGMA}; the features have no {', '.join(missing)}")
+        self.columns = torch.tensor([rows.columns.index(name) for name in (RETURN, SIGMA)])
+        returns, sigma = (v[0].numpy() for v in self._read(rows.batch))
+        mask, (start, stop) = rows.batch.mask[0].numpy(), rows.learned
+        own = [r[there] for r, there in zip(returns[start:stop].T, mask[start:stop].T, strict=True)]
+        variance, alpha, beta = fit_assets(own, self.min_bars)
+        omega = np.maximum(1.0 - alpha - beta, 0.0) * variance
+        squares = np.where(mask, returns, np.nan)[start:stop] ** 2
+        label = rows.log_volatility[start:stop].double().numpy()
+        k = label_bars(squares, label, sigma[start:stop], rows.horizons)
+        level, carry = mean_ahead(omega, alpha + beta, k)
+        fitted = (omega, alpha, beta, variance, level, carry)
+        for name, value in zip(self.per_asset, fitted, strict=True):
+            self._buffers[name] = torch.from_numpy(np.array(value, dtype=np.float64))
+        classes = rows.class_5[start:stop]
+        count = torch.bincount(classes[classes >= 0], minlength=CLASSES) + 1.0
+        self.prior = torch.log(count / count.sum())
+
+    def _read(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Returns and σ (b, l, n), zeros where there is no bar."""
+        read = batch.x[..., self.columns].double()
+        return tuple(torch.where(batch.mask, v, 0.0) for v in read.unbind(-1))  # type: ignore[return-value]
+
+
+def fit_assets(returns: Sequence[np.ndarray], min_bars: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Unconditional variance, α and β (n,) of every asset's returns (m,) in its own bars."""
+    square = np.array([np.mean(r**2) if len(r) >= FEW_BARS else 0.0 for r in returns])
+    square[square == 0] = np.median(square[square > 0]) if square.any() else 1.0
+    own = np.array([len(r) >= max(min_bars, FEW_BARS) and r.any() for r in returns])
+    fitted = np.array([_fit(r, v) if ok else (1.0, *USUAL) for r, v, ok in zip(returns, square, own, strict=True)])
+    if own.any():
+        fitted[~own, 1:] = np.median(fitted[own, 1:], axis=0)
+    ratio, alpha, beta = fitted.T
+    return ratio * square, alpha, beta
+
+
+def _fit(returns: np.ndarray, square: float) -> tuple[float, float, float]:
+    """Unconditional variance ÷ mean square, α, β of greatest Gaussian quasi-likelihood of returns (m,)."""
+    from arch import arch_model  # takes half a second, which a night without GARCH need not spend
+
+    model = arch_model(returns / math.sqrt(square), mean="Zero", vol="GARCH", p=1, q=1, rescale=False)
+    omega, alpha, beta = model.fit(disp="off", show_warning=False).params
+    rest = 1.0 - alpha - beta
+    believed = rest / BELIEVED < omega < rest * BELIEVED
+    return omega / rest if believed else 1.0, alpha, beta
+
+
+def mean_ahead(omega: np.ndarray, lasting: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """level, carry (n,): the mean variance of the k next bars is level + carry · v_{t+1}. ``lasting`` (n,) is φ."""
+    constant, factor = np.zeros_like(omega), np.ones_like(omega)
+    level, carry = constant.copy(), factor.copy()
+    for _ in range(k - 1):
+        constant, factor = omega + lasting * constant, lasting * factor
+        level, carry = level + constant, carry + factor
+    return level / k, carry / k
+
+
+def label_bars(squares: np.ndarray, label: np.ndarray, sigma: np.ndarray, horizons: Sequence[int]) -> int:
+    """How many bars the label (t, n), log(coming volatility ÷ σ), covers: the horizon over which the squared returns
+    (t, n) come closest to it. Labels say their horizons but not which of them the volatility is over."""
+    differences = dict.fromkeys(horizons, math.inf)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for k in (k for k in horizons if k < len(squares)):
+            realised = sliding_window_view(squares[1:], k, axis=0).mean(-1)
+            difference = np.abs(0.5 * np.log(realised) - np.log(sigma[:-k]) - label[:-k])
+            known = difference[np.isfinite(difference)]
+            if len(known):
+                differences[k] = known.mean()
+    return min(differences, key=differences.__getitem__)

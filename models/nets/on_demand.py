@@ -1,0 +1,94 @@
+"""A state-space network that runs on demand (inventory SSF-13).
+
+A linear forecast is made for every bar; only where it expects a move, its hold class below ``hold``, is the encoder
+switched on and its forecast added. The bars between are no input to the encoder: its next bar comes after a gap, which
+a state-space layer takes as one longer step. ``step`` spares the work; ``forward`` does it and leaves the bars out.
+
+Glossary: b chunks · l bars · n assets · d channels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.layers.errors import SizeError
+from models.nets.forecast import CLASSES, Batch, Embedding, Forecast, Heads
+from models.nets.layers import kind
+from models.nets.sequence import Encoder, State, flat, nested
+from models.nets.spec import Spec
+
+HOLD = CLASSES // 2
+GAPS_ANYWHERE = ("s4", "s4d", "dss", "s5")  # a convolution in the layer, as Mamba's, could not leave bars out
+
+
+class OnDemand(nn.Module):
+    """Batch → Forecast. Options: ``layer`` (a state-space layer that takes gaps anywhere: s4, s4d, dss, s5), ``hold``
+    (switch on where the chance of holding is below it), and the layer's own."""
+
+    def __init__(
+        self, spec: Spec, n_features: int, n_horizons: int, layer: str = "s4d", hold: float = 0.5, **options: Any
+    ) -> None:
+        super().__init__()
+        if layer not in GAPS_ANYWHERE:
+            raise SizeError(f"{layer} cannot leave bars out; choose one of {', '.join(GAPS_ANYWHERE)}")
+        chosen, self.hold = kind(layer), hold
+        self.glance, self.cheap = Embedding(n_features, spec.d_model), Heads(spec.d_model, n_horizons)
+        self.encoder = Encoder(spec, n_features, chosen.maker(spec, options), chosen.gated, **options)
+        self.heads = Heads(spec.d_model, n_horizons)
+
+    def initial_state(self, b: int, n: int) -> State:
+        """The encoder's state, and how long ago each asset's last bar in it was."""
+        return *self.encoder.initial_state(b, n), (self.heads.bias.new_zeros(b * n),)
+
+    def forward(self, batch: Batch) -> Forecast:
+        """The forecast of every bar, the encoder's part left out where it is off."""
+        glance = self.cheap(self.glance(batch), batch.mask)
+        on = self.switched_on(glance)
+        gaps = _since(batch.gaps[..., None].expand(on.shape), on)
+        return _added(glance, self.heads(self.encoder(batch, gaps), batch.mask), on)
+
+    def step(self, batch: Batch, state: State) -> tuple[Forecast, State]:
+        """The forecast of one more bar; the encoder runs for the assets that are on, if any."""
+        glance = self.cheap(self.glance(batch), batch.mask)
+        on = self.switched_on(glance)
+        *inner, (waited,) = state
+        waited = waited + batch.gaps.expand(on.shape[0], 1).repeat_interleave(on.shape[2], dim=0)[:, 0]
+        chosen = on.flatten().nonzero()[:, 0]
+        if not len(chosen):
+            return glance, (*inner, (waited,))
+        alone = replace(
+            batch, x=batch.x.flatten(0, 2)[chosen, None, None], mask=batch.mask.flatten()[chosen, None, None]
+        )
+        own = nested([t[chosen] for t in flat(tuple(inner))], tuple(tuple(t[chosen] for t in part) for part in inner))
+        h, own = self.encoder.step(alone, own, waited[chosen, None, None])
+        heard = h.new_zeros(on.numel(), h.shape[-1]).index_copy(0, chosen, h[:, 0, 0]).view(*on.shape, -1)
+        merged = [old.index_copy(0, chosen, new) for old, new in zip(flat(tuple(inner)), flat(own), strict=True)]
+        inner = nested(merged, tuple(inner))
+        waited = waited.index_fill(0, chosen, 0.0)
+        return _added(glance, self.heads(heard, batch.mask), on), (*inner, (waited,))
+
+    def switched_on(self, glance: Forecast) -> Tensor:
+        """Where the encoder runs, (b, l, n) bool."""
+        return torch.softmax(glance.logits.detach(), dim=-1)[..., HOLD] < self.hold
+
+
+def _since(gaps: Tensor, on: Tensor) -> Tensor:
+    """Time since the last bar that was on, at bars that are (b, l, n); 0 at the others."""
+    elapsed = gaps.cumsum(1)
+    before = torch.where(on, elapsed, 0.0).cummax(1).values
+    last = torch.cat([torch.zeros_like(before[:, :1]), before[:, :-1]], dim=1)
+    return torch.where(on, elapsed - last, 0.0)
+
+
+def _added(glance: Forecast, more: Forecast, on: Tensor) -> Forecast:
+    """The glance, and where ``on`` (b, l, n) the sum of both."""
+    wide = on[..., None]
+    return Forecast(
+        glance.returns + torch.where(wide, more.returns, 0.0),
+        glance.log_volatility + torch.where(on, more.log_volatility, 0.0),
+        glance.logits + torch.where(wide, more.logits, 0.0),
+    )

@@ -1,0 +1,304 @@
+"""Networks as ONNX: one graph of a single bar, one of a whole sequence, both checked in onnxruntime before they are there.
+
+    step.onnx      x (b, 1, n, f), mask (b, 1, n), state_i_j → forecast, next_state_i_j
+    sequence.onnx  x (b, bars, n, f), mask (b, bars, n), from the empty state → forecast
+
+Forecast: returns, log_volatility, logits, and weights and regime where the network has them; see Forecast. Networks that
+know time gaps also take gaps (b, l). A state's first axis is b · n. b is free; n and the bars are fixed. Features enter
+scaled: the scaler stands in the file's metadata (SPEC … WEIGHTS below, each a JSON text), as do the horizons.
+
+What follows from the weights alone is worked out by torch and stored; what is left is real arithmetic in float32.
+Recurrences are one Scan operator each. Packages: the extra ``export``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from operator import attrgetter, getitem
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.nets.forecast import Batch, Forecast
+from models.nets.rows import RowModel
+from models.nets.sequence import SequenceNetwork
+from models.training.artifact import Artifact
+from models.training.artifact import _digest as weights_hash
+from models.training.errors import ExportError
+from models.zoo import ENTRIES, Network
+
+TOLERANCE = 1e-4  # largest difference from torch, as a share of the largest value where that is above 1
+CHECKED_BATCHES, CHECKED_STEPS = (1, 3), 4
+PARTS = ("returns", "log_volatility", "logits", "weights", "regime")
+INSTEAD = "use model.safetensors with models.training.artifact.load_artifact instead"
+FORBIDDEN = ("DFT", "STFT")
+
+
+@dataclass(frozen=True)
+class Graph:
+    """An ONNX file. ``nodes`` with those inside operators, ``error`` the largest its check found (see TOLERANCE)."""
+
+    path: Path
+    nodes: int
+    bytes: int
+    error: float
+
+
+def export_onnx(
+    model: Artifact | nn.Module, folder: Path, *, bars: int = 64, assets: int = 1, tolerance: float = TOLERANCE
+) -> tuple[Graph, Graph]:
+    """step.onnx and sequence.onnx of a network, now in ``folder``; both, or what was there before.
+
+    Raises ExportError for a network that has no such form, and when onnxruntime does not say what torch says.
+    """
+    network = _exportable(model)
+    if bars < 1 or assets < 1:
+        raise ExportError(f"{bars} bars of {assets} assets; give 1 or more of each")
+    folder.mkdir(parents=True, exist_ok=True)
+    said = _metadata(model, network) | {"bars": json.dumps(bars), "assets": json.dumps(assets)}
+    forms = {"step": _Step(network), "sequence": _Sequence(network)}
+    partials = {name: folder / f"{name}.onnx.{os.getpid()}.partial" for name in forms}
+    checked = []
+    try:
+        for name, form in forms.items():
+            nodes = _write(form, partials[name], 1 if name == "step" else bars, assets, said | {"graph": name})
+            error = (_check_step if name == "step" else _check_sequence)(network, partials[name], bars, assets)
+            if not error <= tolerance:
+                raise ExportError(f"{name}.onnx is off by {error:.2g} in onnxruntime, {tolerance:g} is allowed; {INSTEAD}")
+            checked.append((name, nodes, error))
+        for partial, name in zip(partials.values(), forms, strict=True):
+            partial.replace(folder / f"{name}.onnx")
+    finally:
+        for partial in partials.values():
+            partial.unlink(missing_ok=True)
+    step, sequence = (
+        Graph(path := folder / f"{name}.onnx", nodes, path.stat().st_size, error) for name, nodes, error in checked
+    )
+    return step, sequence
+
+
+class _Form(nn.Module):
+    """A network as a function of tensors: (x, mask, gaps or None, state) → a row of tensors, names in ``outputs``."""
+
+    def __init__(self, network: SequenceNetwork) -> None:
+        super().__init__()
+        self.network = network
+        self.sizes = [len(part) for part in network.initial_state(1, 1)]
+        heads = network.heads
+        said = {"weights": heads.kind is not None, "regime": heads.regimes is not None}
+        self.outputs = [name for name in PARTS if said.get(name, True)]
+
+    @property
+    def state_names(self) -> list[str]:
+        return [f"state_{i}_{j}" for i, size in enumerate(self.sizes) for j in range(size)]
+
+    def _batch(self, x: Tensor, mask: Tensor, gaps: Tensor | None) -> Batch:
+        return Batch(x, mask, x.new_ones(x.shape[:2]) if gaps is None else gaps)
+
+    def _parts(self, forecast: Forecast) -> tuple[Tensor, ...]:
+        return tuple(getattr(forecast, name) for name in self.outputs)
+
+
+class _Sequence(_Form):
+    state_names = []  # type: ignore[assignment]
+
+    def forward(self, x: Tensor, mask: Tensor, gaps: Tensor | None, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return self._parts(self.network(self._batch(x, mask, gaps)))
+
+
+class _Step(_Form):
+    def forward(self, x: Tensor, mask: Tensor, gaps: Tensor | None, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        rest = iter(state)
+        before = tuple(tuple(next(rest) for _ in range(size)) for size in self.sizes)
+        forecast, after = self.network.step(self._batch(x, mask, gaps), before)
+        return (*self._parts(forecast), *(tensor for part in after for tensor in part))
+
+
+def _exportable(model: Artifact | nn.Module) -> SequenceNetwork:
+    """A copy of the network, on the CPU and in evaluation mode. Raises ExportError."""
+    network: Any = model.network if isinstance(model, Artifact) else model
+    kind = type(network).__name__
+    if isinstance(network, RowModel):
+        raise ExportError(f"{kind} is fitted in one go and has no layers to write as ONNX; {INSTEAD}")
+    if isinstance(model, Artifact):
+        entry = ENTRIES.get(model.header.spec.model)
+        if isinstance(entry, Network) and entry.graph is not None:
+            raise ExportError(f"the {model.header.spec.model} network reads the {entry.graph} graph of every bar; {INSTEAD}")
+    if not isinstance(network, SequenceNetwork):
+        raise ExportError(f"{kind} is not a sequence network (models.nets.sequence), only those have an ONNX form; {INSTEAD}")
+    for layer in (block.layer for block in network.encoder.blocks):
+        if not getattr(layer, "causal", True) or not hasattr(layer, "step"):
+            raise ExportError(f"a {type(layer).__name__} layer reads the future and has no step; fit one that does not")
+    return copy.deepcopy(network).cpu().float().eval()
+
+
+def _metadata(model: Artifact | nn.Module, network: SequenceNetwork) -> dict[str, str]:
+    said: dict[str, Any] = {"format": 1, "weights_sha256": weights_hash(network.state_dict())}
+    if isinstance(model, Artifact):
+        header = model.header
+        said |= {"spec": header.spec.to_json(), "scaler": header.scaler.to_dict()}
+        said |= {"horizons": list(header.horizons), "bar_us": header.bar_us}
+    return {name: json.dumps(value, sort_keys=True) for name, value in said.items()}
+
+
+def _write(form: _Form, path: Path, bars: int, assets: int, said: dict[str, str]) -> int:
+    """How many nodes the graph now at ``path`` has."""
+    onnx, network = _package("onnx"), form.network
+    state = [tensor for part in network.initial_state(2, assets) for tensor in part] if form.state_names else []
+    x, mask, gaps = _random_bars(network, 2, bars, assets)
+    taken = ["x", "mask", *(["gaps"] if network.encoder.irregular else []), *form.state_names]
+    given = [*form.outputs, *(f"next_{name}" for name in form.state_names)]
+    try:
+        with torch.no_grad(), _quietly():
+            program = _folded(form, (x, mask, gaps, tuple(state)), assets)
+            made = torch.onnx.export(program, input_names=taken, output_names=given, dynamo=True, verbose=False)
+        proto = made.model_proto  # type: ignore[union-attr]
+    except Exception as exc:  # the exporter raises whatever its parts raise
+        reason = str(exc).strip().partition("\n")[0]
+        raise ExportError(f"{said['graph']}.onnx cannot be made of this network ({reason}); {INSTEAD}") from exc
+    nodes = list(_nodes(proto.graph))
+    odd = {n.op_type for n in nodes if n.op_type in FORBIDDEN or n.domain} | set(_complex_values(proto.graph))
+    if odd:
+        raise ExportError(f"{said['graph']}.onnx would need {', '.join(sorted(odd))}, not plain real arithmetic; {INSTEAD}")
+    onnx.helper.set_model_props(proto, said)
+    onnx.checker.check_model(proto, full_check=True)
+    onnx.save(proto, path)
+    return len(nodes)
+
+
+def _folded(form: _Form, inputs: tuple[Any, ...], assets: int) -> torch.export.ExportedProgram:
+    """The form as torch traces it, with everything that follows from the weights alone worked out."""
+    batch = torch.export.Dim("b", min=1)
+    by_chunk, by_asset = {0: batch}, {0: assets * batch if assets > 1 else batch}
+    x, mask, gaps, state = inputs
+    shapes = (by_chunk, by_chunk, None if gaps is None else by_chunk, tuple(by_asset for _ in state))
+    traced = torch.export.export(form, inputs, dynamic_shapes=shapes, strict=False).module()
+    _work_out(traced)
+    return torch.export.export(traced, inputs, dynamic_shapes=shapes, strict=False)
+
+
+def _work_out(traced: Any) -> None:
+    """Puts a constant in place of every value that no input has a part in."""
+    known: dict[Any, Any] = {}
+    for node in traced.graph.nodes:
+        if node.op == "get_attr":
+            value = attrgetter(node.target)(traced)
+            if isinstance(value, Tensor):
+                known[node] = value.detach()
+        elif all(n in known for n in node.all_input_nodes) and _is_pure(node):
+            args, kwargs = torch.fx.map_arg((node.args, node.kwargs), known.__getitem__)
+            known[node] = node.target(*args, **kwargs)
+    for k, (node, value) in enumerate(known.items()):
+        if node.op == "call_function" and isinstance(value, Tensor) and any(n not in known for n in node.users):
+            traced.register_buffer(f"worked_out_{k}", value.clone())
+            with traced.graph.inserting_before(node):
+                node.replace_all_uses_with(traced.graph.get_attr(f"worked_out_{k}"))
+    traced.graph.eliminate_dead_code()
+    traced.recompile()
+
+
+def _is_pure(node: Any) -> bool:
+    """A call that gives the same for the same and changes nothing, as do those that read it."""
+    calls = [n.target for n in (node, *node.users) if isinstance(n.target, torch._ops.OpOverload)]
+    return (node.target is getitem or node.target in calls) and not any(c._schema.is_mutable for c in calls)
+
+
+def _check_step(network: SequenceNetwork, path: Path, bars: int, assets: int) -> float:
+    """The largest error over a few bars, the state carried by either by itself."""
+    form, session, worst = _Step(network), _session(path), 0.0
+    for batch in CHECKED_BATCHES:
+        state = ours = [tensor for part in network.initial_state(batch, assets) for tensor in part]
+        for _ in range(CHECKED_STEPS):
+            x, mask, gaps = _random_bars(network, batch, 1, assets)
+            with torch.no_grad():
+                expected = form(x, mask, gaps, tuple(ours))
+            found = _run(session, x, mask, gaps, dict(zip(form.state_names, state, strict=True)))
+            worst = max(worst, _error(found, expected))
+            state, ours = found[len(form.outputs) :], list(expected[len(form.outputs) :])
+    return worst
+
+
+def _check_sequence(network: SequenceNetwork, path: Path, bars: int, assets: int) -> float:
+    form, session, worst = _Sequence(network), _session(path), 0.0
+    for batch in CHECKED_BATCHES:
+        x, mask, gaps = _random_bars(network, batch, bars, assets)
+        with torch.no_grad():
+            expected = form(x, mask, gaps, ())
+        worst = max(worst, _error(_run(session, x, mask, gaps, {}), expected))
+    return worst
+
+
+def _random_bars(network: SequenceNetwork, b: int, bars: int, n: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    """x (b, l, n, f), not a number where the mask is False; mask; gaps where the network reads them."""
+    draw = torch.Generator().manual_seed(b)
+    mask = torch.rand(b, bars, n, generator=draw) < 0.9
+    x = torch.randn(b, bars, n, network.encoder.embedding.n_features, generator=draw)
+    gaps = torch.randint(1, 4, (b, bars), generator=draw).float() if network.encoder.irregular else None
+    return torch.where(mask[..., None], x, torch.nan), mask, gaps
+
+
+def _session(path: Path) -> Any:
+    onnxruntime = _package("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors; it warns of every constant that it folds away
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def _run(session: Any, x: Tensor, mask: Tensor, gaps: Tensor | None, state: dict[str, Tensor]) -> list[Tensor]:
+    given = {"x": x, "mask": mask} | ({} if gaps is None else {"gaps": gaps}) | state
+    return [torch.from_numpy(v) for v in session.run(None, {name: v.numpy() for name, v in given.items()})]
+
+
+def _error(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """The largest difference of any two, as a share of the largest value expected where that is above 1."""
+    shares = [float((a - b).abs().max() / b.abs().max().clamp(min=1)) for a, b in zip(found, expected, strict=True) if b.numel()]
+    return max(shares)
+
+
+def _nodes(graph: Any) -> Iterator[Any]:
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _nodes(attribute.g)
+
+
+def _complex_values(graph: Any) -> list[str]:
+    """The names of complex types in the graph."""
+    types = _package("onnx").TensorProto
+    seen = {v.type.tensor_type.elem_type for v in (*graph.input, *graph.output, *graph.value_info)}
+    seen |= {v.data_type for v in graph.initializer}
+    return [types.DataType.Name(kind) for kind in seen & {types.COMPLEX64, types.COMPLEX128}]
+
+
+def _package(name: str) -> Any:
+    import importlib
+
+    try:
+        importlib.import_module("onnxscript")
+        return importlib.import_module(name)
+    except ImportError as exc:
+        raise ExportError("ONNX needs packages that are not installed; pip install 'nightgraph[export]'") from exc
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Without what torch's exporter says of its own parts."""
+    logger = logging.getLogger("torch.onnx")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)

@@ -1,0 +1,172 @@
+"""DSS: both forms against the paper's kernels, recurrence against sequence (S4-24)."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from models.layers import dss
+from models.layers.dss import DSS
+from models.layers.errors import DtypeError, ShapeError, SizeError, StateError
+from models.layers.hippo import legs_spectrum
+
+FORMS = ("exp", "softmax")
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+def by_step(layer: DSS, x: Tensor, state: dss.State, gaps: Tensor | None = None) -> tuple[Tensor, dss.State]:
+    outputs = []
+    for t, x_t in enumerate(x.unbind(1)):
+        y, state = layer.step(x_t, state, None if gaps is None else gaps[:, t])
+        outputs.append(y)
+    return torch.stack(outputs, dim=1), state
+
+
+def kernel(layer: DSS, length: int) -> np.ndarray:
+    """Proposition 1: w Λ⁻¹ (e^{ΛΔ} − I) · exp(P), or w Λ⁻¹ · row-softmax(P), P_{mj} = λ_m Δ j; (d, length)."""
+    eigenvalues = (-torch.exp(layer.log_decay) + 1j * layer.frequency).detach().numpy()
+    w, rows = torch.view_as_complex(layer.w.detach()).numpy(), []
+    for w_c, dt in zip(w, layer.log_dt.detach().exp().numpy(), strict=True):
+        bars = length if layer.form == "exp" else layer.kernel_bars
+        P = np.exp(np.outer(eigenvalues * dt, np.arange(bars)))
+        if layer.form == "exp":
+            row = (w_c / eigenvalues * (np.exp(eigenvalues * dt) - 1)) @ P
+        else:
+            row = (w_c / eigenvalues) @ (P / P.sum(1, keepdims=True))
+        rows.append(2 * row[:length].real)
+    return np.stack(rows)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
+def test_sequence_is_the_convolution_with_the_papers_kernel(form: str, dtype: torch.dtype, tolerance: float) -> None:
+    layer, x = DSS(3, 8, form, kernel_bars=40).to(dtype), torch.randn(2, 33, 3, dtype=dtype)
+    taps, y = kernel(layer.double(), 33), layer.to(dtype)(x)[0].detach().double().numpy()
+    signal, D = x.double().numpy(), layer.D.detach().double().numpy()
+    expected = (
+        np.stack([sum(taps[:, j] * signal[:, t - j] for j in range(t + 1)) for t in range(33)], axis=1) + D * signal
+    )
+    assert np.linalg.norm(y - expected) < tolerance * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
+@pytest.mark.parametrize("learning", [True, False])
+def test_steps_equal_the_sequence(form: str, dtype: torch.dtype, tolerance: float, learning: bool) -> None:
+    layer, x = DSS(3, 8, form).to(dtype), torch.randn(2, 33, 3, dtype=dtype)
+    with torch.set_grad_enabled(learning):
+        for state in (layer.initial_state(2), (torch.randn(2, 3, 4, 2, dtype=dtype),)):
+            fast, (last,) = layer(x, state)
+            slow, (after,) = by_step(layer, x, state)
+            assert (fast - slow).norm() < tolerance * slow.norm() and (last - after).norm() < tolerance * after.norm()
+            assert fast.dtype == last.dtype == dtype and not last.is_complex()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_gaps_scale_the_step_size(form: str) -> None:
+    layer, x = DSS(3, 8, form).double(), torch.randn(2, 12, 3, dtype=torch.double)
+    regular, (last,) = layer(x)
+    ones, (after,) = layer(x, None, torch.ones(2, 12))
+    torch.testing.assert_close(ones, regular)
+    torch.testing.assert_close(after, last)
+    long, (state,) = layer(x, None, 2 * torch.ones(2, 12))
+    repeated, (expected,) = layer(x.repeat_interleave(2, dim=1))  # an input held over two bars
+    torch.testing.assert_close(long, repeated[:, 1::2])
+    torch.testing.assert_close(state, expected)
+    gaps = torch.tensor([[1.0, 2, 0] * 4, [0.5, 1, 1] * 4], dtype=torch.double)
+    sequence, (end,) = layer(x, None, gaps)
+    steps, (stop,) = by_step(layer, x, layer.initial_state(2), gaps)
+    torch.testing.assert_close(steps, sequence)
+    torch.testing.assert_close(stop, end)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_padded_bars_are_as_if_they_were_not_there(form: str) -> None:
+    layer, x, there = DSS(3, 8, form), torch.randn(2, 9, 3), torch.tensor([0, 2, 3, 5, 8])
+    gaps = torch.zeros(2, 9)
+    gaps[:, there] = torch.rand(5) + 0.5
+    y, (state,) = layer(x, None, gaps)
+    short, (after,) = layer(x[:, there], None, gaps[:, there])
+    assert torch.equal(y[:, there], short) and torch.equal(state, after)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_gradients_are_those_of_differences(form: str) -> None:
+    layer, x = DSS(2, 4, form, kernel_bars=9).double(), torch.randn(2, 6, 2, dtype=torch.double, requires_grad=True)
+    state = torch.randn(2, 2, 2, 2, dtype=torch.double, requires_grad=True)
+    gaps = torch.tensor([[1.0, 2, 0, 1, 1, 2], [1, 1, 1, 1, 0, 2]], dtype=torch.double)
+
+    def run(x: Tensor, state: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
+        (y, (last,)), (z, (after,)) = layer(x, (state,)), layer(x, (state,), gaps)
+        return y, last, z, after, layer.step(x[:, 0], (state,))[0]
+
+    assert torch.autograd.gradcheck(run, (x, state, *layer.parameters()))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("gapped", [False, True])
+def test_the_future_never_changes_the_past_by_a_bit(form: str, gapped: bool) -> None:
+    layer, x, gaps = DSS(4, 8, form), torch.randn(3, 100, 4), torch.rand(3, 100) + 0.5
+    changed, other = x.clone(), gaps.clone()
+    changed[:, 45:], other[:, 45:] = 1e3, 7
+    before, after = (layer(v, None, g if gapped else None)[0] for v, g in ((x, gaps), (changed, other)))
+    assert torch.equal(before[:, :45], after[:, :45]) and not torch.equal(before[:, 45:], after[:, 45:])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_state_carried_across_a_split_changes_nothing(form: str) -> None:
+    layer, x = DSS(3, 8, form).double(), torch.randn(2, 50, 3, dtype=torch.double)
+    whole, (last,) = layer(x)
+    for place in (1, 20, 49):
+        first, state = layer(x[:, :place])
+        second, (after,) = layer(x[:, place:], state)
+        torch.testing.assert_close(torch.cat([first, second], dim=1), whole)
+        torch.testing.assert_close(after, last)
+
+
+def test_starts_from_skew_hippo_within_its_step_sizes() -> None:
+    layer = DSS(64, 16, dt_min=0.01, dt_max=0.5)
+    expected = torch.as_tensor(legs_spectrum(16))
+    torch.testing.assert_close(torch.complex(-layer.log_decay.exp(), layer.frequency), expected.cfloat())
+    dt = layer.log_dt.exp()
+    assert dt.min() >= 0.0099 and dt.max() <= 0.51 and dt.std() > 0.05
+
+
+def test_every_parameter_learns_unless_the_step_size_is_fixed() -> None:
+    for form in FORMS:
+        layer = DSS(2, 8, form, learn_dt=False)
+        layer(torch.randn(2, 12, 2))[0].square().sum().backward()
+        learned = {name for name, p in layer.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+        assert learned == {"log_decay", "frequency", "w", "D"}
+
+
+def test_steps_follow_changed_weights() -> None:
+    layer, x = DSS(3, 8), torch.randn(2, 3)
+    with torch.no_grad():
+        before, _ = layer.step(x, layer.initial_state(2))
+        layer.w *= 2
+        after, _ = layer.step(x, layer.initial_state(2))
+    torch.testing.assert_close(after - layer.D * x, 2 * (before - layer.D * x))
+
+
+def test_bad_input_is_refused_with_what_to_do() -> None:
+    layer, x = DSS(3, 8), torch.randn(2, 9, 3)
+    for bad in (x[..., :2], x[:, :0], x[0]):
+        with pytest.raises(ShapeError, match="give"):
+            layer(bad)
+    with pytest.raises(DtypeError, match="float32"):
+        layer(x.long())
+    with pytest.raises(ShapeError, match="gaps"):
+        layer(x, None, torch.ones(2, 8))
+    with pytest.raises(StateError, match="initial_state"):
+        layer(x, layer.initial_state(3))
+    for learning in (True, False):
+        with torch.set_grad_enabled(learning), pytest.raises(StateError, match="initial_state"):
+            layer.step(x[:, 0], (torch.zeros(2, 3, 8),))
+    for options in ({"d_state": 7}, {"form": "linear"}, {"spectrum": "fourier"}, {"kernel_bars": 0}):
+        with pytest.raises(SizeError):
+            DSS(3, **options)

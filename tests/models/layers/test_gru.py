@@ -1,0 +1,78 @@
+"""The GRU layer against its equations (S4-44)."""
+
+import pytest
+import torch
+
+from models.layers.errors import DtypeError, ShapeError, SizeError, StateError
+from models.layers.gru import GRU
+
+
+def test_is_torchs_gru() -> None:
+    torch.manual_seed(0)
+    layer, x, h = GRU(5), torch.randn(3, 9, 5), torch.randn(3, 5)
+    expected, last = layer.cell(x, h[None])
+    y, state = layer(x, (h,))
+    assert torch.equal(y, expected) and torch.equal(state[0], last[0])
+
+
+def test_one_bar_by_hand() -> None:
+    """h' = (1 − z) n + z h, all weights 1 and biases 0."""
+    layer = GRU(1)
+    with torch.no_grad():
+        for name, weight in layer.cell.named_parameters():
+            weight.fill_(0.0 if "bias" in name else 1.0)
+    gate = torch.sigmoid(torch.tensor(0.5 + 0.25))
+    n = torch.tanh(0.5 + gate * 0.25)
+    y, _ = layer.step(torch.tensor([[0.5]]), (torch.tensor([[0.25]]),))
+    torch.testing.assert_close(y[0, 0], (1 - gate) * n + gate * 0.25)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
+def test_step_by_step_equals_the_whole_sequence(dtype: torch.dtype, tolerance: float) -> None:
+    layer, x = GRU(5).to(dtype), torch.randn(3, 9, 5, dtype=dtype)
+    whole, (last,) = layer(x)
+    state = layer.initial_state(3)
+    for t in range(9):
+        y, state = layer.step(x[:, t], state)
+        torch.testing.assert_close(y, whole[:, t], rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(state[0], last, rtol=tolerance, atol=tolerance)
+
+
+def test_halves_joined_by_the_state_are_the_whole() -> None:
+    layer, x = GRU(5), torch.randn(3, 9, 5)
+    for cut in (1, 4, 8):
+        first, state = layer(x[:, :cut])
+        second, after = layer(x[:, cut:], state)
+        torch.testing.assert_close(torch.cat([first, second], dim=1), layer(x)[0])
+        torch.testing.assert_close(after, layer(x)[1])
+
+
+def test_gradients_of_a_step_are_those_of_finite_differences() -> None:
+    torch.manual_seed(0)
+    layer = GRU(2).double()
+    given = [torch.randn(2, 2, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+    assert torch.autograd.gradcheck(lambda x, h: layer.step(x, (h,))[0], given)
+
+
+def test_the_future_never_changes_the_past_by_a_bit() -> None:
+    layer, x = GRU(5), torch.randn(3, 70, 5)
+    changed = x.clone()
+    changed[:, 40:] = 50.0
+    assert torch.equal(layer(x)[0][:, :40], layer(changed)[0][:, :40])
+    assert not torch.equal(layer(x)[0][:, 40:], layer(changed)[0][:, 40:])
+
+
+def test_bad_input_is_refused() -> None:
+    layer, x = GRU(5), torch.randn(2, 4, 5)
+    for wrong in (x[:, :0], x[..., :4], x[:, 0]):
+        with pytest.raises(ShapeError):
+            layer(wrong)
+    with pytest.raises(ShapeError):
+        layer.step(x, layer.initial_state(2))
+    with pytest.raises(DtypeError):
+        layer(x.int())
+    for call in (lambda: layer(x, layer.initial_state(3)), lambda: layer.step(x[:, 0], layer.initial_state(3))):
+        with pytest.raises(StateError):
+            call()
+    with pytest.raises(SizeError):
+        GRU(0)

@@ -1,0 +1,112 @@
+"""The temporal convolutional network against torch's dilated convolutions (a baseline of S4-48's kind)."""
+
+import pytest
+import torch
+from torch.nn.functional import conv1d, relu
+
+from models.layers.errors import DtypeError, ShapeError, SizeError, StateError
+from models.layers.tcn import TCN, State
+
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
+
+
+def layer_of(dtype: torch.dtype = torch.float32, **sizes: int) -> TCN:
+    torch.manual_seed(0)
+    return TCN(4, **sizes).to(dtype)
+
+
+def by_step(layer: TCN, x: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+    outputs = []
+    for x_t in x.unbind(1):
+        y, state = layer.step(x_t, state)
+        outputs.append(y)
+    return torch.stack(outputs, dim=1), state
+
+
+def assert_near(one: torch.Tensor, other: torch.Tensor) -> None:
+    tolerance = TOLERANCE[one.dtype] * max(1.0, float(other.detach().abs().max()))
+    torch.testing.assert_close(one, other, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("taps", [1, 2, 3])
+def test_is_torchs_dilated_convolution_with_normalised_weights(dtype: torch.dtype, taps: int) -> None:
+    layer, x = layer_of(dtype, levels=3, taps=taps), torch.randn(2, 40, 4, dtype=dtype)
+    expected = x.transpose(1, 2)
+    for level in range(3):
+        inner = expected
+        for c in layer.convolutions[2 * level : 2 * level + 2]:
+            with torch.no_grad():
+                c.gain.mul_(1.7)
+            weight = torch._weight_norm(c.direction.unflatten(1, (taps, 4)).transpose(1, 2), c.gain[:, None, None], 0)
+            reach = (taps - 1) * 2**level
+            inner = relu(conv1d(inner, weight, c.bias, padding=reach, dilation=2**level)[..., :40])
+        expected = relu(expected + inner)
+    assert_near(layer(x)[0], expected.transpose(1, 2))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_step_by_step_equals_the_whole_sequence(dtype: torch.dtype) -> None:
+    layer, x = layer_of(dtype), torch.randn(2, 50, 4, dtype=dtype)
+    for state in (layer.initial_state(2), tuple(torch.randn_like(part) for part in layer.initial_state(2))):
+        whole, last = layer(x, state)
+        slow, after = by_step(layer, x, state)
+        for a, b in zip((slow, *after), (whole, *last), strict=True):
+            assert_near(a, b)
+
+
+def test_halves_joined_by_the_state_are_the_whole() -> None:
+    layer, x = layer_of(), torch.randn(2, 50, 4)
+    whole, last = layer(x)
+    for cut in (1, 3, 20, 49):
+        first, state = layer(x[:, :cut])
+        second, after = layer(x[:, cut:], state)
+        for a, b in zip((torch.cat([first, second], dim=1), *after), (whole, *last), strict=True):
+            assert_near(a, b)
+
+
+def test_a_forecast_hears_as_far_as_its_taps_reach() -> None:
+    layer = layer_of(levels=3, taps=3)
+    reach = 2 * 2 * 7
+    x = torch.randn(1, 60, 4)
+    x.requires_grad_()
+    heard = torch.autograd.grad(layer(x)[0][:, -1].sum(), x)[0].abs().sum((0, 2)) > 0
+    assert heard[59 - reach :].any() and not heard[: 59 - reach].any()
+    assert sum(c.reach for c in layer.convolutions) == reach
+
+
+def test_the_future_never_changes_the_past_by_a_bit() -> None:
+    layer, x = layer_of(), torch.randn(3, 70, 4)
+    changed = x.clone()
+    changed[:, 40:] = 50.0
+    assert torch.equal(layer(x)[0][:, :40], layer(changed)[0][:, :40])
+    assert not torch.equal(layer(x)[0][:, 40:], layer(changed)[0][:, 40:])
+    torch.testing.assert_close(layer(x[:, :40])[0], layer(x)[0][:, :40])
+
+
+def test_every_parameter_learns_and_gradients_are_those_of_finite_differences() -> None:
+    layer = layer_of(torch.float64, levels=2, taps=2)
+    names, values = zip(*layer.named_parameters(), strict=True)
+    x = torch.randn(2, 6, 4, dtype=torch.float64, requires_grad=True)
+
+    def output(x: torch.Tensor, *weights: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(layer, dict(zip(names, weights, strict=True)), (x,))[0]
+
+    assert torch.autograd.gradcheck(output, (x, *values))
+    layer(x)[0].square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in values)
+
+
+def test_bad_input_is_refused() -> None:
+    layer, x = layer_of(), torch.randn(2, 5, 4)
+    for wrong in (x[:, :0], x[..., :3], x[:, 0]):
+        with pytest.raises(ShapeError):
+            layer(wrong)
+    with pytest.raises(DtypeError):
+        layer(x.int())
+    for call in (lambda: layer(x, layer.initial_state(3)), lambda: layer.step(x[:, 0], layer.initial_state(2)[:2])):
+        with pytest.raises(StateError):
+            call()
+    for sizes in ({"levels": 0}, {"taps": 0}):
+        with pytest.raises(SizeError):
+            TCN(4, **sizes)
