@@ -213,7 +213,8 @@ def _bring_up(trial: Trial, fold: Fold, stored: dict[str, Any] | None, stop: thr
         row, first = _fold_row(trial, fold, key, artifact, outcome), fold.test_start
     predictions = None
     if row is not None or first < min(fold.test_stop, len(features)):
-        predictions = _prediction_rows(predict_fold(artifact, features, trial.data.snapshots, fold, first))
+        made = predict_fold(artifact, features, trial.data.snapshots, fold, first, keep_state=True)
+        predictions = _prediction_rows(made)
     return FoldWork(fold, missing, outcome, row, first, predictions)
 
 

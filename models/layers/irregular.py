@@ -60,9 +60,9 @@ def diagonal_ssm_irregular(
     gain = 1 / A if B is None else B / A
 
     def run(h: Tensor, x: Tensor, gaps: Tensor) -> tuple[Tensor, Tensor]:
-        exponent = a * gaps[..., None, None]  # (b, k, d, m)
-        entering = torch.expm1(exponent) * (gain * x[..., None])
-        states, last = diagonal_scan(torch.exp(exponent).flatten(2), entering.flatten(2), h.flatten(1))
+        change = torch.expm1(a * gaps[..., None, None])  # (b, k, d, m)
+        entering = change * (gain * x[..., None])
+        states, last = diagonal_scan((change + 1).flatten(2), entering.flatten(2), h.flatten(1))
         states = states.unflatten(2, A.shape)
         y = 2 * (states.real * C.real - states.imag * C.imag).sum(-1) + D * x
         return y, last.unflatten(1, A.shape)

@@ -78,7 +78,8 @@ class Mamba(nn.Module):
         sequence's end, leave the state as it was. Raises ShapeError, DtypeError, StateError."""
         check_sequence(x, self.d_model, gaps)
         tail, h = self.initial_state(len(x)) if state is None else self._checked(state, len(x))
-        u, z = self.in_proj(x).chunk(2, dim=-1)
+        into_u, into_z = self.in_proj.weight.chunk(2)  # two products of their own: nothing is cut up and copied together
+        u, z = linear(x, into_u), linear(x, into_z)
         u, tail = causal_depthwise_silu(u, self.conv_weight, self.conv_bias, tail, gaps)
         dt, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         dt = linear(dt, self.dt_proj.weight)
@@ -121,7 +122,7 @@ class Mamba(nn.Module):
         """
         check_sequence(x, self.d_model)
         tail = self.initial_state(len(x))[0] if state is None else self._checked(state, len(x))[0]
-        u = self.in_proj(x).chunk(2, dim=-1)[0]
+        u = linear(x, self.in_proj.weight.chunk(2)[0])
         u, _ = causal_depthwise_silu(u, self.conv_weight, self.conv_bias, tail)
         return softplus(self.dt_proj(self.x_proj(u)[..., : self.dt_rank]))
 

@@ -19,20 +19,25 @@ State: the last k − 1 inputs of the convolution (b, k − 1, e + 2 g n) and S.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad, silu, softplus
 
 from models.layers.checks import check_bar, check_positive, check_sequence, check_state
+from models.layers.constants import Constants
 from models.layers.depthwise import causal_depthwise_silu, depthwise_silu_step
 from models.layers.errors import SizeError
-from models.layers.irregular import in_blocks
+from models.layers.mamba2_step import one_bar
 from models.layers.scan_exported import over_bars
 
 State = tuple[Tensor, ...]
-SPAN_ELEMENTS = 1 << 19  # of (b, h, q, bars) worked on at once: about what the last-level cache holds
+SPAN_BARS = 1 << 10  # of all sequences together, worked on at once: about what a cache holds
 
 
 class Mamba2(nn.Module):
@@ -49,7 +54,7 @@ class Mamba2(nn.Module):
         expand: int = 2,
         head_dim: int | None = None,
         n_groups: int = 1,
-        chunk_bars: int = 64,
+        chunk_bars: int = 32,
         dt_min: float = 0.001,
         dt_max: float = 0.1,
     ) -> None:
@@ -75,6 +80,7 @@ class Mamba2(nn.Module):
         self.D = nn.Parameter(torch.ones(heads))
         self.norm_weight = nn.Parameter(torch.ones(inner))
         self.out_proj = nn.Linear(inner, d_model, bias=False)
+        self._constants = Constants(self._ready_to_step)
 
     def undecayed(self) -> list[nn.Parameter]:
         """Parameters that weight decay would pull towards a meaningless value."""
@@ -108,6 +114,9 @@ class Mamba2(nn.Module):
         """y (b, d) of one bar x (b, d), and the state after it; ``gap`` (b,). Raises as forward."""
         check_bar(x, self.d_model)
         check_state(state, self._shapes(len(x)))
+        bare = gap is None and not torch.is_grad_enabled() and not torch.compiler.is_exporting()
+        if bare and x.dtype == self.D.dtype == torch.float32 and x.device.type == "cpu":
+            return self._step_at_once(x, state)
         tail, S = state
         if gap is not None:
             x = x.masked_fill(gap[:, None] == 0, 0.0)
@@ -118,6 +127,19 @@ class Mamba2(nn.Module):
         y = self._gated_norm(y.flatten(1), z.to(y.dtype))
         after = after if gap is None else torch.where(gap[:, None, None] > 0, after, tail)
         return self.out_proj(y.to(x.dtype)), (after, S)
+
+    def _step_at_once(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """The same with one kernel call between the projections; arrays of unchanged weights are kept between bars."""
+        w, w_bias, dt_bias, A, D, norm = self._constants()
+        projected = self.in_proj(x).float().numpy()
+        tail, S = (v.contiguous().numpy() for v in state)
+        y, tail_after, after = np.empty((len(x), len(norm)), np.float32), np.empty_like(tail), np.empty_like(S)
+        one_bar(projected, tail, S, w, w_bias, dt_bias, A, D, norm, self.n_groups, y, tail_after, after)
+        return self.out_proj(torch.from_numpy(y)), (torch.from_numpy(tail_after), torch.from_numpy(after))
+
+    def _ready_to_step(self) -> tuple[np.ndarray, ...]:
+        own = (self.conv_weight, self.conv_bias, self.dt_bias, -torch.exp(self.A_log), self.D, self.norm_weight)
+        return tuple(v.detach().contiguous().numpy() for v in own)
 
     def _shapes(self, batch: int) -> list[tuple[int, ...]]:
         mixed, taps = self.conv_weight.shape
@@ -150,19 +172,14 @@ def ssd_reference(
 
 
 def ssd(
-    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, state: Tensor, chunk_bars: int = 64
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, state: Tensor, chunk_bars: int = 32
 ) -> tuple[Tensor, Tensor]:
-    """As ``ssd_reference``, by matrix products in chunks; a span of chunks keeps its inputs alone and runs twice."""
-    (b, length, heads, _), groups = x.shape, B.shape[2]
+    """As ``ssd_reference``, by matrix products in chunks; the backward pass works the products out again."""
+    (_, length, heads, _), groups = x.shape, B.shape[2]
     short = -length % chunk_bars
     by_bar = [pad(v, (0, 0) * (v.dim() - 2) + (0, short)) if short else v for v in (x, dt, B, C)]
     S = state.unflatten(1, (groups, -1)).permute(0, 1, 4, 2, 3).flatten(3)  # (b, g, n, (h / g) p)
-
-    def run(S: Tensor, *span: Tensor) -> tuple[Tensor, Tensor]:
-        return _span(A, chunk_bars, S, *span)
-
-    bars = max(1, SPAN_ELEMENTS // (b * heads * chunk_bars * chunk_bars)) * chunk_bars
-    y, S = in_blocks(run, S, *by_bar, bars=bars)
+    y, S = _Chunked.apply(*by_bar, A, S, chunk_bars)
     last = S.unflatten(3, (heads // groups, -1)).permute(0, 1, 3, 4, 2).flatten(1, 2)
     return y[:, :length] + D[:, None] * x, last
 
@@ -180,35 +197,103 @@ def _ssd_exported(
     return y, last
 
 
-def _span(A: Tensor, q: int, S: Tensor, x: Tensor, dt: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
-    """y (b, c q, h, p) and the last S of c whole chunks; S (b, g, n, (h / g) p) before and after."""
-    x, dt, B, C = (v.unflatten(1, (-1, q)) for v in (x, dt, B, C))  # (b, c, q, …)
-    elapsed = (dt * A).transpose(2, 3).double().cumsum(3)  # (b, c, h, q); double, since its differences are what counts
-    between = (elapsed[..., None] - elapsed[..., None, :]).to(x.dtype)  # [t, s] = Σ_{s<r≤t} Δ_r A
-    L = torch.exp(between.tril())  # above the diagonal it could be infinite, and its gradient then not a number
-    from_start = torch.exp(elapsed.to(x.dtype)).transpose(2, 3)  # (b, c, q, h)
-    to_end = L[..., -1, :].transpose(2, 3)
-    B, C = B.transpose(2, 3), C.transpose(2, 3)  # (b, c, g, q, n)
-    groups = B.shape[2]
-    scores = torch.matmul(C, B.transpose(3, 4))  # (b, c, g, q, q)
-    M = (L.unflatten(2, (groups, -1)) * scores.tril()[:, :, :, None]).flatten(2, 3)
-    stepped = x * dt[..., None]
-    y = torch.matmul(M, stepped.transpose(2, 3)).transpose(2, 3)  # (b, c, q, h, p)
-    entering = _by_group(stepped * to_end[..., None], groups)
-    added = torch.matmul(B.transpose(3, 4), entering)  # (b, c, g, n, (h / g) p)
-    decay = from_start[:, :, -1].unflatten(2, (groups, -1)).repeat_interleave(x.shape[-1], 3)[:, :, :, None]
-    before = []
-    for add, kept in zip(added.unbind(1), decay.unbind(1), strict=True):
-        before.append(S)
-        S = torch.addcmul(add, kept, S)
-    carried = torch.matmul(C, torch.stack(before, dim=1))  # (b, c, g, q, (h / g) p)
-    carried = carried.transpose(2, 3).reshape(x.shape) * from_start[..., None]
-    return (y + carried).flatten(1, 2), S
+class _Chunked(torch.autograd.Function):
+    """x (b, c q, h, p), dt, B, C, A, S (b, g, n, (h / g) p), q → y and the last S. Keeps S at every chunk's start."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dt: Tensor, B: Tensor, C: Tensor, A: Tensor, S: Tensor, q: int) -> Any:
+        outputs, starts = [], []
+        for span in _spans(q, x, dt, B, C):
+            k = _Terms(A, q, *span)
+            added = torch.matmul(k.B.mT, k.by_group(k.stepped * k.to_end))  # (b, c, g, n, (h / g) p)
+            before = []
+            for add, kept in zip(added.unbind(1), k.kept.unbind(1), strict=True):
+                before.append(S)
+                S = torch.addcmul(add, kept, S)
+            starts.append(torch.stack(before, dim=1))
+            y = torch.matmul(k.M(), k.stepped.transpose(2, 3)).transpose(2, 3)  # (b, c, q, h, p)
+            outputs.append(torch.addcmul(y, k.by_head(torch.matmul(k.C, starts[-1])), k.from_start).flatten(1, 2))
+        ctx.save_for_backward(x, dt, B, C, A, *starts)
+        ctx.q = q
+        return torch.cat(outputs, dim=1), S
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gy: Tensor, gS: Tensor) -> tuple[Tensor | None, ...]:
+        x, dt, B, C, A, *starts = ctx.saved_tensors
+        spans = list(zip(*([*_spans(ctx.q, v)] for v in (x, dt, B, C, gy)), starts, strict=True))
+        grads, gA = [], torch.zeros_like(A)
+        for *span, gy_span, before in reversed(spans):
+            k = _Terms(A, ctx.q, *(v for (v,) in span))
+            *by_bar, g_rate, gS = k.backward(gy_span[0].unflatten(1, (-1, ctx.q)), before, gS)
+            gA += (g_rate * k.dt).sum((0, 1, 2))
+            by_bar[1] = torch.addcmul(by_bar[1], g_rate, A)
+            grads.append([g.flatten(1, 2) for g in by_bar])
+        return *(torch.cat(g, dim=1) for g in zip(*reversed(grads), strict=True)), gA, gS, None
 
 
-def _by_group(x: Tensor, groups: int) -> Tensor:
-    """(b, c, q, h, p) → (b, c, g, q, (h / g) p)."""
-    return x.unflatten(3, (groups, -1)).flatten(4).transpose(2, 3)
+class _Terms:
+    """What a span of c whole chunks is worked out from, all (b, c, …)."""
+
+    def __init__(self, A: Tensor, q: int, x: Tensor, dt: Tensor, B: Tensor, C: Tensor) -> None:
+        self.x, self.dt, B, C = (v.unflatten(1, (-1, q)) for v in (x, dt, B, C))
+        self.B, self.C = B.transpose(2, 3), C.transpose(2, 3)  # (b, c, g, q, n)
+        self.groups, self.stepped = self.B.shape[2], self.x * self.dt[..., None]
+        # log of the decay since the chunk's start (b, c, h, q), double: only its differences count
+        elapsed = (self.dt * A).transpose(2, 3).double().cumsum(3)
+        between = (elapsed[..., None] - elapsed[..., None, :]).to(x.dtype)  # [t, s] = Σ_{s<r≤t} Δ_r A
+        self.L = between.tril_().exp_()  # 1 above the diagonal, where it could be infinite: the scores are zero there
+        self.scores = torch.matmul(self.C, self.B.mT).tril_()  # (b, c, g, q, q)
+        self.from_start = torch.exp(elapsed.to(x.dtype)).transpose(2, 3)[..., None]  # (b, c, q, h, 1)
+        self.to_end = self.L[..., -1, :].transpose(2, 3)[..., None]
+        whole = self.from_start[:, :, -1].unflatten(2, (self.groups, 1, -1))  # (b, c, g, 1, h / g, 1)
+        self.kept = whole.expand(*whole.shape[:-1], x.shape[-1]).flatten(4)  # (b, c, g, 1, (h / g) p)
+
+    def M(self) -> Tensor:  # noqa: N802
+        """L ∘ C Bᵀ, (b, c, h, q, q)."""
+        return (self.L.unflatten(2, (self.groups, -1)) * self.scores[:, :, :, None]).flatten(2, 3)
+
+    def by_group(self, x: Tensor) -> Tensor:
+        """(b, c, q, h, p) → (b, c, g, q, (h / g) p)."""
+        return x.unflatten(3, (self.groups, -1)).flatten(4).transpose(2, 3)
+
+    def by_head(self, x: Tensor) -> Tensor:
+        """(b, c, g, q, (h / g) p) → (b, c, q, h, p)."""
+        return x.transpose(2, 3).reshape(self.x.shape)
+
+    def backward(self, gy: Tensor, before: Tensor, gS: Tensor) -> tuple[Tensor, ...]:
+        """Gradients of x, Δ (by x Δ alone), B, C and Δ A (b, c, q, …), and of the span's first S."""
+        q = gy.shape[2]
+        read = self.by_group(gy * self.from_start)
+        heard, after = torch.matmul(self.C.mT, read), []
+        for add, kept in zip(reversed(heard.unbind(1)), reversed(self.kept.unbind(1)), strict=True):
+            after.append(gS)
+            gS = torch.addcmul(add, kept, gS)
+        g_after = torch.stack(after[::-1], dim=1)  # the gradient of S at every chunk's end
+        by_end = self.by_head(torch.matmul(self.B, g_after)) * self.to_end
+        gy_h = gy.transpose(2, 3)  # (b, c, h, q, p)
+        g_stepped = torch.matmul(self.M().mT, gy_h).transpose(2, 3) + by_end
+        gL = torch.matmul(gy_h, self.stepped.permute(0, 1, 3, 4, 2)).mul_(self.L).unflatten(2, (self.groups, -1))
+        g_scores = gL.sum(3).tril_()
+        gC = torch.matmul(g_scores, self.B) + torch.matmul(read, before.mT)
+        entering = self.by_group(self.stepped * self.to_end)
+        gB = torch.matmul(g_scores.mT, self.C) + torch.matmul(entering, g_after.mT)
+        moved = gL.mul_(self.scores.tril(-1)[:, :, :, None]).flatten(2, 3)  # what every decay from s to t is worth
+        g_elapsed = (moved.sum(4) - moved.sum(3)).transpose(2, 3)  # (b, c, q, h)
+        carried = self.by_head(torch.matmul(self.C, before)) * self.from_start
+        by_end = (by_end * self.stepped).sum(4)
+        g_elapsed = g_elapsed + (carried * gy).sum(4) - by_end
+        held = (g_after * before * self.kept).unflatten(4, (-1, gy.shape[4])).sum((3, 5)).flatten(2)  # (b, c, h)
+        g_elapsed[:, :, q - 1] += by_end.sum(2) + held
+        g_rate = g_elapsed.double().flip(2).cumsum(2).flip(2).to(gy.dtype)
+        g_dt = (g_stepped * self.x).sum(4)
+        return g_stepped * self.dt[..., None], g_dt, gB.transpose(2, 3), gC.transpose(2, 3), g_rate, gS
+
+
+def _spans(q: int, x: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Spans of whole chunks, together."""
+    chunks = max(1, SPAN_BARS // (len(x) * q))
+    return zip(*(v.split(chunks * q, dim=1) for v in (x, *others)), strict=True)
 
 
 def _one_bar(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, S: Tensor) -> tuple[Tensor, Tensor]:

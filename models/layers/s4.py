@@ -28,6 +28,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from numba import njit
 from torch import Tensor, nn
 
 from models.layers.checks import check_bar, check_choice, check_even, check_positive, check_sequence, check_state
@@ -106,6 +107,12 @@ class S4(nn.Module):
             y, state = self.forward(x[:, None], state, gap[:, None])
             return y[:, 0], state
         matrix = self._keep(("step", x.dtype), lambda: self._step_matrix(x.dtype))
+        at_once = not torch.is_grad_enabled() and x.dtype == matrix.dtype == state[0].dtype and x.device.type == "cpu"
+        if at_once and not torch.compiler.is_exporting():
+            y, h = x.new_empty(x.shape), x.new_empty(state[0].shape)
+            before = state[0].contiguous().numpy().reshape(len(x), -1, self.d_state)
+            _step_at_once(x.contiguous().numpy(), before, matrix.numpy(), y.numpy(), h.numpy().reshape(before.shape))
+            return y, (h,)
         both = torch.cat([x[..., None].to(matrix.dtype), state[0].flatten(2)], dim=-1)
         after = torch.bmm(both.transpose(0, 1), matrix).transpose(0, 1)
         return after[..., 0].to(x.dtype), (after[..., 1:].reshape(state[0].shape),)
@@ -175,7 +182,7 @@ class S4(nn.Module):
         after = torch.cat([B_bar[..., None], A_bar], dim=2).transpose(1, 2)  # (d, 1 + N, N)
         y = torch.bmm(after, C[..., None])
         y = torch.cat([y[:, :1] + self.D[:, None, None].double(), y[:, 1:]], dim=1)
-        return torch.cat([y, after], dim=2).to(torch.promote_types(dtype, self.D.dtype))
+        return torch.cat([y, after], dim=2).contiguous().to(torch.promote_types(dtype, self.D.dtype))
 
     def _irregular(self, x: Tensor, h: Tensor, gaps: Tensor) -> tuple[Tensor, Tensor]:
         """y and the last h, bar by bar: O(N) a bar by Woodbury, or with a matrix for every distinct gap under zoh."""
@@ -245,6 +252,22 @@ class S4(nn.Module):
         if name not in kept:
             kept[name] = make()
         return kept[name]
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def _step_at_once(x: Any, h: Any, matrix: Any, y: Any, after: Any) -> None:
+    """One bar: ``y`` (b, d) and ``after`` (b, d, N) from x (b, d), h (b, d, N) and ``_step_matrix``."""
+    for b in range(x.shape[0]):
+        for c in range(x.shape[1]):
+            read = x[b, c] * matrix[c, 0, 0]
+            for j in range(h.shape[2]):
+                after[b, c, j] = x[b, c] * matrix[c, 0, 1 + j]
+            for i in range(h.shape[2]):
+                value = h[b, c, i]
+                read += value * matrix[c, 1 + i, 0]
+                for j in range(h.shape[2]):
+                    after[b, c, j] += value * matrix[c, 1 + i, 1 + j]
+            y[b, c] = read
 
 
 def _first_values(spectrum: str, n: int) -> list[Tensor]:

@@ -21,15 +21,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.layers import pairs
+from models.layers import pairs, scan_exported
 from models.layers.checks import check_bar, check_choice, check_even, check_positive, check_sequence, check_state
 from models.layers.constants import Constants
 from models.layers.diagonal_cpu import ssm_step
 from models.layers.hippo import SPECTRA
 from models.layers.irregular import diagonal_ssm_irregular
 from models.layers.scan import diagonal_ssm
-from models.layers.scan_chunked import diagonal_ssm_pairs
-from models.layers.scan_exported import over_bars
 
 State = tuple[Tensor, ...]
 RULES = ("zoh", "bilinear")
@@ -77,8 +75,6 @@ class S4D(nn.Module):
         Raises ShapeError, DtypeError, StateError.
         """
         check_sequence(x, self.D.shape[0], gaps)
-        if torch.compiler.is_exporting():
-            return self._exported(x, self.initial_state(len(x)) if state is None else state, gaps)
         with torch.autocast(x.device.type, enabled=False):
             h = None if state is None else self._unpack(state, len(x))
             signal = x.to(self.D.dtype)
@@ -88,7 +84,8 @@ class S4D(nn.Module):
             else:
                 check_choice("discretisation with gaps", self.discretisation, ("zoh",))
                 A, dt = torch.complex(-torch.exp(self.log_decay), self.frequency), torch.exp(self.log_dt)
-                y, h = diagonal_ssm_irregular(signal, A, dt, gaps, C, self.D, None if h is None else h * b_bar)
+                form = scan_exported.diagonal_ssm_irregular if torch.compiler.is_exporting() else diagonal_ssm_irregular
+                y, h = form(signal, A, dt, gaps, C, self.D, None if h is None else h * b_bar)
                 h = h / b_bar
         return y.to(x.dtype), (torch.view_as_real(h),)
 
@@ -122,20 +119,13 @@ class S4D(nn.Module):
         ssm_step(bar, weights, D, before, y, h)
         return torch.from_numpy(y), (torch.from_numpy(h),)
 
-    def _exported(self, x: Tensor, state: State, gaps: Tensor | None) -> tuple[Tensor, State]:
-        """As forward, for a graph: complex numbers are made of weights alone, so that they fold away."""
-        if gaps is not None:
-            return over_bars(lambda state, x, gap: self._step_exported(x, state, gap), state, x, gaps)
-        a_bar, b_bar, C = self._discrete()
-        a, w = torch.view_as_real(a_bar), torch.view_as_real(2 * C * b_bar)
-        y, h = diagonal_ssm_pairs(x, a, w, self.D, state[0])
-        return y, (h,)
-
     def _step_exported(self, x: Tensor, state: State, gap: Tensor | None) -> tuple[Tensor, State]:
+        """As step, for a graph: complex numbers only where they are made of weights alone."""
         a_bar, b_bar, C = self._discrete()
         if gap is None:
             h = pairs.plus(pairs.times(torch.view_as_real(a_bar), state[0]), x[..., None])
         else:
+            check_choice("discretisation with gaps", self.discretisation, ("zoh",))
             A = torch.complex(-torch.exp(self.log_decay), self.frequency) * torch.exp(self.log_dt)[:, None]
             exponent = torch.view_as_real(A) * gap[:, None, None, None]
             entering = pairs.times(pairs.expm1(exponent), torch.view_as_real(1 / (a_bar - 1)))

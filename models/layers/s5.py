@@ -23,7 +23,9 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
+from numba import njit
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
@@ -108,10 +110,11 @@ class S5(nn.Module):
 
     def step(self, x: Tensor, state: State, gap: Tensor | None = None) -> tuple[Tensor, State]:
         """y (b, d) of one bar x (b, d), and the state after it; ``gap`` (b,). Raises as forward."""
+        bare = gap is None and not torch.is_grad_enabled() and not torch.compiler.is_exporting()
+        if bare and x.dtype == torch.float32 and x.device.type == "cpu":
+            return self._step_at_once(x, state)
         check_bar(x, len(self.D))
         check_state(state, [(len(x), len(self.B), 2)])
-        if gap is None and not torch.is_grad_enabled() and not torch.compiler.is_exporting():
-            return self._step_at_once(x, state[0])
         return self._recur(state, x, gap)
 
     def _recur(self, state: State, x: Tensor, gap: Tensor | None = None) -> tuple[Tensor, State]:
@@ -126,25 +129,24 @@ class S5(nn.Module):
         h = torch.stack([real, imag], dim=-1)
         return (linear(h.flatten(1), self._read()) + self.D * signal).to(x.dtype), (h,)
 
-    def _step_at_once(self, x: Tensor, h: Tensor) -> tuple[Tensor, State]:
-        """The same in two products with matrices that are kept between bars while the weights are."""
-        turn, read, D = self._constants()
-        signal = x.to(D.dtype)
-        after = torch.cat([h.to(D.dtype).flatten(1), signal], dim=1).mm(turn)
-        return torch.addmm(D * signal, after, read).to(x.dtype), (after.view(h.shape),)
+    def _step_at_once(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """The same in one kernel call; the arrays of unchanged weights are kept between bars."""
+        turn, enters, read, D = self._constants()
+        bar, before = x.contiguous().numpy(), state[0].contiguous().numpy()
+        if bar.shape != (len(before), len(D)) or before.shape[1:] != turn.shape:
+            check_bar(x, len(D))
+            check_state(state, [(len(x), *turn.shape)])
+        y, after = np.empty_like(bar), np.empty_like(before)
+        _one_bar(bar, before, turn, enters, read, D, y, after)
+        return torch.from_numpy(y), (torch.from_numpy(after),)
 
-    def _ready_to_step(self) -> tuple[Tensor, Tensor, Tensor]:
-        """(2p + d, 2p): what h and x add to the next h, real and imaginary parts in turn; (2p, d); D."""
-        with torch.no_grad():
-            a_r, a_i, g_r, g_i = self._discrete(torch.exp(self.log_dt))
-            p, B = len(a_r), self.B
-            own = torch.stack([torch.stack([a_r, a_i], -1), torch.stack([-a_i, a_r], -1)], dim=1)  # (p, from, to)
-            from_h = own.new_zeros(p, 2, p, 2)
-            from_h[torch.arange(p), :, torch.arange(p)] = own
-            g_r, g_i = g_r[:, None], g_i[:, None]
-            from_x = torch.stack([g_r * B[..., 0] - g_i * B[..., 1], g_r * B[..., 1] + g_i * B[..., 0]], dim=-1)
-            turn = torch.cat([from_h.reshape(2 * p, 2 * p), from_x.transpose(0, 1).flatten(1)])
-            return turn, self._read().t().contiguous(), self.D.detach()
+    def _ready_to_step(self) -> tuple[np.ndarray, ...]:
+        """Ā (p, 2), what a bar adds to h (d, p, 2), what is read of h (p, 2, d), and D."""
+        a_r, a_i, g_r, g_i = (v.detach() for v in self._discrete(torch.exp(self.log_dt)))
+        enters = torch.view_as_real(torch.complex(g_r, g_i)[:, None] * torch.view_as_complex(self.B.detach()))
+        read = self._read().detach().t().unflatten(0, (-1, 2))
+        made = (torch.stack([a_r, a_i], dim=-1), enters.transpose(0, 1), read, self.D.detach())
+        return tuple(v.float().contiguous().numpy() for v in made)
 
     def _read(self) -> Tensor:
         """The matrix (d, 2p) that gives 2 Re(C h) of h's real and imaginary parts in turn."""
@@ -173,3 +175,31 @@ def _hippo_blocks(d_state: int, blocks: int) -> tuple[Tensor, Tensor]:
     spectrum, _, _, vectors = nplr(size)
     one = torch.as_tensor(vectors[:, size // 2 :])
     return torch.as_tensor(spectrum[size // 2 :]).repeat(blocks), torch.block_diag(*[one] * blocks)
+
+
+@njit(nogil=True, error_model="numpy", cache=True, fastmath=True)
+def _one_bar(
+    x: np.ndarray,
+    h: np.ndarray,
+    turn: np.ndarray,
+    enters: np.ndarray,
+    read: np.ndarray,
+    D: np.ndarray,
+    y: np.ndarray,
+    after: np.ndarray,
+) -> None:
+    """One bar: ``y`` (b, d) and ``after`` (b, p, 2) filled from x (b, d), h (b, p, 2) and the kept weights."""
+    d, p = enters.shape[:2]
+    for b in range(len(x)):
+        for j in range(p):
+            after[b, j, 0] = turn[j, 0] * h[b, j, 0] - turn[j, 1] * h[b, j, 1]
+            after[b, j, 1] = turn[j, 0] * h[b, j, 1] + turn[j, 1] * h[b, j, 0]
+        for c in range(d):
+            for j in range(p):
+                after[b, j, 0] += enters[c, j, 0] * x[b, c]
+                after[b, j, 1] += enters[c, j, 1] * x[b, c]
+        for c in range(d):
+            y[b, c] = D[c] * x[b, c]
+        for j in range(p):
+            for c in range(d):
+                y[b, c] += read[j, 0, c] * after[b, j, 0] + read[j, 1, c] * after[b, j, 1]

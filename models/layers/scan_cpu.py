@@ -338,6 +338,7 @@ class _Selective(torch.autograd.Function):
         gu, gdelta, gz = (torch.empty_like(v) for v in (u, delta, z))
         states, grads = flats(gh, gA, gB, gC), flats(gu, gdelta, gD, gz, gbias)
         side_by_side(_backward, b * groups, flats(*inputs), flat(starts), flat(gy), states, grads, ctx.sizes, groups)
-        by_input = (gu, gdelta, gA.sum(0), gB.sum(0), gC.sum(0), gD.sum(0), gz, gbias.sum(0), None, gh)
+        gB, gC = (v[0] if groups == 1 else v.sum(0) for v in (gB, gC))
+        by_input = (gu, gdelta, gA.sum(0), gB, gC, gD.sum(0), gz, gbias.sum(0), None, gh)
         given = [*inputs, gh]
         return *(g if v.numel() else None for g, v in zip(by_input, given, strict=True)), None, None, None

@@ -1,6 +1,6 @@
 """Recurrences as one Scan operator each, for graphs that leave torch: as many nodes as one bar takes, whatever the length.
 
-Glossary as in scan.py. Real arithmetic only; no gradients. torch's own scan is a prototype: it is used nowhere else.
+Glossary as in scan.py. Real arithmetic; no gradients. torch's own scan is a prototype: it is used nowhere else.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch._higher_order_ops.scan import scan
 from torch.nn.functional import silu, softplus
+
+from models.layers import pairs
 
 State = tuple[Tensor, ...]
 
@@ -58,6 +60,24 @@ def selective(
     y = y if D is None else y + u * D[:, None]
     y = y if z is None else y * silu(z)
     return (y, last) if return_last_state else y
+
+
+def diagonal_ssm_irregular(
+    x: Tensor, A: Tensor, dt: Tensor, gaps: Tensor, C: Tensor, D: Tensor, h: Tensor | None = None, B: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """As ``irregular.diagonal_ssm_irregular``: complex numbers only where they are made of weights alone, and in h."""
+    a, gain, read = (torch.view_as_real(v) for v in (A * dt[:, None], 1 / A if B is None else B / A, 2 * C))
+    before = x.new_zeros(x.shape[0], *a.shape) if h is None else torch.view_as_real(h)
+
+    def step(state: State, x: Tensor, gap: Tensor) -> tuple[Tensor, State]:
+        exponent = a * gap[:, None, None, None]
+        entering = pairs.times(pairs.expm1(exponent), gain) * x[..., None, None]
+        h = pairs.times(pairs.exp(exponent), state[0]) + entering
+        return pairs.real_of_product(read, h).sum(-1) + D * x, (h,)
+
+    held = x.masked_fill(gaps[..., None] == 0, 0.0)
+    y, (last,) = over_bars(step, (before,), held, gaps.to(x.dtype))
+    return y, torch.view_as_complex(last)
 
 
 def _own(x: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, relu
 
 from models.layers.checks import check_bar, check_positive, check_sequence, check_state
+from models.layers.constants import Constants
 
 State = tuple[Tensor, ...]
 
@@ -77,11 +78,17 @@ class _Convolution(nn.Module):
         self.direction = nn.Parameter(torch.empty(d_model, taps * d_model).uniform_(-bound, bound))
         self.gain = nn.Parameter(self.direction.detach().norm(dim=1))
         self.bias = nn.Parameter(torch.empty(d_model).uniform_(-bound, bound))
+        self._constants = Constants(self._weight)
 
     def forward(self, x: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
         """The convolved bars and the new tail."""
         length = x.shape[1]
         padded = torch.cat([tail.to(x.dtype), x], dim=1)
         taps = [padded[:, start : start + length] for start in range(0, self.reach + 1, self.dilation)]
-        weight = self.direction * (self.gain / self.direction.norm(dim=1))[:, None]
+        kept = not torch.is_grad_enabled() and not torch.compiler.is_exporting()
+        weight = self._constants() if kept else self._weight()
         return linear(torch.cat(taps, dim=-1), weight, self.bias), padded[:, length:].to(tail.dtype)
+
+    def _weight(self) -> Tensor:
+        """The taps side by side, (d, k d)."""
+        return self.direction * (self.gain / self.direction.norm(dim=1))[:, None]

@@ -45,7 +45,7 @@ class Kind:
         own = {name: options.pop(name) for name in list(options) if name in known and name != "d_state"}
         sizes = {"d_state": spec.d_state} if self.stateful else {}
         make = partial(self.layer, spec.d_model, **sizes, **own)
-        return partial(Bidirectional, make) if options.pop("bidirectional", False) else make
+        return partial(Bidirectional, spec.d_model, make) if options.pop("bidirectional", False) else make
 
 
 KINDS = {

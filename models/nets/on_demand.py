@@ -55,21 +55,19 @@ class OnDemand(nn.Module):
         """The forecast of one more bar; the encoder runs for the assets that are on, if any."""
         glance = self.cheap(self.glance(batch), batch.mask)
         on = self.switched_on(glance)
-        *inner, (waited,) = state
+        *parts, (waited,) = state
+        inner = tuple(parts)
         waited = waited + batch.gaps.expand(on.shape[0], 1).repeat_interleave(on.shape[2], dim=0)[:, 0]
         chosen = on.flatten().nonzero()[:, 0]
         if not len(chosen):
             return glance, (*inner, (waited,))
-        alone = replace(
-            batch, x=batch.x.flatten(0, 2)[chosen, None, None], mask=batch.mask.flatten()[chosen, None, None]
-        )
-        own = nested([t[chosen] for t in flat(tuple(inner))], tuple(tuple(t[chosen] for t in part) for part in inner))
-        h, own = self.encoder.step(alone, own, waited[chosen, None, None])
+        x, mask = batch.x.flatten(0, 2)[chosen, None, None], batch.mask.flatten()[chosen, None, None]
+        own = tuple(tuple(t[chosen] for t in part) for part in inner)
+        h, own = self.encoder.step(replace(batch, x=x, mask=mask), own, waited[chosen, None, None])
         heard = h.new_zeros(on.numel(), h.shape[-1]).index_copy(0, chosen, h[:, 0, 0]).view(*on.shape, -1)
-        merged = [old.index_copy(0, chosen, new) for old, new in zip(flat(tuple(inner)), flat(own), strict=True)]
-        inner = nested(merged, tuple(inner))
+        merged = [old.index_copy(0, chosen, new) for old, new in zip(flat(inner), flat(own), strict=True)]
         waited = waited.index_fill(0, chosen, 0.0)
-        return _added(glance, self.heads(heard, batch.mask), on), (*inner, (waited,))
+        return _added(glance, self.heads(heard, batch.mask), on), (*nested(merged, inner), (waited,))
 
     def switched_on(self, glance: Forecast) -> Tensor:
         """Where the encoder runs, (b, l, n) bool."""

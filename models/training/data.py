@@ -40,8 +40,10 @@ class Targets:
 
     def to(self, *args: Any, **kwargs: Any) -> Targets:
         """The same on another device."""
-        moved = (v.to(*args, **kwargs) for v in (self.returns, self.log_volatility, self.class_5))
-        return Targets(*moved, self.horizons)
+        returns, log_volatility, class_5 = (
+            v.to(*args, **kwargs) for v in (self.returns, self.log_volatility, self.class_5)
+        )
+        return Targets(returns, log_volatility, class_5, self.horizons)
 
 
 @dataclass(frozen=True, eq=False)

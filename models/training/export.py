@@ -73,7 +73,9 @@ def export_onnx(
             nodes = _write(form, partials[name], 1 if name == "step" else bars, assets, said | {"graph": name})
             error = (_check_step if name == "step" else _check_sequence)(network, partials[name], bars, assets)
             if not error <= tolerance:
-                raise ExportError(f"{name}.onnx is off by {error:.2g} in onnxruntime, {tolerance:g} is allowed; {INSTEAD}")
+                raise ExportError(
+                    f"{name}.onnx is off by {error:.2g} in onnxruntime, {tolerance:g} is allowed; {INSTEAD}"
+                )
             checked.append((name, nodes, error))
         for partial, name in zip(partials.values(), forms, strict=True):
             partial.replace(folder / f"{name}.onnx")
@@ -132,9 +134,13 @@ def _exportable(model: Artifact | nn.Module) -> SequenceNetwork:
     if isinstance(model, Artifact):
         entry = ENTRIES.get(model.header.spec.model)
         if isinstance(entry, Network) and entry.graph is not None:
-            raise ExportError(f"the {model.header.spec.model} network reads the {entry.graph} graph of every bar; {INSTEAD}")
+            raise ExportError(
+                f"the {model.header.spec.model} network reads the {entry.graph} graph of every bar; {INSTEAD}"
+            )
     if not isinstance(network, SequenceNetwork):
-        raise ExportError(f"{kind} is not a sequence network (models.nets.sequence), only those have an ONNX form; {INSTEAD}")
+        raise ExportError(
+            f"{kind} is not a sequence network (models.nets.sequence), only those have an ONNX form; {INSTEAD}"
+        )
     for layer in (block.layer for block in network.encoder.blocks):
         if not getattr(layer, "causal", True) or not hasattr(layer, "step"):
             raise ExportError(f"a {type(layer).__name__} layer reads the future and has no step; fit one that does not")
@@ -153,7 +159,7 @@ def _metadata(model: Artifact | nn.Module, network: SequenceNetwork) -> dict[str
 def _write(form: _Form, path: Path, bars: int, assets: int, said: dict[str, str]) -> int:
     """How many nodes the graph now at ``path`` has."""
     onnx, network = _package("onnx"), form.network
-    state = [tensor for part in network.initial_state(2, assets) for tensor in part] if form.state_names else []
+    state = [t.clone() for part in network.initial_state(2, assets) for t in part] if form.state_names else []
     x, mask, gaps = _random_bars(network, 2, bars, assets)
     taken = ["x", "mask", *(["gaps"] if network.encoder.irregular else []), *form.state_names]
     given = [*form.outputs, *(f"next_{name}" for name in form.state_names)]
@@ -168,7 +174,9 @@ def _write(form: _Form, path: Path, bars: int, assets: int, said: dict[str, str]
     nodes = list(_nodes(proto.graph))
     odd = {n.op_type for n in nodes if n.op_type in FORBIDDEN or n.domain} | set(_complex_values(proto.graph))
     if odd:
-        raise ExportError(f"{said['graph']}.onnx would need {', '.join(sorted(odd))}, not plain real arithmetic; {INSTEAD}")
+        raise ExportError(
+            f"{said['graph']}.onnx would need {', '.join(sorted(odd))}, not plain real arithmetic; {INSTEAD}"
+        )
     onnx.helper.set_model_props(proto, said)
     onnx.checker.check_model(proto, full_check=True)
     onnx.save(proto, path)
@@ -181,9 +189,26 @@ def _folded(form: _Form, inputs: tuple[Any, ...], assets: int) -> torch.export.E
     by_chunk, by_asset = {0: batch}, {0: assets * batch if assets > 1 else batch}
     x, mask, gaps, state = inputs
     shapes = (by_chunk, by_chunk, None if gaps is None else by_chunk, tuple(by_asset for _ in state))
-    traced = torch.export.export(form, inputs, dynamic_shapes=shapes, strict=False).module()
+    traced = torch.export.export(form, inputs, dynamic_shapes=shapes, strict=True).module()
+    _unwrap(traced)
     _work_out(traced)
     return torch.export.export(traced, inputs, dynamic_shapes=shapes, strict=False)
+
+
+def _unwrap(traced: Any) -> None:
+    """Puts what stands in a block with autocast off in the block's place: in a graph of float32 it says nothing."""
+    graph = traced.graph
+    for node in graph.find_nodes(op="call_function", target=torch.ops.higher_order.wrap_with_autocast):
+        block = node.args[4].target
+        inner = getattr(traced, block)
+        for attribute in inner.graph.find_nodes(op="get_attr"):
+            setattr(traced, f"{block}_{attribute.target}", attrgetter(attribute.target)(inner))
+            attribute.target = f"{block}_{attribute.target}"
+        given = dict(zip(inner.graph.find_nodes(op="placeholder"), node.args[5:], strict=True))
+        with graph.inserting_before(node):
+            results = graph.graph_copy(inner.graph, given)
+        for user in list(node.users):
+            user.replace_all_uses_with(results[user.args[1]])
 
 
 def _work_out(traced: Any) -> None:
@@ -260,7 +285,11 @@ def _run(session: Any, x: Tensor, mask: Tensor, gaps: Tensor | None, state: dict
 
 def _error(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     """The largest difference of any two, as a share of the largest value expected where that is above 1."""
-    shares = [float((a - b).abs().max() / b.abs().max().clamp(min=1)) for a, b in zip(found, expected, strict=True) if b.numel()]
+    shares = [
+        float((a - b).abs().max() / b.abs().max().clamp(min=1))
+        for a, b in zip(found, expected, strict=True)
+        if b.numel()
+    ]
     return max(shares)
 
 

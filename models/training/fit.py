@@ -21,7 +21,7 @@ import torch
 
 from models.features.labels import Labels
 from models.graphs.snapshot import Snapshot
-from models.nets.forecast import CLASSES
+from models.nets.forecast import CLASSES, Forecast
 from models.nets.rows import RowModel
 from models.panel import Panel
 from models.scoring.folds import Fold
@@ -32,6 +32,7 @@ from models.training.errors import DivergedFitError, ForeignArtifactError
 from models.training.estimate import fit_in_one_go
 from models.training.keys import code_version, data_hash, fold_key, graph_of, in_force
 from models.training.module import BestEpoch, FoldModule, OnEpoch
+from models.training.stepping import Walk, can_walk
 from models.zoo import Spec, build
 
 __all__ = ["FittedFold", "Predictions", "TrainConfig", "fit_fold", "fits_at_once", "fold_key", "predict_fold"]
@@ -115,13 +116,19 @@ def fit_fold(
 
 
 def predict_fold(
-    artifact: Path, features: Panel, snapshots: Sequence[Snapshot], fold: Fold, first: int | None = None
+    artifact: Path,
+    features: Panel,
+    snapshots: Sequence[Snapshot],
+    fold: Fold,
+    first: int | None = None,
+    keep_state: bool = False,
 ) -> Predictions:
     """Forecasts of the panel's bars in the fold's test window, from bar position ``first`` on if given.
 
     The window is cut into segments at fixed places; each is run on its own after ``context_bars`` of history, padded to
-    its full length when the panel ends before it. Raises the errors of ``load_artifact``, and ForeignArtifactError when
-    the features are not those it was fitted on.
+    its full length when the panel ends before it. With ``keep_state`` the network's state after the panel's last bar is
+    kept beside the model file, and the bars after it cost a step each. Raises the errors of ``load_artifact``, and
+    ForeignArtifactError when the features are not those it was fitted on.
     """
     _settle_process()
     loaded = load_artifact(artifact)
@@ -132,7 +139,16 @@ def predict_fold(
     first = min(max(fold.test_start, fold.test_start if first is None else first), stop)
     length = min(SEGMENT_BARS, fold.test_stop - fold.test_start, max(1, SEGMENT_PAIRS // len(features.symbols) ** 2))
     start = fold.test_start + (first - fold.test_start) // length * length
+    newest = fold.test_start + (max(first, stop - 1) - fold.test_start) // length * length
+    walk = Walk(artifact, loaded, features, snapshots, newest - header.config.context_bars)
+    walks = keep_state and can_walk(network) and first < stop == len(features)
+    stepped = walk.forecasts(first, stop) if walks and first >= newest else None
+    if stepped is not None:
+        rows = [_scaled(forecast, slice(None)) for forecast in stepped]
+        return _predictions(rows, header.horizons, features, first, first, stop)
     rows = [_segment(network, header, features, snapshots, bar, length) for bar in range(start, stop, length)]
+    if walks:
+        walk.leave_state(stop)
     return _predictions(rows, header.horizons, features, start, first, stop)
 
 
@@ -211,11 +227,14 @@ def _segment(
     bars = torch.arange(bar - header.config.context_bars, bar + length) - begin
     with torch.inference_mode():
         forecast = network.to(device)(inputs.batch(bars[None]).to(device))
-        logits = torch.softmax(forecast.logits.double(), dim=-1)
-    asked = slice(header.config.context_bars, None)
-    returns, log_volatility, probabilities = (
-        v[0, asked].double().cpu().numpy() for v in (forecast.returns, forecast.log_volatility, logits)
-    )
+    return _scaled(forecast, slice(header.config.context_bars, None))
+
+
+def _scaled(forecast: Forecast, bars: slice) -> Segment:
+    """Scaled returns, log-volatility and class probabilities of those bars of the one chunk there is."""
+    logits = torch.softmax(forecast.logits.double(), dim=-1)
+    parts = (forecast.returns, forecast.log_volatility, logits)
+    returns, log_volatility, probabilities = (v[0, bars].double().cpu().numpy() for v in parts)
     return returns, log_volatility, probabilities
 
 

@@ -6,7 +6,9 @@ import hashlib
 import json
 from collections.abc import Sequence
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,13 +22,15 @@ from models.training.config import TrainConfig
 from models.zoo import Spec
 
 ROOM = Path(zoo.__file__).parent
+FITTERS = ("arch", "lightgbm", "numba")
 SOURCES = ("layers", "nets", "training", "features")
 
 
 @lru_cache(maxsize=1)
 def code_version() -> str:
-    """16 hex digits of the sha256 of every source file that a fit runs through, and of torch's version."""
+    """16 hex digits of the sha256 of every source file that a fit runs through, and of the versions of what fits."""
     digest = hashlib.sha256(torch.__version__.partition("+")[0].encode())
+    digest.update("".join(version(name) for name in FITTERS).encode())
     for path in sorted([ROOM / "zoo.py", *(p for folder in SOURCES for p in (ROOM / folder).rglob("*.py"))]):
         digest.update(str(path.relative_to(ROOM)).encode())
         digest.update(path.read_bytes())
@@ -40,9 +44,18 @@ def data_hash(
     and for a network that reads a graph the snapshots in force in them. What comes later changes nothing."""
     first, stop = int(fold.train[0]), int(fold.train[-1]) + 1
     start = max(0, first - config.burn_in_bars)
-    panel, known = features.rows(start, stop), labels.rows(first, stop)
-    digest = hashlib.sha256(json.dumps([panel.symbols, panel.columns, labels.horizons, first - start]).encode())
-    arrays = [panel.ts, panel.mask, panel.values, known.returns, known.volatility, known.class_5, known.end]
+    known = labels.rows(first, stop)
+    targets = (known.returns, known.volatility, known.class_5, known.end)
+    return inputs_hash(spec, features.rows(start, stop), snapshots, [labels.horizons, first - start], targets)
+
+
+def inputs_hash(
+    spec: Spec, panel: Panel, snapshots: Sequence[Snapshot], said: Sequence[Any], more: Sequence[np.ndarray] = ()
+) -> str:
+    """The sha256 of all a network reads at the bars of ``panel``: their features and the snapshots in force, and of
+    what else is ``said`` (JSON-able) or given as arrays."""
+    digest = hashlib.sha256(json.dumps([panel.symbols, panel.columns, *said]).encode())
+    arrays = [panel.ts, panel.mask, panel.values, *more]
     for snapshot in in_force(graph_of(spec, snapshots) or (), panel.ts[0], panel.ts[-1]):
         digest.update(json.dumps([str(snapshot.as_of), snapshot.nodes]).encode())
         arrays += [snapshot.src, snapshot.dst, snapshot.weight]

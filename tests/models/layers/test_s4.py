@@ -208,6 +208,18 @@ def test_steps_with_a_gap_follow_the_sequence(form: str) -> None:
     torch.testing.assert_close(state[0], last)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_a_step_in_one_kernel_is_the_step_that_learns(dtype: torch.dtype) -> None:
+    layer, x, state = S4(3, 8), torch.randn(2, 3).to(dtype), (torch.randn(2, 4, 3, 2).transpose(1, 2),)
+    if dtype == torch.float64:
+        layer, state = layer.double(), (state[0].double(),)
+    y, (after,) = layer.step(x, state)
+    with torch.no_grad():
+        at_once, (then,) = layer.step(x, state)
+    torch.testing.assert_close(at_once, y.detach())
+    torch.testing.assert_close(then, after.detach())
+
+
 def test_matrices_kept_for_evaluation_follow_the_weights() -> None:
     layer, x = S4(3, 8), torch.randn(2, 9, 3)
     with torch.no_grad():

@@ -1,0 +1,108 @@
+"""Forecasts bar by bar from a saved state, so that tomorrow's inference costs one step a bar.
+
+State files stand beside their model file. Each says which inputs went into it (their hash), and is only used for the
+bar after them; without one, the forecasts are made from the context anew. They are those of the whole sequence to the
+rounding of single precision. The state that a night began with is kept until the next, so that a night killed and run
+again takes the same steps to the same bits.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from models.graphs.snapshot import Snapshot
+from models.nets.forecast import Forecast
+from models.nets.sequence import flat, nested
+from models.panel import Panel
+from models.training.artifact import Artifact
+from models.training.data import Inputs
+from models.training.keys import graph_of, in_force, inputs_hash
+
+
+def can_walk(network: nn.Module) -> bool:
+    """True for a network with a step, where there is no GPU: a GPU runs a segment sooner than its steps."""
+    return hasattr(network, "step") and not torch.cuda.is_available()
+
+
+@dataclass(frozen=True)
+class Walk:
+    """A network at the bars of a panel, one after the other: from ``begin``, ``context_bars`` before a segment, which
+    may lie before the panel. ``file`` is the model file."""
+
+    file: Path
+    model: Artifact
+    features: Panel
+    snapshots: Sequence[Snapshot]
+    begin: int
+
+    def forecasts(self, first: int, stop: int) -> list[Forecast] | None:
+        """Those of bars [first, stop), and the state after them saved; None if no saved state leads there."""
+        state = self._saved(first)
+        if state is None:
+            return None
+        made, state = self._run(first, stop, state)
+        self._save(stop, state, began=first)
+        return made
+
+    def leave_state(self, stop: int) -> None:
+        """Runs every bar from ``begin`` and saves the state after the one before ``stop``."""
+        network: Any = self.model.network
+        _, state = self._run(self.begin, stop, network.initial_state(1, len(self.features.symbols)))
+        self._save(stop, state, began=stop)
+
+    def _run(self, first: int, stop: int, state: Any) -> tuple[list[Forecast], Any]:
+        offset = max(0, first - 1)  # a bar's gap is counted from the one before it
+        panel = self.features.rows(offset, stop)
+        graph = graph_of(self.model.header.spec, self.snapshots)
+        if graph is not None:
+            graph = in_force(graph, panel.ts[0], panel.ts[-1])
+        inputs = Inputs.of(panel, self.model.header.scaler, self.model.header.bar_us, graph)
+        network: Any = self.model.network
+        made = []
+        with torch.no_grad():
+            for bar in range(first, stop):
+                forecast, state = network.step(inputs.batch(torch.tensor([[bar - offset]])), state)
+                made.append(forecast)
+        return made, state
+
+    def _saved(self, first: int) -> Any | None:
+        """The state after the bar before ``first``, or None where none is saved that can be read and heard the same."""
+        network: Any = self.model.network
+        try:
+            with safe_open(self._at(first), framework="pt") as opened:
+                if (opened.metadata() or {}).get("inputs") != self._heard(first):
+                    return None
+                tensors = [opened.get_tensor(f"{k:03d}") for k in range(len(opened.keys()))]
+            return nested(tensors, network.initial_state(1, len(self.features.symbols)))
+        except (FileNotFoundError, SafetensorError, OSError, ValueError):
+            return None
+
+    def _save(self, stop: int, state: Any, began: int) -> None:
+        file = self._at(stop)
+        partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
+        tensors: dict[str, Tensor] = {f"{k:03d}": t.contiguous().clone() for k, t in enumerate(flat(state))}
+        try:
+            save_file(tensors, partial, metadata={"inputs": self._heard(stop)})
+            partial.replace(file)
+        finally:
+            partial.unlink(missing_ok=True)
+        for old in file.parent.glob(f"{self.file.stem}.*.state"):
+            if old not in (file, self._at(began)):
+                old.unlink(missing_ok=True)
+
+    def _at(self, bar: int) -> Path:
+        return self.file.with_name(f"{self.file.stem}.{bar}.state")
+
+    def _heard(self, stop: int) -> str:
+        """The sha256 of what a state after the bars [begin, stop) has read."""
+        panel = self.features.rows(max(0, self.begin), stop)
+        return inputs_hash(self.model.header.spec, panel, self.snapshots, [self.model.header.outcome.data_hash, stop])
