@@ -78,7 +78,7 @@ class Mamba(nn.Module):
         sequence's end, leave the state as it was. Raises ShapeError, DtypeError, StateError."""
         check_sequence(x, self.d_model, gaps)
         tail, h = self.initial_state(len(x)) if state is None else self._checked(state, len(x))
-        into_u, into_z = self.in_proj.weight.chunk(2)  # two products of their own: nothing is cut up and copied together
+        into_u, into_z = self.in_proj.weight.chunk(2)  # two products: nothing is cut up and copied
         u, z = linear(x, into_u), linear(x, into_z)
         u, tail = causal_depthwise_silu(u, self.conv_weight, self.conv_bias, tail, gaps)
         dt, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)

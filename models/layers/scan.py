@@ -149,7 +149,7 @@ def diagonal_ssm_reference(
 
 def diagonal_ssm(x: Tensor, a: Tensor, w: Tensor, D: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """As ``diagonal_ssm_reference``: the convolution of every time-invariant diagonal layer."""
-    if torch.compiler.is_exporting():  # complex numbers made of weights alone are worked out before the graph is written
+    if torch.compiler.is_exporting():  # what is complex is made of weights alone: worked out before a graph is written
         pairs = x.new_zeros(x.shape[0], *a.shape, 2) if h is None else torch.view_as_real(h)
         y, last = scan_chunked.diagonal_ssm_pairs(x, torch.view_as_real(a), torch.view_as_real(w), D, pairs)
         return y, torch.view_as_complex(last.contiguous())

@@ -1,4 +1,4 @@
-"""Recurrences as one Scan operator each, for graphs that leave torch: as many nodes as one bar takes, whatever the length.
+"""Recurrences as one Scan operator each, for graphs that leave torch: the nodes of one bar, whatever the length.
 
 Glossary as in scan.py. Real arithmetic; no gradients. torch's own scan is a prototype: it is used nowhere else.
 """
@@ -63,7 +63,14 @@ def selective(
 
 
 def diagonal_ssm_irregular(
-    x: Tensor, A: Tensor, dt: Tensor, gaps: Tensor, C: Tensor, D: Tensor, h: Tensor | None = None, B: Tensor | None = None
+    x: Tensor,
+    A: Tensor,
+    dt: Tensor,
+    gaps: Tensor,
+    C: Tensor,
+    D: Tensor,
+    h: Tensor | None = None,
+    B: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """As ``irregular.diagonal_ssm_irregular``: complex numbers only where they are made of weights alone, and in h."""
     a, gain, read = (torch.view_as_real(v) for v in (A * dt[:, None], 1 / A if B is None else B / A, 2 * C))

@@ -71,7 +71,7 @@ def save_artifact(path: Path, header: Header, weights: Mapping[str, Tensor]) -> 
             "horizons": list(header.horizons),
             "bar_us": header.bar_us,
             "outcome": asdict(header.outcome),
-            "weights": _digest(weights),
+            "weights": weights_hash(weights),
         },
         sort_keys=True,
     )
@@ -121,7 +121,7 @@ def _read(path: Path) -> tuple[Header, dict[str, Tensor]]:
             raise ForeignArtifactError(
                 f"{path}: model file format {said['format']}, this program reads {FORMAT}; fit again"
             )
-        if said["weights"] != _digest(weights):
+        if said["weights"] != weights_hash(weights):
             raise DamagedArtifactError(f"{path}: the weights are not those that were written; delete it and fit again")
         return _header(said), weights
     except FileNotFoundError as exc:
@@ -141,7 +141,7 @@ def _header(said: Mapping[str, Any]) -> Header:
     )
 
 
-def _digest(weights: Mapping[str, Tensor]) -> str:
+def weights_hash(weights: Mapping[str, Tensor]) -> str:
     """The sha256 of names, shapes, types and bytes."""
     digest = hashlib.sha256()
     for name, value in sorted(weights.items()):

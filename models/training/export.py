@@ -1,11 +1,12 @@
-"""Networks as ONNX: one graph of a single bar, one of a whole sequence, both checked in onnxruntime before they are there.
+"""Networks as ONNX: a graph of one bar and one of a whole sequence, both checked in onnxruntime before they are there.
 
     step.onnx      x (b, 1, n, f), mask (b, 1, n), state_i_j → forecast, next_state_i_j
     sequence.onnx  x (b, bars, n, f), mask (b, bars, n), from the empty state → forecast
 
-Forecast: returns, log_volatility, logits, and weights and regime where the network has them; see Forecast. Networks that
-know time gaps also take gaps (b, l). A state's first axis is b · n. b is free; n and the bars are fixed. Features enter
-scaled: the scaler stands in the file's metadata (SPEC … WEIGHTS below, each a JSON text), as do the horizons.
+Forecast: returns, log_volatility, logits, and weights and regime where the network has them, as in Forecast. Networks
+that know time gaps also take gaps (b, l). A state's first axis is b · n. b is free; n and the bars are fixed. Features
+enter scaled: the scaler stands in the file's metadata, beside spec, horizons, bar_us and the weights' sha256, each as
+JSON.
 
 What follows from the weights alone is worked out by torch and stored; what is left is real arithmetic in float32.
 Recurrences are one Scan operator each. Packages: the extra ``export``.
@@ -25,6 +26,7 @@ from operator import attrgetter, getitem
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -32,7 +34,7 @@ from models.nets.forecast import Batch, Forecast
 from models.nets.rows import RowModel
 from models.nets.sequence import SequenceNetwork
 from models.training.artifact import Artifact
-from models.training.artifact import _digest as weights_hash
+from models.training.artifact import weights_hash
 from models.training.errors import ExportError
 from models.zoo import ENTRIES, Network
 
@@ -111,7 +113,9 @@ class _Form(nn.Module):
 
 
 class _Sequence(_Form):
-    state_names = []  # type: ignore[assignment]
+    @property
+    def state_names(self) -> list[str]:
+        return []
 
     def forward(self, x: Tensor, mask: Tensor, gaps: Tensor | None, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return self._parts(self.network(self._batch(x, mask, gaps)))
@@ -177,6 +181,8 @@ def _write(form: _Form, path: Path, bars: int, assets: int, said: dict[str, str]
         raise ExportError(
             f"{said['graph']}.onnx would need {', '.join(sorted(odd))}, not plain real arithmetic; {INSTEAD}"
         )
+    for part in (proto, proto.graph, *nodes, *proto.graph.value_info, *proto.graph.input, *proto.graph.output):
+        del part.metadata_props[:]  # where in this program each came from, with the paths of this machine
     onnx.helper.set_model_props(proto, said)
     onnx.checker.check_model(proto, full_check=True)
     onnx.save(proto, path)
@@ -187,7 +193,7 @@ def _folded(form: _Form, inputs: tuple[Any, ...], assets: int) -> torch.export.E
     """The form as torch traces it, with everything that follows from the weights alone worked out."""
     batch = torch.export.Dim("b", min=1)
     by_chunk, by_asset = {0: batch}, {0: assets * batch if assets > 1 else batch}
-    x, mask, gaps, state = inputs
+    _, _, gaps, state = inputs
     shapes = (by_chunk, by_chunk, None if gaps is None else by_chunk, tuple(by_asset for _ in state))
     traced = torch.export.export(form, inputs, dynamic_shapes=shapes, strict=True).module()
     _unwrap(traced)
@@ -239,7 +245,7 @@ def _is_pure(node: Any) -> bool:
 
 def _check_step(network: SequenceNetwork, path: Path, bars: int, assets: int) -> float:
     """The largest error over a few bars, the state carried by either by itself."""
-    form, session, worst = _Step(network), _session(path), 0.0
+    form, session, errors = _Step(network), _session(path), []
     for batch in CHECKED_BATCHES:
         state = ours = [tensor for part in network.initial_state(batch, assets) for tensor in part]
         for _ in range(CHECKED_STEPS):
@@ -247,19 +253,19 @@ def _check_step(network: SequenceNetwork, path: Path, bars: int, assets: int) ->
             with torch.no_grad():
                 expected = form(x, mask, gaps, tuple(ours))
             found = _run(session, x, mask, gaps, dict(zip(form.state_names, state, strict=True)))
-            worst = max(worst, _error(found, expected))
+            errors.append(_error(found, expected))
             state, ours = found[len(form.outputs) :], list(expected[len(form.outputs) :])
-    return worst
+    return float(np.max(errors))
 
 
 def _check_sequence(network: SequenceNetwork, path: Path, bars: int, assets: int) -> float:
-    form, session, worst = _Sequence(network), _session(path), 0.0
+    form, session, errors = _Sequence(network), _session(path), []
     for batch in CHECKED_BATCHES:
         x, mask, gaps = _random_bars(network, batch, bars, assets)
         with torch.no_grad():
             expected = form(x, mask, gaps, ())
-        worst = max(worst, _error(_run(session, x, mask, gaps, {}), expected))
-    return worst
+        errors.append(_error(_run(session, x, mask, gaps, {}), expected))
+    return float(np.max(errors))
 
 
 def _random_bars(network: SequenceNetwork, b: int, bars: int, n: int) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -284,13 +290,9 @@ def _run(session: Any, x: Tensor, mask: Tensor, gaps: Tensor | None, state: dict
 
 
 def _error(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    """The largest difference of any two, as a share of the largest value expected where that is above 1."""
-    shares = [
-        float((a - b).abs().max() / b.abs().max().clamp(min=1))
-        for a, b in zip(found, expected, strict=True)
-        if b.numel()
-    ]
-    return max(shares)
+    """The largest difference of any two, as a share of the largest value expected where that is above 1; or NaN."""
+    pairs = [(a, b) for a, b in zip(found, expected, strict=True) if b.numel()]
+    return float(np.max([float((a - b).abs().max() / b.abs().max().clamp(min=1)) for a, b in pairs]))
 
 
 def _nodes(graph: Any) -> Iterator[Any]:

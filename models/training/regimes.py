@@ -32,7 +32,8 @@ from models.training.module import FoldModule
 from models.zoo import Spec, build
 
 NETWORKS = ("lstm", "transformer", "mamba")
-BASELINES = ("majority", "persistence", "logistic")
+BASELINES = ("majority", "persistence", "logistic_price", "logistic")
+PRICE_FEATURES = 2
 OnFold = Callable[[int, int], None]
 
 
@@ -115,8 +116,8 @@ def study(
 ) -> RegimeStudy:
     """Every model on every fold of sessions ``dates`` (t,) datetime64[D] until ``last_date``, the features' last.
 
-    ``features`` (t, f), known at each close; ``returns`` (t,) log, whose later ones are labels only. Raises ValueError
-    where no fold has a test row.
+    ``features`` (t, f), known at each close, the last PRICE_FEATURES of the price alone; ``returns`` (t,) log, whose
+    later ones are labels only. Raises ValueError where no fold has a test row.
     """
     coming = coming_volatility(returns, config.horizon_bars)
     trailing = trailing_volatility(returns, config.horizon_bars)
@@ -136,7 +137,7 @@ def study(
         most = np.bincount(labels[fold.train], minlength=len(REGIMES)).argmax()
         said["majority"].append(np.full((1, len(test)), most))
         said["persistence"].append(regimes(trailing, edges)[test][None])
-        for name in ("logistic", *NETWORKS):
+        for name in ("logistic_price", "logistic", *NETWORKS):
             started = time.perf_counter()
             answers, parameters[name] = rows.answers(name, fold, test)
             said[name].append(answers)
@@ -199,10 +200,12 @@ class Rows:
         """What the model says of the rows ``test``, (s, k), and how many parameters it has."""
         learned, held_out = validation_split(fold.train, self.config)
         known, validated, (asked, _) = self.at(learned), self.at(held_out), self.at(test)
-        if name == "logistic":
-            weight, bias, _ = logistic(summarised(known[0]), known[1], summarised(validated[0]), validated[1])
+        if name.startswith("logistic"):
+            first = asked.shape[-1] - PRICE_FEATURES if name == "logistic_price" else 0
+            x, x_validated, x_asked = (summarised(windows[..., first:]) for windows in (known[0], validated[0], asked))
+            weight, bias, _ = logistic(x, known[1], x_validated, validated[1])
             weight, bias = weight[:, : len(REGIMES)], bias[: len(REGIMES)]
-            return (summarised(asked) @ weight + bias).argmax(-1).numpy()[None], weight.numel() + bias.numel()
+            return (x_asked @ weight + bias).argmax(-1).numpy()[None], weight.numel() + bias.numel()
         networks = [fitted(name, seed, known, validated, self.config) for seed in self.config.seeds]
         with torch.no_grad():
             said = np.stack([network(asked).argmax(-1).numpy() for network in networks])

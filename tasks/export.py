@@ -1,0 +1,71 @@
+"""Export: a fitted network of the warehouse as files that other programs can run."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from models import zoo
+from models.training.artifact import load_artifact
+from models.training.errors import DamagedArtifactError, MissingArtifactError
+from models.training.export import Graph, export_onnx
+from tasks.errors import NoModelError
+from warehouse.connect import Warehouse
+from warehouse.publish import read_published
+from warehouse.tables import read_query
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The files of one fold, and the published night it predicted for."""
+
+    source: str
+    night: date
+    fold: int
+    weights: Path
+    graphs: tuple[Graph, Graph]
+
+
+def export_model(warehouse: Warehouse, universe: str, model: str, folder: Path, bars: int, assets: int) -> Exported:
+    """model.safetensors, step.onnx and sequence.onnx of a model's newest published fold, in ``folder``; all or none.
+
+    Raises NoModelError, NotPublishedError, ArtifactError for a file that is not the one the fold made, ExportError.
+    """
+    try:
+        zoo.network(model)
+    except zoo.UnknownModelError as exc:
+        raise NoModelError(f"{exc}; only networks are exported") from exc
+    with read_published(warehouse) as con:
+        rows = read_query(con, "newest_fold", universe=universe, model=model).to_pylist()
+    if not rows:
+        raise NoModelError(
+            f"no published night of {universe} has a fold of {model}; run one to its end with this model first, or see "
+            "which there are: SELECT universe, model, night FROM model_registry"
+        )
+    (row,) = rows
+    contents = _verified(warehouse.artifacts / row["artifact"], row["artifact_sha256"])
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = folder / "model.safetensors"
+    partial = weights.with_name(f"{weights.name}.{os.getpid()}.partial")
+    try:
+        partial.write_bytes(contents)
+        graphs = export_onnx(load_artifact(partial), folder, bars=bars, assets=assets)
+        partial.replace(weights)
+    finally:
+        partial.unlink(missing_ok=True)
+    return Exported(row["source"], row["night"], row["fold"], weights, graphs)
+
+
+def _verified(artifact: Path, sha256: str) -> bytes:
+    try:
+        contents = artifact.read_bytes()
+    except FileNotFoundError as exc:
+        raise MissingArtifactError(
+            f"no model file at {artifact}; run the night again, it fits what is missing"
+        ) from exc
+    if hashlib.sha256(contents).hexdigest() != sha256:
+        raise DamagedArtifactError(f"{artifact}: not the file that the fold wrote; delete it and run the night again")
+    return contents
