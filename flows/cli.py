@@ -17,12 +17,13 @@ from flows.server import ServerError
 from flows.settings import SettingsError, load_settings
 from flows.sql import QueryError, run
 from flows.terminal import console, quieten
+from models.training.errors import TrainingError
 from tasks.errors import TaskError
 from warehouse.connect import Warehouse
 from warehouse.errors import UnknownUniverseError, UnsupportedUrlError, WarehouseError
 
 BAD_INPUT = (SettingsError, ValidationError, UnknownUniverseError, UnsupportedUrlError)
-FORESEEN = (TaskError, WarehouseError, ServerError, QueryError)
+FORESEEN = (TaskError, TrainingError, WarehouseError, ServerError, QueryError)
 CODES = "Exit codes: 0 done, 1 it failed, 2 the command line or a setting is not usable, 130 Ctrl-C."
 app = typer.Typer(
     help="A research desk that runs itself every night: market data, graphs, models, backtests, signals.",
@@ -111,6 +112,28 @@ def sql(
     run(place(warehouse), statement, "csv" if csv else "json" if json else "table", sys.stdout, console())
 
 
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(help="a network of the zoo, as the leaderboard names it")],
+    universe: Annotated[str, typer.Option(metavar="NAME", help="which market it was fitted on")],
+    out: Annotated[Path, typer.Option(file_okay=False, metavar="DIR", help="folder for the three files")],
+    bars: Annotated[int, typer.Option(min=1, metavar="N", help="bars of sequence.onnx")] = 64,
+    assets: Annotated[int, typer.Option(min=1, metavar="N", help="assets of both graphs")] = 1,
+    warehouse: WarehouseOption = None,
+) -> None:
+    """Write a network's newest published fold for other programs.
+
+    model.safetensors holds the weights and what they mean; step.onnx forecasts bar by bar, sequence.onnx many bars at
+    once. Both graphs are checked in onnxruntime before they are there. Needs the packages of the extra `export`.
+    """
+    from tasks.export import export_model
+
+    made = export_model(place(warehouse), universe, model, out, bars, assets)
+    print(f"{made.weights}: fold {made.fold} of {model}, {made.source} night {made.night}")
+    for graph in made.graphs:
+        print(f"{graph.path}: {graph.nodes} nodes, {graph.bytes / 1024:.0f} KiB, off by {graph.error:.1g} at most")
+
+
 @app.command(epilog="Exit codes: 0 nothing fails (warnings allowed), 1 something does.")
 def doctor(warehouse: WarehouseOption = None) -> None:
     """Say what is wrong here and what to do about it.
@@ -155,6 +178,26 @@ def schema() -> None:
     with duckdb.connect() as con:
         upgrade(con)
         print(describe(con))
+
+
+@app.command()
+def macro(
+    fred: Annotated[
+        Path, typer.Option(exists=True, dir_okay=False, metavar="FILE", help="parquet of series, date, value")
+    ],
+    tape: Annotated[
+        Path, typer.Option(exists=True, file_okay=False, metavar="DIR", help="folder with a recorded tape that has SPY")
+    ],
+    seed: Annotated[list[int] | None, typer.Option(metavar="N", help="repeatable [default: 0, 1, 2]")] = None,
+    markdown: Annotated[Path | None, typer.Option(dir_okay=False, metavar="FILE", help="write the report here")] = None,
+) -> None:
+    """Measure Mamba against a Transformer on the coming month's volatility regime.
+
+    Twelve FRED indicators, lagged by their publication, and SPY; walk-forward, with 95 % intervals. Takes minutes.
+    """
+    from flows.macro import run_macro
+
+    run_macro(fred, tape, seed or (), markdown, console())
 
 
 @app.callback()

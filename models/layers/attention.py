@@ -58,7 +58,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """y (b, l, d) and the state after the last bar. Raises ShapeError, DtypeError, StateError."""
-        check_sequence(x, self.d_model)
+        check_sequence(x, self.d_model, weights=self.qkv.weight)
         batch, length, _ = x.shape
         state = self.initial_state(batch) if state is None else state
         check_state(state, self._shapes(batch))
@@ -71,7 +71,8 @@ class Attention(nn.Module):
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """y (b, d) of one bar x (b, d), and the state after it. Raises as forward."""
-        check_bar(x, self.d_model)
+        check_bar(x, self.d_model, weights=self.qkv.weight)
+        check_state(state, self._shapes(len(x)))
         y, state = self.forward(x[:, None], state)
         return y[:, 0], state
 

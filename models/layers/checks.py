@@ -10,37 +10,52 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from models.layers.errors import DtypeError, ShapeError, SizeError, StateError
+from models.layers.errors import DtypeError, NotFiniteError, ShapeError, SizeError, StateError
 
 
-def check_sequence(x: Tensor, d_model: int, gaps: Tensor | None = None) -> None:
-    """Refuses an x that is not (b, l, d_model), empty or not floating, and gaps that are not (b, l)."""
+def check_sequence(x: Tensor, d_model: int, gaps: Tensor | None = None, weights: Tensor | None = None) -> None:
+    """Refuses an x that is not (b, l, d_model), empty or not floating, and gaps that are not (b, l), finite, 0 or more.
+
+    With ``weights`` also another floating type than theirs, unless autocast takes care of it.
+    """
     if x.dim() != 3 or x.shape[2] != d_model:
         raise ShapeError(f"x is {tuple(x.shape)}; give (sequences, bars, {d_model})")
-    if not x.shape[1]:
-        raise ShapeError(f"x is {tuple(x.shape)}: a sequence without bars; give one bar or more")
-    _check_floating(x)
-    if gaps is not None and gaps.shape != x.shape[:2]:
+    if not x.shape[0] or not x.shape[1]:
+        raise ShapeError(f"x is {tuple(x.shape)}: no sequences, or none with bars; give one of each or more")
+    _check_floating(x, weights)
+    if gaps is None:
+        return
+    if gaps.shape != x.shape[:2]:
         raise ShapeError(f"gaps are {tuple(gaps.shape)}; give one per bar of x, {tuple(x.shape[:2])}")
+    if not torch.compiler.is_exporting() and not ((gaps >= 0) & torch.isfinite(gaps)).all():
+        raise NotFiniteError("a gap is negative or no finite number; sort the bars by time, and drop repeated ones")
 
 
-def check_bar(x: Tensor, d_model: int) -> None:
-    """Refuses an x that is not (b, d_model) or not floating."""
+def check_bar(x: Tensor, d_model: int, weights: Tensor | None = None) -> None:
+    """Refuses an x that is not (b, d_model) or not floating; ``weights`` as above."""
     if x.dim() != 2 or x.shape[1] != d_model:
         raise ShapeError(
             f"one bar x is {tuple(x.shape)}; give (sequences, {d_model}), or call forward for whole sequences"
         )
-    _check_floating(x)
+    _check_floating(x, weights)
 
 
-def check_state(state: Sequence[Tensor], expected: Sequence[Sequence[int]]) -> None:
-    """Refuses a state whose tensors do not have the ``expected`` shapes."""
-    shapes = [tuple(part.shape) for part in state]
-    if shapes != [tuple(shape) for shape in expected]:
+def check_weights(weights: Tensor) -> None:
+    """Refuses weights in half precision, in which a recurrence over many bars loses its memory."""
+    if weights.dtype not in (torch.float32, torch.float64):
+        raise DtypeError(f"the layer's weights are {weights.dtype}; keep them in float32 and use torch.autocast")
+
+
+def check_state(state: Sequence[Tensor] | None, expected: Sequence[Sequence[int]]) -> None:
+    """Refuses a state whose tensors do not have the ``expected`` shapes or are not floating."""
+    shapes = None if state is None else [tuple(part.shape) for part in state]
+    if state is None or shapes != [tuple(shape) for shape in expected]:
         raise StateError(
             f"the state holds {shapes}, this layer keeps {[tuple(s) for s in expected]}; use the one that "
             "initial_state, forward or step of the same layer gave for the same sequences"
         )
+    if not all(part.dtype in (torch.float32, torch.float64) for part in state):
+        raise StateError(f"the state is {', '.join(str(part.dtype) for part in state)}; states are float32 or float64")
 
 
 def check_even(d_state: int) -> None:
@@ -62,6 +77,10 @@ def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
         raise SizeError(f"{name} is {value!r}; choose one of {', '.join(choices)}")
 
 
-def _check_floating(x: Tensor) -> None:
+def _check_floating(x: Tensor, weights: Tensor | None) -> None:
     if not torch.is_floating_point(x):
-        raise DtypeError(f"x is {x.dtype}; give float32 (x.float()), or float64, bfloat16, float16")
+        raise DtypeError(f"x is {x.dtype}; give float32 (x.float())")
+    if weights is not None and x.dtype != weights.dtype and not torch.is_autocast_enabled(x.device.type):
+        raise DtypeError(
+            f"x is {x.dtype}, the layer's weights are {weights.dtype}; make them one, x.to({weights.dtype})"
+        )

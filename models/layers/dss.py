@@ -23,10 +23,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.layers.checks import check_bar, check_choice, check_even, check_positive, check_sequence, check_state
-from models.layers.constants import Constants
+from models.layers.checks import (
+    check_bar,
+    check_choice,
+    check_even,
+    check_positive,
+    check_sequence,
+    check_state,
+    check_weights,
+)
+from models.layers.constants import Constants, Keeping
 from models.layers.diagonal_cpu import ssm_step
 from models.layers.hippo import SPECTRA
+from models.layers.initial import log_steps
 from models.layers.irregular import diagonal_ssm_irregular
 from models.layers.scan import diagonal_ssm
 
@@ -34,7 +43,7 @@ State = tuple[Tensor, ...]
 FORMS = ("exp", "softmax")
 
 
-class DSS(nn.Module):
+class DSS(Keeping):
     """(b, l, d) → (b, l, d). ``dt_min`` and ``dt_max`` bound the first step sizes Δ, per bar, log-uniform."""
 
     def __init__(
@@ -57,7 +66,7 @@ class DSS(nn.Module):
         eigenvalues = torch.as_tensor(SPECTRA[spectrum](d_state))
         self.log_decay = nn.Parameter(torch.log(-eigenvalues.real).float())
         self.frequency = nn.Parameter(eigenvalues.imag.float())
-        log_dt = torch.rand(d_model) * math.log(dt_max / dt_min) + math.log(dt_min)
+        log_dt = log_steps(d_model, dt_min, dt_max)
         self.log_dt = nn.Parameter(log_dt, requires_grad=learn_dt)
         self.w = nn.Parameter(torch.randn(d_model, d_state // 2, 2) * math.sqrt(0.5))
         self.D = nn.Parameter(torch.randn(d_model))
@@ -75,6 +84,7 @@ class DSS(nn.Module):
         """y (b, l, d) and the state after the last bar; ``gaps`` (b, l) scale Δ. Raises ShapeError, DtypeError,
         StateError."""
         check_sequence(x, self.D.shape[0], gaps)
+        check_weights(self.D)
         with torch.autocast(x.device.type, enabled=False):
             h = None if state is None else self._unpack(state, len(x))
             signal = x.to(self.D.dtype)

@@ -33,7 +33,7 @@ class GRU(nn.Module):
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """y (b, l, d) and the state after the last bar. Raises ShapeError, DtypeError, StateError."""
-        check_sequence(x, self.cell.hidden_size)
+        check_sequence(x, self.cell.hidden_size, weights=self.cell.weight_ih_l0)
         state = self.initial_state(len(x)) if state is None else state
         check_state(state, [(len(x), self.cell.hidden_size)])
         y, h = self.cell(x, state[0][None])
@@ -42,7 +42,7 @@ class GRU(nn.Module):
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """y (b, d) of one bar x (b, d), and the state after it: the gate equations. Raises as forward."""
         cell = self.cell
-        check_bar(x, cell.hidden_size)
+        check_bar(x, cell.hidden_size, weights=self.cell.weight_ih_l0)
         check_state(state, [(len(x), cell.hidden_size)])
         (h,) = state
         from_x = linear(x, cell.weight_ih_l0, cell.bias_ih_l0)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from models.layers.checks import check_bar, check_positive, check_sequence, check_state
+
 State = tuple[Tensor, ...]
 
 
@@ -21,6 +23,7 @@ class LSTM(nn.Module):
 
     def __init__(self, d_model: int) -> None:
         super().__init__()
+        check_positive(d_model=d_model)
         self.cell = nn.LSTM(d_model, d_model, batch_first=True)
 
     def initial_state(self, batch: int) -> State:
@@ -29,13 +32,18 @@ class LSTM(nn.Module):
         return zeros, zeros
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """y (b, l, d) and the state after the last bar."""
+        """y (b, l, d) and the state after the last bar. Raises ShapeError, DtypeError, StateError."""
+        check_sequence(x, self.cell.hidden_size, weights=self.cell.weight_ih_l0)
+        if state is not None:
+            check_state(state, [(len(x), self.cell.hidden_size)] * 2)
         h, c = self.initial_state(x.shape[0]) if state is None else state
         y, (h, c) = self.cell(x, (h[None], c[None]))
         return y, (h[0], c[0])
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """y (b, d) of one bar x (b, d), and the state after it: the gate equations."""
+        """y (b, d) of one bar x (b, d), and the state after it: the gate equations. Raises as forward."""
+        check_bar(x, self.cell.hidden_size, self.cell.weight_ih_l0)
+        check_state(state, [(len(x), self.cell.hidden_size)] * 2)
         (h, c), cell = state, self.cell
         gates = linear(x, cell.weight_ih_l0, cell.bias_ih_l0) + linear(h, cell.weight_hh_l0, cell.bias_hh_l0)
         i, f, g, o = gates.chunk(4, dim=-1)

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, silu, softplus
 
-from models.layers.checks import check_bar, check_choice, check_positive, check_sequence, check_state
+from models.layers.checks import check_bar, check_choice, check_positive, check_sequence, check_state, check_weights
 from models.layers.depthwise import causal_depthwise_silu, depthwise_silu_step
+from models.layers.initial import inverse_softplus, log_steps
 from models.layers.scan import RULES, discretise, selective_scan
 
 State = tuple[Tensor, ...]
@@ -52,9 +53,9 @@ class Mamba(nn.Module):
         self.x_proj = nn.Linear(inner, self.dt_rank + 2 * d_state, bias=False)
         self.dt_proj = nn.Linear(self.dt_rank, inner)
         nn.init.uniform_(self.dt_proj.weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
-        dt = torch.exp(torch.rand(inner) * math.log(dt_max / dt_min) + math.log(dt_min))
+        dt = torch.exp(log_steps(inner, dt_min, dt_max))
         with torch.no_grad():
-            self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
+            self.dt_proj.bias.copy_(inverse_softplus(dt))
         self.A_log = nn.Parameter(torch.log(torch.arange(1.0, d_state + 1)).repeat(1 if shared_decay else inner, 1))
         self.D = nn.Parameter(torch.ones(inner))
         self.out_proj = nn.Linear(inner, d_model, bias=False)
@@ -76,8 +77,11 @@ class Mamba(nn.Module):
     def forward(self, x: Tensor, state: State | None = None, gaps: Tensor | None = None) -> tuple[Tensor, State]:
         """y (b, l, d) and the state after the last bar; ``gaps`` (b, l) scale Δ, and bars with a gap of 0, all at a
         sequence's end, leave the state as it was. Raises ShapeError, DtypeError, StateError."""
-        check_sequence(x, self.d_model, gaps)
+        check_sequence(x, self.d_model, gaps, self.in_proj.weight)
+        check_weights(self.D)
         tail, h = self.initial_state(len(x)) if state is None else self._checked(state, len(x))
+        if gaps is not None:
+            x = x.masked_fill(gaps[..., None] == 0, 0.0)
         into_u, into_z = self.in_proj.weight.chunk(2)  # two products: nothing is cut up and copied
         u, z = linear(x, into_u), linear(x, into_z)
         u, tail = causal_depthwise_silu(u, self.conv_weight, self.conv_bias, tail, gaps)
@@ -102,8 +106,10 @@ class Mamba(nn.Module):
 
     def step(self, x: Tensor, state: State, gap: Tensor | None = None) -> tuple[Tensor, State]:
         """y (b, d) of one bar x (b, d), and the state after it; ``gap`` (b,). Raises as forward."""
-        check_bar(x, self.d_model)
+        check_bar(x, self.d_model, self.in_proj.weight)
         tail, h = self._checked(state, len(x))
+        if gap is not None:
+            x = x.masked_fill(gap[:, None] == 0, 0.0)
         u, z = self.in_proj(x).chunk(2, dim=-1)
         before, (u, tail) = tail, depthwise_silu_step(u, self.conv_weight, self.conv_bias, tail)
         dt, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)

@@ -38,3 +38,6 @@ def side_by_side(kernel: Callable[..., None], items: int, *arguments: Any) -> No
 @cache
 def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="kernel")
+
+
+os.register_at_fork(after_in_child=_pool.cache_clear)  # a child has the pool's record but none of its threads

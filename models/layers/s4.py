@@ -31,11 +31,20 @@ import torch
 from numba import njit
 from torch import Tensor, nn
 
-from models.layers.checks import check_bar, check_choice, check_even, check_positive, check_sequence, check_state
-from models.layers.constants import Constants
+from models.layers.checks import (
+    check_bar,
+    check_choice,
+    check_even,
+    check_positive,
+    check_sequence,
+    check_state,
+    check_weights,
+)
+from models.layers.constants import Constants, Keeping
 from models.layers.convolution import block_bars, causal_toeplitz, from_columns, to_columns
 from models.layers.errors import SizeError
 from models.layers.hippo import nplr, random_spectrum
+from models.layers.initial import log_steps
 from models.layers.irregular import BLOCK_ELEMENTS, in_blocks
 
 State = tuple[Tensor, ...]
@@ -44,7 +53,7 @@ SPECTRA = ("legs", "random")
 ZOH_GAPS = 64  # distinct gaps that a zero-order hold keeps a matrix for
 
 
-class S4(nn.Module):
+class S4(Keeping):
     """(b, l, d) → (b, l, d). ``dt_min`` and ``dt_max`` bound the first step sizes Δ, per bar, log-uniform.
 
     ``spectrum``: "legs", or "random" for the ablation. ``learn_dt=False`` keeps Δ as drawn.
@@ -75,7 +84,7 @@ class S4(nn.Module):
         self.P, self.B = (nn.Parameter(torch.view_as_real(v).float().repeat(d_model, 1, 1)) for v in (P, B))
         self.C = nn.Parameter(torch.randn(d_model, d_state // 2, 2) * math.sqrt(0.5))
         self.D = nn.Parameter(torch.randn(d_model))
-        log_dt = torch.rand(d_model) * math.log(dt_max / dt_min) + math.log(dt_min)
+        log_dt = log_steps(d_model, dt_min, dt_max)
         self.log_dt = nn.Parameter(log_dt, requires_grad=learn_dt)
         self._kept = Constants(self._nothing_yet)
 
@@ -90,6 +99,7 @@ class S4(nn.Module):
     def forward(self, x: Tensor, state: State | None = None, gaps: Tensor | None = None) -> tuple[Tensor, State]:
         """y (b, l, d) and the state after the last bar; with ``gaps`` (b, l) bar by bar, Δ_t = Δ · gap_t."""
         check_sequence(x, self.d_model, gaps)
+        check_weights(self.D)
         batch, _, d = x.shape
         if state is not None:
             check_state(state, [(batch, *self.C.shape)])

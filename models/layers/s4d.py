@@ -22,10 +22,19 @@ import torch
 from torch import Tensor, nn
 
 from models.layers import pairs, scan_exported
-from models.layers.checks import check_bar, check_choice, check_even, check_positive, check_sequence, check_state
-from models.layers.constants import Constants
+from models.layers.checks import (
+    check_bar,
+    check_choice,
+    check_even,
+    check_positive,
+    check_sequence,
+    check_state,
+    check_weights,
+)
+from models.layers.constants import Constants, Keeping
 from models.layers.diagonal_cpu import ssm_step
 from models.layers.hippo import SPECTRA
+from models.layers.initial import log_steps
 from models.layers.irregular import diagonal_ssm_irregular
 from models.layers.scan import diagonal_ssm
 
@@ -33,7 +42,7 @@ State = tuple[Tensor, ...]
 RULES = ("zoh", "bilinear")
 
 
-class S4D(nn.Module):
+class S4D(Keeping):
     """(b, l, d) → (b, l, d). ``dt_min`` and ``dt_max`` bound the first step sizes Δ, per bar, log-uniform."""
 
     def __init__(
@@ -55,7 +64,7 @@ class S4D(nn.Module):
         a = torch.as_tensor(SPECTRA[spectrum](d_state)).repeat(d_model, 1)
         self.log_decay = nn.Parameter(torch.log(-a.real).float())
         self.frequency = nn.Parameter(a.imag.float())
-        log_dt = torch.rand(d_model) * math.log(dt_max / dt_min) + math.log(dt_min)
+        log_dt = log_steps(d_model, dt_min, dt_max)
         self.log_dt = nn.Parameter(log_dt, requires_grad=learn_dt)
         self.C = nn.Parameter(torch.randn(d_model, d_state // 2, 2) * math.sqrt(0.5))
         self.D = nn.Parameter(torch.randn(d_model))
@@ -75,6 +84,7 @@ class S4D(nn.Module):
         Raises ShapeError, DtypeError, StateError.
         """
         check_sequence(x, self.D.shape[0], gaps)
+        check_weights(self.D)
         with torch.autocast(x.device.type, enabled=False):
             h = None if state is None else self._unpack(state, len(x))
             signal = x.to(self.D.dtype)
@@ -102,14 +112,17 @@ class S4D(nn.Module):
         if gap is not None:
             check_choice("discretisation with gaps", self.discretisation, ("zoh",))
             A = torch.complex(-torch.exp(self.log_decay), self.frequency)
-            a = torch.exp(A * torch.exp(self.log_dt)[:, None] * gap.to(self.D.dtype)[:, None, None])
-            entering = (a - 1) / (a_bar - 1)
+            exponent = A * torch.exp(self.log_dt)[:, None] * gap.to(self.D.dtype)[:, None, None]
+            a, entering = torch.exp(exponent), torch.expm1(exponent) / (A * b_bar)
+            x = x.masked_fill(gap[:, None] == 0, 0.0)
         h = a * self._unpack(state, len(x)) + entering * x[..., None]
         y = 2 * (C * b_bar * h).real.sum(-1) + self.D * x
         return y, (torch.view_as_real(h),)
 
     def _step_at_once(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """The same in one kernel call; the arrays of unchanged weights are kept between bars."""
+        if not state or len(state) > 1 or state[0].dtype != x.dtype:
+            check_state(state, [(len(x), *self.C.shape)])
         weights, D = self._constants()
         bar, before = x.contiguous().numpy(), state[0].contiguous().numpy()
         if bar.shape != before.shape[:2] or before.shape[1:] != (*weights.shape[:2], 2):
@@ -148,5 +161,4 @@ class S4D(nn.Module):
         dt = torch.exp(self.log_dt)[:, None]
         if self.discretisation == "bilinear":
             return (1 + A * dt / 2) / (1 - A * dt / 2), dt / (1 - A * dt / 2), C
-        a_bar = torch.exp(A * dt)
-        return a_bar, (a_bar - 1) / A, C
+        return torch.exp(A * dt), torch.expm1(A * dt) / A, C

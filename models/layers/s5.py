@@ -21,18 +21,25 @@ C is drawn real, so that the first system is exactly a real one seen in its eige
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from numba import njit
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from models.layers.checks import check_bar, check_choice, check_even, check_positive, check_sequence, check_state
-from models.layers.constants import Constants
+from models.layers.checks import (
+    check_bar,
+    check_choice,
+    check_even,
+    check_positive,
+    check_sequence,
+    check_state,
+    check_weights,
+)
+from models.layers.constants import Constants, Keeping
 from models.layers.errors import SizeError
 from models.layers.hippo import nplr
+from models.layers.initial import log_steps
 from models.layers.scan import diagonal_scan
 from models.layers.scan_exported import over_bars
 
@@ -40,7 +47,7 @@ State = tuple[Tensor, ...]
 RULES = ("zoh", "bilinear")
 
 
-class S5(nn.Module):
+class S5(Keeping):
     """(b, l, d) → (b, l, d). ``dt_min`` and ``dt_max`` bound the first step sizes Δ, per bar, log-uniform.
 
     ``blocks``: HiPPO-N matrices of d_state / blocks on the first state matrix's diagonal; each must be of even size.
@@ -68,7 +75,7 @@ class S5(nn.Module):
         C = torch.randn(d_model, d_state).to(V.dtype) @ V * d_state**-0.5
         self.log_decay = nn.Parameter(torch.log(-spectrum.real).float())
         self.frequency = nn.Parameter(spectrum.imag.float())
-        log_dt = torch.rand(d_state // 2) * math.log(dt_max / dt_min) + math.log(dt_min)
+        log_dt = log_steps(d_state // 2, dt_min, dt_max)
         self.log_dt = nn.Parameter(log_dt, requires_grad=learn_dt)
         self.B = nn.Parameter(torch.view_as_real(B).float())  # (p, d, 2)
         self.C = nn.Parameter(torch.view_as_real(C).float())  # (d, p, 2)
@@ -89,6 +96,7 @@ class S5(nn.Module):
         Raises ShapeError, DtypeError, StateError.
         """
         check_sequence(x, len(self.D), gaps)
+        check_weights(self.D)
         state = self.initial_state(len(x)) if state is None else state
         check_state(state, [(len(x), len(self.B), 2)])
         if torch.compiler.is_exporting():
@@ -131,6 +139,8 @@ class S5(nn.Module):
 
     def _step_at_once(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """The same in one kernel call; the arrays of unchanged weights are kept between bars."""
+        if not state or len(state) > 1 or state[0].dtype != x.dtype:
+            check_state(state, [(len(x), len(self.B), 2)])
         turn, enters, read, D = self._constants()
         bar, before = x.contiguous().numpy(), state[0].contiguous().numpy()
         if bar.shape != (len(before), len(D)) or before.shape[1:] != turn.shape:

@@ -18,6 +18,7 @@ the backward pass, so their memory beyond inputs and outputs does not grow with 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -78,17 +79,22 @@ def selective_scan(
     rule: str = "zoh_euler",
 ) -> Any:
     """y (b, d, l) in u's dtype, and with ``return_last_state`` also h (b, d, n); computed in float32, or in float64 if
-    u is. ``gaps`` scale Δ bar by bar; 0 marks a padded bar, which leaves the state as it was.
+    u is. ``gaps`` scale Δ bar by bar, without a gradient of their own; 0 marks a padded bar, which leaves the
+    state as it was whatever stands there.
 
     Raises ShapeError, DtypeError, SizeError.
     """
-    _check_scan(u, delta, A, B, C, rule)
     given = (u, delta, A, B, C, D, z, delta_bias)
+    names = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state", "gaps")
+    _check_scan(dict(zip(names, (*given, initial_state, gaps), strict=True)), rule)
     if torch.compiler.is_exporting():
         hold = partial(discretise, rule=rule)
         return scan_exported.selective(*given, delta_softplus, initial_state, return_last_state, gaps, hold)
-    if u.device.type not in ("cpu", "cuda"):
+    if u.device.type not in ("cpu", "cuda") or (u.device.type == "cuda" and u.dtype == torch.float64):
         return selective_scan_reference(*given, delta_softplus, initial_state, return_last_state, gaps, rule)
+    if gaps is not None:
+        absent = (gaps == 0)[:, None]
+        u, delta, B, C = (v.masked_fill(absent, 0.0) for v in (u, delta, B, C))
     with torch.autocast(u.device.type, enabled=False):
         work = torch.float64 if u.dtype == torch.float64 else torch.float32
         channels_last = [v.to(work).transpose(1, 2) for v in (u, delta, B, C)]
@@ -109,7 +115,10 @@ def discretise(delta: Tensor, A: Tensor, rule: str) -> tuple[Tensor, Tensor]:
     if rule == "euler":
         return 1 + delta * A, delta
     decay = torch.exp(delta * A)
-    return decay, (decay - 1) / A if rule == "zoh" else delta
+    if rule != "zoh":
+        return decay, delta
+    flat = A == 0  # where (Ā − 1) / A goes to Δ
+    return decay, torch.where(flat, delta, torch.expm1(delta * A) / torch.where(flat, 1.0, A))
 
 
 def diagonal_scan_reference(a: Tensor, x: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -128,6 +137,9 @@ def diagonal_scan(a: Tensor, x: Tensor, h: Tensor | None = None) -> tuple[Tensor
     """As ``diagonal_scan_reference``: a linear recurrence of complex numbers, each state on its own."""
     if torch.compiler.is_exporting():
         return diagonal_scan_reference(a, x, h)
+    b, length, p = x.shape
+    by_bar = (a.shape[0] if a.shape[0] == 1 else b, a.shape[1] if a.shape[1] == 1 else length, p)
+    _check_diagonal({"a": (a, by_bar), "h": (h, (b, p))})
     h = torch.zeros_like(x[:, 0]) if h is None else h
     return (diagonal_cpu if x.device.type == "cpu" else scan_chunked).diagonal_scan(a, x, h)
 
@@ -148,7 +160,9 @@ def diagonal_ssm_reference(
 
 
 def diagonal_ssm(x: Tensor, a: Tensor, w: Tensor, D: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """As ``diagonal_ssm_reference``: the convolution of every time-invariant diagonal layer."""
+    """As ``diagonal_ssm_reference``: the convolution of every time-invariant diagonal layer. Raises ShapeError."""
+    (b, _, d), m = x.shape, a.shape[-1]
+    _check_diagonal({"a": (a, (d, m)), "w": (w, (d, m)), "D": (D, (d,)), "h": (h, (b, d, m))})
     if torch.compiler.is_exporting():  # what is complex is made of weights alone: worked out before a graph is written
         pairs = x.new_zeros(x.shape[0], *a.shape, 2) if h is None else torch.view_as_real(h)
         y, last = scan_chunked.diagonal_ssm_pairs(x, torch.view_as_real(a), torch.view_as_real(w), D, pairs)
@@ -163,17 +177,30 @@ def _on_cuda() -> Any:
     return scan_triton.selective
 
 
-def _check_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, rule: str) -> None:
+def _check_scan(given: Mapping[str, Tensor | None], rule: str) -> None:
+    """The kernels check nothing: whatever reaches them has its shape, is real and stands on one device."""
     if rule not in RULES:
         raise SizeError(f"no discretisation {rule!r}; choose one of {', '.join(RULES)}")
-    if A.is_complex() or not torch.is_floating_point(u):
-        raise DtypeError(f"u is {u.dtype} and A is {A.dtype}; the selective scan takes real floating tensors")
-    if u.dim() != 3 or not u.shape[2] or A.dim() != 2:
+    u, A = given["u"], given["A"]
+    assert u is not None and A is not None
+    if u.dim() != 3 or not u.numel() or A.dim() != 2:
         raise ShapeError(
             f"u is {tuple(u.shape)} and A {tuple(A.shape)}; give u (b, d, l) of one bar or more and A (d, n)"
         )
     (b, d, length), n = u.shape, A.shape[1]
-    expected = {"delta": (b, d, length), "A": (d, n), "B": (b, n, length), "C": (b, n, length)}
-    for name, value in {"delta": delta, "A": A, "B": B, "C": C}.items():
+    by_channel, by_state = (b, d, length), (b, n, length)
+    expected = {"u": by_channel, "delta": by_channel, "z": by_channel, "A": (d, n), "B": by_state, "C": by_state}
+    expected |= {"D": (d,), "delta_bias": (d,), "gaps": (b, length), "initial_state": (b, d, n)}
+    for name, value in given.items():
+        if value is None:
+            continue
         if tuple(value.shape) != expected[name]:
             raise ShapeError(f"{name} is {tuple(value.shape)}; u {tuple(u.shape)} and n = {n} ask for {expected[name]}")
+        if not torch.is_floating_point(value) or value.device != u.device:
+            raise DtypeError(f"{name} is {value.dtype} on {value.device}; give real floating tensors on one device")
+
+
+def _check_diagonal(expected: Mapping[str, tuple[Tensor | None, tuple[int, ...]]]) -> None:
+    for name, (value, shape) in expected.items():
+        if value is not None and tuple(value.shape) != shape:
+            raise ShapeError(f"{name} is {tuple(value.shape)}; the other arguments ask for {shape}")

@@ -25,7 +25,6 @@ from torch.nn.functional import pad
 from models.layers.parallel import flat, flats, side_by_side
 from models.layers.simd import (
     add,
-    div,
     every,
     exp,
     fma,
@@ -33,6 +32,8 @@ from models.layers.simd import (
     like,
     load,
     mul,
+    phi,
+    phi_slope,
     sigmoid,
     softplus,
     store,
@@ -51,12 +52,6 @@ Sizes = tuple[int, int, int, int, bool, int]  # l, d, n, W, softplus, rule
 def _decay(rule: int, dA: Any) -> Any:
     """Ā of ΔA."""
     return add(like(dA, 1.0), dA) if rule == EULER else exp(dA)
-
-
-@njit(inline="always")
-def _hold(decay: Any, a: Any) -> Any:
-    """(Ā − 1) / A."""
-    return div(sub(decay, like(decay, 1.0)), a)
 
 
 @njit(inline="always")
@@ -122,7 +117,8 @@ def _forward(inputs: Arrays, outputs: Arrays, sizes: Sizes, first: int, stop: in
                     decay0, decay1 = _decay(rule, mul(dt, a0)), _decay(rule, mul(dt, a1))
                     x0, x1 = mul(x, every(B, bar)), mul(x, every(B, bar + 1))
                     if rule == ZOH:
-                        x0, x1 = mul(x0, _hold(decay0, a0)), mul(x1, _hold(decay1, a1))
+                        x0 = mul(x0, mul(dt, phi(mul(dt, a0), decay0)))
+                        x1 = mul(x1, mul(dt, phi(mul(dt, a1), decay1)))
                     s0, s1 = fma(decay0, s0, x0), fma(decay1, s1, x1)
                     store(out, w, fma(s1, every(C, bar + 1), fma(s0, every(C, bar), load(out, w))))
                 store(h, here, s0)
@@ -147,9 +143,10 @@ def _again(
     a, s = load(A, j * d + c), start
     for t in range(k):
         w, bar = t * W, (begin + t) * n + j
-        decay, x = _decay(rule, mul(load(step, w), a)), mul(load(drive, w), every(B, bar))
+        dt, x = load(step, w), mul(load(drive, w), every(B, bar))
+        decay = _decay(rule, mul(dt, a))
         if rule == ZOH:
-            x = mul(x, _hold(decay, a))
+            x = mul(x, mul(dt, phi(mul(dt, a), decay)))
         store(decays, w, decay)
         store(states, w, s)
         s = fma(decay, s, x)
@@ -189,9 +186,10 @@ def _adjoint(
         g = fma(gy, every(C, bar), g)
         back = mul(g, decay)
         if rule == ZOH:
-            hold, xb = _hold(decay, a), mul(x, every(B, bar))
-            held = mul(g, hold)
-            sum_A = fma(g, fma(mul(dt, decay), before, mul(xb, div(sub(mul(dt, decay), hold), a))), sum_A)
+            dA, xb = mul(dt, a), mul(x, every(B, bar))
+            held = mul(g, mul(dt, phi(dA, decay)))
+            bend = mul(mul(dt, dt), phi_slope(dA, decay))
+            sum_A = fma(g, fma(mul(dt, decay), before, mul(xb, bend)), sum_A)
             store(gdt, w, fma(back, fma(before, a, xb), load(gdt, w)))
         else:
             held, q = g, mul(g if rule == EULER else back, before)

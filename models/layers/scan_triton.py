@@ -30,7 +30,11 @@ def _step_of(delta, bias, gaps, at, c, inside, bar, SOFT: tl.constexpr, BIAS: tl
     slope = tl.full(raw.shape, 1.0, tl.float32)
     if SOFT:
         slope = tl.sigmoid(raw)
-        raw = tl.where(raw > 20.0, raw, tl.log(1.0 + tl.exp(tl.minimum(raw, 20.0))))
+        e = tl.exp(-tl.abs(raw))
+        s = e / (2.0 + e)  # log(1 + e) = 2 artanh(s), exact also where e is small
+        q = s * s
+        series = 1.0 + q * (1 / 3 + q * (1 / 5 + q * (1 / 7 + q * (1 / 9 + q * (1 / 11 + q * (1 / 13 + q / 15))))))
+        raw = tl.maximum(raw, 0.0) + 2.0 * s * series
     if GAPS:
         gap = tl.load(gaps + bar)
         slope, raw = slope * gap, raw * gap
@@ -38,10 +42,24 @@ def _step_of(delta, bias, gaps, at, c, inside, bar, SOFT: tl.constexpr, BIAS: tl
 
 
 @triton.jit
+def _phi(x, exp_x):
+    """(e^x − 1) / x, by its series where that would cancel."""
+    series = 1.0 + x * (1 / 2 + x * (1 / 6 + x * (1 / 24 + x * (1 / 120 + x * (1 / 720 + x / 5040)))))
+    return tl.where(tl.abs(x) < 0.3, series, (exp_x - 1.0) / tl.where(x == 0.0, 1.0, x))
+
+
+@triton.jit
+def _phi_slope(x, exp_x):
+    """The derivative of (e^x − 1) / x."""
+    series = 1 / 2 + x * (1 / 3 + x * (1 / 8 + x * (1 / 30 + x * (1 / 144 + x * (1 / 840 + x / 5760)))))
+    return tl.where(tl.abs(x) < 0.3, series, (x * exp_x - exp_x + 1.0) / tl.where(x == 0.0, 1.0, x * x))
+
+
+@triton.jit
 def _advance(h, dt, A, x, B, RULE: tl.constexpr):
     """Ā, the state after a bar, and what B u was multiplied by."""
     decay = 1.0 + dt[:, None] * A if RULE == 2 else tl.exp(dt[:, None] * A)
-    hold = (decay - 1.0) / A if RULE == 1 else dt[:, None] + tl.zeros_like(A)
+    hold = dt[:, None] * _phi(dt[:, None] * A, decay) if RULE == 1 else dt[:, None] + tl.zeros_like(A)
     return decay, decay * h + hold * x[:, None] * B[None, :], hold
 
 
@@ -143,7 +161,8 @@ def _backward(
                 by_decay = g * decay * before
                 if RULE == 1:
                     by_dt = tl.sum(by_decay * a + g * decay * xb, 1)
-                    sum_A += by_decay * dt[:, None] + g * xb * (dt[:, None] * decay - hold) / a
+                    bend = dt[:, None] * dt[:, None] * _phi_slope(dt[:, None] * a, decay)
+                    sum_A += by_decay * dt[:, None] + g * xb * bend
                 else:
                     by_dt = tl.sum(by_decay * a + g * xb, 1)
                     sum_A += by_decay * dt[:, None]

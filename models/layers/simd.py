@@ -143,8 +143,33 @@ def _call(llvm: str, count: int, doc: str) -> Any:
 
 fma = _call("fma", 3, "a · b + c, rounded once.")
 magnitude = _call("fabs", 1, "|a|.")
-larger = _call("maxnum", 2, "The larger of a and b.")
-smaller = _call("minnum", 2, "The smaller of a and b.")
+
+
+def _chosen(comparison: str, doc: str) -> Any:
+    def function(typing: Any, a: Any, b: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            one, other = arguments
+            return builder.select(builder.fcmp_ordered(comparison, other, one), other, one)
+
+        return a(a, b), generate
+
+    function.__doc__ = doc
+    return intrinsic(function)
+
+
+larger = _chosen(">", "The larger of a and b; a where it is not a number.")
+smaller = _chosen("<", "The smaller of a and b; a where it is not a number.")
+
+
+@intrinsic
+def where_below(typing: Any, a: Any, b: Any, low: Any, high: Any) -> Any:
+    """``low`` where a < b, ``high`` elsewhere."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        one, other, below, above = arguments
+        return builder.select(builder.fcmp_ordered("<", one, other), below, above)
+
+    return low(a, b, low, high), generate
 
 
 @intrinsic
@@ -230,6 +255,30 @@ def exp(x: Any) -> Any:
     shifted = fma(x, like(x, 1.4426950408889634), like(x, rounder))  # its low bits are the nearest whole power of two
     inside = fma(x, like(x, 1.4426950408889634), sub(like(x, rounder), shifted))
     return _scaled(_two_to_fraction(inside), shifted)
+
+
+_phi_series = _polynomial(
+    [1 / math.factorial(k + 1) for k in range(8)], [1 / math.factorial(k + 1) for k in range(17)], "phi for |a| ≤ ½."
+)
+_slope_series = _polynomial(
+    [(k + 1) / math.factorial(k + 2) for k in range(8)],
+    [(k + 1) / math.factorial(k + 2) for k in range(17)],
+    "The derivative of phi for |a| ≤ ½.",
+)
+
+
+@njit(inline="always")
+def phi(x: Any, exp_x: Any) -> Any:
+    """(e^x − 1) / x, 1 at 0; ``exp_x`` is e^x."""
+    ratio = div(sub(exp_x, like(x, 1.0)), x)
+    return where_below(magnitude(x), like(x, 0.5), _phi_series(x), ratio)
+
+
+@njit(inline="always")
+def phi_slope(x: Any, exp_x: Any) -> Any:
+    """The derivative of ``phi``, (x e^x − e^x + 1) / x², ½ at 0."""
+    ratio = div(add(fma(x, exp_x, sub(like(x, 0.0), exp_x)), like(x, 1.0)), mul(x, x))
+    return where_below(magnitude(x), like(x, 0.5), _slope_series(x), ratio)
 
 
 @njit(inline="always")

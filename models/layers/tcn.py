@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, relu
 
 from models.layers.checks import check_bar, check_positive, check_sequence, check_state
-from models.layers.constants import Constants
+from models.layers.constants import Constants, Keeping
 
 State = tuple[Tensor, ...]
 
@@ -50,9 +50,9 @@ class TCN(nn.Module):
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """y (b, l, d) and the state after the last bar. Raises ShapeError, DtypeError, StateError."""
-        check_sequence(x, self.d_model)
+        check_sequence(x, self.d_model, weights=self.convolutions[0].direction)
         state = self.initial_state(len(x)) if state is None else state
-        check_state(state, [(len(x), c.reach, self.d_model) for c in self.convolutions])
+        check_state(state, self._shapes(len(x)))
         tails = []
         for first in range(0, len(state), 2):
             inner, before = self.convolutions[first](x, state[first])
@@ -63,12 +63,16 @@ class TCN(nn.Module):
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """y (b, d) of one bar x (b, d), and the state after it. Raises as forward."""
-        check_bar(x, self.d_model)
+        check_bar(x, self.d_model, self.convolutions[0].direction)
+        check_state(state, self._shapes(len(x)))
         y, state = self.forward(x[:, None], state)
         return y[:, 0], state
 
+    def _shapes(self, batch: int) -> list[tuple[int, ...]]:
+        return [(batch, c.reach, self.d_model) for c in self.convolutions]
 
-class _Convolution(nn.Module):
+
+class _Convolution(Keeping):
     """One causal dilated convolution with normalised weights, (b, l, d) and its tail (b, (k − 1) δ, d) → the same."""
 
     def __init__(self, d_model: int, taps: int, dilation: int) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from models.layers.errors import DtypeError, NotFiniteError, ShapeError, SizeError
 
 CLASSES = 5
+LEAST_SCORE = 1e-2  # added to the scores' sum: a network without an opinion holds next to nothing
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,25 +93,32 @@ class Embedding(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """The embedded bars. Raises ShapeError, DtypeError, NotFiniteError."""
+        check_batch(batch, self.n_features)
         mask = batch.mask[..., None]
         x = torch.where(mask, batch.x, 0.0)
-        if not torch.compiler.is_exporting():
-            self._check(batch, x)
         return self.linear(torch.cat([x, mask.to(x.dtype)], dim=-1))
 
-    def _check(self, batch: Batch, x: Tensor) -> None:
-        if batch.x.dim() != 4 or batch.x.shape[3] != self.n_features or 0 in batch.x.shape:
-            raise ShapeError(
-                f"x is {tuple(batch.x.shape)}; give (chunks, bars, assets, {self.n_features}), none of them 0"
-            )
-        if not torch.is_floating_point(batch.x):
-            raise DtypeError(f"x is {batch.x.dtype}; give float32 (x.float())")
-        if not torch.isfinite(x).all():
-            chunk, bar, asset, feature = place = tuple((~torch.isfinite(x)).nonzero()[0].tolist())
-            raise NotFiniteError(
-                f"x is {x[place]} at chunk {chunk}, bar {bar}, asset {asset}, feature {feature}, where the mask says "
-                "there is a bar; set the mask to False there, or fill the feature"
-            )
+
+def check_batch(batch: Batch, n_features: int) -> None:
+    """Refuses what no network can read. Raises ShapeError, DtypeError, NotFiniteError."""
+    x, mask, gaps = batch.x, batch.mask, batch.gaps
+    if torch.compiler.is_exporting():
+        return
+    if x.dim() != 4 or x.shape[3] != n_features or 0 in x.shape:
+        raise ShapeError(f"x is {tuple(x.shape)}; give (chunks, bars, assets, {n_features}), none of them 0")
+    if mask.shape != x.shape[:3] or mask.dtype != torch.bool:
+        raise ShapeError(f"the mask is {tuple(mask.shape)}, {mask.dtype}; give bool {tuple(x.shape[:3])}")
+    if gaps.shape != x.shape[:2]:
+        raise ShapeError(f"gaps are {tuple(gaps.shape)}; give one per chunk and bar, {tuple(x.shape[:2])}")
+    if x.dtype != torch.float32:
+        raise DtypeError(f"x is {x.dtype}; give float32 (x.float())")
+    wrong = mask[..., None] & ~torch.isfinite(x)
+    if wrong.any():
+        chunk, bar, asset, feature = place = tuple(wrong.nonzero()[0].tolist())
+        raise NotFiniteError(
+            f"x is {x[place]} at chunk {chunk}, bar {bar}, asset {asset}, feature {feature}, where the mask says "
+            "there is a bar; set the mask to False there, or fill the feature"
+        )
 
 
 class Heads(nn.Module):
@@ -118,7 +126,7 @@ class Heads(nn.Module):
 
     ``assets``: a head of its own for each of so many assets (inventory S4-29), None for one that all share.
     ``weights``: "long_only" weights are positive and sum to 1 over the bars there are, "long_short" ones have absolute
-    values that sum to 1; None for no weights. ``regimes``: also reads the regime out of the state.
+    values that sum to just under 1; None for no weights. ``regimes``: also reads the regime out of the state.
     """
 
     def __init__(
@@ -158,7 +166,7 @@ def _weights(score: Tensor, mask: Tensor, kind: str) -> Tensor:
     if kind == "long_only":
         return torch.softmax(score.masked_fill(~mask, -torch.inf), dim=-1).nan_to_num()
     held = torch.where(mask, score, 0.0)
-    return held / held.abs().sum(-1, keepdim=True).clamp(min=1e-6)
+    return held / (held.abs().sum(-1, keepdim=True) + LEAST_SCORE)
 
 
 class RegimeReadout(nn.Module):

@@ -28,8 +28,9 @@ from torch import Tensor
 
 from models.features.indicators import FeatureError
 from models.layers.errors import ShapeError, StateError
-from models.nets.forecast import CLASSES, Batch, Forecast
+from models.nets.forecast import CLASSES, Batch, Forecast, check_batch
 from models.nets.rows import RowModel, Rows
+from models.nets.sequence import State, flat
 from models.nets.spec import Spec
 
 RETURN, SIGMA = "return_1", "volatility_60"
@@ -66,20 +67,21 @@ class Garch(RowModel):
         """ω, α, β of every asset and the class frequencies."""
         return 3 * len(self.omega) + CLASSES
 
-    def initial_state(self, b: int, n: int) -> tuple[Tensor, ...]:
+    def initial_state(self, b: int, n: int) -> State:
         """The unconditional variances (b, n). Raises ShapeError for another number of assets than was fitted."""
         if n != len(self.start):
             raise ShapeError(f"{n} assets, but this GARCH was fitted to {len(self.start)}; fit it to these")
-        return (self.start.expand(b, n),)
+        return ((self.start.expand(b, n),),)
 
     def forward(self, batch: Batch) -> Forecast:
         """The forecast of every bar."""
         b, _, n, _ = batch.x.shape
         return self.step(batch, self.initial_state(b, n))[0]
 
-    def step(self, batch: Batch, state: tuple[Tensor, ...]) -> tuple[Forecast, tuple[Tensor, ...]]:
+    def step(self, batch: Batch, state: State) -> tuple[Forecast, State]:
         """The forecast of the next bars, one or more, and the variances after them."""
-        (v,), (b, _, n, _) = state, batch.x.shape
+        check_batch(batch, batch.x.shape[-1])
+        (v,), (b, _, n, _) = flat(state), batch.x.shape
         if v.shape != (b, n):
             raise StateError(f"the state is {tuple(v.shape)} for {b} chunks of {n} assets; start from initial_state")
         returns, sigma = self._read(batch)
@@ -92,7 +94,7 @@ class Garch(RowModel):
         ratio = torch.where(told, ahead, 1.0).log() / 2 - torch.where(told, sigma, 1.0).log()
         log_volatility = torch.where(told, ratio, 0.0).float()
         nothing = log_volatility.new_zeros(*log_volatility.shape, self.n_horizons)
-        return Forecast(nothing, log_volatility, self.prior.expand(*log_volatility.shape, CLASSES)), (v,)
+        return Forecast(nothing, log_volatility, self.prior.expand(*log_volatility.shape, CLASSES)), ((v,),)
 
     def fit_rows(self, rows: Rows) -> None:
         """Fits ω, α and β to every asset's learned returns. Raises FeatureError without return_1 or volatility_60."""

@@ -9,7 +9,6 @@ Glossary: b chunks · l bars · n assets · d channels.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -35,9 +34,12 @@ class OnDemand(nn.Module):
         super().__init__()
         if layer not in GAPS_ANYWHERE:
             raise SizeError(f"{layer} cannot leave bars out; choose one of {', '.join(GAPS_ANYWHERE)}")
-        chosen, self.hold = kind(layer), hold
+        chosen, self.hold, taken = kind(layer), hold, set(options)
         self.glance, self.cheap = Embedding(n_features, spec.d_model), Heads(spec.d_model, n_horizons)
-        self.encoder = Encoder(spec, n_features, chosen.maker(spec, options), chosen.gated, **options)
+        make = chosen.maker(spec, options)
+        if options or "discretisation" in taken:
+            raise SizeError(f"on_demand has no {', '.join(options) or 'discretisation'}; leave it out")
+        self.encoder = Encoder(spec, n_features, make, chosen.gated)
         self.heads = Heads(spec.d_model, n_horizons)
 
     def initial_state(self, b: int, n: int) -> State:
@@ -62,8 +64,9 @@ class OnDemand(nn.Module):
         if not len(chosen):
             return glance, (*inner, (waited,))
         x, mask = batch.x.flatten(0, 2)[chosen, None, None], batch.mask.flatten()[chosen, None, None]
+        gaps = waited[chosen, None]
         own = tuple(tuple(t[chosen] for t in part) for part in inner)
-        h, own = self.encoder.step(replace(batch, x=x, mask=mask), own, waited[chosen, None, None])
+        h, own = self.encoder.step(Batch(x, mask, gaps), own, gaps[..., None])
         heard = h.new_zeros(on.numel(), h.shape[-1]).index_copy(0, chosen, h[:, 0, 0]).view(*on.shape, -1)
         merged = [old.index_copy(0, chosen, new) for old, new in zip(flat(inner), flat(own), strict=True)]
         waited = waited.index_fill(0, chosen, 0.0)

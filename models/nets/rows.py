@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from models.features.labels import UNKNOWN
 from models.layers.errors import SizeError
-from models.nets.forecast import Batch, Forecast
+from models.nets.forecast import Batch, Forecast, check_batch
+from models.nets.sequence import State
 
 Span = tuple[int, int]
 
@@ -102,19 +103,19 @@ class LaggedModel(RowModel):
         """The forecast of lagged bars x (b, l, n, p)."""
         raise NotImplementedError
 
-    def initial_state(self, b: int, n: int) -> tuple[Tensor, ...]:
+    def initial_state(self, b: int, n: int) -> State:
         """No bars (b, k, n, f + 1)."""
-        return (torch.zeros(b, self.lags, n, self.width, device=next(self.buffers()).device),)
+        return ((torch.zeros(b, self.lags, n, self.width, device=next(self.buffers()).device),),)
 
     def forward(self, batch: Batch) -> Forecast:
         """The forecast of every bar."""
         b, _, n, _ = batch.x.shape
         return self.step(batch, self.initial_state(b, n))[0]
 
-    def step(self, batch: Batch, state: tuple[Tensor, ...]) -> tuple[Forecast, tuple[Tensor, ...]]:
+    def step(self, batch: Batch, state: State) -> tuple[Forecast, State]:
         """The forecast of the next bars, one or more, and the state after them."""
-        seen = torch.cat([state[0], embedded(batch)], dim=1)
-        return self.read(self.lagged(seen)), (seen[:, seen.shape[1] - self.lags :],)
+        seen = torch.cat([state[0][0], embedded(batch)], dim=1)
+        return self.read(self.lagged(seen)), ((seen[:, seen.shape[1] - self.lags :],),)
 
     def lagged(self, seen: Tensor) -> Tensor:
         """(b, k + l, n, f + 1) → (b, l, n, p): every bar with those before it beside it, the latest first."""
@@ -124,10 +125,14 @@ class LaggedModel(RowModel):
     def inputs(self, batch: Batch) -> Tensor:
         """The lagged bars (b, l, n, p) of whole sequences."""
         b, _, n, _ = batch.x.shape
-        return self.lagged(torch.cat([self.initial_state(b, n)[0], embedded(batch)], dim=1))
+        return self.lagged(torch.cat([self.initial_state(b, n)[0][0], embedded(batch)], dim=1))
 
 
 def embedded(batch: Batch) -> Tensor:
-    """(b, l, n, f) → (b, l, n, f + 1): the features where there is a bar, zeros elsewhere, and the mask beside them."""
+    """(b, l, n, f) → (b, l, n, f + 1): the features where there is a bar, zeros elsewhere, and the mask beside them.
+
+    Raises ShapeError, DtypeError, NotFiniteError.
+    """
+    check_batch(batch, batch.x.shape[-1])
     mask = batch.mask[..., None]
     return torch.cat([torch.where(mask, batch.x, 0.0), mask.to(batch.x.dtype)], dim=-1)

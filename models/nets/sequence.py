@@ -87,6 +87,7 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         check_choice("pooling", pooling, ("last", "mean"))
+        check_positive(n_layers=spec.n_layers)
         self.embedding, self.irregular = Embedding(n_features, spec.d_model), irregular
         self.blocks = nn.ModuleList(
             Block(make_layer(), spec.d_model, spec.dropout, gated) for _ in range(spec.n_layers)

@@ -33,8 +33,7 @@ from torch import Tensor, nn
 from models.nets.forecast import Batch, Forecast
 from models.nets.rows import RowModel
 from models.nets.sequence import SequenceNetwork
-from models.training.artifact import Artifact
-from models.training.artifact import weights_hash
+from models.training.artifact import Artifact, weights_hash
 from models.training.errors import ExportError
 from models.zoo import ENTRIES, Network
 

@@ -16,6 +16,7 @@ from models.training.config import TrainConfig
 from models.training.data import Targets
 
 SMALLEST_VARIANCE = 1e-6  # of a bar's earnings in units of σ²: a portfolio that holds next to nothing earns no Sharpe
+EXPONENT_BOUND = 40.0  # e to it is far from any forecast's sense, and as far from overflow
 LOG_BOUND = 3.0  # of log(volatility ÷ σ): a calm stretch after a storm must not outweigh everything else
 
 
@@ -64,7 +65,11 @@ def volatility_loss(forecast: Tensor, target: Tensor, kind: str = "gaussian") ->
     """
     known = ~torch.isnan(target)
     bounded = torch.where(known, target, 0.0).clamp(-LOG_BOUND, LOG_BOUND)
-    cost = (forecast - bounded) ** 2 if kind == "mse" else 0.5 * torch.exp(2 * (bounded - forecast)) + forecast
+    cost = (
+        (forecast - bounded) ** 2
+        if kind == "mse"
+        else 0.5 * torch.exp((2 * (bounded - forecast)).clamp(max=EXPONENT_BOUND)) + forecast
+    )
     return torch.where(known, cost, 0.0).sum() / known.sum().clamp(min=1)
 
 

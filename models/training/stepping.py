@@ -60,7 +60,8 @@ class Walk:
         self._save(stop, state, began=stop)
 
     def _run(self, first: int, stop: int, state: Any) -> tuple[list[Forecast], Any]:
-        offset = max(0, first - 1)  # a bar's gap is counted from the one before it
+        # a bar's gap is counted from the one before it; ``begin`` has none, as in a segment that is run at once
+        offset = max(0, first if first == self.begin else first - 1)
         panel = self.features.rows(offset, stop)
         graph = graph_of(self.model.header.spec, self.snapshots)
         if graph is not None:

@@ -120,6 +120,10 @@ def test_sql_before_the_first_publish_says_what_to_do(nightgraph, empty):
         (["night", "--warehouse", "postgres://host/db"], "postgres://host/db"),
         (["sql", "SELECT 1", "--csv", "--json"], "--csv or --json"),
         (["sql"], "Missing argument"),
+        (["export", "s4d"], "Missing option"),
+        (["export", "s4d", "--universe", "us_stocks", "--out", "x", "--bars", "0"], "--bars"),
+        (["macro", "--tape", "."], "--fred"),
+        (["macro", "--tape", ".", "--fred", "/no/such/file"], "/no/such/file"),
         (["nought"], "No such command"),
     ],
 )
@@ -128,6 +132,14 @@ def test_bad_input_is_exit_code_2_and_no_traceback(nightgraph, arguments, said):
     assert (code, out) == (2, "")
     assert said in err
     assert "Traceback" not in err
+
+
+def test_export_of_a_model_that_no_published_night_has_says_what_to_do(nightgraph, published, tmp_path):
+    asked = ("--universe", "us_stocks", "--out", str(tmp_path / "out"), "--warehouse", str(published.path))
+    code, out, err = nightgraph("export", "lstm", *asked)
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith("error: no published night of us_stocks has a fold of lstm; run one to its end")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_setting_that_is_not_usable_is_named(nightgraph, monkeypatch):

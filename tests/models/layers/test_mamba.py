@@ -43,6 +43,7 @@ def test_padded_bars_at_the_end_leave_the_state_as_it_was() -> None:
     gaps = torch.ones(3, 12)
     for i, length in enumerate((12, 7, 2)):
         gaps[i, length:] = 0
+        x[i, length:] = torch.nan
     y, state = layer(x, gaps=gaps)
     for i, length in enumerate((12, 7, 2)):
         alone, last = layer(x[i : i + 1, :length])

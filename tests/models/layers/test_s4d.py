@@ -123,6 +123,37 @@ def test_a_changed_weight_changes_the_next_step() -> None:
         torch.testing.assert_close(copied.step(x, copied.initial_state(1))[0], before)
 
 
+@pytest.mark.parametrize("change", ["fused optimiser", "data"])
+def test_a_change_that_torch_does_not_count_is_heard_after_training(change: str) -> None:
+    layer, x = S4D(3, 4).eval(), torch.randn(1, 3)
+    with torch.no_grad():
+        layer.step(x, layer.initial_state(1))
+    layer.train()
+    if change == "data":
+        layer.C.data.mul_(3.0)
+    else:
+        optimiser = torch.optim.AdamW(layer.parameters(), lr=0.1, fused=True)
+        layer(x[None])[0].sum().backward()
+        optimiser.step()
+    layer.eval()
+    expected = layer.step(x, layer.initial_state(1))[0]
+    with torch.no_grad():
+        torch.testing.assert_close(layer.step(x, layer.initial_state(1))[0], expected)
+
+
+def test_small_gaps_step_as_they_run() -> None:
+    torch.manual_seed(0)
+    layer, x, gaps = S4D(3, 8), torch.randn(2, 30, 3), torch.full((2, 30), 1e-4)
+    gaps[:, 20] = 0
+    x[:, 20] = torch.nan
+    whole, (last,) = layer(x, gaps=gaps)
+    state = layer.initial_state(2)
+    for t in range(30):
+        y, state = layer.step(x[:, t], state, gaps[:, t])
+    torch.testing.assert_close(y, whole[:, -1], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(state[0], last, rtol=1e-5, atol=1e-5 * float(last.detach().abs().max()))
+
+
 def test_step_sizes_start_within_their_bounds() -> None:
     dt = S4D(64, dt_min=0.01, dt_max=0.5).log_dt.exp()
     assert dt.min() >= 0.01 and dt.max() <= 0.5 and dt.std() > 0.05

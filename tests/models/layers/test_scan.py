@@ -1,3 +1,6 @@
+import os
+import signal
+
 import pytest
 import torch
 from torch import Tensor
@@ -146,6 +149,20 @@ def test_bad_inputs_are_refused_with_their_shapes() -> None:
     inputs = bare(scan_inputs())
     with pytest.raises(ShapeError, match=r"B is \(2, 4, 150\); u \(2, 20, 150\) and n = 3 ask for \(2, 3, 150\)"):
         selective_scan(**inputs | {"B": torch.zeros(2, 4, 150)})
+    wrong = {"D": (19,), "z": (2, 20, 149), "delta_bias": (2,), "gaps": (2, 149), "initial_state": (1, 20, 3)}
+    for name, shape in wrong.items():
+        with pytest.raises(ShapeError, match=f"{name} is "):
+            selective_scan(**inputs | {name: torch.zeros(shape)})
+    with pytest.raises(DtypeError, match=r"C is torch\.complex64"):
+        selective_scan(**inputs | {"C": inputs["C"].to(torch.complex64)})
+    x, a, w, D, h = diagonal_inputs()
+    for at, name in ((1, "a"), (3, "D"), (4, "h")):
+        given = [x, *(torch.view_as_complex(v) for v in (a, w)), D, torch.view_as_complex(h)]
+        given[at] = given[at][:1]
+        with pytest.raises(ShapeError, match=f"^{name} is|^w is"):
+            diagonal_ssm(*given)
+    with pytest.raises(ShapeError, match="a is"):
+        diagonal_scan(torch.ones(3, 1, 5, dtype=torch.complex64), torch.ones(2, 4, 5, dtype=torch.complex64))
     with pytest.raises(ShapeError, match="one bar or more"):
         selective_scan(**{k: v[..., :0] if k != "A" else v for k, v in inputs.items()})
     with pytest.raises(DtypeError, match="int64"):
@@ -212,3 +229,47 @@ def test_a_later_bar_changes_no_earlier_output_of_the_diagonal_convolution(form)
     before, after = ssm(form, x, *rest)[0], ssm(form, changed, *rest)[0]
     assert torch.equal(before[:, :100], after[:, :100])
     assert not torch.equal(before[:, 100:], after[:, 100:])
+
+
+@every_rule
+def test_a_value_that_is_no_number_stays_one(rule: str) -> None:
+    for name in ("u", "delta", "B", "C", "z", "A", "D", "delta_bias", "initial_state"):
+        inputs = scan_inputs(length=9)
+        inputs[name].view(-1)[0] = torch.nan
+        fast, slow = (f(**inputs, delta_softplus=True, rule=rule) for f in (selective_scan, selective_scan_reference))
+        assert torch.equal(torch.isnan(fast), torch.isnan(slow)), name
+
+
+def test_zero_order_hold_keeps_its_digits_at_small_steps() -> None:
+    for step in (1e-1, 1e-3, 1e-6):
+        inputs = bare(scan_inputs()) | {"delta": torch.full((2, 20, 150), step)}
+        exact = selective_scan_reference(**{k: v.double() for k, v in inputs.items()}, rule="zoh")
+        assert_equal(selective_scan(**inputs, rule="zoh"), exact.float())
+        assert_equal(selective_scan_reference(**inputs, rule="zoh"), exact.float())
+
+
+def test_what_stands_at_a_padded_bar_never_matters() -> None:
+    inputs, gaps = scan_inputs(length=9), torch.ones(2, 9)
+    gaps[:, 6:] = 0
+    padded = {k: v.clone() for k, v in inputs.items()}
+    for name in ("u", "delta", "B", "C"):
+        padded[name][..., 6:] = torch.nan
+    one, other = (
+        selective_scan(**given, delta_softplus=True, gaps=gaps, return_last_state=True) for given in (inputs, padded)
+    )
+    assert torch.equal(one[0][..., :6], other[0][..., :6]) and torch.equal(one[1], other[1])
+
+
+def test_a_forked_child_scans_with_threads_of_its_own() -> None:
+    threads, inputs = torch.get_num_threads(), bare(scan_inputs(b=4))
+    try:
+        torch.set_num_threads(2)
+        selective_scan(**inputs)
+        child = os.fork()
+        if not child:
+            signal.alarm(20)
+            selective_scan(**inputs)
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+    finally:
+        torch.set_num_threads(threads)

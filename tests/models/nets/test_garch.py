@@ -102,7 +102,7 @@ def test_garch_holds_its_variance_where_there_is_no_bar() -> None:
     mask[0, 100:110, 1] = False
     x = torch.where(mask[..., None], rows.batch.x, torch.nan)
     holed = replace(rows.batch, x=x, mask=mask)
-    closed = replace(rows.batch, x=torch.cat([x[:, :100], x[:, 110:]], 1), mask=torch.ones(1, 290, N, dtype=torch.bool))
+    closed = Batch(torch.cat([x[:, :100], x[:, 110:]], 1), torch.ones(1, 290, N, dtype=torch.bool), torch.ones(1, 290))
     with torch.no_grad():
         one, other = model(holed).log_volatility[0, :, 1], model(closed).log_volatility[0, :, 1]
     assert torch.equal(one[110:], other[100:])
@@ -178,6 +178,6 @@ def test_wrong_input_is_refused_with_what_to_do() -> None:
     with pytest.raises(ShapeError, match="5 assets, but this GARCH was fitted to 3; fit it to these"):
         model.initial_state(1, 5)
     with pytest.raises(StateError, match="start from initial_state"):
-        model.step(rows.batch, (torch.zeros(2, N),))
+        model.step(rows.batch, ((torch.zeros(2, N),),))
     with pytest.raises(FeatureError, match="the features have no return_1"):
         fitted(replace(rows, columns=("a", "b", "volatility_60")))

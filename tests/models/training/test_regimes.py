@@ -14,6 +14,7 @@ from models.training.regimes import (
     NETWORKS,
     RegimeConfig,
     RegimeNetwork,
+    Rows,
     fitted,
     regime_folds,
     scaled,
@@ -95,6 +96,27 @@ def test_days_that_are_still_to_come_change_nothing_that_was_said(market) -> Non
     np.testing.assert_array_equal(whole.dates[:count], cut.dates)
     for name, said in cut.said.items():
         np.testing.assert_array_equal(whole.said[name][:, :count], said, err_msg=name)
+
+
+def test_what_a_model_reads_ends_with_its_row_and_begins_a_look_back_before() -> None:
+    x = torch.arange(40.0)[:, None]
+    windows = x.unfold(0, CONFIG.lookback_bars, 1).transpose(1, 2)
+    read, labels = Rows(windows, torch.arange(40), CONFIG).at(np.array([11, 30, 39]))
+    assert read[:, -1, 0].tolist() == [11, 30, 39] == labels.tolist()
+    assert read[:, 0, 0].tolist() == [0, 19, 28]
+    assert read.shape == (3, CONFIG.lookback_bars, 1)
+
+
+def test_features_after_a_test_day_never_change_what_was_said_of_it(market) -> None:
+    features, returns = market
+    whole = study_of(*market)
+    day = len(whole.dates) - 10
+    later = features.copy()
+    later[np.flatnonzero(whole.dates[day] == DAYS)[0] + 1 :] += 50
+    again = study_of(later, returns)
+    for name in ("logistic", *NETWORKS):
+        np.testing.assert_array_equal(again.said[name][:, : day + 1], whole.said[name][:, : day + 1], err_msg=name)
+        assert not np.array_equal(again.said[name], whole.said[name])
 
 
 def test_the_baselines_say_what_their_names_say(market) -> None:

@@ -11,6 +11,15 @@ import pytest
 
 from models.training import fit as fit_module
 from models.training.fit import FittedFold, Predictions, fit_fold, predict_fold
+from models.zoo import ENTRIES, Network
+
+NETWORKS = [name for name, entry in ENTRIES.items() if isinstance(entry, Network)]
+
+
+@pytest.fixture(scope="session")
+def market(market):
+    """The market with a column that GARCH can take for the one-bar return."""
+    return replace(market, features=replace(market.features, columns=("return_1", "noise", "volatility_60")))
 
 
 @pytest.fixture(params=["s4d", "mamba", "ssm_gnn"])
@@ -33,6 +42,7 @@ def assert_same(one: Predictions, other: Predictions, atol: float) -> None:
         np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=0, atol=atol)
 
 
+@pytest.mark.parametrize("fitted", NETWORKS, indirect=True)
 def test_bars_stepped_from_the_saved_state_are_those_of_the_whole_sequence(
     market, fitted: FittedFold, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -82,3 +92,17 @@ def test_a_state_of_another_past_is_not_used(market, fitted: FittedFold, harm: s
     features = tonight.features.rows(0, start + 8)
     anew = predict_fold(fitted.artifact, features, market.snapshots, market.folds[0], start + 7)
     assert_same(predict(tonight, fitted, start + 8, start + 7), anew, 0.0)
+
+
+def test_an_irregular_network_steps_over_the_same_gaps(market, tmp_path: Path) -> None:
+    """A long pause right where the context begins counts as it does for the whole segment: not at all."""
+    arguments = market.arguments()
+    spec = replace(arguments["spec"], options={"irregular": True})
+    config, start = arguments["config"], market.folds[0].test_start
+    ts = market.features.ts.copy()
+    ts[start - config.context_bars :] += np.timedelta64(30, "D")
+    paused = SimpleNamespace(features=replace(market.features, ts=ts), snapshots=market.snapshots, folds=market.folds)
+    fitted = fit_fold(**{**arguments, "spec": spec}, artifact=tmp_path / "m.safetensors")
+    whole = predict_fold(fitted.artifact, paused.features, [], market.folds[0], start + 7)
+    predict(paused, fitted, start + 7)
+    assert_same(predict(paused, fitted, start + 8, start + 7), replace_rows(whole, slice(0, 1)), 1e-7)
