@@ -21,6 +21,7 @@ TaskError
 ├── NoBarsError                 the warehouse holds no usable bars of the universe to compute on
 ├── NoFoldsError                the history is too short for a single walk-forward fold
 ├── NoForecastsError            a model has no stored predictions, or a night no network to give signals
+├── NoModelError                no published fold of the model asked for, or the model is none that is fitted
 ├── SourceMismatchError         a night of one source would write what belongs to another
 └── LeakFoundError              recomputed without the future, a stored row comes out different
 """
@@ -108,6 +109,10 @@ class NoFoldsError(TaskError):
 
 class NoForecastsError(TaskError):
     """A model has no predictions to be scored on, or the night has none to publish."""
+
+
+class NoModelError(TaskError):
+    """No published night has a fold of the model, or it is no network of the zoo."""
 
 
 class SourceMismatchError(TaskError):

@@ -42,7 +42,7 @@ class MacroReport:
         return (
             f"Mamba − Transformer: source says {CLAIMED_POINTS:+.1f} %, here {mean:+.1f} % [{low:+.1f}, {high:+.1f}]: "
             + ("no difference can be told" if low <= 0 <= high else "a difference")
-            + ("" if low <= CLAIMED_POINTS <= high else f"; {CLAIMED_POINTS:+.1f} % is outside the interval")
+            + f"; {CLAIMED_POINTS:+.1f} % is {'inside' if low <= CLAIMED_POINTS <= high else 'outside'} the interval"
         )
 
     def markdown(self) -> str:
@@ -116,6 +116,8 @@ def setting(done: RegimeStudy, config: RegimeConfig) -> list[str]:
         f"test: {days} days, {done.dates[0]} to {done.dates[-1]}, {len(done.folds)} folds, {config.train_bars} "
         f"sessions to train on, purged by label end; came {shares}",
         f"that is about {days // config.horizon_bars} labels that do not overlap, hence the wide intervals",
+        "baselines: the commonest regime of the training rows; the regime of the trailing month; logistic regression "
+        f"on the quarter's last bar and mean, of {BENCHMARK} alone and of all inputs",
         f"intervals: moving blocks of {BLOCK_BARS} days and seeds, drawn together for all models",
         f"budget: {config.n_layers} layers of width {config.d_model}, at most {config.epochs} epochs, the same steps, "
         "optimiser and early stop for every network; nothing was tuned on the test days",

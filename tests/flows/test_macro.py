@@ -1,0 +1,38 @@
+"""The command `nightgraph macro`: what it prints and writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from flows import macro
+from models.training.regimes import RegimeConfig
+from tasks.macro import MacroReport
+
+ROW = {"model": "mamba", "accuracy": 0.5, "low": 0.4, "high": 0.6, "seeds": 2, "parameters": 1234, "seconds": 1.5}
+REPORT = MacroReport([ROW], {"transformer": (0.01, -0.02, 0.04)}, ["label: the coming [21] sessions"])
+
+
+def test_the_table_the_setting_and_the_verdict_are_printed_and_the_markdown_written(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    asked = {}
+
+    def fake(fred: Path, tape: Path, config: RegimeConfig, on_fold) -> MacroReport:
+        asked.update(fred=fred, tape=tape, seeds=config.seeds)
+        on_fold(1, 8)
+        return REPORT
+
+    monkeypatch.setattr(macro, "macro_regimes", fake)
+    macro.run_macro(Path("f"), Path("t"), [3, 5], tmp_path / "report.md", Console(width=160))
+    printed = capsys.readouterr()
+    assert asked == {"fred": Path("f"), "tape": Path("t"), "seeds": (3, 5)}
+    assert "fold 1 of 8" in printed.err
+    assert ["mamba", "50.0%", "40.0%", "60.0%", "2", "1,234", "1.5"] in [
+        line.split() for line in printed.out.split("\n")
+    ]
+    assert "label: the coming [21] sessions" in printed.out
+    assert "source says +6.4 %, here +1.0 % [-2.0, +4.0]: no difference can be told; +6.4 % is outside" in printed.out
+    assert (tmp_path / "report.md").read_text() == REPORT.markdown()
