@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup night serve test test-all check bench clean
+.PHONY: help setup night serve test test-all check bench bench-models clean
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: $(READY)  ## the virtual environment with every package at its locked version
 
@@ -43,6 +43,10 @@ check: setup  ## format, lint, types and the arrows between the rooms
 bench: setup  ## measured comparisons with the peers (installs the bench extra)
 	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --editable '.[bench]'
 	@$(BIN)/python -m pytest -m benchmark -s tests/benchmarks
+
+bench-models: setup  ## layers and models as tables and charts in bench/ (25 minutes; OPTIONS=--quick: 3)
+	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --editable '.[bench]'
+	@$(BIN)/python -m tests.benchmarks.models_table $(OPTIONS)
 
 clean:  ## removes the virtual environment and caches; warehouses stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache

@@ -6,7 +6,6 @@ takes. The assertion is loose, as a clock is: what the table takes is nowhere fa
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import pytest
@@ -15,28 +14,20 @@ import torch
 from models.layers import convolution, s4
 from models.layers.convolution import block_bars, causal_convolution, causal_product
 from models.layers.s4 import S4
+from tests.benchmarks.contest import contest
 
 pytestmark = pytest.mark.benchmark
 D, ROUNDS = 64, 5
 CASES = [(64, 16), (256, 16), (256, 64), (512, 16), (1024, 1), (1024, 16), (2048, 16), (4096, 1), (4096, 16)]
 
 
-def best(contenders: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Seconds of every contender, the fastest of its rounds."""
-    spent: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(ROUNDS):
-        for name, run in contenders.items():
-            start = time.perf_counter()
-            run()
-            spent[name].append(time.perf_counter() - start)
-    return {name: min(seconds) for name, seconds in spent.items()}
-
-
-def report(case: str, seconds: dict[str, float], taken: str) -> float:
-    """Prints one line; how many times the fastest the one taken needs."""
+def timed(case: str, contenders: dict[str, Callable[[], object]], taken: str) -> dict[str, float]:
+    """The best seconds of every contender; prints one line."""
+    result = contest(contenders, ROUNDS)
+    seconds = {name: result.best(name) for name in contenders}
     cells = (f"{name}{'*' if name == taken else ' '} {1e3 * s:7.1f}" for name, s in seconds.items())
     print(f"\n{case:28s}", "  ".join(cells), "ms", end="")
-    return seconds[taken] / min(seconds.values())
+    return seconds
 
 
 @pytest.mark.parametrize(("length", "batch"), CASES)
@@ -50,9 +41,9 @@ def test_a_kernel_as_long_as_the_series(length: int, batch: int) -> None:
     expected = causal_convolution(x.double(), kernel.double())
     for form in forms.values():
         assert (form() - expected).norm() < 1e-5 * expected.norm()
-    seconds = best({name: lambda form=form: form().backward(grad) for name, form in forms.items()})  # type: ignore[misc]
     taken = str(min(convolution._listed(convolution.PRODUCT_BARS, length), length))
-    report(f"l {length} b {batch}", seconds, taken)
+    both = {name: lambda form=form: form().backward(grad) for name, form in forms.items()}  # type: ignore[misc]
+    seconds = timed(f"l {length} b {batch}", both, taken)
     exact = {name: s for name, s in seconds.items() if name != "transform"}
     assert exact[taken] < 1.6 * min(exact.values())
     if length >= 2 * convolution.TRANSFORM_BARS:
@@ -78,5 +69,6 @@ def test_blocks_of_a_state_space_layer(length: int, batch: int, d_state: int, mo
 
     contenders = {str(w): blocks_of(w) for w in (16, 32, 64, 128, 256) if w <= length}
     contenders["kernel, transform"] = whole
-    times = report(f"N {d_state} l {length} b {batch}", best(contenders), str(block_bars(length, d_state)))
-    assert times < 1.6
+    taken = str(block_bars(length, d_state))
+    seconds = timed(f"N {d_state} l {length} b {batch}", contenders, taken)
+    assert seconds[taken] < 1.6 * min(seconds.values())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -13,6 +12,7 @@ import talib
 from models.features.indicators import BAR_COLUMNS, FEATURES, INDICATORS, compute_features
 from models.panel import Panel
 from models.sessions import DAY
+from tests.benchmarks.contest import contest
 
 ASSETS, DAYS, ROUNDS = 500, 2500, 5
 
@@ -64,12 +64,6 @@ def array_loop(rows: np.ndarray) -> None:
         talib.OBV(close, volume)
 
 
-def seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
 @pytest.mark.benchmark
 def test_features_are_faster_than_a_pandas_groupby(bars: Panel) -> None:
     table = bars.to_table().to_pandas().sort_values(["symbol", "ts"], ignore_index=True)
@@ -80,13 +74,11 @@ def test_features_are_faster_than_a_pandas_groupby(bars: Panel) -> None:
         f"TA-Lib in a pandas groupby, {len(INDICATORS)} of them": lambda: grouped(table),
         "TA-Lib over contiguous rows, 9 of them": lambda: array_loop(rows),
     }
-    rounds = np.array([[seconds(work) for work in contenders.values()] for _ in range(ROUNDS)])
-    for name, times in zip(contenders, rounds.T, strict=True):
-        print(f"\n{name:48s} {1000 * np.median(times):8.0f} ms", end="")
-    ratio = float(np.median(rounds[:, 1] / rounds[:, 0]))
-    print(f"\n{ASSETS} x {DAYS} bars: {ratio:.1f} times as fast as the groupby")
+    result = contest(contenders, ROUNDS)
+    ours_named, grouped_named, _ = contenders
+    result.report(f"{ASSETS} x {DAYS} bars", ours_named)
 
     ours = compute_features(bars, closes).values[:, :, : len(INDICATORS)]
     theirs = grouped(table).to_numpy().reshape(ASSETS, DAYS, -1).transpose(1, 0, 2)
     np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-8)
-    assert ratio > 1.5
+    assert result.ratio(grouped_named, ours_named) > 1.5

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from statistics import median
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ import pytest
 from models.scoring import metrics
 from models.scoring.costs import Costs
 from models.scoring.simulate import simulate
+from tests.benchmarks.contest import contest
 
 pytestmark = pytest.mark.benchmark
 BARS, ASSETS, ROUNDS = 2500, 500, 5
@@ -24,24 +24,6 @@ def market() -> tuple[np.ndarray, np.ndarray]:
     closes = 100 * np.exp(np.cumsum(rng.normal(0.0002, 0.02, (BARS, ASSETS)), axis=0))
     leaning = np.exp(np.cumsum(rng.normal(0, 0.02, (BARS, ASSETS)), axis=0))
     return closes, 0.9 * leaning / leaning.sum(axis=1, keepdims=True)
-
-
-def times(contenders: dict[str, Callable[[], object]]) -> dict[str, list[float]]:
-    """Seconds of every contender in every round, in turn within each round."""
-    spent: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(ROUNDS):
-        for name, run in contenders.items():
-            start = time.perf_counter()
-            run()
-            spent[name].append(time.perf_counter() - start)
-    return spent
-
-
-def report(case: str, spent: dict[str, list[float]], ours: str) -> None:
-    """Medians, and the median of the ratios round by round."""
-    for name, seconds in spent.items():
-        ratio = median(s / o for s, o in zip(seconds, spent[ours], strict=True))
-        print(f"\n{case}: {name}: {median(seconds) * 1e3:.2f} ms, {ratio:.1f} times ours", end="")
 
 
 def test_simulation_of_500_assets_over_2500_days():
@@ -73,7 +55,7 @@ def test_simulation_of_500_assets_over_2500_days():
         value = np.asarray(peer().value())  # type: ignore[attr-defined]
         assert equity[-1] == pytest.approx(value[-1] / value[0], rel=0.005)
         contenders["vectorbt"] = peer
-    report("simulate 500 x 2500", times(contenders), "ours")
+    contest(contenders, ROUNDS).report("simulate 500 x 2500", "ours")
 
 
 def test_nine_measures_of_one_series():
@@ -99,4 +81,4 @@ def test_nine_measures_of_one_series():
             )
 
         contenders["empyrical"] = peer
-    report("nine measures", times(contenders), "ours")
+    contest(contenders, ROUNDS).report("nine measures", "ours")

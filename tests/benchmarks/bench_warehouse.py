@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from tests.benchmarks.contest import contest
 from warehouse.connect import Warehouse
 from warehouse.migrate import migrate
 from warehouse.publish import publish_copy
@@ -37,16 +36,6 @@ def bars() -> pa.Table:
             "volume": rng.uniform(1e5, 1e7, len(close)),
         }
     )
-
-
-def best(run: Callable[[], object], times: int = 3) -> float:
-    """Seconds of the fastest of a few runs."""
-    seconds = []
-    for _ in range(times):
-        started = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - started)
-    return min(seconds)
 
 
 @pytest.mark.benchmark
@@ -89,18 +78,18 @@ def test_loading_a_whole_history_and_a_night_against_bare_duckdb(bars: pa.Table,
 
     bare.register("bars_rows", bars)
     bare.register("night_rows", night)
-    timings = {"replace_slice": best(load), "CREATE TABLE AS": best(bare_load)}
-    timings |= {"upsert of 10 bars each": best(merge_night), "MERGE of the same": best(bare_merge)}
+    writing = {"replace_slice": load, "CREATE TABLE AS": bare_load}
+    writing |= {"upsert of 10 bars each": merge_night, "MERGE of the same": bare_merge}
+    written = contest(writing, rounds=3)
     with warehouse.write("finish a night") as con:
         night_row = (
             "'2024-06-28', 'recorded', 'us_stocks', 'run', now(), '{}', '0', 'published', NULL, NULL, NULL, NULL, now()"
         )
         con.execute(f"INSERT INTO store.nights VALUES ({night_row})")
-    timings |= {"view with total returns": best(read_view), "publish_copy": best(publish)}
+    read = contest({"view with total returns": read_view, "publish_copy": publish}, rounds=3)
 
-    print(f"\n{len(bars):,} bars")
-    for name, seconds in timings.items():
-        print(f"{name:28}{seconds:8.3f} s")
-    print(f"replace_slice / CREATE TABLE AS = {timings['replace_slice'] / timings['CREATE TABLE AS']:.2f}")
-    print(f"upsert / MERGE = {timings['upsert of 10 bars each'] / timings['MERGE of the same']:.2f}")
-    assert timings["replace_slice"] < 5 * timings["CREATE TABLE AS"]
+    for timed in (written, read):
+        timed.report(f"{len(bars):,} bars")
+    print(f"\nreplace_slice / CREATE TABLE AS = {written.ratio('replace_slice', 'CREATE TABLE AS'):.2f}")
+    print(f"upsert / MERGE = {written.ratio('upsert of 10 bars each', 'MERGE of the same'):.2f}")
+    assert written.best("replace_slice") < 5 * written.best("CREATE TABLE AS")

@@ -1,0 +1,250 @@
+"""Times and memory of the layers and of what a user could install instead.
+
+``python -m tests.benchmarks.layers_table --mode keep`` prints one JSON object a case. Contenders are made, run once and
+compared with ours where they compute the same, then timed in turn; the first of a case is ours. Mode "keep": freed
+memory stays with the process (models/training/allocator.py), which is the harder comparison.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.layers.dss import DSS
+from models.layers.mamba import Mamba
+from models.layers.mamba2 import Mamba2
+from models.layers.s4 import S4
+from models.layers.s4d import S4D
+from models.layers.s5 import S5
+from models.layers.scan import selective_scan, selective_scan_reference
+from models.training.allocator import tune_allocator
+from tests.benchmarks import peers
+from tests.benchmarks.cases import Case, Result, Work, measured
+from tests.benchmarks.contest import reason
+from tests.benchmarks.memory import peak
+from tests.benchmarks.networks_table import networks
+from tests.benchmarks.peers import Mixed, TextbookS4D, Transformer
+
+D, N, BATCH, INNER, SCAN_N = 64, 64, 16, 128, 16
+REFERENCE_BARS, PEER_BARS = 256, 4096  # the longest that the loop, and peers that take seconds, are given
+STEPS = 200
+
+
+def scans(lengths: Sequence[int], backward: bool) -> Iterator[Case]:
+    """The selective scan alone, batch 16, 128 channels, 16 states."""
+    for bars in lengths:
+
+        def maker(scan: Callable[..., Tensor], bars: int = bars) -> Callable[[], Work]:
+            def make() -> Work:
+                draw = torch.Generator().manual_seed(0)
+                u, z = (torch.randn(BATCH, bars, INNER, generator=draw) for _ in range(2))
+                delta = torch.rand(BATCH, bars, INNER, generator=draw) * 0.1
+                A = -torch.arange(1.0, SCAN_N + 1).repeat(INNER, 1)
+                B, C = (torch.randn(BATCH, bars, SCAN_N, generator=draw) for _ in range(2))
+                return gradients(scan, [u, delta, A, B, C, torch.ones(INNER)], z, backward)
+
+            return make
+
+        makers = {"ours": maker(turned(selective_scan)), "mambapy": maker(peers.mambapy_scan)}
+        if bars <= REFERENCE_BARS:
+            makers["loop"] = maker(turned(selective_scan_reference))
+        yield Case(f"selective scan, forward{' and backward' * backward}", bars, makers, ("mambapy", "loop"))
+
+
+def turned(scan: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Our scan for arrays with the channels last, as a block has them."""
+
+    def run(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
+        return scan(*(v.mT for v in (u, delta)), A, B.mT, C.mT, D).mT
+
+    return run
+
+
+def gradients(f: Callable[..., Any], inputs: list[Tensor], grad: Tensor, backward: bool = True) -> Work:
+    """Runs f on ``inputs``, with ``backward`` also towards every input and weight; gives what comes out and the inputs'
+    gradients."""
+    weights = [p for p in f.parameters() if p.requires_grad] if isinstance(f, nn.Module) else []
+    wanted = [*(v.requires_grad_(backward) for v in inputs), *weights]
+
+    def run() -> list[Tensor]:
+        with torch.set_grad_enabled(backward):
+            y = f(*inputs)
+            y = y[0] if isinstance(y, tuple) else y
+        return [y, *torch.autograd.grad(y, wanted, grad)[: len(inputs)]] if backward else [y]
+
+    return run
+
+
+def blocks(lengths: Sequence[int]) -> Iterator[Case]:
+    """The whole Mamba block."""
+    for bars in lengths:
+        makers = {"ours": training(lambda: Mamba(D, SCAN_N), bars)}
+        makers["mambapy"] = training(lambda: peers.mambapy_block(Mamba(D, SCAN_N)), bars)
+        makers["ours, Mamba2"] = training(lambda: Mamba2(D, N), bars)
+        yield Case("Mamba block, forward and backward", bars, makers, ("mambapy",))
+
+
+def layers(lengths: Sequence[int]) -> Iterator[Case]:
+    """One layer with the mixing behind it; an LSTM mixes its channels itself."""
+    for bars in lengths:
+        ours = {"ours, S4D": S4D, "ours, S4": S4, "ours, DSS": DSS, "ours, S5": S5}
+        makers = {name: training(lambda layer=layer: Mixed(layer(D, N), D), bars) for name, layer in ours.items()}
+        makers["LSTM"] = training(lambda: nn.LSTM(D, D, batch_first=True), bars)
+        makers["s5-pytorch"] = training(lambda: Mixed(peers.s5_layer(D, N), D), bars)
+        makers["textbook S4D"] = training(lambda: textbook(1), bars)
+        yield Case("layer, forward and backward", bars, makers)
+
+
+def textbook(n_layers: int) -> nn.Module:
+    """S4D layers as the paper writes them, each with its mixing."""
+    return nn.Sequential(*(Mixed(TextbookS4D(S4D(D, N)), D) for _ in range(n_layers)))
+
+
+def training(make: Callable[[], nn.Module], bars: int) -> Callable[[], Work]:
+    """Makes a module and gives one forward and backward pass of it."""
+
+    def made() -> Work:
+        torch.manual_seed(0)
+        module = make()
+        draw = torch.Generator().manual_seed(0)
+        x, grad = (torch.randn(BATCH, bars, D, generator=draw) for _ in range(2))
+        return gradients(module, [x], grad)
+
+    return made
+
+
+def evaluations(lengths: Sequence[int]) -> Iterator[Case]:
+    """Four layers, one sequence, no gradient."""
+    for bars in lengths:
+
+        def maker(make: Callable[[], nn.Module], bars: int = bars) -> Callable[[], Work]:
+            def made() -> Work:
+                torch.manual_seed(0)
+                module, x = make().eval(), torch.randn(1, bars, D)
+
+                def run() -> Any:
+                    with torch.inference_mode():
+                        return module(x)
+
+                return run
+
+            return made
+
+        ours = {"ours, S4D": S4D, "ours, S4": S4, "ours, DSS": DSS, "ours, S5": S5}
+        makers = {
+            name: maker(lambda layer=layer: nn.Sequential(*(Mixed(layer(D, N), D) for _ in range(4))))
+            for name, layer in ours.items()
+        }
+        makers["LSTM"] = maker(lambda: nn.LSTM(D, D, num_layers=4, batch_first=True))
+        makers["s5-pytorch"] = maker(lambda: nn.Sequential(*(Mixed(peers.s5_layer(D, N), D) for _ in range(4))))
+        if bars <= PEER_BARS:
+            makers["textbook S4D"] = maker(lambda: textbook(4))
+            makers["Transformer"] = maker(lambda: Transformer(D, 4))
+        yield Case("evaluation, 4 layers, batch 1", bars, makers, ("textbook S4D",))
+
+
+def steps() -> Iterator[Case]:
+    """One bar of one sample through one layer."""
+
+    def ours(make: Callable[[], Any]) -> Callable[[], Work]:
+        def made() -> Work:
+            layer = make().eval()
+            return walk(lambda x, state: layer.step(x, state)[1], torch.randn(1, D), layer.initial_state(1))
+
+        return made
+
+    def lstm_cell() -> Work:
+        cell = nn.LSTMCell(D, D).eval()
+        return walk(cell, torch.randn(1, D), (torch.zeros(1, D), torch.zeros(1, D)))
+
+    def s5() -> Work:
+        layer = peers.s5_layer(D, N).eval().seq
+        state = torch.zeros(N, dtype=torch.complex64)
+        return walk(lambda x, state: layer.forward_rnn(x, state)[1], torch.randn(D), state)
+
+    def mambapy() -> Work:
+        block = peers.mambapy_block(Mamba(D, SCAN_N)).eval()
+        state = (None, torch.zeros(1, INNER, 3))
+        return walk(lambda x, state: block.step(x, state)[1], torch.randn(1, D), state)
+
+    makers = {f"ours, {kind.__name__}": ours(lambda kind=kind: kind(D, N)) for kind in (S4D, S4, DSS, S5, Mamba2)}
+    makers["ours, Mamba"] = ours(lambda: Mamba(D, SCAN_N))
+    makers |= {"LSTMCell": lstm_cell, "s5-pytorch": s5, "mambapy": mambapy}
+    yield Case("one step, one layer, one sample", 1, makers, calls=STEPS, threads=1)
+
+
+def walk(step: Callable[[Any, Any], Any], x: Tensor, state: Any) -> Work:
+    """STEPS steps from ``state``."""
+
+    def run() -> None:
+        now = state
+        with torch.no_grad():
+            for _ in range(STEPS):
+                now = step(x, now)
+
+    return run
+
+
+def all_cases(quick: bool) -> Iterator[Case]:
+    """Every timed case."""
+    lengths = (64, 256) if quick else (256, 1024, 4096)
+    yield from scans(lengths, backward=True)
+    yield from scans(lengths, backward=False)
+    yield from blocks(lengths)
+    yield from layers(lengths)
+    yield from evaluations(lengths if quick else (*lengths, 16384))
+    yield from steps()
+    yield from networks(100 if quick else 500)
+
+
+def memories(quick: bool) -> Iterator[Result]:
+    """Peak memory of one forward and backward pass, each contender in a process of its own."""
+    block, layer = "memory of a Mamba block", "memory of a layer"
+    asked = [(block, 1024, BATCH), (block, 4096, BATCH), (layer, 1024, BATCH), (layer, 4096, BATCH), (layer, 16384, 2)]
+    for group, bars, batch in [(block, 256, 2), (layer, 256, 2)] if quick else asked:
+        names = ["ours, Mamba", "mambapy"] if group == block else ["ours, S4D", "textbook S4D"]
+        if not quick:
+            names += ["ours, Mamba2"] if group == block else ["ours, S4", "ours, S5", "LSTM", "s5-pytorch"]
+        if group == layer and not quick and bars <= PEER_BARS:
+            names.append("Transformer")
+        result = Result(group, bars, "default", names[0], "MiB")
+        for name in names:
+            try:
+                result.values[name] = peak(name, bars, batch)
+            except Exception as error:
+                result.failed[name] = reason(error)
+        if ours := result.values.get(result.ours):
+            result.ratios = {name: value / ours for name, value in result.values.items()}
+        yield result
+
+
+def results(mode: str, quick: bool) -> Iterator[Result]:
+    """Every case measured; memory only in mode default, which is what a fresh process has."""
+    rounds, budget_s = (2, 1.0) if quick else (7, 10.0)
+    if mode == "default":
+        yield from memories(quick)
+    for case in all_cases(quick):
+        yield measured(case, mode, rounds, budget_s)
+
+
+def main() -> None:
+    """Prints one JSON object a case."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--mode", choices=("keep", "default"), default="keep")
+    parser.add_argument("--quick", action="store_true")
+    asked = parser.parse_args()
+    if asked.mode == "keep" and not tune_allocator():
+        sys.exit("mode keep needs glibc")
+    for result in results(asked.mode, asked.quick):
+        print(json.dumps(asdict(result)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

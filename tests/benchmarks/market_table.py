@@ -1,0 +1,245 @@
+"""The sources' model table and ablation (inventory S4-44, S4-47) by a real night: ``python -m
+tests.benchmarks.market_table --out FILE.json``.
+
+One night runs in this process, in a warehouse that is thrown away, with the zoo's models and the ablation's variants,
+which are registered for the run. Fits go side by side, one thread each, as every night's do. Without recorded data the
+file says so; ``--quick`` takes the simulated market, an epoch a fit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import date
+from functools import partial
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+from unittest import mock
+
+import torch
+
+from models import zoo
+from models.nets.forecast import Batch
+from models.nets.layers import sequence
+from models.nets.rows import RowModel
+from models.training.artifact import read_header
+from models.training.errors import FitError
+from models.zoo import Network, Spec
+from tests.benchmarks.contest import reason
+
+TAPE = Path(__file__).parents[3] / "shared" / "data" / "tape"
+MODELS = (
+    *("lstm", "gru", "transformer", "s4d", "s4", "mamba"),
+    *("mamba2", "s5", "dss", "tcn", "ridge", "gradient_boosting", "garch"),
+)
+RULES = ("buy_and_hold", "momentum")
+# the sources' full S4 has 64 states; the zoo's default is 16
+VARIANTS: dict[str, tuple[str, int, dict[str, Any]]] = {
+    "s4_full": ("s4", 64, {}),
+    "s4_no_hippo": ("s4", 64, {"spectrum": "random"}),
+    "s4_fixed_step": ("s4", 64, {"learn_dt": False}),
+    "s4_32_states": ("s4", 32, {}),
+    "s4_128_states": ("s4", 128, {}),
+    "s4d_64_states": ("s4d", 64, {}),
+}
+# what differs from the settings of a night: fewer, longer test windows, so that a night of 19 networks ends in time
+SHORTER = {"NIGHTLY_PROFILES__STOCKS__FOLDS__TEST_BARS": "252", "NIGHTLY_PROFILES__STOCKS__TRAIN__EPOCHS": "4"}
+QUICK = {"NIGHTLY_PROFILES__DEMO_STOCKS__TRAIN__EPOCHS": "1"}
+LEADERBOARD = """
+SELECT l.model, l.sharpe, l.sortino, l.max_drawdown, l.annual_return, l.win_rate, l.sessions,
+    l.first_session::VARCHAR AS first_session, l.last_session::VARCHAR AS last_session,
+    t.parameters, t.trial_id, f.folds, f.validation_loss
+FROM store.leaderboard AS l
+LEFT JOIN store.trials AS t ON t.model = l.model
+LEFT JOIN (
+    SELECT trial_id, count(*) AS folds, avg(validation_loss) AS validation_loss FROM store.folds GROUP BY trial_id
+) AS f USING (trial_id)
+ORDER BY l.rank
+"""
+ARTIFACT = "SELECT artifact FROM store.folds WHERE trial_id = ? AND fold = ?"
+
+
+def variant(layer: str, d_state: int, options: dict[str, Any], spec: Spec, *sizes: int, **more: Any) -> Any:
+    """The network of one line of the ablation."""
+    return sequence(replace(spec, model=layer, d_state=d_state), *sizes, **options, **more)
+
+
+def usable(models: list[str]) -> tuple[list[str], dict[str, str]]:
+    """Those that can be built and run, and why the others cannot: one that fails would end the night for all."""
+    batch = Batch(torch.randn(1, 40, 2, 4), torch.ones(1, 40, 2, dtype=torch.bool), torch.ones(1, 40))
+    good, failed = [], {}
+    for name in models:
+        try:
+            network = zoo.build(Spec(name), 4, 2)
+            if not isinstance(network, RowModel):  # those know nothing before they are fitted
+                network(batch)
+        except Exception as error:
+            failed[name] = reason(error)
+        else:
+            good.append(name)
+    return good, failed
+
+
+def night_table(quick: bool, folder: Path, without: dict[str, str]) -> dict[str, Any]:
+    """The night's figures by model, but for those ``without`` and why; or ``skipped``, why there are none.
+
+    ``blamed``: what ended the night, by model, so that it can be run again without them.
+    """
+    if not quick and not TAPE.is_dir():
+        return {"skipped": f"no recorded market data at {TAPE}"}
+    os.environ |= QUICK if quick else SHORTER
+    zoo.ENTRIES |= {name: Network(partial(variant, *of), name) for name, of in VARIANTS.items()}
+    models, failed = usable([name for name in (*MODELS, *VARIANTS) if name not in without])
+    failed |= without
+    import tasks.train
+    from flows.parameters import NightParameters
+    from flows.report import run_night
+    from flows.terminal import console
+    from warehouse.connect import Warehouse
+
+    warehouse = Warehouse.at(folder / "warehouse.duckdb")
+    where: dict[str, Any] = {"source": "recorded", "tape": TAPE, "universes": ("us_stocks",)}
+    if quick:
+        where = {"universes": ("demo_stocks",)}
+    night = NightParameters(
+        as_of=date(2024, 6, 28), models=(*models, *RULES), seeds=(0,), warehouse=str(warehouse.path), **where
+    )
+    seconds: dict[str, list[float]] = defaultdict(list)
+    blamed: dict[str, str] = {}
+    fit, predict = tasks.train.fit_fold, tasks.train.predict_fold
+    with (
+        mock.patch.object(tasks.train, "fit_fold", watched(fit, lambda spec: spec.model, seconds, blamed)),
+        mock.patch.object(tasks.train, "predict_fold", watched(predict, model_of, defaultdict(list), blamed)),
+    ):
+        published = run_night(night, warehouse, folder / "prefect", console())
+    if not published:
+        with warehouse.read() as con:
+            said = con.execute("SELECT message FROM store.nights").fetchall()
+        return {"skipped": f"the night was not published: {said}", "failed": failed, "blamed": blamed}
+    rows = figures(night, warehouse, seconds, failed)
+    market = f"{where.get('source', 'simulated')} {where['universes'][0]}"
+    return {"market": market, "settings": QUICK if quick else SHORTER, "rows": rows, "failed": failed}
+
+
+def model_of(artifact: Path) -> str:
+    """The model in a model file."""
+    return read_header(artifact).spec.model
+
+
+def watched(
+    work: Callable[..., Any], name: Callable[[Any], str], seconds: dict[str, list[float]], blamed: dict[str, str]
+) -> Callable[..., Any]:
+    """The same work, which also writes down how long it took, or with what it failed, by the name of its model."""
+
+    def run(first: Any, *arguments: Any, **more: Any) -> Any:
+        start = time.perf_counter()
+        try:
+            done = work(first, *arguments, **more)
+        except FitError:  # the night leaves such a fold out and goes on
+            raise
+        except Exception as error:
+            if type(error).__name__ != "StoppedError":  # another's failure stopped it
+                blamed[name(first)] = reason(error)
+            raise
+        seconds[name(first)].append(time.perf_counter() - start)
+        return done
+
+    return run
+
+
+def figures(
+    night: Any, warehouse: Any, seconds: dict[str, list[float]], failed: dict[str, str]
+) -> dict[str, dict[str, Any]]:
+    """The leaderboard's figures, seconds of a fit, and milliseconds of a bar and of a fold's forecasts, by model."""
+    from flows.parameters import StepParameters
+    from flows.train import recipe_of
+    from tasks.train import load_training_data
+
+    universe = night.universes[0]
+    step = StepParameters(universe=universe, **night.model_dump(exclude={"universes"}))
+    opened = step.open()
+    data = load_training_data.fn(opened, recipe_of(step.settings().profile(universe)))
+    whole = [fold for fold in data.folds if fold.test_stop <= len(data.features)][-1]
+    with warehouse.read() as con:
+        rows = con.execute(LEADERBOARD).to_arrow_table().to_pylist()
+        trials = [row["trial_id"] for row in rows if row["trial_id"]]
+        artifacts = {trial: con.execute(ARTIFACT, [trial, whole.index]).fetchone() for trial in trials}
+    found = {}
+    for row in rows:
+        model = row["model"]
+        found[model] = {**row, "train_s": mean(seconds[model]) if seconds[model] else None}
+        if found_artifact := artifacts.get(row["trial_id"]):
+            try:
+                found[model] |= inference(warehouse.artifacts / found_artifact[0], data, whole)
+            except Exception as error:
+                failed[f"{model}, inference"] = reason(error)
+    return found
+
+
+def inference(artifact: Path, data: Any, fold: Any) -> dict[str, Any]:
+    """Milliseconds of one more bar of all assets, and of all forecasts of a fold's window."""
+    from models.training.artifact import load_artifact
+    from models.training.data import Inputs
+    from models.training.fit import predict_fold
+
+    def predicted() -> None:
+        predict_fold(artifact, data.features, data.snapshots, fold)
+
+    loaded, assets = load_artifact(artifact), len(data.features.symbols)
+    header, network = loaded.header, loaded.network
+    found = {"assets": assets, "fold_bars": fold.test_stop - fold.test_start}
+    found["fold_ms"] = clock(predicted, 3)
+    if hasattr(network, "step"):
+        panel = data.features.rows(fold.test_start - 1, fold.test_start + 1)
+        bar = Inputs.of(panel, header.scaler, header.bar_us, None).batch(torch.tensor([[1]]))
+        state = network.initial_state(1, assets)
+        with torch.no_grad():
+            _, state = network.step(bar, state)
+            found["bar_ms"] = clock(lambda: network.step(bar, state), 15)
+    return found
+
+
+def clock(work: Callable[[], object], times: int) -> float:
+    """Milliseconds of the middle one of so many runs."""
+    spent = []
+    for _ in range(times):
+        start = time.perf_counter()
+        work()
+        spent.append(time.perf_counter() - start)
+    return 1e3 * median(spent)
+
+
+def main() -> None:
+    """Writes the figures to a JSON file; a night that a model ended is run again, in a new process, without it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--folder", type=Path, help="of the warehouse [default: one that is thrown away]")
+    parser.add_argument("--without", type=json.loads, default={}, help="models to leave out and why, as JSON")
+    asked = parser.parse_args()
+    with contextlib.ExitStack() as stack:
+        folder = asked.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        try:
+            table = night_table(asked.quick, folder, asked.without)
+        except Exception as error:
+            table = {"skipped": reason(error)}
+        asked.out.write_text(json.dumps(table, indent=1, default=str))
+        if table.get("blamed"):
+            print(f"the night again, without {', '.join(table['blamed'])}", file=sys.stderr, flush=True)
+            without = json.dumps(asked.without | table["blamed"])
+            command = [sys.executable, "-m", "tests.benchmarks.market_table", "--out", asked.out, "--folder", folder]
+            subprocess.run([*command, "--without", without, *["--quick"] * asked.quick], check=False)
+
+
+if __name__ == "__main__":
+    main()
