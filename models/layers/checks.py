@@ -40,6 +40,12 @@ def check_bar(x: Tensor, d_model: int, weights: Tensor | None = None) -> None:
     _check_floating(x, weights)
 
 
+def check_gap(gap: Tensor, x: Tensor) -> None:
+    """Refuses a gap of one bar that is not (b,)."""
+    if gap.shape != x.shape[:1]:
+        raise ShapeError(f"gap is {tuple(gap.shape)}; give one per sequence of x, ({len(x)},)")
+
+
 def check_weights(weights: Tensor) -> None:
     """Refuses weights in half precision, in which a recurrence over many bars loses its memory."""
     if weights.dtype not in (torch.float32, torch.float64):

@@ -11,6 +11,7 @@ recurrence of the adjoint, g_{t−1} = conj(a) g_t + conj(w) ∂y_{t−1}, run a
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -184,6 +185,29 @@ def ssm_step(x: Array, weights: Array, D: Array, h: Array, y: Array, after: Arra
                 after[b, c, j, 0], after[b, c, j, 1] = real, imag
                 read += w_r * real - w_i * imag
             y[b, c] = read
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def ssm_gap_step(x: Array, gap: Array, weights: Array, held: Array, D: Array, h: Array, y: Array, after: Array) -> None:
+    """As ``ssm_step`` after gaps (b,) of any length, held zero-order: a = exp(z g) and x enters times (a − 1) k.
+
+    ``held`` (d, m, 4): real and imaginary part of z = AΔ, then of k = 1 / (exp(z) − 1).
+    """
+    for b in range(x.shape[0]):
+        for c in range(x.shape[1]):
+            xt = x[b, c] if gap[b] > 0 else D[c] * 0  # what stands at a padded bar never matters
+            read = D[c] * 0
+            for j in range(weights.shape[1]):
+                z_r, half = held[c, j, 0] * gap[b], held[c, j, 1] * gap[b] / 2
+                grown, sine = math.expm1(z_r), math.sin(half)
+                e_r = grown * (1 - 2 * sine * sine) - 2 * sine * sine  # of a − 1, exact also for a short gap
+                a_r, a_i = 1 + e_r, (1 + grown) * 2 * sine * math.cos(half)
+                k_r, k_i = held[c, j, 2], held[c, j, 3]
+                real = a_r * h[b, c, j, 0] - a_i * h[b, c, j, 1] + (e_r * k_r - a_i * k_i) * xt
+                imag = a_r * h[b, c, j, 1] + a_i * h[b, c, j, 0] + (e_r * k_i + a_i * k_r) * xt
+                after[b, c, j, 0], after[b, c, j, 1] = real, imag
+                read += weights[c, j, 2] * real - weights[c, j, 3] * imag
+            y[b, c] = read + D[c] * xt
 
 
 def diagonal_ssm(x: Tensor, a: Tensor, w: Tensor, D: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:

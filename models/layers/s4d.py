@@ -26,13 +26,14 @@ from models.layers.checks import (
     check_bar,
     check_choice,
     check_even,
+    check_gap,
     check_positive,
     check_sequence,
     check_state,
     check_weights,
 )
 from models.layers.constants import Constants, Keeping
-from models.layers.diagonal_cpu import ssm_step
+from models.layers.diagonal_cpu import ssm_gap_step, ssm_step
 from models.layers.hippo import SPECTRA
 from models.layers.initial import log_steps
 from models.layers.irregular import diagonal_ssm_irregular
@@ -104,8 +105,8 @@ class S4D(Keeping):
         at_once = not torch.is_grad_enabled() and x.dtype == torch.float32 and x.device.type == "cpu"
         if torch.compiler.is_exporting():
             return self._step_exported(x, state, gap)
-        if at_once and gap is None:
-            return self._step_at_once(x, state)
+        if at_once and (gap is None or self.discretisation == "zoh"):
+            return self._step_at_once(x, state, gap)
         check_bar(x, self.D.shape[0])
         a_bar, b_bar, C = self._discrete()
         a, entering = a_bar, torch.ones_like(a_bar)
@@ -119,17 +120,21 @@ class S4D(Keeping):
         y = 2 * (C * b_bar * h).real.sum(-1) + self.D * x
         return y, (torch.view_as_real(h),)
 
-    def _step_at_once(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+    def _step_at_once(self, x: Tensor, state: State, gap: Tensor | None) -> tuple[Tensor, State]:
         """The same in one kernel call; the arrays of unchanged weights are kept between bars."""
         if not state or len(state) > 1 or state[0].dtype != x.dtype:
             check_state(state, [(len(x), *self.C.shape)])
-        weights, D = self._constants()
+        weights, held, D = self._constants()
         bar, before = x.contiguous().numpy(), state[0].contiguous().numpy()
         if bar.shape != before.shape[:2] or before.shape[1:] != (*weights.shape[:2], 2):
             check_bar(x, len(D))
             check_state(state, [(len(x), *self.C.shape)])
         y, h = np.empty_like(bar), np.empty_like(before)
-        ssm_step(bar, weights, D, before, y, h)
+        if gap is None:
+            ssm_step(bar, weights, D, before, y, h)
+        else:
+            check_gap(gap, x)
+            ssm_gap_step(bar, gap.to(x.dtype).contiguous().numpy(), weights, held, D, before, y, h)
         return torch.from_numpy(y), (torch.from_numpy(h),)
 
     def _step_exported(self, x: Tensor, state: State, gap: Tensor | None) -> tuple[Tensor, State]:
@@ -146,10 +151,12 @@ class S4D(Keeping):
         y = pairs.real_of_product(torch.view_as_real(2 * C * b_bar), h).sum(-1) + self.D * x
         return y, (h,)
 
-    def _ready_to_step(self) -> tuple:
+    def _ready_to_step(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         a_bar, b_bar, C = self._discrete()
-        weights = torch.cat([torch.view_as_real(a_bar), torch.view_as_real(2 * C * b_bar)], dim=-1)
-        return weights.detach().float().numpy(), self.D.detach().float().numpy()
+        z = torch.complex(-torch.exp(self.log_decay), self.frequency) * torch.exp(self.log_dt)[:, None]
+        pairs = ((a_bar, 2 * C * b_bar), (z, 1 / torch.expm1(z)))
+        weights, held = (torch.cat([torch.view_as_real(v) for v in pair], dim=-1) for pair in pairs)
+        return weights.detach().float().numpy(), held.detach().float().numpy(), self.D.detach().float().numpy()
 
     def _unpack(self, state: State, batch: int) -> Tensor:
         check_state(state, [(batch, *self.C.shape)])

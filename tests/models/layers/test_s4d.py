@@ -144,14 +144,18 @@ def test_a_change_that_torch_does_not_count_is_heard_after_training(change: str)
 def test_small_gaps_step_as_they_run() -> None:
     torch.manual_seed(0)
     layer, x, gaps = S4D(3, 8), torch.randn(2, 30, 3), torch.full((2, 30), 1e-4)
-    gaps[:, 20] = 0
+    gaps[:, 15:18], gaps[:, 20] = 7.0, 0
     x[:, 20] = torch.nan
     whole, (last,) = layer(x, gaps=gaps)
-    state = layer.initial_state(2)
-    for t in range(30):
-        y, state = layer.step(x[:, t], state, gaps[:, t])
-    torch.testing.assert_close(y, whole[:, -1], rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(state[0], last, rtol=1e-5, atol=1e-5 * float(last.detach().abs().max()))
+    for learning in (True, False):
+        state = layer.initial_state(2)
+        with torch.set_grad_enabled(learning):
+            for t in range(30):
+                y, state = layer.step(x[:, t], state, gaps[:, t])
+        torch.testing.assert_close(y, whole[:, -1], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(state[0], last, rtol=1e-5, atol=1e-5 * float(last.detach().abs().max()))
+    with torch.no_grad(), pytest.raises(ShapeError, match="one per sequence"):
+        layer.step(x[:, 0], layer.initial_state(2), torch.ones(3))
 
 
 def test_step_sizes_start_within_their_bounds() -> None:
