@@ -20,7 +20,7 @@ import pytest
 from flows.server import free_port
 
 pytestmark = pytest.mark.slow
-READY_S, NIGHT_S, GONE_S = 180.0, 900.0, 30.0
+READY_S, NIGHT_S, GONE_S, BUSY_S = 180.0, 900.0, 30.0, 60.0
 RUN = {"source": "simulated", "as_of": "2024-06-28", "universes": ["demo_stocks"], "models": ["s4d", "buy_and_hold"]}
 ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
@@ -42,8 +42,15 @@ class Desk:
             {"Content-Type": "application/json"},
             method=method or ("POST" if data else "GET"),
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.loads(answer.read() or "null")
+        deadline = time.monotonic() + BUSY_S
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=30) as answer:
+                    return json.loads(answer.read() or "null")
+            except urllib.error.HTTPError as error:  # Prefect's server says so while its database is locked
+                if error.code != 503 or time.monotonic() > deadline:
+                    raise
+                time.sleep(1.0)
 
     def deployment(self, name: str) -> dict[str, Any]:
         return self.call(f"/deployments/name/{name}")
