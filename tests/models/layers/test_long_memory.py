@@ -60,7 +60,7 @@ def marked_symbols(count: int) -> Callable[[int, int, torch.Generator], tuple[Te
     return draw
 
 
-RECALL = Task(first_held_symbols, 1000, 1000, 1000, n_tokens=4, n_symbols=4, n_answers=4, read_bars=1, n_layers=1)
+RECALL = Task(first_held_symbols, 1000, 1000, 500, n_tokens=4, n_symbols=4, n_answers=4, read_bars=1, n_layers=1)
 COPYING = Task(marked_symbols(12), 128, 24, 3000, n_tokens=10, n_symbols=8, n_answers=12, read_bars=12, n_layers=2)
 
 
@@ -111,8 +111,11 @@ def lstm_at_its_best(task: Task, rates: tuple[float, ...], seed: int = 0) -> flo
     return max(accuracy(task, lambda: LSTM(D_MODEL), lr, seed=seed) for lr in rates)
 
 
-def s4d(spectrum: str) -> Callable[[], nn.Module]:
-    return lambda: S4D(D_MODEL, 32, spectrum, dt_min=0.001, dt_max=0.1)
+SCALED, WIDE = (0.0005, 0.005), (0.001, 0.1)  # first step sizes: windows 1/Δ of 200 to 2,000 bars; of 10 to 1,000
+
+
+def s4d(spectrum: str, steps: tuple[float, float] = SCALED) -> Callable[[], nn.Module]:
+    return lambda: S4D(D_MODEL, 64, spectrum, dt_min=steps[0], dt_max=steps[1])
 
 
 def mamba() -> nn.Module:
@@ -120,21 +123,30 @@ def mamba() -> nn.Module:
 
 
 def test_mamba_copies_twelve_symbols_of_which_an_lstm_of_its_width_copies_none() -> None:
-    """Measured: Mamba 0.79 and still learning; the LSTM 0.13, which is chance."""
+    """Measured, one seed: Mamba 0.79 and still learning; the LSTM 0.13, chance: it never leaves its first plateau.
+
+    With four to eight symbols an LSTM of this width copies as well (0.93 to 1.00), with ten 0.85 against 0.85 to 0.96.
+    """
     assert accuracy(COPYING, mamba, lr=1e-2) > 0.6
     assert lstm_at_its_best(COPYING, (5e-3, 1e-2)) < 0.2
 
 
 def test_state_spaces_recall_over_a_thousand_bars_and_the_lstm_does_not() -> None:
-    """Measured: S4 0.91 after half the updates; the LSTM 0.26, which is chance. S4D: see the next test."""
-    s4 = accuracy(RECALL, lambda: S4(D_MODEL, 64, dt_min=0.001, dt_max=0.1), lr=1e-2, gated=True)
+    """Measured: S4 0.974, 0.961, 0.958 (three seeds); the LSTM 0.26 at both rates, chance being 0.25."""
+    s4 = accuracy(RECALL, lambda: S4(D_MODEL, 64, dt_min=SCALED[0], dt_max=SCALED[1]), lr=1e-2, gated=True)
     lstm = lstm_at_its_best(RECALL, (3e-3, 1e-2))
-    assert s4 > 0.85
+    assert s4 > 0.93
     assert lstm < 0.35
 
 
 def test_legs_recalls_more_than_random_initial_values() -> None:
-    """Measured: LegS 1.00, 0.93, 1.00; random 0.70, 0.94, 0.83. The sign of the means is what is claimed."""
-    legs, drawn = ([accuracy(RECALL, s4d(k), 1e-2, True, seed) for seed in range(3)] for k in ("legs", "random"))
-    assert min(legs) > 0.85
-    assert sum(legs) / 3 - sum(drawn) / 3 > 0.04
+    """Measured over six seeds, mean (least to most): LegS 0.999 (0.998 to 1.000), random 0.64 (0.52 to 0.71).
+
+    Random values do better when Δ is drawn wide, 0.91 (0.80 to 0.99), because their slow decays then outlive a large Δ;
+    so LegS is held against both. With Δ drawn wide LegS has no advantage: 0.92 (0.78 to 1.00).
+    """
+    legs = [accuracy(RECALL, s4d("legs"), 1e-2, True, seed) for seed in range(3)]
+    for steps, margin in ((SCALED, 0.2), (WIDE, 0.04)):
+        drawn = [accuracy(RECALL, s4d("random", steps), 1e-2, True, seed) for seed in range(3)]
+        assert min(legs) > max(0.97, *drawn)
+        assert sum(legs) / 3 - sum(drawn) / 3 > margin
