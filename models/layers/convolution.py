@@ -75,19 +75,6 @@ def causal_toeplitz(kernel: Tensor) -> Tensor:
     return pad(kernel, (length - 1, 0)).unfold(-1, length, 1).flip(-1)
 
 
-def causal_depthwise(x: Tensor, weight: Tensor, bias: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
-    """y (b, l, d) with y_t = bias + Σ_j weight[:, j] · x_{t−k+1+j}, and the new tail.
-
-    ``x`` (b, l, d), ``weight`` (d, k), ``bias`` (d,); ``tail`` (b, k − 1, d) holds the bars before x, zeros at first.
-    """
-    taps, length = weight.shape[1], x.shape[1]
-    padded = torch.cat([tail.to(x.dtype), x], dim=1)
-    y = bias + padded[:, :length] * weight[:, 0]
-    for j in range(1, taps):
-        y = torch.addcmul(y, padded[:, j : j + length], weight[:, j])
-    return y, padded[:, length:]
-
-
 def to_columns(x: Tensor, bars: int) -> Tensor:
     """x (b, l, d) cut into blocks of bars, the last one filled up with zeros: (d, bars, blocks · b)."""
     batch, length, d = x.shape

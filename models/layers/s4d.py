@@ -94,10 +94,9 @@ class S4D(Keeping):
                 y, h = diagonal_ssm(signal, a_bar, 2 * C * b_bar, self.D, h)
             else:
                 check_choice("discretisation with gaps", self.discretisation, ("zoh",))
-                A, dt = torch.complex(-torch.exp(self.log_decay), self.frequency), torch.exp(self.log_dt)
                 form = scan_exported.diagonal_ssm_irregular if torch.compiler.is_exporting() else diagonal_ssm_irregular
-                y, h = form(signal, A, dt, gaps, C, self.D, None if h is None else h * b_bar)
-                h = h / b_bar
+                dt = torch.exp(self.log_dt)
+                y, h = form(signal, self._continuous(), dt, gaps, C * b_bar, self.D, h, 1 / b_bar)
         return y.to(x.dtype), (torch.view_as_real(h),)
 
     def step(self, x: Tensor, state: State, gap: Tensor | None = None) -> tuple[Tensor, State]:
@@ -112,9 +111,9 @@ class S4D(Keeping):
         a, entering = a_bar, torch.ones_like(a_bar)
         if gap is not None:
             check_choice("discretisation with gaps", self.discretisation, ("zoh",))
-            A = torch.complex(-torch.exp(self.log_decay), self.frequency)
-            exponent = A * torch.exp(self.log_dt)[:, None] * gap.to(self.D.dtype)[:, None, None]
-            a, entering = torch.exp(exponent), torch.expm1(exponent) / (A * b_bar)
+            z = self._continuous() * torch.exp(self.log_dt)[:, None]
+            exponent = z * gap.to(self.D.dtype)[:, None, None]
+            a, entering = torch.exp(exponent), torch.expm1(exponent) / torch.expm1(z)
             x = x.masked_fill(gap[:, None] == 0, 0.0)
         h = a * self._unpack(state, len(x)) + entering * x[..., None]
         y = 2 * (C * b_bar * h).real.sum(-1) + self.D * x
@@ -144,27 +143,31 @@ class S4D(Keeping):
             h = pairs.plus(pairs.times(torch.view_as_real(a_bar), state[0]), x[..., None])
         else:
             check_choice("discretisation with gaps", self.discretisation, ("zoh",))
-            A = torch.complex(-torch.exp(self.log_decay), self.frequency) * torch.exp(self.log_dt)[:, None]
-            exponent = torch.view_as_real(A) * gap[:, None, None, None]
-            entering = pairs.times(pairs.expm1(exponent), torch.view_as_real(1 / (a_bar - 1)))
+            z = self._continuous() * torch.exp(self.log_dt)[:, None]
+            exponent = torch.view_as_real(z) * gap[:, None, None, None]
+            entering = pairs.times(pairs.expm1(exponent), torch.view_as_real(1 / torch.expm1(z)))
             h = pairs.times(pairs.exp(exponent), state[0]) + entering * x[..., None, None]
         y = pairs.real_of_product(torch.view_as_real(2 * C * b_bar), h).sum(-1) + self.D * x
         return y, (h,)
 
     def _ready_to_step(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         a_bar, b_bar, C = self._discrete()
-        z = torch.complex(-torch.exp(self.log_decay), self.frequency) * torch.exp(self.log_dt)[:, None]
-        pairs = ((a_bar, 2 * C * b_bar), (z, 1 / torch.expm1(z)))
-        weights, held = (torch.cat([torch.view_as_real(v) for v in pair], dim=-1) for pair in pairs)
+        z = self._continuous() * torch.exp(self.log_dt)[:, None]
+        both = ((a_bar, 2 * C * b_bar), (z, 1 / torch.expm1(z)))
+        weights, held = (torch.cat([torch.view_as_real(v) for v in two], dim=-1) for two in both)
         return weights.detach().float().numpy(), held.detach().float().numpy(), self.D.detach().float().numpy()
 
     def _unpack(self, state: State, batch: int) -> Tensor:
         check_state(state, [(batch, *self.C.shape)])
         return torch.view_as_complex(state[0].to(self.D.dtype).contiguous())
 
+    def _continuous(self) -> Tensor:
+        """A (d, m) complex."""
+        return torch.complex(-torch.exp(self.log_decay), self.frequency)
+
     def _discrete(self) -> tuple[Tensor, Tensor, Tensor]:
         """Ā, B̄ and C, each (d, m) complex."""
-        A, C = torch.complex(-torch.exp(self.log_decay), self.frequency), torch.view_as_complex(self.C)
+        A, C = self._continuous(), torch.view_as_complex(self.C)
         dt = torch.exp(self.log_dt)[:, None]
         if self.discretisation == "bilinear":
             return (1 + A * dt / 2) / (1 - A * dt / 2), dt / (1 - A * dt / 2), C

@@ -61,6 +61,7 @@ def test_simulation_of_500_assets_over_2500_days():
 def test_nine_measures_of_one_series():
     returns = np.random.default_rng(1).normal(0.0004, 0.01, BARS)
     contenders: dict[str, Callable[[], object]] = {"ours": lambda: metrics.summary(returns, 252)}
+    assert np.isfinite(list(metrics.summary(returns, 252).values())).all()
     try:
         import empyrical
     except ImportError:
