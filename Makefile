@@ -44,7 +44,7 @@ bench: setup  ## measured comparisons with the peers (installs the bench extra)
 	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --editable '.[bench]'
 	@$(BIN)/python -m pytest -m benchmark -s tests/benchmarks
 
-bench-models: setup  ## layers and models as tables and charts in bench/ (25 minutes; OPTIONS=--quick: 3)
+bench-models: setup  ## layers and models as tables and charts in bench/ (13 minutes; OPTIONS=--quick: 3)
 	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --editable '.[bench]'
 	@$(BIN)/python -m tests.benchmarks.models_table $(OPTIONS)
 
