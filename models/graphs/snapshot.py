@@ -12,7 +12,7 @@ import numpy as np
 
 
 class GraphError(ValueError):
-    """Parameters or bars that no graph can be built from; the message names them.
+    """Parameters, bars or edges that no graph can be built from; the message names them.
 
     GraphError ← ValueError
     """
@@ -20,10 +20,13 @@ class GraphError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """An undirected graph, each edge stored once with ``src < dst``; built from bars in [window_start, as_of] only.
+    """A graph built from bars in [window_start, as_of] only.
 
     ``as_of`` and ``window_start`` are bar opens, datetime64[us]; ``window_start`` is NaT for a graph that no window
-    made. ``src`` and ``dst`` (e,) int64 are positions in ``nodes``; ``weight`` (e,) float64.
+    made. ``src`` and ``dst`` (e,) int64 are positions in ``nodes``; ``weight`` (e,) float64, of either sign. An
+    undirected edge is stored once, ``src < dst``; a directed one runs from ``src`` to ``dst``, the way information
+    flows. No edge at all is a graph too: its nodes stand alone. Raises GraphError for fewer than two nodes, a position
+    that is no node, an edge from a node to itself, or a weight that is not finite.
     """
 
     graph: str
@@ -33,21 +36,52 @@ class Snapshot:
     dst: np.ndarray
     weight: np.ndarray
     nodes: tuple[str, ...]
+    directed: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.nodes) < 2:
+            raise GraphError(f"{self._name} has {len(self.nodes)} nodes; a graph needs at least two")
+        if not len(self.src) == len(self.dst) == len(self.weight):
+            sizes = f"{len(self.src)} src, {len(self.dst)} dst and {len(self.weight)} weights"
+            raise GraphError(f"{self._name} has {sizes}; an edge needs one of each")
+        least, most = np.minimum(self.src, self.dst), np.maximum(self.src, self.dst)
+        self._refuse((least < 0) | (most >= len(self.nodes)), f"a node outside 0 … {len(self.nodes) - 1}")
+        self._refuse(
+            np.equal(self.src, self.dst), "the same node at both ends; leave self-loops out, networks add their own"
+        )
+        self._refuse(~np.isfinite(self.weight), "a weight that is not finite; leave the edge out")
+        if not self.directed:
+            self._refuse(self.src > self.dst, "src after dst; store an undirected edge once, src < dst")
 
     @property
     def density(self) -> float:
         """Share of the possible edges that are there."""
         n = len(self.nodes)
-        return len(self.src) / (n * (n - 1) / 2)
+        return len(self.src) / (n * (n - 1) / (1 if self.directed else 2))
+
+    @property
+    def _name(self) -> str:
+        return f"{self.graph} of {self.as_of}"
+
+    def _refuse(self, wrong: np.ndarray, what: str) -> None:
+        """Raises GraphError naming the first edge where ``wrong`` (e,)."""
+        if wrong.any():
+            k = int(wrong.argmax())
+            edge = f"edge {k} ({self.src[k]} to {self.dst[k]}, weight {self.weight[k]})"
+            raise GraphError(f"{self._name}: {edge} has {what}")
 
 
 def to_adjacency(snapshots: Sequence[Snapshot], n: int) -> np.ndarray:
-    """Symmetric weights with 1 on the diagonal, (s, n, n) float32; every snapshot must have ``n`` nodes."""
+    """Weights (s, n, n) float32: entry [i, j] is the edge from j to i, so that row i is all that i hears.
+
+    1 on the diagonal; an undirected edge is in both places. Raises GraphError for a snapshot without ``n`` nodes.
+    """
     dense = np.zeros((len(snapshots), n, n), dtype=np.float32)
     for adjacency, snapshot in zip(dense, snapshots, strict=True):
         if len(snapshot.nodes) != n:
             raise GraphError(f"{snapshot.graph} of {snapshot.as_of} has {len(snapshot.nodes)} nodes, expected {n}")
-        adjacency[snapshot.src, snapshot.dst] = snapshot.weight
         adjacency[snapshot.dst, snapshot.src] = snapshot.weight
+        if not snapshot.directed:
+            adjacency[snapshot.src, snapshot.dst] = snapshot.weight
         np.fill_diagonal(adjacency, 1.0)
     return dense
