@@ -1,0 +1,258 @@
+"""Rolling correlation as edges: sums that move along with the window, and never a matrix per bar.
+
+Glossary: t bars, n assets, w bars of the window, e edges · x returns, 0 where unknown · S (n, n) = Σ x_i x_j over the
+window · z returns less their mean in the window, in their deviations there, 0 where unknown.
+
+    S ← S + x_t x_t' − x_{t−w} x_{t−w}'        correlation_ij = (S_ij / w − x̄_i x̄_j) / (σ_i σ_j)
+
+A step costs n² operations instead of w n². Sums that move along carry the rounding of bars long gone, so a weight
+would depend on more than its window. Therefore the sums only tell what a weight is to within SLACK: where every value
+in that range rounds to the same six decimals, that is the weight; where not, or where an asset lacks a bar of the
+window, or its past is so much wilder than its window that the sums may be off by more, the pair is summed anew over its
+own window. So every edge is what its own window gives, to the bit, whatever came before, wherever a block of bars
+starts and whatever thread ran it. The slow definition is ``measures.correlation`` with ``keeping.strongest``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numba import get_num_threads, njit
+
+from models.graphs.keeping import LEAST, Edges
+from models.graphs.measures import DECIMALS, FLAT, MIN_OBSERVED
+
+BLOCK_BARS = 256  # a block restarts its sums; four windows where that is more, so that the restart stays cheap
+SPARE_EDGES = 1 << 16  # room of the buffers beyond one complete graph
+CHUNK = 64  # pairs that are screened at once
+SLACK = 1e-9  # how far the moving sums may be off, in units of correlation
+SCALE = 10.0**DECIMALS
+
+
+def rolling_edges(
+    returns: np.ndarray, ends: np.ndarray, window: int, min_strength: float, top_k: int | None
+) -> Iterator[Edges]:
+    """Edges of ``keeping.strongest`` for each window of ``returns`` (t, n) that ends with a bar of ``ends``, ascending.
+
+    Blocks of windows are summed side by side in as many threads as numba has; at most one block a thread waits.
+    """
+    block = ends // max(BLOCK_BARS, 4 * window)
+    blocks = deque(np.split(ends, np.flatnonzero(np.diff(block)) + 1)) if len(ends) else deque()
+    threads = min(get_num_threads(), len(blocks))
+    if threads <= 1:
+        for due in blocks:
+            yield from _block(returns, due, window, min_strength, top_k)
+        return
+    with ThreadPoolExecutor(threads, thread_name_prefix="graphs") as pool:
+        running: deque = deque()
+        while running or blocks:
+            while blocks and len(running) <= threads:
+                running.append(pool.submit(_block, returns, blocks.popleft(), window, min_strength, top_k))
+            yield from running.popleft().result()
+
+
+def _block(returns: np.ndarray, ends: np.ndarray, window: int, min_strength: float, top_k: int | None) -> list[Edges]:
+    """Edges of the windows that end at ``ends``, by sums that start with the first of them."""
+    first, n = int(ends[0]) - window + 1, returns.shape[1]
+    slab = returns[first : int(ends[-1]) + 1]
+    known = np.isfinite(slab)
+    bars = np.where(known, slab, 0.0), known.astype(np.float64)
+    # a step rounds twice, by at most half an epsilon of w peak_i peak_j each
+    wildest = math.sqrt(SLACK / (2 * len(slab) * np.finfo(np.float64).eps))
+    rule = (window, max(min_strength, LEAST), min(top_k or 0, n), wildest)
+    sums, pairs = np.zeros((n, n)), np.empty((n * (n - 1) // 2 + SPARE_EDGES, 2), dtype=np.int32)
+    weight, stops = np.empty(len(pairs)), np.empty(len(ends), dtype=np.int64)
+    edges: list[Edges] = []
+    while len(edges) < len(ends):
+        upto = _run(bars, ends - first, len(edges), rule, sums, (pairs, weight, stops))
+        start = 0
+        for stop in stops[len(edges) : upto]:
+            src, dst = pairs[start:stop].T.astype(np.int64)
+            edges.append((src, dst, weight[start:stop].copy()))
+            start = stop
+    return edges
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _run(bars, ends, begin, rule, sums, out):
+    """Fills ``out`` (pairs, weight, and where each window's end) with the edges of windows begin, begin + 1, …, as
+    many as surely fit; the first one left. ``sums`` are those of the window before ``begin``, then before that one."""
+    x = bars[0]
+    window, min_strength, top_k, wildest = rule
+    pairs, weight, stops = out
+    n = x.shape[1]
+    moments = np.empty(n), np.empty(n), np.empty(n)
+    own = np.empty((n, window)), np.empty((n, window)), np.empty(n, np.bool_)
+    row, found, best = np.empty(n), np.empty(n, np.int64), np.empty((n, max(top_k, 1)))
+    peak = _peaks(x)
+    count = 0
+    for k in range(begin, len(ends)):
+        if count + n * (n - 1) // 2 > len(pairs):
+            return k
+        end, before = ends[k], count
+        moved = end - ends[k - 1] if k > 0 else window
+        _describe(bars, end, window, peak, wildest, moments)
+        own[2][:] = False
+        for i in range(n):
+            _advance(sums[i], x, i, end, moved, window)
+            hits = _screen(sums[i], i, moments, window, min_strength - 0.5 / SCALE - SLACK, row, found)
+            for h in range(hits):
+                j = found[h]
+                value = _weight(row[j], i, j, bars, end, moments, own)
+                if abs(value) >= min_strength:
+                    pairs[count, 0], pairs[count, 1], weight[count] = i, j, value
+                    count += 1
+        if top_k > 0:
+            count = _keep_top(pairs, weight, before, count, best)
+        stops[k] = count
+    return len(ends)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _peaks(x):
+    """The largest |x| of each asset, (n,)."""
+    peak = np.zeros(x.shape[1])
+    for t in range(len(x)):
+        for j in range(len(peak)):
+            peak[j] = max(peak[j], abs(x[t, j]))
+    return peak
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _describe(bars, end, window, peak, wildest, moments):
+    """Fills mean and deviation of each asset over its own bars of the window, and its screen: the deviation where
+    moving sums can be trusted, 0 where its pairs must be summed anew, infinity where it has no pairs."""
+    x, known = bars
+    mean, deviation, screen = moments
+    count = screen
+    mean[:], deviation[:], count[:] = 0.0, 0.0, 0.0
+    for t in range(end - window + 1, end + 1):
+        for j in range(len(mean)):
+            mean[j] += x[t, j]
+            count[j] += known[t, j]
+    for j in range(len(mean)):
+        mean[j] /= max(count[j], 1.0)
+    for t in range(end - window + 1, end + 1):
+        for j in range(len(mean)):
+            centred = (x[t, j] - mean[j]) * known[t, j]
+            deviation[j] += centred * centred
+    for j in range(len(mean)):
+        deviation[j] = math.sqrt(deviation[j] / max(count[j], 1.0))
+        if count[j] < MIN_OBSERVED * window or deviation[j] <= FLAT:
+            screen[j] = np.inf
+        elif count[j] < window or peak[j] > wildest * deviation[j]:
+            screen[j] = 0.0
+        else:
+            screen[j] = deviation[j]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _advance(row, x, i, end, moved, window):
+    """Moves row i of the sums ``moved`` bars on to the window that ends at ``end``; by half a window, sums anew."""
+    after = row[i + 1 :]  # loops from 0 over a view are what the compiler makes vectors of
+    if 2 * moved >= window:
+        after[:] = 0.0
+        for t in range(end - window + 1, end + 1):
+            come, a = x[t, i + 1 :], x[t, i]
+            for j in range(len(after)):
+                after[j] += a * come[j]
+    else:
+        for t in range(end - moved + 1, end + 1):
+            come, gone, a, b = x[t, i + 1 :], x[t - window, i + 1 :], x[t, i], x[t - window, i]
+            for j in range(len(after)):
+                after[j] += a * come[j] - b * gone[j]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _screen(sums, i, moments, window, floor, row, found):
+    """Fills ``row`` with the covariances of asset i with those after it, and ``found`` with the assets of which
+    |correlation| may reach ``floor``. How many they are."""
+    mean, _, screen = moments
+    least, a, share, hits = floor * screen[i], mean[i], 1.0 / window, 0
+    sums, mean, screen, covariance = sums[i + 1 :], mean[i + 1 :], screen[i + 1 :], row[i + 1 :]
+    for j in range(len(sums)):
+        covariance[j] = sums[j] * share - a * mean[j]
+    for start in range(0, len(sums), CHUNK):
+        some, deviation, inside = covariance[start : start + CHUNK], screen[start : start + CHUNK], 0
+        for j in range(len(some)):
+            inside += abs(some[j]) >= least * deviation[j]
+        if inside:
+            for j in range(len(some)):
+                found[hits] = i + 1 + start + j
+                hits += abs(some[j]) >= least * deviation[j]
+    return hits
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _weight(covariance, i, j, bars, end, moments, own):
+    """Correlation of a pair, to six decimals: of the moving sums where they decide it, else of its own window; 0 for
+    a pair that is unknown."""
+    screen = moments[2]
+    value = covariance / (screen[i] * screen[j])
+    place = value * SCALE
+    if not abs(place - np.floor(place) - 0.5) > SLACK * SCALE:  # NaN is not clear either
+        z, seen, ready = own
+        for k in (i, j):
+            if not ready[k]:
+                _standardise(bars, k, end, moments, z[k], seen[k])
+                ready[k] = True
+        value = _pair(z[i], seen[i], z[j], seen[j])
+        if math.isnan(value):
+            return 0.0
+    return min(1.0, max(-1.0, np.rint(value * SCALE) / SCALE))
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _standardise(bars, k, end, moments, z, seen):
+    """Fills z and ``seen`` of asset k, (w,) each."""
+    x, known = bars
+    mean, deviation, _ = moments
+    for t in range(len(z)):
+        bar = end - len(z) + 1 + t
+        seen[t] = known[bar, k]
+        z[t] = (x[bar, k] - mean[k]) * seen[t] / deviation[k]
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc"})
+def _pair(a, a_seen, b, b_seen):
+    """Correlation over the bars two assets share, as ``measures.pairwise`` has it; NaN where they share too few."""
+    pairs, product, a_sum, b_sum, a_square, b_square = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    for t in range(len(a)):
+        pairs += a_seen[t] * b_seen[t]
+        product += a[t] * b[t]
+        a_sum += a[t] * b_seen[t]
+        b_sum += a_seen[t] * b[t]
+        a_square += a[t] * a[t] * b_seen[t]
+        b_square += a_seen[t] * b[t] * b[t]
+    a_variance, b_variance = pairs * a_square - a_sum * a_sum, pairs * b_square - b_sum * b_sum
+    if pairs < MIN_OBSERVED * len(a) or min(a_variance, b_variance) <= FLAT:
+        return np.nan
+    return (pairs * product - a_sum * b_sum) / math.sqrt(a_variance * b_variance)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _keep_top(pairs, weight, start, stop, best):
+    """Moves the edges in [start, stop) that are among the strongest of either end to the front; where they now end."""
+    k = best.shape[1]
+    best[:] = 0.0
+    for e in range(start, stop):
+        strength = abs(weight[e])
+        for end in range(2):
+            mine = best[pairs[e, end]]
+            if strength > mine[k - 1]:
+                place = k - 1
+                while place > 0 and mine[place - 1] < strength:
+                    mine[place] = mine[place - 1]
+                    place -= 1
+                mine[place] = strength
+    kept = start
+    for e in range(start, stop):
+        i, j = pairs[e, 0], pairs[e, 1]
+        if abs(weight[e]) >= min(best[i, k - 1], best[j, k - 1]):
+            pairs[kept, 0], pairs[kept, 1], weight[kept] = i, j, weight[e]
+            kept += 1
+    return kept
