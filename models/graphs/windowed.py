@@ -1,0 +1,76 @@
+"""Graphs made of a window of returns, one every k bars: what all of them share.
+
+Glossary: t bars, n assets, w bars of the window.
+
+Snapshots sit at every k-th bar counted from the panel's first, so that more bars never move them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import ClassVar, Protocol
+
+import numpy as np
+
+from models.graphs.keeping import Edges
+from models.graphs.snapshot import GraphError, Snapshot
+from models.panel import Panel
+
+
+class Rule(Protocol):
+    """How one kind of graph is made: which windows, and which edges each gives."""
+
+    directed: ClassVar[bool]
+
+    @property
+    def window_bars(self) -> int: ...
+
+    @property
+    def every_bars(self) -> int: ...
+
+    def edges(self, returns: np.ndarray, ends: np.ndarray) -> Iterator[Edges]:
+        """(src, dst, weight) for the window of ``returns`` (t, n) that ends at each of the bars ``ends``, ascending."""
+        ...
+
+
+def snapshots(graph: str, bars: Panel, rule: Rule, due: Iterable[int] | None = None) -> list[Snapshot]:
+    """Graphs at the positions ``due`` of ``bars``, ascending (default: all that are), oldest first.
+
+    Each is made of the log total returns of the ``window_bars`` bars up to and including its own. Raises GraphError for
+    fewer than two assets or bars without any return.
+    """
+    returns = window_returns(bars)
+    ends = due_snapshots(bars.ts, rule.every_bars, rule.window_bars) if due is None else np.array(list(due), np.int64)
+    starts = bars.ts[ends - rule.window_bars + 1]
+    return [
+        Snapshot(graph, as_of, start, *edges, bars.symbols, rule.directed)
+        for as_of, start, edges in zip(bars.ts[ends], starts, rule.edges(returns, ends), strict=True)
+    ]
+
+
+def due_snapshots(ts: np.ndarray, every_bars: int, window_bars: int) -> np.ndarray:
+    """Positions in ``ts`` (t,) of the snapshots: multiples of ``every_bars`` with ``window_bars`` returns up to them.
+
+    The first bar has no return, so the first full window ends at position ``window_bars``.
+    """
+    every = np.arange(0, len(ts), every_bars)
+    return every[every >= window_bars]
+
+
+def window_returns(bars: Panel) -> np.ndarray:
+    """Log total returns (t, n), NaN where an asset has no bar or no earlier one; the only input of these graphs."""
+    if len(bars.symbols) < 2:
+        raise GraphError(f"a graph needs at least two assets, the bars have {len(bars.symbols)}")
+    has_return = bars.mask & (np.cumsum(bars.mask, axis=0) > 1)
+    returns = np.log1p(bars.column("total_return"), where=has_return, out=np.full(bars.mask.shape, np.nan))
+    if len(bars) and not np.isfinite(returns).any():
+        raise GraphError(f"no asset has a return in the {len(bars)} bars up to {bars.ts[-1]}; load bars first")
+    return returns
+
+
+def check_window(window_bars: int, every_bars: int, least: int) -> None:
+    """Raises GraphError for a window of fewer than ``least`` bars, or snapshots that never come."""
+    if window_bars < least:
+        raise GraphError(f"window_bars is {window_bars}; this graph needs at least {least} bars")
+    if every_bars < 1:
+        raise GraphError(f"every_bars is {every_bars}; it must be at least 1")
