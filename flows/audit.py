@@ -6,7 +6,7 @@ from prefect import flow
 
 from flows.parameters import StepParameters
 from flows.train import contenders_of
-from models.graphs.correlation import CorrelationRule
+from models.graphs.catalogue import windowed_rules
 from tasks.audit import AuditReport, audit_leaks
 from tasks.ledger import step_run
 
@@ -15,6 +15,8 @@ from tasks.ledger import step_run
 def audit(step: StepParameters) -> AuditReport:
     """What past bars get without the bars after them: features, edges, forecasts. A difference stops the night."""
     night, profile = step.open(), step.settings().profile(step.universe)
-    rule = CorrelationRule(**profile.graph.model_dump())
+    rules = windowed_rules(**profile.graph.model_dump())
     with step_run(night, "audit", step.of_night()):
-        return audit_leaks(night, contenders_of(night, step), rule, profile.class_horizon_bars, profile.folds.test_bars)
+        return audit_leaks(
+            night, contenders_of(night, step), rules, profile.class_horizon_bars, profile.folds.test_bars
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -12,6 +12,9 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 DEFAULTS = Path(__file__).with_name("settings.toml")
 Bars = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
+Graph = Literal[  # those of models/graphs/catalogue.py, whose import would make every command wait
+    "correlation", "spearman", "ewma", "partial", "spanning_tree", "lead_lag", "granger", "sector", "industry"
+]
 
 
 class SettingsError(ValueError):
@@ -54,8 +57,9 @@ class FoldSettings(Frozen):
 
 
 class GraphSettings(Frozen):
-    """Rolling correlation graph."""
+    """Which graphs of models/graphs/catalogue.py are built, and of which windows."""
 
+    graphs: Annotated[tuple[Graph, ...], Field(min_length=1)]
     window_bars: Annotated[int, Field(ge=3)]
     min_correlation: Share
     top_k: Bars

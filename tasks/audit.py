@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +12,9 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from models.features.indicators import compute_features
-from models.graphs import correlation
-from models.graphs.correlation import CorrelationRule, correlation_snapshots
+from models.graphs.membership import membership_snapshot
 from models.graphs.snapshot import Snapshot
+from models.graphs.windowed import Rule, snapshots
 from models.panel import Panel
 from models.scoring.folds import Fold
 from models.scoring.leaks import Comparison, compare
@@ -23,6 +23,7 @@ from models.training.fit import predict_fold
 from tasks.book import session_ends
 from tasks.errors import LeakFoundError
 from tasks.forecasts import FORECAST_COLUMNS, PROBABILITIES, Contender, aware, load_forecasts, networks
+from tasks.graphs import memberships
 from tasks.leaderboard import Row
 from tasks.night import Night
 from tasks.panels import load_bars, load_features, load_snapshots
@@ -48,29 +49,30 @@ class Stored:
 
     bars: Panel
     features: Panel
-    snapshots: list[Snapshot]
+    snapshots: dict[str, list[Snapshot]]
 
 
 @task(name="audit leaks", cache_policy=NO_CACHE, persist_result=False)
 def audit_leaks(
     night: Night,
     models: Sequence[Contender],
-    rule: CorrelationRule,
+    rules: Mapping[str, Rule],
     class_horizon: int,
     test_bars: int,
     dates: int = 2,
 ) -> AuditReport:
-    """Recomputes features, correlation edges and forecasts with all bars after a cut taken away, at ``dates`` cuts.
+    """Recomputes features, edges of windowed graphs and forecasts without any bar after a cut, at ``dates`` cuts.
 
     The cuts are decisions of the later half of the forecasts, drawn by a seed that is the night's own. Each subject's
-    verdict is a row of ``leak_audit``; raises LeakFoundError, after writing them, when one differs. ``rule`` and
-    ``test_bars`` are what the graphs and folds were made with.
+    verdict is a row of ``leak_audit``; raises LeakFoundError, after writing them, when one differs. ``rules``, by
+    graph, and ``test_bars`` are what the graphs and folds were made with.
     """
-    stored = Stored(load_bars(night), load_features(night), load_snapshots(night, correlation.GRAPH))
+    edges = {graph: load_snapshots(night, graph) for graph in rules}
+    stored = Stored(load_bars(night), load_features(night), edges)
     contenders = networks(models)
     rows: list[Row] = []
     for bar in _cuts(night, stored.bars, contenders, class_horizon, dates):
-        rows += _audit_cut(night, stored, contenders, rule, test_bars, bar)
+        rows += _audit_cut(night, stored, contenders, rules, test_bars, bar)
     with night.warehouse.write(f"leak audit of {night.universe.name}") as con:
         keys = {"night": night.as_of, **night.slice}
         replace_slice(con, "store.leak_audit", pa.Table.from_pylist(rows), **keys, run_id=night.run_id)
@@ -97,21 +99,29 @@ def _cuts(night: Night, bars: Panel, contenders: Sequence[Contender], class_hori
 
 
 def _audit_cut(
-    night: Night, stored: Stored, contenders: Sequence[Contender], rule: CorrelationRule, test_bars: int, bar: int
+    night: Night,
+    stored: Stored,
+    contenders: Sequence[Contender],
+    rules: Mapping[str, Rule],
+    test_bars: int,
+    bar: int,
 ) -> list[Row]:
     """One row per subject: everything up to ``bar``, computed from the bars up to it, against what is stored."""
     bars = stored.bars.rows(0, bar + 1)
     features = compute_features(bars, bar_closes(night.universe.calendar, night.universe.interval, bars.ts))
-    snapshots = correlation_snapshots(bars, rule)
+    again = {graph: snapshots(graph, bars, rule) for graph, rule in rules.items()}
+    known = [membership_snapshot(graph, bars.ts[0], bars.symbols, of) for graph, of in memberships(night).items()]
+    known += [snapshot for graph in again.values() for snapshot in graph]
     before = stored.features.rows(0, bar + 1)
     found = {
         "features": compare(before.values, features.values, before.mask, features.mask, TOLERANCE),
-        f"{correlation.GRAPH} edges": _compare_edges(stored.snapshots, snapshots, bars.ts[bar]),
     }
+    for graph, found_again in again.items():
+        found[f"{graph} edges"] = _compare_edges(stored.snapshots[graph], found_again, bars.ts[bar])
     for contender in contenders:
         for trial_id in contender.trial_ids:
             subject = f"predictions of {contender.model}, trial {trial_id}"
-            found[subject] = _compare_forecasts(night, trial_id, features, snapshots, test_bars)
+            found[subject] = _compare_forecasts(night, trial_id, features, known, test_bars)
     return [_verdict(subject, bars.ts[bar], comparison) for subject, comparison in found.items()]
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 
 import numpy as np
 import pyarrow as pa
@@ -14,16 +15,19 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from models.features.indicators import compute_features
-from models.graphs import correlation, sector
-from models.graphs.correlation import CorrelationRule, correlation_snapshots, due_snapshots, window_returns
+from models.graphs.catalogue import windowed_rules
+from models.graphs.membership import INDUSTRY, SECTOR, membership_snapshot
 from models.graphs.snapshot import Snapshot
+from models.graphs.stability import TRAIL, mean_correlation, stability
+from models.graphs.windowed import Rule, due_snapshots, snapshots, window_returns
 from models.panel import TS_TYPE, Panel
 from tasks.night import Night
-from tasks.panels import bar_grid, instants, just_after, load_bars, load_features
+from tasks.panels import bar_grid, instants, just_after, load_bars, load_features, load_snapshots
 from warehouse.tables import append, read_query, upsert
 
 logger = logging.getLogger(__name__)
 
+BEGINNING = datetime(1900, 1, 1, tzinfo=UTC)
 FEATURE_KEY = ("source", "universe", "interval", "symbol", "ts")
 
 
@@ -68,18 +72,31 @@ def write_features(night: Night) -> FeatureReport:
 
 @task(name="build graphs", cache_policy=NO_CACHE, persist_result=False)
 def build_graphs(
-    night: Night, window_bars: int = 60, min_correlation: float = 0.3, top_k: int = 10, every_bars: int = 5
+    night: Night,
+    graphs: Sequence[str] = ("correlation", "sector"),
+    window_bars: int = 60,
+    min_correlation: float = 0.3,
+    top_k: int = 10,
+    every_bars: int = 5,
 ) -> GraphReport:
-    """Brings the universe's correlation and sector snapshots up to the night, building only those that are missing.
+    """Brings the snapshots of ``graphs`` (models/graphs/catalogue.py) up to the night, building only what is missing.
 
-    One counts as missing too when it is stored with other parameters, or when a bar of its window was restated since.
+    A snapshot counts as missing too when it is stored with other parameters, or when a bar of its window, or of that of
+    a trailing snapshot it is compared with, was restated since.
     """
-    rule = CorrelationRule(window_bars, min_correlation, top_k, every_bars)
+    rules = windowed_rules(graphs, window_bars, min_correlation, top_k, every_bars)
     bars = load_bars(night)
-    reports = [_build_correlation(night, bars, rule), _build_sector(night, bars)]
+    plans = [_windowed(graph, rule, bars) for graph, rule in rules.items()]
+    plans += [_membership(graph, groups, bars) for graph, groups in memberships(night).items() if graph in graphs]
+    reports = [_bring_up(night, plan, bars.ts[-1]) for plan in plans]
     total = GraphReport(*(sum(counts) for counts in zip(*(asdict(r).values() for r in reports), strict=True)))
     logger.info("%s: graphs %s", night.universe.name, total)
     return total
+
+
+def memberships(night: Night) -> dict[str, dict[str, str]]:
+    """Group of each symbol that has one, by membership graph."""
+    return {SECTOR: night.universe.sectors, INDUSTRY: night.universe.industries}
 
 
 def _store_features(night: Night, rows: Panel, gone: np.ndarray) -> None:
@@ -93,73 +110,104 @@ def _store_features(night: Night, rows: Panel, gone: np.ndarray) -> None:
         upsert(con, "store.features", table, FEATURE_KEY, **constants, run_id=night.run_id)
 
 
-def _build_correlation(night: Night, bars: Panel, rule: CorrelationRule) -> GraphReport:
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """How one graph should be stored: ``parameters`` by as_of, ascending, how to build the snapshots at some of them,
+    and the mean correlation of the window of one, None where there is no window.
+    """
+
+    graph: str
+    parameters: dict[np.datetime64, str]
+    build: Callable[[list[np.datetime64]], list[Snapshot]]
+    mean_correlation: Callable[[np.datetime64], float | None] = lambda _: None
+
+
+def _windowed(graph: str, rule: Rule, bars: Panel) -> Plan:
+    """Of a graph made of windows; a snapshot's parameters name its own data and that of those it is compared with."""
     returns = window_returns(bars)
+    ends = due_snapshots(bars.ts, rule.every_bars, rule.window_bars)
     names = " ".join(bars.symbols).encode()
-    due = due_snapshots(bars.ts, rule.every_bars, rule.window_bars)
-    wanted = {
-        bars.ts[i]: _parameters(names + returns[i - rule.window_bars + 1 : i + 1].tobytes(), **asdict(rule))
-        for i in due
+    windows = {bars.ts[i]: returns[i - rule.window_bars + 1 : i + 1] for i in ends}
+    data = [_digest(names + window.tobytes()) for window in windows.values()]
+    said = asdict(rule)  # type: ignore[call-overload]
+    parameters = {
+        as_of: _json(**said, data=data[k], trailing=_digest("".join(data[max(0, k - TRAIL) : k]).encode()))
+        for k, as_of in enumerate(windows)
     }
 
     def build(missing: list[np.datetime64]) -> list[Snapshot]:
-        return correlation_snapshots(bars, rule, np.searchsorted(bars.ts, missing))
+        return snapshots(graph, bars, rule, np.searchsorted(bars.ts, missing))
 
-    return _bring_up(night, correlation.GRAPH, wanted, bars.ts[-1], build)
+    return Plan(graph, parameters, build, lambda as_of: mean_correlation(windows[as_of]))
 
 
-def _build_sector(night: Night, bars: Panel) -> GraphReport:
-    sectors = night.universe.sectors
-    members = json.dumps([(symbol, sectors.get(symbol)) for symbol in bars.symbols]).encode()
+def _membership(graph: str, groups: Mapping[str, str], bars: Panel) -> Plan:
+    """Of a graph that is one fact about every symbol: a single snapshot, at the first bar."""
+    members = json.dumps([(symbol, groups.get(symbol)) for symbol in bars.symbols]).encode()
 
     def build(missing: list[np.datetime64]) -> list[Snapshot]:
-        return [sector.sector_snapshot(as_of, bars.symbols, sectors) for as_of in missing]
+        return [membership_snapshot(graph, as_of, bars.symbols, groups) for as_of in missing]
 
-    return _bring_up(night, sector.GRAPH, {bars.ts[0]: _parameters(members)}, bars.ts[-1], build)
-
-
-def _parameters(data: bytes, **parameters: object) -> str:
-    """How a snapshot is built and from what, as JSON: one that is stored with the same text need not be built again."""
-    return json.dumps({**parameters, "data": hashlib.sha256(data).hexdigest()[:16]}, sort_keys=True)
+    return Plan(graph, {bars.ts[0]: _json(data=_digest(members))}, build)
 
 
-def _bring_up(
-    night: Night,
-    graph: str,
-    wanted: dict[np.datetime64, str],
-    last: np.datetime64,
-    build: Callable[[list[np.datetime64]], list[Snapshot]],
-) -> GraphReport:
-    """Makes the stored snapshots up to ``last`` those of ``wanted`` (parameters by as_of), building what differs."""
-    span = {**night.slice, "graph": graph}
-    found = night.warehouse.query("snapshots_before", **span, end=just_after(last))
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def _json(**parameters: object) -> str:
+    """How a snapshot is built and from what: one that is stored with the same text need not be built again."""
+    return json.dumps(parameters, sort_keys=True)
+
+
+def _bring_up(night: Night, plan: Plan, last: np.datetime64) -> GraphReport:
+    """Makes the stored snapshots up to ``last`` those of the plan, building what differs."""
+    span = {**night.slice, "graph": plan.graph}
+    found = night.warehouse.query("snapshots_before", **span, start=BEGINNING, end=just_after(last))
     stored = dict(zip(instants(found["as_of"]), found["parameters"].to_pylist(), strict=True))
-    missing = [as_of for as_of, parameters in wanted.items() if stored.get(as_of) != parameters]
-    gone = [as_of for as_of in stored if as_of not in wanted]
-    built = build(missing)
+    missing = [as_of for as_of, parameters in plan.parameters.items() if stored.get(as_of) != parameters]
+    gone = [as_of for as_of in stored if as_of not in plan.parameters]
+    built = plan.build(missing)
     if missing or gone:
+        rows, edges = _snapshot_rows(plan, built, _with_trailing(night, plan, built)), _edge_rows(built)
         replaced = _timestamps([*missing, *gone]).to_pylist()
-        with night.warehouse.write(f"{graph} graphs of {night.universe.name}") as con:
+        with night.warehouse.write(f"{plan.graph} graphs of {night.universe.name}") as con:
             for name in ("delete_snapshots", "delete_edges"):
                 read_query(con, name, **span, as_of=replaced)
-            append(con, "store.graph_snapshots", _snapshot_rows(built, wanted), **span, run_id=night.run_id)
-            append(con, "store.graph_edges", _edge_rows(built), **span, run_id=night.run_id)
-    return GraphReport(len(wanted), len(built), sum(len(s.src) for s in built), len(gone))
+            append(con, "store.graph_snapshots", rows, **span, run_id=night.run_id)
+            append(con, "store.graph_edges", edges, **span, run_id=night.run_id)
+    return GraphReport(len(plan.parameters), len(built), sum(len(s.src) for s in built), len(gone))
 
 
-def _snapshot_rows(snapshots: Sequence[Snapshot], parameters: dict[np.datetime64, str]) -> pa.Table:
-    """Rows of store.graph_snapshots without their keys."""
+def _with_trailing(night: Night, plan: Plan, built: Sequence[Snapshot]) -> list[Snapshot]:
+    """``built`` and the stored snapshots that those are compared with, oldest first."""
+    by_as_of = {s.as_of: s for s in built}
+    order = list(plan.parameters)
+    at = {as_of: k for k, as_of in enumerate(order)}
+    needed = sorted({t for s in built for t in order[max(0, at[s.as_of] - TRAIL) : at[s.as_of]]} - by_as_of.keys())
+    if needed:
+        kept = load_snapshots(night, plan.graph, last=needed[-1], first=needed[0])
+        by_as_of = {s.as_of: s for s in kept} | by_as_of
+    return [by_as_of[as_of] for as_of in order if as_of in by_as_of]
+
+
+def _snapshot_rows(plan: Plan, built: Sequence[Snapshot], series: Sequence[Snapshot]) -> pa.Table:
+    """Rows of store.graph_snapshots without their keys; ``series`` holds what they are compared with."""
+    place = {s.as_of: k for k, s in enumerate(series)}
+    found = [stability(s, series[max(0, place[s.as_of] - TRAIL) : place[s.as_of]]) for s in built]
     return pa.table(
         {
-            "as_of": _timestamps([s.as_of for s in snapshots]),
-            "window_start": _timestamps([s.window_start for s in snapshots]),
-            "nodes": pa.array([len(s.nodes) for s in snapshots], pa.int32()),
-            "edges": pa.array([len(s.src) for s in snapshots], pa.int32()),
-            "density": pa.array([s.density for s in snapshots], pa.float64()),
-            "mean_weight": pa.array(
-                [float(s.weight.mean()) if len(s.weight) else None for s in snapshots], pa.float64()
-            ),
-            "parameters": pa.array([parameters[s.as_of] for s in snapshots], pa.string()),
+            "as_of": _timestamps([s.as_of for s in built]),
+            "window_start": _timestamps([s.window_start for s in built]),
+            "directed": pa.array([s.directed for s in built], pa.bool_()),
+            "nodes": pa.array([len(s.nodes) for s in built], pa.int32()),
+            "edges": pa.array([len(s.src) for s in built], pa.int32()),
+            "density": pa.array([s.density for s in built], pa.float64()),
+            "mean_weight": pa.array([float(s.weight.mean()) if len(s.weight) else None for s in built], pa.float64()),
+            "mean_correlation": pa.array([plan.mean_correlation(s.as_of) for s in built], pa.float64()),
+            "turnover": pa.array([s.turnover for s in found], pa.float64()),
+            "drift": pa.array([s.drift for s in found], pa.float64()),
+            "parameters": pa.array([plan.parameters[s.as_of] for s in built], pa.string()),
         }
     )
 

@@ -13,6 +13,7 @@ from models.graphs.snapshot import Snapshot
 from models.panel import Panel
 from models.sessions import bar_closes, bar_opens
 from tasks.errors import NoBarsError
+from tasks.forecasts import aware
 from tasks.night import Night
 from warehouse.tables import read_query
 
@@ -70,21 +71,27 @@ def load_features(night: Night, last: np.datetime64 | None = None) -> Panel:
     return Panel.from_table(_rows_between(night, "features_between", symbols, opens), FEATURES, symbols, opens)
 
 
-def load_snapshots(night: Night, graph: str, last: np.datetime64 | None = None) -> list[Snapshot]:
-    """The stored snapshots of one graph up to the night's last bar or ``last``, oldest first; nodes are the members."""
+def load_snapshots(
+    night: Night, graph: str, last: np.datetime64 | None = None, first: np.datetime64 | None = None
+) -> list[Snapshot]:
+    """The stored snapshots of one graph from ``first`` to ``last``, by default all up to the night's last bar.
+
+    Oldest first; nodes are the members.
+    """
     opens, _ = bar_grid(night, last)
-    span = {**night.slice, "graph": graph, "end": just_after(opens[-1])}
+    start = aware(opens[0] if first is None else first)
+    span = {**night.slice, "graph": graph, "start": start, "end": just_after(opens[-1])}
     with night.warehouse.read() as con:
         found, edges = read_query(con, "snapshots_before", **span), read_query(con, "edges_before", **span)
     nodes = night.universe.symbols
     position = {symbol: k for k, symbol in enumerate(nodes)}
     src, dst = (np.array([position[s] for s in edges[side].to_pylist()], dtype=np.int64) for side in ("src", "dst"))
-    weight = edges["weight"].to_numpy()
+    weight, directed = edges["weight"].to_numpy(), found["directed"].to_pylist()
     as_of, window_start, edge_as_of = (instants(c) for c in (found["as_of"], found["window_start"], edges["as_of"]))
-    first, stop = (np.searchsorted(edge_as_of, as_of, side=side) for side in ("left", "right"))
+    begins, ends = (np.searchsorted(edge_as_of, as_of, side=side) for side in ("left", "right"))
     return [
-        Snapshot(graph, as_of[k], window_start[k], src[i:j], dst[i:j], weight[i:j], nodes)
-        for k, (i, j) in enumerate(zip(first, stop, strict=True))
+        Snapshot(graph, as_of[k], window_start[k], src[i:j], dst[i:j], weight[i:j], nodes, directed[k])
+        for k, (i, j) in enumerate(zip(begins, ends, strict=True))
     ]
 
 

@@ -51,6 +51,11 @@ class Universe:
         """Sector by symbol, of the members that have one."""
         return {member.symbol: member.sector for member in self.members if member.sector}
 
+    @property
+    def industries(self) -> dict[str, str]:
+        """Industry by symbol, of the members that have one."""
+        return {member.symbol: member.industry for member in self.members if member.industry}
+
 
 def load_universe(warehouse: Warehouse, name: str) -> Universe:
     """The universe called ``name``; UnknownUniverseError names those there are."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from models.graphs.correlation import CorrelationRule
+from models.graphs.catalogue import windowed_rules
 from models.scoring.portfolio import Limits
 from tasks.audit import audit_leaks
 from tasks.backtest import run_backtests
@@ -20,7 +20,13 @@ from tasks.signals import next_signals
 from tasks.train import Recipe, contenders, load_training_data, train_model
 
 FRIDAY = date(2024, 6, 28)
-RULE = CorrelationRule(window_bars=20, min_correlation=0.05, top_k=2, every_bars=5)
+GRAPH = {
+    "graphs": ("correlation", "lead_lag", "sector"),
+    "window_bars": 20,
+    "min_correlation": 0.05,
+    "top_k": 2,
+    "every_bars": 5,
+}
 RECIPE = Recipe(
     horizons=(1, 5),
     class_horizon=5,
@@ -36,7 +42,7 @@ def trained_folder(open_desk: Callable, desk_file: Path, tmp_path_factory) -> Pa
     folder = tmp_path_factory.mktemp("trained")
     night = open_desk(shutil.copy(desk_file, folder)).night(FRIDAY)
     write_features.fn(night)
-    build_graphs.fn(night, **vars(RULE))
+    build_graphs.fn(night, **GRAPH)
     data = load_training_data.fn(night, RECIPE)
     for model in MODELS[:2]:
         train_model.fn(night, data, model, 0, RECIPE)
@@ -51,7 +57,7 @@ def desk(open_desk: Callable, trained_folder: Path, tmp_path: Path):
 
 def audit(desk, dates: int = 2):
     night = desk.night(FRIDAY)
-    return audit_leaks.fn(night, contenders(night, MODELS, (0,), RECIPE), RULE, 5, 20, dates)
+    return audit_leaks.fn(night, contenders(night, MODELS, (0,), RECIPE), windowed_rules(**GRAPH), 5, 20, dates)
 
 
 def verdicts(desk) -> dict[str, set[bool]]:
@@ -63,6 +69,7 @@ def verdicts(desk) -> dict[str, set[bool]]:
 GREEN = {
     "features": {True},
     "correlation edges": {True},
+    "lead_lag edges": {True},
     "predictions of lstm": {True},
     "predictions of ssm_gnn": {True},
 }
@@ -73,7 +80,7 @@ def test_what_the_night_stored_is_what_its_past_gives(desk) -> None:
     assert report.cuts == 2
     assert verdicts(desk) == GREEN
     rows = desk.rows("SELECT subject, rows_compared, rows_different, max_abs_difference FROM store.leak_audit")
-    assert len(rows) == 8
+    assert len(rows) == 10
     assert all(compared > 0 and different == 0 for _, compared, different, _ in rows)
     # four symbols at two horizons
     assert {compared for subject, compared, _, _ in rows if subject.startswith("predictions")} == {8}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import astuple, replace
 from datetime import date
 from pathlib import Path
 
@@ -10,14 +10,19 @@ import numpy as np
 import pytest
 
 from models.features.indicators import FEATURES, FeatureError, compute_features
+from models.graphs.catalogue import WINDOWED, windowed_rules
 from models.graphs.correlation import CorrelationRule, correlation_snapshots
 from models.graphs.snapshot import GraphError
+from models.graphs.stability import TRAIL, stability
+from models.graphs.windowed import snapshots
 from models.sessions import bar_closes, bar_opens
 from tasks.graphs import FeatureReport, GraphReport, build_graphs, write_features
 from tasks.panels import bar_grid, load_bars, load_features, load_snapshots
 
 START, FRIDAY, MONDAY = date(2024, 1, 2), date(2024, 6, 28), date(2024, 7, 1)
-GRAPH = {"window_bars": 20, "min_correlation": 0.05, "top_k": 2, "every_bars": 5}
+WINDOWS = {"window_bars": 20, "min_correlation": 0.05, "top_k": 2, "every_bars": 5}
+GRAPH = {"graphs": ("correlation", "sector"), **WINDOWS}
+EVERY = {"graphs": (*WINDOWED, "sector", "industry"), **WINDOWS}
 
 
 def test_the_first_night_writes_every_row_as_computed(desk) -> None:
@@ -64,9 +69,9 @@ def test_rows_are_the_same_whether_written_in_one_night_or_over_many(desk, tmp_p
     at_once = desk.another(tmp_path / "at_once")
     for as_of in (date(2024, 6, 3), date(2024, 6, 17), FRIDAY, MONDAY):
         write_features.fn(desk.night(as_of, universe))
-        build_graphs.fn(desk.night(as_of, universe), **GRAPH)
+        build_graphs.fn(desk.night(as_of, universe), **EVERY)
     write_features.fn(at_once.night(MONDAY, universe))
-    build_graphs.fn(at_once.night(MONDAY, universe), **GRAPH)
+    build_graphs.fn(at_once.night(MONDAY, universe), **EVERY)
     for table in ("store.features", "store.graph_snapshots", "store.graph_edges"):
         assert at_once.contents(table).num_rows > 0
         assert desk.contents(table, "* EXCLUDE (run_id)").equals(at_once.contents(table, "* EXCLUDE (run_id)"))
@@ -113,7 +118,7 @@ def test_bars_no_market_could_print_stop_the_step_and_leave_the_rows(desk) -> No
 def test_snapshots_come_back_from_the_warehouse_as_they_were_built(desk) -> None:
     night = desk.night(FRIDAY)
     report = build_graphs.fn(night, **GRAPH)
-    built = correlation_snapshots(load_bars(night), CorrelationRule(**GRAPH))
+    built = correlation_snapshots(load_bars(night), CorrelationRule(**WINDOWS))
     stored = load_snapshots(night, "correlation")
     assert len(stored) == len(built) == report.snapshots - 1
     assert sum(len(s.src) for s in stored) > len(stored)
@@ -123,6 +128,77 @@ def test_snapshots_come_back_from_the_warehouse_as_they_were_built(desk) -> None
             np.testing.assert_array_equal(x, y)
     cut = load_snapshots(night, "correlation", last=built[3].as_of)
     assert [s.as_of for s in cut] == [s.as_of for s in built[:4]]
+
+
+def test_every_graph_comes_back_as_it_was_built_with_its_direction(desk) -> None:
+    night = desk.night(FRIDAY)
+    build_graphs.fn(night, **EVERY)
+    bars = load_bars(night)
+    for graph, rule in windowed_rules(**EVERY).items():
+        stored = load_snapshots(night, graph)
+        assert len(stored) == 21, graph
+        for a, b in zip(stored, snapshots(graph, bars, rule), strict=True):
+            assert (a.as_of, a.window_start, a.directed) == (b.as_of, b.window_start, b.directed)
+            for x, y in ((a.src, b.src), (a.dst, b.dst), (a.weight, b.weight)):
+                np.testing.assert_array_equal(x, y)
+    assert any(s.src[0] > s.dst[0] for s in load_snapshots(night, "lead_lag") if len(s.src) == 1)
+
+
+def test_rows_say_how_a_graph_changed_since_those_before_it(desk) -> None:
+    night = desk.night(FRIDAY)
+    build_graphs.fn(night, **EVERY)
+    for graph in WINDOWED:
+        series = load_snapshots(night, graph)
+        said = "SELECT turnover, drift, mean_correlation, directed FROM graph_snapshots"
+        rows = desk.rows(f"{said} WHERE graph = '{graph}' ORDER BY as_of")
+        for k, (turnover, drift, mean, directed) in enumerate(rows):
+            assert (turnover, drift) == astuple(stability(series[k], series[:k]))
+            assert -1 < mean < 1 and directed == series[k].directed
+    one = desk.rows("SELECT turnover, drift, mean_correlation, directed FROM graph_snapshots WHERE graph = 'sector'")
+    assert one == [(None, None, None, False)]
+
+
+def test_the_next_night_builds_the_new_snapshots_only(desk) -> None:
+    """And compares them with those that are stored."""
+    later = date(2024, 7, 12)
+    build_graphs.fn(desk.night(FRIDAY), **EVERY)
+    old = "as_of < '2024-06-29'"
+    before = [desk.contents(f"store.{name} WHERE {old}") for name in ("graph_snapshots", "graph_edges")]
+    new = sum(
+        k % 5 == 0 and k > len(bar_grid(desk.night(FRIDAY))[0]) - 1 for k in range(len(bar_grid(desk.night(later))[0]))
+    )
+    report = build_graphs.fn(desk.night(later), **EVERY)
+    assert report.built == new * len(WINDOWED) > 0
+    assert [desk.contents(f"store.{name} WHERE {old}") for name in ("graph_snapshots", "graph_edges")] == before
+    assert desk.rows("SELECT count(*) FROM graph_snapshots WHERE turnover IS NULL AND drift IS NOT NULL") == [(0,)]
+
+
+def test_a_restated_bar_rebuilds_what_is_compared_with_its_windows_too(desk) -> None:
+    """A window that the bar has left keeps its edges but not what it says of those before it."""
+    windows = {**GRAPH, "window_bars": 5}
+    build_graphs.fn(desk.night(FRIDAY), **windows)
+    rows = "SELECT as_of, turnover, drift FROM graph_snapshots WHERE graph = 'correlation' ORDER BY as_of"
+    before, edges = desk.rows(rows), desk.contents("store.graph_edges WHERE as_of > '2024-04-20'", "* EXCLUDE (run_id)")
+    # the return of the bar and of the next, so two windows at most hold it
+    desk.execute("UPDATE store.bars SET close = close * 1.05 WHERE symbol = 'BBB' AND ts::DATE = '2024-04-10'")
+    night = desk.night(MONDAY)
+    report = build_graphs.fn(night, **windows)
+    after = desk.rows(rows)
+    changed = [a[0].date() for a, b in zip(before, after, strict=False) if a != b]
+    assert 2 < len(changed) <= 2 + TRAIL and report.built <= 2 + TRAIL + 1
+    assert min(changed) >= date(2024, 4, 10)
+    assert desk.contents(
+        "store.graph_edges WHERE as_of > '2024-04-20' AND as_of < '2024-06-29'", "* EXCLUDE (run_id)"
+    ).equals(edges)
+    series = load_snapshots(night, "correlation")
+    assert [row[1:] for row in after] == [astuple(stability(s, series[:k])) for k, s in enumerate(series)]
+
+
+def test_industries_are_linked_apart_from_sectors(desk) -> None:
+    night = desk.night(FRIDAY)
+    members = tuple(replace(m, industry="Gas" if m.symbol in "AAA CCC" else None) for m in night.universe.members)
+    build_graphs.fn(replace(night, universe=replace(night.universe, members=members)), **EVERY)
+    assert desk.rows("SELECT src, dst FROM graph_edges WHERE graph = 'industry'") == [("AAA", "CCC")]
 
 
 def test_the_sector_graph_is_one_snapshot_at_the_first_bar(desk) -> None:

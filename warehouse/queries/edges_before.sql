@@ -1,4 +1,4 @@
--- edges_before: stored edges of one graph before $end. One row per (as_of, src, dst).
+-- edges_before: stored edges of one graph in [$start, $end). One row per (as_of, src, dst).
 SELECT
     as_of,
     src,
@@ -9,5 +9,6 @@ WHERE
     source = $source
     AND universe = $universe
     AND graph = $graph
+    AND as_of >= $start
     AND as_of < $end
 ORDER BY as_of, src, dst;

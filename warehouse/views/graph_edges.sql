@@ -14,10 +14,13 @@ FROM store.graph_edges;
 COMMENT ON VIEW main.graph_edges IS 'Edges of the graphs. Grain: source, universe, graph, as_of, src, dst';
 COMMENT ON COLUMN main.graph_edges.source IS 'live, recorded or simulated';
 COMMENT ON COLUMN main.graph_edges.universe IS 'Universe, see universes';
-COMMENT ON COLUMN main.graph_edges.graph IS 'Kind of graph: correlation or sector';
+COMMENT ON COLUMN main.graph_edges.graph IS
+    'Kind of graph: correlation, spearman, ewma, partial, spanning_tree, lead_lag, granger, sector or industry';
 COMMENT ON COLUMN main.graph_edges.as_of IS
     'UTC open of the last bar the graph has seen; usable from the close of that bar';
-COMMENT ON COLUMN main.graph_edges.src IS 'Symbol the edge starts at; an undirected edge is stored once, src < dst';
+COMMENT ON COLUMN main.graph_edges.src IS
+    'Symbol the edge starts at; an undirected edge is stored once, src < dst, a directed one runs from src to dst';
 COMMENT ON COLUMN main.graph_edges.dst IS 'Symbol the edge ends at';
-COMMENT ON COLUMN main.graph_edges.weight IS 'Weight of the edge: the correlation, or 1 for the same sector';
+COMMENT ON COLUMN main.graph_edges.weight IS
+    'Weight of the edge: its correlation, or partial R² for granger, or 1 for the same sector or industry';
 COMMENT ON COLUMN main.graph_edges.run_id IS 'Night that wrote the row, see nights';

@@ -9,8 +9,10 @@ from datetime import date
 import numpy as np
 import pytest
 
-from models.graphs.correlation import CorrelationRule, correlation, correlation_snapshots, due_snapshots
+from models.graphs.correlation import CorrelationRule, correlation_snapshots
+from models.graphs.measures import correlation
 from models.graphs.snapshot import GraphError, Snapshot
+from models.graphs.windowed import due_snapshots
 from models.panel import Panel
 
 Bars = Callable[..., Panel]
@@ -191,7 +193,7 @@ def test_assets_not_listed_yet_are_nodes_without_edges(random_bars: Bars) -> Non
         ({"min_correlation": 0.0}, "min_correlation is 0"),
         ({"min_correlation": 1.1}, "min_correlation is 1.1"),
         ({"top_k": 0}, "top_k is 0"),
-        ({"every_bars": 0}, "every_bars 0"),
+        ({"every_bars": 0}, "every_bars is 0"),
     ],
 )
 def test_a_rule_that_makes_no_sense_is_named(change: dict[str, float], message: str) -> None:

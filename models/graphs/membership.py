@@ -1,4 +1,4 @@
-"""Who is in the same trade: assets of one sector, linked."""
+"""Who is in the same trade: assets of one sector or one industry, linked."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ import numpy as np
 
 from models.graphs.snapshot import GraphError, Snapshot
 
-GRAPH = "sector"
+SECTOR, INDUSTRY = "sector", "industry"
 
 
-def sector_snapshot(as_of: np.datetime64, symbols: Sequence[str], sectors: Mapping[str, str | None]) -> Snapshot:
-    """The graph that links every two ``symbols`` of the same sector with weight 1; one without a sector stays alone.
+def membership_snapshot(
+    graph: str, as_of: np.datetime64, symbols: Sequence[str], groups: Mapping[str, str | None]
+) -> Snapshot:
+    """The graph that links every two ``symbols`` of the same group with weight 1; one without a group stays alone.
 
     ``as_of`` is the panel's first bar: membership is one fact for the whole history. Raises GraphError for fewer than
     two symbols.
     """
     if len(symbols) < 2:
         raise GraphError(f"a graph needs at least two assets, got {len(symbols)}")
-    names = [sectors.get(symbol) for symbol in symbols]
-    # every asset without a sector is a group of its own
+    names = [groups.get(symbol) for symbol in symbols]
+    # every asset without a group is one of its own
     codes = {name: k for k, name in enumerate(sorted({name for name in names if name}))}
     group = np.array([codes[name] if name else -1 - k for k, name in enumerate(names)])
     src, dst = np.nonzero(np.triu(group[:, None] == group[None, :], k=1))
     never = np.datetime64("NaT", "us")
-    return Snapshot(GRAPH, as_of, never, src, dst, np.ones(len(src)), tuple(symbols))
+    return Snapshot(graph, as_of, never, src, dst, np.ones(len(src)), tuple(symbols))

@@ -1,0 +1,45 @@
+"""Name → graph: the one place to add one that a night can build.
+
+A windowed graph is made of a window of returns and has a rule; a membership graph is one fact about every asset. What a
+profile says of windows and correlations counts for every graph that reads it; the rest is said here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from models.graphs.correlation import CorrelationRule
+from models.graphs.lead_lag import GrangerRule, LeadLagRule
+from models.graphs.membership import INDUSTRY, SECTOR
+from models.graphs.snapshot import GraphError
+from models.graphs.windowed import Rule
+
+# (window_bars, min_correlation, top_k, every_bars) → rule
+WINDOWED: dict[str, Callable[[int, float, int, int], Rule]] = {
+    "correlation": CorrelationRule,
+    "spearman": lambda w, least, k, every: CorrelationRule(w, least, k, every, measure="spearman"),
+    "ewma": lambda w, least, k, every: CorrelationRule(w, least, k, every, measure="ewma", half_life_bars=w / 3),
+    "partial": lambda w, least, k, every: CorrelationRule(w, least / 5, k, every, measure="partial"),
+    "spanning_tree": lambda w, least, k, every: CorrelationRule(w, least, k, every, keep="mst"),
+    # three standard errors of a correlation of none
+    "lead_lag": lambda w, _, k, every: LeadLagRule(w, min(1.0, 3 / math.sqrt(w)), k, every),
+    "granger": lambda w, least, k, every: GrangerRule(w, k, every),
+}
+MEMBERSHIPS = (SECTOR, INDUSTRY)
+GRAPHS = (*WINDOWED, *MEMBERSHIPS)
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raises GraphError for a name that no graph has."""
+    if unknown := [name for name in names if name not in GRAPHS]:
+        raise GraphError(f"unknown graph {unknown[0]!r}; those there are: {', '.join(GRAPHS)}")
+
+
+def windowed_rules(
+    graphs: Sequence[str], window_bars: int, min_correlation: float, top_k: int, every_bars: int
+) -> dict[str, Rule]:
+    """The rules of the windowed ones among ``graphs``, by name. Raises GraphError."""
+    check_names(graphs)
+    said = (window_bars, min_correlation, top_k, every_bars)
+    return {name: WINDOWED[name](*said) for name in graphs if name in WINDOWED}
