@@ -21,7 +21,7 @@ def train(step: StepParameters) -> list[TrialReport]:
     recipe = recipe_of(settings.profile(step.universe))
     with step_run(night, "train", step.of_night()):
         models = [c.model for c in networks(contenders(night, settings.models, settings.seeds, recipe))]
-        data = load_training_data(night, recipe)
+        data = load_training_data(night, recipe, models)
         return [
             train_model(night, data, model, seed, recipe, on_progress=progress())
             for model in models

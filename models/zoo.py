@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -22,10 +23,13 @@ from models.nets.layers import sequence
 from models.nets.on_demand import OnDemand
 from models.nets.ridge import Ridge
 from models.nets.spec import Spec
-from models.nets.ssm_gnn import SsmGnn
+from models.nets.ssm_gnn import LEARNED, ssm_gnn
 from models.panel import Panel
 
-__all__ = ["ENTRIES", "Entry", "Network", "Rule", "Spec", "UnknownModelError", "build", "entry", "network", "rule"]
+__all__ = [
+    *("ENTRIES", "Entry", "Network", "Rule", "Spec", "UnknownModelError"),
+    *("build", "entry", "graph_of", "network", "rule"),
+]
 
 
 class UnknownModelError(ValueError):
@@ -66,7 +70,30 @@ ENTRIES: dict[str, Entry] = {
     "gru": Network(sequence, "gated recurrent unit"),
     "transformer": Network(sequence, "causal attention over a window of bars"),
     "tcn": Network(sequence, "dilated causal convolutions"),
-    "ssm_gnn": Network(SsmGnn, "S4D per asset, then attention over the correlation graph", graph="correlation"),
+    "ssm_gnn": Network(ssm_gnn, "S4D per asset, then attention over the correlation graph", graph="correlation"),
+    "ssm_gnn_mamba": Network(
+        partial(ssm_gnn, layer="mamba"), "Mamba per asset, then attention over the correlation graph", "correlation"
+    ),
+    "ssm_gnn_interleaved": Network(
+        partial(ssm_gnn, fusion="interleaved"), "S4D and attention over the correlation graph in turns", "correlation"
+    ),
+    "ssm_gnn_messages_first": Network(
+        partial(ssm_gnn, fusion="interleaved", order="gnn_ssm"), "the same, messages before S4D", "correlation"
+    ),
+    "ssm_gnn_parallel": Network(
+        partial(ssm_gnn, fusion="parallel"), "S4D and messages between running means, side by side", "correlation"
+    ),
+    "ssm_gnn_sector": Network(
+        partial(ssm_gnn, graph="sector"), "S4D per asset, then attention within the sector", "sector"
+    ),
+    "ssm_gnn_attention": Network(
+        partial(ssm_gnn, graph=LEARNED, top_k=8), "S4D per asset, then attention over edges it draws itself"
+    ),
+    "ssm_gnn_pretrained": Network(
+        partial(ssm_gnn, pretrained="ssm"), "ssm_gnn whose S4D is fitted alone first, then both", "correlation"
+    ),
+    "ssm": Network(partial(ssm_gnn, parts="ssm"), "ssm_gnn without its messages"),
+    "gnn": Network(partial(ssm_gnn, parts="gnn"), "ssm_gnn without its memory: the bar alone", "correlation"),
     "ridge": Network(Ridge, "linear and logistic regression with a penalty, the baseline of every model"),
     "gradient_boosting": Network(GradientBoosting, "gradient-boosted trees, by LightGBM"),
     "garch": Network(Garch, "GARCH(1, 1): volatility of every asset by itself, no view on returns"),
@@ -98,6 +125,13 @@ def rule(name: str) -> Rule:
     if not isinstance(found, Rule):
         raise UnknownModelError(f"model {name!r} is a network: its weights come from its predictions")
     return found
+
+
+def graph_of(spec: Spec) -> str | None:
+    """Name of the graph whose stored snapshots the network of ``spec`` reads, its entry's unless its options say
+    another; None for none. Raises UnknownModelError."""
+    graph = spec.options.get("graph", network(spec.model).graph)
+    return None if graph == LEARNED or spec.options.get("parts") == "ssm" else graph
 
 
 def build(spec: Spec, n_features: int, n_horizons: int, seed: int = 0) -> nn.Module:

@@ -19,7 +19,6 @@ from prefect.cache_policies import NO_CACHE
 
 from models import zoo
 from models.features.labels import Labels, compute_labels
-from models.graphs import correlation
 from models.graphs.snapshot import Snapshot
 from models.panel import TS_TYPE, Panel
 from models.scoring.folds import Fold, walk_forward
@@ -29,6 +28,7 @@ from models.training.artifact import Outcome, file_hash, read_header
 from models.training.errors import ArtifactError, FitError
 from models.training.fit import Predictions, TrainConfig, fit_fold, fits_at_once, fold_key, predict_fold
 from models.zoo import Spec
+from tasks.drawn_graphs import drawn_snapshots, write_drawn
 from tasks.errors import NoFoldsError
 from tasks.forecasts import PROBABILITIES, RULE, Contender, aware
 from tasks.night import Night
@@ -58,13 +58,19 @@ class Recipe:
 
 @dataclass(frozen=True, eq=False)
 class TrainingData:
-    """What a universe's networks learn from, and ``changed`` (k,): the bars with features not published yet."""
+    """What a universe's networks learn from, ``snapshots`` by the name of their graph, and ``changed`` (k,): the bars
+    with features not published yet."""
 
     features: Panel
     labels: Labels
-    snapshots: list[Snapshot]
+    snapshots: Mapping[str, list[Snapshot]]
     folds: list[Fold]
     changed: np.ndarray
+
+    def snapshots_of(self, spec: Spec) -> list[Snapshot]:
+        """Those of the graph that the network of ``spec`` reads; none for one that reads no graph."""
+        graph = zoo.graph_of(spec)
+        return [] if graph is None else self.snapshots[graph]
 
 
 @dataclass(frozen=True)
@@ -97,8 +103,11 @@ def contenders(night: Night, models: Sequence[str], seeds: Sequence[int], recipe
 
 
 @task(name="load training data", cache_policy=NO_CACHE, persist_result=False)
-def load_training_data(night: Night, recipe: Recipe) -> TrainingData:
-    """Features, labels, graphs and folds up to the night. Raises NoFoldsError when the history is too short for one."""
+def load_training_data(night: Night, recipe: Recipe, models: Sequence[str] | None = None) -> TrainingData:
+    """Features, labels, folds and the graphs that ``models`` read (default: all networks of the zoo), up to the night.
+
+    Raises NoFoldsError when the history is too short for one fold, and UnknownModelError.
+    """
     bars, features = load_bars(night), load_features(night)
     labels = compute_labels(bars, features.column("volatility_60"), recipe.horizons, recipe.class_horizon)
     folds = walk_forward(features.ts, labels.end, **recipe.folds)
@@ -109,7 +118,11 @@ def load_training_data(night: Night, recipe: Recipe) -> TrainingData:
             f"{need}; choose a later night, or shorter windows in the profile's folds"
         )
     changed = instants(night.warehouse.query("unpublished_features", **night.slice)["ts"])
-    snapshots = load_snapshots(night, correlation.GRAPH)
+    names = (
+        [name for name, entry in zoo.ENTRIES.items() if isinstance(entry, zoo.Network)] if models is None else models
+    )
+    graphs = {graph for name in names if (graph := zoo.graph_of(Spec(name))) is not None}
+    snapshots = {graph: load_snapshots(night, graph) for graph in sorted(graphs)}
     return TrainingData(features, labels, snapshots, folds, changed)
 
 
@@ -173,12 +186,13 @@ class Trial:
     @property
     def inputs(self) -> tuple[Spec, TrainConfig, Panel, Labels, list[Snapshot]]:
         """What every function of a fold takes first."""
-        return self.spec, self.config, self.data.features, self.data.labels, self.data.snapshots
+        return self.spec, self.config, self.data.features, self.data.labels, self.data.snapshots_of(self.spec)
 
 
 @dataclass(frozen=True, eq=False)
 class FoldWork:
-    """A fold brought up in memory; ``row``, and ``predictions`` from bar ``first`` on, are None when stored already."""
+    """A fold brought up in memory; ``row``, and ``predictions`` from bar ``first`` on, are None when stored already.
+    ``drawn``: the graphs that the network drew itself at those bars."""
 
     fold: Fold
     fitted: bool
@@ -186,6 +200,7 @@ class FoldWork:
     row: pa.Table | None
     first: int
     predictions: pa.Table | None
+    drawn: list[Snapshot]
 
 
 class StoppedError(Exception):
@@ -211,11 +226,12 @@ def _bring_up(trial: Trial, fold: Fold, stored: dict[str, Any] | None, stop: thr
         row, first = None, _first_due(trial, fold, stored)
     else:
         row, first = _fold_row(trial, fold, key, artifact, outcome), fold.test_start
-    predictions = None
+    predictions, drawn = None, []
     if row is not None or first < min(fold.test_stop, len(features)):
-        made = predict_fold(artifact, features, trial.data.snapshots, fold, first, keep_state=True)
+        made = predict_fold(artifact, features, trial.inputs[4], fold, first, keep_state=True)
         predictions = _prediction_rows(made)
-    return FoldWork(fold, missing, outcome, row, first, predictions)
+        drawn = drawn_snapshots(made, first, trial.spec.model, trial.config.seed)
+    return FoldWork(fold, missing, outcome, row, first, predictions, drawn)
 
 
 def _write(trial: Trial, work: FoldWork) -> int:
@@ -228,6 +244,7 @@ def _write(trial: Trial, work: FoldWork) -> int:
             _write_trial(con, trial, work.outcome)
             replace_slice(con, "store.folds", work.row, **keys)
         read_query(con, "delete_predictions", **keys, start=aware(ts[work.first]), end=aware(ts[-1]))
+        write_drawn(con, night, work.drawn, trial_id=trial.trial_id, fold=work.fold.index)
         return append(con, "store.predictions", work.predictions, **keys, run_id=night.run_id)
 
 

@@ -67,7 +67,8 @@ class Forecast:
     ``returns`` (b, l, n, h): log return over each horizon ÷ (σ √horizon);
     ``log_volatility`` (b, l, n): log of the coming volatility per bar ÷ σ; ``logits`` (b, l, n, c). σ is the asset's
     trailing volatility per bar, known at the bar. From networks that were asked for them: ``weights`` (b, l, n), a
-    portfolio in units of 1/σ; ``regime`` (b, l, n, 5), see regimes.py.
+    portfolio in units of 1/σ; ``regime`` (b, l, n, 5), see regimes.py; ``edges`` (b, l, n, n), the graph that the
+    network drew itself, the weight of the edge from j to i at [i, j] (in evaluation only).
     """
 
     returns: Tensor
@@ -75,6 +76,7 @@ class Forecast:
     logits: Tensor
     weights: Tensor | None = None
     regime: Tensor | None = None
+    edges: Tensor | None = None
 
     @property
     def logits_3(self) -> Tensor:

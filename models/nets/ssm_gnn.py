@@ -1,53 +1,271 @@
-"""SSM-GNN: a state-space encoder per asset, then graph attention between the assets at every bar.
+"""SSM-GNN: a sequence layer carries every asset through time, message passing carries news between assets.
 
-Sequential fusion (inventory HYB-12, HYB-15): S4D encoder → graph attention over the snapshot in force → heads. The
-encoder carries time, the graph carries the cross-section, so a bar's forecast needs the other assets' states at that
-bar only. Glossary: b chunks · l bars · n assets · d channels.
+Fusions (inventory HYB-12 to HYB-14), each bar by bar, so that none reads a bar that is still to come:
+sequential   embedding → [layer over time] × n_layers → [messages] × hops → norm → heads
+interleaved  embedding → [layer over time → messages] × n_layers → norm → heads, or messages first
+parallel     embedding → layers over time | messages between the assets' running means → both side by side → MLP → heads
+With ``parts`` "ssm" or "gnn" the other half is left out: what each half is worth alone (HYB-31 to HYB-33).
+
+Glossary: b chunks · l bars · n assets · d channels · A (b, l, n, n) adjacency at every bar. An asset without a bar is
+heard by nobody. Departs from the source: its mean over the whole series would read the future, ours runs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from itertools import chain
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import elu
 
+from models.graphs.snapshot import Snapshot
+from models.layers.checks import check_choice, check_positive
 from models.layers.dropout import Dropout
-from models.layers.message_passing import GraphAttention
-from models.layers.s4d import S4D
-from models.nets.forecast import Batch, Forecast, Heads
-from models.nets.sequence import Encoder, State
+from models.layers.errors import NotCausalError, ShapeError, SizeError, StateError
+from models.layers.learned_edges import LearnedEdges
+from models.layers.message_passing import ATTENTIVE, KINDS, in_pieces
+from models.nets import layers
+from models.nets.forecast import Batch, Embedding, Forecast, Heads
+from models.nets.sequence import Block, RunningMean, State
 from models.nets.spec import Spec
+
+LEARNED = "attention"  # the graph that a network draws itself
+DECIMALS = 6  # of a learned weight that is stored: one bar stepped and the whole sequence differ in the last digits
+
+
+@dataclass(frozen=True)
+class Hybrid:
+    """How the two halves are put together.
+
+    ``layer`` is one of models.nets.layers, ``message_passing`` of models.layers.message_passing. ``graph`` names stored
+    snapshots, or is LEARNED: edges between the nodes' embeddings, the ``top_k`` heaviest to each. ``heads`` are those
+    of the attention, ``hops`` the rounds of messages where the fusion does not say how many. ``pooling``: what messages
+    carry where no layer ran before them, "last" the bar, "mean" all bars so far. ``pretrained``: the part that is first
+    fitted alone, and stays as it was then when ``frozen``.
+    """
+
+    layer: str = "s4d"
+    message_passing: str = "gat"
+    graph: str | None = "correlation"
+    fusion: str = "sequential"
+    order: str = "ssm_gnn"
+    parts: str = "both"
+    heads: int = 2
+    top_k: int | None = None
+    hops: int = 1
+    pooling: str | None = None
+    pretrained: str | None = None
+    frozen: bool = False
+
+    def __post_init__(self) -> None:
+        check_choice("message_passing", self.message_passing, KINDS)
+        check_choice("fusion", self.fusion, ("sequential", "interleaved", "parallel"))
+        check_choice("order", self.order, ("ssm_gnn", "gnn_ssm"))
+        check_choice("parts", self.parts, ("both", "ssm", "gnn"))
+        check_choice("pooling", self.pooling or "last", ("last", "mean"))
+        check_choice("pretrained", self.pretrained or "ssm", ("ssm", "gnn"))
+        check_positive(hops=self.hops)
+        if self.learns_edges and self.message_passing == "sage":
+            raise SizeError("sage hears no weights, so it cannot learn any; choose gcn, gat or gatv2 for learned edges")
+        if self.frozen and self.pretrained is None:
+            raise SizeError("frozen parts must have learned something; say which is pretrained, ssm or gnn")
+        if self.pretrained and self.parts != "both":
+            raise SizeError(f"parts is {self.parts!r}: there is no other part to fit after the pretrained one")
+
+    @property
+    def learns_edges(self) -> bool:
+        """True where the network draws its own graph."""
+        return self.graph == LEARNED and self.parts != "ssm"
+
+    @property
+    def means(self) -> bool:
+        """True where messages carry the mean of all bars so far."""
+        if self.parts == "ssm" or (self.parts == "both" and self.fusion != "parallel"):
+            return False
+        return (self.pooling or ("mean" if self.fusion == "parallel" else "last")) == "mean"
+
+
+class Exchange(nn.Module):
+    """h + dropout(ELU(messages(norm(h)))), (b, l, n, d) → (b, l, n, d), between the assets of every bar."""
+
+    edges: Any
+
+    def __init__(self, d_model: int, dropout: float, hybrid: Hybrid) -> None:
+        super().__init__()
+        learned = hybrid.learns_edges
+        # a learned weight is learned through the gain on it
+        attention = {"heads": hybrid.heads, "gain": float(learned)} if hybrid.message_passing in ATTENTIVE else {}
+        self.norm = nn.LayerNorm(d_model)
+        self.messages = KINDS[hybrid.message_passing](d_model, **attention)
+        self.edges = LearnedEdges(d_model, hybrid.heads, hybrid.top_k) if learned else None
+        self.dropout = Dropout(dropout)
+
+    def forward(self, h: Tensor, graph: Tensor) -> Tensor:
+        """The assets after one round of messages; ``graph`` is A, or the mask (b, l, n) where edges are learned."""
+        x, graph = self.norm(h).flatten(0, 1), graph.flatten(0, 1)
+        if self.edges is None:
+            messages = self.messages(x, graph)
+        else:
+            messages = in_pieces(self._by_learned, x, graph, self.edges.heads * x.shape[1] ** 2)
+        return h + self.dropout(elu(messages.unflatten(0, h.shape[:2])))
+
+    def drawn(self, h: Tensor, mask: Tensor) -> Tensor:
+        """The learned adjacency at every bar (b, l, n, n)."""
+        x, there = self.norm(h).flatten(0, 1), mask.flatten(0, 1)
+        return in_pieces(self.edges, x, there, self.edges.heads * x.shape[1] ** 2).unflatten(0, h.shape[:2])
+
+    def _by_learned(self, x: Tensor, there: Tensor) -> Tensor:
+        return self.messages(x, self.edges(x, there))
 
 
 class SsmGnn(nn.Module):
-    """Batch with a graph → Forecast; without one every asset hears only itself. Options: heads, and those of S4D."""
+    """Batch → Forecast, by the two halves of a Hybrid; ``edges`` of the forecast where they are learned.
 
-    def __init__(self, spec: Spec, n_features: int, n_horizons: int, heads: int = 2, **options: Any) -> None:
+    State: that of every layer over time, and of the running mean where messages carry one.
+    """
+
+    blocks: Any
+    exchanges: Any
+
+    def __init__(self, spec: Spec, n_features: int, n_horizons: int, hybrid: Hybrid, **options: Any) -> None:
         super().__init__()
-        self.encoder = Encoder(spec, n_features, lambda: S4D(spec.d_model, spec.d_state, **options), gated=True)
-        self.attention = GraphAttention(spec.d_model, heads)
-        self.dropout = Dropout(spec.dropout)
-        self.norm = nn.LayerNorm(spec.d_model)
-        self.heads = Heads(spec.d_model, n_horizons)
+        check_positive(n_layers=spec.n_layers)
+        chosen, d = layers.kind(hybrid.layer), spec.d_model
+        make = chosen.maker(spec, options)
+        over_time = 0 if hybrid.parts == "gnn" else spec.n_layers
+        rounds = spec.n_layers if hybrid.fusion == "interleaved" else hybrid.hops
+        self.hybrid, self.embedding = hybrid, Embedding(n_features, d)
+        self.blocks = nn.ModuleList(Block(make(), d, spec.dropout, chosen.gated) for _ in range(over_time))
+        self.exchanges = nn.ModuleList(
+            Exchange(d, spec.dropout, hybrid) for _ in range(0 if hybrid.parts == "ssm" else rounds)
+        )
+        self.pool = RunningMean() if hybrid.means else None
+        side_by_side = hybrid.fusion == "parallel" and hybrid.parts == "both"
+        self.join = nn.Sequential(nn.Linear(2 * d, 2 * d), nn.GELU(), nn.Linear(2 * d, d)) if side_by_side else None
+        self.norm, self.heads = nn.LayerNorm(d), Heads(d, n_horizons, **options)
+        if not all(getattr(block.layer, "causal", True) for block in self.blocks):
+            raise NotCausalError("this network would read bars that are still to come; leave bidirectional out")
+        if hybrid.frozen and hybrid.pretrained:
+            for module in self.part(hybrid.pretrained).values():
+                module.requires_grad_(False)
 
     def initial_state(self, b: int, n: int) -> State:
         """The state of n assets in b chunks before the first bar."""
-        return self.encoder.initial_state(b, n)
+        mean = () if self.pool is None else (self.pool.initial_state(b * n, self.norm.weight),)
+        return *mean, *(block.layer.initial_state(b * n) for block in self.blocks)
 
     def forward(self, batch: Batch) -> Forecast:
-        """The forecast of every bar."""
-        return self._exchange(self.encoder(batch), batch)
+        """The forecast of every bar. Raises ShapeError for a batch without the graph."""
+
+        def all_bars(part: nn.Module, h: Tensor) -> Tensor:
+            b, bars, n, d = h.shape
+            y = part(h.transpose(1, 2).reshape(b * n, bars, d))
+            y = y[0] if isinstance(part, Block) else y
+            return y.reshape(b, n, bars, d).transpose(1, 2)
+
+        return self._run(batch, all_bars)
 
     def step(self, batch: Batch, state: State) -> tuple[Forecast, State]:
-        """The forecast of one more bar, and the state after it."""
-        h, state = self.encoder.step(batch, state)
-        return self._exchange(h, batch), state
+        """The forecast of one more bar, and the state after it. Raises StateError, and what forward raises."""
+        parts = len(self.blocks) + (self.pool is not None)
+        if len(state) != parts:
+            raise StateError(f"the state has {len(state)} parts, this network {parts}; use its own initial_state")
+        before, after = iter(state), []
 
-    def _exchange(self, h: Tensor, batch: Batch) -> Forecast:
-        """The heads' forecast after one round of messages between the assets of each bar."""
+        def one_bar(part: Any, h: Tensor) -> Tensor:
+            y, now = (part if isinstance(part, Block) else part.step)(h.flatten(0, 2), next(before))
+            after.append(now)
+            return y.reshape(h.shape)
+
+        return self._run(batch, one_bar), tuple(after)
+
+    def part(self, name: str) -> dict[str, nn.Module]:
+        """The modules of "ssm" or of "gnn" by name; the embedding belongs to both."""
+        return {"embedding": self.embedding} | (
+            {"blocks": self.blocks} if name == "ssm" else {"exchanges": self.exchanges}
+        )
+
+    def adopt(self, weights: Mapping[str, Tensor]) -> None:
+        """Takes the pretrained half's weights from those of a network of that half alone, or of the sequence network of
+        the same layer. Raises StateError where they are not those of this half."""
+        assert self.hybrid.pretrained is not None
+        found = {name.removeprefix("encoder."): value for name, value in weights.items()}
+        for name, module in self.part(self.hybrid.pretrained).items():
+            own = {key: found.get(f"{name}.{key}") for key in module.state_dict()}
+            wrong = [
+                key for key, value in module.state_dict().items() if getattr(own[key], "shape", None) != value.shape
+            ]
+            if wrong:
+                raise StateError(
+                    f"{len(wrong)} weights of the pretrained {self.hybrid.pretrained} part are missing or of another "
+                    f"shape, the first {name}.{wrong[0]}; fit that part alone with the same sizes and layer"
+                )
+            module.load_state_dict(own)
+
+    def _run(self, batch: Batch, over_time: Callable[[nn.Module, Tensor], Tensor]) -> Forecast:
+        """``over_time`` runs a part of the network along the bars of every asset."""
+        x = self.embedding(batch)
+        graph = self._graph(batch) if self.exchanges else None
+        h = asked = x if self.pool is None else over_time(self.pool, x)
+        for stage in self._stages():
+            if isinstance(stage, Exchange):
+                asked, h = h, stage(h, graph)
+            else:
+                h = over_time(stage, h)
+        if self.join is not None:
+            for block in self.blocks:
+                x = over_time(block, x)
+            h = self.join(torch.cat([x, h], dim=-1))
+        forecast = self.heads(self.norm(h), batch.mask)
+        if not self.hybrid.learns_edges or self.training:
+            return forecast
+        return replace(forecast, edges=self.exchanges[-1].drawn(asked, batch.mask))
+
+    def _stages(self) -> list[nn.Module]:
+        """What the one stream runs through; in parallel, that of the messages."""
+        if self.join is not None:
+            return [*self.exchanges]
+        if self.hybrid.fusion == "sequential" or self.hybrid.parts != "both":
+            return [*self.blocks, *self.exchanges]
+        pairs = zip(self.blocks, self.exchanges, strict=True)
+        return list(chain.from_iterable(pair if self.hybrid.order == "ssm_gnn" else pair[::-1] for pair in pairs))
+
+    def _graph(self, batch: Batch) -> Tensor:
+        if self.hybrid.learns_edges:
+            return batch.mask
         if batch.graph is None:
-            raise ValueError("the ssm_gnn network needs the graph snapshots of its bars; the batch has none")
-        adjacency = batch.graph.at_bars(batch.mask)
-        messages = self.attention(h.flatten(0, 1), adjacency.flatten(0, 1)).unflatten(0, h.shape[:2])
-        return self.heads(self.norm(h + self.dropout(elu(messages))), batch.mask)
+            raise ShapeError(f"this network reads the {self.hybrid.graph} graph of its bars; the batch has none")
+        return batch.graph.at_bars(batch.mask)
+
+
+def ssm_gnn(spec: Spec, n_features: int, n_horizons: int, **options: Any) -> SsmGnn:
+    """The network of ``spec``. Options: the fields of Hybrid, those of the layer by name, and those of Heads but
+    ``heads``. Raises SizeError, NotCausalError, and TypeError for an option that none of them has."""
+    own = {f.name: options.pop(f.name) for f in fields(Hybrid) if f.name in options}
+    return SsmGnn(spec, n_features, n_horizons, Hybrid(**own), **options)
+
+
+def attention_edges(network: SsmGnn, batch: Batch, as_of: np.datetime64, nodes: tuple[str, ...]) -> Snapshot:
+    """The graph that a network with learned edges drew at the last bar of ``batch``, one chunk; that bar is ``as_of``.
+
+    Raises SizeError for a network that reads a stored graph.
+    """
+    network.eval()
+    with torch.inference_mode():
+        edges = network(batch).edges
+    if edges is None:
+        raise SizeError(f"this network reads the {network.hybrid.graph} graph and draws none of its own")
+    return drawn_graph(LEARNED, edges[0, -1].double().cpu().numpy(), as_of, nodes)
+
+
+def drawn_graph(name: str, adjacency: np.ndarray, as_of: np.datetime64, nodes: tuple[str, ...]) -> Snapshot:
+    """The directed snapshot of a learned adjacency (n, n), weights to six decimals; own loops are no edges."""
+    weights = np.round(adjacency, DECIMALS) * ~np.eye(len(nodes), dtype=bool)
+    dst, src = np.nonzero(weights)
+    order = np.lexsort((dst, src))
+    src, dst = src[order], dst[order]
+    return Snapshot(name, as_of, np.datetime64("NaT", "us"), src, dst, weights[dst, src], nodes, directed=True)

@@ -13,7 +13,9 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import lightning
 import numpy as np
@@ -32,6 +34,7 @@ from models.training.errors import DivergedFitError, ForeignArtifactError
 from models.training.estimate import fit_in_one_go
 from models.training.keys import code_version, data_hash, fold_key, graph_of, in_force
 from models.training.module import BestEpoch, FoldModule, OnEpoch
+from models.training.pretrained import fitted_weights, part_alone
 from models.training.stepping import Walk, can_walk
 from models.zoo import Spec, build
 
@@ -54,7 +57,8 @@ class FittedFold:
 @dataclass(frozen=True, eq=False)
 class Predictions:
     """Forecasts of bars ``ts`` (t,) made at their closes: ``returns`` (t, n, h) log, ``volatility`` (t, n) per bar,
-    ``probabilities`` (t, n, 5). ``valid`` (t, n): the asset has a bar and a trailing volatility; NaN elsewhere."""
+    ``probabilities`` (t, n, 5). ``valid`` (t, n): the asset has a bar and a trailing volatility; NaN elsewhere.
+    ``edges`` (t, n, n): the graph that a network drew itself, as in a Forecast."""
 
     ts: np.ndarray
     symbols: tuple[str, ...]
@@ -63,6 +67,7 @@ class Predictions:
     volatility: np.ndarray
     probabilities: np.ndarray
     valid: np.ndarray
+    edges: np.ndarray | None = None
 
 
 def fit_fold(
@@ -86,7 +91,12 @@ def fit_fold(
     if graph is not None:
         graph = in_force(graph, features.ts[0], features.ts[fold.train[-1]])
     data = FoldData(config, features, labels, graph, fold)
-    network = build(spec, len(features.columns), len(labels.horizons), config.seed)
+    network: Any = build(spec, len(features.columns), len(labels.horizons), config.seed)
+    alone = part_alone(spec, network)
+    if alone is not None:
+        said = (alone, config, features, labels, snapshots, fold)
+        first = artifact.with_name(f"{fold_key(*said)}.safetensors")
+        network.adopt(fitted_weights(first, partial(fit_fold, *said), on_epoch))
     best = BestEpoch(config.patience, checkpoint, on_epoch)
     if isinstance(network, RowModel):
         fit_in_one_go(network, data, features, labels.horizons, best)
@@ -210,13 +220,14 @@ def _settle_process() -> None:
     warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)` is deprecated")  # Lightning's own affair
 
 
-Segment = tuple[np.ndarray, np.ndarray, np.ndarray]
+Segment = tuple[np.ndarray, ...]
 
 
 def _segment(
     network: torch.nn.Module, header: Header, features: Panel, snapshots: Sequence[Snapshot], bar: int, length: int
 ) -> Segment:
-    """Scaled returns, log-volatility and class probabilities of bars [bar, bar + length): one pass of fixed shape."""
+    """Scaled returns, log-volatility, class probabilities and, if the network draws them, edges of bars [bar, bar +
+    length): one pass of fixed shape."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     begin = max(0, bar - header.config.context_bars)
     panel = features.rows(begin, bar + length)
@@ -231,11 +242,11 @@ def _segment(
 
 
 def _scaled(forecast: Forecast, bars: slice) -> Segment:
-    """Scaled returns, log-volatility and class probabilities of those bars of the one chunk there is."""
+    """The same of those bars of the one chunk there is."""
     logits = torch.softmax(forecast.logits.double(), dim=-1)
     parts = (forecast.returns, forecast.log_volatility, logits)
-    returns, log_volatility, probabilities = (v[0, bars].double().cpu().numpy() for v in parts)
-    return returns, log_volatility, probabilities
+    numbers = tuple(v[0, bars].double().cpu().numpy() for v in parts)
+    return numbers if forecast.edges is None else (*numbers, forecast.edges[0, bars].cpu().numpy())
 
 
 def _predictions(
@@ -245,8 +256,8 @@ def _predictions(
     n = len(features.symbols)
     empty = (np.empty((0, n, len(horizons))), np.empty((0, n)), np.empty((0, n, CLASSES)))
     cut = slice(first - start, stop - start)
-    returns, log_volatility, probabilities = (
-        np.concatenate(parts)[cut] for parts in zip(empty, *segments, strict=True)
+    returns, log_volatility, probabilities, *edges = (
+        np.concatenate(parts)[cut] for parts in zip(*(segments or [empty]), strict=True)
     )
     panel = features.rows(first, stop)
     sigma = known_sigma(panel)
@@ -259,4 +270,5 @@ def _predictions(
         np.exp(log_volatility) * sigma,
         np.where(valid[:, :, None], probabilities, np.nan),
         valid,
+        *edges,
     )

@@ -57,7 +57,7 @@ def inputs_hash(
     digest = hashlib.sha256(json.dumps([panel.symbols, panel.columns, *said]).encode())
     arrays = [panel.ts, panel.mask, panel.values, *more]
     for snapshot in in_force(graph_of(spec, snapshots) or (), panel.ts[0], panel.ts[-1]):
-        digest.update(json.dumps([str(snapshot.as_of), snapshot.nodes]).encode())
+        digest.update(json.dumps([str(snapshot.as_of), snapshot.nodes, snapshot.directed]).encode())
         arrays += [snapshot.src, snapshot.dst, snapshot.weight]
     for array in arrays:
         if array.dtype.kind == "f":
@@ -78,7 +78,7 @@ def fold_key(
 
 def graph_of(spec: Spec, snapshots: Sequence[Snapshot]) -> list[Snapshot] | None:
     """The snapshots of the graph the network reads, oldest first; None when it reads none."""
-    name = zoo.network(spec.model).graph
+    name = zoo.graph_of(spec)
     return None if name is None else sorted((s for s in snapshots if s.graph == name), key=lambda s: s.as_of)
 
 

@@ -193,7 +193,7 @@ def inference(artifact: Path, data: Any, fold: Any) -> dict[str, Any]:
     from models.training.fit import predict_fold
 
     def predicted() -> None:
-        predict_fold(artifact, data.features, data.snapshots, fold)
+        predict_fold(artifact, data.features, data.snapshots_of(read_header(artifact).spec), fold)
 
     loaded, assets = load_artifact(artifact), len(data.features.symbols)
     header, network = loaded.header, loaded.network

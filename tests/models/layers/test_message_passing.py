@@ -1,31 +1,116 @@
-"""Graph attention against the paper's sum over edges (HYB-04 to HYB-06)."""
+"""Message passing against the papers' sums over edges and against torch_geometric (HYB-04 to HYB-06).
+
+Glossary: s graphs · n nodes · d channels.
+"""
+
+from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor, nn
 
-from models.layers.message_passing import GraphAttention
+from models.layers import message_passing
+from models.layers.errors import ShapeError, SizeError
+from models.layers.learned_edges import LearnedEdges
+from models.layers.message_passing import GAT, GCN, KINDS, SAGE, GATv2
+
+S, N, D, HEADS = 3, 6, 8, 2
+every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
-def random_graphs(s: int, n: int) -> torch.Tensor:
-    weights = torch.rand(s, n, n) * 2 - 1
-    edges = torch.rand(s, n, n) < 0.4
-    edges = edges | edges.transpose(1, 2) | torch.eye(n, dtype=torch.bool)
-    return torch.where(edges, weights, 0.0)
-
-
-def test_dense_form_equals_edge_by_edge() -> None:
+def layer_of(kind: str) -> nn.Module:
+    """A layer all of whose weights are random, but for the gains."""
     torch.manual_seed(0)
-    layer, h, adjacency = GraphAttention(8, heads=2), torch.randn(3, 6, 8), random_graphs(3, 6)
+    layer = KINDS[kind](D)
     with torch.no_grad():
-        layer.gain.normal_()
-        layer.bias.normal_()
-        torch.testing.assert_close(layer(h, adjacency), layer.reference(h, adjacency), rtol=1e-4, atol=1e-5)
+        layer.get_parameter("hear.bias" if kind == "sage" else "bias").normal_()
+    return layer
 
 
-def test_a_node_hears_its_neighbours_and_nobody_else() -> None:
-    layer, h = GraphAttention(8, heads=2), torch.randn(1, 3, 8)
+def random_graphs(signed: bool = False, directed: bool = True, n: int = N) -> Tensor:
+    """Adjacencies (s, n, n) whose last node is heard by nobody and hears nobody."""
+    torch.manual_seed(1)
+    weights, edges = torch.rand(S, n, n) + 0.1, torch.rand(S, n, n) < 0.4
+    if signed:
+        weights *= torch.where(torch.rand(S, n, n) < 0.5, 1, -1)
+    if not directed:
+        weights, edges = weights.triu() + weights.triu(1).mT, edges.triu() | edges.triu(1).mT
+    edges[:, -1], edges[:, :, -1] = False, False
+    return torch.where(torch.eye(n, dtype=torch.bool), 1.0, torch.where(edges, weights, 0.0))
+
+
+@every_kind
+@pytest.mark.parametrize("signed", [False, True])
+def test_dense_form_equals_edge_by_edge(kind: str, signed: bool) -> None:
+    layer, h, adjacency = layer_of(kind), torch.randn(S, N, D), random_graphs(signed)
+    if hasattr(layer, "gain"):
+        nn.init.normal_(layer.gain)
+    torch.testing.assert_close(layer(h, adjacency), layer.reference(h, adjacency), rtol=1e-4, atol=1e-5)
+
+
+def edges_of(adjacency: Tensor) -> tuple[Tensor, Tensor]:
+    """One big graph as torch_geometric keeps it: ``edge_index`` (2, e), from and to, and ``weight`` (e,)."""
+    s, i, j = adjacency.nonzero(as_tuple=True)
+    return torch.stack([s * adjacency.shape[1] + j, s * adjacency.shape[1] + i]), adjacency[s, i, j]
+
+
+def peer_of(layer: nn.Module, h: Tensor, adjacency: Tensor) -> Tensor:
+    """What torch_geometric's layer with the same weights makes of the same graphs."""
+    conv = pytest.importorskip("torch_geometric.nn", reason="pip install '.[bench]'")
+    index, weight = edges_of(adjacency)
+    width = {"heads": layer.heads, "out_channels": D // layer.heads} if hasattr(layer, "heads") else {}
+    x = h.flatten(0, 1)
+    if isinstance(layer, GCN):
+        peer = conv.GCNConv(D, D)
+        peer.load_state_dict({"lin.weight": layer.project.weight, "bias": layer.bias})
+        y = peer(x, index, weight)
+    elif isinstance(layer, GAT):
+        peer = conv.GATConv(D, **width)
+        ours = {"att_src": layer.send[None], "att_dst": layer.receive[None], "bias": layer.bias}
+        peer.load_state_dict({**ours, "lin.weight": layer.project.weight})
+        y = peer(x, index)
+    elif isinstance(layer, GATv2):
+        peer = conv.GATv2Conv(D, **width)
+        sides = {"lin_l": layer.send, "lin_r": layer.receive}
+        linear = {f"{name}.{key}": value for name, side in sides.items() for key, value in side.state_dict().items()}
+        peer.load_state_dict({**linear, "att": layer.attention[None], "bias": layer.bias})
+        y = peer(x, index)
+    else:
+        peer = conv.SAGEConv(D, D)
+        sides = {"lin_l": layer.hear, "lin_r": layer.keep}
+        peer.load_state_dict({f"{k}.{key}": v for k, side in sides.items() for key, v in side.state_dict().items()})
+        y = peer(x, index[:, index[0] != index[1]])
+    return y.unflatten(0, h.shape[:2])
+
+
+@every_kind
+@pytest.mark.parametrize("directed", [False, True])
+def test_the_same_weights_give_what_torch_geometric_gives(kind: str, directed: bool) -> None:
+    layer, adjacency = layer_of(kind), random_graphs(directed=directed)
+    ours, theirs = (torch.randn(S, N, D, generator=torch.Generator().manual_seed(2)).requires_grad_() for _ in range(2))
+    y, expected = layer(ours, adjacency), peer_of(layer, theirs, adjacency)
+    torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
+    y.square().sum().backward()
+    expected.square().sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-4)
+
+
+def test_a_signed_graph_is_normalised_by_its_absolute_weights() -> None:
+    """torch_geometric's own degrees would be square roots of negative numbers; the sum over its edges is the same."""
+    conv = pytest.importorskip("torch_geometric.nn", reason="pip install '.[bench]'")
+    layer, h, adjacency = layer_of("gcn"), torch.randn(S, N, D), random_graphs(signed=True)
+    peer = conv.GCNConv(D, D, normalize=False)
+    peer.load_state_dict({"lin.weight": layer.project.weight, "bias": layer.bias})
+    degree = adjacency.abs().sum(-1)
+    index, weight = edges_of(adjacency / (degree[:, :, None] * degree[:, None]).sqrt())
+    torch.testing.assert_close(layer(h, adjacency), peer(h.flatten(0, 1), index, weight).unflatten(0, (S, N)))
+
+
+@every_kind
+def test_a_node_hears_its_neighbours_and_nobody_else(kind: str) -> None:
+    layer, h = layer_of(kind), torch.randn(1, 3, D)
     adjacency = torch.eye(3)[None].clone()
-    adjacency[0, 0, 1] = adjacency[0, 1, 0] = 0.8
+    adjacency[0, 0, 1] = 0.8  # from 1 to 0
     changed = h.clone()
     changed[0, 1] += 1.0
     before, after = layer(h, adjacency), layer(changed, adjacency)
@@ -33,19 +118,103 @@ def test_a_node_hears_its_neighbours_and_nobody_else() -> None:
     assert torch.equal(before[0, 2], after[0, 2])
 
 
-def test_with_only_its_own_loop_a_node_is_its_own_projection() -> None:
-    layer, h = GraphAttention(8, heads=2), torch.randn(2, 3, 8)
-    torch.testing.assert_close(layer(h, torch.eye(3).expand(2, 3, 3)), layer.project(h))
+@every_kind
+def test_turned_edges_give_another_result(kind: str) -> None:
+    layer, h, adjacency = layer_of(kind), torch.randn(S, N, D), random_graphs()
+    assert not torch.allclose(layer(h, adjacency), layer(h, adjacency.mT))
 
 
-def test_the_gain_makes_heavier_edges_count_more() -> None:
-    layer, h = GraphAttention(4, heads=1), torch.randn(1, 3, 4)
+@every_kind
+@pytest.mark.parametrize("own_loop", [0.0, 1.0])
+def test_a_node_by_itself_comes_out_finite(kind: str, own_loop: float) -> None:
+    y = layer_of(kind)(torch.randn(2, 3, D), own_loop * torch.eye(3).expand(2, 3, 3))
+    assert torch.isfinite(y).all()
+
+
+def test_hand_numbers_of_a_mean_and_of_a_normalised_sum() -> None:
+    """Node 0 hears 1 (weight 1) and 2 (weight 2); W is the identity."""
+    h, adjacency = torch.tensor([[[1.0], [2.0], [6.0]]]), torch.eye(3)[None].clone()
+    adjacency[0, 0, 1], adjacency[0, 0, 2] = 1.0, 2.0
+    sage, gcn = SAGE(1), GCN(1)
+    with torch.no_grad():
+        for weight in (sage.hear.weight, sage.keep.weight, gcn.project.weight):
+            weight.fill_(1.0)
+        sage.hear.bias.zero_()
+    assert sage(h, adjacency)[0, :, 0].tolist() == [4.0 + 1.0, 2.0, 6.0]
+    torch.testing.assert_close(gcn(h, adjacency)[0, 0, 0], torch.tensor(1 / 4 + 2 / 4**0.5 + 2 * 6 / 4**0.5))
+
+
+@pytest.mark.parametrize("kind", message_passing.ATTENTIVE)
+def test_the_gain_makes_heavier_edges_count_more(kind: str) -> None:
+    layer, h = layer_of(kind), torch.randn(1, 3, D)
     adjacency = torch.tensor([[[1.0, 2.0, 0.1], [2.0, 1.0, 0.0], [0.1, 0.0, 1.0]]])
     with torch.no_grad():
         layer.gain.fill_(100.0)
-    torch.testing.assert_close(layer(h, adjacency)[0, 0], layer.project(h)[0, 1])
+    said = layer.project(h) if kind == "gat" else layer.send(h)
+    torch.testing.assert_close(layer(h, adjacency)[0, 0], said[0, 1] + layer.bias)
 
 
-def test_heads_must_divide_the_width() -> None:
-    with pytest.raises(ValueError, match="not divisible by 3 heads"):
-        GraphAttention(8, heads=3)
+@pytest.mark.parametrize("kind", message_passing.ATTENTIVE)
+def test_graphs_taken_in_pieces_give_the_same_values_and_gradients(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = []
+    for chunk in (message_passing.CHUNK, 1):
+        monkeypatch.setattr(message_passing, "CHUNK", chunk)
+        layer, h = layer_of(kind), torch.randn(S, N, D, generator=torch.Generator().manual_seed(2)).requires_grad_()
+        y = layer(h, random_graphs(signed=True))
+        y.square().sum().backward()
+        with torch.no_grad():
+            torch.testing.assert_close(layer(h, random_graphs(signed=True)), y)
+        results.append([y, h.grad, *(p.grad for p in layer.parameters())])
+    for whole, pieces in zip(*results, strict=True):
+        torch.testing.assert_close(whole, pieces)
+
+
+@every_kind
+def test_what_is_no_batch_of_graphs_is_refused(kind: str) -> None:
+    layer = layer_of(kind)
+    with pytest.raises(ShapeError, match=r"h is \(6, 8\); give \(graphs, nodes, channels\)"):
+        layer(torch.randn(N, D), torch.eye(N))
+    with pytest.raises(ShapeError, match="one node or more"):
+        layer(torch.randn(S, 0, D), torch.zeros(S, 0, 0))
+    with pytest.raises(ShapeError, match=r"the adjacency is \(6, 6\); give \(3, 6, 6\)"):
+        layer(torch.randn(S, N, D), torch.eye(N))
+
+
+@pytest.mark.parametrize("kind", message_passing.ATTENTIVE)
+def test_heads_must_divide_the_width(kind: str) -> None:
+    with pytest.raises(SizeError, match="not divisible by 3 heads"):
+        KINDS[kind](8, heads=3)
+
+
+def test_learned_edges_are_the_mean_softmax_of_the_heads() -> None:
+    torch.manual_seed(0)
+    layer, h, there = LearnedEdges(D, HEADS), torch.randn(S, N, D), torch.rand(S, N) < 0.7
+    expected = torch.eye(N).repeat(S, 1, 1)
+    for s in range(S):
+        for i in range(N):
+            others = [j for j in range(N) if j != i and there[s, j]]
+            for q, p in zip(layer.query(h[s, i]).split(D // HEADS), layer.key(h[s]).split(D // HEADS, 1), strict=True):
+                expected[s, i, others] += torch.softmax(p[others] @ q / (D / HEADS) ** 0.5, 0) / HEADS
+    torch.testing.assert_close(layer(h, there), expected)
+
+
+def test_only_the_heaviest_edges_are_kept_and_ties_with_them() -> None:
+    torch.manual_seed(0)
+    h, there = torch.randn(S, N, D), torch.ones(S, N, dtype=torch.bool)
+    layer = LearnedEdges(D, HEADS)
+    whole, layer.top_k = layer(h, there) - torch.eye(N), 2
+    kept = layer(h, there) - torch.eye(N)
+    assert torch.equal(kept > 0, whole >= whole.topk(2, dim=-1).values[..., 1:])
+    assert torch.equal(kept[kept > 0], whole[kept > 0])
+    alike = layer(h[:, :1].expand(-1, N, -1), there)
+    assert torch.equal(alike > 0, torch.ones(S, N, N, dtype=torch.bool))
+
+
+def test_with_nobody_else_there_nothing_is_drawn_and_gradients_stay_finite() -> None:
+    layer, h = LearnedEdges(D, HEADS), torch.randn(2, 3, D, requires_grad=True)
+    there = torch.tensor([[True, False, False], [False, False, False]])
+    edges = layer(h, there)
+    assert edges[1].equal(torch.eye(3)) and edges[0, 0].tolist() == [1.0, 0.0, 0.0]
+    assert edges[0, 1:, 0].tolist() == [1.0, 1.0]
+    edges.square().sum().backward()
+    assert h.grad is not None and torch.isfinite(h.grad).all()
