@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 from torch.utils.checkpoint import checkpoint
 
+from models.layers import attention_cpu
+from models.layers.attention_cpu import SLOPE
 from models.layers.checks import check_positive
 from models.layers.errors import ShapeError, SizeError
 
-SLOPE = 0.2
 LEAST_DEGREE = 1e-12
 CHUNK = 1 << 20  # numbers that one piece of attention holds at once in one temporary
 
@@ -84,13 +85,14 @@ class SAGE(nn.Module):
 class GAT(nn.Module):
     """(s, n, d) and A (s, n, n) → (s, n, d), heads side by side; every node hears itself.
 
-    α_ij = softmax_j(LeakyReLU(a_l · W h_i + a_r · W h_j) + g A_ij). ``gain``: g at first.
+    α_ij = softmax_j(LeakyReLU(a_l · W h_i + a_r · W h_j) + g A_ij). ``gain``: g at first. ``dense``: the graphs have
+    nearly all the edges there can be, so that matrix products are faster than one edge after the other.
     """
 
-    def __init__(self, d_model: int, heads: int = 4, gain: float = 0.0) -> None:
+    def __init__(self, d_model: int, heads: int = 4, gain: float = 0.0, dense: bool = False) -> None:
         super().__init__()
         c = head_width(d_model, heads)
-        self.heads = heads
+        self.heads, self.dense = heads, dense
         self.project = nn.Linear(d_model, d_model, bias=False)
         self.receive = nn.Parameter(torch.randn(heads, c) * c**-0.5)
         self.send = nn.Parameter(torch.randn(heads, c) * c**-0.5)
@@ -101,10 +103,18 @@ class GAT(nn.Module):
         """The new node values (s, n, d). Raises ShapeError."""
         check_graphs(h, adjacency)
         with torch.autocast(h.device.type, enabled=False):
+            dense = self.dense or h.device.type != "cpu"
             size = self.heads * h.shape[1] ** 2
-            return (in_pieces(self._attend, h.float(), adjacency, size) + self.bias).to(h.dtype)
+            told = in_pieces(self._dense, h.float(), adjacency, size) if dense else self._sparse(h.float(), adjacency)
+            return (told + self.bias).to(h.dtype)
 
-    def _attend(self, h: Tensor, adjacency: Tensor) -> Tensor:
+    def _sparse(self, h: Tensor, adjacency: Tensor) -> Tensor:
+        projected = self.project(h).unflatten(-1, (self.heads, -1))
+        received, sent = ((projected * a).sum(-1, keepdim=True) for a in (self.receive, self.send))
+        ones = torch.ones(self.heads, 1)
+        return attention_cpu.attend(sent, received, projected, ones, self.gain, adjacency).flatten(2)
+
+    def _dense(self, h: Tensor, adjacency: Tensor) -> Tensor:
         projected = by_head(self.project(h), self.heads)
         received, sent = projected @ self.receive[..., None], projected @ self.send[..., None]  # (s, k, n, 1)
         scores = leaky_relu(received + sent.mT, SLOPE)
@@ -140,9 +150,15 @@ class GATv2(nn.Module):
         check_graphs(h, adjacency)
         with torch.autocast(h.device.type, enabled=False):
             size = h.shape[2] * h.shape[1] ** 2
-            return (in_pieces(self._attend, h.float(), adjacency, size) + self.bias).to(h.dtype)
+            dense = h.device.type != "cpu"
+            told = in_pieces(self._dense, h.float(), adjacency, size) if dense else self._sparse(h.float(), adjacency)
+            return (told + self.bias).to(h.dtype)
 
-    def _attend(self, h: Tensor, adjacency: Tensor) -> Tensor:
+    def _sparse(self, h: Tensor, adjacency: Tensor) -> Tensor:
+        sent, received = (part(h).unflatten(-1, (self.heads, -1)) for part in (self.send, self.receive))
+        return attention_cpu.attend(sent, received, sent, self.attention, self.gain, adjacency).flatten(2)
+
+    def _dense(self, h: Tensor, adjacency: Tensor) -> Tensor:
         sent, received = by_head(self.send(h), self.heads), by_head(self.receive(h), self.heads)
         bent = leaky_relu(received[:, :, :, None] + sent[:, :, None], SLOPE)  # (s, k, n, n, c)
         scores = (bent @ self.attention[:, None, :, None])[..., 0]

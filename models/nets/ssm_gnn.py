@@ -96,11 +96,13 @@ class Exchange(nn.Module):
 
     def __init__(self, d_model: int, dropout: float, hybrid: Hybrid) -> None:
         super().__init__()
-        learned = hybrid.learns_edges
-        # a learned weight is learned through the gain on it
-        attention = {"heads": hybrid.heads, "gain": float(learned)} if hybrid.message_passing in ATTENTIVE else {}
+        learned, options = hybrid.learns_edges, dict[str, Any]()
+        if hybrid.message_passing in ATTENTIVE:
+            options = {"heads": hybrid.heads, "gain": float(learned)}  # a learned weight is learned through its gain
+        if hybrid.message_passing == "gat":
+            options["dense"] = learned and hybrid.top_k is None
         self.norm = nn.LayerNorm(d_model)
-        self.messages = KINDS[hybrid.message_passing](d_model, **attention)
+        self.messages = KINDS[hybrid.message_passing](d_model, **options)
         self.edges = LearnedEdges(d_model, hybrid.heads, hybrid.top_k) if learned else None
         self.dropout = Dropout(dropout)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.layers import message_passing
+from models.layers import attention_cpu, message_passing
 from models.layers.errors import ShapeError, SizeError
 from models.layers.learned_edges import LearnedEdges
 from models.layers.message_passing import GAT, GCN, KINDS, SAGE, GATv2
@@ -155,18 +155,42 @@ def test_the_gain_makes_heavier_edges_count_more(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", message_passing.ATTENTIVE)
-def test_graphs_taken_in_pieces_give_the_same_values_and_gradients(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("width", [D, 2, 48])
+def test_every_form_gives_the_same_values_and_gradients(kind: str, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Edge by edge in the kernel, as matrix products, as those in pieces; a head narrower and wider than a vector."""
     results = []
-    for chunk in (message_passing.CHUNK, 1):
+    for form, chunk in (("_sparse", message_passing.CHUNK), ("_dense", message_passing.CHUNK), ("_dense", 1)):
         monkeypatch.setattr(message_passing, "CHUNK", chunk)
-        layer, h = layer_of(kind), torch.randn(S, N, D, generator=torch.Generator().manual_seed(2)).requires_grad_()
-        y = layer(h, random_graphs(signed=True))
+        torch.manual_seed(0)
+        layer = KINDS[kind](width, heads=2)
+        nn.init.normal_(layer.gain)
+        h, adjacency = torch.randn(S, N, width).requires_grad_(), random_graphs(signed=True).requires_grad_()
+        y = message_passing.in_pieces(getattr(layer, form), h, adjacency, size=1)
         y.square().sum().backward()
+        trained = [p.grad for p in layer.parameters() if p is not layer.bias]
+        results.append([y, h.grad, *trained, torch.where(adjacency != 0, adjacency.grad, 0.0)])
         with torch.no_grad():
-            torch.testing.assert_close(layer(h, random_graphs(signed=True)), y)
-        results.append([y, h.grad, *(p.grad for p in layer.parameters())])
-    for whole, pieces in zip(*results, strict=True):
-        torch.testing.assert_close(whole, pieces)
+            torch.testing.assert_close(layer(h, adjacency), y + layer.bias)
+    for other in results[1:]:
+        for expected, got in zip(results[0], other, strict=True):
+            torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_matrix_products_are_taken_where_the_graphs_are_dense(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention_cpu, "attend", pytest.fail)
+    assert GAT(D, dense=True)(torch.randn(S, N, D), torch.ones(S, N, N)).shape == (S, N, D)
+
+
+@pytest.mark.parametrize("kind", message_passing.ATTENTIVE)
+def test_two_threads_give_what_one_gives(kind: str) -> None:
+    layer, h, adjacency = layer_of(kind), torch.randn(S, N, D, requires_grad=True), random_graphs()
+    results = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        y = layer(h, adjacency)
+        results.append((y, *torch.autograd.grad(y.square().sum(), [h, layer.gain])))
+    torch.set_num_threads(1)
+    assert all(torch.equal(one, two) for one, two in zip(*results, strict=True))
 
 
 @every_kind
