@@ -272,6 +272,92 @@ def test_a_fold_with_nothing_to_learn_is_left_out_and_the_rest_goes_on(
     assert desk.contents("store.predictions").equals(trained.contents("store.predictions WHERE fold = 1"))
 
 
+def test_a_network_learns_from_the_graph_it_names(desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {}
+
+    def seen(spec, *arguments):
+        given[spec.model] = {snapshot.graph for snapshot in arguments[3]}
+        return fit(spec, *arguments)
+
+    fit = train_module.fit_fold
+    monkeypatch.setattr(train_module, "fit_fold", seen)
+    for model in ("ssm_gnn", "ssm_gnn_sector", "ssm_gnn_attention", "ssm"):
+        train(desk, model=model)
+    assert given == {"ssm_gnn": {"correlation"}, "ssm_gnn_sector": {"sector"}, "ssm_gnn_attention": set(), "ssm": set()}
+
+
+def test_only_the_graphs_of_the_night_s_models_are_loaded(desk) -> None:
+    night = prepared(desk, FRIDAY)
+    data = load_training_data.fn(night, RECIPE, ("s4d", "ssm_gnn_sector", "ssm_gnn_attention"))
+    assert set(data.snapshots) == {"sector"}
+    assert set(load_training_data.fn(night, RECIPE).snapshots) >= {"correlation", "sector"}
+
+
+def test_other_sectors_fit_the_folds_of_the_network_that_reads_them_again_and_no_others(desk) -> None:
+    for model in ("ssm_gnn", "ssm_gnn_sector"):
+        assert train(desk, model=model).fitted == 2
+    night = prepared(desk, FRIDAY)
+    members = tuple(replace(member, sector="Energy") for member in night.universe.members)
+    night = replace(night, universe=replace(night.universe, members=members))
+    build_graphs.fn(night, window_bars=20, min_correlation=0.05, top_k=2, every_bars=5)
+    data = load_training_data.fn(night, RECIPE)
+    fitted = [train_model.fn(night, data, model, 0, RECIPE).fitted for model in ("ssm_gnn", "ssm_gnn_sector")]
+    assert fitted == [0, 2]
+
+
+DRAWN = (
+    "store.graph_snapshots WHERE starts_with(graph, 'attention')",
+    "store.graph_edges WHERE starts_with(graph, 'attention')",
+)
+
+
+def test_the_graph_that_a_network_draws_is_stored_with_its_forecasts(desk) -> None:
+    train(desk, model="ssm_gnn_attention")
+    train(desk, model="ssm_gnn_attention", seed=1)
+    snapshots, edges = (desk.contents(table).to_pandas() for table in DRAWN)
+    assert set(snapshots["graph"]) == {"attention:ssm_gnn_attention", "attention:ssm_gnn_attention:1"}
+    forecast = [ts for (ts,) in desk.rows("SELECT DISTINCT ts FROM predictions ORDER BY 1")]
+    first = forecast.index(snapshots["as_of"].min().to_pydatetime())
+    assert sorted(set(snapshots["as_of"])) == forecast[first::5] and first < 5
+    assert (snapshots["nodes"] == 4).all() and snapshots["window_start"].isna().all()
+    own = edges[edges["graph"] == "attention:ssm_gnn_attention"]
+    assert len(own) == snapshots.loc[snapshots["graph"] == "attention:ssm_gnn_attention", "edges"].sum()
+    assert (own["src"] != own["dst"]).all() and own["weight"].between(0, 1, inclusive="right").all()
+    # what one asset hears of all others sums to 1, but for the rounding
+    heard = own.groupby(["as_of", "dst"])["weight"].sum()
+    np.testing.assert_allclose(heard, 1, atol=1e-5)
+    said = json.loads(snapshots["parameters"][0])
+    assert desk.rows(f"SELECT model FROM trials WHERE trial_id = '{said['trial_id']}'") == [("ssm_gnn_attention",)]
+
+
+def test_drawn_graphs_are_written_once_and_the_same_after_a_kill(desk, open_desk, tmp_path: Path) -> None:
+    def kill(done: int, total: int, label: str) -> None:
+        if done == 1:
+            raise KeyboardInterrupt
+
+    other = desk.another(tmp_path / "other")
+    with pytest.raises(KeyboardInterrupt):
+        train(desk, model="ssm_gnn_attention", on_progress=kill)
+    for _ in range(2):
+        train(desk, model="ssm_gnn_attention")
+    train(other, model="ssm_gnn_attention")
+    for table in DRAWN:
+        assert desk.contents(table).num_rows > 0
+        assert desk.contents(table).equals(other.contents(table))
+
+
+def test_a_later_night_adds_its_graphs_and_leaves_the_others(desk) -> None:
+    train(desk, model="ssm_gnn_attention")
+    night = desk.night(FRIDAY)
+    write_night(night, state="published", settings="{}", settings_hash="", published_at=night.clock)
+    before = [desk.contents(table).to_pandas() for table in DRAWN]
+    train(desk, date(2024, 7, 12), model="ssm_gnn_attention")
+    for table, old in zip(DRAWN, before, strict=True):
+        new = desk.contents(table).to_pandas()
+        assert len(new) > len(old)
+        pd.testing.assert_frame_equal(new[new["as_of"] <= old["as_of"].max()].reset_index(drop=True), old)
+
+
 def test_progress_counts_the_folds(desk) -> None:
     seen: list[tuple[int, int, str]] = []
     train(desk, on_progress=lambda *said: seen.append(said))

@@ -73,6 +73,18 @@ def test_a_changed_snapshot_changes_it_only_for_a_network_that_reads_the_graph(m
         assert (key(market, "ssm_gnn", snapshots=snapshots) != key(market, "ssm_gnn")) == read
 
 
+def test_it_is_the_graph_the_network_names_that_counts(market) -> None:
+    sector = [replace(s, graph="sector") for s in market.snapshots]
+    turned = [replace(s, directed=True) for s in market.snapshots]
+    other = [replace(s, weight=s.weight * 0.5) for s in sector]
+    assert key(market, "ssm_gnn_sector", snapshots=sector) == key(
+        market, "ssm_gnn_sector", snapshots=[*market.snapshots, *sector]
+    )
+    assert key(market, "ssm_gnn_sector", snapshots=other) != key(market, "ssm_gnn_sector", snapshots=sector)
+    assert key(market, "ssm_gnn", snapshots=turned) != key(market, "ssm_gnn")
+    assert key(market, "ssm_gnn_attention", snapshots=[]) == key(market, "ssm_gnn_attention")
+
+
 def test_the_code_version_is_of_the_source_bytes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "layers").mkdir()
     (tmp_path / "zoo.py").write_text("a = 1\n")
