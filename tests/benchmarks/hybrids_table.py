@@ -177,8 +177,8 @@ def main() -> None:
     days, minutes = len(found[ALONE].hit), (time.perf_counter() - started) / 60
     print(page(found, trials))
     print(
-        f"{days} test days in blocks of {BLOCK_BARS}, {asked.seeds} seeds; intervals hold 95% of the draws, those of the "
-        f"validation loss its least and most of all folds; {minutes:.1f} minutes"
+        f"{days} test days in blocks of {BLOCK_BARS}, {asked.seeds} seeds; intervals hold 95% of the draws, those of "
+        f"the validation loss its least and most of all folds; {minutes:.1f} minutes"
     )
 
 
