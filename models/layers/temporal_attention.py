@@ -1,0 +1,55 @@
+"""A node's view of its newest neighbours: attention over dense, masked slots.
+
+Papers: Xu et al. 2020, 2002.07962 (TGAT), equations 6 to 8; Rossi et al. 2020, 2006.10637, equations 9 to 11.
+Glossary: q nodes that ask · k slots of neighbours · d channels · h heads of d / h channels · r numbers of a neighbour.
+score of slot j = (W_q z) · (W_k u_j) / √(d / h); answer = Σ α_j W_v u_j.
+
+The sum over a head's channels can be taken in another order, (W_kᵀ W_q z) · u_j and W_v Σ α_j u_j, so that every node
+that asks is projected, not each of its k neighbours. A bias of the keys would change no score and is left out.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from models.layers.dropout import Dropout
+from models.layers.errors import SizeError
+
+HIDDEN = -1e9
+
+
+class TemporalAttention(nn.Module):
+    """z (q, d), neighbours u (q, k, r), there (q, k) bool → (q, d); a node without neighbours answers with itself."""
+
+    def __init__(self, d: int, r: int, heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        if d % heads:
+            raise SizeError(f"{d} channels do not divide into {heads} heads")
+        self.heads, self.scale = heads, (d // heads) ** -0.5
+        self.query = nn.Linear(d, d)
+        self.key = nn.Parameter(torch.empty(heads, d // heads, r))
+        self.value = nn.Parameter(torch.empty(heads, r, d // heads))
+        for weight in (self.key, self.value):
+            nn.init.uniform_(weight, -(r**-0.5), r**-0.5)
+        self.merge = nn.Sequential(nn.Linear(2 * d, d), nn.ReLU(), Dropout(dropout), nn.Linear(d, d))
+
+    def forward(self, z: Tensor, u: Tensor, there: Tensor) -> Tensor:
+        """The embeddings (q, d)."""
+        asked = self.query(z).view(-1, self.heads, self.key.shape[1]).transpose(0, 1)  # (h, q, d / h)
+        asked = torch.bmm(asked, self.key).transpose(0, 1)  # (q, h, r)
+        scores = torch.bmm(asked, u.transpose(1, 2)) * self.scale
+        weights = torch.softmax(scores.masked_fill(~there[:, None], HIDDEN), dim=-1) * there[:, None]
+        heard = torch.bmm(torch.bmm(weights, u).transpose(0, 1), self.value)  # (h, q, d / h)
+        return self.merge(torch.cat([heard.transpose(0, 1).flatten(1), z], dim=1))
+
+    def reference(self, z: Tensor, u: Tensor, there: Tensor) -> Tensor:
+        """The same, node by node and head by head as the papers write it."""
+        heard = torch.zeros_like(z).view(len(z), self.heads, -1)
+        for i in range(len(z)):
+            slots = u[i, there[i]]
+            for h in range(self.heads if len(slots) else 0):
+                asked = self.query(z[i]).view(self.heads, -1)[h]
+                scores = torch.stack([asked @ (self.key[h] @ slot) for slot in slots]) * self.scale
+                heard[i, h] = torch.softmax(scores, dim=0) @ torch.stack([slot @ self.value[h] for slot in slots])
+        return self.merge(torch.cat([heard.flatten(1), z], dim=1))

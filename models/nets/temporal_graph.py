@@ -1,0 +1,253 @@
+"""The temporal graph network: events in, node embeddings out, whatever they are then used for.
+
+Paper: Rossi et al. 2020, 2006.10637; as presets of the same parts (its table 1) TGAT (2002.07962), JODIE (1908.01207)
+and DyRep (Trivedi et al., ICLR 2019).
+Glossary: n nodes · e events · q nodes asked for · d channels · k slots of neighbours · f features of an event · s
+memory · z embedding.
+
+Life of a state: ``initial_state``, then for every batch of events ``embed`` what is to be predicted and only then
+``insert`` the batch. To learn, hold a batch back and insert it at the head of the next one's graph: its messages give
+the updater its gradient, and nothing predicts itself (TRAP-06). A state is plain tensors; ``detached`` cuts its past.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from models.graphs.events import KINDS, Events
+from models.layers import memory as mem
+from models.layers import neighbours as near
+from models.layers.checks import check_choice, check_positive
+from models.layers.errors import ShapeError
+from models.layers.memory import Memory
+from models.layers.neighbours import Ends, Groups, Ring
+from models.layers.temporal_attention import TemporalAttention
+from models.layers.time_encoding import time_encoding
+
+State = tuple[Memory, Ring]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Which temporal graph network. ``updater`` None: no memory. ``embedding``: identity, time (JODIE's projection) or
+    attention over ``neighbours`` slots in so many ``layers``. ``message_reads``: memory, or embedding as in DyRep.
+    ``fades``: memories lose strength with time before they are read."""
+
+    updater: str | None = "gru"
+    message: str = "identity"
+    aggregator: str = "last"
+    encoding: str = "functional"
+    embedding: str = "attention"
+    message_reads: str = "memory"
+    layers: int = 1
+    heads: int = 2
+    neighbours: int = 10
+    fades: bool = True
+
+
+PRESETS = {
+    "tgn": Parts(),
+    "tgat": Parts(updater=None, layers=2),
+    "jodie": Parts(updater="rnn", embedding="time"),
+    "dyrep": Parts(updater="rnn", embedding="identity", message_reads="embedding"),
+}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """``d`` channels, ``n_features`` of an event, ``d_time`` of the time encoding; elapsed times matter between
+    ``shortest`` and ``longest``, in the unit of the events' times."""
+
+    d: int
+    n_features: int
+    d_time: int
+    shortest: float = 1.0
+    longest: float = 1e6
+    dropout: float = 0.0
+
+
+class Contacts(NamedTuple):
+    """Events as tensors: ``src``, ``dst`` (e,) int64; ``t`` (e,) float64 in one unit; ``features`` (e, f) float32."""
+
+    src: Tensor
+    dst: Tensor
+    t: Tensor
+    features: Tensor
+
+    @classmethod
+    def of(cls, events: Events, unit_us: float = 1e6, since_us: int = 0) -> Contacts:
+        """``events`` with times in units of ``unit_us`` since ``since_us`` and their kinds among the features."""
+        kinds = torch.nn.functional.one_hot(torch.from_numpy(events.kind.astype("int64")), len(KINDS))
+        t = torch.from_numpy(events.t - since_us).double() / unit_us
+        features = torch.cat([torch.from_numpy(events.features), kinds.float()], dim=1)
+        return cls(torch.from_numpy(events.src), torch.from_numpy(events.dst), t, features)
+
+    def part(self, start: int, stop: int) -> Contacts:
+        """Events [start, stop)."""
+        return Contacts(*(column[start:stop] for column in self))
+
+
+class TemporalGraph(nn.Module):
+    """Memory and neighbours of n nodes, changed by ``insert``, read by ``embed``."""
+
+    def __init__(self, parts: Parts, sizes: Sizes) -> None:
+        super().__init__()
+        check_choice("embedding", parts.embedding, ("identity", "time", "attention"))
+        check_choice("message", parts.message, ("identity", "mlp"))
+        check_choice("message_reads", parts.message_reads, ("memory", "embedding"))
+        check_positive(layers=parts.layers, heads=parts.heads, neighbours=parts.neighbours)
+        self.parts, self.sizes = parts, sizes
+        d, ends = sizes.d, sizes.n_features + 1  # an end also says which of the two it is
+        self.encoding = time_encoding(parts.encoding, sizes.d_time, sizes.shortest, sizes.longest)
+        self.fading = mem.Fading(sizes.longest) if parts.updater and parts.fades else None
+        self.updater = None
+        if parts.updater is not None:
+            said = 2 * d + sizes.d_time + ends
+            self.message = mem.Identity(said) if parts.message == "identity" else mem.Mlp(said, d)
+            self.aggregate = mem.aggregator(parts.aggregator, self.message.out_features)
+            self.updater = mem.updater(parts.updater, self.message.out_features, d)
+        self.projection = nn.Parameter(torch.randn(d) * d**-0.5) if parts.embedding == "time" else None
+        self.remembered = 0 if self.updater is None else d
+        attends = parts.embedding == "attention" or parts.message_reads == "embedding"
+        read = [sizes.d_time + ends + (d if layer else self.remembered) for layer in range(parts.layers)]
+        self.attention = nn.ModuleList(
+            TemporalAttention(d, r, parts.heads, sizes.dropout) for r in (read if attends else ())
+        )
+
+    def initial_state(self, n: int) -> State:
+        """The state of n nodes before the first event."""
+        like = next(self.parameters())
+        width = 0 if self.updater is None else self.updater.width
+        ring = near.empty_ring(n, self.parts.neighbours, self.sizes.n_features + 1, like)
+        return mem.empty_memory(n, width, like), ring
+
+    def insert(self, state: State, contacts: Contacts, in_place: bool = False) -> State:
+        """The state after the events, all of which see the memories from before them.
+
+        ``in_place``: the given state's own tensors are written to and given back; without gradients only.
+        """
+        memory, ring = state
+        self._check(contacts, len(memory.seen))
+        if not len(contacts.src):
+            return state
+        if not in_place:
+            ring = Ring(*(part.clone() for part in ring))
+        ends, groups = near.grouped(_both_ends(contacts))
+        newest = ends.t.index_select(0, groups.size.cumsum(0) - 1)
+        vector = memory.vector
+        if self.updater is not None:
+            write = vector.index_copy_ if in_place else vector.index_copy
+            vector = write(0, groups.node, self._updated(state, ends, groups, newest))
+        near.insert(ring, memory.seen, ends, groups)
+        newest = torch.maximum(newest, memory.updated.index_select(0, groups.node))
+        if in_place:
+            memory.updated.index_copy_(0, groups.node, newest)
+            memory.seen.index_add_(0, groups.node, groups.size)
+            return state
+        updated = memory.updated.index_copy(0, groups.node, newest)
+        seen = memory.seen.index_add(0, groups.node, groups.size)
+        return Memory(vector, updated, seen, memory.decay), ring
+
+    def embed(self, state: State, nodes: Tensor, t: Tensor, own: Tensor | None = None) -> Tensor:
+        """z (q, d) of ``nodes`` (q,) at times ``t`` (q,), by the events inserted so far; ``own`` (q, d) features."""
+        if self.parts.embedding == "attention":
+            return self._attended(state, nodes, t, self.parts.layers, own)
+        s, elapsed = self._remembered(state[0], nodes, t)
+        if self.projection is not None:
+            s = s * (1 + (elapsed / self.sizes.longest)[:, None] * self.projection)
+        return s if own is None else s + own
+
+    def _updated(self, state: State, ends: Ends, groups: Groups, newest: Tensor) -> Tensor:
+        """The new memories of ``groups.node``."""
+        if self.parts.aggregator == "last" and len(ends.node) > len(groups.node):
+            ends, groups = _newest(ends, groups, newest)
+        memory, r, d = state[0], len(ends.node), self.sizes.d
+        nodes = torch.cat([ends.node, ends.other])
+        s, elapsed = self._faded(memory, nodes, torch.cat([ends.t, ends.t]))
+        others = s[r:, :d]
+        if self.parts.message_reads == "embedding":
+            others = self._attended(state, ends.other, ends.t, self.parts.layers, None)
+        said = torch.cat([s[:r, :d], others, self.encoding(elapsed[:r]), ends.features], dim=1)
+        message = self.aggregate(self.message(said, ends.features[:, -1] > 0), groups)
+        kept, before = elapsed[:r], s[:r]
+        if r > len(groups.node):
+            before, kept = self._faded(memory, groups.node, newest)
+        if self.parts.updater == "decay":
+            rate = 1 / self.sizes.longest if self.fading is None else self.fading.log_rate.exp()
+            kept = torch.exp(-rate * memory.decay.index_select(0, groups.node) * kept)
+        return self.updater(message, before, kept)  # type: ignore[misc]  # there is one where this is called
+
+    def _attended(self, state: State, nodes: Tensor, t: Tensor, layers: int, own: Tensor | None) -> Tensor:
+        """z (q, d) after ``layers`` of attention; before the first, what the nodes remember and their own features."""
+        if not layers:
+            s, _ = self._remembered(state[0], nodes, t)
+            z = s if self.remembered else s.new_zeros(len(nodes), self.sizes.d)
+            return z if own is None else z + own
+        z = self._attended(state, nodes, t, layers - 1, own)
+        other, when, features = near.neighbours(state[1], nodes)
+        there, k = other >= 0, other.shape[1]
+        elapsed = (t[:, None] - when).float()
+        ids, times = other.clamp(min=0).flatten(), t.repeat_interleave(k)
+        below = self._remembered(state[0], ids, times)[0] if layers == 1 else self._each_once(state, ids, times, layers)
+        u = torch.cat([below.view(len(nodes), k, -1), self.encoding(elapsed), features], dim=-1)
+        return self.attention[layers - 1](z, u, there)
+
+    def _each_once(self, state: State, nodes: Tensor, t: Tensor, layers: int) -> Tensor:
+        """z (q, d) one layer down, worked out once for each node and time among them."""
+        times, at = torch.unique(t, return_inverse=True)
+        pairs, place = torch.unique(nodes * len(times) + at, return_inverse=True)
+        nodes, t = pairs // len(times), times.index_select(0, pairs % len(times))
+        return self._attended(state, nodes, t, layers - 1, None).index_select(0, place)
+
+    def _remembered(self, memory: Memory, nodes: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """What others may read of the nodes' memories at ``t``, and the time since their last events."""
+        s, elapsed = self._faded(memory, nodes, t)
+        return s[:, : self.remembered], elapsed
+
+    def _faded(self, memory: Memory, nodes: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        if self.fading is not None:
+            return self.fading(memory, nodes, t)
+        elapsed = (t - memory.updated.index_select(0, nodes)).clamp(min=0).float()
+        return memory.vector.index_select(0, nodes), elapsed
+
+    def _check(self, contacts: Contacts, n: int) -> None:
+        """Refuses what would be written to the wrong place. Raises ShapeError."""
+        if contacts.features.shape != (len(contacts.src), self.sizes.n_features):
+            raise ShapeError(
+                f"the events' features are {tuple(contacts.features.shape)}; give {self.sizes.n_features} for each of "
+                f"the {len(contacts.src)} events"
+            )
+        if len(contacts.src) and int(torch.maximum(contacts.src.max(), contacts.dst.max())) >= n:
+            raise ShapeError(f"an event names a node beyond the {n} of this state; begin with a larger initial_state")
+
+
+def detached(state: State) -> State:
+    """The same state without the graph that made it."""
+    memory, ring = state
+    return memory._replace(vector=memory.vector.detach()), ring
+
+
+def preset(name: str, **options: object) -> Parts:
+    """The parts of that name with some of them exchanged. Raises SizeError, and TypeError for an unknown part."""
+    check_choice("preset", name, PRESETS)
+    return replace(PRESETS[name], **options)  # type: ignore[arg-type]
+
+
+def _both_ends(contacts: Contacts) -> Ends:
+    """Every event as its source sees it (+1) and as its destination does (−1)."""
+    src, dst, t, features = contacts
+    side = torch.cat([t.new_ones(len(t)), t.new_full((len(t),), -1.0)]).to(features.dtype)
+    said = torch.cat([torch.cat([features, features]), side[:, None]], dim=1)
+    return Ends(torch.cat([src, dst]), torch.cat([dst, src]), torch.cat([t, t]), said)
+
+
+def _newest(ends: Ends, groups: Groups, newest: Tensor) -> tuple[Ends, Groups]:
+    """Only the ends that no later one of the same node follows."""
+    rows = (ends.t == newest.index_select(0, groups.of)).nonzero()[:, 0]
+    of = groups.of.index_select(0, rows)
+    size = torch.bincount(of, minlength=len(groups.node))
+    return ends.take(rows), Groups(groups.node, of, groups.place.index_select(0, rows), size)
