@@ -24,6 +24,7 @@ from models.nets.on_demand import OnDemand
 from models.nets.ridge import Ridge
 from models.nets.spec import Spec
 from models.nets.ssm_gnn import LEARNED, ssm_gnn
+from models.nets.tgn import Tgn
 from models.panel import Panel
 
 __all__ = [
@@ -94,6 +95,12 @@ ENTRIES: dict[str, Entry] = {
     ),
     "ssm": Network(partial(ssm_gnn, parts="ssm"), "ssm_gnn without its messages"),
     "gnn": Network(partial(ssm_gnn, parts="gnn"), "ssm_gnn without its memory: the bar alone", "correlation"),
+    "tgn": Network(
+        partial(Tgn, aggregator="mean"), "temporal graph network: memory and attention", graph="correlation"
+    ),
+    "tgat": Network(partial(Tgn, base="tgat"), "temporal graph attention, without memory", graph="correlation"),
+    "jodie": Network(partial(Tgn, base="jodie"), "recurrent memory, projected in time", graph="correlation"),
+    "dyrep": Network(partial(Tgn, base="dyrep"), "recurrent memory of what neighbours say", graph="correlation"),
     "ridge": Network(Ridge, "linear and logistic regression with a penalty, the baseline of every model"),
     "gradient_boosting": Network(GradientBoosting, "gradient-boosted trees, by LightGBM"),
     "garch": Network(Garch, "GARCH(1, 1): volatility of every asset by itself, no view on returns"),

@@ -37,16 +37,34 @@ class GraphSteps:
 
 
 @dataclass(frozen=True, eq=False)
+class EventSteps:
+    """Events between the bars, e of them: ``src``, ``dst`` (e,) int64 positions among the nodes of a market of n assets
+    (models.graphs.market_events); ``age`` (e,) bars before the close of the bar the event belongs to; ``kind`` (e,)
+    int64; ``features`` (e, f). ``spans`` (b, l, 2): from which event to which each bar's own reach, oldest first."""
+
+    src: Tensor
+    dst: Tensor
+    age: Tensor
+    kind: Tensor
+    features: Tensor
+    spans: Tensor
+
+    def to(self, *args: Any, **kwargs: Any) -> EventSteps:
+        """The same on another device."""
+        return EventSteps(*(getattr(self, f.name).to(*args, **kwargs) for f in fields(self)))
+
+
+@dataclass(frozen=True, eq=False)
 class Batch:
     """``x`` (b, l, n, f) float32, scaled; what stands where ``mask`` (b, l, n) is False is never read. ``gaps`` (b, l):
-    time since the previous bar, in bars (1 when regular). ``events``: the continuous-time events between the bars, for
-    networks that read them."""
+    time since the previous bar, in bars (1 when regular). ``events``: what happened between the bars, for networks that
+    read it."""
 
     x: Tensor
     mask: Tensor
     gaps: Tensor
     graph: GraphSteps | None = None
-    events: Any | None = None
+    events: EventSteps | None = None
 
     def to(self, *args: Any, **kwargs: Any) -> Batch:
         """The same on another device."""
@@ -57,7 +75,9 @@ class Batch:
         """Bars [start, stop) of every chunk."""
         part = slice(start, stop)
         graph = None if self.graph is None else replace(self.graph, step=self.graph.step[:, part])
-        return replace(self, x=self.x[:, part], mask=self.mask[:, part], gaps=self.gaps[:, part], graph=graph)
+        events = None if self.events is None else replace(self.events, spans=self.events.spans[:, part])
+        x, mask, gaps = self.x[:, part], self.mask[:, part], self.gaps[:, part]
+        return replace(self, x=x, mask=mask, gaps=gaps, graph=graph, events=events)
 
 
 @dataclass(frozen=True, eq=False)

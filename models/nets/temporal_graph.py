@@ -128,7 +128,7 @@ class TemporalGraph(nn.Module):
     def insert(self, state: State, contacts: Contacts, in_place: bool = False) -> State:
         """The state after the events, all of which see the memories from before them.
 
-        ``in_place``: the given state's own tensors are written to and given back; without gradients only.
+        ``in_place``: the given state's own tensors are written to, but for vectors that gradients run through.
         """
         memory, ring = state
         self._check(contacts, len(memory.seen))
@@ -140,14 +140,14 @@ class TemporalGraph(nn.Module):
         newest = ends.t.index_select(0, groups.size.cumsum(0) - 1)
         vector = memory.vector
         if self.updater is not None:
-            write = vector.index_copy_ if in_place else vector.index_copy
+            write = vector.index_copy_ if in_place and not torch.is_grad_enabled() else vector.index_copy
             vector = write(0, groups.node, self._updated(state, ends, groups, newest))
         near.insert(ring, memory.seen, ends, groups)
         newest = torch.maximum(newest, memory.updated.index_select(0, groups.node))
         if in_place:
             memory.updated.index_copy_(0, groups.node, newest)
             memory.seen.index_add_(0, groups.node, groups.size)
-            return state
+            return memory._replace(vector=vector), ring
         updated = memory.updated.index_copy(0, groups.node, newest)
         seen = memory.seen.index_add(0, groups.node, groups.size)
         return Memory(vector, updated, seen, memory.decay), ring
@@ -223,6 +223,12 @@ class TemporalGraph(nn.Module):
             )
         if len(contacts.src) and int(torch.maximum(contacts.src.max(), contacts.dst.max())) >= n:
             raise ShapeError(f"an event names a node beyond the {n} of this state; begin with a larger initial_state")
+
+
+def copied(state: State) -> State:
+    """The same state in tensors of its own, to be changed in place."""
+    memory, ring = state
+    return Memory(*(part.clone() for part in memory)), Ring(*(part.clone() for part in ring))
 
 
 def detached(state: State) -> State:

@@ -1,0 +1,159 @@
+"""A temporal graph network of a market: events up to every bar's close, then a forecast of every asset.
+
+Paper and parts: temporal_graph.py. Nodes are those of models.graphs.market_events.market_nodes, once for each chunk.
+What happens at a bar, in this order: the events since the last close and the edges of a new graph snapshot; every
+asset's bar, an event from the market with the bar's features; then the embeddings of the assets at the close, to which
+the bar's own features are given as v. All three are known at the close, and targets begin after it.
+
+Glossary: b chunks · l bars · n assets · N nodes of a chunk · f features of a bar · d channels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+
+from models.graphs.events import KINDS, Events
+from models.graphs.market_events import COLUMN, EXTERNAL, FEATURES, NODE_TYPES
+from models.layers.dropout import Dropout
+from models.layers.errors import ShapeError
+from models.layers.memory import Memory
+from models.layers.neighbours import Ring
+from models.nets.forecast import Batch, Embedding, EventSteps, Forecast, Heads
+from models.nets.spec import Spec
+from models.nets.temporal_graph import Contacts, Sizes, TemporalGraph, copied, preset
+
+State = tuple[tuple[Tensor, ...], ...]
+SHORTEST, LONGEST = 0.1, 1000.0  # bars between which elapsed times matter
+TYPES = len(NODE_TYPES)
+
+
+class Tgn(nn.Module):
+    """Batch → Forecast. Options: ``base``, a name of temporal_graph.PRESETS, and any of its Parts by name.
+
+    ``n_layers`` and ``d_state`` of the spec are not used: the layers are a part. State: the memories, the rings, and
+    each chunk's clock in bars (b,) with the edges last heard of (b, n, n).
+    """
+
+    def __init__(self, spec: Spec, n_features: int, n_horizons: int, base: str = "tgn", **parts: Any) -> None:
+        super().__init__()
+        d, said = spec.d_model, n_features + len(FEATURES) + len(KINDS)
+        self.embedding = Embedding(n_features, d)
+        sizes = Sizes(d, said, d + d % 2, SHORTEST, LONGEST, spec.dropout)
+        self.graph = TemporalGraph(preset(base, **parts), sizes)
+        self.dropout, self.norm = Dropout(spec.dropout), nn.LayerNorm(d)
+        self.heads = Heads(d, n_horizons)
+
+    def initial_state(self, b: int, n: int) -> State:
+        """The state of n assets in b chunks before the first bar."""
+        memory, ring = self.graph.initial_state(b * _nodes(n))
+        clock = memory.updated.new_zeros(b)
+        return memory, ring, (clock, self.norm.weight.new_zeros(b, n, n))
+
+    def forward(self, batch: Batch) -> Forecast:
+        """The forecast of every bar. Raises ShapeError, DtypeError, NotFiniteError."""
+        b, bars, n, _ = batch.x.shape
+        return self._run(batch, self.embedding(batch), self.initial_state(b, n), bars)[0]
+
+    def step(self, batch: Batch, state: State) -> tuple[Forecast, State]:
+        """The forecast of one more bar, and the state after it."""
+        graph = copied((Memory(*state[0]), Ring(*state[1])))
+        return self._run(batch, self.embedding(batch), (*graph, state[2]), 1)
+
+    def insert(self, state: State, events: Events, close_us: int, bar_us: int) -> State:
+        """The state after ``events`` of one chunk that came after its newest bar, which closed at ``close_us``."""
+        memory, ring, (clock, edges) = state
+        contacts = Contacts.of(events, bar_us, close_us)
+        bar = contacts.features.new_zeros(len(events), self.embedding.n_features)
+        contacts = contacts._replace(t=contacts.t + clock, features=torch.cat([bar, contacts.features], dim=1))
+        return *self.graph.insert((Memory(*memory), Ring(*ring)), contacts), (clock, edges)
+
+    def embed(self, state: State, nodes: Tensor, bars: Tensor) -> Tensor:
+        """z (q, d) of the nodes (q,) so many ``bars`` (q,) after the newest close, by the events inserted so far."""
+        chunk = nodes // _nodes(state[2][1].shape[1])
+        return self.graph.embed((Memory(*state[0]), Ring(*state[1])), nodes, state[2][0][chunk] + bars)
+
+    def _run(self, batch: Batch, own: Tensor, state: State, bars: int) -> tuple[Forecast, State]:
+        """The forecasts, and the state that they leave, written over the one given."""
+        b, _, n, _ = batch.x.shape
+        memory, ring, (clock, edges) = state
+        graph, assets = (Memory(*memory), Ring(*ring)), _assets(b, n, own.device)
+        bar_edges, seen = _edges_in_force(batch), []
+        with torch.autocast(own.device.type, enabled=False):
+            own = own.float()
+            for t in range(bars):
+                clock = clock + batch.gaps[:, t]
+                now = bar_edges[:, t] if bar_edges is not None else edges
+                for contacts in (self._between(batch, t, clock, edges, now), self._bars(batch, t, clock)):
+                    graph = self.graph.insert(graph, contacts, in_place=True)
+                edges = now
+                seen.append(self.graph.embed(graph, assets, clock.repeat_interleave(n), own[:, t].flatten(0, 1)))
+        z = torch.stack(seen).view(bars, b, n, -1).transpose(0, 1)
+        return self.heads(self.norm(own + self.dropout(z)), batch.mask), (*graph, (clock, edges))
+
+    def _between(self, batch: Batch, t: int, clock: Tensor, before: Tensor, now: Tensor) -> Contacts:
+        """The events since the last close, and the edges (b, n, n) of chunks whose graph is another than ``before``."""
+        n = now.shape[1]
+        changed = (now != before).flatten(1).any(1)
+        chunk, dst, src = (now * changed[:, None, None]).nonzero().unbind(1)
+        said = now.new_zeros(len(chunk), self.graph.sizes.n_features)
+        said[:, self.embedding.n_features + COLUMN["weight"]] = now[chunk, dst, src]
+        said[:, KINDS.index("correlation") - len(KINDS)] = 1.0
+        first = chunk * _nodes(n)
+        edges = Contacts(first + src, first + dst, clock[chunk], said)
+        if batch.events is None:
+            return edges
+        events = self._given(batch.events, t, clock, n)
+        return Contacts(*(torch.cat(parts) for parts in zip(events, edges, strict=True)))
+
+    def _given(self, events: EventSteps, t: int, clock: Tensor, n: int) -> Contacts:
+        """The batch's own events of bar t."""
+        if events.features.shape[1] != len(FEATURES):
+            raise ShapeError(
+                f"the events have {events.features.shape[1]} features; build them with models.graphs.market_events, "
+                f"which gives {len(FEATURES)}"
+            )
+        start, stop = events.spans[:, t].unbind(1)
+        size = stop - start
+        chunk = torch.repeat_interleave(torch.arange(len(size), device=size.device), size)
+        at = torch.arange(len(chunk), device=size.device) + (stop - size.cumsum(0))[chunk]
+        kinds = one_hot(events.kind[at], len(KINDS)).float()
+        bar = kinds.new_zeros(len(at), self.embedding.n_features)
+        first = chunk * _nodes(n)
+        said = torch.cat([bar, events.features[at], kinds], dim=1)
+        return Contacts(first + events.src[at], first + events.dst[at], clock[chunk] - events.age[at], said)
+
+    def _bars(self, batch: Batch, t: int, clock: Tensor) -> Contacts:
+        """market → asset, with the bar's features, for every asset that has the bar."""
+        n = batch.mask.shape[2]
+        chunk, asset = batch.mask[:, t].nonzero().unbind(1)
+        x = batch.x[:, t][chunk, asset]
+        said = x.new_zeros(len(x), self.graph.sizes.n_features)
+        said[:, : x.shape[1]] = x
+        said[:, KINDS.index("bar") - len(KINDS)] = 1.0
+        first = chunk * _nodes(n)
+        market = first + TYPES * n + EXTERNAL.index("external:market")
+        return Contacts(market, first + asset, clock[chunk], said)
+
+
+def _nodes(n: int) -> int:
+    """N: how many nodes a market of n assets has."""
+    return TYPES * n + len(EXTERNAL)
+
+
+def _assets(b: int, n: int, device: torch.device) -> Tensor:
+    """Positions (b · n,) of the assets among the nodes of all chunks."""
+    return (torch.arange(b, device=device)[:, None] * _nodes(n) + torch.arange(n, device=device)).flatten()
+
+
+def _edges_in_force(batch: Batch) -> Tensor | None:
+    """Weights (b, l, n, n) of the edges from j to i of the snapshots in force, no loops, 0 before the first."""
+    if batch.graph is None:
+        return None
+    adjacency = batch.graph.adjacency
+    nothing = adjacency.new_zeros(1, *adjacency.shape[1:])
+    loops = torch.eye(adjacency.shape[1], dtype=torch.bool, device=adjacency.device)
+    return torch.cat([nothing, adjacency.masked_fill(loops, 0.0)])[batch.graph.step + 1]
