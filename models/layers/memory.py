@@ -49,9 +49,14 @@ class Fading(nn.Module):
 
     def forward(self, memory: Memory, nodes: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """The faded vectors, and Δt (m,) float32 since each node's last event."""
+        left, elapsed = self.left(memory, nodes, t)
+        return memory.vector.index_select(0, nodes) * left[:, None], elapsed
+
+    def left(self, memory: Memory, nodes: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """exp(−λΔt) (m,) and Δt."""
         elapsed = (t - memory.updated.index_select(0, nodes)).clamp(min=0).float()
         rate = memory.decay.index_select(0, nodes) * self.log_rate.exp()
-        return memory.vector.index_select(0, nodes) * torch.exp(-rate * elapsed)[:, None], elapsed
+        return torch.exp(-rate * elapsed), elapsed
 
 
 class Identity(nn.Module):

@@ -38,12 +38,13 @@ class Ends(NamedTuple):
 
 class Groups(NamedTuple):
     """Ends in rows, grouped by node and by time within: ``node`` (g,) one of each; ``of`` (r,) the group of every row;
-    ``place`` (r,) its position in the group; ``size`` (g,)."""
+    ``place`` (r,) its position in the group; ``size`` (g,); ``newest`` (g,) time of its last end."""
 
     node: Tensor
     of: Tensor
     place: Tensor
     size: Tensor
+    newest: Tensor
 
 
 def empty_ring(n: int, k: int, f: int, like: Tensor) -> Ring:
@@ -58,14 +59,15 @@ def grouped(ends: Ends) -> tuple[Ends, Groups]:
     Simultaneous ends of a node are put in an order that follows from their features (then from the far end), neither
     from the order they came in nor from how the nodes are numbered.
     """
-    if len(ends.node) > 2:  # the two ends of one event are of two nodes
-        ends = ends.take(_order(ends))
-    elif len(ends.node) == 2:
-        ends = ends.take(torch.argsort(ends.node))
+    if len(ends.node) == 2:  # the two ends of one event: two nodes, nothing to sort
+        alone = torch.ones_like(ends.node)
+        return ends, Groups(ends.node, alone.cumsum(0) - 1, alone - 1, alone, ends.t)
+    ends = ends.take(_order(ends))
     node, size = torch.unique_consecutive(ends.node, return_counts=True)
     of = torch.repeat_interleave(torch.arange(len(node), device=node.device), size, output_size=len(ends.node))
-    first = size.cumsum(0) - size
-    return ends, Groups(node, of, torch.arange(len(of), device=of.device) - first.index_select(0, of), size)
+    stop = size.cumsum(0)
+    place = torch.arange(len(of), device=of.device) - (stop - size).index_select(0, of)
+    return ends, Groups(node, of, place, size, ends.t.index_select(0, stop - 1))
 
 
 def insert(ring: Ring, count: Tensor, ends: Ends, groups: Groups) -> None:
@@ -74,10 +76,9 @@ def insert(ring: Ring, count: Tensor, ends: Ends, groups: Groups) -> None:
     Of more than k ends of one node the last k stay.
     """
     slots = ring.other.shape[1]
-    size, slot = groups.size.index_select(0, groups.of), count.index_select(0, ends.node) + groups.place
-    place = ends.node * slots + slot % slots
+    place = ends.node * slots + (count.index_select(0, ends.node) + groups.place) % slots
     if len(ends.node) > slots:
-        rows = (groups.place >= size - slots).nonzero()[:, 0]
+        rows = (groups.place >= groups.size.index_select(0, groups.of) - slots).nonzero()[:, 0]
         if len(rows) < len(place):
             ends, place = ends.take(rows), place.index_select(0, rows)
     ring.other.view(-1).index_copy_(0, place, ends.other)

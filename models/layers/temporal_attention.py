@@ -1,7 +1,8 @@
 """A node's view of its newest neighbours: attention over dense, masked slots.
 
 Papers: Xu et al. 2020, 2002.07962 (TGAT), equations 6 to 8; Rossi et al. 2020, 2006.10637, equations 9 to 11.
-Glossary: q nodes that ask · k slots of neighbours · d channels · h heads of d / h channels · r numbers of a neighbour.
+Glossary: q nodes that ask · k slots of neighbours · d channels · h heads of d / h channels · a neighbour u_j has r =
+m + f + p numbers: what it remembers (m), the features of the event (f) and how long ago that was (p).
 score of slot j = (W_q z) · (W_k u_j) / √(d / h); answer = Σ α_j W_v u_j.
 
 The sum over a head's channels can be taken in another order, (W_kᵀ W_q z) · u_j and W_v Σ α_j u_j, so that every node
@@ -10,17 +11,36 @@ that asks is projected, not each of its k neighbours. A bias of the keys would c
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
 from models.layers.dropout import Dropout
 from models.layers.errors import SizeError
+from models.layers.temporal_attention_cpu import Attend
 
 HIDDEN = -1e9
 
 
+class Slots(NamedTuple):
+    """Neighbours of q nodes. ``table`` (n, m), what nodes remember; ``ids`` (q, k) int64, its rows, negative in empty
+    slots; ``fade`` (q, k), how much of a row is left; ``features`` (q, k, f) of the event; ``time`` (q, k, p)."""
+
+    table: Tensor
+    ids: Tensor
+    fade: Tensor
+    features: Tensor
+    time: Tensor
+
+    def gathered(self) -> Tensor:
+        """u (q, k, r)."""
+        rows = self.table.index_select(0, self.ids.clamp(min=0).flatten()).view(*self.ids.shape, -1)
+        return torch.cat([rows * self.fade[..., None], self.features, self.time], dim=-1)
+
+
 class TemporalAttention(nn.Module):
-    """z (q, d), neighbours u (q, k, r), there (q, k) bool → (q, d); a node without neighbours answers with itself."""
+    """z (q, d) and the slots of its neighbours → (q, d); a node without neighbours answers with itself."""
 
     def __init__(self, d: int, r: int, heads: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -34,22 +54,29 @@ class TemporalAttention(nn.Module):
             nn.init.uniform_(weight, -(r**-0.5), r**-0.5)
         self.merge = nn.Sequential(nn.Linear(2 * d, d), nn.ReLU(), Dropout(dropout), nn.Linear(d, d))
 
-    def forward(self, z: Tensor, u: Tensor, there: Tensor) -> Tensor:
+    def forward(self, z: Tensor, slots: Slots) -> Tensor:
         """The embeddings (q, d)."""
-        asked = self.query(z).view(-1, self.heads, self.key.shape[1]).transpose(0, 1)  # (h, q, d / h)
+        asked = (self.query(z) * self.scale).view(-1, self.heads, self.key.shape[1]).transpose(0, 1)  # (h, q, d / h)
         asked = torch.bmm(asked, self.key).transpose(0, 1)  # (q, h, r)
-        scores = torch.bmm(asked, u.transpose(1, 2)) * self.scale
-        weights = torch.softmax(scores.masked_fill(~there[:, None], HIDDEN), dim=-1) * there[:, None]
-        heard = torch.bmm(torch.bmm(weights, u).transpose(0, 1), self.value)  # (h, q, d / h)
+        fused = z.device.type == "cpu" and z.dtype == torch.float32
+        heard = Attend.apply(asked, *slots) if fused else _attend(asked, slots)
+        heard = torch.bmm(heard.transpose(0, 1), self.value)  # (h, q, d / h)
         return self.merge(torch.cat([heard.transpose(0, 1).flatten(1), z], dim=1))
 
-    def reference(self, z: Tensor, u: Tensor, there: Tensor) -> Tensor:
+    def reference(self, z: Tensor, slots: Slots) -> Tensor:
         """The same, node by node and head by head as the papers write it."""
-        heard = torch.zeros_like(z).view(len(z), self.heads, -1)
+        heard, every = torch.zeros_like(z).view(len(z), self.heads, -1), slots.gathered()
         for i in range(len(z)):
-            slots = u[i, there[i]]
-            for h in range(self.heads if len(slots) else 0):
+            u = every[i, slots.ids[i] >= 0]
+            for h in range(self.heads if len(u) else 0):
                 asked = self.query(z[i]).view(self.heads, -1)[h]
-                scores = torch.stack([asked @ (self.key[h] @ slot) for slot in slots]) * self.scale
-                heard[i, h] = torch.softmax(scores, dim=0) @ torch.stack([slot @ self.value[h] for slot in slots])
+                scores = torch.stack([asked @ (self.key[h] @ slot) for slot in u]) * self.scale
+                heard[i, h] = torch.softmax(scores, dim=0) @ torch.stack([slot @ self.value[h] for slot in u])
         return self.merge(torch.cat([heard.flatten(1), z], dim=1))
+
+
+def _attend(asked: Tensor, slots: Slots) -> Tensor:
+    """Σ_j softmax_j(asked · u_j) u_j, (q, h, r)."""
+    u, there = slots.gathered(), (slots.ids >= 0)[:, None]
+    scores = torch.bmm(asked, u.transpose(1, 2)).masked_fill(~there, HIDDEN)
+    return torch.bmm(torch.softmax(scores, dim=-1) * there, u)

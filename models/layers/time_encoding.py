@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
 from models.layers.checks import check_choice, check_even
 from models.layers.errors import SizeError
@@ -39,8 +42,33 @@ class Functional(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         """The encoding of t."""
+        return _Waves.apply(t, self.frequency, self.scale)
+
+    def reference(self, t: Tensor) -> Tensor:
+        """The same as the paper writes it, with the gradients that torch finds."""
         angle = t[..., None] * self.frequency
         return torch.cat([angle.cos(), angle.sin()], dim=-1) * self.scale
+
+
+class _Waves(Function):
+    """[cos ωt, sin ωt] scaled; each is the other's slope, so the backward pass works out neither again. t has no
+    gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, t: Tensor, frequency: Tensor, scale: float) -> Tensor:
+        angle = t[..., None] * frequency
+        waves = torch.cat([angle.cos(), angle.sin_()], dim=-1).mul_(scale)
+        ctx.save_for_backward(t, waves)
+        return waves
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        t, waves = ctx.saved_tensors
+        cos, sin = waves.flatten(0, -2).chunk(2, dim=-1)
+        of_cos, of_sin = g.flatten(0, -2).chunk(2, dim=-1)
+        slope = torch.addcmul(of_sin * cos, of_cos, sin, value=-1.0)
+        return None, t.flatten() @ slope, None
 
 
 class Time2Vec(nn.Module):

@@ -28,18 +28,21 @@ class LinkPredictor(nn.Module):
         )
 
     def forward(self, state: State, u: Tensor, v: Tensor, t: Tensor) -> Tensor:
-        """Logits (c, q) of the events u → v (c, q) at the times t (q,), c candidates a time, by what came before."""
-        u, v, times = u.flatten(), v.flatten(), t.expand_as(v).flatten()
-        z_u, z_v = self.graph.embed(state, torch.cat([u, v]), torch.cat([times, times])).chunk(2)
+        """Logits (c, q) of the events u → v at the times t (q,), by what came before; v (c, q) are c candidates a time,
+        u (c, q), or (1, q) where all of them have one source."""
+        c, q, ends = len(v), len(t), torch.cat([u, v])
+        z = self.graph.embed(state, ends.flatten(), t.expand_as(ends).flatten()).view(len(ends), q, -1)
+        z_u, z_v = z[: len(u)].expand(c, q, -1).flatten(0, 1), z[len(u) :].flatten(0, 1)
         read = [z_u, z_v]
         if self.pairs:
-            read.append(acquaintance(state, u, v, times, self.graph.sizes.longest))
-        return self.decode(torch.cat(read, dim=1)).view(-1, len(t))
+            pairs = u.expand(c, q).flatten(), v.flatten(), t.expand(c, q).flatten()
+            read.append(acquaintance(state, *pairs, self.graph.sizes.longest))
+        return self.decode(torch.cat(read, dim=1)).view(c, q)
 
 
 def acquaintance(state: State, u: Tensor, v: Tensor, t: Tensor, longest: float) -> Tensor:
     """What u and v know of each other (q, 9), of their newest k neighbours each: how often they met seen from either
-    side, how long ago, neighbours in common seen from either side; and of each, how many events and how long ago.
+    side, how long ago, neighbours in common seen from either side; of each, how many events (k at most), how long ago.
 
     Counts as log(1 + count); times as log(1 + t) ÷ log(1 + ``longest``), 2 for never.
     """
@@ -49,7 +52,7 @@ def acquaintance(state: State, u: Tensor, v: Tensor, t: Tensor, longest: float) 
     shared = (mine.other[:, :, None] == theirs.other[:, None, :]) & (mine.other >= 0)[:, :, None]
     since = torch.where(met, t[:, None] - mine.t, torch.inf).amin(1)
     counts = [met.sum(1), met_back.sum(1), shared.any(2).sum(1), shared.any(1).sum(1)]
-    counts += [memory.seen.index_select(0, nodes) for nodes in (u, v)]
+    counts += [memory.seen.index_select(0, nodes).clamp(max=mine.other.shape[1]) for nodes in (u, v)]
     times = [since] + [t - memory.updated.index_select(0, nodes) for nodes in (u, v)]
     scaled = torch.stack(times, dim=1).clamp(min=0).log1p() / torch.tensor(longest).log1p()
     return torch.cat([torch.stack(counts, dim=1).float().log1p(), scaled.clamp(max=2).float()], dim=1)

@@ -25,7 +25,7 @@ from models.layers.checks import check_choice, check_positive
 from models.layers.errors import ShapeError
 from models.layers.memory import Memory
 from models.layers.neighbours import Ends, Groups, Ring
-from models.layers.temporal_attention import TemporalAttention
+from models.layers.temporal_attention import Slots, TemporalAttention
 from models.layers.time_encoding import time_encoding
 
 State = tuple[Memory, Ring]
@@ -137,13 +137,12 @@ class TemporalGraph(nn.Module):
         if not in_place:
             ring = Ring(*(part.clone() for part in ring))
         ends, groups = near.grouped(_both_ends(contacts))
-        newest = ends.t.index_select(0, groups.size.cumsum(0) - 1)
         vector = memory.vector
         if self.updater is not None:
             write = vector.index_copy_ if in_place and not torch.is_grad_enabled() else vector.index_copy
-            vector = write(0, groups.node, self._updated(state, ends, groups, newest))
+            vector = write(0, groups.node, self._updated(state, ends, groups))
         near.insert(ring, memory.seen, ends, groups)
-        newest = torch.maximum(newest, memory.updated.index_select(0, groups.node))
+        newest = torch.maximum(groups.newest, memory.updated.index_select(0, groups.node))
         if in_place:
             memory.updated.index_copy_(0, groups.node, newest)
             memory.seen.index_add_(0, groups.node, groups.size)
@@ -161,10 +160,10 @@ class TemporalGraph(nn.Module):
             s = s * (1 + (elapsed / self.sizes.longest)[:, None] * self.projection)
         return s if own is None else s + own
 
-    def _updated(self, state: State, ends: Ends, groups: Groups, newest: Tensor) -> Tensor:
+    def _updated(self, state: State, ends: Ends, groups: Groups) -> Tensor:
         """The new memories of ``groups.node``."""
         if self.parts.aggregator == "last" and len(ends.node) > len(groups.node):
-            ends, groups = _newest(ends, groups, newest)
+            ends, groups = _newest(ends, groups)
         memory, r, d = state[0], len(ends.node), self.sizes.d
         nodes = torch.cat([ends.node, ends.other])
         s, elapsed = self._faded(memory, nodes, torch.cat([ends.t, ends.t]))
@@ -175,7 +174,7 @@ class TemporalGraph(nn.Module):
         message = self.aggregate(self.message(said, ends.features[:, -1] > 0), groups)
         kept, before = elapsed[:r], s[:r]
         if r > len(groups.node):
-            before, kept = self._faded(memory, groups.node, newest)
+            before, kept = self._faded(memory, groups.node, groups.newest)
         if self.parts.updater == "decay":
             rate = 1 / self.sizes.longest if self.fading is None else self.fading.log_rate.exp()
             kept = torch.exp(-rate * memory.decay.index_select(0, groups.node) * kept)
@@ -187,21 +186,26 @@ class TemporalGraph(nn.Module):
             s, _ = self._remembered(state[0], nodes, t)
             z = s if self.remembered else s.new_zeros(len(nodes), self.sizes.d)
             return z if own is None else z + own
-        z = self._attended(state, nodes, t, layers - 1, own)
-        other, when, features = near.neighbours(state[1], nodes)
-        there, k = other >= 0, other.shape[1]
-        elapsed = (t[:, None] - when).float()
-        ids, times = other.clamp(min=0).flatten(), t.repeat_interleave(k)
-        below = self._remembered(state[0], ids, times)[0] if layers == 1 else self._each_once(state, ids, times, layers)
-        u = torch.cat([below.view(len(nodes), k, -1), self.encoding(elapsed), features], dim=-1)
-        return self.attention[layers - 1](z, u, there)
+        z, memory = self._attended(state, nodes, t, layers - 1, own), state[0]
+        ids, when, features = near.neighbours(state[1], nodes)
+        elapsed, fade = (t[:, None] - when).float(), torch.ones_like(when, dtype=features.dtype)
+        if layers > 1:
+            table, ids = self._each_once(state, ids, t, layers - 1)
+        else:
+            table = memory.vector[:, : self.remembered]
+            if self.fading is not None:
+                known = ids.clamp(min=0).flatten()
+                fade = self.fading.left(memory, known, t.repeat_interleave(ids.shape[1]))[0].view_as(when)
+        return self.attention[layers - 1](z, Slots(table, ids, fade, features, self.encoding(elapsed)))
 
-    def _each_once(self, state: State, nodes: Tensor, t: Tensor, layers: int) -> Tensor:
-        """z (q, d) one layer down, worked out once for each node and time among them."""
+    def _each_once(self, state: State, ids: Tensor, t: Tensor, layers: int) -> tuple[Tensor, Tensor]:
+        """z of the nodes ``ids`` (q, k) at the times t (q,), a row for each pair there is, and their places in it."""
+        there = ids >= 0
         times, at = torch.unique(t, return_inverse=True)
-        pairs, place = torch.unique(nodes * len(times) + at, return_inverse=True)
+        pairs, place = torch.unique((ids * len(times) + at[:, None])[there], return_inverse=True)
         nodes, t = pairs // len(times), times.index_select(0, pairs % len(times))
-        return self._attended(state, nodes, t, layers - 1, None).index_select(0, place)
+        places = ids.masked_scatter(there, place)
+        return self._attended(state, nodes, t, layers, None), places
 
     def _remembered(self, memory: Memory, nodes: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """What others may read of the nodes' memories at ``t``, and the time since their last events."""
@@ -251,9 +255,9 @@ def _both_ends(contacts: Contacts) -> Ends:
     return Ends(torch.cat([src, dst]), torch.cat([dst, src]), torch.cat([t, t]), said)
 
 
-def _newest(ends: Ends, groups: Groups, newest: Tensor) -> tuple[Ends, Groups]:
+def _newest(ends: Ends, groups: Groups) -> tuple[Ends, Groups]:
     """Only the ends that no later one of the same node follows."""
-    rows = (ends.t == newest.index_select(0, groups.of)).nonzero()[:, 0]
+    rows = (ends.t == groups.newest.index_select(0, groups.of)).nonzero()[:, 0]
     of = groups.of.index_select(0, rows)
     size = torch.bincount(of, minlength=len(groups.node))
-    return ends.take(rows), Groups(groups.node, of, groups.place.index_select(0, rows), size)
+    return ends.take(rows), Groups(groups.node, of, groups.place.index_select(0, rows), size, groups.newest)

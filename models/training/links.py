@@ -172,7 +172,7 @@ def _epoch(
         _, against = negatives.sample("random", start, stop, draw)
         state = predictor.graph.insert(state, held)
         both = torch.stack([batch.dst, torch.from_numpy(against)])
-        loss = link_loss(predictor(state, batch.src.expand_as(both), both, batch.t))
+        loss = link_loss(predictor(state, batch.src[None], both, batch.t))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
