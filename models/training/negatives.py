@@ -36,7 +36,7 @@ class Negatives:
         pool = self.destinations
         if strategy == "temporal" and start:
             pool = np.unique(self.events.dst[max(0, start - RECENT) : start])
-        pairs = self._apart(src, draw.choice(pool, size), start, stop, draw)
+        pairs = self._apart(pool, start, stop, draw)
         if strategy in ("historical", "inductive"):
             first = np.searchsorted(self.first, self.train_stop if strategy == "inductive" else 0)
             known = self.met[first : np.searchsorted(self.first, start)]
@@ -45,13 +45,15 @@ class Negatives:
             pairs[: len(chosen)] = chosen
         return pairs // self.n, pairs % self.n
 
-    def _apart(self, src: np.ndarray, dst: np.ndarray, start: int, stop: int, draw: np.random.Generator) -> np.ndarray:
-        """Keys of the pairs; what happens in the batch, or runs to itself, is drawn again, a few times at most."""
+    def _apart(self, pool: np.ndarray, start: int, stop: int, draw: np.random.Generator) -> np.ndarray:
+        """Keys of each source with somebody of ``pool``; who meets in the batch, or oneself, is drawn again, a few times
+        at most."""
+        src, dst = self.events.src[start:stop], draw.choice(pool, stop - start)
         for _ in range(8):
             wrong = np.flatnonzero(np.isin(src * self.n + dst, self.keys[start:stop]) | (src == dst))
             if not len(wrong):
                 break
-            dst[wrong] = draw.choice(self.destinations, len(wrong))
+            dst[wrong] = draw.choice(pool, len(wrong))
         return src * self.n + dst
 
 

@@ -1,0 +1,205 @@
+"""The temporal graph network's states: what changes them, what must not, and what is learned through them."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from models.graphs.events import KINDS, Events
+from models.layers.errors import ShapeError, SizeError
+from models.layers.memory import AGGREGATORS
+from models.nets.link import LinkPredictor, acquaintance
+from models.nets.temporal_graph import PRESETS, Contacts, Sizes, State, TemporalGraph, copied, detached, preset
+
+NODES, E, F = 8, 60, 3
+every_preset = pytest.mark.parametrize("name", PRESETS)
+
+
+def contacts(seed: int = 0, ties: bool = False) -> Contacts:
+    """Random events between all nodes, in order; with ``ties`` ten at a time."""
+    draw = torch.Generator().manual_seed(seed)
+    src = torch.randint(0, NODES, (E,), generator=draw)
+    dst = (src + torch.randint(1, NODES, (E,), generator=draw)) % NODES
+    t = 100 * torch.rand(E, generator=draw, dtype=torch.float64).sort().values
+    t = t[::10].repeat_interleave(10) if ties else t
+    return Contacts(src, dst, t, torch.randn(E, F, generator=draw))
+
+
+def network(name: str, **parts: object) -> TemporalGraph:
+    torch.manual_seed(0)
+    return TemporalGraph(preset(name, neighbours=4, **parts), Sizes(8, F, 8, longest=100.0)).eval()
+
+
+def run(graph: TemporalGraph, events: Contacts, state: State | None = None, size: int = 10) -> State:
+    state = graph.initial_state(NODES) if state is None else state
+    with torch.no_grad():
+        for start in range(0, len(events.src), size):
+            state = graph.insert(state, events.part(start, start + size))
+    return state
+
+
+def view(graph: TemporalGraph, state: State, at: float = 101.0) -> Tensor:
+    with torch.no_grad():
+        return graph.embed(state, torch.arange(NODES), torch.full((NODES,), at, dtype=torch.float64))
+
+
+@every_preset
+def test_what_happens_later_changes_nothing_before_it(name: str) -> None:
+    graph, events, other = network(name), contacts(), contacts(seed=5)
+    late = [torch.cat([a[:30], b[30:]]) for a, b in zip(events, other, strict=True)]
+    changed = Contacts(late[0], late[1], events.t, late[3])
+    for size in (1, 10):
+        before, after = run(graph, events.part(0, 30), size=size), run(graph, changed.part(0, 30), size=size)
+        assert torch.equal(view(graph, before), view(graph, after))
+    assert not torch.equal(view(graph, run(graph, events)), view(graph, run(graph, changed)))
+
+
+@every_preset
+@pytest.mark.parametrize("aggregator", AGGREGATORS)
+def test_simultaneous_events_in_any_order_give_the_same_predictions(name: str, aggregator: str) -> None:
+    graph, events = network(name, aggregator=aggregator), contacts(ties=True)
+    draw = torch.Generator().manual_seed(3)
+    order = torch.cat([torch.randperm(10, generator=draw) + start for start in range(0, E, 10)])
+    shuffled = Contacts(*(column[order] for column in events))
+    assert not torch.equal(shuffled.src, events.src)
+    torch.testing.assert_close(view(graph, run(graph, shuffled)), view(graph, run(graph, events)), rtol=1e-5, atol=1e-6)
+
+
+@every_preset
+def test_reversed_events_give_other_predictions(name: str) -> None:
+    graph, events = network(name), contacts()
+    back = events._replace(src=events.dst, dst=events.src)
+    apart = (view(graph, run(graph, events)) - view(graph, run(graph, back))).abs().max()
+    assert float(apart) > 1e-4
+
+
+@every_preset
+def test_nodes_by_other_numbers_give_the_same_predictions(name: str) -> None:
+    graph, events = network(name, aggregator="mean"), contacts(ties=True)
+    number = torch.randperm(NODES, generator=torch.Generator().manual_seed(1))
+    renamed = events._replace(src=number[events.src], dst=number[events.dst])
+    expected = view(graph, run(graph, events))
+    torch.testing.assert_close(view(graph, run(graph, renamed))[number], expected, rtol=1e-4, atol=1e-5)
+
+
+@every_preset
+def test_a_run_cut_in_two_is_one_run(name: str) -> None:
+    graph, events = network(name), contacts()
+    first = run(graph, events.part(0, 30))
+    kept = [[part.clone() for part in half] for half in first]
+    whole, resumed = run(graph, events), run(graph, events.part(30, E), copied(first))
+    for half, expected in zip(resumed, whole, strict=True):
+        for a, b in zip(half, expected, strict=True):
+            assert torch.equal(a, b)
+    for half, expected in zip(first, kept, strict=True):
+        for a, b in zip(half, expected, strict=True):
+            assert torch.equal(a, b)
+
+
+@every_preset
+def test_written_in_place_the_state_is_the_same(name: str) -> None:
+    graph, events = network(name), contacts()
+    state = graph.initial_state(NODES)
+    with torch.no_grad():
+        for start in range(0, E, 10):
+            state = graph.insert(state, events.part(start, start + 10), in_place=True)
+    expected = run(graph, events)
+    for half, other in zip(state, expected, strict=True):
+        for a, b in zip(half, other, strict=True):
+            assert torch.equal(a, b)
+
+
+@every_preset
+def test_all_weights_learn_from_the_batch_before(name: str) -> None:
+    """TRAP-06: what is predicted is not in the state yet, and the updater still has a gradient."""
+    graph, events = network(name), contacts()
+    state = detached(run(graph, events.part(0, 20)))
+    state = graph.insert(state, events.part(20, 40))
+    own = torch.randn(NODES, 8, requires_grad=True)
+    graph.embed(state, torch.arange(NODES), torch.full((NODES,), 101.0).double(), own).square().sum().backward()
+    assert [k for k, p in graph.named_parameters() if p.grad is None or not p.grad.abs().max() > 0] == []
+    assert not detached(state)[0].vector.requires_grad
+
+
+def test_no_events_change_nothing() -> None:
+    graph = network("tgn")
+    state = run(graph, contacts())
+    assert graph.insert(state, contacts().part(0, 0)) is state
+
+
+def test_an_embedding_depends_on_when_it_is_asked_for() -> None:
+    for name in ("tgn", "jodie"):
+        graph = network(name)
+        state = run(graph, contacts())
+        assert not torch.allclose(view(graph, state, 101.0), view(graph, state, 150.0))
+
+
+def test_events_that_do_not_fit_the_state_are_refused() -> None:
+    graph, events = network("tgn"), contacts()
+    with pytest.raises(ShapeError, match="beyond the 3 of this state"):
+        graph.insert(graph.initial_state(3), events)
+    with pytest.raises(ShapeError, match="give 3 for each"):
+        graph.insert(graph.initial_state(NODES), events._replace(features=events.features[:, :2]))
+
+
+def test_parts_that_there_are_not_are_refused() -> None:
+    for wrong in ({"embedding": "sum"}, {"message": "cnn"}, {"encoding": "clock"}, {"layers": 0}):
+        with pytest.raises(SizeError):
+            network("tgn", **wrong)
+    with pytest.raises(SizeError, match="preset is 'gcn'"):
+        preset("gcn")
+    with pytest.raises(TypeError):
+        preset("tgn", depth=3)
+
+
+def test_events_become_tensors_in_the_unit_asked_for() -> None:
+    t, kind = np.array([5_000_000, 8_000_000]), np.array([0, 2], dtype=np.int8)
+    given = Events(np.array([0, 1]), np.array([1, 0]), t, kind, np.ones((2, 1), dtype=np.float32), ("a", "b"))
+    made = Contacts.of(given, unit_us=2e6, since_us=1_000_000)
+    assert made.t.tolist() == [2.0, 3.5]
+    assert made.features.shape == (2, 1 + len(KINDS))
+    assert made.features[1].tolist() == [1.0, 0, 0, 1, 0, 0, 0, 0, 0]
+
+
+def test_acquaintance_counts_what_the_rings_hold() -> None:
+    graph = network("tgn")
+    src, dst = torch.tensor([0, 0, 1, 3]), torch.tensor([1, 2, 2, 0])
+    t = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
+    state = graph.insert(graph.initial_state(NODES), Contacts(src, dst, t, torch.zeros(4, F)))
+    now = torch.full((2,), 10.0, dtype=torch.float64)
+    known, stranger = acquaintance(state, torch.tensor([0, 0]), torch.tensor([1, 7]), now, 100.0)
+    one, two, three = (float(np.log1p(k)) for k in (1, 2, 3))
+    # 0 and 1 met once, 9 ago; both know 2; 0 had three events, its last 6 ago, and 1 had two, its last 7 ago
+    times = [float(np.log1p(x) / np.log1p(100)) for x in (9, 6, 7)]
+    assert known.tolist() == pytest.approx([one, one, one, one, three, two, *times], rel=1e-5)
+    assert stranger[:4].tolist() == [0.0] * 4
+    assert float(stranger[6]) == 2.0
+
+
+def test_candidates_with_one_source_are_scored_as_if_it_were_named_for_each() -> None:
+    torch.manual_seed(0)
+    predictor = LinkPredictor(preset("tgn"), Sizes(8, F, 8, longest=100.0)).eval()
+    events = contacts()
+    state = run(predictor.graph, events.part(0, 50))
+    batch = events.part(50, E)
+    v = torch.stack([batch.dst, (batch.dst + 1) % NODES])
+    with torch.no_grad():
+        shared = predictor(state, batch.src[None], v, batch.t)
+        named = predictor(state, batch.src.expand_as(v), v, batch.t)
+    assert shared.shape == (2, 10)
+    torch.testing.assert_close(shared, named)
+
+
+def test_a_longer_half_life_keeps_more() -> None:
+    """Of two networks alike but for their half-lives, the slower one remembers more after a pause."""
+    strength = []
+    for longest in (10.0, 1000.0):
+        torch.manual_seed(0)
+        graph = TemporalGraph(preset("jodie", embedding="identity"), Sizes(8, F, 8, longest=longest))
+        state = graph.insert(graph.initial_state(NODES), contacts())
+        strength.append(float(view(graph, state, 160.0).abs().mean() / view(graph, state, 101.0).abs().mean()))
+    assert all(a < b for a, b in pairwise(strength))
