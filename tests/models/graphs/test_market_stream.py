@@ -1,0 +1,71 @@
+"""Events of a market built batch by batch: the same, to the bit, as of one whole table."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from models.graphs.events import KINDS, Events
+from models.graphs.market_events import market_nodes
+from models.graphs.market_stream import BUILDERS, MARKET_ROW, MarketEvents
+
+SYMBOLS = ("AAA", "BBB", "CCC")
+DTYPES = ("src", "dst", "t", "kind", "features")
+
+
+def market_rows(events: int, seconds: int, seed: int = 0) -> np.ndarray:
+    """Events of every kind at random times of whole milliseconds, some simultaneous, in the order of time."""
+    draw = np.random.default_rng(seed)
+    rows = np.zeros(events, MARKET_ROW)
+    rows["t"] = np.sort(draw.integers(0, seconds * 1_000, events)) * 1_000 + 1_700_000_000_000_000
+    rows["key"] = np.arange(events)
+    rows["kind"] = [KINDS.index(kind) for kind in draw.choice(list(BUILDERS), events, p=[0.6, 0.3, 0.02, 0.04, 0.04])]
+    rows["symbol"] = draw.integers(0, len(SYMBOLS), events)
+    rows["next_t"] = rows["t"] + 3_600_000_000
+    rows["price"], rows["size"] = draw.uniform(90, 110, events), np.exp(draw.normal(3, 3, events))
+    rows["side"] = draw.choice([-1, 1], events)
+    rows["bid"] = draw.uniform(90, 100, events)
+    rows["ask"] = rows["bid"] + 0.1
+    rows["bid_size"], rows["ask_size"] = draw.uniform(1, 9, (2, events))
+    rows["rate"], rows["open_interest"] = draw.normal(0, 1e-4, events), draw.uniform(1e3, 2e3, events)
+    return rows
+
+
+def joined(parts: list[Events]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([getattr(part, name) for part in parts]) for name in DTYPES}
+
+
+@pytest.mark.parametrize("seconds", [10, 600])
+def test_batches_give_the_events_of_the_whole_table(seconds: int) -> None:
+    rows = market_rows(3_000, seconds)
+    whole = MarketEvents(SYMBOLS)(rows)
+    batches = MarketEvents(SYMBOLS)
+    cuts = np.flatnonzero(np.diff(rows["t"] // 100_000)) + 1
+    parts = joined([batches(part) for part in np.split(rows, cuts)])
+    assert len(cuts) > 80
+    for name in DTYPES:
+        np.testing.assert_array_equal(parts[name], getattr(whole, name), err_msg=name)
+
+
+def test_only_what_may_be_looked_back_to_is_kept() -> None:
+    rows = market_rows(20_000, 3_600)
+    build = MarketEvents(SYMBOLS)
+    build(rows)
+    trades = (rows["kind"] == KINDS.index("trade")) & (rows["t"] >= rows["t"][-1] - 60_000_000)
+    assert len(build.past) <= trades.sum() + len(SYMBOLS) * (len(BUILDERS) + 1) + 1
+    assert build.past[0] == rows[0]
+
+
+def test_the_future_changes_no_event() -> None:
+    rows = market_rows(400, 60)
+    whole = MarketEvents(SYMBOLS)(rows)
+    for cut in (1, 150, 399):
+        first = rows[rows["t"] < rows["t"][cut]]
+        np.testing.assert_array_equal(MarketEvents(SYMBOLS)(first).features, whole.features[: len(first)])
+
+
+def test_events_run_between_the_nodes_of_the_market() -> None:
+    events = MarketEvents(SYMBOLS)(market_rows(300, 60))
+    assert events.nodes == market_nodes(SYMBOLS)
+    ends = {tuple(events.nodes[end].split(":")[0] for end in pair) for pair in zip(events.src, events.dst, strict=True)}
+    assert ends == {(start, "asset") for start in ("trade", "book", "funding", "external", "liquidation")}
