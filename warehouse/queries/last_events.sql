@@ -1,13 +1,12 @@
--- last_events: the newest event of each kind and symbol of $source at $venue. One row per (kind, symbol).
+-- last_events: the newest event since $since of each kind and symbol of $source at $venue. One row per (kind, symbol).
 SELECT
     kind,
     symbol,
-    ts,
-    rate,
-    next_ts,
-    open_interest,
-    fetched_at
+    max(ts) AS ts,
+    arg_max(rate, ts) AS rate,
+    arg_max(next_ts, ts) AS next_ts,
+    arg_max(open_interest, ts) AS open_interest
 FROM events
-WHERE source = $source AND venue = $venue AND list_contains($symbols, symbol)
-QUALIFY row_number() OVER (PARTITION BY kind, symbol ORDER BY ts DESC, event_id DESC) = 1
+WHERE source = $source AND venue = $venue AND list_contains($symbols, symbol) AND ts >= $since
+GROUP BY kind, symbol
 ORDER BY kind, symbol;
