@@ -1,4 +1,6 @@
-"""Bybit V5 linear perpetuals: klines, funding and instruments through requests, as typed tables or typed errors."""
+"""Bybit V5 linear perpetuals through requests, as typed tables or typed errors: klines, funding, instruments, the last
+trades and open interest.
+"""
 
 from __future__ import annotations
 
@@ -22,17 +24,19 @@ from tasks.errors import (
     RefusedError,
     UnknownSymbolError,
 )
+from tasks.markets.event_rows import event_columns
 from tasks.markets.patience import Patience, refuse_status
 
 LIVE_URL = "https://api.bybit.com"
 REQUESTS_PER_SECOND = 10
 TIMEOUT_S = 10.0
-KLINE_ROWS, FUNDING_ROWS, INSTRUMENT_ROWS = 1000, 200, 1000
+KLINE_ROWS, FUNDING_ROWS, INSTRUMENT_ROWS, TRADE_ROWS, INTEREST_ROWS = 1000, 200, 1000, 1000, 200
 WIRE_INTERVALS = {"1h": "60", "1d": "D"}
 BAD_PARAMETER = 10001
 RATE_LIMITED = {10006, 10018}  # too many visits; too many from this address
 OUT_OF_ORDER = {10000, 10016}  # server time-out; server error
 FORBIDDEN = {10009, 10024}  # address banned; region not served
+TAKERS = {"Buy": "buy", "Sell": "sell"}
 PRICES = ("open", "high", "low", "close", "volume", "turnover")
 
 
@@ -81,6 +85,28 @@ class Bybit:
         rows, _ = self._pages(path, {"symbol": symbol}, span, _settled, FUNDING_ROWS, start, end)
         with _known_shape(symbol):
             return _funding_table(symbol, rows)
+
+    def recent_trades(self, symbol: str) -> pa.Table:
+        """The last trades, 1000 at most, oldest first, as event rows; there is no asking for older ones."""
+        body = self._get("/v5/market/recent-trade", {"symbol": symbol, "limit": TRADE_ROWS}, symbol)
+        with _known_shape(symbol):
+            rows = [row for row in body["result"]["list"] if int(row["time"]) <= self._until_ms]
+            return _trade_table(symbol, sorted(rows, key=lambda row: int(row["time"])))
+
+    def open_interest(self, symbol: str, start: datetime, end: datetime) -> pa.Table:
+        """Hourly open interest (base coin) stamped in [start, end), oldest first, as event rows."""
+        path, span = "/v5/market/open-interest", ("startTime", "endTime")
+        query = {"symbol": symbol, "intervalTime": "1h"}
+        rows, _ = self._pages(path, query, span, lambda row: int(row["timestamp"]), INTEREST_ROWS, start, end)
+        with _known_shape(symbol):
+            return event_columns(
+                "open_interest",
+                len(rows),
+                symbol=pa.repeat(symbol, len(rows)),
+                ts=_instants(row["timestamp"] for row in rows),
+                event_id=pa.array([row["timestamp"] for row in rows], pa.string()),
+                open_interest=pa.array([float(row["openInterest"]) for row in rows], pa.float64()),
+            )
 
     def instruments(self, symbols: Iterable[str]) -> pa.Table:
         """What the exchange says now of those symbols that it lists, by symbol.
@@ -219,6 +245,19 @@ def _funding_table(symbol: str, rows: list[dict[str, str]]) -> pa.Table:
             "ts": _instants(row["fundingRateTimestamp"] for row in rows),
             "rate": pa.array([float(row["fundingRate"]) for row in rows], pa.float64()),
         }
+    )
+
+
+def _trade_table(symbol: str, rows: list[dict[str, str]]) -> pa.Table:
+    return event_columns(
+        "trade",
+        len(rows),
+        symbol=pa.repeat(symbol, len(rows)),
+        ts=_instants(row["time"] for row in rows),
+        event_id=pa.array([row["execId"] for row in rows], pa.string()),
+        side=pa.array([TAKERS[row["side"]] for row in rows], pa.string()),
+        price=pa.array([float(row["price"]) for row in rows], pa.float64()),
+        size=pa.array([float(row["size"]) for row in rows], pa.float64()),
     )
 
 

@@ -154,3 +154,41 @@ def test_instruments_follow_the_cursor(canned) -> None:
 def test_a_cursor_that_comes_back_does_not_page_for_ever(client) -> None:
     with pytest.raises(MalformedAnswerError, match="cursor"):
         client({INSTRUMENTS: ok({"list": [], "nextPageCursor": "again"})}).instruments(["A"])
+
+
+def test_the_published_body_of_recent_trades_gives_event_rows(client, wire) -> None:
+    body = wire("bybit_doc_examples/Endpoints__V5Api__ExchangeData__GetTradeHistory.txt")
+    (row,) = client({"v5/market/recent-trade": (200, body)}).recent_trades("BTCUSDT").to_pylist()
+    assert {name: value for name, value in row.items() if value is not None} == {
+        "kind": "trade",
+        "symbol": "BTCUSDT",
+        "ts": datetime(2022, 12, 26, 11, 9, 15, 758_000, UTC),
+        "event_id": "2100000000007764263",
+        "side": "buy",
+        "price": 16618.49,
+        "size": 0.00012,
+    }
+
+
+def test_recent_trades_come_oldest_first_and_none_from_after_the_clock(client) -> None:
+    def trade(number: int, time: datetime) -> dict[str, str]:
+        stamp = str(int(time.timestamp() * 1000))
+        return {"execId": str(number), "price": "1", "size": "2", "side": "Sell", "time": stamp}
+
+    newest_first = [trade(3, STOP + timedelta(seconds=1)), trade(2, STOP), trade(1, START)]
+    trades = client({"v5/market/recent-trade": ok({"list": newest_first})}).recent_trades("BTCUSDT")
+    assert trades["event_id"].to_pylist() == ["1", "2"]
+
+
+def test_recorded_open_interest_gives_event_rows_oldest_first(client, wire) -> None:
+    answers = {"v5/market/open-interest": (200, wire("bybit_rest/open_interest.json"))}
+    rows = client(answers).open_interest("BTCUSDT", START, STOP)
+    assert rows["open_interest"].to_pylist() == [65041.568, 64992.054]
+    assert rows["ts"].to_pylist() == [datetime(2026, 8, 15, h, tzinfo=UTC) for h in (18, 19)]
+    assert set(rows["kind"].to_pylist()) == {"open_interest"}
+
+
+@pytest.mark.parametrize("row", [{}, {"execId": "1", "price": "x", "size": "1", "side": "Buy", "time": "1"}])
+def test_a_recent_trade_of_another_shape_is_refused(client, row: dict[str, str]) -> None:
+    with pytest.raises(MalformedAnswerError, match="BTCUSDT"):
+        client({"v5/market/recent-trade": ok({"list": [row]})}).recent_trades("BTCUSDT")
