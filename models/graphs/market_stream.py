@@ -7,12 +7,13 @@ Glossary: e events · n symbols.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from models.graphs import market_events as market
 from models.graphs.events import KINDS, Events, concatenate
+from models.graphs.snapshot import GraphError
 
 BUILDERS = {
     "trade": market.trade_events,
@@ -44,6 +45,19 @@ class MarketEvents:
         events = market.with_clocks(concatenate(parts), self.large_value)
         self.past = self._looked_back_to(known)
         return events[len(events) - len(rows) :]
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything ``restore`` needs, as plain arrays that later calls do not alter."""
+        return {"past": self.past, "symbols": np.array(self.symbols)}
+
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Goes on from where ``state`` was taken. Raises GraphError for other symbols."""
+        if arrays["symbols"].tolist() != list(self.symbols):
+            raise GraphError(
+                f"the state is of {', '.join(arrays['symbols'].tolist())}, this stream of {', '.join(self.symbols)}; "
+                "stream the same symbols, or begin without the state"
+            )
+        self.past = arrays["past"]
 
     def _of_kind(self, kind: str, rows: np.ndarray) -> Events:
         columns = {name: rows[name] for name in ("t", "next_t", *MEASURES)}

@@ -8,6 +8,7 @@ import pytest
 from models.graphs.events import KINDS, Events
 from models.graphs.market_events import market_nodes
 from models.graphs.market_stream import BUILDERS, MARKET_ROW, MarketEvents
+from models.graphs.snapshot import GraphError
 
 SYMBOLS = ("AAA", "BBB", "CCC")
 DTYPES = ("src", "dst", "t", "kind", "features")
@@ -45,6 +46,16 @@ def test_batches_give_the_events_of_the_whole_table(seconds: int) -> None:
     assert len(cuts) > 80
     for name in DTYPES:
         np.testing.assert_array_equal(parts[name], getattr(whole, name), err_msg=name)
+
+
+def test_a_restored_one_goes_on_and_one_of_other_symbols_is_refused() -> None:
+    rows = market_rows(600, 60)
+    first, second = MarketEvents(SYMBOLS), MarketEvents(SYMBOLS)
+    first(rows[:300])
+    second.restore(first.state())
+    np.testing.assert_array_equal(second(rows[300:]).features, first(rows[300:]).features)
+    with pytest.raises(GraphError, match="the state is of AAA, BBB, CCC, this stream of AAA, BBB"):
+        MarketEvents(SYMBOLS[:2]).restore(first.state())
 
 
 def test_only_what_may_be_looked_back_to_is_kept() -> None:
