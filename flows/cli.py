@@ -17,13 +17,14 @@ from flows.server import ServerError
 from flows.settings import SettingsError, load_settings
 from flows.sql import QueryError, run
 from flows.terminal import console, quieten
+from models.graphs.snapshot import GraphError
 from models.training.errors import TrainingError
 from tasks.errors import TaskError
 from warehouse.connect import Warehouse
 from warehouse.errors import UnknownUniverseError, UnsupportedUrlError, WarehouseError
 
 BAD_INPUT = (SettingsError, ValidationError, UnknownUniverseError, UnsupportedUrlError)
-FORESEEN = (TaskError, TrainingError, WarehouseError, ServerError, QueryError)
+FORESEEN = (TaskError, GraphError, TrainingError, WarehouseError, ServerError, QueryError)
 CODES = "Exit codes: 0 done, 1 it failed, 2 the command line or a setting is not usable, 130 Ctrl-C."
 app = typer.Typer(
     help="A research desk that runs itself every night: market data, graphs, models, backtests, signals.",
@@ -198,6 +199,30 @@ def macro(
     from flows.macro import run_macro
 
     run_macro(fred, tape, seed or (), markdown, console())
+
+
+@app.command(epilog=f"{CODES} Ctrl-C and SIGTERM end it in order: what has arrived is saved, and it exits with 0.")
+def stream(
+    universe: Annotated[str, typer.Option(metavar="NAME", help="a universe of Bybit perpetuals")] = "crypto",
+    minutes: Annotated[
+        float | None, typer.Option(metavar="N", help="how long [default: until Ctrl-C or SIGTERM]")
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option(metavar="WS_URL", help="another websocket than Bybit's own; its rows are `recorded`")
+    ] = None,
+    rest_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="its REST service, for trades missed while it was away")
+    ] = None,
+    warehouse: WarehouseOption = None,
+) -> None:
+    """Write trades, books, funding, open interest and liquidations to the view `events` as they happen.
+
+    Comes back from lost connections, asks for the trades it missed, and goes on from where the last run stopped.
+    """
+    from flows.stream import StreamParameters, run_stream
+
+    asked = {"universe": universe, "minutes": minutes, "url": url, "rest_url": rest_url}
+    run_stream(StreamParameters.model_validate(asked | {"warehouse": str(place(warehouse).path)}), console())
 
 
 @app.callback()

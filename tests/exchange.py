@@ -22,7 +22,7 @@ AWAY = "away"  # it does, and what follows is played while nobody is connected, 
 BACK = "back"
 SILENCE = "silence"  # nothing is sent or answered any more, until the client connects anew
 SNAPSHOT = "snapshot"  # waits until the client has asked for a snapshot again
-CONTROL = (CLOSE, AWAY, BACK, SILENCE, SNAPSHOT)
+PACE_S = 0.003  # between frames: what REST knows and the websocket has not yet delivered stays little
 
 
 class Exchange:
@@ -146,6 +146,7 @@ class Exchange:
                 topic = self._know(step)
                 if topic is None or topic in joined:
                     await socket.send(step)
+                    await asyncio.sleep(PACE_S)
         self.done.set()
 
     def _know(self, text: str) -> str | None:
@@ -166,7 +167,7 @@ class Exchange:
                 {"execId": one["i"], "symbol": one["s"], "price": one["p"], "size": one["v"], "side": one["S"]}
                 | {"time": str(one["T"]), "isBlockTrade": False}
                 for one in data
-                if one["i"] not in ids
+                if one.get("i", "") not in {*ids, ""}
             ]
         return topic
 

@@ -1,0 +1,81 @@
+"""Stream: what happens on the exchange, event by event, for as long as one likes. It is not a step of the night."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
+from typing import Annotated
+
+from prefect import flow
+from pydantic import BaseModel, ConfigDict, Field
+from rich.console import Console
+
+from flows.parameters import WAREHOUSE, open_warehouse
+from flows.settings import SettingsError, load_settings
+from flows.terminal import table, telling
+from tasks.markets.bybit import Bybit
+from tasks.markets.bybit_ws import LIVE_URL
+from tasks.stream import StreamJob, StreamReport, stream_events
+from warehouse.universes import load_universe
+
+LATER = datetime(2100, 1, 1, tzinfo=UTC)  # a stream has no clock at which it stops believing REST
+COUNTS = {"name": ("events", ""), "count": ("count", ",d")}
+
+
+class StreamParameters(BaseModel):
+    """What `stream` can be told."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    universe: Annotated[str, Field(description="a universe of Bybit perpetuals")] = "crypto"
+    minutes: Annotated[float | None, Field(gt=0, description="how long; empty: until it is stopped")] = None
+    url: Annotated[
+        str | None,
+        Field(pattern=r"^wss?://\S+$", description="another websocket than Bybit's own; its rows get source=recorded"),
+    ] = None
+    rest_url: Annotated[
+        str | None, Field(pattern=r"^https?://\S+$", description="the REST service that goes with url")
+    ] = None
+    warehouse: Annotated[str | None, WAREHOUSE] = None
+    save_every_s: Annotated[float, Field(gt=0, le=3600, description="what a kill can cost, but for the trades")] = 5.0
+    book_every_ms: Annotated[int, Field(ge=1, description="a book gives one event in so many milliseconds")] = 100
+    bound_ms: Annotated[int, Field(ge=0, le=60_000, description="how late an event may come after a newer one")] = 1000
+
+    @contextlib.contextmanager
+    def job(self) -> Iterator[StreamJob]:
+        """The job these parameters name, its warehouse migrated and its connections open for the block."""
+        warehouse = open_warehouse(load_settings(warehouse_url=self.warehouse))
+        universe = load_universe(warehouse, self.universe)
+        if universe.provider != "bybit":
+            raise SettingsError(
+                f"{universe.name} is no universe of Bybit's: only those can be streamed, such as crypto"
+            )
+        if self.rest_url and not self.url:
+            raise SettingsError("rest_url goes with url: Bybit's own websocket has Bybit's own REST")
+        today = datetime.now(UTC).date()
+        symbols = {one.symbol for one in universe.members if (one.valid_to or date.max) > today}
+        shape = self.model_dump(include={"minutes", "save_every_s", "book_every_ms", "bound_ms"})
+        where = {"source": "recorded" if self.url else "live", "url": self.url or LIVE_URL}
+        with contextlib.ExitStack() as stack:
+            rest = None
+            if self.rest_url or not self.url:
+                rest = Bybit(LATER, **({"url": self.rest_url} if self.rest_url else {}))
+                stack.callback(rest.close)
+            yield StreamJob(warehouse, universe.name, tuple(sorted(symbols)), rest=rest, **where, **shape)
+
+
+@flow
+def stream(stream: StreamParameters = StreamParameters()) -> StreamReport:  # noqa: B008 (frozen; the UI's defaults)
+    """Events of one universe as they happen, into the warehouse; goes on from where the last one stopped."""
+    with stream.job() as job:
+        return stream_events(job)
+
+
+def run_stream(parameters: StreamParameters, screen: Console) -> None:
+    """Streams in this process, telling how far it has got, and prints the counts at the end."""
+    with parameters.job() as job, telling(job.warehouse.path.with_name(f"{job.warehouse.path.stem}.stream.log")):
+        report = stream_events(job)
+    title = f"{report.universe}, {report.source}, {report.seconds:.0f} s"
+    screen.print(table(title, COUNTS, [{"name": name, "count": count} for name, count in report.counts.items()]))
+    screen.print(f"State: {job.state_file}", markup=False, soft_wrap=True)

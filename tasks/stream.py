@@ -1,0 +1,299 @@
+"""A market's events as they happen: from the exchange's websocket into the warehouse and, in order, to a network.
+
+What arrives is given to the network at once and written every few seconds (see tasks/feed.py). Trades sent while the
+connection was lost are asked for by REST. What is unusual is counted and told, and the stream goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from models.panel import TS_TYPE
+from tasks.errors import MarketError, RefusedError
+from tasks.feed import EPOCH, Feed, Memory, NoMemory
+from tasks.markets.bybit import TRADE_ROWS, Bybit
+from tasks.markets.bybit_frames import Frames, topics_of
+from tasks.markets.bybit_ws import Listener, Timing
+from tasks.markets.event_rows import event_rows
+from warehouse.connect import Warehouse
+from warehouse.events import append_events
+
+logger = logging.getLogger(__name__)
+
+VENUE = "bybit"
+TICK_S = 0.05
+QUEUED_FRAMES = 100_000  # what waits while a night holds the warehouse; beyond it the exchange has to
+AHEAD = timedelta(minutes=1)  # an event so much later than our clock is not believed: it would make all others late
+LOOK_BACK = timedelta(days=1)
+COUNTED = (
+    "events",
+    "stored",
+    "late",
+    "duplicates",
+    "gaps",
+    "reconnects",
+    "malformed",
+    "rejected",
+    "filled",
+    "unfilled",
+)
+BREAKERS = ("ahead", "stale", "storms")
+Queue = asyncio.Queue[str | bytes | None]
+
+
+@dataclass(frozen=True)
+class StreamJob:
+    """What to stream, from where, and for how long (``minutes``; None: until stopped).
+
+    ``rest`` answers for the trades that were missed; without it they stay missed. ``bound_ms``: how much later than a
+    newer one an event may arrive. ``stale_s``, ``storm_per_s``: when silence, or a flood, is warned of (TGN-39).
+    """
+
+    warehouse: Warehouse
+    universe: str
+    symbols: tuple[str, ...]
+    source: str
+    url: str
+    rest: Bybit | None = None
+    minutes: float | None = None
+    save_every_s: float = 5.0
+    book_every_ms: int = 100
+    bound_ms: int = 1_000
+    stale_s: float = 60.0
+    storm_per_s: float = 10_000.0
+    timing: Timing = field(default_factory=Timing)
+
+    @property
+    def state_file(self) -> Path:
+        """Where the state is kept, beside the warehouse."""
+        folder = self.warehouse.path.with_name(f"{self.warehouse.path.stem}.streams")
+        return folder / f"{self.source}-{self.universe}.npz"
+
+    @property
+    def keys(self) -> dict[str, object]:
+        """Which of the warehouse's events are this stream's."""
+        return {"source": self.source, "venue": VENUE, "symbols": list(self.symbols)}
+
+    @property
+    def run_id(self) -> str:
+        """First 16 hex digits of sha256("stream|source|universe")."""
+        return hashlib.sha256(f"stream|{self.source}|{self.universe}".encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class StreamReport:
+    """How a stream went: seconds, and counts by the names COUNTED and BREAKERS."""
+
+    universe: str
+    source: str
+    seconds: float
+    counts: dict[str, int]
+
+
+def stream_events(job: StreamJob, memory: Memory | None = None) -> StreamReport:
+    """What came of one run of the job; SIGTERM and Ctrl-C end it early and in order.
+
+    Raises RefusedError when Bybit accepts none of its topics, ForbiddenError where it does not serve this address,
+    GraphError for a damaged state; an outage is waited out, however long it lasts.
+    """
+    return asyncio.run(_until_told(MarketStream(job, memory)))
+
+
+async def _until_told(stream: MarketStream) -> StreamReport:
+    stop = asyncio.Event()
+    with _signals(stop):
+        return await stream.run(stop)
+
+
+@contextlib.contextmanager
+def _signals(stop: asyncio.Event) -> Iterator[None]:
+    """SIGTERM and SIGINT set ``stop`` for the block; a second one does what it did before. Only in a main thread."""
+    loop = asyncio.get_running_loop()
+    before: dict[signal.Signals, Any] = {}
+
+    def once(number: signal.Signals) -> None:
+        stop.set()
+        loop.remove_signal_handler(number)
+        signal.signal(number, before[number])
+
+    with contextlib.suppress(ValueError, RuntimeError, NotImplementedError):
+        for number in (signal.SIGTERM, signal.SIGINT):
+            before[number] = signal.getsignal(number)
+            loop.add_signal_handler(number, once, number)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if loop.remove_signal_handler(number):
+                signal.signal(number, handler)
+
+
+class MarketStream:
+    """One run of a job. ``memory`` is fed with every batch and its state saved with the stream's."""
+
+    def __init__(self, job: StreamJob, memory: Memory | None = None) -> None:
+        self.job = job
+        self.feed = Feed(job.symbols, memory or NoMemory(), job.bound_ms * 1000)
+        self.frames = Frames(job.symbols, job.book_every_ms * 1000)
+        self.listener = Listener(job.url, topics_of(job.symbols), job.timing)
+        self.counts: Counter[str] = Counter()
+        self._last_trade: dict[str, datetime] = {}
+        self._unsaved: list[pa.Table] = []
+        self._heard = self._said = time.monotonic()
+        self._said_events = 0
+
+    async def run(self, stop: asyncio.Event) -> StreamReport:
+        """Streams until ``stop`` is set or the minutes are over; whatever ends it, what has arrived is saved."""
+        began = self._heard = self._said = time.monotonic()
+        ends = began + 60 * (float("inf") if self.job.minutes is None else self.job.minutes)
+        self.resume()
+        queue: Queue = asyncio.Queue(QUEUED_FRAMES)
+        reading = asyncio.create_task(self._read_into(queue))
+        saving = asyncio.create_task(self._save())
+        try:
+            while not stop.is_set() and time.monotonic() < ends and not reading.done():
+                await self._take(queue)
+                if time.monotonic() - self._said >= self.job.save_every_s and saving.done():
+                    saving.result()
+                    self._say()
+                    saving = asyncio.create_task(self._save())
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), TICK_S)
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, saving, return_exceptions=True)
+            try:
+                await self._take(queue)
+            finally:
+                await self._save()
+                self._say()
+        if not reading.cancelled():
+            reading.result()
+        return StreamReport(self.job.universe, self.job.source, time.monotonic() - began, self.totals())
+
+    def resume(self) -> None:
+        """Takes up the saved state and what the warehouse was told last."""
+        self.feed.resume(self.job.state_file, self.job.warehouse, self.job.keys)
+        since = datetime.now(UTC) - LOOK_BACK if self.job.source == "live" else EPOCH
+        for row in self.job.warehouse.query("last_events", since=since, **self.job.keys).to_pylist():
+            if row["kind"] == "trade":
+                self._last_trade[row["symbol"]] = row["ts"]
+            elif row["kind"] == "funding":
+                settles = row["next_ts"] and (row["next_ts"] - EPOCH) // timedelta(microseconds=1)
+                self.frames.tell("funding", row["symbol"], row["rate"], settles)
+            elif row["kind"] == "open_interest":
+                self.frames.tell("open_interest", row["symbol"], row["open_interest"])
+
+    def totals(self) -> dict[str, int]:
+        """Counts by the names COUNTED and BREAKERS."""
+        known = {**self.feed.buffer.counts, **self.frames.counts, **self.counts, "reconnects": self.listener.reconnects}
+        return {name: known.get(name, 0) for name in (*COUNTED, *BREAKERS)}
+
+    async def _read_into(self, queue: Queue) -> None:
+        async with contextlib.aclosing(self.listener.frames()) as frames:
+            async for frame in frames:
+                await queue.put(frame)
+
+    async def _take(self, queue: Queue) -> None:
+        """Accepts what waits in the queue; after a new connection, together with what was missed before it.
+
+        Together, because REST knows trades that are newer than frames which arrived while it was asked.
+        """
+        rows, missed = [], event_rows([])
+        for _ in range(QUEUED_FRAMES):
+            if queue.empty():
+                break
+            frame = queue.get_nowait()
+            if frame is not None:
+                rows += self.frames.read(frame)
+                continue
+            self._accept(pa.concat_tables([missed, event_rows(rows)]))
+            self.frames.connected()
+            rows, missed = [], await self._missed_trades()
+        self._accept(pa.concat_tables([missed, event_rows(rows)]))
+        if gaps := self.frames.take_gaps():
+            await self.listener.snapshot_again(gaps)
+        if len(self.frames.rejected) == len(self.listener.topics):
+            raise RefusedError(f"Bybit accepts none of the topics: {next(iter(self.frames.rejected.values()))}")
+
+    async def _missed_trades(self) -> pa.Table:
+        """Trades since the last one known of each symbol; of all symbols together, so that none of them is late."""
+        found = [event_rows([])]
+        for symbol, last in self._last_trade.items():
+            if self.job.rest is None:
+                break
+            try:
+                trades = await asyncio.to_thread(self.job.rest.recent_trades, symbol)
+            except MarketError as error:
+                self.counts["unfilled"] += 1
+                logger.warning("%s: trades since %s stay missing: %s", symbol, last, error)
+                continue
+            if trades.num_rows >= TRADE_ROWS and trades["ts"][0].as_py() > last:
+                self.counts["unfilled"] += 1
+                logger.warning("%s: trades from %s to %s stay missing", symbol, last, trades["ts"][0])
+            found.append(trades.filter(pc.greater_equal(trades["ts"], pa.scalar(last, TS_TYPE))))
+        missed = pa.concat_tables(found)
+        self.counts["filled"] += missed.num_rows
+        return missed
+
+    def _accept(self, table: pa.Table) -> None:
+        """Gives rows that have just arrived to the feed, and keeps them to be written."""
+        if self.job.source == "live":
+            latest = pa.scalar(datetime.now(UTC) + AHEAD, TS_TYPE)
+            believed = table.filter(pc.less(table["ts"], latest))
+            self.counts["ahead"] += table.num_rows - believed.num_rows
+            table = believed
+        if not table.num_rows:
+            return
+        self._heard = time.monotonic()
+        self.counts["events"] += table.num_rows
+        received = self.feed.receive(table)
+        self._unsaved.append(received)
+        trades = received.filter(pc.equal(received["kind"], "trade"))
+        self._last_trade.update(zip(trades["symbol"].to_pylist(), trades["ts"].to_pylist(), strict=True))
+
+    async def _save(self) -> None:
+        """Writes what has not been written yet, then the state that has received just that."""
+        tables, self._unsaved = self._unsaved, []
+        if not tables:
+            return
+        state = self.feed.state()
+        try:
+            self.counts["stored"] += await asyncio.to_thread(self._write, pa.concat_tables(tables), state)
+        except BaseException:
+            self._unsaved[:0] = tables
+            raise
+
+    def _write(self, rows: pa.Table, state: dict[str, np.ndarray]) -> int:
+        with self.job.warehouse.write(f"stream {self.job.universe}") as con:
+            stored = append_events(con, rows, source=self.job.source, venue=VENUE, run_id=self.job.run_id)
+        self.feed.save(self.job.state_file, state)
+        return stored
+
+    def _say(self) -> None:
+        """Logs how far it has got, and what the circuit breakers of TGN-39 would act on."""
+        now, totals = time.monotonic(), self.totals()
+        per_s = (totals["events"] - self._said_events) / max(now - self._said, 1e-3)
+        self._said, self._said_events = now, totals["events"]
+        logger.info("%s: %s", self.job.universe, ", ".join(f"{totals[name]} {name}" for name in COUNTED))
+        if now - self._heard > self.job.stale_s:
+            self.counts["stale"] += 1
+            logger.warning("%s: no event for %.0f s: what is forecast is stale", self.job.universe, now - self._heard)
+        if per_s > self.job.storm_per_s:
+            self.counts["storms"] += 1
+            logger.warning("%s: %.0f events a second: an event storm", self.job.universe, per_s)
