@@ -14,6 +14,7 @@ from rich.console import Console
 from flows.parameters import WAREHOUSE, open_warehouse
 from flows.settings import SettingsError, load_settings
 from flows.terminal import table, telling
+from tasks.markets.bybit import LIVE_URL as REST_URL
 from tasks.markets.bybit import Bybit
 from tasks.markets.bybit_ws import LIVE_URL
 from tasks.stream import StreamJob, StreamReport, stream_events
@@ -55,14 +56,14 @@ class StreamParameters(BaseModel):
             raise SettingsError("rest_url goes with url: Bybit's own websocket has Bybit's own REST")
         today = datetime.now(UTC).date()
         symbols = {one.symbol for one in universe.members if (one.valid_to or date.max) > today}
-        shape = self.model_dump(include={"minutes", "save_every_s", "book_every_ms", "bound_ms"})
-        where = {"source": "recorded" if self.url else "live", "url": self.url or LIVE_URL}
-        with contextlib.ExitStack() as stack:
-            rest = None
-            if self.rest_url or not self.url:
-                rest = Bybit(LATER, **({"url": self.rest_url} if self.rest_url else {}))
-                stack.callback(rest.close)
-            yield StreamJob(warehouse, universe.name, tuple(sorted(symbols)), rest=rest, **where, **shape)
+        asked = self.model_dump(include={"minutes", "save_every_s", "book_every_ms", "bound_ms"})
+        rest = Bybit(LATER, url=self.rest_url or REST_URL) if self.rest_url or not self.url else None
+        source, url = ("recorded", self.url) if self.url else ("live", LIVE_URL)
+        try:
+            yield StreamJob(warehouse, universe.name, tuple(sorted(symbols)), source, url, rest, **asked)
+        finally:
+            if rest is not None:
+                rest.close()
 
 
 @flow

@@ -45,7 +45,8 @@ class Exchange:
         self.asked: list[dict[str, Any]] = []
         self.connections = self.pings = 0
         self.done, self.rest_down = threading.Event(), False
-        self._away = self._silent = False
+        self._silent = False
+        self._left: set[str] = set()
         self._again = asyncio.Event()
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
@@ -116,11 +117,14 @@ class Exchange:
         await socket.send(json.dumps(body))
         if request["op"] == "unsubscribe":
             joined.discard(topic)
+            self._left.add(topic)
             return
         if accepted:
             joined.add(topic)
             if topic in self.snapshots:
                 await socket.send(self.snapshots[topic])
+            if topic in self._left:
+                self._left.discard(topic)
                 self._again.set()
 
     async def _play(self, socket: ServerConnection, joined: set[str]) -> None:
@@ -140,8 +144,8 @@ class Exchange:
                 await socket.close(1011)
                 return
             if step == SNAPSHOT:
-                self._again.clear()
                 await asyncio.wait_for(self._again.wait(), 10)
+                self._again.clear()
             elif step != BACK:
                 topic = self._know(step)
                 if topic is None or topic in joined:

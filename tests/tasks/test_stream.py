@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +17,13 @@ import numpy as np
 import pytest
 
 from models.graphs.events import Events
+from models.graphs.snapshot import GraphError
 from tasks.errors import RefusedError
-from tasks.feed import Feed
 from tasks.markets.bybit import Bybit
 from tasks.markets.bybit_frames import topics_of
 from tasks.markets.bybit_ws import Timing
 from tasks.markets.patience import ON_TAPE
-from tasks.stream import AHEAD, MarketStream, StreamJob, StreamReport
+from tasks.stream import AHEAD, MarketStream, StreamJob, StreamReport, stream_events
 from tests.exchange import AWAY, BACK, CLOSE, SILENCE, SNAPSHOT, Exchange
 from warehouse.connect import Warehouse
 from warehouse.migrate import migrate
@@ -132,8 +135,6 @@ def rest() -> Iterator[Any]:
     clients = []
 
     def build(exchange: Exchange) -> Bybit:
-        from datetime import UTC, datetime
-
         clients.append(Bybit(datetime(2100, 1, 1, tzinfo=UTC), patience=ON_TAPE, url=exchange.rest_url))
         return clients[-1]
 
@@ -194,9 +195,17 @@ def same_state(state: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> No
     """Everything but the counts of what was dropped and the instant of receipt."""
     assert state.keys() == other.keys()
     for name in sorted(state.keys() - {"received", "buffer.counts"}):
-        one, two = (np.sort(each[name]) if name == "buffer.seen" else each[name] for each in (state, other))
+        unordered = name in ("buffer.seen", "buffer.waiting")
+        one, two = (np.sort(each[name], order=("t", "key")) if unordered else each[name] for each in (state, other))
         np.testing.assert_array_equal(one, two, err_msg=name)
     assert state["buffer.counts"][-1] == other["buffer.counts"][-1]
+
+
+def opening(steps: list[str]) -> list[str]:
+    """The snapshots with which an exchange that has played ``steps`` answers who subscribes then."""
+    ticks = [json.loads(text)["data"] for text in steps if '"tickers.' in text]
+    last_book = [text for text in steps if '"orderbook.' in text][-1]
+    return [ticker(0, "snapshot", **{**TICKER, "openInterest": ticks[-1]["openInterest"]}), BOOKS[last_book]]
 
 
 def put(steps: list[str], after: str, *added: str) -> None:
@@ -250,3 +259,145 @@ def test_without_rest_the_missed_trades_stay_missing(clean, warehouse) -> None:
     assert report.counts["filled"] == 0
     assert {f"{symbol}-{number}" for symbol in SYMBOLS for number in (22, 23, 24, 31, 32)} <= missing
     assert all("USDT-" in trade_id for trade_id in missing)
+
+
+def test_a_gap_in_the_book_costs_the_missing_changes_and_nothing_else(clean, warehouse, rest) -> None:
+    steps = script()
+    lost = next(text for text in steps if "orderbook" in text and '"u": 9,' in text)
+    before = next(text for text in steps if "orderbook" in text and '"u": 12,' in text)
+    steps.remove(lost)
+    put(steps, before, SNAPSHOT)  # the changes 10 to 12 cannot be used without 9
+    stream, report = played(steps, warehouse, rest)
+    rows, state = clean
+    gone = [row for row in rows if row not in rows_of(warehouse)]
+    assert {(row[2], row[5]) for row in gone} == {("book", update) for update in ("9", "10", "11")}
+    assert [row for row in rows_of(warehouse) if row not in rows] == []
+    assert report.counts["gaps"] == 1
+    book_now = stream.frames.book("BTCUSDT")
+    assert (book_now.update, max(book_now.bids), len(book_now.bids)) == (31, 1_031, 31)
+    assert stream.feed.state()["buffer.newest"] == state["buffer.newest"]
+
+
+def test_a_topic_that_is_rejected_takes_no_other_with_it(clean, warehouse, rest) -> None:
+    symbols = (*SYMBOLS, "NOSUCHUSDT")
+    stream, report = played(script(), warehouse, rest, symbols=symbols, rejected=topics_of(symbols)[8:])
+    assert rows_of(warehouse) == clean[0]
+    assert report.counts["rejected"] == 4
+    assert set(stream.frames.rejected) == set(topics_of(("NOSUCHUSDT",)))
+
+
+def test_a_stream_none_of_whose_topics_is_accepted_fails_and_says_why(warehouse, rest) -> None:
+    with pytest.raises(RefusedError, match=r"none of the topics: Invalid symbol :\[publicTrade\.BTCUSDT\]"):
+        played([], warehouse, rest, rejected=topics_of(SYMBOLS))
+
+
+def test_a_new_trade_that_comes_too_late_is_stored_but_not_fed(warehouse, rest) -> None:
+    steps = script()
+    put(steps, trade(20), trade(99, ms=250))
+    stream, report = played(steps, warehouse, rest)
+    assert (report.counts["late"], report.counts["stored"]) == (1, 119)
+    assert len(rows_of(warehouse, "event_id = 'BTCUSDT-99'")) == 1
+    assert stream.feed.buffer.counts["received"] == 119
+
+
+def test_a_stream_stopped_in_order_and_started_again_is_as_one_that_was_not(clean, warehouse, rest) -> None:
+    steps = script()
+    half = steps.index(trade(16)) + 1
+    played(steps[:half], warehouse, rest)
+    stream, report = played([*opening(steps[:half]), *steps[half:]], warehouse, rest)
+    assert rows_of(warehouse) == clean[0]
+    same_state(stream.feed.state(), clean[1])
+    assert report.counts["stored"] < len(clean[0])
+
+
+def test_a_state_older_than_the_rows_is_brought_up_to_them(clean, warehouse, rest) -> None:
+    """A crash between two saves of the state: what was written meanwhile is the log that it is replayed from."""
+    steps = script()
+    third, half = steps.index(trade(11)) + 1, steps.index(trade(16)) + 1
+    stream, _ = played(steps[:third], warehouse, rest)
+    state_file = stream.job.state_file
+    older = state_file.read_bytes()
+    played([*opening(steps[:third]), *steps[third:half]], warehouse, rest)
+    state_file.write_bytes(older)
+    stream, _ = played([*opening(steps[:half]), *steps[half:]], warehouse, rest)
+    assert rows_of(warehouse) == clean[0]
+    same_state(stream.feed.state(), clean[1])
+
+
+def test_trades_missed_between_two_runs_are_asked_for(clean, warehouse, rest) -> None:
+    steps = script()
+    away, back = steps.index(trade(20)), steps.index(trade(25, "ETHUSDT"))
+    played(steps[:away], warehouse, rest)
+    lost = [AWAY, *steps[away:back], BACK]
+    _, report = played([*opening(steps[:away]), *lost, *steps[back:]], warehouse, rest)
+    assert rows_of(warehouse) == clean[0]
+    assert report.counts["filled"] >= 10
+
+
+def test_a_rest_service_that_is_out_of_order_costs_the_missed_trades_and_is_told(
+    warehouse, rest, caplog: pytest.LogCaptureFixture
+) -> None:
+    steps = script()
+    put(steps, trade(16), CLOSE)
+    with Exchange(steps, topics_of(SYMBOLS), (), BOOKS) as exchange:
+        exchange.rest_down = True
+        stream = MarketStream(job_of(exchange, warehouse, rest=rest(exchange)))
+        report = asyncio.run(until_played(stream, exchange))
+    assert report.counts["unfilled"] == 2
+    assert "BTCUSDT: trades since" in caplog.text
+    assert "stay missing" in caplog.text
+
+
+def test_a_live_event_from_the_future_is_not_believed(warehouse, rest) -> None:
+    ahead = int(time.time() * 1000) + int(AHEAD.total_seconds() * 1000) + 10_000
+    _, report = played([trade(1), trade(2, ms=ahead), trade(3)], warehouse, rest, source="live")
+    assert report.counts["ahead"] == 1
+    assert [row[5] for row in rows_of(warehouse)] == ["BTCUSDT-1", "BTCUSDT-3"]
+
+
+def test_silence_and_storms_are_counted_and_told(warehouse, rest, caplog: pytest.LogCaptureFixture) -> None:
+    _, report = played(script(), warehouse, rest, stale_s=0.05, storm_per_s=10.0)
+    assert report.counts["stale"] >= 1
+    assert report.counts["storms"] >= 1
+    assert "what is forecast is stale" in caplog.text
+    assert "an event storm" in caplog.text
+
+
+def test_while_a_night_holds_the_warehouse_the_stream_goes_on(clean, warehouse, rest) -> None:
+    with Exchange(script(), topics_of(SYMBOLS), (), BOOKS) as exchange:
+        stream = MarketStream(job_of(exchange, warehouse, rest=rest(exchange)), Chain())
+        release = threading.Event()
+        stream.resume()
+
+        def night() -> None:
+            with warehouse.write("a night"):
+                release.wait(10)
+
+        async def go() -> StreamReport:
+            other = asyncio.create_task(asyncio.to_thread(night))
+            running = asyncio.create_task(until_played(stream, exchange))
+            while not exchange.done.is_set():
+                await asyncio.sleep(0.02)
+            fed = stream.feed.buffer.counts["received"]
+            release.set()
+            await other
+            assert fed > 50
+            return await running
+
+        stream.resume = lambda: None  # type: ignore[method-assign]  # done above, before the night took the lock
+        asyncio.run(go())
+    assert rows_of(warehouse) == clean[0]
+    same_state(stream.feed.state(), clean[1])
+
+
+def test_minutes_end_a_stream(warehouse) -> None:
+    with Exchange([], topics_of(SYMBOLS)) as exchange:
+        report = stream_events(job_of(exchange, warehouse, minutes=0.005))
+    assert 0.3 <= report.seconds < 5
+
+
+def test_a_damaged_state_is_refused_by_name(warehouse, rest) -> None:
+    stream, _ = played([trade(1)], warehouse, rest)
+    stream.job.state_file.write_bytes(b"damaged")
+    with pytest.raises(GraphError, match=r"recorded-test\.npz: no state of a stream"):
+        played([trade(2)], warehouse, rest)
