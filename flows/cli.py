@@ -219,6 +219,7 @@ def stream(
 
     Comes back from lost connections, asks for the trades it missed, and goes on from where the last run stopped.
     """
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # its lines are told in our own way
     from flows.stream import StreamParameters, run_stream
 
     asked = {"universe": universe, "minutes": minutes, "url": url, "rest_url": rest_url}

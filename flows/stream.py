@@ -21,7 +21,7 @@ from tasks.stream import StreamJob, StreamReport, stream_events
 from warehouse.universes import load_universe
 
 LATER = datetime(2100, 1, 1, tzinfo=UTC)  # a stream has no clock at which it stops believing REST
-COUNTS = {"name": ("events", ""), "count": ("count", ",d")}
+COUNTS = {"name": ("what", ""), "count": ("how many", ",d")}
 
 
 class StreamParameters(BaseModel):
@@ -77,6 +77,6 @@ def run_stream(parameters: StreamParameters, screen: Console) -> None:
     """Streams in this process, telling how far it has got, and prints the counts at the end."""
     with parameters.job() as job, telling(job.warehouse.path.with_name(f"{job.warehouse.path.stem}.stream.log")):
         report = stream_events(job)
-    title = f"{report.universe}, {report.source}, {report.seconds:.0f} s"
-    screen.print(table(title, COUNTS, [{"name": name, "count": count} for name, count in report.counts.items()]))
+    screen.print(f"{report.universe}, {report.source}, {report.seconds:.0f} s", style="bold", markup=False)
+    screen.print(table("Counts", COUNTS, [{"name": name, "count": count} for name, count in report.counts.items()]))
     screen.print(f"State: {job.state_file}", markup=False, soft_wrap=True)
