@@ -1,9 +1,11 @@
-"""The warehouse's events as a network reads them."""
+"""Events in bulk: recorded or archived ones into the warehouse, and the warehouse's as a network reads them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import datetime
+import hashlib
+from collections.abc import Iterable, Sequence
+from datetime import UTC, date, datetime
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,7 +14,41 @@ import pyarrow.compute as pc
 
 from models.graphs.events import KINDS, Events
 from models.graphs.market_stream import MARKET_ROW, MEASURES, MarketEvents
+from tasks.markets.bybit_archive import TradeArchive
+from tasks.markets.recorded_events import RecordedEvents
 from warehouse.connect import Warehouse
+from warehouse.events import append_events
+
+VENUE = "bybit"
+
+
+def store_recorded_events(warehouse: Warehouse, folder: Path) -> dict[str, int]:
+    """How many rows of each venue of a recording were new, as source recorded; received when the recording ended."""
+    recorded = RecordedEvents(folder)
+    return {
+        venue: _store(warehouse, "recorded", venue, [recorded.events(venue)], recorded.received.astype(datetime))
+        for venue in recorded.venues()
+    }
+
+
+def store_archived_trades(
+    warehouse: Warehouse, archive: TradeArchive, symbol: str, day: date, received: datetime
+) -> int:
+    """How many trades of one symbol and UTC day in Bybit's archive were new, as source live: none that the stream has.
+
+    Raises what ``TradeArchive.trades`` does; blocks written before that stay.
+    """
+    return _store(warehouse, "live", VENUE, archive.trades(symbol, day), received)
+
+
+def _store(warehouse: Warehouse, source: str, venue: str, tables: Iterable[pa.Table], received: datetime) -> int:
+    run_id = hashlib.sha256(f"events|{source}|{venue}".encode()).hexdigest()[:16]
+    stored = 0
+    for table in tables:
+        with warehouse.write(f"events of {venue}") as con:
+            stamps = {"source": source, "venue": venue, "run_id": run_id}
+            stored += append_events(con, table, **stamps, fetched_at=received.replace(tzinfo=UTC))
+    return stored
 
 
 def load_events(

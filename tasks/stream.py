@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 
 from models.panel import TS_TYPE
 from tasks.errors import MarketError, RefusedError
+from tasks.events import VENUE
 from tasks.feed import EPOCH, Feed, Memory, NoMemory
 from tasks.markets.bybit import TRADE_ROWS, Bybit
 from tasks.markets.bybit_frames import Frames, topics_of
@@ -35,7 +36,6 @@ from warehouse.events import append_events
 
 logger = logging.getLogger(__name__)
 
-VENUE = "bybit"
 TICK_S = 0.05
 QUEUED_FRAMES = 100_000  # what waits while a night holds the warehouse; beyond it the exchange has to
 AHEAD = timedelta(minutes=1)  # an event so much later than our clock is not believed: it would make all others late

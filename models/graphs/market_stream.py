@@ -71,5 +71,5 @@ class MarketEvents:
         large = (known["kind"] == TRADE) & (known["size"] * known["price"] >= self.large_value)
         for rows in (np.arange(len(known)), np.flatnonzero(large)):
             kept[rows[::-1][np.unique(of[rows[::-1]], return_index=True)[1]]] = True
-        kept |= (known["kind"] == TRADE) & (known["t"] >= known["t"][-1] - market.MINUTE)
+        kept |= (known["kind"] == TRADE) & (known["t"] >= known["t"].max(initial=0) - market.MINUTE)
         return known[kept]

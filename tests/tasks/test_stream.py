@@ -20,7 +20,7 @@ from models.graphs.events import Events
 from models.graphs.snapshot import GraphError
 from tasks.errors import RefusedError
 from tasks.markets.bybit import Bybit
-from tasks.markets.bybit_frames import topics_of
+from tasks.markets.bybit_frames import Frames, topics_of
 from tasks.markets.bybit_ws import Timing
 from tasks.markets.patience import ON_TAPE
 from tasks.stream import AHEAD, MarketStream, StreamJob, StreamReport, stream_events
@@ -402,3 +402,21 @@ def test_a_damaged_state_is_refused_by_name(warehouse, rest) -> None:
     stream.job.state_file.write_bytes(b"damaged")
     with pytest.raises(GraphError, match=r"recorded-test\.npz: no state of a stream"):
         played([trade(2)], warehouse, rest)
+
+
+def test_the_recorded_frames_are_stored_as_they_are_read(shared_data: Path, warehouse, rest) -> None:
+    """Spot trades and a book of the testnet, tickers of the main net, a published liquidation; two connections."""
+    wire = shared_data / "wire"
+    published = (wire / "bybit_doc_examples" / "Subscriptions__V5__Linear__Liquidations.txt").read_text()
+    first = json.dumps(json.loads(published[published.index("= \n{") + 3 :]))
+    spot = (wire / "bybit_ws" / "raw_md_stream.testnet_spot.jsonl").read_text().splitlines()
+    tickers = (wire / "bybit_ws" / "tickers_stream.mainnet_linear.excerpt.jsonl").read_text().splitlines()
+    spot = [text for text in spot if '"topic"' in text]  # the exchange answers for itself
+    tickers = [text for text in tickers if '"topic"' in text]
+    reader = Frames(SYMBOLS)
+    expected = [row for text in (first, *spot, *tickers) for row in reader.read(text)]
+    _, report = played([first, *spot, CLOSE, *tickers], warehouse, rest)
+    stored = {(row[2], row[3], row[5]) for row in rows_of(warehouse)}
+    assert stored == {(row["kind"], row["symbol"], row["event_id"]) for row in expected}
+    assert report.counts["stored"] == len(expected) == 4 + 8 + 4 + 1
+    assert (report.counts["gaps"], report.counts["reconnects"], report.counts["malformed"]) == (0, 1, 0)

@@ -67,6 +67,12 @@ def test_only_what_may_be_looked_back_to_is_kept() -> None:
     assert build.past[0] == rows[0]
 
 
+def test_no_rows_are_no_events() -> None:
+    build = MarketEvents(SYMBOLS)
+    assert len(build(market_rows(0, 1))) == 0
+    assert len(build(market_rows(5, 1))) == 5
+
+
 def test_the_future_changes_no_event() -> None:
     rows = market_rows(400, 60)
     whole = MarketEvents(SYMBOLS)(rows)
