@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from numba import get_num_threads, njit
+from numba import config, njit
 
 from models.graphs.keeping import LEAST, Edges
 from models.graphs.measures import DECIMALS, FLAT, MIN_OBSERVED
@@ -31,6 +31,7 @@ SPARE_EDGES = 1 << 16  # room of the buffers beyond one complete graph
 CHUNK = 64  # pairs that are screened at once
 SLACK = 1e-9  # how far the moving sums may be off, in units of correlation
 SCALE = 10.0**DECIMALS
+Part = tuple[np.ndarray, np.ndarray, np.ndarray]  # pairs (e, 2), weight (e,), and where each window's end
 
 
 def rolling_edges(
@@ -38,25 +39,34 @@ def rolling_edges(
 ) -> Iterator[Edges]:
     """Edges of ``keeping.strongest`` for each window of ``returns`` (t, n) that ends with a bar of ``ends``, ascending.
 
-    Blocks of windows are summed side by side in as many threads as numba has; at most one block a thread waits.
+    Blocks of windows are summed side by side in NUMBA_NUM_THREADS threads; the edges of as many blocks may wait.
     """
     block = ends // max(BLOCK_BARS, 4 * window)
-    blocks = deque(np.split(ends, np.flatnonzero(np.diff(block)) + 1)) if len(ends) else deque()
-    threads = min(get_num_threads(), len(blocks))
+    blocks = deque(np.split(ends, np.flatnonzero(np.diff(block)) + 1) if len(ends) else [])
+    threads = min(config.NUMBA_NUM_THREADS, len(blocks))  # type: ignore[attr-defined]
     if threads <= 1:
         for due in blocks:
-            yield from _block(returns, due, window, min_strength, top_k)
+            for part in _block(returns, due, window, min_strength, top_k):
+                yield from _split(*part)
         return
+
+    def whole(due: np.ndarray) -> list[Part]:
+        return list(_block(returns, due, window, min_strength, top_k))
+
     with ThreadPoolExecutor(threads, thread_name_prefix="graphs") as pool:
-        running: deque = deque()
-        while running or blocks:
-            while blocks and len(running) <= threads:
-                running.append(pool.submit(_block, returns, blocks.popleft(), window, min_strength, top_k))
-            yield from running.popleft().result()
+        running = deque(pool.submit(whole, blocks.popleft()) for _ in range(threads))
+        while running:
+            parts = running.popleft().result()
+            if blocks:
+                running.append(pool.submit(whole, blocks.popleft()))
+            for part in parts:
+                yield from _split(*part)
 
 
-def _block(returns: np.ndarray, ends: np.ndarray, window: int, min_strength: float, top_k: int | None) -> list[Edges]:
-    """Edges of the windows that end at ``ends``, by sums that start with the first of them."""
+def _block(
+    returns: np.ndarray, ends: np.ndarray, window: int, min_strength: float, top_k: int | None
+) -> Iterator[Part]:
+    """Edges of the windows that end at ``ends``, by sums that start with the first of them, a bufferful at a time."""
     first, n = int(ends[0]) - window + 1, returns.shape[1]
     slab = returns[first : int(ends[-1]) + 1]
     known = np.isfinite(slab)
@@ -66,15 +76,18 @@ def _block(returns: np.ndarray, ends: np.ndarray, window: int, min_strength: flo
     rule = (window, max(min_strength, LEAST), min(top_k or 0, n), wildest)
     sums, pairs = np.zeros((n, n)), np.empty((n * (n - 1) // 2 + SPARE_EDGES, 2), dtype=np.int32)
     weight, stops = np.empty(len(pairs)), np.empty(len(ends), dtype=np.int64)
-    edges: list[Edges] = []
-    while len(edges) < len(ends):
-        upto = _run(bars, ends - first, len(edges), rule, sums, (pairs, weight, stops))
-        start = 0
-        for stop in stops[len(edges) : upto]:
-            src, dst = pairs[start:stop].T.astype(np.int64)
-            edges.append((src, dst, weight[start:stop].copy()))
-            start = stop
-    return edges
+    done = 0
+    while done < len(ends):
+        begin, done = done, _run(bars, ends - first, done, rule, sums, (pairs, weight, stops))
+        count = stops[done - 1]
+        yield pairs[:count].copy(), weight[:count].copy(), stops[begin:done].copy()
+
+
+def _split(pairs: np.ndarray, weight: np.ndarray, stops: np.ndarray) -> Iterator[Edges]:
+    """The edges of each window, which end at ``stops``."""
+    for start, stop in zip([0, *stops[:-1]], stops, strict=True):
+        src, dst = pairs[start:stop].T.astype(np.int64)
+        yield src, dst, weight[start:stop]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

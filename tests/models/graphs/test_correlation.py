@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from models.graphs.correlation import CorrelationRule, correlation_snapshots
-from models.graphs.measures import correlation
+from models.graphs.measures import MEASURES, correlation
 from models.graphs.snapshot import GraphError, Snapshot
-from models.graphs.windowed import due_snapshots
+from models.graphs.windowed import due_snapshots, window_returns
 from models.panel import Panel
 
 Bars = Callable[..., Panel]
@@ -124,6 +124,28 @@ def test_top_k_of_more_than_there_are_keeps_all(random_bars: Bars) -> None:
     assert len(correlation_snapshots(random_bars(50, 4), rule)[0].src) == 6
 
 
+def test_what_is_kept_is_the_rules_to_say(random_bars: Bars) -> None:
+    bars = random_bars(60, 9)
+    found = {}
+    for keep in ("threshold", "top_k", "threshold_top_k", "mst"):
+        rule = CorrelationRule(window_bars=30, min_correlation=0.15, top_k=2, every_bars=30, keep=keep)
+        found[keep] = edges(correlation_snapshots(bars, rule)[-1])
+    assert min(map(abs, found["threshold"].values())) >= 0.15
+    assert min(map(abs, found["top_k"].values())) < 0.15
+    assert found["threshold_top_k"].keys() == found["threshold"].keys() & found["top_k"].keys()
+    assert len(found["mst"]) == 8 and {node for pair in found["mst"] for node in pair} == set(range(9))
+
+
+@pytest.mark.parametrize("measure", ["spearman", "ewma", "partial"])
+def test_another_measure_gives_its_own_weights(random_bars: Bars, measure: str) -> None:
+    bars = random_bars(60, 6)
+    rule = CorrelationRule(30, 0.05, 6, 30, measure=measure, half_life_bars=7.0)
+    options = {"half_life_bars": 7.0} if measure == "ewma" else {}
+    matrix = MEASURES[measure](window_returns(bars)[1:31], **options)
+    found = edges(correlation_snapshots(bars, rule)[0])
+    assert found == {(i, j): matrix[i, j] for i in range(6) for j in range(i + 1, 6) if abs(matrix[i, j]) >= 0.05}
+
+
 def test_edges_are_stored_once_with_the_lower_node_first(random_bars: Bars) -> None:
     for snapshot in correlation_snapshots(random_bars(100, 9), RULE):
         assert (snapshot.src < snapshot.dst).all()
@@ -194,6 +216,9 @@ def test_assets_not_listed_yet_are_nodes_without_edges(random_bars: Bars) -> Non
         ({"min_correlation": 1.1}, "min_correlation is 1.1"),
         ({"top_k": 0}, "top_k is 0"),
         ({"every_bars": 0}, "every_bars is 0"),
+        ({"measure": "kendall"}, "measure is 'kendall'; those there are: pearson, spearman, ewma, partial"),
+        ({"keep": "all"}, "keep is 'all'; those there are: threshold, top_k, threshold_top_k, mst"),
+        ({"half_life_bars": 0.0}, "half_life_bars is 0"),
     ],
 )
 def test_a_rule_that_makes_no_sense_is_named(change: dict[str, float], message: str) -> None:

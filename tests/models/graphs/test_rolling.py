@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from numba import get_num_threads, set_num_threads
 
 from models.graphs.keeping import Edges, strongest
 from models.graphs.measures import correlation
@@ -90,15 +89,14 @@ def test_what_left_the_window_leaves_no_trace(wild: float) -> None:
         assert_equal(outcome, alone)
 
 
-def test_threads_change_nothing() -> None:
+def test_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     returns, ends = market(1500, 9, seed=7), np.arange(59, 1500)
-    before = get_num_threads()
-    try:
-        set_num_threads(1)
-        alone = list(rolling_edges(returns, ends, 60, 0.1, 3))
-    finally:
-        set_num_threads(before)
-    assert_equal(list(rolling_edges(returns, ends, 60, 0.1, 3)), alone)
+    outcomes = []
+    for threads in (1, 2, 3, 16):
+        monkeypatch.setattr("models.graphs.rolling.config.NUMBA_NUM_THREADS", threads)
+        outcomes.append(list(rolling_edges(returns, ends, 60, 0.1, 3)))
+    for outcome in outcomes[1:]:
+        assert_equal(outcome, outcomes[0])
 
 
 def test_buffers_that_fill_up_are_emptied_and_filled_again(monkeypatch: pytest.MonkeyPatch) -> None:
