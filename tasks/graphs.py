@@ -82,7 +82,7 @@ def build_graphs(
     """Brings the snapshots of ``graphs`` (models/graphs/catalogue.py) up to the night, building only what is missing.
 
     A snapshot counts as missing too when it is stored with other parameters, or when a bar of its window, or of that of
-    a trailing snapshot it is compared with, was restated since.
+    a trailing snapshot it is compared with, was restated since. Graphs that are not named stay as they are stored.
     """
     rules = windowed_rules(graphs, window_bars, min_correlation, top_k, every_bars)
     bars = load_bars(night)

@@ -118,6 +118,13 @@ def test_an_edge_from_a_later_window_is_found(desk) -> None:
     assert verdicts(desk) == GREEN | {"correlation edges": {False}}
 
 
+def test_an_edge_that_runs_the_other_way_is_found(desk) -> None:
+    desk.execute("UPDATE store.graph_edges SET src = dst, dst = src WHERE graph = 'lead_lag'")
+    with pytest.raises(LeakFoundError, match="lead_lag edges"):
+        audit(desk)
+    assert verdicts(desk) == GREEN | {"lead_lag edges": {False}}
+
+
 def test_an_edge_that_no_window_made_is_found(desk) -> None:
     desk.execute("DELETE FROM store.graph_edges WHERE graph = 'correlation' AND as_of < '2024-03-01'")
     with pytest.raises(LeakFoundError, match="correlation edges"):

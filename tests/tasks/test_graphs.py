@@ -128,6 +128,8 @@ def test_snapshots_come_back_from_the_warehouse_as_they_were_built(desk) -> None
             np.testing.assert_array_equal(x, y)
     cut = load_snapshots(night, "correlation", last=built[3].as_of)
     assert [s.as_of for s in cut] == [s.as_of for s in built[:4]]
+    part = load_snapshots(night, "correlation", first=built[2].as_of, last=built[3].as_of)
+    assert [(s.as_of, len(s.src)) for s in part] == [(s.as_of, len(s.src)) for s in built[2:4]]
 
 
 def test_every_graph_comes_back_as_it_was_built_with_its_direction(desk) -> None:
