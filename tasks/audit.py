@@ -109,15 +109,13 @@ def _audit_cut(
     """One row per subject: everything up to ``bar``, computed from the bars up to it, against what is stored."""
     bars = stored.bars.rows(0, bar + 1)
     features = compute_features(bars, bar_closes(night.universe.calendar, night.universe.interval, bars.ts))
-    again = {graph: snapshots(graph, bars, rule) for graph, rule in rules.items()}
+    built = {graph: snapshots(graph, bars, rule) for graph, rule in rules.items()}
     known = [membership_snapshot(graph, bars.ts[0], bars.symbols, of) for graph, of in memberships(night).items()]
-    known += [snapshot for graph in again.values() for snapshot in graph]
+    known += [snapshot for series in built.values() for snapshot in series]
     before = stored.features.rows(0, bar + 1)
-    found = {
-        "features": compare(before.values, features.values, before.mask, features.mask, TOLERANCE),
-    }
-    for graph, found_again in again.items():
-        found[f"{graph} edges"] = _compare_edges(stored.snapshots[graph], found_again, bars.ts[bar])
+    found = {"features": compare(before.values, features.values, before.mask, features.mask, TOLERANCE)}
+    for graph, series in built.items():
+        found[f"{graph} edges"] = _compare_edges(stored.snapshots[graph], series, bars.ts[bar])
     for contender in contenders:
         for trial_id in contender.trial_ids:
             subject = f"predictions of {contender.model}, trial {trial_id}"

@@ -212,15 +212,17 @@ def _snapshot_rows(plan: Plan, built: Sequence[Snapshot], series: Sequence[Snaps
     )
 
 
-def _edge_rows(snapshots: Sequence[Snapshot]) -> pa.Table:
+def _edge_rows(built: Sequence[Snapshot]) -> pa.Table:
     """Rows of store.graph_edges without their keys."""
-    edges = [len(s.src) for s in snapshots]
+    edges = [len(s.src) for s in built]
+    names = pa.array(built[0].nodes if built else (), pa.string())
+    src, dst = (np.concatenate([np.zeros(0, np.int64), *(getattr(s, end) for s in built)]) for end in ("src", "dst"))
     return pa.table(
         {
-            "as_of": _timestamps(np.repeat(np.array([s.as_of for s in snapshots], dtype="datetime64[us]"), edges)),
-            "src": pa.array([s.nodes[i] for s in snapshots for i in s.src], pa.string()),
-            "dst": pa.array([s.nodes[i] for s in snapshots for i in s.dst], pa.string()),
-            "weight": pa.array(np.concatenate([np.empty(0), *(s.weight for s in snapshots)])),
+            "as_of": _timestamps(np.repeat(np.array([s.as_of for s in built], dtype="datetime64[us]"), edges)),
+            "src": names.take(pa.array(src)),
+            "dst": names.take(pa.array(dst)),
+            "weight": pa.array(np.concatenate([np.empty(0), *(s.weight for s in built)])),
         }
     )
 
