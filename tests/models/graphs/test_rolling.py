@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from models.graphs.keeping import Edges, strongest
 from models.graphs.measures import correlation
@@ -46,6 +48,23 @@ def test_windows_with_holes_are_those_of_the_slow_definition(share: float) -> No
     returns[:150, 3], returns[:31, 4], returns[200:215, 5], returns[100:160, 6] = np.nan, np.nan, np.nan, 0.0
     ends = np.arange(window - 1, len(returns), 3)
     assert_equal(list(rolling_edges(returns, ends, window, 0.2, 4)), slow(returns, ends, window, 0.2, 4))
+
+
+@settings(max_examples=60)
+@given(
+    seed=st.integers(0, 10**6),
+    window=st.integers(5, 50),
+    every=st.integers(1, 60),
+    holes=st.sampled_from([0.0, 0.003, 0.05]),
+    top_k=st.one_of(st.none(), st.integers(1, 8)),
+)
+def test_any_market_window_and_rhythm_gives_the_slow_definition(
+    seed: int, window: int, every: int, holes: float, top_k: int | None
+) -> None:
+    returns = market(130, 6, seed)
+    returns[np.random.default_rng(seed).random(returns.shape) < holes] = np.nan
+    ends = np.arange(window - 1, len(returns), every)
+    assert_equal(list(rolling_edges(returns, ends, window, 0.3, top_k)), slow(returns, ends, window, 0.3, top_k))
 
 
 def test_weights_are_within_a_millionth_of_float64() -> None:
