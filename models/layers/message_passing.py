@@ -26,7 +26,7 @@ from models.layers.checks import check_positive
 from models.layers.errors import ShapeError, SizeError
 
 LEAST_DEGREE = 1e-12
-CHUNK = 1 << 20  # numbers that one piece of attention holds at once in one temporary
+CHUNK = 1 << 24  # numbers that one piece of attention holds at once in one temporary: 64 MiB
 
 Attend = Callable[..., Tensor]
 

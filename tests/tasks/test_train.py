@@ -346,7 +346,8 @@ def test_drawn_graphs_are_written_once_and_the_same_after_a_kill(desk, open_desk
         assert desk.contents(table).equals(other.contents(table))
 
 
-def test_a_later_night_adds_its_graphs_and_leaves_the_others(desk) -> None:
+def test_a_later_night_adds_its_graphs_and_leaves_the_others(desk, tmp_path: Path) -> None:
+    later_alone = desk.another(tmp_path / "other")
     train(desk, model="ssm_gnn_attention")
     night = desk.night(FRIDAY)
     write_night(night, state="published", settings="{}", settings_hash="", published_at=night.clock)
@@ -356,6 +357,11 @@ def test_a_later_night_adds_its_graphs_and_leaves_the_others(desk) -> None:
         new = desk.contents(table).to_pandas()
         assert len(new) > len(old)
         pd.testing.assert_frame_equal(new[new["as_of"] <= old["as_of"].max()].reset_index(drop=True), old)
+    train(later_alone, date(2024, 7, 12), model="ssm_gnn_attention")
+    for table, old in zip(DRAWN, before, strict=True):
+        alone = later_alone.contents(table).to_pandas().drop(columns="run_id")
+        alone = alone[alone["as_of"] <= old["as_of"].max()].reset_index(drop=True)
+        pd.testing.assert_frame_equal(alone, old.drop(columns="run_id"), check_exact=True)
 
 
 def test_progress_counts_the_folds(desk) -> None:

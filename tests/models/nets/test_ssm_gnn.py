@@ -193,6 +193,17 @@ def test_the_drawn_graph_comes_back_as_a_table() -> None:
         attention_edges(network_of(), batch_of(), bar, names)
 
 
+@pytest.mark.parametrize("top_k", [1, 2, None])
+def test_a_drawn_graph_moves_with_the_assets_and_never_back_in_time(top_k: int | None) -> None:
+    network, batch, order = network_of(graph="attention", top_k=top_k, fusion="interleaved"), batch_of(), [2, 0, 3, 1]
+    moved = changed(network, batch, nudged(batch, bar=4, asset=0))
+    assert not moved[:, :4].any() and moved[:, 4:].any()
+    shuffled = network(replace(batch, x=batch.x[:, :, order]))
+    forecast = network(batch)
+    torch.testing.assert_close(shuffled.returns, forecast.returns[:, :, order], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(shuffled.edges, forecast.edges[:, :, order][:, :, :, order], rtol=1e-4, atol=1e-5)
+
+
 def test_in_training_no_graph_is_kept() -> None:
     assert network_of(graph="attention").train()(batch_of()).edges is None
 
