@@ -7,7 +7,7 @@ known at the bar. A fold's rows: learned from | dropped, their labels reach into
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import lightning
@@ -17,9 +17,11 @@ from torch import Tensor
 
 from models.features.labels import UNKNOWN, Labels
 from models.features.scaling import Scaler
-from models.graphs.snapshot import Snapshot, to_adjacency
+from models.graphs.events import Events
+from models.graphs.market_events import market_nodes
+from models.graphs.snapshot import GraphError, Snapshot, to_adjacency
 from models.layers.dropout import seed_of
-from models.nets.forecast import Batch, GraphSteps
+from models.nets.forecast import Batch, EventSteps, GraphSteps
 from models.panel import Panel
 from models.scoring.folds import Fold
 from models.training.config import TrainConfig
@@ -48,17 +50,25 @@ class Targets:
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """A panel as a network reads it: ``x`` (t, n, f) scaled, ``mask`` (t, n), ``gaps`` (t,), and with a graph
-    ``adjacency`` (s, n, n) and ``step`` (t,)."""
+    """A panel as a network reads it: ``x`` (t, n, f) scaled, ``mask`` (t, n), ``gaps`` (t,), with a graph
+    ``adjacency`` (s, n, n) and ``step`` (t,), and with events those between its bars, spans (1, t, 2)."""
 
     x: Tensor
     mask: Tensor
     gaps: Tensor
     adjacency: Tensor | None
     step: Tensor
+    events: EventSteps | None = None
 
     @classmethod
-    def of(cls, features: Panel, scaler: Scaler, bar_us: int, snapshots: Sequence[Snapshot] | None) -> Inputs:
+    def of(
+        cls,
+        features: Panel,
+        scaler: Scaler,
+        bar_us: int,
+        snapshots: Sequence[Snapshot] | None,
+        events: Events | None = None,
+    ) -> Inputs:
         """Inputs of ``features``; ``bar_us`` is a bar's length in microseconds, ``snapshots`` those of one graph."""
         gaps = np.ones(len(features), dtype=np.float32)
         gaps[1:] = np.diff(features.ts).astype(np.int64) / bar_us
@@ -69,7 +79,8 @@ class Inputs:
             step = np.searchsorted(as_of, features.ts, side="right") - 1
             adjacency = torch.from_numpy(to_adjacency(snapshots, len(features.symbols)))
         x, mask = torch.from_numpy(scaler.transform(features.values)), torch.from_numpy(features.mask.copy())
-        return cls(x, mask, torch.from_numpy(gaps), adjacency, torch.from_numpy(step.astype(np.int64)))
+        steps = None if events is None else event_steps(events, features, bar_us)
+        return cls(x, mask, torch.from_numpy(gaps), adjacency, torch.from_numpy(step.astype(np.int64)), steps)
 
     def batch(self, bars: Tensor) -> Batch:
         """The bars at positions ``bars`` (b, l); a position outside the panel is a masked bar."""
@@ -77,7 +88,11 @@ class Inputs:
         graph = None
         if self.adjacency is not None:
             graph = GraphSteps(self.adjacency, torch.where(inside, self.step[at], -1))
-        return Batch(self.x[at], self.mask[at] & inside[..., None], torch.where(inside, self.gaps[at], 1.0), graph)
+        events = None
+        if self.events is not None:
+            events = replace(self.events, spans=torch.where(inside[..., None], self.events.spans[0, at], 0))
+        mask, gaps = self.mask[at] & inside[..., None], torch.where(inside, self.gaps[at], 1.0)
+        return Batch(self.x[at], mask, gaps, graph, events)
 
 
 class FoldData(lightning.LightningDataModule):
@@ -88,7 +103,13 @@ class FoldData(lightning.LightningDataModule):
     """
 
     def __init__(
-        self, config: TrainConfig, features: Panel, labels: Labels, snapshots: Sequence[Snapshot] | None, fold: Fold
+        self,
+        config: TrainConfig,
+        features: Panel,
+        labels: Labels,
+        snapshots: Sequence[Snapshot] | None,
+        fold: Fold,
+        events: Events | None = None,
     ) -> None:
         super().__init__()
         self.config, first, stop = config, int(fold.train[0]), int(fold.train[-1]) + 1
@@ -100,7 +121,7 @@ class FoldData(lightning.LightningDataModule):
             raise EmptyFoldError(f"fold {fold.index}: no asset has a bar from {learned.ts[0]} to {learned.ts[-1]}")
         self.scaler = Scaler.fit(learned.values, learned.mask, features.columns)
         self.bar_us = int(np.median(np.diff(features.ts[first:stop]).astype(np.int64)))
-        self.inputs = Inputs.of(panel, self.scaler, self.bar_us, snapshots)
+        self.inputs = Inputs.of(panel, self.scaler, self.bar_us, snapshots, events)
         self.targets = _targets(panel, known)
         self.train_rows, self.validation_rows = (self._known_rows(span) for span in self.spans)
         if not (self.train_rows and self.validation_rows):
@@ -159,6 +180,31 @@ class Chunks:
             torch.where(scored, targets.class_5[at], UNKNOWN),
             targets.horizons,
         )
+
+
+def event_steps(events: Events, features: Panel, bar_us: int) -> EventSteps:
+    """The events of every bar of ``features``: those after the close of the bar before it, up to its own close,
+    ``bar_us`` after its open; for the first bar, those of its own length. Raises GraphError for events between nodes
+    that are not those of a market with the panel's assets."""
+    at = {name: i for i, name in enumerate(market_nodes(features.symbols))}
+    foreign = [name for name in events.nodes if name not in at]
+    if foreign:
+        raise GraphError(
+            f"events of {foreign[0]}, no node of the market of {', '.join(features.symbols)}; leave it out"
+        )
+    place = np.array([at[name] for name in events.nodes], dtype=np.int64)
+    close = features.ts.astype("datetime64[us]").astype(np.int64) + bar_us
+    ends = np.searchsorted(events.t, [close[0] - bar_us, *close], side="right")
+    bar = np.minimum(np.searchsorted(close, events.t), len(close) - 1)
+    age = (close[bar] - events.t) / bar_us
+    return EventSteps(
+        torch.from_numpy(place[events.src]),
+        torch.from_numpy(place[events.dst]),
+        torch.from_numpy(age.astype(np.float32)),
+        torch.from_numpy(events.kind.astype(np.int64)),
+        torch.from_numpy(events.features),
+        torch.from_numpy(np.stack([ends[:-1], ends[1:]], axis=1)[None]),
+    )
 
 
 def known_sigma(features: Panel) -> np.ndarray:

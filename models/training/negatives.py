@@ -32,8 +32,7 @@ class Negatives:
 
     def sample(self, strategy: str, start: int, stop: int, draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Sources and destinations, one pair for each of the events [start, stop)."""
-        src, size = self.events.src[start:stop], stop - start
-        pool = self.destinations
+        size, pool = stop - start, self.destinations
         if strategy == "temporal" and start:
             pool = np.unique(self.events.dst[max(0, start - RECENT) : start])
         pairs = self._apart(pool, start, stop, draw)
@@ -46,8 +45,8 @@ class Negatives:
         return pairs // self.n, pairs % self.n
 
     def _apart(self, pool: np.ndarray, start: int, stop: int, draw: np.random.Generator) -> np.ndarray:
-        """Keys of each source with somebody of ``pool``; who meets in the batch, or oneself, is drawn again, a few times
-        at most."""
+        """Keys of each source with somebody of ``pool``; who meets in the batch, or oneself, is drawn again, a few
+        times at most."""
         src, dst = self.events.src[start:stop], draw.choice(pool, stop - start)
         for _ in range(8):
             wrong = np.flatnonzero(np.isin(src * self.n + dst, self.keys[start:stop]) | (src == dst))

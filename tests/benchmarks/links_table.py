@@ -1,9 +1,10 @@
 """Average precision of link prediction on CollegeMsg, by negative strategy: ``python -m tests.benchmarks.links_table``.
 
-Protocol: models/training/links.py, that of DyGLib (Yu et al. 2023, 2303.13047), where TGN reaches 92.34 on "UCI" against
-random negatives, transductive (its table of average precision; the mean of five seeds). Rows: EdgeBank (Poursafaei et
-al. 2022) unlimited and with a window as long as the test; the presets with the paper's decoder; and TGN whose decoder
-also reads the pair's common past. Settings were chosen by validation average precision alone. ``--quick``: two epochs.
+Protocol: models/training/links.py, that of DyGLib (Yu et al. 2023, 2303.13047), where TGN reaches 92.34 on "UCI"
+against random negatives, transductive (its table of average precision; the mean of five seeds). Rows: EdgeBank
+(Poursafaei et al. 2022) unlimited and with a window as long as the test; the presets with the paper's decoder; and TGN
+whose decoder also reads the pair's common past. Settings were chosen by validation average precision alone.
+``--quick``: two epochs.
 """
 
 from __future__ import annotations
