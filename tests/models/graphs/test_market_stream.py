@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.graphs.events import KINDS, Events
-from models.graphs.market_events import market_nodes
-from models.graphs.market_stream import BUILDERS, MARKET_ROW, MarketEvents
+from models.graphs.events import KINDS, Events, concatenate
+from models.graphs.market_events import market_nodes, with_clocks
+from models.graphs.market_stream import BUILDERS, MARKET_ROW, MEASURES, MarketEvents
 from models.graphs.snapshot import GraphError
 
 SYMBOLS = ("AAA", "BBB", "CCC")
@@ -36,6 +36,18 @@ def joined(parts: list[Events]) -> dict[str, np.ndarray]:
     return {name: np.concatenate([getattr(part, name) for part in parts]) for name in DTYPES}
 
 
+def test_one_batch_has_the_features_that_the_builders_give_to_a_table() -> None:
+    rows = market_rows(2_000, 300)
+    parts = []
+    for kind, build in BUILDERS.items():
+        own = rows[rows["kind"] == KINDS.index(kind)]
+        columns = {name: own[name] for name in ("t", "next_t", *MEASURES)}
+        parts.append(build(SYMBOLS, columns | {"symbol": np.array(SYMBOLS)[own["symbol"]]}))
+    table, batch = with_clocks(concatenate(parts)), MarketEvents(SYMBOLS)(rows)
+    for name in DTYPES:
+        np.testing.assert_array_equal(getattr(batch, name), getattr(table, name), err_msg=name)
+
+
 @pytest.mark.parametrize("seconds", [10, 600])
 def test_batches_give_the_events_of_the_whole_table(seconds: int) -> None:
     rows = market_rows(3_000, seconds)
@@ -62,8 +74,9 @@ def test_only_what_may_be_looked_back_to_is_kept() -> None:
     rows = market_rows(20_000, 3_600)
     build = MarketEvents(SYMBOLS)
     build(rows)
-    trades = (rows["kind"] == KINDS.index("trade")) & (rows["t"] >= rows["t"][-1] - 60_000_000)
-    assert len(build.past) <= trades.sum() + len(SYMBOLS) * (len(BUILDERS) + 1) + 1
+    trades = rows["t"][rows["kind"] == KINDS.index("trade")]
+    assert len(build.traded) == (trades >= trades[-1] - 60_000_000).sum()
+    assert len(build.past) <= len(SYMBOLS) * (len(BUILDERS) + 1) + 1
     assert build.past[0] == rows[0]
 
 
