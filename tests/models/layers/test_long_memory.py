@@ -61,7 +61,7 @@ def marked_symbols(count: int) -> Callable[[int, int, torch.Generator], tuple[Te
 
 
 RECALL = Task(first_held_symbols, 1000, 1000, 500, n_tokens=4, n_symbols=4, n_answers=4, read_bars=1, n_layers=1)
-COPYING = Task(marked_symbols(12), 128, 24, 3000, n_tokens=10, n_symbols=8, n_answers=12, read_bars=12, n_layers=2)
+COPYING = Task(marked_symbols(12), 128, 24, 5000, n_tokens=10, n_symbols=8, n_answers=12, read_bars=12, n_layers=2)
 
 
 class Network(nn.Module):
@@ -91,7 +91,7 @@ def accuracy(task: Task, make_layer: Callable[[], nn.Module], lr: float, gated: 
     optimizer = torch.optim.Adam(network.parameters(), lr)
     schedule = OneCycleLR(optimizer, lr, total_steps=task.updates, pct_start=0.1)
     for update in range(task.updates):
-        grown = min(1.0, update / (0.8 * task.updates))
+        grown = min(1.0, update / (0.5 * task.updates))
         bars = round(task.first_bars * (task.bars / task.first_bars) ** grown)
         tokens, answers = task.draw(bars, BATCH, generator)
         loss = cross_entropy(network(tokens).flatten(0, 1), answers.flatten())
@@ -122,13 +122,14 @@ def mamba() -> nn.Module:
     return Mamba(D_MODEL, d_state=64)
 
 
-def test_mamba_copies_twelve_symbols_of_which_an_lstm_of_its_width_copies_none() -> None:
-    """Measured, one seed: Mamba 0.79 and still learning; the LSTM 0.13, chance: it never leaves its first plateau.
+def test_mamba_copies_twelve_symbols_and_an_lstm_of_its_width_does_not() -> None:
+    """The better of two seeds for each, and of two learning rates for the LSTM.
 
-    With four to eight symbols an LSTM of this width copies as well (0.93 to 1.00), with ten 0.85 against 0.85 to 0.96.
+    Measured, seeds 0 and 1: Mamba 0.86 (two of its places never leave chance, 0.125) and 0.999; the LSTM 0.63 and
+    0.43. With four to eight symbols an LSTM of this width copies as well as Mamba.
     """
-    assert accuracy(COPYING, mamba, lr=1e-2) > 0.6
-    assert lstm_at_its_best(COPYING, (5e-3, 1e-2)) < 0.2
+    assert max(accuracy(COPYING, mamba, lr=1e-2, seed=seed) for seed in range(2)) > 0.97
+    assert max(lstm_at_its_best(COPYING, (3e-3, 1e-2), seed) for seed in range(2)) < 0.9
 
 
 def test_state_spaces_recall_over_a_thousand_bars_and_the_lstm_does_not() -> None:
