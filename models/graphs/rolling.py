@@ -28,7 +28,6 @@ from models.graphs.measures import DECIMALS, FLAT, MIN_OBSERVED
 
 BLOCK_BARS = 256  # a block restarts its sums; four windows where that is more, so that the restart stays cheap
 SPARE_EDGES = 1 << 16  # room of the buffers beyond one complete graph
-CHUNK = 64  # pairs that are screened at once
 SLACK = 1e-9  # how far the moving sums may be off, in units of correlation
 SCALE = 10.0**DECIMALS
 Part = tuple[np.ndarray, np.ndarray, np.ndarray]  # pairs (e, 2), weight (e,), and where each window's end
@@ -100,9 +99,9 @@ def _run(bars, ends, begin, rule, sums, out):
     n = x.shape[1]
     moments = np.empty(n), np.empty(n), np.empty(n)
     own = np.empty((n, window)), np.empty((n, window)), np.empty(n, np.bool_)
-    row, found, best = np.empty(n), np.empty(n, np.int64), np.empty((n, max(top_k, 1)))
-    peak = _peaks(x)
-    count = 0
+    row, found, flags = np.empty(n), np.empty(n + 8, np.int64), np.empty((n + 7) // 8 * 8, np.uint8)
+    best, peak = np.empty((n, max(top_k, 1))), _peaks(x)
+    count, floor = 0, min_strength - 0.5 / SCALE - SLACK
     for k in range(begin, len(ends)):
         if count + n * (n - 1) // 2 > len(pairs):
             return k
@@ -112,8 +111,7 @@ def _run(bars, ends, begin, rule, sums, out):
         own[2][:] = False
         for i in range(n):
             _advance(sums[i], x, i, end, moved, window)
-            hits = _screen(sums[i], i, moments, window, min_strength - 0.5 / SCALE - SLACK, row, found)
-            for h in range(hits):
+            for h in range(_screen(sums[i], i, moments, window, floor, (row, found, flags))):
                 j = found[h]
                 value = _weight(row[j], i, j, bars, end, moments, own)
                 if abs(value) >= min_strength:
@@ -181,26 +179,27 @@ def _advance(row, x, i, end, moved, window):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _screen(sums, i, moments, window, floor, row, found):
-    """Fills ``row`` with the covariances of asset i with those after it, and ``found`` with the assets of which
+def _screen(sums, i, moments, window, floor, space):
+    """Fills ``space``: row with the covariances of asset i with those after it, and found with the assets of which
     |correlation| may reach ``floor``. How many they are."""
-    mean, _, screen = moments
-    least, a, share, hits = floor * screen[i], mean[i], 1.0 / window, 0
+    (mean, _, screen), (row, found, flags) = moments, space
+    least, a, share, n, hits = floor * screen[i], mean[i], 1.0 / window, len(sums) - i - 1, 0
     sums, mean, screen, covariance = sums[i + 1 :], mean[i + 1 :], screen[i + 1 :], row[i + 1 :]
-    for j in range(len(sums)):
+    for j in range(n):
         covariance[j] = sums[j] * share - a * mean[j]
-    for start in range(0, len(sums), CHUNK):
-        some, deviation, inside = covariance[start : start + CHUNK], screen[start : start + CHUNK], 0
-        for j in range(len(some)):
-            inside += abs(some[j]) >= least * deviation[j]
-        if inside:
-            for j in range(len(some)):
-                found[hits] = i + 1 + start + j
-                hits += abs(some[j]) >= least * deviation[j]
+    for j in range(n):
+        flags[j] = abs(covariance[j]) >= least * screen[j]
+    flags[n:] = 0
+    words = flags.view(np.uint64)  # eight at a time: most are none
+    for word in range((n + 7) // 8):
+        if words[word] > 0:
+            for j in range(8 * word, 8 * word + 8):
+                found[hits] = i + 1 + j
+                hits += flags[j]
     return hits
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(inline="always")
 def _weight(covariance, i, j, bars, end, moments, own):
     """Correlation of a pair, to six decimals: of the moving sums where they decide it, else of its own window; 0 for
     a pair that is unknown."""
@@ -255,13 +254,12 @@ def _keep_top(pairs, weight, start, stop, best):
     for e in range(start, stop):
         strength = abs(weight[e])
         for end in range(2):
-            mine = best[pairs[e, end]]
-            if strength > mine[k - 1]:
-                place = k - 1
-                while place > 0 and mine[place - 1] < strength:
-                    mine[place] = mine[place - 1]
+            node, place = pairs[e, end], k - 1
+            if strength > best[node, place]:
+                while place > 0 and best[node, place - 1] < strength:
+                    best[node, place] = best[node, place - 1]
                     place -= 1
-                mine[place] = strength
+                best[node, place] = strength
     kept = start
     for e in range(start, stop):
         i, j = pairs[e, 0], pairs[e, 1]
