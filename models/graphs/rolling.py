@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 from numba import config, njit
@@ -26,8 +26,8 @@ from numba import config, njit
 from models.graphs.keeping import LEAST, Edges
 from models.graphs.measures import DECIMALS, FLAT, MIN_OBSERVED
 
-BLOCK_BARS = 256  # a block restarts its sums; four windows where that is more, so that the restart stays cheap
-SPARE_EDGES = 1 << 16  # room of the buffers beyond one complete graph
+BLOCK_BARS = 128  # a block restarts its sums; two windows where that is more, so that the restart stays cheap
+SPARE_EDGES = 1 << 17  # room of the buffers beyond one complete graph
 SLACK = 1e-9  # how far the moving sums may be off, in units of correlation
 SCALE = 10.0**DECIMALS
 Part = tuple[np.ndarray, np.ndarray, np.ndarray]  # pairs (e, 2), weight (e,), and where each window's end
@@ -38,28 +38,25 @@ def rolling_edges(
 ) -> Iterator[Edges]:
     """Edges of ``keeping.strongest`` for each window of ``returns`` (t, n) that ends with a bar of ``ends``, ascending.
 
-    Blocks of windows are summed side by side in NUMBA_NUM_THREADS threads; the edges of as many blocks may wait.
+    Blocks of windows are summed side by side in NUMBA_NUM_THREADS threads, but no further ahead of the reader than one
+    bufferful a block, however many edges there are.
     """
-    block = ends // max(BLOCK_BARS, 4 * window)
-    blocks = deque(np.split(ends, np.flatnonzero(np.diff(block)) + 1) if len(ends) else [])
-    threads = min(config.NUMBA_NUM_THREADS, len(blocks))  # type: ignore[attr-defined]
-    if threads <= 1:
-        for due in blocks:
-            for part in _block(returns, due, window, min_strength, top_k):
-                yield from _split(*part)
-        return
-
-    def whole(due: np.ndarray) -> list[Part]:
-        return list(_block(returns, due, window, min_strength, top_k))
-
+    block = ends // max(BLOCK_BARS, 2 * window)
+    waiting = deque(np.split(ends, np.flatnonzero(np.diff(block)) + 1) if len(ends) else [])
+    running: deque[tuple[Iterator[Part], Future[Part | None]]] = deque()
+    threads = config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
     with ThreadPoolExecutor(threads, thread_name_prefix="graphs") as pool:
-        running = deque(pool.submit(whole, blocks.popleft()) for _ in range(threads))
-        while running:
-            parts = running.popleft().result()
-            if blocks:
-                running.append(pool.submit(whole, blocks.popleft()))
-            for part in parts:
-                yield from _split(*part)
+        while running or waiting:
+            while waiting and len(running) <= threads:
+                parts = _block(returns, waiting.popleft(), window, min_strength, top_k)
+                running.append((parts, pool.submit(next, parts, None)))
+            parts, coming = running[0]
+            part = coming.result()
+            if part is None:
+                running.popleft()
+                continue
+            running[0] = parts, pool.submit(next, parts, None)
+            yield from _split(*part)
 
 
 def _block(
@@ -73,13 +70,11 @@ def _block(
     # a step rounds twice, by at most half an epsilon of w peak_i peak_j each
     wildest = math.sqrt(SLACK / (2 * len(slab) * np.finfo(np.float64).eps))
     rule = (window, max(min_strength, LEAST), min(top_k or 0, n), wildest)
-    sums, pairs = np.zeros((n, n)), np.empty((n * (n - 1) // 2 + SPARE_EDGES, 2), dtype=np.int32)
-    weight, stops = np.empty(len(pairs)), np.empty(len(ends), dtype=np.int64)
-    done = 0
+    sums, room, done = np.zeros((n, n)), n * (n - 1) // 2 + SPARE_EDGES, 0
     while done < len(ends):
+        pairs, weight, stops = np.empty((room, 2), np.int32), np.empty(room), np.empty(len(ends), np.int64)
         begin, done = done, _run(bars, ends - first, done, rule, sums, (pairs, weight, stops))
-        count = stops[done - 1]
-        yield pairs[:count].copy(), weight[:count].copy(), stops[begin:done].copy()
+        yield pairs, weight, stops[begin:done]
 
 
 def _split(pairs: np.ndarray, weight: np.ndarray, stops: np.ndarray) -> Iterator[Edges]:

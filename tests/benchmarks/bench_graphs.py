@@ -86,6 +86,12 @@ def test_streamed_edges_are_three_times_as_fast_as_dense_matrices(name: str) -> 
     assert result.ratio(dense, ours) > 3
 
 
+def test_half_of_all_pairs_being_edges_takes_no_more_memory():
+    used = peak_mib(1.0)
+    print(f"\npeak memory above inputs where half of the pairs are edges: {used:.1f} MiB")
+    assert used <= 50
+
+
 if __name__ == "__main__":
     bars = market(float(sys.argv[1]))
     streamed(bars[:, :20])
