@@ -1,17 +1,21 @@
-"""Stored predictions as panels, averaged over the seeds of a model."""
+"""Predictions as rows to store, and stored ones as panels, averaged over the seeds of a model."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
-from models.panel import Panel
+from models.panel import TS_TYPE, Panel
 from tasks.errors import NoForecastsError
 from tasks.night import Night
 from warehouse.tables import read_query
+
+if TYPE_CHECKING:  # who only reads forecasts need not wait for torch
+    from models.training.fit import Predictions
 
 PROBABILITIES = ("p_strong_sell", "p_sell", "p_hold", "p_buy", "p_strong_buy")
 FORECAST_COLUMNS = (*PROBABILITIES, "expected_return", "expected_volatility")
@@ -51,6 +55,23 @@ def load_forecasts(night: Night, contender: Contender, horizon_bars: int, opens:
         )
     mean = np.mean([t.values for t in trials], axis=0)
     return Panel(opens, symbols, FORECAST_COLUMNS, np.where(mask[:, :, None], mean, np.nan), mask)
+
+
+def prediction_rows(made: Predictions) -> pa.Table:
+    """Rows of store.predictions without their keys: one per valid (bar, asset) and horizon."""
+    i, j = np.nonzero(made.valid)
+    count = len(made.horizons)
+    ts = pa.array(made.ts[i].repeat(count), pa.timestamp("us")).cast(TS_TYPE)
+    columns: dict[str, Any] = {
+        "symbol": np.asarray(made.symbols, dtype=object)[j].repeat(count),
+        "ts": ts,
+        "horizon_bars": np.tile(np.asarray(made.horizons, dtype=np.int32), len(i)),
+        "expected_return": made.returns[i, j].ravel(),
+        "expected_volatility": made.volatility[i, j].repeat(count),
+    }
+    for k, name in enumerate(PROBABILITIES):
+        columns[name] = made.probabilities[i, j, k].repeat(count)
+    return pa.table(columns)
 
 
 def aware(ts: np.datetime64) -> datetime:

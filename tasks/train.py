@@ -20,17 +20,17 @@ from prefect.cache_policies import NO_CACHE
 from models import zoo
 from models.features.labels import Labels, compute_labels
 from models.graphs.snapshot import Snapshot
-from models.panel import TS_TYPE, Panel
+from models.panel import Panel
 from models.scoring.folds import Fold, walk_forward
 from models.sessions import bar_after
 from models.training.allocator import tune_allocator
 from models.training.artifact import Outcome, file_hash, read_header
 from models.training.errors import ArtifactError, FitError
-from models.training.fit import Predictions, TrainConfig, fit_fold, fits_at_once, fold_key, predict_fold
+from models.training.fit import TrainConfig, fit_fold, fits_at_once, fold_key, predict_fold
 from models.zoo import Spec
 from tasks.drawn_graphs import drawn_snapshots, write_drawn
 from tasks.errors import NoFoldsError
-from tasks.forecasts import PROBABILITIES, RULE, Contender, aware
+from tasks.forecasts import RULE, Contender, aware, prediction_rows
 from tasks.night import Night
 from tasks.panels import instants, load_bars, load_features, load_snapshots
 from warehouse.tables import append, read_query, replace_slice
@@ -229,7 +229,7 @@ def _bring_up(trial: Trial, fold: Fold, stored: dict[str, Any] | None, stop: thr
     predictions, drawn = None, []
     if row is not None or first < min(fold.test_stop, len(features)):
         made = predict_fold(artifact, features, trial.inputs[4], fold, first, keep_state=True)
-        predictions = _prediction_rows(made)
+        predictions = prediction_rows(made)
         drawn = drawn_snapshots(made, first, trial.spec.model, trial.config.seed)
     return FoldWork(fold, missing, outcome, row, first, predictions, drawn)
 
@@ -310,20 +310,3 @@ def _fold_row(trial: Trial, fold: Fold, key: str, artifact: Path, outcome: Outco
         "run_id": trial.night.run_id,
     }
     return pa.Table.from_pylist([row])
-
-
-def _prediction_rows(made: Predictions) -> pa.Table:
-    """Rows of store.predictions without their keys: one per valid (bar, asset) and horizon."""
-    i, j = np.nonzero(made.valid)
-    count = len(made.horizons)
-    ts = pa.array(made.ts[i].repeat(count), pa.timestamp("us")).cast(TS_TYPE)
-    columns: dict[str, Any] = {
-        "symbol": np.asarray(made.symbols, dtype=object)[j].repeat(count),
-        "ts": ts,
-        "horizon_bars": np.tile(np.asarray(made.horizons, dtype=np.int32), len(i)),
-        "expected_return": made.returns[i, j].ravel(),
-        "expected_volatility": made.volatility[i, j].repeat(count),
-    }
-    for k, name in enumerate(PROBABILITIES):
-        columns[name] = made.probabilities[i, j, k].repeat(count)
-    return pa.table(columns)

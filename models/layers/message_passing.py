@@ -110,7 +110,9 @@ class GAT(nn.Module):
 
     def _sparse(self, h: Tensor, adjacency: Tensor) -> Tensor:
         projected = self.project(h).unflatten(-1, (self.heads, -1))
-        received, sent = ((projected * a).sum(-1, keepdim=True) for a in (self.receive, self.send))
+        # a · (W h) = (a W) · h: one product with two vectors a head, instead of two passes over what is projected
+        ends = torch.stack((self.receive, self.send))[:, :, None] @ self.project.weight.unflatten(0, (self.heads, -1))
+        received, sent = (h @ ends.flatten(0, 2).mT).unflatten(-1, (2, self.heads, 1)).unbind(2)
         ones = torch.ones(self.heads, 1)
         return attention_cpu.attend(sent, received, projected, ones, self.gain, adjacency).flatten(2)
 

@@ -364,6 +364,23 @@ def test_a_later_night_adds_its_graphs_and_leaves_the_others(desk, tmp_path: Pat
         pd.testing.assert_frame_equal(alone, old.drop(columns="run_id"), check_exact=True)
 
 
+def test_a_half_that_is_fitted_first_is_fitted_once_a_fold(desk) -> None:
+    """Its model files are no folds of the trial, and a night that was killed between the halves keeps the first."""
+    assert train(desk, model="ssm_gnn_pretrained").fitted == 2
+    before, files = tables(desk), artifacts(desk)
+    both = {row[0] for row in desk.rows("SELECT artifact FROM store.folds")}
+    first = [path for path in files if path.name not in both]
+    assert (len(both), len(first)) == (2, 2)
+    written = [path.stat().st_mtime_ns for path in first]
+    for name in both:
+        (desk.warehouse.artifacts / name).unlink()
+    for table in TABLES:
+        desk.execute(f"DELETE FROM {table}")
+    assert train(desk, model="ssm_gnn_pretrained").fitted == 2
+    assert same(tables(desk), before) and artifacts(desk) == files
+    assert [path.stat().st_mtime_ns for path in first] == written
+
+
 def test_progress_counts_the_folds(desk) -> None:
     seen: list[tuple[int, int, str]] = []
     train(desk, on_progress=lambda *said: seen.append(said))
