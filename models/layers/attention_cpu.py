@@ -21,7 +21,21 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
 from models.layers.parallel import flat, flats, side_by_side
-from models.layers.simd import add, every, fma, lanes_of, larger, like, load, mul, store, total, where_below
+from models.layers.simd import (
+    add,
+    every,
+    fma,
+    lanes_of,
+    larger,
+    like,
+    load,
+    lowest,
+    mul,
+    nonzero,
+    store,
+    total,
+    where_below,
+)
 
 Array = np.ndarray
 Arrays = tuple[Array, ...]
@@ -40,14 +54,22 @@ def _count(A: Array, n: int, first: Array, start: int, stop: int) -> None:
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _list(A: Array, n: int, first: Array, heard: Array, start: int, stop: int) -> None:
-    """Fills ``heard`` for graphs [start, stop)."""
+def _list(A: Array, n: int, W: int, first: Array, heard: Array, start: int, stop: int) -> None:
+    """Fills ``heard`` for graphs [start, stop); a node that has no loop of its own hears itself last."""
     for row in range(start * n, stop * n):
-        e, own = first[row], row % n
-        for j in range(n):
-            if A[row * n + j] != 0 or j == own:
+        e, whole = first[row], n // W * W
+        for j in range(0, whole, W):  # most weights are 0: a whole vector of them costs one look
+            found = nonzero(load(A, row * n + j))
+            while found:
+                heard[e] = j + lowest(found)
+                found &= found - 1
+                e += 1
+        for j in range(whole, n):
+            if A[row * n + j] != 0:
                 heard[e] = j
                 e += 1
+        if A[row * n + row % n] == 0:
+            heard[e] = row % n
 
 
 @njit(inline="always")
@@ -178,12 +200,13 @@ class _Attend(Function):
     def forward(ctx: Any, *given: Tensor) -> Tensor:
         S, _, V, _, g, A = given
         (s, n, k, c), p = V.shape, S.shape[3]
-        ctx.sizes = (n, k, p, c, lanes_of(flat(g).dtype))
+        W = lanes_of(flat(g).dtype)
+        ctx.sizes = (n, k, p, c, W)
         first = np.zeros(s * n + 1, dtype=np.int64)
         side_by_side(_count, s, flat(A), n, first)
         first = first.cumsum()
         heard = np.empty(first[-1], dtype=np.int32)
-        side_by_side(_list, s, flat(A), n, first, heard)
+        side_by_side(_list, s, flat(A), n, W, first, heard)
         y, alpha = torch.empty_like(V), V.new_empty(len(heard), k)
         side_by_side(_forward, s, flats(*given), (first, heard), flats(y, alpha), ctx.sizes)
         ctx.save_for_backward(*given, y, alpha)

@@ -190,6 +190,28 @@ def total(typing: Any, a: Any) -> Any:
 
 
 @intrinsic
+def nonzero(typing: Any, a: Any) -> Any:
+    """A whole number whose bit k is set where lane k of a is not 0."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        (value,) = arguments
+        set_lanes = builder.fcmp_unordered("!=", value, ir.Constant(value.type, [0.0] * a.lanes))
+        return builder.zext(builder.bitcast(set_lanes, ir.IntType(a.lanes)), ir.IntType(64))
+
+    return types.int64(a), generate
+
+
+@intrinsic
+def lowest(typing: Any, bits: Any) -> Any:
+    """The position of the lowest bit that is set in a whole number other than 0."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(types.int64), generate
+
+
+@intrinsic
 def _scaled(typing: Any, a: Any, power: Any) -> Any:
     """``a`` times 2 to the whole number in the low bits of ``power``, added to the exponent bits of a."""
     bits = 23 if a.scalar.bitwidth == 32 else 52
