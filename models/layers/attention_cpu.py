@@ -2,9 +2,8 @@
 
 Glossary: s graphs · n nodes · k heads of c channels · p channels of what a score is made of, c or 1 · W lanes of a
 vector · α_ijk = softmax_j(Σ_p a_kp LeakyReLU(R_ikp + S_jkp) + g_k A_ij) · y_ik = Σ_j α_ijk V_jk.
-Arrays are flat: S, R (s, n, k, p); V, y (s, n, k, c); a (k, p); g (k,); A (s, n, n); first (s · n + 1,) position of a
-node's first edge; heard (e,) the node at the edge's other end; alpha (e, k), moved (e, k) the gradient of its score. c,
-and p unless 1, are multiples of W.
+Arrays are flat: S, R (s, n, k, p); V, y (s, n, k, c); a (k, p); g (k,); A (s, n, n); first and heard as in
+edges_cpu.py; alpha (e, k), moved (e, k) the gradient of its score. c, and p unless 1, are multiples of W.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
+from models.layers.edges_cpu import edges_of
 from models.layers.parallel import flat, flats, side_by_side
 from models.layers.simd import (
     add,
@@ -29,9 +29,7 @@ from models.layers.simd import (
     larger,
     like,
     load,
-    lowest,
     mul,
-    nonzero,
     store,
     total,
     where_below,
@@ -41,35 +39,6 @@ Array = np.ndarray
 Arrays = tuple[Array, ...]
 Sizes = tuple[int, int, int, int, int]  # n, k, p, c, W
 SLOPE = 0.2
-
-
-@njit(nogil=True, error_model="numpy", cache=True)
-def _count(A: Array, n: int, first: Array, start: int, stop: int) -> None:
-    """Fills ``first`` with the edges of each node of graphs [start, stop), one place late."""
-    for row in range(start * n, stop * n):
-        found, weights = np.int32(0), A[row * n : (row + 1) * n]
-        for j in range(n):  # in this form the compiler counts a whole vector at once
-            found += np.int32(1) if weights[j] != 0 else np.int32(0)
-        first[row + 1] = found + (weights[row % n] == 0)
-
-
-@njit(nogil=True, error_model="numpy", cache=True)
-def _list(A: Array, n: int, W: int, first: Array, heard: Array, start: int, stop: int) -> None:
-    """Fills ``heard`` for graphs [start, stop); a node that has no loop of its own hears itself last."""
-    for row in range(start * n, stop * n):
-        e, whole = first[row], n // W * W
-        for j in range(0, whole, W):  # most weights are 0: a whole vector of them costs one look
-            found = nonzero(load(A, row * n + j))
-            while found:
-                heard[e] = j + lowest(found)
-                found &= found - 1
-                e += 1
-        for j in range(whole, n):
-            if A[row * n + j] != 0:
-                heard[e] = j
-                e += 1
-        if A[row * n + row % n] == 0:
-            heard[e] = row % n
 
 
 @njit(inline="always")
@@ -202,11 +171,7 @@ class _Attend(Function):
         (s, n, k, c), p = V.shape, S.shape[3]
         W = lanes_of(flat(g).dtype)
         ctx.sizes = (n, k, p, c, W)
-        first = np.zeros(s * n + 1, dtype=np.int64)
-        side_by_side(_count, s, flat(A), n, first)
-        first = first.cumsum()
-        heard = np.empty(first[-1], dtype=np.int32)
-        side_by_side(_list, s, flat(A), n, W, first, heard)
+        first, heard = edges_of(A)
         y, alpha = torch.empty_like(V), V.new_empty(len(heard), k)
         side_by_side(_forward, s, flats(*given), (first, heard), flats(y, alpha), ctx.sizes)
         ctx.save_for_backward(*given, y, alpha)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.layers import attention_cpu, message_passing
+from models.layers import attention_cpu, edges_cpu, message_passing
 from models.layers.errors import ShapeError, SizeError
 from models.layers.learned_edges import LearnedEdges
 from models.layers.message_passing import GAT, GCN, KINDS, SAGE, GATv2
@@ -174,6 +174,30 @@ def test_every_form_gives_the_same_values_and_gradients(kind: str, width: int, m
     for other in results[1:]:
         for expected, got in zip(results[0], other, strict=True):
             torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("width", [1, D, 48])
+@pytest.mark.parametrize("n", [2, N, 37])
+def test_means_along_the_edges_are_those_by_matrix_product(width: int, n: int) -> None:
+    adjacency, results = random_graphs(signed=True, n=n), []
+    adjacency[0, 0, 0] = 0.0  # an own loop that is missing changes nothing
+    for form in (edges_cpu.neighbour_means, SAGE._dense):
+        h = torch.randn(S, n, width, generator=torch.Generator().manual_seed(2)).requires_grad_()
+        y = form(h, adjacency)
+        results.append((y, *torch.autograd.grad(y.pow(3).sum(), h)))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("n", [1, 15, 16, 17, 40])
+def test_edges_are_found_by_node_and_every_node_hears_itself_once(n: int) -> None:
+    adjacency = random_graphs(signed=True, n=n)
+    adjacency[1] *= 1 - torch.eye(n)
+    first, heard = edges_cpu.edges_of(adjacency)
+    expected = ((adjacency != 0) | torch.eye(n, dtype=torch.bool)).flatten(0, 1)
+    assert len(first) == S * n + 1 and first[-1] == len(heard)
+    for row, edges in enumerate(expected):
+        assert sorted(heard[first[row] : first[row + 1]].tolist()) == edges.nonzero()[:, 0].tolist()
 
 
 def test_matrix_products_are_taken_where_the_graphs_are_dense(monkeypatch: pytest.MonkeyPatch) -> None:
