@@ -9,6 +9,7 @@ weight of the edge from j to i at [i, j], 0 where there is none, 1 on the diagon
 Departs from the papers: GCN's degree is Σ|A_ij|, as in the signed Laplacian (Kunegis et al. 2010), since correlations
 may be negative; GAT and GATv2 add g · A_ij to an edge's score, with one learned gain g a head. With weights of 0 and
 more and gains of 0 all four are torch_geometric's layers, to the rounding of single precision.
+On a CPU attention and means go along the edges there are (attention_cpu.py, edges_cpu.py), else by matrix products.
 """
 
 from __future__ import annotations
