@@ -12,23 +12,28 @@ the updater its gradient, and nothing predicts itself (TRAP-06). A state is plai
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from models.graphs.events import KINDS, Events
 from models.layers import memory as mem
 from models.layers import neighbours as near
+from models.layers import temporal_step
 from models.layers.checks import check_choice, check_positive
 from models.layers.errors import ShapeError
 from models.layers.memory import Memory
 from models.layers.neighbours import Ends, Groups, Ring
+from models.layers.parallel import flat, flats
 from models.layers.temporal_attention import Slots, TemporalAttention
-from models.layers.time_encoding import time_encoding
+from models.layers.time_encoding import Functional, time_encoding
 
 State = tuple[Memory, Ring]
+FEW = 4  # nodes that are embedded sooner one by one in a compiled pass than together in torch operations
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,9 @@ class Contacts(NamedTuple):
 class TemporalGraph(nn.Module):
     """Memory and neighbours of n nodes, changed by ``insert``, read by ``embed``."""
 
+    encoding: Any
+    fading: Any
+
     def __init__(self, parts: Parts, sizes: Sizes) -> None:
         super().__init__()
         check_choice("embedding", parts.embedding, ("identity", "time", "attention"))
@@ -153,6 +161,8 @@ class TemporalGraph(nn.Module):
 
     def embed(self, state: State, nodes: Tensor, t: Tensor, own: Tensor | None = None) -> Tensor:
         """z (q, d) of ``nodes`` (q,) at times ``t`` (q,), by the events inserted so far; ``own`` (q, d) features."""
+        if own is None and len(nodes) <= FEW and self._compiled(state):
+            return self._embedded_at_once(state, nodes, t)
         if self.parts.embedding == "attention":
             return self._attended(state, nodes, t, self.parts.layers, own)
         s, elapsed = self._remembered(state[0], nodes, t)
@@ -162,6 +172,8 @@ class TemporalGraph(nn.Module):
 
     def _updated(self, state: State, ends: Ends, groups: Groups) -> Tensor:
         """The new memories of ``groups.node``."""
+        if len(ends.node) <= 2 and self._compiled(state):
+            return self._updated_at_once(state, ends)
         if self.parts.aggregator == "last" and len(ends.node) > len(groups.node):
             ends, groups = _newest(ends, groups)
         memory, r, d = state[0], len(ends.node), self.sizes.d
@@ -179,6 +191,41 @@ class TemporalGraph(nn.Module):
             rate = 1 / self.sizes.longest if self.fading is None else self.fading.log_rate.exp()
             kept = torch.exp(-rate * memory.decay.index_select(0, groups.node) * kept)
         return self.updater(message, before, kept)  # type: ignore[misc]  # there is one where this is called
+
+    def _compiled(self, state: State) -> bool:
+        """True where no gradient is asked for and temporal_step.py knows the parts."""
+        parts, vector = self.parts, state[0].vector
+        known = parts.updater == "gru" and parts.message == "identity" and parts.embedding == "attention"
+        known &= parts.message_reads == "memory" and parts.layers == 1 and parts.aggregator in ("last", "mean", "sum")
+        simple = isinstance(self.encoding, Functional) and vector.device.type == "cpu" and vector.dtype == torch.float32
+        return known and simple and not torch.is_grad_enabled() and not self.training
+
+    def _updated_at_once(self, state: State, ends: Ends) -> Tensor:
+        """The new memories of the two ends of one event."""
+        cell: Any = self.updater.cell  # type: ignore[union-attr]  # there is an updater where this is called
+        out = state[0].vector.new_empty(len(ends.node), self.sizes.d)
+        weights = flats(cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
+        frequency = flats(self.encoding.frequency)
+        temporal_step.update(_arrays(state[0]), flats(*ends), frequency, weights, *self._scales(ends), flat(out))
+        return out
+
+    def _embedded_at_once(self, state: State, nodes: Tensor, t: Tensor) -> Tensor:
+        """z of a few nodes."""
+        layer: Any = self.attention[0]
+        merge, out = (layer.merge[0], layer.merge[3]), state[0].vector.new_empty(len(nodes), self.sizes.d)
+        weights = [self.encoding.frequency, layer.query.weight, layer.query.bias, layer.key, layer.value]
+        weights += [part for linear in merge for part in (linear.weight, linear.bias)]
+        asking = flats(nodes, t.contiguous())
+        temporal_step.embed(
+            _arrays(state[0]), flats(*state[1]), asking, flats(*weights), *self._scales(state[1]), flat(out)
+        )
+        return out
+
+    def _scales(self, like: Ends | Ring) -> tuple[np.float32, np.float32, temporal_step.Sizes]:
+        """The time encoding's factor, the rate of fading and the sizes, as temporal_step.py takes them."""
+        rate = 0.0 if self.fading is None else math.exp(self.fading.log_rate.item())
+        sizes = (self.parts.neighbours, self.parts.heads, self.sizes.d, like.features.shape[-1], self.sizes.d_time)
+        return np.float32(self.encoding.scale), np.float32(rate), sizes
 
     def _attended(self, state: State, nodes: Tensor, t: Tensor, layers: int, own: Tensor | None) -> Tensor:
         """z (q, d) after ``layers`` of attention; before the first, what the nodes remember and their own features."""
@@ -227,6 +274,10 @@ class TemporalGraph(nn.Module):
             )
         if len(contacts.src) and int(torch.maximum(contacts.src.max(), contacts.dst.max())) >= n:
             raise ShapeError(f"an event names a node beyond the {n} of this state; begin with a larger initial_state")
+
+
+def _arrays(memory: Memory) -> temporal_step.Arrays:
+    return flats(memory.vector, memory.updated, memory.decay)
 
 
 def copied(state: State) -> State:

@@ -43,6 +43,7 @@ class Ours:
 
     def learn(self, start: int, stop: int, against: Tensor) -> None:
         """One batch learned from, with the events of the batch before in its graph."""
+        self._turn(learning=True)
         batch = self.contacts.part(start, stop)
         self.state = self.net.graph.insert(self.state, self.held, in_place=True)
         both = torch.stack([batch.dst, against])
@@ -54,11 +55,16 @@ class Ours:
 
     def stream(self, start: int, stop: int) -> Tensor:
         """One batch predicted, then taken in."""
+        self._turn(learning=False)
         with torch.inference_mode():
             batch = self.contacts.part(start, stop)
             logits = self.net(self.state, batch.src[None], batch.dst[None], batch.t)
             self.state = self.net.graph.insert(self.state, batch, in_place=True)
         return logits
+
+    def _turn(self, learning: bool) -> None:
+        if self.net.training != learning:
+            self.net.train(learning)
 
 
 class Geometric:
