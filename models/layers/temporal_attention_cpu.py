@@ -42,12 +42,13 @@ def _add(out: Array, i: int, by: float, b: Array, j: int, n: int) -> None:
 
 @njit(nogil=True, error_model="numpy", cache=True, fastmath={"reassoc", "contract"})
 def _forward(inputs: Arrays, weights: Array, heard: Array, sizes: Sizes, first: int, stop: int) -> None:
-    """Fills ``weights`` and ``heard``, which start at 0, for the nodes [first, stop)."""
+    """Fills ``weights`` and ``heard`` for the nodes [first, stop)."""
     asked, table, ids, fade, e, phi = inputs
     k, h, m, f, p = sizes
     r = m + f + p
     for at in range(first * h, stop * h):
         slot, row, mine = at // h * k, at * r, at * k
+        weights[mine : mine + k], heard[row : row + r] = 0, 0
         highest = np.float32(-np.inf)
         for j in range(k):
             if ids[slot + j] >= 0:
@@ -71,13 +72,16 @@ def _forward(inputs: Arrays, weights: Array, heard: Array, sizes: Sizes, first: 
 
 @njit(nogil=True, error_model="numpy", cache=True, fastmath={"reassoc", "contract"})
 def _backward(inputs: Arrays, weights: Array, grads: Arrays, sizes: Sizes, first: int, stop: int) -> None:
-    """Fills slopes and the gradients of asked, fade and phi, which start at 0, for the nodes [first, stop)."""
+    """Fills slopes and the gradients of asked, fade and phi for the nodes [first, stop)."""
     asked, table, ids, fade, e, phi, g = inputs
     slopes, g_asked, g_fade, g_phi = grads
     k, h, m, f, p = sizes
     r = m + f + p
     for at in range(first * h, stop * h):
         slot, row, mine = at // h * k, at * r, at * k
+        slopes[mine : mine + k], g_asked[row : row + r] = 0, 0
+        if at % h == 0:
+            g_fade[slot : slot + k], g_phi[slot * p : (slot + k) * p] = 0, 0
         mean = np.float32(0.0)
         for j in range(k):
             if ids[slot + j] >= 0:
@@ -125,7 +129,7 @@ class Attend(Function):
         asked, table, ids, _, e, phi = inputs
         (q, k), h = ids.shape, asked.shape[1]
         ctx.sizes = (k, h, table.shape[1], e.shape[2], phi.shape[2])
-        weights, heard = asked.new_zeros(q, h, k), asked.new_zeros(asked.shape)
+        weights, heard = asked.new_empty(q, h, k), asked.new_empty(asked.shape)
         side_by_side(_forward, q, flats(*inputs), flat(weights), flat(heard), ctx.sizes)
         ctx.save_for_backward(*inputs, weights)
         return heard
@@ -135,7 +139,8 @@ class Attend(Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         *inputs, weights = ctx.saved_tensors
         asked, table, ids, fade, _, phi = inputs
-        slopes, g_asked, g_fade, g_phi, g_table = (x.new_zeros(x.shape) for x in (weights, asked, fade, phi, table))
+        slopes, g_asked, g_fade, g_phi = (x.new_empty(x.shape) for x in (weights, asked, fade, phi))
+        g_table = table.new_zeros(table.shape)
         arrays = flats(*inputs, g.contiguous())
         grads = flats(slopes, g_asked, g_fade, g_phi)
         side_by_side(_backward, len(ids), arrays, flat(weights), grads, ctx.sizes)

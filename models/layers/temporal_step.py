@@ -102,7 +102,7 @@ def embed(
         z[:] = 0
         _add(z, 0, left, memory[0], node * d, d)
         _times(query, query_bias, z, q)
-        asked[:], slots[:], heard[:], both[:] = 0, 0, 0, 0
+        asked[:], both[:] = 0, 0
         for c in range(d):
             _add(asked, c // per * r, q[c] * np.float32(per**-0.5), key, c * r, r)
         ids, features = ring[0][node * k : (node + 1) * k], ring[2][node * k * f : (node + 1) * k * f]

@@ -29,7 +29,8 @@ class Ours:
     def __init__(self, contacts: Contacts) -> None:
         torch.manual_seed(0)
         self.contacts, sizes = contacts, Sizes(MEMORY, FEATURES, MEMORY, longest=1e5)
-        self.net = LinkPredictor(Parts(neighbours=SLOTS), sizes, pairs=False)
+        parts = Parts(neighbours=SLOTS, fades=False)  # as theirs
+        self.net = LinkPredictor(parts, sizes, pairs=False)
         self.state = self.net.graph.initial_state(NODES)
         self.optimiser = torch.optim.Adam(self.net.parameters(), lr=1e-4, fused=True)
         self.held = contacts.part(0, 0)
