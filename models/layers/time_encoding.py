@@ -3,6 +3,7 @@
 Papers: Xu et al. 2020, 2002.07962, equation 5 (functional); Kazemi et al. 2019, 1907.05321, equation 1 (Time2Vec).
 Glossary: t elapsed time in the caller's unit, any shape · d numbers of the encoding · ω frequency · φ phase.
 Departs from the papers: the frequencies start spread evenly in their logarithm between two periods, not at random, and
+it is their logarithm that is learned: a step that moves a wave of a second a little would throw one of a month far off.
 Time2Vec's linear term counts in the longest period.
 """
 
@@ -33,12 +34,17 @@ class Functional(nn.Module):
         super().__init__()
         check_even(d)
         _check_periods(shortest, longest)
-        self.frequency = nn.Parameter(_frequencies(d // 2, shortest, longest))
+        self.log_frequency = nn.Parameter(_frequencies(d // 2, shortest, longest).log())
         self.scale = math.sqrt(2 / d)
 
     def undecayed(self) -> list[nn.Parameter]:
         """Parameters that weight decay would pull towards a meaningless value."""
-        return [self.frequency]
+        return [self.log_frequency]
+
+    @property
+    def frequency(self) -> Tensor:
+        """ω (d / 2,)."""
+        return self.log_frequency.exp()
 
     def forward(self, t: Tensor) -> Tensor:
         """The encoding of t."""
@@ -79,19 +85,21 @@ class Time2Vec(nn.Module):
         if d < 2:
             raise SizeError(f"d is {d}; Time2Vec needs its linear term and one wave or more, 2")
         _check_periods(shortest, longest)
-        self.frequency = nn.Parameter(_frequencies(d - 1, shortest, longest))
+        self.log_frequency = nn.Parameter(_frequencies(d - 1, shortest, longest).log())
         self.phase = nn.Parameter(2 * torch.pi * torch.rand(d - 1))
         self.slope, self.offset = nn.Parameter(torch.ones(1)), nn.Parameter(torch.zeros(1))
         self.longest = longest
 
     def undecayed(self) -> list[nn.Parameter]:
         """Parameters that weight decay would pull towards a meaningless value."""
-        return [self.frequency, self.phase, self.slope, self.offset]
+        return [self.log_frequency, self.phase, self.slope, self.offset]
 
     def forward(self, t: Tensor) -> Tensor:
         """The encoding of t."""
         t = t[..., None]
-        return torch.cat([t / self.longest * self.slope + self.offset, torch.sin(t * self.frequency + self.phase)], -1)
+        return torch.cat(
+            [t / self.longest * self.slope + self.offset, torch.sin(t * self.log_frequency.exp() + self.phase)], -1
+        )
 
 
 class MultiScale(nn.Module):
