@@ -88,7 +88,8 @@ class Forecast:
     ``log_volatility`` (b, l, n): log of the coming volatility per bar ÷ σ; ``logits`` (b, l, n, c). σ is the asset's
     trailing volatility per bar, known at the bar. From networks that were asked for them: ``weights`` (b, l, n), a
     portfolio in units of 1/σ; ``regime`` (b, l, n, 5), see regimes.py; ``edges`` (b, l, n, n), the graph that the
-    network drew itself, the weight of the edge from j to i at [i, j] (in evaluation only).
+    network drew itself, the weight of the edge from j to i at [i, j] (in evaluation only); ``together`` (b, l, n, n),
+    logits of two assets moving the same way over the first horizon.
     """
 
     returns: Tensor
@@ -97,6 +98,7 @@ class Forecast:
     weights: Tensor | None = None
     regime: Tensor | None = None
     edges: Tensor | None = None
+    together: Tensor | None = None
 
     @property
     def logits_3(self) -> Tensor:

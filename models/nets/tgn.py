@@ -10,6 +10,7 @@ Glossary: b chunks · l bars · n assets · N nodes of a chunk · f features of 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -32,13 +33,22 @@ TYPES = len(NODE_TYPES)
 
 
 class Tgn(nn.Module):
-    """Batch → Forecast. Options: ``base``, a name of temporal_graph.PRESETS, and any of its Parts by name.
+    """Batch → Forecast. Options: ``base``, a name of temporal_graph.PRESETS, and any of its Parts by name;
+    ``together``: also says which assets move the same way.
 
     ``n_layers`` and ``d_state`` of the spec are not used: the layers are a part. State: the memories, the rings, and
     each chunk's clock in bars (b,) with the edges last heard of (b, n, n).
     """
 
-    def __init__(self, spec: Spec, n_features: int, n_horizons: int, base: str = "tgn", **parts: Any) -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        n_features: int,
+        n_horizons: int,
+        base: str = "tgn",
+        together: bool = False,
+        **parts: Any,
+    ) -> None:
         super().__init__()
         d, said = spec.d_model, n_features + len(FEATURES) + len(KINDS)
         self.embedding = Embedding(n_features, d)
@@ -46,6 +56,7 @@ class Tgn(nn.Module):
         self.graph = TemporalGraph(preset(base, **parts), sizes)
         self.dropout, self.norm = Dropout(spec.dropout), nn.LayerNorm(d)
         self.heads = Heads(d, n_horizons)
+        self.pairs = nn.Linear(d, d) if together else None
 
     def initial_state(self, b: int, n: int) -> State:
         """The state of n assets in b chunks before the first bar."""
@@ -92,7 +103,12 @@ class Tgn(nn.Module):
                 edges = now
                 seen.append(self.graph.embed(graph, assets, clock.repeat_interleave(n), own[:, t].flatten(0, 1)))
         z = torch.stack(seen).view(bars, b, n, -1).transpose(0, 1)
-        return self.heads(self.norm(own + self.dropout(z)), batch.mask), (*graph, (clock, edges))
+        h = self.norm(own + self.dropout(z))
+        forecast = self.heads(h, batch.mask)
+        if self.pairs is not None:
+            p = self.pairs(h)
+            forecast = replace(forecast, together=p @ p.mT / p.shape[-1] ** 0.5)
+        return forecast, (*graph, (clock, edges))
 
     def _between(self, batch: Batch, t: int, clock: Tensor, before: Tensor, now: Tensor) -> Contacts:
         """The events since the last close, and the edges (b, n, n) of chunks whose graph is another than ``before``."""

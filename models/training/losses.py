@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, huber_loss
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, huber_loss
 
 from models.features.labels import UNKNOWN
 from models.nets.forecast import Forecast
@@ -34,7 +34,17 @@ def forecast_loss(forecast: Forecast, targets: Targets, config: TrainConfig) -> 
     if forecast.regime is not None:
         longest = targets.returns[..., -1]
         cost = cost + regime_loss(forecast.regime, longest, targets.log_volatility, targets.horizons[-1])
+    if forecast.together is not None:
+        cost = cost + config.class_weight * together_loss(forecast.together, targets.returns[..., 0])
     return cost
+
+
+def together_loss(logits: Tensor, returns: Tensor) -> Tensor:
+    """Binary cross-entropy of logits (b, l, n, n) over the pairs whose returns (b, l, n) are known and not 0."""
+    moved = torch.where(torch.isnan(returns), 0.0, returns).sign()
+    product = (moved[..., :, None] * moved[..., None, :]).triu(1)
+    cost = binary_cross_entropy_with_logits(logits, (product > 0).to(logits.dtype), reduction="none")
+    return (cost * product.abs()).sum() / product.abs().sum().clamp(min=1)
 
 
 def sharpe_loss(weights: Tensor, returns: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from models.features.labels import UNKNOWN
 from models.features.scaling import Scaler
 from models.graphs.events import concatenate
 from models.graphs.market_events import FEATURES, edge_events, funding_events, market_nodes, trade_events
@@ -17,7 +18,9 @@ from models.layers.errors import ShapeError
 from models.nets.forecast import Batch, Forecast, GraphSteps
 from models.nets.tgn import Tgn
 from models.panel import Panel
-from models.training.data import Inputs, event_steps
+from models.training.config import TrainConfig
+from models.training.data import Inputs, Targets, event_steps
+from models.training.losses import forecast_loss
 from models.zoo import Spec, build
 
 HOUR, BARS, SYMBOLS = 3_600_000_000, 12, ("BTC", "ETH", "SOL")
@@ -177,3 +180,24 @@ def test_edges_of_a_snapshot_may_also_come_as_events() -> None:
     assert given.nodes == market_nodes(SYMBOLS)
     steps = event_steps(given, panel(), HOUR)
     assert (steps.spans[0, :, 1] - steps.spans[0, :, 0]).tolist() == [0, 0, 0, 2] + [0] * (BARS - 4)
+
+
+def test_which_assets_move_together_is_learned_where_it_is_asked_for() -> None:
+    """Two assets that always move alike, and a third that moves the other way."""
+    torch.manual_seed(0)
+    made, config = build(Spec("tgn", d_model=8, dropout=0.0, options={"together": True}), 2, 1).train(), TrainConfig()
+    batch = batch_of()
+    moves = torch.randn(1, BARS + 2, 1, 1) * torch.tensor([1.0, 1.0, -1.0])[:, None]
+    unknown = torch.full(moves.shape[:3], torch.nan)
+    targets = Targets(moves, unknown, torch.full(moves.shape[:3], UNKNOWN), (1,))
+    optimiser = torch.optim.Adam(made.parameters(), lr=0.02)
+    for _ in range(120):
+        optimiser.zero_grad()
+        forecast_loss(made(batch), targets, config).backward()
+        optimiser.step()
+    together = made(batch).together
+    assert together is not None
+    chance = torch.sigmoid(together.detach())[0, 4:].mean(0)
+    assert chance[0, 1] > 0.75
+    assert max(chance[0, 2], chance[1, 2]) < 0.25
+    assert network("tgn")(batch).together is None

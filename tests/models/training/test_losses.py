@@ -9,7 +9,7 @@ from models.nets.forecast import Forecast
 from models.nets.regimes import Regime, regime_loss
 from models.training.config import TrainConfig
 from models.training.data import Targets
-from models.training.losses import class_loss, forecast_loss, return_loss, sharpe_loss, volatility_loss
+from models.training.losses import class_loss, forecast_loss, return_loss, sharpe_loss, together_loss, volatility_loss
 
 NAN = math.nan
 
@@ -89,3 +89,13 @@ def test_regime_loss_by_hand() -> None:
     regime = Regime.of(readout)
     assert float(regime.volatility[0, 0, 0, 2]) == pytest.approx(0.5)
     assert float(regime.momentum[0, 1, 0]) == pytest.approx(0.75)
+
+
+def test_moving_together_costs_what_the_known_pairs_say() -> None:
+    """Three assets, of which one stands still and one is unknown in the second bar: one pair is left in each."""
+    returns = torch.tensor([[[1.0, -2.0, 0.0], [1.0, 3.0, torch.nan]]])
+    logits = torch.full((1, 2, 3, 3), 9.0)
+    logits[0, 0, 0, 1] = logits[0, 1, 0, 1] = 0.5
+    apart, alike = math.log1p(math.exp(0.5)), math.log1p(math.exp(-0.5))
+    assert float(together_loss(logits, returns)) == pytest.approx((apart + alike) / 2)
+    assert float(together_loss(logits, torch.full_like(returns, torch.nan))) == 0.0
