@@ -9,6 +9,7 @@ messages the "last" aggregator takes the mean, so that their order does not matt
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -45,7 +46,7 @@ class Fading(nn.Module):
 
     def __init__(self, half_life: float) -> None:
         super().__init__()
-        self.log_rate = nn.Parameter(torch.tensor([0.6931 / half_life]).log())
+        self.log_rate = nn.Parameter(torch.tensor([math.log(2) / half_life]).log())
 
     def forward(self, memory: Memory, nodes: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """The faded vectors, and Δt (m,) float32 since each node's last event."""

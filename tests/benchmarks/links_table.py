@@ -25,7 +25,7 @@ from models.training.links import Figures, LinkConfig, Split, chronological, eva
 from models.training.negatives import STRATEGIES, EdgeBank
 
 FILE = Path(__file__).parents[3] / "shared/data/temporal_graphs/CollegeMsg.txt.gz"
-PUBLISHED = 92.34
+PUBLISHED, LR = 92.34, 3e-4
 SIZES = Sizes(100, len(KINDS), 100, longest=1e7, dropout=0.1)
 # name: preset, parts that differ, whether the decoder reads the pair's past
 ROWS = {
@@ -70,11 +70,11 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="two epochs a row")
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--rows", nargs="*", choices=ROWS, default=list(ROWS))
     asked = parser.parse_args()
     tune_allocator()
-    config = LinkConfig(epochs=2 if asked.quick else asked.epochs)
+    config = LinkConfig(epochs=2 if asked.quick else asked.epochs, lr=LR)
     split = chronological(messages(), config)
     span = (split.validation_stop, len(split.events))
     heads = [f"{kind} {s}" for kind in ("AP", "inductive AP") for s in STRATEGIES]
