@@ -213,6 +213,9 @@ def stream(
     rest_url: Annotated[
         str | None, typer.Option(metavar="URL", help="its REST service, for trades missed while it was away")
     ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="a published temporal graph network to keep up to date")
+    ] = None,
     warehouse: WarehouseOption = None,
 ) -> None:
     """Write trades, books, funding, open interest and liquidations to the view `events` as they happen.
@@ -222,7 +225,7 @@ def stream(
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # its lines are told in our own way
     from flows.stream import StreamParameters, run_stream
 
-    asked = {"universe": universe, "minutes": minutes, "url": url, "rest_url": rest_url}
+    asked = {"universe": universe, "minutes": minutes, "url": url, "rest_url": rest_url, "model": model}
     run_stream(StreamParameters.model_validate(asked | {"warehouse": str(place(warehouse).path)}), console())
 
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from flows.parameters import WAREHOUSE, open_warehouse
 from flows.settings import SettingsError, load_settings
 from flows.terminal import table, telling
+from tasks.feed import Memory, NoMemory
 from tasks.markets.bybit import LIVE_URL as REST_URL
 from tasks.markets.bybit import Bybit
 from tasks.markets.bybit_ws import LIVE_URL
@@ -38,6 +39,9 @@ class StreamParameters(BaseModel):
     rest_url: Annotated[
         str | None, Field(pattern=r"^https?://\S+$", description="the REST service that goes with url")
     ] = None
+    model: Annotated[
+        str | None, Field(description="a temporal graph network to keep up to date; empty: events are only stored")
+    ] = None
     warehouse: Annotated[str | None, WAREHOUSE] = None
     save_every_s: Annotated[float, Field(gt=0, le=3600, description="what a kill can cost, but for the trades")] = 5.0
     book_every_ms: Annotated[int, Field(ge=1, description="a book gives one event in so many milliseconds")] = 100
@@ -56,7 +60,7 @@ class StreamParameters(BaseModel):
             raise SettingsError("rest_url goes with url: Bybit's own websocket has Bybit's own REST")
         today = datetime.now(UTC).date()
         symbols = {one.symbol for one in universe.members if (one.valid_to or date.max) > today}
-        asked = self.model_dump(include={"minutes", "save_every_s", "book_every_ms", "bound_ms"})
+        asked = self.model_dump(include={"model", "minutes", "save_every_s", "book_every_ms", "bound_ms"})
         rest = Bybit(LATER, url=self.rest_url or REST_URL) if self.rest_url or not self.url else None
         source, url = ("recorded", self.url) if self.url else ("live", LIVE_URL)
         try:
@@ -65,18 +69,26 @@ class StreamParameters(BaseModel):
             if rest is not None:
                 rest.close()
 
+    def memory(self, job: StreamJob) -> Memory:
+        """What reads the events: the newest published fold of the model, or nothing."""
+        if self.model is None:
+            return NoMemory()
+        from tasks.live_network import published_network  # torch takes seconds, which a stream that stores need not
+
+        return published_network(job.warehouse, job.universe, self.model, len(job.symbols))
+
 
 @flow
 def stream(stream: StreamParameters = StreamParameters()) -> StreamReport:  # noqa: B008 (frozen; the UI's defaults)
     """Events of one universe as they happen, into the warehouse; goes on from where the last one stopped."""
     with stream.job() as job:
-        return stream_events(job)
+        return stream_events(job, stream.memory(job))
 
 
 def run_stream(parameters: StreamParameters, screen: Console) -> None:
     """Streams in this process, telling how far it has got, and prints the counts at the end."""
     with parameters.job() as job, telling(job.warehouse.path.with_name(f"{job.warehouse.path.stem}.stream.log")):
-        report = stream_events(job)
+        report = stream_events(job, parameters.memory(job))
     screen.print(f"{report.universe}, {report.source}, {report.seconds:.0f} s", style="bold", markup=False)
     screen.print(table("Counts", COUNTS, [{"name": name, "count": count} for name, count in report.counts.items()]))
     screen.print(f"State: {job.state_file}", markup=False, soft_wrap=True)

@@ -60,7 +60,8 @@ Queue = asyncio.Queue[str | bytes | None]
 class StreamJob:
     """What to stream, from where, and for how long (``minutes``; None: until stopped).
 
-    ``rest`` answers for the trades that were missed; without it they stay missed. ``bound_ms``: how much later than a
+    ``rest`` answers for the trades that were missed; without it they stay missed. ``model`` names the memory, which has
+    a state of its own. ``bound_ms``: how much later than a
     newer one an event may arrive. ``stale_s``, ``storm_per_s``: when silence, or a flood, is warned of (TGN-39).
     """
 
@@ -70,6 +71,7 @@ class StreamJob:
     source: str
     url: str
     rest: Bybit | None = None
+    model: str | None = None
     minutes: float | None = None
     save_every_s: float = 5.0
     book_every_ms: int = 100
@@ -82,7 +84,7 @@ class StreamJob:
     def state_file(self) -> Path:
         """Where the state is kept, beside the warehouse."""
         folder = self.warehouse.path.with_name(f"{self.warehouse.path.stem}.streams")
-        return folder / f"{self.source}-{self.universe}.npz"
+        return folder / f"{'-'.join(filter(None, (self.source, self.universe, self.model)))}.npz"
 
     @property
     def keys(self) -> dict[str, object]:

@@ -111,6 +111,16 @@ def test_a_cancelled_flow_run_ends_in_order(empty: Warehouse) -> None:
     assert len(trades(empty)) == 2
 
 
+def test_a_model_that_cannot_be_fed_is_said_before_anything_is_streamed(
+    empty: Warehouse, monkeypatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["nightgraph", "stream", "--model", "oracle", "--warehouse", str(empty.path)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    assert "only networks can be fed" in capsys.readouterr().err
+
+
 def test_bybit_s_own_websocket_is_live_and_any_other_recorded(empty: Warehouse) -> None:
     with StreamParameters(universe="crypto", warehouse=str(empty.path)).job() as job:
         assert (job.source, job.url) == ("live", "wss://stream.bybit.com/v5/public/linear")
