@@ -12,7 +12,8 @@ from threading import Thread
 import pytest
 
 from tasks.errors import ForbiddenError, RefusedError
-from tasks.markets.bybit_ws import Listener, Timing
+from tasks.markets.bybit_frames import Frames, topics_of
+from tasks.markets.bybit_ws import LIVE_URL, Listener, Timing
 from tests.exchange import BACK, CLOSE, SILENCE, Exchange
 
 TOPICS = ("publicTrade.A", "publicTrade.B")
@@ -170,3 +171,20 @@ def test_waits_double_up_to_the_longest_and_are_drawn() -> None:
         drawn = {timing.wait_s(failures) for _ in range(20)}
         assert len(drawn) > 1
         assert all(most / 2 <= wait <= most for wait in drawn)
+
+
+@pytest.mark.live
+def test_the_live_websocket_speaks_as_we_know() -> None:
+    frames, kinds = Frames(("BTCUSDT",)), set()
+
+    async def listen() -> None:
+        stream = Listener(LIVE_URL, topics_of(("BTCUSDT",))).frames()
+        async with asyncio.timeout(60):
+            async for frame in stream:
+                kinds.update(row["kind"] for row in frames.read(frame or '{"op":"pong"}'))
+                if kinds >= {"trade", "book", "funding", "open_interest"}:
+                    break
+        await stream.aclose()
+
+    asyncio.run(listen())
+    assert frames.counts["malformed"] == frames.counts["gaps"] == frames.counts["rejected"] == 0
