@@ -44,7 +44,7 @@ class StreamParameters(BaseModel):
     ] = None
     warehouse: Annotated[str | None, WAREHOUSE] = None
     save_every_s: Annotated[float, Field(gt=0, le=3600, description="what a kill can cost, but for the trades")] = 5.0
-    book_every_ms: Annotated[int, Field(ge=1, description="a book gives one event in so many milliseconds")] = 100
+    book_every_ms: Annotated[int, Field(ge=1, description="a book gives one event in so many milliseconds")] = 1000
     bound_ms: Annotated[int, Field(ge=0, le=60_000, description="how late an event may come after a newer one")] = 1000
 
     @contextlib.contextmanager

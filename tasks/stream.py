@@ -74,7 +74,7 @@ class StreamJob:
     model: str | None = None
     minutes: float | None = None
     save_every_s: float = 5.0
-    book_every_ms: int = 100
+    book_every_ms: int = 1_000
     bound_ms: int = 1_000
     stale_s: float = 60.0
     storm_per_s: float = 10_000.0

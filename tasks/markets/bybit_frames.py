@@ -69,7 +69,7 @@ class Frames:
     give one when they change.
     """
 
-    def __init__(self, symbols: Sequence[str], book_every_us: int = 100_000) -> None:
+    def __init__(self, symbols: Sequence[str], book_every_us: int = 1_000_000) -> None:
         self.symbols = frozenset(symbols)
         self.counts: Counter[str] = Counter()
         self.rejected: dict[str, str] = {}

@@ -144,7 +144,9 @@ def rest() -> Iterator[Any]:
 
 
 def job_of(exchange: Exchange, warehouse: Warehouse, **changes: Any) -> StreamJob:
-    job = StreamJob(warehouse, "test", SYMBOLS, "recorded", exchange.url, save_every_s=0.1, timing=QUICK)
+    job = StreamJob(
+        warehouse, "test", SYMBOLS, "recorded", exchange.url, save_every_s=0.1, book_every_ms=100, timing=QUICK
+    )
     return replace(job, **changes)
 
 
@@ -413,7 +415,7 @@ def test_the_recorded_frames_are_stored_as_they_are_read(shared_data: Path, ware
     tickers = (wire / "bybit_ws" / "tickers_stream.mainnet_linear.excerpt.jsonl").read_text().splitlines()
     spot = [text for text in spot if '"topic"' in text]  # the exchange answers for itself
     tickers = [text for text in tickers if '"topic"' in text]
-    reader = Frames(SYMBOLS)
+    reader = Frames(SYMBOLS, book_every_us=100_000)
     expected = [row for text in (first, *spot, *tickers) for row in reader.read(text)]
     _, report = played([first, *spot, CLOSE, *tickers], warehouse, rest)
     stored = {(row[2], row[3], row[5]) for row in rows_of(warehouse)}

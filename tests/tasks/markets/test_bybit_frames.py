@@ -150,7 +150,7 @@ def test_changes_set_and_take_out_levels() -> None:
 
 
 def test_a_book_is_told_at_most_once_in_each_slot_of_time() -> None:
-    frames = Frames(SYMBOLS)
+    frames = Frames(SYMBOLS, book_every_us=100_000)
     texts = [snapshot(5, 1_000), book(6, 1_050), book(7, 1_099), book(8, 1_100), book(9, 1_350)]
     assert [row["event_id"] for text in texts for row in frames.read(text)] == ["5", "8", "9"]
     assert frames.book("BTCUSDT").update == 9
