@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from models.graphs.events import Events
 from models.graphs.market_stream import MarketEvents
-from models.graphs.stream import EventStream, load_arrays, save_arrays
+from models.graphs.stream import EventStream, load_arrays
 from models.panel import TS_TYPE
 from tasks.events import market_rows
 from warehouse.connect import Warehouse
@@ -79,10 +79,6 @@ class Feed:
         """All of it as arrays that later calls do not alter."""
         parts = {f"{name}.{key}": array for name, part in self._parts().items() for key, array in part.state().items()}
         return parts | {RECEIVED: np.array((self.received - EPOCH) // timedelta(microseconds=1))}
-
-    def save(self, path: Path, state: Mapping[str, np.ndarray]) -> None:
-        """Writes a state whose rows are in the warehouse."""
-        save_arrays(path, state)
 
     def resume(self, path: Path, warehouse: Warehouse, keys: Mapping[str, object]) -> None:
         """Takes up the state at ``path``, if there is one, and the rows of ``keys`` that were received after it.

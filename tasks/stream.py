@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from models.graphs.stream import save_arrays
 from models.panel import TS_TYPE
 from tasks.errors import MarketError, RefusedError
 from tasks.events import VENUE
@@ -31,7 +32,8 @@ from tasks.markets.bybit import TRADE_ROWS, Bybit
 from tasks.markets.bybit_frames import Frames, topics_of
 from tasks.markets.bybit_ws import Listener, Timing
 from tasks.markets.event_rows import event_rows
-from warehouse.connect import Warehouse
+from warehouse.connect import Warehouse, domain_errors
+from warehouse.errors import WarehouseLockedError
 from warehouse.events import append_events
 
 logger = logging.getLogger(__name__)
@@ -171,7 +173,7 @@ class MarketStream:
             while not stop.is_set() and time.monotonic() < ends and not reading.done():
                 await self._take(queue)
                 if time.monotonic() - self._said >= self.job.save_every_s and saving.done():
-                    saving.result()
+                    _check(saving)
                     self._say()
                     saving = asyncio.create_task(self._save())
                 with contextlib.suppress(TimeoutError):
@@ -235,12 +237,12 @@ class MarketStream:
 
     async def _missed_trades(self) -> pa.Table:
         """Trades since the last one known of each symbol; of all symbols together, so that none of them is late."""
-        found = [event_rows([])]
+        found, rest = [event_rows([])], self.job.rest
+        if rest is None:
+            return found[0]
         for symbol, last in self._last_trade.items():
-            if self.job.rest is None:
-                break
             try:
-                trades = await asyncio.to_thread(self.job.rest.recent_trades, symbol)
+                trades = await asyncio.to_thread(rest.recent_trades, symbol)
             except MarketError as error:
                 self.counts["unfilled"] += 1
                 logger.warning("%s: trades since %s stay missing: %s", symbol, last, error)
@@ -284,7 +286,8 @@ class MarketStream:
     def _write(self, rows: pa.Table, state: dict[str, np.ndarray]) -> int:
         with self.job.warehouse.write(f"stream {self.job.universe}") as con:
             stored = append_events(con, rows, source=self.job.source, venue=VENUE, run_id=self.job.run_id)
-        self.feed.save(self.job.state_file, state)
+        with domain_errors(self.job.state_file, OSError):
+            save_arrays(self.job.state_file, state)
         return stored
 
     def _say(self) -> None:
@@ -299,3 +302,11 @@ class MarketStream:
         if per_s > self.job.storm_per_s:
             self.counts["storms"] += 1
             logger.warning("%s: %.0f events a second: an event storm", self.job.universe, per_s)
+
+
+def _check(saving: asyncio.Task[None]) -> None:
+    """Raises what made a save fail; a warehouse that somebody holds for too long only delays it."""
+    try:
+        saving.result()
+    except WarehouseLockedError as error:
+        logger.warning("%s; what has arrived waits in memory", error)

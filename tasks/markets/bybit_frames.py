@@ -54,9 +54,7 @@ class Book:
         self.update = update
 
     def measures(self) -> Row:
-        """Best prices and the depth of each side; nothing of a book with an empty side."""
-        if not (self.bids and self.asks):
-            return {}
+        """Best prices and the depth of each side, neither of which is empty."""
         sizes = {"bid_size": math.fsum(self.bids.values()), "ask_size": math.fsum(self.asks.values())}
         return {"bid": max(self.bids), "ask": min(self.asks), **sizes}
 
@@ -158,9 +156,9 @@ class Frames:
         if book.update and update != book.update + 1:
             return self._gap(f"{BOOK}.{symbol}", f"from change {book.update} to {update}")
         book.apply(bids, asks, update)
-        measures = book.measures()
-        if not measures or self._slots.get(symbol) == ts // self._book_every_us:
+        if self._slots.get(symbol) == ts // self._book_every_us or not (book.bids and book.asks):
             return []
+        measures = book.measures()
         if measures["bid"] >= measures["ask"]:
             return self._gap(f"{BOOK}.{symbol}", f"bid {measures['bid']} is not below ask {measures['ask']}")
         self._slots[symbol] = ts // self._book_every_us

@@ -366,14 +366,17 @@ def test_silence_and_storms_are_counted_and_told(warehouse, rest, caplog: pytest
     assert "an event storm" in caplog.text
 
 
-def test_while_a_night_holds_the_warehouse_the_stream_goes_on(clean, warehouse, rest) -> None:
+def test_while_a_night_holds_the_warehouse_the_stream_goes_on(
+    clean, warehouse, rest, caplog: pytest.LogCaptureFixture
+) -> None:
+    patient, warehouse = warehouse, replace(warehouse, lock_timeout_s=0.05)
     with Exchange(script(), topics_of(SYMBOLS), (), BOOKS) as exchange:
         stream = MarketStream(job_of(exchange, warehouse, rest=rest(exchange)), Chain())
         release = threading.Event()
         stream.resume()
 
         def night() -> None:
-            with warehouse.write("a night"):
+            with patient.write("a night"):
                 release.wait(10)
 
         async def go() -> StreamReport:
@@ -389,6 +392,7 @@ def test_while_a_night_holds_the_warehouse_the_stream_goes_on(clean, warehouse, 
 
         stream.resume = lambda: None  # type: ignore[method-assign]  # done above, before the night took the lock
         asyncio.run(go())
+    assert "what has arrived waits in memory" in caplog.text
     assert rows_of(warehouse) == clean[0]
     same_state(stream.feed.state(), clean[1])
 
