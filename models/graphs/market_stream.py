@@ -31,6 +31,7 @@ MARKET_ROW = np.dtype(
 )
 WHEN = np.dtype([("t", np.int64), ("symbol", np.int64)])
 TRADE = KINDS.index("trade")
+CLOCKS = (TRADE, KINDS.index("funding"))  # whose times every kind of event is told
 
 
 class MarketEvents:
@@ -45,7 +46,9 @@ class MarketEvents:
     def __call__(self, rows: np.ndarray) -> Events:
         """The events of these rows between ``market_nodes(symbols)``. Raises GraphError."""
         own = np.union1d(rows["symbol"], self.past["symbol"][:1])
-        known = np.concatenate([self.past[np.isin(self.past["symbol"], own)], rows])
+        needed = np.isin(self.past["symbol"], own) & np.isin(self.past["kind"], [*np.unique(rows["kind"]), *CLOCKS])
+        needed[:1] = True
+        known = np.concatenate([self.past[needed], rows])
         events = self._among(own, known)[len(known) - len(rows) :]
         events.features[:, market.COLUMN["log_trade_rate"]] = np.log1p(self._trades_of_last_minute(events, rows))
         self.past = self._looked_back_to(np.concatenate([self.past, rows]))
@@ -68,10 +71,11 @@ class MarketEvents:
         """Events of rows whose symbols are all in ``own``, positions in the symbols, ascending."""
         names = [self.symbols[i] for i in own]
         parts = []
-        for kind, build in BUILDERS.items():
+        for kind in [kind for kind in BUILDERS if KINDS.index(kind) in rows["kind"]] or ["trade"]:
             of_kind = rows[rows["kind"] == KINDS.index(kind)]
             columns = {name: of_kind[name] for name in ("t", "next_t", *MEASURES)}
-            parts.append(build(names, columns | {"symbol": np.array(names)[np.searchsorted(own, of_kind["symbol"])]}))
+            columns["symbol"] = np.array(names)[np.searchsorted(own, of_kind["symbol"])]
+            parts.append(BUILDERS[kind](names, columns))
         told, n = market.with_clocks(concatenate(parts), self.large_value), len(self.symbols)
         types, outside = len(market.NODE_TYPES), np.arange(len(market.EXTERNAL))
         place = np.concatenate([*(kind * n + own for kind in range(types)), types * n + outside])

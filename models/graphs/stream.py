@@ -53,7 +53,8 @@ class EventStream(Generic[T]):
         self.counts = dict.fromkeys(COUNTS, 0)
         self._newest = NEVER
         self._seen = np.empty(0, SEEN)
-        self._waiting: np.ndarray | None = None
+        self._waiting: list[np.ndarray] = []
+        self._end = NEVER  # up to which all has been handed over
 
     @property
     def newest(self) -> int | None:
@@ -73,7 +74,7 @@ class EventStream(Generic[T]):
         seen["t"], seen["key"] = fresh["t"], fresh["key"]
         self._seen = np.concatenate([self._seen, seen])
         self._seen = self._seen[self._seen["t"] >= self._newest - self.bound_us]  # an older repeat is late anyway
-        self._waiting = fresh if self._waiting is None else np.concatenate([self._waiting, fresh])
+        self._waiting.append(fresh)
         return self._hand_over((self._newest - self.bound_us) // self.window_us * self.window_us)
 
     def finish(self) -> list[T]:
@@ -86,7 +87,7 @@ class EventStream(Generic[T]):
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything ``restore`` needs, as plain arrays that later calls do not alter."""
-        waiting = {} if self._waiting is None else {"waiting": self._waiting}
+        waiting = {"waiting": np.concatenate(self._waiting)} if self._waiting else {}
         counts = np.array([self.counts[name] for name in COUNTS], dtype=np.int64)
         shape = np.array([self.window_us, self.bound_us, self.max_events], dtype=np.int64)
         return {"newest": np.array(self._newest), "seen": self._seen, "counts": counts, "shape": shape} | waiting
@@ -99,22 +100,27 @@ class EventStream(Generic[T]):
                 f"the state was left by a stream with window, bound and batch {arrays['shape'].tolist()}, this one has "
                 f"{shape}; give it the same, or begin without the state"
             )
-        self._newest, self._seen = int(arrays["newest"]), arrays["seen"]
-        self._waiting = arrays.get("waiting")
+        self._newest, self._seen, self._end = int(arrays["newest"]), arrays["seen"], NEVER
+        self._waiting = [arrays["waiting"]] if "waiting" in arrays else []
         self.counts = dict(zip(COUNTS, arrays["counts"].tolist(), strict=True))
 
     def _is_new(self, keys: np.ndarray) -> np.ndarray:
         """True (e,) at the first arrival of a key that was not seen before."""
-        first = np.zeros(len(keys), dtype=bool)
-        first[np.unique(keys, return_index=True)[1]] = True
-        return first & ~np.isin(keys, self._seen["key"])
+        ascending, first = np.unique(keys, return_index=True)
+        new = np.zeros(len(keys), dtype=bool)
+        new[first] = True
+        if len(keys):  # the few are searched for among themselves by the many, which so need not be sorted
+            place = np.minimum(np.searchsorted(ascending, self._seen["key"]), len(ascending) - 1)
+            new[first[place[ascending[place] == self._seen["key"]]]] = False
+        return new
 
     def _hand_over(self, end: int) -> list[T]:
         """Consumes what waits of before ``end``, batch by batch."""
-        if self._waiting is None:
+        if end <= self._end or not self._waiting:
             return []
-        due = self._waiting["t"] < end
-        rows, self._waiting = self._waiting[due], self._waiting[~due]
+        rows, self._end = np.concatenate(self._waiting), end
+        due = rows["t"] < end
+        rows, self._waiting = rows[due], [rows[~due]]
         results = []
         for batch in self._batches(rows[np.lexsort((rows["key"], rows["t"]))]):
             events = self._build(batch)
