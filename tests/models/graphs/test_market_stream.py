@@ -50,7 +50,7 @@ def test_one_batch_has_the_features_that_the_builders_give_to_a_table() -> None:
 
 @pytest.mark.parametrize("seconds", [10, 600])
 def test_batches_give_the_events_of_the_whole_table(seconds: int) -> None:
-    rows = market_rows(3_000, seconds)
+    rows = market_rows(1_200, seconds)
     whole = MarketEvents(SYMBOLS)(rows)
     batches = MarketEvents(SYMBOLS)
     cuts = np.flatnonzero(np.diff(rows["t"] // 100_000)) + 1
