@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup night serve test test-all check bench bench-models clean
+.PHONY: help setup night serve test test-all check bench bench-models bench-graphs clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -47,6 +47,11 @@ bench: setup  ## measured comparisons with the peers (installs the bench extra)
 bench-models: setup  ## layers and models as tables and charts in bench/ (13 minutes; OPTIONS=--quick: 3)
 	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --editable '.[bench]'
 	@$(BIN)/python -m tests.benchmarks.models_table $(OPTIONS)
+
+bench-graphs: setup  ## graphs, messages and event networks against their peers (OPTIONS=--quick)
+	@$(BIN)/python -m pytest -m benchmark -s tests/benchmarks/bench_graphs.py tests/benchmarks/bench_message_passing.py tests/benchmarks/bench_tgn.py
+	@$(BIN)/python -m tests.benchmarks.links_table $(OPTIONS)
+	@$(BIN)/python -m tests.benchmarks.hybrids_table $(OPTIONS)
 
 clean:  ## removes the virtual environment and caches; warehouses stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
