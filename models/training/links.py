@@ -11,13 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from models.graphs.events import Events
 from models.layers.dropout import reseed
@@ -33,14 +31,12 @@ Figures = Mapping[str, Mapping[str, float]]
 
 @dataclass(frozen=True)
 class LinkConfig:
-    """How links are learned. ``patience``: epochs without a better validation before it ends. ``memory``: share of the
-    running average of the weights that a step leaves as it was; the average is what is validated and kept."""
+    """How links are learned. ``patience``: epochs without a better validation before it ends."""
 
     epochs: int = 20
     batch_events: int = 200
     lr: float = 1e-3
     patience: int = 4
-    memory: float = 0.995
     seed: int = 0
     new_nodes: float = 0.1
 
@@ -83,18 +79,16 @@ def fit_links(
     part, draw = _chosen(split.events, learned), np.random.default_rng(config.seed)
     contacts, negatives = seconds(part), Negatives(part, len(part))
     optimiser = torch.optim.Adam(predictor.parameters(), lr=config.lr, fused=True)
-    averaged: Any = AveragedModel(predictor, multi_avg_fn=get_ema_multi_avg_fn(config.memory))
-    optimiser.register_step_post_hook(lambda *_: averaged.update_parameters(predictor))
-    best, best_epoch, weights = -np.inf, -1, predictor.state_dict()
+    best, best_epoch, weights = -np.inf, -1, deepcopy(predictor.state_dict())
     for epoch in range(config.epochs):
         reseed(predictor.train(), config.seed, epoch)
         loss = _epoch(predictor, contacts, negatives, optimiser, draw, config.batch_events)
         validation = (split.train_stop, split.validation_stop)
-        found = evaluate(averaged.module, split, validation, config, ("random",))["random"]["ap"]
+        found = evaluate(predictor, split, validation, config, ("random",))["random"]["ap"]
         if told is not None:
             told(epoch, loss, found)
         if found > best:
-            best, best_epoch, weights = found, epoch, deepcopy(averaged.module.state_dict())
+            best, best_epoch, weights = found, epoch, deepcopy(predictor.state_dict())
         elif epoch - best_epoch >= config.patience:
             break
     predictor.load_state_dict(weights)

@@ -29,7 +29,7 @@ PUBLISHED, LR = 92.34, 3e-4
 SIZES = Sizes(100, len(KINDS), 100, longest=1e7, dropout=0.1)
 # name: preset, parts that differ, whether the decoder reads the pair's past
 ROWS = {
-    "TGN, pairs": ("tgn", {"aggregator": "mean", "neighbours": 20}, True),
+    "TGN, pairs": ("tgn", {"aggregator": "mean"}, True),
     "TGN": ("tgn", {"aggregator": "mean"}, False),
     "JODIE": ("jodie", {}, False),
     "DyRep": ("dyrep", {}, False),
