@@ -26,10 +26,10 @@ from models.training.negatives import STRATEGIES, EdgeBank
 
 FILE = Path(__file__).parents[3] / "shared/data/temporal_graphs/CollegeMsg.txt.gz"
 PUBLISHED, LR = 92.34, 3e-4
-SIZES = Sizes(100, len(KINDS), 100, longest=1e7, dropout=0.1)
+SIZES = Sizes(100, len(KINDS), 100, longest=1e6, dropout=0.1)
 # name: preset, parts that differ, whether the decoder reads the pair's past
 ROWS = {
-    "TGN, pairs": ("tgn", {"aggregator": "mean"}, True),
+    "TGN, pairs": ("tgn", {"aggregator": "mean", "neighbours": 20}, True),
     "TGN": ("tgn", {"aggregator": "mean"}, False),
     "JODIE": ("jodie", {}, False),
     "DyRep": ("dyrep", {}, False),
@@ -70,7 +70,7 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="two epochs a row")
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--rows", nargs="*", choices=ROWS, default=list(ROWS))
     asked = parser.parse_args()
     tune_allocator()
