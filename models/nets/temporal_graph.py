@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.graphs.events import KINDS, Events
 from models.layers import memory as mem
 from models.layers import neighbours as near
 from models.layers import temporal_step
@@ -31,6 +30,7 @@ from models.layers.neighbours import Ends, Groups, Ring
 from models.layers.parallel import flat, flats
 from models.layers.temporal_attention import Slots, TemporalAttention
 from models.layers.time_encoding import Functional, time_encoding
+from models.nets.contacts import Contacts
 
 State = tuple[Memory, Ring]
 FEW = 4  # nodes that are embedded sooner one by one in a compiled pass than together in torch operations
@@ -73,27 +73,6 @@ class Sizes:
     shortest: float = 1.0
     longest: float = 1e6
     dropout: float = 0.0
-
-
-class Contacts(NamedTuple):
-    """Events as tensors: ``src``, ``dst`` (e,) int64; ``t`` (e,) float64 in one unit; ``features`` (e, f) float32."""
-
-    src: Tensor
-    dst: Tensor
-    t: Tensor
-    features: Tensor
-
-    @classmethod
-    def of(cls, events: Events, unit_us: float = 1e6, since_us: int = 0) -> Contacts:
-        """``events`` with times in units of ``unit_us`` since ``since_us`` and their kinds among the features."""
-        kinds = torch.nn.functional.one_hot(torch.from_numpy(events.kind.astype("int64")), len(KINDS))
-        t = torch.from_numpy(events.t - since_us).double() / unit_us
-        features = torch.cat([torch.from_numpy(events.features), kinds.float()], dim=1)
-        return cls(torch.from_numpy(events.src), torch.from_numpy(events.dst), t, features)
-
-    def part(self, start: int, stop: int) -> Contacts:
-        """Events [start, stop)."""
-        return Contacts(*(column[start:stop] for column in self))
 
 
 class TemporalGraph(nn.Module):
@@ -144,7 +123,7 @@ class TemporalGraph(nn.Module):
             return state
         if not in_place:
             ring = Ring(*(part.clone() for part in ring))
-        ends, groups = near.grouped(_both_ends(contacts))
+        ends, groups = near.grouped(contacts.ends())
         vector = memory.vector
         if self.updater is not None:
             write = vector.index_copy_ if in_place and not torch.is_grad_enabled() else vector.index_copy
@@ -296,14 +275,6 @@ def preset(name: str, **options: object) -> Parts:
     """The parts of that name with some of them exchanged. Raises SizeError, and TypeError for an unknown part."""
     check_choice("preset", name, PRESETS)
     return replace(PRESETS[name], **options)  # type: ignore[arg-type]
-
-
-def _both_ends(contacts: Contacts) -> Ends:
-    """Every event as its source sees it (+1) and as its destination does (−1)."""
-    src, dst, t, features = contacts
-    side = torch.cat([t.new_ones(len(t)), t.new_full((len(t),), -1.0)]).to(features.dtype)
-    said = torch.cat([torch.cat([features, features]), side[:, None]], dim=1)
-    return Ends(torch.cat([src, dst]), torch.cat([dst, src]), torch.cat([t, t]), said)
 
 
 def _newest(ends: Ends, groups: Groups) -> tuple[Ends, Groups]:

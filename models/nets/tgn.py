@@ -23,9 +23,10 @@ from models.layers.dropout import Dropout
 from models.layers.errors import ShapeError
 from models.layers.memory import Memory
 from models.layers.neighbours import Ring
+from models.nets.contacts import Contacts
 from models.nets.forecast import Batch, Embedding, EventSteps, Forecast, Heads
 from models.nets.spec import Spec
-from models.nets.temporal_graph import Contacts, Sizes, TemporalGraph, copied, preset
+from models.nets.temporal_graph import Sizes, TemporalGraph, copied, preset
 
 State = tuple[tuple[Tensor, ...], ...]
 SHORTEST, LONGEST = 0.1, 1000.0  # bars between which elapsed times matter

@@ -19,8 +19,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from models.graphs.events import Events
 from models.layers.dropout import reseed
+from models.nets.contacts import Contacts
 from models.nets.link import LinkPredictor
-from models.nets.temporal_graph import Contacts, State, detached
+from models.nets.temporal_graph import State, detached
 from models.scoring.ranking import average_precision, roc_auc
 from models.training.errors import EmptyFoldError
 from models.training.negatives import STRATEGIES, Negatives

@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.nets.temporal_graph import Contacts
+from models.nets.contacts import Contacts
 from models.training.allocator import tune_allocator
 from tests.benchmarks.contest import Contest, contest
 from tests.benchmarks.tgn_peers import EVENTS, FEATURES, NODES, Geometric, Ours, stream

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from models.nets.contacts import Contacts
 from models.nets.link import LinkPredictor
-from models.nets.temporal_graph import Contacts, Parts, Sizes, detached
+from models.nets.temporal_graph import Parts, Sizes, detached
 from models.training.links import link_loss
 
 NODES, EVENTS, FEATURES, MEMORY, SLOTS = 1000, 100_000, 8, 100, 10

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from models.layers import memory as mem
 from models.layers.errors import SizeError
 from models.layers.neighbours import NOBODY, Ends, grouped
-from models.nets.temporal_graph import Contacts, Parts, Sizes, State, TemporalGraph, preset
+from models.nets.contacts import Contacts
+from models.nets.temporal_graph import Parts, Sizes, State, TemporalGraph, preset
 
 # src, dst, time, feature; nodes 0 and 1 speak to 2, 3 and 4. Batches: [0, 4), [4, 8), [8, 10)
 EVENTS = (

@@ -12,8 +12,9 @@ from torch import Tensor
 from models.graphs.events import KINDS, Events
 from models.layers.errors import ShapeError, SizeError
 from models.layers.memory import AGGREGATORS
+from models.nets.contacts import Contacts
 from models.nets.link import LinkPredictor, acquaintance
-from models.nets.temporal_graph import PRESETS, Contacts, Sizes, State, TemporalGraph, copied, detached, preset
+from models.nets.temporal_graph import PRESETS, Sizes, State, TemporalGraph, copied, detached, preset
 
 NODES, E, F = 8, 60, 3
 every_preset = pytest.mark.parametrize("name", PRESETS)
