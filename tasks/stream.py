@@ -236,7 +236,7 @@ class MarketStream:
             raise RefusedError(f"Bybit accepts none of the topics: {next(iter(self.frames.rejected.values()))}")
 
     async def _missed_trades(self) -> pa.Table:
-        """Trades since the last one known of each symbol; of all symbols together, so that none of them is late."""
+        """Trades since each symbol's last one, or the beginning; of all symbols together, so that none is late."""
         found, rest = [event_rows([])], self.job.rest
         if rest is None:
             return found[0]
@@ -270,6 +270,8 @@ class MarketStream:
         self._unsaved.append(received)
         trades = received.filter(pc.equal(received["kind"], "trade"))
         self._last_trade.update(zip(trades["symbol"].to_pylist(), trades["ts"].to_pylist(), strict=True))
+        for symbol in self.job.symbols:  # one that has not traded yet may do so while the connection is lost
+            self._last_trade.setdefault(symbol, received["ts"][0].as_py())
 
     async def _save(self) -> None:
         """Writes what has not been written yet, then the state that has received just that."""

@@ -337,6 +337,13 @@ def test_trades_missed_between_two_runs_are_asked_for(clean, warehouse, rest) ->
     assert report.counts["filled"] >= 10
 
 
+def test_a_symbol_s_first_trade_is_not_missed_when_it_falls_between_two_connections(warehouse, rest) -> None:
+    steps = [trade(1), AWAY, trade(2), trade(2, "ETHUSDT"), BACK, trade(3)]
+    _, report = played(steps, warehouse, rest)
+    assert [row[5] for row in rows_of(warehouse)] == ["BTCUSDT-1", "BTCUSDT-2", "BTCUSDT-3", "ETHUSDT-2"]
+    assert report.counts["late"] == 0
+
+
 def test_a_rest_service_that_is_out_of_order_costs_the_missed_trades_and_is_told(
     warehouse, rest, caplog: pytest.LogCaptureFixture
 ) -> None:
