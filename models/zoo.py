@@ -39,11 +39,13 @@ class UnknownModelError(ValueError):
 
 @dataclass(frozen=True)
 class Network:
-    """A trained entry. ``graph``: name of the graph whose snapshots it reads, None for none."""
+    """A trained entry. ``graph``: name of the graph whose snapshots it reads, None for none. ``events``: it reads what
+    happens in the market between its bars."""
 
     build: Callable[..., nn.Module]
     summary: str
     graph: str | None = None
+    events: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,11 +98,17 @@ ENTRIES: dict[str, Entry] = {
     "ssm": Network(partial(ssm_gnn, parts="ssm"), "ssm_gnn without its messages"),
     "gnn": Network(partial(ssm_gnn, parts="gnn"), "ssm_gnn without its memory: the bar alone", "correlation"),
     "tgn": Network(
-        partial(Tgn, aggregator="mean"), "temporal graph network: memory and attention", graph="correlation"
+        partial(Tgn, aggregator="mean"), "temporal graph network: memory and attention", "correlation", events=True
     ),
-    "tgat": Network(partial(Tgn, base="tgat"), "temporal graph attention, without memory", graph="correlation"),
-    "jodie": Network(partial(Tgn, base="jodie"), "recurrent memory, projected in time", graph="correlation"),
-    "dyrep": Network(partial(Tgn, base="dyrep"), "recurrent memory of what neighbours say", graph="correlation"),
+    "tgat": Network(
+        partial(Tgn, base="tgat"), "temporal graph attention, without memory", graph="correlation", events=True
+    ),
+    "jodie": Network(
+        partial(Tgn, base="jodie"), "recurrent memory, projected in time", graph="correlation", events=True
+    ),
+    "dyrep": Network(
+        partial(Tgn, base="dyrep"), "recurrent memory of what neighbours say", graph="correlation", events=True
+    ),
     "ridge": Network(Ridge, "linear and logistic regression with a penalty, the baseline of every model"),
     "gradient_boosting": Network(GradientBoosting, "gradient-boosted trees, by LightGBM"),
     "garch": Network(Garch, "GARCH(1, 1): volatility of every asset by itself, no view on returns"),

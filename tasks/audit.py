@@ -14,6 +14,7 @@ from prefect.cache_policies import NO_CACHE
 from models.features.indicators import compute_features
 from models.graphs.membership import membership_snapshot
 from models.graphs.snapshot import Snapshot
+from models.graphs.surroundings import Surroundings
 from models.graphs.windowed import Rule, snapshots
 from models.panel import Panel
 from models.scoring.folds import Fold
@@ -119,7 +120,7 @@ def _audit_cut(
     for contender in contenders:
         for trial_id in contender.trial_ids:
             subject = f"predictions of {contender.model}, trial {trial_id}"
-            found[subject] = _compare_forecasts(night, trial_id, features, known, test_bars)
+            found[subject] = _compare_forecasts(night, trial_id, features, Surroundings(known), test_bars)
     return [_verdict(subject, bars.ts[bar], comparison) for subject, comparison in found.items()]
 
 
@@ -144,7 +145,7 @@ def _edges(snapshots: Iterable[Snapshot]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _compare_forecasts(
-    night: Night, trial_id: str, features: Panel, snapshots: Sequence[Snapshot], test_bars: int
+    night: Night, trial_id: str, features: Panel, surroundings: Surroundings, test_bars: int
 ) -> Comparison:
     """The stored forecasts of the last bar of ``features`` against those of the fold's artifact."""
     ts = features.ts[-1]
@@ -152,7 +153,9 @@ def _compare_forecasts(
     fold = night.warehouse.query("fold_at", **at).to_pylist()[0]
     start = int(np.searchsorted(features.ts, np.datetime64(fold["test_start"].replace(tzinfo=None), "us")))
     window = Fold(fold["fold"], np.zeros(0, dtype=np.int64), start, start, start + test_bars, 0)
-    again = predict_fold(night.warehouse.artifacts / fold["artifact"], features, snapshots, window, len(features) - 1)
+    again = predict_fold(
+        night.warehouse.artifacts / fold["artifact"], features, surroundings, window, len(features) - 1
+    )
     shape = (len(again.symbols), len(again.horizons), len(FORECAST_COLUMNS))
     values = np.empty(shape)
     values[:, :, : len(PROBABILITIES)] = again.probabilities[0][:, None, :]

@@ -20,6 +20,7 @@ from prefect.cache_policies import NO_CACHE
 from models import zoo
 from models.features.labels import Labels, compute_labels
 from models.graphs.snapshot import Snapshot
+from models.graphs.surroundings import Surroundings
 from models.panel import Panel
 from models.scoring.folds import Fold, walk_forward
 from models.sessions import bar_after
@@ -67,10 +68,10 @@ class TrainingData:
     folds: list[Fold]
     changed: np.ndarray
 
-    def snapshots_of(self, spec: Spec) -> list[Snapshot]:
-        """Those of the graph that the network of ``spec`` reads; none for one that reads no graph."""
+    def surroundings_of(self, spec: Spec) -> Surroundings:
+        """The graph that the network of ``spec`` reads, if it reads one."""
         graph = zoo.graph_of(spec)
-        return [] if graph is None else self.snapshots[graph]
+        return Surroundings(None if graph is None else self.snapshots[graph])
 
 
 @dataclass(frozen=True)
@@ -184,9 +185,9 @@ class Trial:
         return {**self.night.slice, "trial_id": self.trial_id}
 
     @property
-    def inputs(self) -> tuple[Spec, TrainConfig, Panel, Labels, list[Snapshot]]:
+    def inputs(self) -> tuple[Spec, TrainConfig, Panel, Labels, Surroundings]:
         """What every function of a fold takes first."""
-        return self.spec, self.config, self.data.features, self.data.labels, self.data.snapshots_of(self.spec)
+        return self.spec, self.config, self.data.features, self.data.labels, self.data.surroundings_of(self.spec)
 
 
 @dataclass(frozen=True, eq=False)

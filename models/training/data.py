@@ -6,7 +6,7 @@ known at the bar. A fold's rows: learned from | dropped, their labels reach into
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,9 +17,9 @@ from torch import Tensor
 
 from models.features.labels import UNKNOWN, Labels
 from models.features.scaling import Scaler
-from models.graphs.events import Events
 from models.graphs.market_events import market_nodes
-from models.graphs.snapshot import GraphError, Snapshot, to_adjacency
+from models.graphs.snapshot import GraphError, to_adjacency
+from models.graphs.surroundings import BarEvents, Surroundings
 from models.layers.dropout import seed_of
 from models.nets.forecast import Batch, EventSteps, GraphSteps
 from models.panel import Panel
@@ -61,26 +61,19 @@ class Inputs:
     events: EventSteps | None = None
 
     @classmethod
-    def of(
-        cls,
-        features: Panel,
-        scaler: Scaler,
-        bar_us: int,
-        snapshots: Sequence[Snapshot] | None,
-        events: Events | None = None,
-    ) -> Inputs:
-        """Inputs of ``features``; ``bar_us`` is a bar's length in microseconds, ``snapshots`` those of one graph."""
+    def of(cls, features: Panel, scaler: Scaler, bar_us: int, surroundings: Surroundings) -> Inputs:
+        """Inputs of ``features``; ``bar_us`` is a bar's length in microseconds, the snapshots are of one graph."""
         gaps = np.ones(len(features), dtype=np.float32)
         gaps[1:] = np.diff(features.ts).astype(np.int64) / bar_us
         step = np.full(len(features), -1)
-        adjacency = None
+        adjacency, snapshots = None, surroundings.snapshots
         if snapshots is not None:
             as_of = np.array([s.as_of for s in snapshots], dtype="datetime64[us]")
             step = np.searchsorted(as_of, features.ts, side="right") - 1
             adjacency = torch.from_numpy(to_adjacency(snapshots, len(features.symbols)))
         x, mask = torch.from_numpy(scaler.transform(features.values)), torch.from_numpy(features.mask.copy())
-        steps = None if events is None else event_steps(events, features, bar_us)
-        return cls(x, mask, torch.from_numpy(gaps), adjacency, torch.from_numpy(step.astype(np.int64)), steps)
+        events = None if surroundings.events is None else event_steps(surroundings.events, features, bar_us)
+        return cls(x, mask, torch.from_numpy(gaps), adjacency, torch.from_numpy(step.astype(np.int64)), events)
 
     def batch(self, bars: Tensor) -> Batch:
         """The bars at positions ``bars`` (b, l); a position outside the panel is a masked bar."""
@@ -103,13 +96,7 @@ class FoldData(lightning.LightningDataModule):
     """
 
     def __init__(
-        self,
-        config: TrainConfig,
-        features: Panel,
-        labels: Labels,
-        snapshots: Sequence[Snapshot] | None,
-        fold: Fold,
-        events: Events | None = None,
+        self, config: TrainConfig, features: Panel, labels: Labels, surroundings: Surroundings, fold: Fold
     ) -> None:
         super().__init__()
         self.config, first, stop = config, int(fold.train[0]), int(fold.train[-1]) + 1
@@ -121,7 +108,7 @@ class FoldData(lightning.LightningDataModule):
             raise EmptyFoldError(f"fold {fold.index}: no asset has a bar from {learned.ts[0]} to {learned.ts[-1]}")
         self.scaler = Scaler.fit(learned.values, learned.mask, features.columns)
         self.bar_us = int(np.median(np.diff(features.ts[first:stop]).astype(np.int64)))
-        self.inputs = Inputs.of(panel, self.scaler, self.bar_us, snapshots, events)
+        self.inputs = Inputs.of(panel, self.scaler, self.bar_us, surroundings)
         self.targets = _targets(panel, known)
         self.train_rows, self.validation_rows = (self._known_rows(span) for span in self.spans)
         if not (self.train_rows and self.validation_rows):
@@ -182,28 +169,24 @@ class Chunks:
         )
 
 
-def event_steps(events: Events, features: Panel, bar_us: int) -> EventSteps:
-    """The events of every bar of ``features``: those after the close of the bar before it, up to its own close,
-    ``bar_us`` after its open; for the first bar, those of its own length. Raises GraphError for events between nodes
-    that are not those of a market with the panel's assets."""
+def event_steps(events: BarEvents, features: Panel, bar_us: int) -> EventSteps:
+    """The events of every bar of ``features``, bars of ``bar_us``. Raises GraphError for events between nodes that are
+    not those of a market with the panel's assets, and for other bars."""
     at = {name: i for i, name in enumerate(market_nodes(features.symbols))}
-    foreign = [name for name in events.nodes if name not in at]
+    own = events.of_bars(features.ts)
+    foreign = [name for name in own.events.nodes if name not in at]
     if foreign:
         raise GraphError(
             f"events of {foreign[0]}, no node of the market of {', '.join(features.symbols)}; leave it out"
         )
-    place = np.array([at[name] for name in events.nodes], dtype=np.int64)
-    close = features.ts.astype("datetime64[us]").astype(np.int64) + bar_us
-    ends = np.searchsorted(events.t, [close[0] - bar_us, *close], side="right")
-    bar = np.minimum(np.searchsorted(close, events.t), len(close) - 1)
-    age = (close[bar] - events.t) / bar_us
+    place = np.array([at[name] for name in own.events.nodes], dtype=np.int64)
     return EventSteps(
-        torch.from_numpy(place[events.src]),
-        torch.from_numpy(place[events.dst]),
-        torch.from_numpy(age.astype(np.float32)),
-        torch.from_numpy(events.kind.astype(np.int64)),
-        torch.from_numpy(events.features),
-        torch.from_numpy(np.stack([ends[:-1], ends[1:]], axis=1)[None]),
+        torch.from_numpy(place[own.events.src]),
+        torch.from_numpy(place[own.events.dst]),
+        torch.from_numpy(own.age(bar_us).astype(np.float32)),
+        torch.from_numpy(own.events.kind.astype(np.int64)),
+        torch.from_numpy(own.events.features),
+        torch.from_numpy(own.spans[None]),
     )
 
 

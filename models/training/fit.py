@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from models.features.labels import Labels
-from models.graphs.snapshot import Snapshot
+from models.graphs.surroundings import Surroundings
 from models.nets.forecast import CLASSES, Forecast
 from models.nets.rows import RowModel
 from models.panel import Panel
@@ -32,7 +32,7 @@ from models.training.config import TrainConfig
 from models.training.data import FoldData, Inputs, known_sigma
 from models.training.errors import DivergedFitError, ForeignArtifactError
 from models.training.estimate import fit_in_one_go
-from models.training.keys import code_version, data_hash, fold_key, graph_of, in_force
+from models.training.keys import code_version, data_hash, fold_key, heard
 from models.training.module import BestEpoch, FoldModule, OnEpoch
 from models.training.pretrained import fitted_weights, part_alone
 from models.training.stepping import Walk, can_walk
@@ -75,7 +75,7 @@ def fit_fold(
     config: TrainConfig,
     features: Panel,
     labels: Labels,
-    snapshots: Sequence[Snapshot],
+    surroundings: Surroundings,
     fold: Fold,
     artifact: Path,
     checkpoint: Path | None = None,
@@ -87,14 +87,12 @@ def fit_fold(
     ``on_epoch(epoch, validation_loss)`` is called after each. Raises EmptyFoldError, DivergedFitError.
     """
     _settle_process()
-    graph = graph_of(spec, snapshots)
-    if graph is not None:
-        graph = in_force(graph, features.ts[0], features.ts[fold.train[-1]])
-    data = FoldData(config, features, labels, graph, fold)
+    around = heard(spec, surroundings, features.ts[: fold.train[-1] + 1])
+    data = FoldData(config, features, labels, around, fold)
     network: Any = build(spec, len(features.columns), len(labels.horizons), config.seed)
     alone = part_alone(spec, network)
     if alone is not None:
-        said = (alone, config, features, labels, snapshots, fold)
+        said = (alone, config, features, labels, surroundings, fold)
         first = artifact.with_name(f"{fold_key(*said)}.safetensors")
         network.adopt(fitted_weights(first, partial(fit_fold, *said), on_epoch))
     best = BestEpoch(config.patience, checkpoint, on_epoch)
@@ -115,7 +113,7 @@ def fit_fold(
         data.train_rows,
         data.validation_rows,
         parameters,
-        data_hash(spec, config, features, labels, snapshots, fold),
+        data_hash(spec, config, features, labels, surroundings, fold),
         code_version(),
     )
     header = Header(spec, config, data.scaler, labels.horizons, data.bar_us, outcome)
@@ -128,7 +126,7 @@ def fit_fold(
 def predict_fold(
     artifact: Path,
     features: Panel,
-    snapshots: Sequence[Snapshot],
+    surroundings: Surroundings,
     fold: Fold,
     first: int | None = None,
     keep_state: bool = False,
@@ -150,13 +148,13 @@ def predict_fold(
     length = min(SEGMENT_BARS, fold.test_stop - fold.test_start, max(1, SEGMENT_PAIRS // len(features.symbols) ** 2))
     start = fold.test_start + (first - fold.test_start) // length * length
     newest = fold.test_start + (max(first, stop - 1) - fold.test_start) // length * length
-    walk = Walk(artifact, loaded, features, snapshots, newest - header.config.context_bars)
+    walk = Walk(artifact, loaded, features, surroundings, newest - header.config.context_bars)
     walks = keep_state and can_walk(network) and first < stop == len(features)
     stepped = walk.forecasts(first, stop) if walks and first >= newest else None
     if stepped is not None:
         rows = [_scaled(forecast, slice(None)) for forecast in stepped]
         return _predictions(rows, header.horizons, features, first, first, stop)
-    rows = [_segment(network, header, features, snapshots, bar, length) for bar in range(start, stop, length)]
+    rows = [_segment(network, header, features, surroundings, bar, length) for bar in range(start, stop, length)]
     if walks:
         walk.leave_state(stop)
     return _predictions(rows, header.horizons, features, start, first, stop)
@@ -224,17 +222,14 @@ Segment = tuple[np.ndarray, ...]
 
 
 def _segment(
-    network: torch.nn.Module, header: Header, features: Panel, snapshots: Sequence[Snapshot], bar: int, length: int
+    network: torch.nn.Module, header: Header, features: Panel, surroundings: Surroundings, bar: int, length: int
 ) -> Segment:
     """Scaled returns, log-volatility, class probabilities and, if the network draws them, edges of bars [bar, bar +
     length): one pass of fixed shape."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     begin = max(0, bar - header.config.context_bars)
     panel = features.rows(begin, bar + length)
-    graph = graph_of(header.spec, snapshots)
-    if graph is not None:
-        graph = in_force(graph, panel.ts[0], panel.ts[-1])
-    inputs = Inputs.of(panel, header.scaler, header.bar_us, graph)
+    inputs = Inputs.of(panel, header.scaler, header.bar_us, heard(header.spec, surroundings, panel.ts))
     bars = torch.arange(bar - header.config.context_bars, bar + length) - begin
     with torch.inference_mode():
         forecast = network.to(device)(inputs.batch(bars[None]).to(device))

@@ -16,6 +16,7 @@ import torch
 from models import zoo
 from models.features.labels import Labels
 from models.graphs.snapshot import Snapshot
+from models.graphs.surroundings import Surroundings
 from models.panel import Panel
 from models.scoring.folds import Fold
 from models.training.config import TrainConfig
@@ -38,27 +39,31 @@ def code_version() -> str:
 
 
 def data_hash(
-    spec: Spec, config: TrainConfig, features: Panel, labels: Labels, snapshots: Sequence[Snapshot], fold: Fold
+    spec: Spec, config: TrainConfig, features: Panel, labels: Labels, surroundings: Surroundings, fold: Fold
 ) -> str:
     """The sha256 of all a fit of the fold reads: bars from the first burn-in to the last training row, their labels,
-    and for a network that reads a graph the snapshots in force in them. What comes later changes nothing."""
+    and what the network hears beside them. What comes later changes nothing."""
     first, stop = int(fold.train[0]), int(fold.train[-1]) + 1
     start = max(0, first - config.burn_in_bars)
     known = labels.rows(first, stop)
     targets = (known.returns, known.volatility, known.class_5, known.end)
-    return inputs_hash(spec, features.rows(start, stop), snapshots, [labels.horizons, first - start], targets)
+    return inputs_hash(spec, features.rows(start, stop), surroundings, [labels.horizons, first - start], targets)
 
 
 def inputs_hash(
-    spec: Spec, panel: Panel, snapshots: Sequence[Snapshot], said: Sequence[Any], more: Sequence[np.ndarray] = ()
+    spec: Spec, panel: Panel, surroundings: Surroundings, said: Sequence[Any], more: Sequence[np.ndarray] = ()
 ) -> str:
-    """The sha256 of all a network reads at the bars of ``panel``: their features and the snapshots in force, and of
-    what else is ``said`` (JSON-able) or given as arrays."""
+    """The sha256 of all a network reads at the bars of ``panel``: their features, the snapshots in force and the events
+    up to the last close, and of what else is ``said`` (JSON-able) or given as arrays."""
     digest = hashlib.sha256(json.dumps([panel.symbols, panel.columns, *said]).encode())
-    arrays = [panel.ts, panel.mask, panel.values, *more]
-    for snapshot in in_force(graph_of(spec, snapshots) or (), panel.ts[0], panel.ts[-1]):
+    arrays, around = [panel.ts, panel.mask, panel.values, *more], heard(spec, surroundings, panel.ts)
+    for snapshot in around.snapshots or ():
         digest.update(json.dumps([str(snapshot.as_of), snapshot.nodes, snapshot.directed]).encode())
         arrays += [snapshot.src, snapshot.dst, snapshot.weight]
+    if around.events is not None:
+        events = around.events.events
+        digest.update(json.dumps(events.nodes).encode())
+        arrays += [around.events.closes, events.src, events.dst, events.t, events.kind, events.features]
     for array in arrays:
         if array.dtype.kind == "f":
             array = np.where(np.isnan(array), np.nan, array)  # one NaN, whatever arithmetic made it
@@ -68,18 +73,24 @@ def inputs_hash(
 
 
 def fold_key(
-    spec: Spec, config: TrainConfig, features: Panel, labels: Labels, snapshots: Sequence[Snapshot], fold: Fold
+    spec: Spec, config: TrainConfig, features: Panel, labels: Labels, surroundings: Surroundings, fold: Fold
 ) -> str:
     """The sha256 of spec, config (with the seed), code version and data: the same fit, the same key."""
-    data = data_hash(spec, config, features, labels, snapshots, fold)
+    data = data_hash(spec, config, features, labels, surroundings, fold)
     said = {"spec": spec.to_json(), "config": config.to_json(), "code": code_version(), "data": data}
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
-def graph_of(spec: Spec, snapshots: Sequence[Snapshot]) -> list[Snapshot] | None:
-    """The snapshots of the graph the network reads, oldest first; None when it reads none."""
-    name = zoo.graph_of(spec)
-    return None if name is None else sorted((s for s in snapshots if s.graph == name), key=lambda s: s.as_of)
+def heard(spec: Spec, surroundings: Surroundings, ts: np.ndarray) -> Surroundings:
+    """What the network of ``spec`` reads beside the successive bars ``ts``: the snapshots of its graph in force, oldest
+    first, and the events of those bars; None of what it reads none of."""
+    graph, snapshots, events = zoo.graph_of(spec), None, None
+    if graph is not None:
+        of_graph = sorted((s for s in surroundings.snapshots or () if s.graph == graph), key=lambda s: s.as_of)
+        snapshots = in_force(of_graph, ts[0], ts[-1])
+    if surroundings.events is not None and zoo.network(spec.model).events:
+        events = surroundings.events.of_bars(ts)
+    return Surroundings(snapshots, events)
 
 
 def in_force(snapshots: Sequence[Snapshot], first: np.datetime64, last: np.datetime64) -> list[Snapshot]:

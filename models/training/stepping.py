@@ -9,7 +9,6 @@ again takes the same steps to the same bits.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from models.graphs.snapshot import Snapshot
+from models.graphs.surroundings import Surroundings
 from models.nets.forecast import Forecast
 from models.nets.sequence import flat, nested
 from models.panel import Panel
 from models.training.artifact import Artifact
 from models.training.data import Inputs
-from models.training.keys import graph_of, in_force, inputs_hash
+from models.training.keys import heard, inputs_hash
 
 
 def can_walk(network: nn.Module) -> bool:
@@ -41,7 +40,7 @@ class Walk:
     file: Path
     model: Artifact
     features: Panel
-    snapshots: Sequence[Snapshot]
+    surroundings: Surroundings
     begin: int
 
     def forecasts(self, first: int, stop: int) -> list[Forecast] | None:
@@ -63,10 +62,8 @@ class Walk:
         # a bar's gap is counted from the one before it; ``begin`` has none, as in a segment that is run at once
         offset = max(0, first if first == self.begin else first - 1)
         panel = self.features.rows(offset, stop)
-        graph = graph_of(self.model.header.spec, self.snapshots)
-        if graph is not None:
-            graph = in_force(graph, panel.ts[0], panel.ts[-1])
-        inputs = Inputs.of(panel, self.model.header.scaler, self.model.header.bar_us, graph)
+        header = self.model.header
+        inputs = Inputs.of(panel, header.scaler, header.bar_us, heard(header.spec, self.surroundings, panel.ts))
         network: Any = self.model.network
         made = []
         with torch.no_grad():
@@ -106,4 +103,5 @@ class Walk:
     def _heard(self, stop: int) -> str:
         """The sha256 of what a state after the bars [begin, stop) has read."""
         panel = self.features.rows(max(0, self.begin), stop)
-        return inputs_hash(self.model.header.spec, panel, self.snapshots, [self.model.header.outcome.data_hash, stop])
+        header = self.model.header
+        return inputs_hash(header.spec, panel, self.surroundings, [header.outcome.data_hash, stop])

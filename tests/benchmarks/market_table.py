@@ -188,12 +188,13 @@ def figures(
 
 def inference(artifact: Path, data: Any, fold: Any) -> dict[str, Any]:
     """Milliseconds of one more bar of all assets, and of all forecasts of a fold's window."""
+    from models.graphs.surroundings import Surroundings
     from models.training.artifact import load_artifact
     from models.training.data import Inputs
     from models.training.fit import predict_fold
 
     def predicted() -> None:
-        predict_fold(artifact, data.features, data.snapshots_of(read_header(artifact).spec), fold)
+        predict_fold(artifact, data.features, data.surroundings_of(read_header(artifact).spec), fold)
 
     loaded, assets = load_artifact(artifact), len(data.features.symbols)
     header, network = loaded.header, loaded.network
@@ -201,7 +202,7 @@ def inference(artifact: Path, data: Any, fold: Any) -> dict[str, Any]:
     found["fold_ms"] = clock(predicted, 3)
     if hasattr(network, "step"):
         panel = data.features.rows(fold.test_start - 1, fold.test_start + 1)
-        bar = Inputs.of(panel, header.scaler, header.bar_us, None).batch(torch.tensor([[1]]))
+        bar = Inputs.of(panel, header.scaler, header.bar_us, Surroundings()).batch(torch.tensor([[1]]))
         state = network.initial_state(1, assets)
         with torch.no_grad():
             _, state = network.step(bar, state)

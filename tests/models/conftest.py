@@ -16,7 +16,10 @@ import torch
 
 from models.features.indicators import BAR_COLUMNS
 from models.features.labels import Labels
+from models.graphs.events import concatenate
+from models.graphs.market_events import funding_events, trade_events
 from models.graphs.snapshot import Snapshot
+from models.graphs.surroundings import BarEvents, Surroundings
 from models.panel import Panel
 from models.scoring.folds import Fold, walk_forward
 from models.sessions import bar_opens
@@ -114,11 +117,16 @@ CONFIG = TrainConfig(
 
 @dataclass(frozen=True, eq=False)
 class Market:
-    """``features`` (signal, noise, volatility_60), labels that follow the signal, snapshots every ten bars."""
+    """``features`` (signal, noise, volatility_60), labels that follow the signal, snapshots every ten bars, trades."""
 
     features: Panel
     labels: Labels
     snapshots: list[Snapshot]
+    events: BarEvents
+
+    @property
+    def surroundings(self) -> Surroundings:
+        return Surroundings(self.snapshots, self.events)
 
     @property
     def folds(self) -> list[Fold]:
@@ -136,7 +144,8 @@ class Market:
             end=np.where(unknown, np.datetime64("NaT"), labels.end),
         )
         features = self.features.rows(0, stop)
-        return Market(features, cut, [s for s in self.snapshots if s.as_of <= features.ts[-1]])
+        snapshots = [s for s in self.snapshots if s.as_of <= features.ts[-1]]
+        return Market(features, cut, snapshots, self.events.of_bars(features.ts))
 
     def arguments(self, model: str = "s4d", fold: int = 0, config: TrainConfig = CONFIG) -> dict:
         """What fit_fold and fold_key take, for a small network."""
@@ -146,7 +155,7 @@ class Market:
             "config": config,
             "features": self.features,
             "labels": self.labels,
-            "snapshots": self.snapshots,
+            "surroundings": self.surroundings,
             "fold": self.folds[fold],
         }
 
@@ -183,4 +192,17 @@ def market() -> Market:
         Snapshot("correlation", ts[i], ts[i - 10], *np.triu_indices(N, 2), rng.random(6), tuple("ABCDE"))
         for i in range(10, T, 10)
     ]
-    return Market(features, labels, snapshots)
+    return Market(features, labels, snapshots, make_events(features.symbols, ts))
+
+
+def make_events(symbols: tuple[str, ...], opens: np.ndarray) -> BarEvents:
+    """Trades at any time of daily bars, about five a bar, and a settlement at every tenth close."""
+    draw, count, day = np.random.default_rng(3), 5 * len(opens), 86_400_000_000
+    start = int(opens[0].astype(np.int64))
+    rows = {"symbol": draw.choice(symbols, count), "price": draw.uniform(90, 110, count), "size": np.ones(count)}
+    t = start + np.sort(draw.integers(1, len(opens) * day, count))
+    trades = trade_events(symbols, rows | {"t": t, "side": draw.choice([-1.0, 1.0], count)})
+    settled = start + day * np.arange(10, len(opens) + 1, 10)
+    funding = {"t": settled, "symbol": np.array([symbols[0]] * len(settled)), "rate": np.full(len(settled), 1e-4)}
+    closes = opens + np.timedelta64(1, "D")
+    return BarEvents.of(concatenate([trades, funding_events(symbols, funding)]), opens, closes)

@@ -38,7 +38,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def test_a_model_registered_by_one_line_is_fitted_and_forecasts(registered: None, market, tmp_path: Path) -> None:
     fit_fold(**market.arguments("tiny"), artifact=tmp_path / "tiny.safetensors")
-    made = predict_fold(tmp_path / "tiny.safetensors", market.features, market.snapshots, market.folds[0])
+    made = predict_fold(tmp_path / "tiny.safetensors", market.features, market.surroundings, market.folds[0])
     assert made.valid.any()
 
 

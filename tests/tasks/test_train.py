@@ -276,7 +276,7 @@ def test_a_network_learns_from_the_graph_it_names(desk, monkeypatch: pytest.Monk
     given = {}
 
     def seen(spec, *arguments):
-        given[spec.model] = {snapshot.graph for snapshot in arguments[3]}
+        given[spec.model] = {snapshot.graph for snapshot in arguments[3].snapshots or ()}
         return fit(spec, *arguments)
 
     fit = train_module.fit_fold

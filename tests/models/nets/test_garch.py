@@ -16,6 +16,7 @@ from arch import arch_model
 
 from models.features.indicators import FeatureError, compute_features
 from models.features.labels import compute_labels
+from models.graphs.surroundings import Surroundings
 from models.layers.errors import ShapeError, StateError
 from models.nets.forecast import Batch, Forecast
 from models.nets.garch import Garch, label_bars, mean_ahead
@@ -162,12 +163,12 @@ def test_garch_is_given_features_as_they_are(random_bars: Callable[..., Panel], 
     labels = compute_labels(bars, features.column("volatility_60"), (1, 5), 5)
     fold = walk_forward(features.ts, labels.end, warmup_bars=61, train_bars=250, test_bars=60, embargo_bars=2)[0]
     path = tmp_path / "garch.safetensors"
-    outcome = fit_fold(Spec("garch"), TrainConfig(), features, labels, [], fold, path).outcome
+    outcome = fit_fold(Spec("garch"), TrainConfig(), features, labels, Surroundings(), fold, path).outcome
     header = read_header(path)
     row = features.values[fold.train[0], 0]
     np.testing.assert_array_equal(header.scaler.transform(row), row.astype(np.float32))
     assert (outcome.epochs, outcome.parameters) == (1, 3 * 4 + 5)
-    made = predict_fold(path, features, [], fold)
+    made = predict_fold(path, features, Surroundings(), fold)
     made_volatility = made.volatility[made.valid]
     assert 0.015 < float(np.median(made_volatility)) < 0.025  # the bars were drawn with 0.02
 

@@ -240,7 +240,7 @@ def test_a_fold_fits_the_first_half_on_itself_then_the_rest(market, tmp_path) ->
     assert again.sha256 == fitted.sha256 and first.stat().st_mtime_ns == written
     first.write_bytes(first.read_bytes()[:400])
     assert fit_fold(**{**arguments, "spec": spec}, artifact=tmp_path / "both.safetensors").sha256 == fitted.sha256
-    assert predict_fold(fitted.artifact, market.features, market.snapshots, market.folds[0]).valid.any()
+    assert predict_fold(fitted.artifact, market.features, market.surroundings, market.folds[0]).valid.any()
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,10 @@ from torch import nn
 
 from models.features.labels import UNKNOWN
 from models.features.scaling import Scaler
-from models.graphs.events import concatenate
+from models.graphs.events import Events, concatenate
 from models.graphs.market_events import FEATURES, edge_events, funding_events, market_nodes, trade_events
 from models.graphs.snapshot import GraphError, Snapshot
+from models.graphs.surroundings import BarEvents, Surroundings
 from models.layers.errors import ShapeError
 from models.nets.forecast import Batch, Forecast, GraphSteps
 from models.nets.tgn import Tgn
@@ -46,9 +47,14 @@ def market_events(count: int = 300, seed: int = 1):
     return concatenate([trades, funding])
 
 
-def batch_of(events=None) -> Batch:
+def by_bar(events: Events) -> BarEvents:
+    return BarEvents.of(events, panel().ts, panel().ts + np.timedelta64(1, "h"))
+
+
+def batch_of(events: Events | None = None) -> Batch:
     scaler = Scaler(("a", "b"), (0.0, 0.0), (1.0, 1.0))
-    return Inputs.of(panel(), scaler, HOUR, None, events).batch(torch.arange(-2, BARS)[None])
+    around = Surroundings(events=None if events is None else by_bar(events))
+    return Inputs.of(panel(), scaler, HOUR, around).batch(torch.arange(-2, BARS)[None])
 
 
 def network(name: str) -> Tgn:
@@ -65,7 +71,7 @@ def said(forecast: Forecast) -> torch.Tensor:
 
 def test_an_event_belongs_to_the_bar_whose_close_it_does_not_come_after() -> None:
     events, bars = market_events(), panel()
-    steps = event_steps(events, bars, HOUR)
+    steps = event_steps(by_bar(events), bars, HOUR)
     close = bars.ts.astype(np.int64) + HOUR
     for bar, (first, stop) in enumerate(steps.spans[0].tolist()):
         t = events.t[first:stop]
@@ -86,7 +92,7 @@ def test_bars_outside_the_panel_have_no_events() -> None:
 def test_events_of_another_market_are_refused() -> None:
     other = trade_events(("DOGE",), {k: np.array([]) for k in ("t", "symbol", "price", "size", "side")})
     with pytest.raises(GraphError, match="asset:DOGE, no node of the market"):
-        event_steps(other, panel(), HOUR)
+        event_steps(by_bar(other), panel(), HOUR)
 
 
 @every_name
@@ -178,7 +184,7 @@ def test_edges_of_a_snapshot_may_also_come_as_events() -> None:
     snapshot = Snapshot("correlation", as_of, np.datetime64("NaT", "us"), *ends, SYMBOLS)
     given = edge_events(SYMBOLS, [snapshot], HOUR, "correlation")
     assert given.nodes == market_nodes(SYMBOLS)
-    steps = event_steps(given, panel(), HOUR)
+    steps = event_steps(by_bar(given), panel(), HOUR)
     assert (steps.spans[0, :, 1] - steps.spans[0, :, 0]).tolist() == [0, 0, 0, 2] + [0] * (BARS - 4)
 
 

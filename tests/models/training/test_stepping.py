@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from models.graphs.surroundings import Surroundings
 from models.training import fit as fit_module
 from models.training.fit import FittedFold, Predictions, fit_fold, predict_fold
 from models.zoo import ENTRIES, Network
@@ -30,7 +31,7 @@ def fitted(market, tmp_path: Path, request: pytest.FixtureRequest) -> FittedFold
 def predict(market, fitted: FittedFold, bars: int, first: int | None = None) -> Predictions:
     """As of the panel's first ``bars`` bars."""
     features = market.features.rows(0, bars)
-    return predict_fold(fitted.artifact, features, market.snapshots, market.folds[0], first, keep_state=True)
+    return predict_fold(fitted.artifact, features, market.surroundings, market.folds[0], first, keep_state=True)
 
 
 def states(fitted: FittedFold) -> list[str]:
@@ -47,7 +48,7 @@ def test_bars_stepped_from_the_saved_state_are_those_of_the_whole_sequence(
     market, fitted: FittedFold, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = market.folds[0].test_start
-    whole = predict_fold(fitted.artifact, market.features, market.snapshots, market.folds[0], start + 7)
+    whole = predict_fold(fitted.artifact, market.features, market.surroundings, market.folds[0], start + 7)
     predict(market, fitted, start + 7)
     monkeypatch.setattr(fit_module, "_segment", pytest.fail)
     one = predict(market, fitted, start + 8, start + 7)
@@ -73,6 +74,16 @@ def test_the_same_night_again_takes_the_same_step(market, fitted: FittedFold) ->
     assert len(states(fitted)) == 2
 
 
+def test_a_state_that_missed_an_event_is_not_used(market, tmp_path: Path) -> None:
+    fitted = fit_fold(**market.arguments("tgn"), artifact=tmp_path / "m.safetensors")
+    start, of = market.folds[0].test_start, market.events
+    known = of.events[np.flatnonzero(of.events.t > of.closes[start + 3].astype(np.int64))[0] + 1 :]
+    fewer = replace(market, events=replace(of, events=known))
+    predict(fewer, fitted, start + 7)
+    anew = predict_fold(fitted.artifact, market.features.rows(0, start + 8), market.surroundings, market.folds[0])
+    assert_same(predict(market, fitted, start + 8, start + 7), replace_rows(anew, slice(7, 8)), 0.0)
+
+
 @pytest.mark.parametrize("harm", ["another past", "cut short", "lost"])
 def test_a_state_of_another_past_is_not_used(market, fitted: FittedFold, harm: str) -> None:
     start = market.folds[0].test_start
@@ -83,14 +94,14 @@ def test_a_state_of_another_past_is_not_used(market, fitted: FittedFold, harm: s
         values = market.features.values.copy()
         values[start + 3, :4, 0] += 1.0
         tonight = SimpleNamespace(
-            features=replace(market.features, values=values), snapshots=market.snapshots, folds=market.folds
+            features=replace(market.features, values=values), surroundings=market.surroundings, folds=market.folds
         )
     elif harm == "cut short":
         state.write_bytes(state.read_bytes()[:-10])
     else:
         state.unlink()
     features = tonight.features.rows(0, start + 8)
-    anew = predict_fold(fitted.artifact, features, market.snapshots, market.folds[0], start + 7)
+    anew = predict_fold(fitted.artifact, features, market.surroundings, market.folds[0], start + 7)
     assert_same(predict(tonight, fitted, start + 8, start + 7), anew, 0.0)
 
 
@@ -101,8 +112,9 @@ def test_an_irregular_network_steps_over_the_same_gaps(market, tmp_path: Path) -
     config, start = arguments["config"], market.folds[0].test_start
     ts = market.features.ts.copy()
     ts[start - config.context_bars :] += np.timedelta64(30, "D")
-    paused = SimpleNamespace(features=replace(market.features, ts=ts), snapshots=market.snapshots, folds=market.folds)
+    features = replace(market.features, ts=ts)
+    paused = SimpleNamespace(features=features, surroundings=Surroundings(), folds=market.folds)
     fitted = fit_fold(**{**arguments, "spec": spec}, artifact=tmp_path / "m.safetensors")
-    whole = predict_fold(fitted.artifact, paused.features, [], market.folds[0], start + 7)
+    whole = predict_fold(fitted.artifact, features, Surroundings(), market.folds[0], start + 7)
     predict(paused, fitted, start + 7)
     assert_same(predict(paused, fitted, start + 8, start + 7), replace_rows(whole, slice(0, 1)), 1e-7)
