@@ -11,6 +11,7 @@ import pyarrow as pa
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from models import zoo
 from models.features.indicators import compute_features
 from models.graphs.membership import membership_snapshot
 from models.graphs.snapshot import Snapshot
@@ -27,7 +28,7 @@ from tasks.forecasts import FORECAST_COLUMNS, PROBABILITIES, Contender, aware, l
 from tasks.graphs import memberships
 from tasks.leaderboard import Row
 from tasks.night import Night
-from tasks.panels import load_bars, load_features, load_snapshots
+from tasks.panels import load_bar_events, load_bars, load_features, load_snapshots
 from warehouse.tables import replace_slice
 
 logger = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ def audit_leaks(
     test_bars: int,
     dates: int = 2,
 ) -> AuditReport:
-    """Recomputes features, edges of windowed graphs and forecasts without any bar after a cut, at ``dates`` cuts.
+    """Recomputes features, edges of windowed graphs and forecasts without anything after a cut, at ``dates`` cuts.
 
     The cuts are decisions of the later half of the forecasts, drawn by a seed that is the night's own. Each subject's
     verdict is a row of ``leak_audit``; raises LeakFoundError, after writing them, when one differs. ``rules``, by
@@ -117,10 +118,12 @@ def _audit_cut(
     found = {"features": compare(before.values, features.values, before.mask, features.mask, TOLERANCE)}
     for graph, series in built.items():
         found[f"{graph} edges"] = _compare_edges(stored.snapshots[graph], series, bars.ts[bar])
+    told = any(zoo.network(contender.model).events for contender in contenders)
+    around = Surroundings(known, load_bar_events(night, bars.ts[bar]) if told else None)
     for contender in contenders:
         for trial_id in contender.trial_ids:
             subject = f"predictions of {contender.model}, trial {trial_id}"
-            found[subject] = _compare_forecasts(night, trial_id, features, Surroundings(known), test_bars)
+            found[subject] = _compare_forecasts(night, trial_id, features, around, test_bars)
     return [_verdict(subject, bars.ts[bar], comparison) for subject, comparison in found.items()]
 
 

@@ -9,15 +9,20 @@ import numpy as np
 import pyarrow as pa
 
 from models.features.indicators import BAR_COLUMNS, FEATURES
+from models.graphs.events import KINDS
+from models.graphs.market_stream import MARKET_ROW, MarketEvents
 from models.graphs.snapshot import Snapshot
+from models.graphs.surroundings import BarEvents
 from models.panel import Panel
 from models.sessions import bar_closes, bar_opens
 from tasks.errors import NoBarsError
+from tasks.events import market_rows
 from tasks.forecasts import aware
 from tasks.night import Night
 from warehouse.tables import read_query
 
 PERPETUALS = "24/7"  # the calendar of the markets that settle funding
+LARGE_VALUE = 100_000.0  # of a trade that a bar's forecast reads; an hour has too many smaller ones
 
 
 def bar_grid(night: Night, last: np.datetime64 | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -93,6 +98,41 @@ def load_snapshots(
         Snapshot(graph, as_of[k], window_start[k], src[i:j], dst[i:j], weight[i:j], nodes, directed[k])
         for k, (i, j) in enumerate(zip(begins, ends, strict=True))
     ]
+
+
+def load_bar_events(night: Night, last: np.datetime64 | None = None) -> BarEvents | None:
+    """What happened between the bars of ``load_bars``: settlements of funding, and of the view ``events`` all that the
+    warehouse had at the night's clock but books and trades under LARGE_VALUE. None where nothing did.
+
+    An event that came in after its bar was forecast counts as a restated bar does: it is read from then on, and the
+    forecasts from that bar on are due again, see ``first_unseen_bar``.
+    """
+    opens, closes = bar_grid(night, last)
+    symbols, settled = night.universe.symbols, load_funding(night)
+    span = {"start": aware(opens[0]), "end": just_after(closes[-1])}
+    found = market_rows(night.warehouse.query("bar_events_between", **_heard(night), **span), symbols)
+    rates = np.zeros(settled.num_rows, MARKET_ROW)
+    rates["t"] = rates["next_t"] = instants(settled["ts"]).astype(np.int64)
+    rates["kind"], rates["rate"] = KINDS.index("funding"), settled["rate"].to_numpy()
+    rates["symbol"] = [symbols.index(symbol) for symbol in settled["symbol"].to_pylist()]
+    rows = np.concatenate([found, rates[rates["t"] <= closes[-1].astype(np.int64)]])
+    if not len(rows):
+        return None
+    return BarEvents.of(MarketEvents(symbols)(rows[np.argsort(rows["t"], kind="stable")]), opens, closes)
+
+
+def first_unseen_bar(night: Night, events: BarEvents) -> int:
+    """Position of the first bar with an event that no published night has seen, their number for none."""
+    found = night.warehouse.query("first_unseen_event", **_heard(night), universe=night.universe.name)["ts"]
+    first = instants(found)[0]
+    return len(events.opens) if np.isnat(first) else int(np.searchsorted(events.closes[1:], first))
+
+
+def _heard(night: Night) -> dict[str, object]:
+    """Which rows of the view ``events`` a night reads."""
+    universe = night.universe
+    of = {"source": night.source, "venue": universe.provider, "symbols": list(universe.symbols)}
+    return {**of, "large_value": LARGE_VALUE, "received": night.clock}
 
 
 def _load_bars(night: Night, symbols: tuple[str, ...], last: np.datetime64 | None) -> Panel:

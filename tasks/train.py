@@ -20,7 +20,7 @@ from prefect.cache_policies import NO_CACHE
 from models import zoo
 from models.features.labels import Labels, compute_labels
 from models.graphs.snapshot import Snapshot
-from models.graphs.surroundings import Surroundings
+from models.graphs.surroundings import BarEvents, Surroundings
 from models.panel import Panel
 from models.scoring.folds import Fold, walk_forward
 from models.sessions import bar_after
@@ -33,7 +33,7 @@ from tasks.drawn_graphs import drawn_snapshots, write_drawn
 from tasks.errors import NoFoldsError
 from tasks.forecasts import RULE, Contender, aware, prediction_rows
 from tasks.night import Night
-from tasks.panels import instants, load_bars, load_features, load_snapshots
+from tasks.panels import first_unseen_bar, instants, load_bar_events, load_bars, load_features, load_snapshots
 from warehouse.tables import append, read_query, replace_slice
 
 logger = logging.getLogger(__name__)
@@ -59,19 +59,26 @@ class Recipe:
 
 @dataclass(frozen=True, eq=False)
 class TrainingData:
-    """What a universe's networks learn from, ``snapshots`` by the name of their graph, and ``changed`` (k,): the bars
-    with features not published yet."""
+    """What a universe's networks learn from, ``snapshots`` by the name of their graph; with ``changed`` (k,), the bars
+    with features not published yet, and ``told`` (k,), those from the first event on that no published night has seen.
+    """
 
     features: Panel
     labels: Labels
     snapshots: Mapping[str, list[Snapshot]]
     folds: list[Fold]
     changed: np.ndarray
+    events: BarEvents | None
+    told: np.ndarray
 
     def surroundings_of(self, spec: Spec) -> Surroundings:
-        """The graph that the network of ``spec`` reads, if it reads one."""
+        """The graph that the network of ``spec`` reads, if it reads one, and the events."""
         graph = zoo.graph_of(spec)
-        return Surroundings(None if graph is None else self.snapshots[graph])
+        return Surroundings(None if graph is None else self.snapshots[graph], self.events)
+
+    def changed_for(self, spec: Spec) -> np.ndarray:
+        """The bars where what the network of ``spec`` reads is not what a published night read."""
+        return np.union1d(self.changed, self.told) if zoo.network(spec.model).events else self.changed
 
 
 @dataclass(frozen=True)
@@ -105,7 +112,8 @@ def contenders(night: Night, models: Sequence[str], seeds: Sequence[int], recipe
 
 @task(name="load training data", cache_policy=NO_CACHE, persist_result=False)
 def load_training_data(night: Night, recipe: Recipe, models: Sequence[str] | None = None) -> TrainingData:
-    """Features, labels, folds and the graphs that ``models`` read (default: all networks of the zoo), up to the night.
+    """Features, labels, folds and the graphs and events that ``models`` read (default: all networks of the zoo), up to
+    the night.
 
     Raises NoFoldsError when the history is too short for one fold, and UnknownModelError.
     """
@@ -124,7 +132,9 @@ def load_training_data(night: Night, recipe: Recipe, models: Sequence[str] | Non
     )
     graphs = {graph for name in names if (graph := zoo.graph_of(Spec(name))) is not None}
     snapshots = {graph: load_snapshots(night, graph) for graph in sorted(graphs)}
-    return TrainingData(features, labels, snapshots, folds, changed)
+    events = load_bar_events(night) if any(zoo.network(name).events for name in names) else None
+    told = features.ts[:0] if events is None else features.ts[first_unseen_bar(night, events) :]
+    return TrainingData(features, labels, snapshots, folds, changed, events, told)
 
 
 @task(name="train model", cache_policy=NO_CACHE, persist_result=False)
@@ -256,9 +266,10 @@ def _first_due(trial: Trial, fold: Fold, stored: dict[str, Any]) -> int:
     if stored["last_prediction"] is not None:
         last = np.datetime64(stored["last_prediction"].replace(tzinfo=None), "us")
         after_last = int(np.searchsorted(ts, last, side="right"))
-    read = trial.data.changed >= ts[max(0, fold.test_start - trial.config.context_bars)]
+    changed = trial.data.changed_for(trial.spec)
+    read = changed >= ts[max(0, fold.test_start - trial.config.context_bars)]
     if read.any():
-        after_last = min(after_last, int(np.searchsorted(ts, trial.data.changed[read][0])))
+        after_last = min(after_last, int(np.searchsorted(ts, changed[read][0])))
     return max(fold.test_start, after_last)
 
 

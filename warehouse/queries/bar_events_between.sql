@@ -1,0 +1,28 @@
+-- bar_events_between: events of $symbols at $venue in [$start, $end) received by $received, without books and trades of
+-- less value than $large_value, in the order of time. One row per (kind, symbol, ts, event_id).
+SELECT
+    kind,
+    symbol,
+    ts,
+    event_id,
+    price,
+    size,
+    side,
+    bid,
+    ask,
+    bid_size,
+    ask_size,
+    rate,
+    next_ts,
+    open_interest
+FROM events
+WHERE
+    source = $source
+    AND venue = $venue
+    AND list_contains($symbols, symbol)
+    AND ts >= $start
+    AND ts < $end
+    AND fetched_at <= $received
+    AND kind <> 'book'
+    AND (kind <> 'trade' OR price * size >= $large_value)
+ORDER BY ts, kind, symbol, event_id;
