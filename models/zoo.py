@@ -28,7 +28,7 @@ from models.nets.tgn import Tgn
 from models.panel import Panel
 
 __all__ = [
-    *("ENTRIES", "Entry", "Network", "Rule", "Spec", "UnknownModelError"),
+    *("DRAWING", "ENTRIES", "Entry", "Network", "Rule", "Spec", "UnknownModelError"),
     *("build", "entry", "graph_of", "network", "rule"),
 ]
 
@@ -58,7 +58,7 @@ class Rule:
 
 
 Entry = Network | Rule
-_DRAWING = threading.Lock()
+DRAWING = threading.Lock()  # whoever draws from torch's generator, or puts it back, holds it
 
 ENTRIES: dict[str, Entry] = {
     "s4": Network(sequence, "structured state-space model: normal plus low rank, from HiPPO-LegS"),
@@ -155,6 +155,6 @@ def build(spec: Spec, n_features: int, n_horizons: int, seed: int = 0) -> nn.Mod
     Raises UnknownModelError, and TypeError for an option that its builder does not have.
     """
     entry = network(spec.model)
-    with _DRAWING, torch.random.fork_rng(devices=[]):
+    with DRAWING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return entry.build(spec, n_features, n_horizons, **spec.options)

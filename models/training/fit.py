@@ -12,6 +12,7 @@ import math
 import os
 import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
+from lightning.pytorch.callbacks import LambdaCallback
 
 from models.features.labels import Labels
 from models.graphs.surroundings import Surroundings
@@ -36,7 +38,7 @@ from models.training.keys import code_version, data_hash, fold_key, heard
 from models.training.module import BestEpoch, FoldModule, OnEpoch
 from models.training.pretrained import fitted_weights, part_alone
 from models.training.stepping import Walk, can_walk
-from models.zoo import Spec, build
+from models.zoo import DRAWING, Spec, build
 
 __all__ = ["FittedFold", "Predictions", "TrainConfig", "fit_fold", "fits_at_once", "fold_key", "predict_fold"]
 logger = logging.getLogger(__name__)
@@ -175,6 +177,7 @@ def _run(module: FoldModule, data: FoldData, best: BestEpoch) -> None:
         precision = "bf16-mixed" if torch.cuda.is_available() else "32-true"
     if resume is not None and not _readable(resume):
         resume = None
+    starting = ExitStack()  # before its first epoch Lightning puts torch's generator back: not while a network is drawn
     trainer = lightning.Trainer(
         accelerator="auto",
         devices=1,
@@ -182,14 +185,16 @@ def _run(module: FoldModule, data: FoldData, best: BestEpoch) -> None:
         max_epochs=config.epochs,
         gradient_clip_val=config.clip_norm,
         deterministic=True,
-        callbacks=[best],
+        callbacks=[best, LambdaCallback(on_train_start=lambda *_: starting.close())],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    with starting:
+        starting.enter_context(DRAWING)
+        trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
 
 
 def _readable(checkpoint: Path) -> bool:

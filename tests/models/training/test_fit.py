@@ -5,15 +5,18 @@ from __future__ import annotations
 import logging
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.trainer import trainer
 
+from models import zoo
 from models.graphs.surroundings import Surroundings
 from models.training import fit as fit_module
 from models.training.artifact import load_artifact, read_header
@@ -246,6 +249,23 @@ def test_two_fits_side_by_side_are_the_two_fits_alone(market, tmp_path: Path) ->
     with ThreadPoolExecutor(4) as pool:
         beside = pool.map(run, map(str, range(len(names))), names)
         assert list(beside) == [alone[name] for name in names]
+
+
+def test_the_generator_is_put_back_only_while_nobody_draws(
+    market, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning puts torch's generator back before the first epoch, also under a network that another thread draws."""
+    held = []
+
+    @contextmanager
+    def isolated() -> Iterator[None]:
+        held.append(zoo.DRAWING.locked())
+        yield
+
+    monkeypatch.setattr(trainer, "isolate_rng", isolated)
+    fit_fold(**market.arguments("s4d"), artifact=tmp_path / "m.safetensors")
+    assert held == [True]
+    assert not zoo.DRAWING.locked()
 
 
 @pytest.mark.parametrize("model", ["s4d", *IN_ONE_GO])
