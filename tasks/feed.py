@@ -66,14 +66,25 @@ class Feed:
         self.rows = MarketEvents(symbols)
         self.buffer: EventStream[Any] = EventStream(self.rows, memory.consume, bound_us=bound_us)
         self.received = EPOCH
+        self.failed = False
 
-    def receive(self, table: pa.Table) -> pa.Table:
+    def stamped(self, table: pa.Table) -> pa.Table:
         """These rows of EVENT_ROWS as they are to be written: in the order of time, with ``fetched_at``."""
         # a clock that was set back must not reorder the log
         self.received = max(datetime.now(UTC), self.received + timedelta(microseconds=1))
-        table = table.sort_by(ORDER)
-        self.buffer.push(market_rows(table, self.symbols))
-        return table.append_column("fetched_at", pa.repeat(pa.scalar(self.received, TS_TYPE), table.num_rows))
+        stamps = pa.repeat(pa.scalar(self.received, TS_TYPE), table.num_rows)
+        return table.sort_by(ORDER).append_column("fetched_at", stamps)
+
+    def receive(self, table: pa.Table) -> None:
+        """Takes in the next rows. What fails in it is raised once; the state is then a half one, ``failed``, and what
+        follows is not taken in."""
+        if self.failed:
+            return
+        try:
+            self.buffer.push(market_rows(table, self.symbols))
+        except BaseException:
+            self.failed = True
+            raise
 
     def state(self) -> dict[str, np.ndarray]:
         """All of it as arrays that later calls do not alter."""

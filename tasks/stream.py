@@ -266,30 +266,32 @@ class MarketStream:
             return
         self._heard = time.monotonic()
         self.counts["events"] += table.num_rows
-        received = self.feed.receive(table)
-        self._unsaved.append(received)
+        received = self.feed.stamped(table)
+        self._unsaved.append(received)  # before it is fed: what the feed fails at is stored all the same
         trades = received.filter(pc.equal(received["kind"], "trade"))
         self._last_trade.update(zip(trades["symbol"].to_pylist(), trades["ts"].to_pylist(), strict=True))
         for symbol in self.job.symbols:  # one that has not traded yet may do so while the connection is lost
             self._last_trade.setdefault(symbol, received["ts"][0].as_py())
+        self.feed.receive(received)
 
     async def _save(self) -> None:
-        """Writes what has not been written yet, then the state that has received just that."""
+        """Writes what has not been written yet, then the state that has received just that, unless it is half a one."""
         tables, self._unsaved = self._unsaved, []
         if not tables:
             return
-        state = self.feed.state()
+        state = None if self.feed.failed else self.feed.state()
         try:
             self.counts["stored"] += await asyncio.to_thread(self._write, pa.concat_tables(tables), state)
         except BaseException:
             self._unsaved[:0] = tables
             raise
 
-    def _write(self, rows: pa.Table, state: dict[str, np.ndarray]) -> int:
+    def _write(self, rows: pa.Table, state: dict[str, np.ndarray] | None) -> int:
         with self.job.warehouse.write(f"stream {self.job.universe}") as con:
             stored = append_events(con, rows, source=self.job.source, venue=VENUE, run_id=self.job.run_id)
-        with domain_errors(self.job.state_file, OSError):
-            save_arrays(self.job.state_file, state)
+        if state is not None:
+            with domain_errors(self.job.state_file, OSError):
+                save_arrays(self.job.state_file, state)
         return stored
 
     def _say(self) -> None:

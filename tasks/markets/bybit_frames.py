@@ -26,7 +26,10 @@ CLOSING_TAKER = {"Buy": "sell", "Sell": "buy"}  # Bybit gives the side of the po
 RESTARTED = 1  # the update id with which the exchange itself begins a book anew
 US = 1000  # microseconds in a millisecond
 LAST_MS = 4_102_444_800_000  # 2100-01-01: a time beyond it is none
+LEAST, MOST = 1e-15, 1e15  # of a price or a quantity: what is beyond them is none, and no feature could hold it
+MOST_RATE = 1.0  # of a funding rate, either way: all of a position at one settlement
 SHOWN_CHARACTERS = 120
+UNREADABLE = (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError)
 Row = dict[str, Any]
 
 
@@ -114,7 +117,7 @@ class Frames:
                 self.counts["other"] += 1
                 return []
             return self._readers[name](symbol, frame)
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as exc:
+        except UNREADABLE as exc:
             self.counts["malformed"] += 1
             logger.warning("frame not understood (%r): %.*s", exc, SHOWN_CHARACTERS, text)
             return []
@@ -178,9 +181,11 @@ class Frames:
             return []
         known = data if frame["type"] == "snapshot" else self._tickers[symbol] | data
         rate, interest = _number(known, "fundingRate"), _number(known, "openInterest")
+        if abs(rate or 0.0) > MOST_RATE or not (interest is None or LEAST < interest < MOST):
+            raise ValueError(f"funding rate {rate}, open interest {interest}")
         settles = _instant(known["nextFundingTime"]) if known.get("nextFundingTime") else None
+        row = {"symbol": symbol, "ts": ts, "event_id": _known_by(str(frame.get("cs", frame["ts"])))}
         self._tickers[symbol] = known
-        row = {"symbol": symbol, "ts": ts, "event_id": str(frame.get("cs", frame["ts"]))}
         rows = []
         if rate is not None and self.tell("funding", symbol, rate, settles):
             rows.append({**row, "kind": "funding", "rate": rate, "next_ts": settles})
@@ -191,10 +196,18 @@ class Frames:
 
 def _trade(kind: str, symbol: str, one: Row, event_id: object, side: str) -> Row:
     price, size = float(one["p"]), float(one["v"])
-    if not (0 < price < math.inf and 0 < size < math.inf and isinstance(event_id, str)):
-        raise ValueError(f"price {price}, size {size}, id {event_id!r}")
-    row = {"kind": kind, "symbol": symbol, "ts": _instant(one["T"]), "event_id": event_id}
+    if not (LEAST < price < MOST and LEAST < size < MOST):
+        raise ValueError(f"price {price}, size {size}")
+    row = {"kind": kind, "symbol": symbol, "ts": _instant(one["T"]), "event_id": _known_by(event_id)}
     return {**row, "side": side, "price": price, "size": size}
+
+
+def _known_by(event_id: object) -> str:
+    """An event's id, which UTF-8 can hold: half a surrogate pair is valid JSON and no text."""
+    if not isinstance(event_id, str):
+        raise TypeError(f"the id is {event_id!r}")
+    event_id.encode()
+    return event_id
 
 
 def _instant(milliseconds: Any) -> int:
@@ -207,8 +220,8 @@ def _instant(milliseconds: Any) -> int:
 
 def _levels(levels: list[list[str]]) -> list[tuple[float, float]]:
     read = [(float(price), float(size)) for price, size in levels]
-    if not all(0 < price < math.inf and 0 <= size < math.inf for price, size in read):
-        raise ValueError("a level without a price or size")
+    if not all(LEAST < price < MOST and 0 <= size < MOST for price, size in read):
+        raise ValueError("a level without a price or size, or with an absurd one")
     return read
 
 

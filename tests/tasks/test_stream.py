@@ -404,6 +404,34 @@ def test_while_a_night_holds_the_warehouse_the_stream_goes_on(
     same_state(stream.feed.state(), clean[1])
 
 
+class Breaks(Chain):
+    """A memory that cannot read its second batch."""
+
+    def consume(self, events: Events) -> None:
+        super().consume(events)
+        if self.value[1] == 2:
+            raise GraphError("no such batch")
+
+
+def test_what_the_memory_cannot_read_is_stored_and_its_half_state_is_not(warehouse, rest) -> None:
+    with Exchange(script(), topics_of(SYMBOLS), (), BOOKS) as exchange:
+        stream = MarketStream(job_of(exchange, warehouse, save_every_s=60.0), Breaks())
+        with pytest.raises(GraphError, match="no such batch"):
+            asyncio.run(until_played(stream, exchange))
+    assert len(rows_of(warehouse)) == stream.counts["events"] > 0
+    assert not stream.job.state_file.exists()
+
+
+@pytest.mark.parametrize("wrong", [{"openInterest": "0"}, {"openInterest": "1e200"}, {"fundingRate": "1e40"}], ids=str)
+def test_one_odd_value_costs_its_frame_and_no_other(clean, warehouse, rest, wrong: dict[str, str]) -> None:
+    steps = script()
+    put(steps, trade(12), ticker(12, **wrong))
+    stream, report = played(steps, warehouse, rest)
+    assert report.counts["malformed"] == 1
+    assert rows_of(warehouse) == clean[0]
+    same_state(stream.feed.state(), clean[1])
+
+
 def test_minutes_end_a_stream(warehouse) -> None:
     with Exchange([], topics_of(SYMBOLS)) as exchange:
         report = stream_events(job_of(exchange, warehouse, minutes=0.005))

@@ -242,6 +242,63 @@ def test_what_is_no_frame_is_counted_logged_and_passed_over(text, caplog: pytest
     assert "frame not understood" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"openInterest": "0"},
+        {"openInterest": "-5"},
+        {"openInterest": "1e200"},
+        {"fundingRate": "1e40"},
+        {"fundingRate": "-1.5"},
+        {"openInterest": "nan"},
+    ],
+    ids=str,
+)
+def test_a_ticker_that_no_feature_can_hold_is_refused_and_the_next_one_is_read(wrong: dict[str, str]) -> None:
+    frames = Frames(SYMBOLS)
+    good = {"fundingRate": "0.0001", "nextFundingTime": "28800000", "openInterest": "5"}
+    assert frames.read(ticker("snapshot", 1, **good | wrong)) == []
+    assert len(frames.read(ticker("snapshot", 2, **good))) == 2
+    assert frames.read(ticker("delta", 3, **wrong)) == []
+    assert [row["kind"] for row in frames.read(ticker("delta", 4, openInterest="6"))] == ["open_interest"]
+    assert without_nothing(frames.counts) == {"malformed": 2}
+
+
+@pytest.mark.parametrize("wrong", ["1e200", "1e-200", "0", "-1"])
+def test_prices_and_sizes_that_no_feature_can_hold_are_refused(wrong: str) -> None:
+    for topic in ("publicTrade", "allLiquidation"):
+        for name in ("v", "p"):
+            frames = Frames(SYMBOLS)
+            data = [{**TRADE, name: wrong}]
+            assert frames.read(json.dumps({"topic": f"{topic}.BTCUSDT", "ts": 1, "data": data})) == []
+            assert without_nothing(frames.counts) == {"malformed": 1}
+    frames = Frames(SYMBOLS)
+    assert frames.read(book(5, kind="snapshot", bids=[[wrong, "1"]], asks=[["1e14", "1"]])) == []
+    assert without_nothing(frames.counts) == {"malformed": 1}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        snapshot(5).replace('"u": 5', '"u": 1e999'),
+        snapshot(5).replace('"cts": 1000', '"cts": 1e999'),
+        json.dumps({"topic": "publicTrade.BTCUSDT", "data": [TRADE]}).replace('"T": 1', '"T": 1e999'),
+        json.dumps({"topic": "publicTrade.BTCUSDT", "data": [{**TRADE, "p": 7}]}).replace(
+            '"p": 7', f'"p": 1{"0" * 999}'
+        ),
+        "[" * 200_000,
+        json.dumps({"topic": "publicTrade.BTCUSDT", "data": [{**TRADE, "i": "\ud800"}]}),
+        json.dumps({**json.loads(ticker("snapshot", 1, openInterest="5")), "cs": "\ud800"}),
+    ],
+    ids=["update", "book's time", "trade's time", "a long number", "depth", "trade's id", "ticker's id"],
+)
+def test_what_json_can_say_and_nothing_else_can_hold_is_counted_and_never_fatal(text: str) -> None:
+    frames = Frames(SYMBOLS)
+    assert frames.read(text) == []
+    assert without_nothing(frames.counts) == {"malformed": 1}
+    assert all(event_rows(frames.read(good)).num_rows for good in GOOD)
+
+
 def test_a_malformed_change_leaves_the_book_as_it_was_and_shows_as_a_gap() -> None:
     frames = Frames(SYMBOLS, book_every_us=1)
     frames.read(snapshot(5))
