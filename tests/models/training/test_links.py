@@ -107,16 +107,52 @@ def test_habits_are_learned_and_found_again_with_the_same_seed() -> None:
     assert found[0][1]["random"]["ap"] > 0.85
 
 
-def test_a_prediction_knows_nothing_of_its_own_batch() -> None:
-    """Scores of a batch stay to the bit when its events, and all after them, are others."""
-    split, model = chronological(habits(), CONFIG), predictor()
+def from_then_on_others(split: Split, start: int) -> Split:
+    """The split with other partners and kinds from event ``start`` on; times and what is learned from stay."""
     events, draw = split.events, np.random.default_rng(4)
-    late = np.arange(len(events)) >= 1150
+    late = np.arange(len(events)) >= start
     dst = np.where(late, (events.src + draw.integers(1, 39, len(events))) % 40, events.dst)
-    other = Split(replace(events, dst=dst), split.train_stop, split.validation_stop, split.learned, split.new)
-    asked = (1020, 1150)
-    seen = [evaluate(model, s, asked, CONFIG, ("random",)) for s in (split, other)]
-    assert seen[0] == seen[1]
+    kind = np.where(late, 0, events.kind).astype(np.int8)
+    return replace(split, events=replace(events, dst=dst, kind=kind))
+
+
+def asked_for_the_same(model: LinkPredictor) -> list[torch.Tensor]:
+    """Scores of every batch to come, in which the model is asked for the same pairs whatever the events are."""
+    scores: list[torch.Tensor] = []
+
+    def fixed(_: object, asked: tuple) -> tuple:
+        state, u, v, t = asked
+        pairs = (torch.arange(end.numel()).view_as(end) * step % 40 for end, step in ((u, 1), (v, 3)))
+        return (state, *pairs, t)
+
+    model.register_forward_pre_hook(fixed)
+    model.register_forward_hook(lambda _, __, found: scores.append(found.detach().clone()))
+    return scores
+
+
+def test_a_prediction_knows_nothing_of_its_own_batch() -> None:
+    """Scores stay to the bit when the events of their batch, and all after them, are others."""
+    split, found = chronological(habits(), CONFIG), []
+    for told in (split, from_then_on_others(split, 1070)):
+        model = predictor()
+        scores = asked_for_the_same(model)
+        evaluate(model, told, (1020, 1170), CONFIG, ("random",))
+        found.append(scores)
+    same = [torch.equal(one, other) for one, other in zip(*found, strict=True)]
+    assert same == [True, True, False]  # of 1020, 1070 and 1120 on
+
+
+def test_what_is_learned_from_a_batch_is_predicted_before_it_is_taken_in() -> None:
+    """The same of the batches of an epoch: losses of one batch show in the next one's scores, its events too."""
+    split, found = chronological(habits(), CONFIG), []
+    changed = int(np.flatnonzero(split.learned)[200])  # with which the fifth batch of 50 begins
+    for told in (split, from_then_on_others(split, changed)):
+        model = predictor()
+        scores = asked_for_the_same(model)
+        fit_links(model, told, replace(CONFIG, epochs=1))
+        found.append(scores[:6])
+    same = [torch.equal(one, other) for one, other in zip(*found, strict=True)]
+    assert same == [True] * 5 + [False]
 
 
 def test_the_loss_of_no_opinion_is_log_two() -> None:
