@@ -1,7 +1,8 @@
 """Bybit's public trade archive: one gzip CSV per symbol and UTC day, read as typed batches of bounded size.
 
 The file is first fetched whole into a temporary one, so that a broken download is asked for again before any row of it
-has been used; then it is decompressed and parsed block by block.
+has been used; then it is decompressed and parsed block by block. The archive dates a trade to a tenth of a millisecond
+or finer, the websocket and REST to the millisecond before it: here it is dated as by those, so that it is one event.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ ARCHIVE_URL = "https://public.bybit.com"
 REQUESTS_PER_SECOND = 2
 TIMEOUT_S = 30.0
 CHUNK_BYTES, BLOCK_BYTES = 1 << 20, 4 << 20
+MILLISECOND = 1_000  # microseconds
 GZIP_MAGIC = b"\x1f\x8b"
 COLUMNS = {
     "timestamp": pa.float64(),
@@ -115,7 +117,7 @@ def _trades(rows: pa.Table, symbol: str, what: str) -> pa.Table:
     broken = np.flatnonzero(~pc.fill_null(sound, False).to_numpy())
     if len(broken):
         raise MalformedAnswerError(f"{what}: no trade of {symbol}: {rows.slice(broken[0], 1).to_pylist()[0]}")
-    microseconds = np.rint(rows["timestamp"].to_numpy() * 1e6).astype("int64")
+    microseconds = np.rint(rows["timestamp"].to_numpy() * 1e6).astype("int64") // MILLISECOND * MILLISECOND
     return event_columns(
         "trade",
         rows.num_rows,

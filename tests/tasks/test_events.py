@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import shutil
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -20,9 +21,11 @@ from models.graphs.market_events import COLUMN
 from tasks.errors import TapeMalformedError, TapeMissingError
 from tasks.events import load_events, market_rows, store_archived_trades, store_recorded_events
 from tasks.markets.bybit_archive import TradeArchive
+from tasks.markets.bybit_frames import Frames
 from tasks.markets.event_rows import event_rows
 from tasks.markets.recorded_events import RecordedEvents
 from warehouse.connect import Warehouse
+from warehouse.events import append_events
 from warehouse.migrate import migrate
 
 BEGAN_MS = 1_723_161_255_000
@@ -159,11 +162,27 @@ def test_a_day_of_the_archive_adds_only_the_trades_that_the_stream_has_not(
     assert stored == [("live", "bybit", "aa-00"), ("live", "bybit", "aa-01")]
 
 
+def test_a_trade_that_the_stream_and_the_archive_both_have_is_stored_once(canned_archive, warehouse: Warehouse) -> None:
+    """The archive dates it finer, 00:00:00.2507: whichever comes first, the other adds none."""
+    day, received = date(2024, 8, 8), datetime(2024, 8, 9, tzinfo=UTC)
+    data = {"T": 1_723_075_200_250, "s": "BTCUSDT", "S": "Buy", "v": "1", "p": "2", "i": "aa-00"}
+    frame = json.dumps({"topic": "publicTrade.BTCUSDT", "type": "snapshot", "ts": data["T"], "data": [data]})
+    streamed = event_rows(Frames(("BTCUSDT",)).read(frame))
+    stamps = {"source": "live", "venue": "bybit", "run_id": "r", "fetched_at": received}
+    with warehouse.write("stream") as con:
+        assert append_events(con, streamed, **stamps) == 1
+    assert store_archived_trades(warehouse, canned_archive, "BTCUSDT", day, received) == 1
+    with warehouse.write("stream") as con:
+        assert append_events(con, streamed, **stamps) == 0
+    with warehouse.read() as con:
+        assert con.execute("SELECT trade_id FROM trades ORDER BY ts").fetchall() == [("aa-00",), ("aa-01",)]
+
+
 @pytest.fixture
 def canned_archive() -> TradeArchive:
     """An archive with one file, newest first."""
     header = "timestamp,symbol,side,size,price,tickDirection,trdMatchID,grossValue,homeNotional,foreignNotional\n"
-    rows = "1723075200.5,BTCUSDT,Sell,1,2,x,aa-01,1,1,1\n1723075200.25,BTCUSDT,Buy,1,2,x,aa-00,1,1,1\n"
+    rows = "1723075200.5,BTCUSDT,Sell,1,2,x,aa-01,1,1,1\n1723075200.2507,BTCUSDT,Buy,1,2,x,aa-00,1,1,1\n"
 
     class OneFile(BaseAdapter):
         def send(self, request, **_):
