@@ -25,13 +25,14 @@ import pyarrow.compute as pc
 
 from models.graphs.stream import save_arrays
 from models.panel import TS_TYPE
-from tasks.errors import MarketError, RefusedError
+from tasks.errors import RefusedError
 from tasks.events import VENUE
 from tasks.feed import EPOCH, Feed, Memory, NoMemory
-from tasks.markets.bybit import TRADE_ROWS, Bybit
+from tasks.markets.bybit import Bybit
 from tasks.markets.bybit_frames import Frames, topics_of
 from tasks.markets.bybit_ws import Listener, Timing
 from tasks.markets.event_rows import event_rows
+from tasks.missed import MissedTrades
 from warehouse.connect import Warehouse, domain_errors
 from warehouse.errors import WarehouseLockedError
 from warehouse.events import append_events
@@ -62,9 +63,9 @@ Queue = asyncio.Queue[str | bytes | None]
 class StreamJob:
     """What to stream, from where, and for how long (``minutes``; None: until stopped).
 
-    ``rest`` answers for the trades that were missed; without it they stay missed. ``model`` names the memory, which has
-    a state of its own. ``bound_ms``: how much later than a
-    newer one an event may arrive. ``stale_s``, ``storm_per_s``: when silence, or a flood, is warned of (TGN-39).
+    ``rest`` answers for the trades that were missed, every ``sweep_every_s`` at most; without it they stay missed.
+    ``model`` names the memory, which has a state of its own. ``bound_ms``: how much later than a newer one an event may
+    arrive. ``stale_s``, ``storm_per_s``: when silence, or a flood, is warned of (TGN-39).
     """
 
     warehouse: Warehouse
@@ -76,6 +77,7 @@ class StreamJob:
     model: str | None = None
     minutes: float | None = None
     save_every_s: float = 5.0
+    sweep_every_s: float = 10.0
     book_every_ms: int = 1_000
     bound_ms: int = 1_000
     stale_s: float = 60.0
@@ -156,7 +158,8 @@ class MarketStream:
         self.frames = Frames(job.symbols, job.book_every_ms * 1000)
         self.listener = Listener(job.url, topics_of(job.symbols), job.timing)
         self.counts: Counter[str] = Counter()
-        self._last_trade: dict[str, datetime] = {}
+        self.missed = MissedTrades(job.rest, job.sweep_every_s)
+        self._stop = asyncio.Event()
         self._unsaved: list[pa.Table] = []
         self._heard = self._said = time.monotonic()
         self._said_events = 0
@@ -165,6 +168,7 @@ class MarketStream:
         """Streams until ``stop`` is set or the minutes are over; whatever ends it, what has arrived is saved."""
         began = self._heard = self._said = time.monotonic()
         ends = began + 60 * (float("inf") if self.job.minutes is None else self.job.minutes)
+        self._stop = stop
         self.resume()
         queue: Queue = asyncio.Queue(QUEUED_FRAMES)
         reading = asyncio.create_task(self._read_into(queue))
@@ -179,6 +183,7 @@ class MarketStream:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), TICK_S)
         finally:
+            stop.set()  # what is missing now stays missing: REST may be down, and who ended this waits
             reading.cancel()
             await asyncio.gather(reading, saving, return_exceptions=True)
             try:
@@ -196,7 +201,7 @@ class MarketStream:
         since = datetime.now(UTC) - LOOK_BACK if self.job.source == "live" else EPOCH
         for row in self.job.warehouse.query("last_events", since=since, **self.job.keys).to_pylist():
             if row["kind"] == "trade":
-                self._last_trade[row["symbol"]] = row["ts"]
+                self.missed.last[row["symbol"]] = row["ts"]
             elif row["kind"] == "funding":
                 settles = row["next_ts"] and (row["next_ts"] - EPOCH) // timedelta(microseconds=1)
                 self.frames.tell("funding", row["symbol"], row["rate"], settles)
@@ -205,7 +210,13 @@ class MarketStream:
 
     def totals(self) -> dict[str, int]:
         """Counts by the names COUNTED and BREAKERS."""
-        known = {**self.feed.buffer.counts, **self.frames.counts, **self.counts, "reconnects": self.listener.reconnects}
+        known = {
+            **self.feed.buffer.counts,
+            **self.frames.counts,
+            **self.counts,
+            **self.missed.counts,
+            "reconnects": self.listener.reconnects,
+        }
         return {name: known.get(name, 0) for name in (*COUNTED, *BREAKERS)}
 
     async def _read_into(self, queue: Queue) -> None:
@@ -228,32 +239,11 @@ class MarketStream:
                 continue
             self._accept(pa.concat_tables([missed, event_rows(rows)]))
             self.frames.connected()
-            rows, missed = [], await self._missed_trades()
+            rows, missed = [], await self.missed.sweep(self._stop)
         self._accept(pa.concat_tables([missed, event_rows(rows)]))
-        if gaps := self.frames.take_gaps():
-            await self.listener.snapshot_again(gaps)
+        await self.listener.snapshot_again(self.frames.take_gaps())
         if len(self.frames.rejected) == len(self.listener.topics):
             raise RefusedError(f"Bybit accepts none of the topics: {next(iter(self.frames.rejected.values()))}")
-
-    async def _missed_trades(self) -> pa.Table:
-        """Trades since each symbol's last one, or the beginning; of all symbols together, so that none is late."""
-        found, rest = [event_rows([])], self.job.rest
-        if rest is None:
-            return found[0]
-        for symbol, last in self._last_trade.items():
-            try:
-                trades = await asyncio.to_thread(rest.recent_trades, symbol)
-            except MarketError as error:
-                self.counts["unfilled"] += 1
-                logger.warning("%s: trades since %s stay missing: %s", symbol, last, error)
-                continue
-            if trades.num_rows >= TRADE_ROWS and trades["ts"][0].as_py() > last:
-                self.counts["unfilled"] += 1
-                logger.warning("%s: trades from %s to %s stay missing", symbol, last, trades["ts"][0])
-            found.append(trades.filter(pc.greater_equal(trades["ts"], pa.scalar(last, TS_TYPE))))
-        missed = pa.concat_tables(found)
-        self.counts["filled"] += missed.num_rows
-        return missed
 
     def _accept(self, table: pa.Table) -> None:
         """Gives rows that have just arrived to the feed, and keeps them to be written."""
@@ -269,9 +259,9 @@ class MarketStream:
         received = self.feed.stamped(table)
         self._unsaved.append(received)  # before it is fed: what the feed fails at is stored all the same
         trades = received.filter(pc.equal(received["kind"], "trade"))
-        self._last_trade.update(zip(trades["symbol"].to_pylist(), trades["ts"].to_pylist(), strict=True))
+        self.missed.last.update(zip(trades["symbol"].to_pylist(), trades["ts"].to_pylist(), strict=True))
         for symbol in self.job.symbols:  # one that has not traded yet may do so while the connection is lost
-            self._last_trade.setdefault(symbol, received["ts"][0].as_py())
+            self.missed.last.setdefault(symbol, received["ts"][0].as_py())
         self.feed.receive(received)
 
     async def _save(self) -> None:

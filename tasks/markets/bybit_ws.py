@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import random
+import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
@@ -25,13 +26,15 @@ PING = json.dumps({"op": "ping"})
 @dataclass(frozen=True)
 class Timing:
     """Seconds: between heartbeats, of silence after which a connection counts as dead, to open one, and of the waits
-    between attempts, which double from the first to the longest, each drawn between half and the whole of it."""
+    between attempts, which double from the first to the longest, each drawn between half and the whole of it; and for
+    how long something must have gone well before the waits begin anew."""
 
     heartbeat_s: float = 20.0
     silence_s: float = 30.0
     open_s: float = 10.0
     first_wait_s: float = 1.0
     longest_wait_s: float = 60.0
+    settled_s: float = 30.0
 
     def wait_s(self, failures: int) -> float:
         """How long to wait after so many failed attempts in a row."""
@@ -50,13 +53,16 @@ class Listener:
         self.url, self.topics, self.timing = url, tuple(topics), timing or Timing()
         self.reconnects = 0
         self._socket: ClientConnection | None = None
+        self._due: dict[str, tuple[float, int]] = {}  # when to ask for a topic's snapshot, the how manieth time
+        self._asked: dict[str, tuple[float, int]] = {}  # when that was last done
 
     async def frames(self) -> AsyncGenerator[str | bytes | None]:
         """Every frame as it comes, and None each time that a connection has been made and the topics asked for: what
         was sent between two connections is lost.
 
         Raises RefusedError for a URL that is none, ForbiddenError when the connection is refused twice in a row with
-        HTTP 401 or 403. Every other failure is waited out.
+        HTTP 401 or 403. Every other failure is waited out, the longer the more there were since data last came over
+        a connection that had been up for ``settled_s``.
         """
         failures = forbidden = 0
         while True:
@@ -65,6 +71,8 @@ class Listener:
                 async with connect(
                     self.url, open_timeout=self.timing.open_s, ping_interval=None, compression=None, close_timeout=1
                 ) as self._socket:
+                    made, forbidden = time.monotonic(), 0
+                    self._due.clear()
                     for topic in self.topics:
                         await self._ask(self._socket, "subscribe", topic)
                     heartbeat = asyncio.create_task(self._beat(self._socket))
@@ -73,7 +81,8 @@ class Listener:
                         while True:
                             async with asyncio.timeout(self.timing.silence_s):
                                 frame = await self._socket.recv()
-                            failures = forbidden = 0
+                            if failures and time.monotonic() - made >= self.timing.settled_s and _is_data(frame):
+                                failures = 0
                             yield frame
                     finally:
                         heartbeat.cancel()
@@ -93,11 +102,21 @@ class Listener:
                 logger.warning("%s: %s; connecting again in %.1f s", self.url, _why(exc), wait)
                 await asyncio.sleep(wait)
 
-    async def snapshot_again(self, topics: Sequence[str]) -> None:
-        """Leaves and joins these topics, upon which Bybit sends their snapshots; a new connection does so anyway."""
-        if self._socket is not None:
-            with contextlib.suppress(ConnectionClosed):
-                for topic in topics:
+    async def snapshot_again(self, topics: Sequence[str] = ()) -> None:
+        """Leaves and joins these topics, upon which Bybit sends their snapshots; a new connection does so anyway.
+
+        At once the first time, and after waits that double when a topic soon asks again; those that are due by now are
+        asked for in any call.
+        """
+        now = time.monotonic()
+        for topic in topics:
+            last, times = self._asked.get(topic, (0.0, 0))
+            times = times if now - last < self.timing.settled_s else 0
+            self._due.setdefault(topic, (now + (self.timing.wait_s(times) if times else 0.0), times + 1))
+        for topic in [topic for topic, (when, _) in self._due.items() if when <= now]:
+            self._asked[topic] = now, self._due.pop(topic)[1]
+            if self._socket is not None:
+                with contextlib.suppress(ConnectionClosed):
                     await self._ask(self._socket, "unsubscribe", topic)
                     await self._ask(self._socket, "subscribe", topic)
 
@@ -110,6 +129,10 @@ class Listener:
             while True:
                 await asyncio.sleep(self.timing.heartbeat_s)
                 await socket.send(PING)
+
+
+def _is_data(frame: str | bytes) -> bool:
+    return (b'"topic"' in frame) if isinstance(frame, bytes) else ('"topic"' in frame)
 
 
 def _why(exc: Exception) -> str:

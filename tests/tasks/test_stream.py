@@ -22,7 +22,8 @@ from tasks.errors import RefusedError
 from tasks.markets.bybit import Bybit
 from tasks.markets.bybit_frames import Frames, topics_of
 from tasks.markets.bybit_ws import Timing
-from tasks.markets.patience import ON_TAPE
+from tasks.markets.patience import ON_TAPE, Patience
+from tasks.missed import MissedTrades
 from tasks.stream import AHEAD, MarketStream, StreamJob, StreamReport, stream_events
 from tests.exchange import AWAY, BACK, CLOSE, SILENCE, SNAPSHOT, Exchange
 from warehouse.connect import Warehouse
@@ -145,7 +146,15 @@ def rest() -> Iterator[Any]:
 
 def job_of(exchange: Exchange, warehouse: Warehouse, **changes: Any) -> StreamJob:
     job = StreamJob(
-        warehouse, "test", SYMBOLS, "recorded", exchange.url, save_every_s=0.1, book_every_ms=100, timing=QUICK
+        warehouse,
+        "test",
+        SYMBOLS,
+        "recorded",
+        exchange.url,
+        save_every_s=0.1,
+        book_every_ms=100,
+        timing=QUICK,
+        sweep_every_s=0.02,
     )
     return replace(job, **changes)
 
@@ -356,6 +365,46 @@ def test_a_rest_service_that_is_out_of_order_costs_the_missed_trades_and_is_told
     assert report.counts["unfilled"] == 2
     assert "BTCUSDT: trades since" in caplog.text
     assert "stay missing" in caplog.text
+
+
+def test_a_stream_told_to_end_does_not_wait_for_a_rest_service_that_is_down(warehouse) -> None:
+    with Exchange([trade(1), CLOSE, trade(2)], topics_of(SYMBOLS)) as exchange:
+        exchange.rest_down = True
+        patient = Bybit(datetime(2100, 1, 1, tzinfo=UTC), patience=Patience(first_wait_s=60.0), url=exchange.rest_url)
+        stream = MarketStream(job_of(exchange, warehouse, rest=patient, timing=replace(QUICK, silence_s=60)))
+
+        async def go() -> StreamReport:
+            stop = asyncio.Event()
+            running = asyncio.create_task(stream.run(stop))
+            while not exchange.done.is_set():
+                await asyncio.sleep(0.02)
+            await asyncio.sleep(0.2)
+            stop.set()
+            return await running
+
+        began = time.monotonic()
+        report = asyncio.run(go())
+        assert time.monotonic() - began < 10
+        patient.close()
+    assert report.counts["unfilled"] == 2
+    assert {"BTCUSDT-1", "BTCUSDT-2"} == {row[5] for row in rows_of(warehouse)}
+
+
+def test_rest_is_asked_at_most_so_often_and_not_at_all_once_told_to_stop(rest) -> None:
+    async def sweeps(exchange: Exchange) -> tuple[list[int], float]:
+        missed, stop = MissedTrades(rest(exchange), every_s=0.2), asyncio.Event()
+        missed.last["BTCUSDT"] = datetime.fromtimestamp(0, UTC)
+        began = time.monotonic()
+        found = [(await missed.sweep(stop)).num_rows for _ in range(3)]
+        seconds = time.monotonic() - began
+        stop.set()
+        return [*found, (await missed.sweep(stop)).num_rows], seconds
+
+    with Exchange([], topics_of(SYMBOLS)) as exchange:
+        exchange._know(trade(1))
+        found, seconds = asyncio.run(sweeps(exchange))
+    assert found == [1, 1, 1, 0]
+    assert 2 * 0.2 <= seconds < 5
 
 
 def test_a_live_event_from_the_future_is_not_believed(warehouse, rest) -> None:

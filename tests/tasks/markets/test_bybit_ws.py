@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
 
@@ -98,6 +99,47 @@ def test_a_topic_s_snapshot_is_had_again_by_leaving_and_joining_it() -> None:
         asyncio.run(again(Listener(exchange.url, TOPICS, QUICK)))
         asked = [(one["op"], *one["args"]) for one in exchange.asked]
     assert asked[2:4] == [("unsubscribe", "publicTrade.B"), ("subscribe", "publicTrade.B")]
+
+
+def test_a_topic_whose_snapshots_do_not_help_is_asked_for_ever_more_seldom() -> None:
+    timing = Timing(heartbeat_s=9, silence_s=9, open_s=5, first_wait_s=0.1, longest_wait_s=0.4, settled_s=5)
+
+    async def crossed(exchange: Exchange, listener: Listener) -> list[int]:
+        frames, counts = listener.frames(), []
+        assert await anext(frames) is None
+        for _ in range(60):
+            await listener.snapshot_again(["publicTrade.B"])
+            await asyncio.sleep(0.01)
+        counts.append(sum(one["op"] == "unsubscribe" for one in exchange.asked))
+        await listener.snapshot_again(["publicTrade.A"])  # the other one waits for nothing
+        await asyncio.sleep(0.1)
+        counts.append(sum(one["op"] == "unsubscribe" and one["args"] == ["publicTrade.A"] for one in exchange.asked))
+        await frames.aclose()
+        return counts
+
+    with Exchange([], TOPICS) as exchange:
+        often, other = asyncio.run(crossed(exchange, Listener(exchange.url, TOPICS, timing)))
+    assert 2 <= often <= 5  # of 60
+    assert other == 1
+
+
+@pytest.mark.parametrize(("settled_s", "waits"), [(9.0, [1, 2, 3]), (0.0, [1, 1, 1])])
+def test_waits_begin_anew_only_after_data_over_a_settled_connection(
+    settled_s: float, waits: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timing, asked = replace(QUICK, settled_s=settled_s), []
+    monkeypatch.setattr(Timing, "wait_s", lambda _, failures: asked.append(failures) or 0.01)
+    with Exchange([trade(1), CLOSE, trade(2), CLOSE, trade(3), CLOSE, trade(4)], TOPICS) as exchange:
+        asyncio.run(heard(Listener(exchange.url, TOPICS, timing), last_is("4")))
+    assert asked == waits
+
+
+def test_answers_without_data_do_not_make_a_connection_a_good_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(Timing, "wait_s", lambda _, failures: asked.append(failures) or 0.01)
+    with Exchange([CLOSE, CLOSE, CLOSE, trade(4)], TOPICS) as exchange:
+        asyncio.run(heard(Listener(exchange.url, TOPICS, replace(QUICK, settled_s=0.0)), last_is("4")))
+    assert asked == [1, 2, 3]
 
 
 def test_asking_for_a_snapshot_of_a_connection_that_is_gone_does_nothing() -> None:
