@@ -24,7 +24,7 @@ from models.layers import memory as mem
 from models.layers import neighbours as near
 from models.layers import temporal_step
 from models.layers.checks import check_choice, check_positive
-from models.layers.errors import ShapeError
+from models.layers.errors import NotFiniteError, ShapeError, SizeError
 from models.layers.memory import Memory
 from models.layers.neighbours import Ends, Groups, Ring
 from models.layers.parallel import flat, flats
@@ -86,6 +86,10 @@ class TemporalGraph(nn.Module):
         check_choice("embedding", parts.embedding, ("identity", "time", "attention"))
         check_choice("message", parts.message, ("identity", "mlp"))
         check_choice("message_reads", parts.message_reads, ("memory", "embedding"))
+        if parts.updater == "decay" and not parts.fades:
+            raise SizeError("updater is 'decay' and fades is False: its memories are what fades; leave fades True")
+        if parts.updater is None and parts.embedding == "identity":
+            raise SizeError("embedding is 'identity' and updater None: there is no memory to embed; choose an updater")
         check_positive(layers=parts.layers, heads=parts.heads, neighbours=parts.neighbours)
         self.parts, self.sizes = parts, sizes
         d, ends = sizes.d, sizes.n_features + 1  # an end also says which of the two it is
@@ -245,14 +249,33 @@ class TemporalGraph(nn.Module):
         return memory.vector.index_select(0, nodes), elapsed
 
     def _check(self, contacts: Contacts, n: int) -> None:
-        """Refuses what would be written to the wrong place. Raises ShapeError."""
+        """Refuses what would be written to the wrong place or time. Raises ShapeError, NotFiniteError."""
         if contacts.features.shape != (len(contacts.src), self.sizes.n_features):
             raise ShapeError(
                 f"the events' features are {tuple(contacts.features.shape)}; give {self.sizes.n_features} for each of "
                 f"the {len(contacts.src)} events"
             )
-        if len(contacts.src) and int(torch.maximum(contacts.src.max(), contacts.dst.max())) >= n:
+        if not len(contacts.src):
+            return
+        lowest, highest, loops, earliest = _extent(contacts)
+        if lowest < 0:
+            raise ShapeError(f"an event names the node {lowest:.0f}; nodes count from 0")
+        if highest >= n:
             raise ShapeError(f"an event names a node beyond the {n} of this state; begin with a larger initial_state")
+        if loops:
+            raise ShapeError("an event runs from a node to itself; drop it, or name its source")
+        if not earliest >= 0:
+            raise NotFiniteError(f"an event's time is {earliest}; count from the first event's or before, and drop NaN")
+
+
+def _extent(contacts: Contacts) -> tuple[float, ...]:
+    """The lowest and the highest node, whether an event has but one, and the earliest time (NaN if any is)."""
+    src, dst, t, _ = contacts
+    if len(src) == 1:  # a third of the time of what follows
+        u, v = src.item(), dst.item()
+        return min(u, v), max(u, v), u == v, t.item()
+    found = torch.minimum(src, dst).min(), torch.maximum(src, dst).max(), (src == dst).any(), t.min()
+    return tuple(torch.stack([one.double() for one in found]).tolist())
 
 
 def _arrays(memory: Memory) -> temporal_step.Arrays:

@@ -141,7 +141,9 @@ class Tgn(nn.Module):
         bar = kinds.new_zeros(len(at), self.embedding.n_features)
         first = chunk * _nodes(n)
         said = torch.cat([bar, events.features[at], kinds], dim=1)
-        return Contacts(first + events.src[at], first + events.dst[at], clock[chunk] - events.age[at], said)
+        # a chunk's first bar may follow a longer pause than its gap says: nothing is older than the chunk
+        when = (clock[chunk] - events.age[at]).clamp(min=0)
+        return Contacts(first + events.src[at], first + events.dst[at], when, said)
 
     def _bars(self, batch: Batch, t: int, clock: Tensor) -> Contacts:
         """market → asset, with the bar's features, for every asset that has the bar."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from models.graphs.events import KINDS, Events
-from models.layers.errors import ShapeError, SizeError
+from models.layers.errors import NotFiniteError, ShapeError, SizeError
 from models.layers.memory import AGGREGATORS
 from models.nets.contacts import Contacts
 from models.nets.link import LinkPredictor, acquaintance
@@ -182,6 +182,38 @@ def test_events_that_do_not_fit_the_state_are_refused() -> None:
         graph.insert(graph.initial_state(3), events)
     with pytest.raises(ShapeError, match="give 3 for each"):
         graph.insert(graph.initial_state(NODES), events._replace(features=events.features[:, :2]))
+
+
+@pytest.mark.parametrize("size", [1, 5])
+@pytest.mark.parametrize(
+    ("column", "value", "error", "why"),
+    [
+        ("src", -1, ShapeError, "names the node -1"),
+        ("dst", -3, ShapeError, "names the node -3"),
+        ("src", "dst", ShapeError, "runs from a node to itself"),
+        ("t", -0.5, NotFiniteError, "time is -0.5"),
+        ("t", float("nan"), NotFiniteError, "time is nan"),
+    ],
+)
+def test_an_event_that_cannot_be_is_refused_by_name_and_leaves_the_state(
+    size: int, column: str, value: object, error: type[Exception], why: str
+) -> None:
+    graph, events = network("tgn"), contacts().part(0, size)
+    wrong = events._replace(**{column: getattr(events, column).clone()})
+    getattr(wrong, column)[-1] = events.dst[-1] if value == "dst" else value
+    state = graph.initial_state(NODES)
+    before = copied(state)
+    with torch.no_grad(), pytest.raises(error, match=why):
+        graph.insert(state, wrong, in_place=True)
+    for half, other in zip(state, before, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(half, other, strict=True))
+
+
+def test_parts_that_contradict_each_other_are_refused() -> None:
+    with pytest.raises(SizeError, match="its memories are what fades"):
+        network("tgn", updater="decay", fades=False)
+    with pytest.raises(SizeError, match="there is no memory to embed"):
+        network("tgat", embedding="identity")
 
 
 def test_parts_that_there_are_not_are_refused() -> None:
