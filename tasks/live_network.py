@@ -47,10 +47,11 @@ def published_network(warehouse: Warehouse, universe: str, model: str, assets: i
 
 
 class LiveNetwork:
-    """A network with ``initial_state``, ``insert`` and ``embed`` over events, see models/nets/tgn.py, and its state.
+    """A network with ``initial_state`` and ``insert`` over events, see models/nets/tgn.py, and its state.
 
-    Times count from the open of the bar in which the first event falls. It learns nothing here. ``fold`` says which
-    weights it has: a memory is of use to none but those that made it.
+    What a stream keeps of it is the memory, in ``state_now``: nothing is forecast or embedded until somebody asks the
+    network for it. Times count from the open of the bar in which the first event falls. It learns nothing here.
+    ``fold`` says which weights it has: a memory is of use to none but those that made it.
     """
 
     def __init__(self, network: nn.Module, assets: int, bar_us: int, fold: str = "") -> None:
@@ -59,14 +60,12 @@ class LiveNetwork:
         self.close_us: int | None = None
 
     @torch.no_grad()
-    def consume(self, events: Events) -> np.ndarray:
-        """The embeddings (n, d) of all assets at the last of these events, which they have read."""
-        newest = int(events.t[-1])
+    def consume(self, events: Events) -> None:
+        """Takes the next events into the memory, which is written over: ``state`` gives copies."""
         if self.close_us is None:
             self.close_us = int(events.t[0]) // self.bar_us * self.bar_us
-        self.state_now = self.network.insert(self.state_now, events, self.close_us, self.bar_us)  # type: ignore[operator]
-        bars = torch.full((self.assets,), (newest - self.close_us) / self.bar_us, dtype=torch.float64)
-        return self.network.embed(self.state_now, torch.arange(self.assets), bars).numpy()  # type: ignore[operator]
+        asked = self.state_now, events, self.close_us, self.bar_us
+        self.state_now = self.network.insert(*asked, in_place=True)  # type: ignore[operator]
 
     def state(self) -> dict[str, np.ndarray]:
         """Every tensor of the state by its place in it, the fold, and the instant from which times count."""

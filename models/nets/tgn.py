@@ -75,13 +75,14 @@ class Tgn(nn.Module):
         graph = copied((Memory(*state[0]), Ring(*state[1])))
         return self._run(batch, self.embedding(batch), (*graph, state[2]), 1)
 
-    def insert(self, state: State, events: Events, close_us: int, bar_us: int) -> State:
-        """The state after ``events`` of one chunk that came after its newest bar, which closed at ``close_us``."""
+    def insert(self, state: State, events: Events, close_us: int, bar_us: int, *, in_place: bool = False) -> State:
+        """The state after ``events`` of one chunk that came after its newest bar, which closed at ``close_us``; written
+        over the one given, if ``in_place``."""
         memory, ring, (clock, edges) = state
         contacts = Contacts.of(events, bar_us, close_us)
         bar = contacts.features.new_zeros(len(events), self.embedding.n_features)
         contacts = contacts._replace(t=contacts.t + clock, features=torch.cat([bar, contacts.features], dim=1))
-        return *self.graph.insert((Memory(*memory), Ring(*ring)), contacts), (clock, edges)
+        return *self.graph.insert((Memory(*memory), Ring(*ring)), contacts, in_place), (clock, edges)
 
     def embed(self, state: State, nodes: Tensor, bars: Tensor) -> Tensor:
         """z (q, d) of the nodes (q,) so many ``bars`` (q,) after the newest close, by the events inserted so far."""

@@ -82,16 +82,34 @@ def test_a_restored_memory_goes_on_as_one_that_was_never_put_down() -> None:
     same(whole.state(), second.state())
 
 
-def test_every_batch_gives_the_embeddings_of_all_assets_as_of_its_last_event() -> None:
-    memory = LiveNetwork(network(), 2, HOUR)
-    seen: list[np.ndarray] = []
+def test_the_memory_is_what_the_network_itself_keeps_of_the_events_and_can_be_embedded() -> None:
+    memory, seen = LiveNetwork(network(), 2, HOUR), []
     feed = Feed(SYMBOLS, memory, bound_us=0)
-    feed.buffer._consume = lambda events: seen.append(memory.consume(events))
+    feed.buffer._consume = lambda events: (seen.append(events), memory.consume(events))
     feed.receive(event_rows(rows()))
     assert len(seen) > 50
-    assert all(z.shape == (2, 16) and np.isfinite(z).all() for z in seen)
-    assert not np.array_equal(seen[0], seen[-1])
+    state = memory.network.initial_state(1, 2)
+    empty = memory.network.initial_state(1, 2)
+    with torch.no_grad():
+        for events in seen:
+            state = memory.network.insert(state, events, memory.close_us, HOUR)
+        at = torch.arange(2), torch.full((2,), 0.5, dtype=torch.float64)
+        z, expected, before = (memory.network.embed(one, *at) for one in (memory.state_now, state, empty))
+    assert torch.equal(z, expected)
+    assert z.shape == (2, 16)
+    assert not torch.allclose(z, before)
     assert len(market_nodes(SYMBOLS)) == len(memory.state()["0.1"])
+
+
+def test_a_state_that_was_taken_is_not_altered_by_later_events() -> None:
+    memory, told = LiveNetwork(network(), 2, HOUR), rows()
+    feed = Feed(SYMBOLS, memory, bound_us=0)
+    feed.receive(event_rows(told[:60]))
+    taken = memory.state()
+    kept = {name: array.copy() for name, array in taken.items()}
+    feed.receive(event_rows(told[60:]))
+    same(taken, kept)
+    assert not np.array_equal(memory.state()["0.0"], kept["0.0"])
 
 
 def test_the_memory_of_another_network_is_refused() -> None:
