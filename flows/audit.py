@@ -6,7 +6,6 @@ from prefect import flow
 
 from flows.parameters import StepParameters
 from flows.train import contenders_of
-from models.graphs.catalogue import windowed_rules
 from tasks.audit import AuditReport, audit_leaks
 from tasks.ledger import step_run
 
@@ -15,8 +14,6 @@ from tasks.ledger import step_run
 def audit(step: StepParameters) -> AuditReport:
     """What past bars get without the bars after them: features, edges, forecasts. A difference stops the night."""
     night, profile = step.open(), step.settings().profile(step.universe)
-    rules = windowed_rules(**profile.graph.model_dump())
     with step_run(night, "audit", step.of_night()):
-        return audit_leaks(
-            night, contenders_of(night, step), rules, profile.class_horizon_bars, profile.folds.test_bars
-        )
+        models, graph = contenders_of(night, step), profile.graph.model_dump()
+        return audit_leaks(night, models, graph, profile.class_horizon_bars, profile.folds.test_bars)

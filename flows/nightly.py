@@ -16,7 +16,7 @@ from flows.ingest import ingest
 from flows.parameters import NightParameters, StepParameters, latest_night, open_warehouse
 from flows.publish import publish
 from flows.settings import SettingsError
-from flows.train import train
+from flows.train import check_graphs, train
 from flows.validate import validate
 from models import zoo
 from models.features.indicators import FeatureError
@@ -69,6 +69,8 @@ def nightly(night: NightParameters = NightParameters()) -> list[NightReport]:  #
         raise SettingsError(str(error)) from error
     warehouse = open_warehouse(settings)
     universes = [load_universe(warehouse, name) for name in night.universe_names()]
+    for universe in universes:
+        check_graphs(settings, universe.name)
     latest = settings.simulated_as_of if night.source == "simulated" else latest_night({u.calendar for u in universes})
     as_of = night.as_of or latest
     asked = night.model_dump(exclude={"as_of", "universes"})

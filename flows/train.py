@@ -6,7 +6,8 @@ from prefect import flow
 
 from flows.parameters import StepParameters
 from flows.progress import progress
-from flows.settings import Profile
+from flows.settings import Profile, Settings, SettingsError
+from models import zoo
 from models.scoring.portfolio import Limits
 from tasks.forecasts import Contender, networks
 from tasks.ledger import step_run
@@ -18,6 +19,7 @@ from tasks.train import Recipe, TrialReport, contenders, load_training_data, tra
 def train(step: StepParameters) -> list[TrialReport]:
     """Fits what is not fitted yet and forecasts the bars that have no forecast; a cached fold costs a look."""
     night, settings = step.open(), step.settings()
+    check_graphs(settings, step.universe)
     recipe = recipe_of(settings.profile(step.universe))
     with step_run(night, "train", step.of_night()):
         models = [c.model for c in networks(contenders(night, settings.models, settings.seeds, recipe))]
@@ -27,6 +29,19 @@ def train(step: StepParameters) -> list[TrialReport]:
             for model in models
             for seed in settings.seeds
         ]
+
+
+def check_graphs(settings: Settings, universe: str) -> None:
+    """Raises SettingsError for a model that reads a graph which the universe's profile does not build."""
+    built = settings.profile(universe).graph.graphs
+    for model in settings.models:
+        graph = None if isinstance(zoo.entry(model), zoo.Rule) else zoo.graph_of(zoo.Spec(model))
+        if graph is not None and graph not in built:
+            profile = settings.universes[universe]
+            raise SettingsError(
+                f"model {model!r} reads the graph {graph!r}, which profile {profile!r} does not build for {universe}; "
+                f"add it to profiles.{profile}.graph.graphs, or leave the model out"
+            )
 
 
 def recipe_of(profile: Profile) -> Recipe:

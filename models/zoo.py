@@ -39,7 +39,8 @@ class UnknownModelError(ValueError):
 
 @dataclass(frozen=True)
 class Network:
-    """A trained entry. ``graph``: name of the graph whose snapshots it reads, None for none. ``events``: it reads what
+    """A trained entry. ``graph``: name of the graph whose snapshots it reads unless its options say
+    another or none, see ``graph_of``. ``events``: it reads what
     happens in the market between its bars."""
 
     build: Callable[..., nn.Module]
@@ -95,7 +96,7 @@ ENTRIES: dict[str, Entry] = {
     "ssm_gnn_pretrained": Network(
         partial(ssm_gnn, pretrained="ssm"), "ssm_gnn whose S4D is fitted alone first, then both", "correlation"
     ),
-    "ssm": Network(partial(ssm_gnn, parts="ssm"), "ssm_gnn without its messages"),
+    "ssm": Network(partial(ssm_gnn, parts="ssm"), "ssm_gnn without its messages", "correlation"),
     "gnn": Network(partial(ssm_gnn, parts="gnn"), "ssm_gnn without its memory: the bar alone", "correlation"),
     "tgn": Network(
         partial(Tgn, aggregator="mean"), "temporal graph network: memory and attention", "correlation", events=True
@@ -145,8 +146,10 @@ def rule(name: str) -> Rule:
 def graph_of(spec: Spec) -> str | None:
     """Name of the graph whose stored snapshots the network of ``spec`` reads, its entry's unless its options say
     another; None for none. Raises UnknownModelError."""
-    graph = spec.options.get("graph", network(spec.model).graph)
-    return None if graph == LEARNED or spec.options.get("parts") == "ssm" else graph
+    entry = network(spec.model)
+    preset = entry.build.keywords if isinstance(entry.build, partial) else {}
+    options = {"graph": entry.graph, **preset, **spec.options}
+    return None if options["graph"] == LEARNED or options.get("parts") == "ssm" else options["graph"]
 
 
 def build(spec: Spec, n_features: int, n_horizons: int, seed: int = 0) -> nn.Module:

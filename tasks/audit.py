@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,10 +14,11 @@ from prefect.cache_policies import NO_CACHE
 
 from models import zoo
 from models.features.indicators import compute_features
+from models.graphs.catalogue import windowed_rules
 from models.graphs.membership import membership_snapshot
 from models.graphs.snapshot import Snapshot
 from models.graphs.surroundings import Surroundings
-from models.graphs.windowed import Rule, snapshots
+from models.graphs.windowed import snapshots
 from models.panel import Panel
 from models.scoring.folds import Fold
 from models.scoring.leaks import Comparison, compare
@@ -58,7 +60,7 @@ class Stored:
 def audit_leaks(
     night: Night,
     models: Sequence[Contender],
-    rules: Mapping[str, Rule],
+    graph: Mapping[str, Any],
     class_horizon: int,
     test_bars: int,
     dates: int = 2,
@@ -66,15 +68,15 @@ def audit_leaks(
     """Recomputes features, edges of windowed graphs and forecasts without anything after a cut, at ``dates`` cuts.
 
     The cuts are decisions of the later half of the forecasts, drawn by a seed that is the night's own. Each subject's
-    verdict is a row of ``leak_audit``; raises LeakFoundError, after writing them, when one differs. ``rules``, by
-    graph, and ``test_bars`` are what the graphs and folds were made with.
+    verdict is a row of ``leak_audit``; raises LeakFoundError, after writing them, when one differs. ``graph``, the
+    arguments of ``build_graphs``, and ``test_bars`` are what the graphs and folds were made with.
     """
-    edges = {graph: load_snapshots(night, graph) for graph in rules}
+    edges = {name: load_snapshots(night, name) for name in windowed_rules(**graph)}
     stored = Stored(load_bars(night), load_features(night), edges)
     contenders = networks(models)
     rows: list[Row] = []
     for bar in _cuts(night, stored.bars, contenders, class_horizon, dates):
-        rows += _audit_cut(night, stored, contenders, rules, test_bars, bar)
+        rows += _audit_cut(night, stored, contenders, graph, test_bars, bar)
     with night.warehouse.write(f"leak audit of {night.universe.name}") as con:
         keys = {"night": night.as_of, **night.slice}
         replace_slice(con, "store.leak_audit", pa.Table.from_pylist(rows), **keys, run_id=night.run_id)
@@ -104,20 +106,21 @@ def _audit_cut(
     night: Night,
     stored: Stored,
     contenders: Sequence[Contender],
-    rules: Mapping[str, Rule],
+    graph: Mapping[str, Any],
     test_bars: int,
     bar: int,
 ) -> list[Row]:
     """One row per subject: everything up to ``bar``, computed from the bars up to it, against what is stored."""
     bars = stored.bars.rows(0, bar + 1)
     features = compute_features(bars, bar_closes(night.universe.calendar, night.universe.interval, bars.ts))
-    built = {graph: snapshots(graph, bars, rule) for graph, rule in rules.items()}
-    known = [membership_snapshot(graph, bars.ts[0], bars.symbols, of) for graph, of in memberships(night).items()]
+    built = {name: snapshots(name, bars, rule) for name, rule in windowed_rules(**graph).items()}
+    members = {name: groups for name, groups in memberships(night).items() if name in graph["graphs"]}
+    known = [membership_snapshot(name, bars.ts[0], bars.symbols, groups) for name, groups in members.items()]
     known += [snapshot for series in built.values() for snapshot in series]
     before = stored.features.rows(0, bar + 1)
     found = {"features": compare(before.values, features.values, before.mask, features.mask, TOLERANCE)}
-    for graph, series in built.items():
-        found[f"{graph} edges"] = _compare_edges(stored.snapshots[graph], series, bars.ts[bar])
+    for name, series in built.items():
+        found[f"{name} edges"] = _compare_edges(stored.snapshots[name], series, bars.ts[bar])
     told = any(zoo.network(contender.model).events for contender in contenders)
     around = Surroundings(known, load_bar_events(night, bars.ts[bar]) if told else None)
     for contender in contenders:

@@ -35,7 +35,7 @@ from models.nets.rows import RowModel
 from models.nets.sequence import SequenceNetwork
 from models.training.artifact import Artifact, weights_hash
 from models.training.errors import ExportError
-from models.zoo import ENTRIES, Network
+from models.zoo import ENTRIES, graph_of
 
 TOLERANCE = 1e-4  # largest difference from torch, as a share of the largest value where that is above 1
 CHECKED_BATCHES, CHECKED_STEPS = (1, 3), 4
@@ -135,11 +135,9 @@ def _exportable(model: Artifact | nn.Module) -> SequenceNetwork:
     if isinstance(network, RowModel):
         raise ExportError(f"{kind} is fitted in one go and has no layers to write as ONNX; {INSTEAD}")
     if isinstance(model, Artifact):
-        entry = ENTRIES.get(model.header.spec.model)
-        if isinstance(entry, Network) and entry.graph is not None:
-            raise ExportError(
-                f"the {model.header.spec.model} network reads the {entry.graph} graph of every bar; {INSTEAD}"
-            )
+        spec = model.header.spec
+        if spec.model in ENTRIES and (graph := graph_of(spec)) is not None:
+            raise ExportError(f"the {spec.model} network reads the {graph} graph of every bar; {INSTEAD}")
     if not isinstance(network, SequenceNetwork):
         raise ExportError(
             f"{kind} is not a sequence network (models.nets.sequence), only those have an ONNX form; {INSTEAD}"

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from models.graphs.catalogue import windowed_rules
 from models.scoring.portfolio import Limits
 from tasks.audit import audit_leaks
 from tasks.backtest import run_backtests
@@ -57,7 +56,7 @@ def desk(open_desk: Callable, trained_folder: Path, tmp_path: Path):
 
 def audit(desk, dates: int = 2):
     night = desk.night(FRIDAY)
-    return audit_leaks.fn(night, contenders(night, MODELS, (0,), RECIPE), windowed_rules(**GRAPH), 5, 20, dates)
+    return audit_leaks.fn(night, contenders(night, MODELS, (0,), RECIPE), GRAPH, 5, 20, dates)
 
 
 def verdicts(desk) -> dict[str, set[bool]]:
@@ -85,6 +84,19 @@ def test_what_the_night_stored_is_what_its_past_gives(desk) -> None:
     # four symbols at two horizons
     assert {compared for subject, compared, _, _ in rows if subject.startswith("predictions")} == {8}
     assert report.rows_compared == sum(row[1] for row in rows)
+
+
+def test_the_audit_builds_no_membership_that_the_night_did_not(
+    open_desk: Callable, desk_file: Path, tmp_path: Path
+) -> None:
+    night = open_desk(shutil.copy(desk_file, tmp_path)).night(FRIDAY)
+    graph = GRAPH | {"graphs": ("correlation",)}
+    write_features.fn(night)
+    build_graphs.fn(night, **graph)
+    model = ("ssm_gnn_sector",)
+    train_model.fn(night, load_training_data.fn(night, RECIPE, model), model[0], 0, RECIPE)
+    report = audit_leaks.fn(night, contenders(night, model, (0,), RECIPE), graph, 5, 20)
+    assert report.cuts == 2 and report.rows_compared > 0
 
 
 def test_cuts_are_past_decisions_that_the_night_draws_by_itself(desk) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.graphs.catalogue import windowed_rules
 from models.graphs.events import KINDS
 from models.graphs.market_events import COLUMN
 from tasks.audit import audit_leaks
@@ -55,7 +54,7 @@ def publish(desk, as_of: date) -> None:
 
 def audit(desk, as_of: date, models: tuple[str, ...] = ("tgn",)):
     night = desk.night(as_of, "perpetuals")
-    return audit_leaks.fn(night, contenders(night, models, (0,), RECIPE), windowed_rules(**GRAPH), 4, TEST_BARS, 4)
+    return audit_leaks.fn(night, contenders(night, models, (0,), RECIPE), GRAPH, 4, TEST_BARS, 4)
 
 
 def happened(desk, kind: str, at: datetime, received: datetime | None = None, **measures: object) -> None:

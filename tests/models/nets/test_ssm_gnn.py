@@ -283,6 +283,9 @@ def test_options_of_a_spec_choose_the_graph_whose_snapshots_are_read() -> None:
     assert zoo.graph_of(read(options={"parts": "ssm"})) is None
     assert zoo.graph_of(Spec("ssm_gnn_sector")) == "sector"
     assert zoo.graph_of(Spec("s4d")) is None
+    assert zoo.graph_of(Spec("ssm")) is None
+    assert zoo.graph_of(Spec("ssm", options={"parts": "both"})) == "correlation"
+    assert zoo.graph_of(Spec("ssm_gnn_attention", options={"graph": "sector"})) == "sector"
 
 
 def test_the_heads_forecast_return_volatility_and_class() -> None:
