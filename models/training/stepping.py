@@ -28,7 +28,14 @@ from models.training.keys import heard, inputs_hash
 
 
 def can_walk(network: nn.Module) -> bool:
-    """True for a network with a step, where there is no GPU: a GPU runs a segment sooner than its steps."""
+    """True for a network with a step, where there is no GPU: a GPU runs a segment sooner than its steps.
+
+    Not for one that learns edges and keeps the heaviest: where two are all but equal, the rounding decides which is
+    kept, and so a bar stepped can differ by a whole edge from the same bar in its segment.
+    """
+    hybrid = getattr(network, "hybrid", None)
+    if hybrid is not None and hybrid.learns_edges and hybrid.top_k is not None:
+        return False
     return hasattr(network, "step") and not torch.cuda.is_available()
 
 

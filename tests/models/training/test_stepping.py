@@ -12,9 +12,11 @@ import pytest
 from models.graphs.surroundings import Surroundings
 from models.training import fit as fit_module
 from models.training.fit import FittedFold, Predictions, fit_fold, predict_fold
-from models.zoo import ENTRIES, Network
+from models.training.stepping import can_walk
+from models.zoo import ENTRIES, Network, Spec, build
 
-NETWORKS = [name for name, entry in ENTRIES.items() if isinstance(entry, Network)]
+PICKS_EDGES = "ssm_gnn_attention"  # it keeps the heaviest of the edges it draws
+NETWORKS = [name for name, entry in ENTRIES.items() if isinstance(entry, Network) and name != PICKS_EDGES]
 
 
 @pytest.fixture(scope="session")
@@ -62,6 +64,17 @@ def replace_rows(made: Predictions, rows: slice) -> Predictions:
     return replace(
         made, **{k: getattr(made, k)[rows] for k in ("ts", "returns", "volatility", "probabilities", "valid")}
     )
+
+
+def test_a_network_that_keeps_the_heaviest_of_its_own_edges_never_steps(market, tmp_path: Path) -> None:
+    fitted = fit_fold(**market.arguments(PICKS_EDGES), artifact=tmp_path / "m.safetensors")
+    start = market.folds[0].test_start
+    whole = predict_fold(fitted.artifact, market.features, market.surroundings, market.folds[0], start + 7)
+    predict(market, fitted, start + 7)
+    assert states(fitted) == []
+    assert_same(predict(market, fitted, start + 8, start + 7), replace_rows(whole, slice(0, 1)), 1e-7)
+    every = build(Spec("ssm_gnn", d_model=8, options={"graph": "attention"}), 3, 2)
+    assert can_walk(every) and not can_walk(build(Spec(PICKS_EDGES, d_model=8), 3, 2))
 
 
 def test_the_same_night_again_takes_the_same_step(market, fitted: FittedFold) -> None:
