@@ -24,7 +24,7 @@ from models.zoo import Spec
 
 ROOM = Path(zoo.__file__).parent
 FITTERS = ("arch", "lightgbm", "numba")
-SOURCES = ("layers", "nets", "training", "features")
+SOURCES = ("layers", "nets", "training", "features", "graphs")
 
 
 @lru_cache(maxsize=1)

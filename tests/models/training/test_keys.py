@@ -110,13 +110,14 @@ def test_an_event_changes_it_only_where_the_fit_reads_and_the_network_reads_even
         assert key(market, "ssm_gnn", surroundings=told) == key(market, "ssm_gnn")
 
 
-def test_the_code_version_is_of_the_source_bytes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "layers").mkdir()
+@pytest.mark.parametrize("room", ["layers", "graphs"])
+def test_the_code_version_is_of_the_source_bytes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, room: str) -> None:
+    (tmp_path / room).mkdir()
     (tmp_path / "zoo.py").write_text("a = 1\n")
-    (tmp_path / "layers" / "x.py").write_text("b = 1\n")
+    (tmp_path / room / "x.py").write_text("b = 1\n")
     monkeypatch.setattr(keys, "ROOM", tmp_path)
     versions = []
     for text in ("b = 1\n", "b = 2\n", "b = 1\n"):
-        (tmp_path / "layers" / "x.py").write_text(text)
+        (tmp_path / room / "x.py").write_text(text)
         versions.append(code_version.__wrapped__())
     assert versions[0] == versions[2] != versions[1]
