@@ -39,6 +39,7 @@ def write_drawn(con: Any, night: Night, snapshots: Sequence[Snapshot], **said: o
         read_query(con, query, **keys, as_of=dates.to_pylist())
     rows = {
         "as_of": dates,
+        "directed": pa.array([s.directed for s in snapshots], pa.bool_()),
         "nodes": pa.array([len(s.nodes) for s in snapshots], pa.int32()),
         "edges": pa.array(edges, pa.int32()),
         "density": pa.array([s.density for s in snapshots], pa.float64()),

@@ -21,6 +21,7 @@ from tasks import train as train_module
 from tasks.errors import NoFoldsError
 from tasks.graphs import build_graphs, write_features
 from tasks.ledger import write_night
+from tasks.panels import load_snapshots
 from tasks.train import Recipe, TrialReport, contenders, load_training_data, train_model, trial_id
 
 FRIDAY, MONDAY = date(2024, 6, 28), date(2024, 7, 1)
@@ -316,6 +317,9 @@ def test_the_graph_that_a_network_draws_is_stored_with_its_forecasts(desk) -> No
     train(desk, model="ssm_gnn_attention", seed=1)
     snapshots, edges = (desk.contents(table).to_pandas() for table in DRAWN)
     assert set(snapshots["graph"]) == {"attention:ssm_gnn_attention", "attention:ssm_gnn_attention:1"}
+    assert snapshots["directed"].all()
+    again = load_snapshots(desk.night(FRIDAY), "attention:ssm_gnn_attention")
+    assert [s.directed for s in again] == [True] * len(again) and len(again) > 0
     forecast = [ts for (ts,) in desk.rows("SELECT DISTINCT ts FROM predictions ORDER BY 1")]
     first = forecast.index(snapshots["as_of"].min().to_pydatetime())
     assert sorted(set(snapshots["as_of"])) == forecast[first::5] and first < 5

@@ -15,7 +15,7 @@ COMMENT ON VIEW main.graph_edges IS 'Edges of the graphs. Grain: source, univers
 COMMENT ON COLUMN main.graph_edges.source IS 'live, recorded or simulated';
 COMMENT ON COLUMN main.graph_edges.universe IS 'Universe, see universes';
 COMMENT ON COLUMN main.graph_edges.graph IS
-    'Kind of graph: correlation, spearman, ewma, partial, spanning_tree, lead_lag, granger, sector or industry';
+    'Kind of graph: correlation, spearman, ewma, partial, spanning_tree, lead_lag, granger, sector, industry, or attention:MODEL, drawn by that network, attention:MODEL:S with seed S';
 COMMENT ON COLUMN main.graph_edges.as_of IS
     'UTC open of the last bar the graph has seen; usable from the close of that bar';
 COMMENT ON COLUMN main.graph_edges.src IS
