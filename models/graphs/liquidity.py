@@ -96,8 +96,13 @@ def liquidity_snapshot(trades: Trades, as_of: int, rule: TradeRule) -> Snapshot:
 def proximity_snapshot(t: np.ndarray, symbol: np.ndarray, as_of: int, nodes: Sequence[str], top_k: int) -> Snapshot:
     """Links by how close in time the last events of two assets were: 1 / (1 + Δt), Δt in seconds.
 
-    ``t`` (e,) µs and ``symbol`` (e,) of any kind of event; an asset without one by ``as_of`` stays alone.
+    ``t`` (e,) µs and ``symbol`` (e,) of any kind of event; an asset without one by ``as_of`` stays alone. Raises
+    GraphError naming the first event whose symbol is no position in ``nodes``.
     """
+    unknown = (symbol < 0) | (symbol >= len(nodes))
+    if unknown.any():
+        k = int(unknown.argmax())
+        raise GraphError(f"event {k} at {t[k]} µs has symbol {symbol[k]}, outside 0 … {len(nodes) - 1}; add its node")
     seen = t <= as_of
     last = np.full(len(nodes), -np.inf)
     np.maximum.at(last, symbol[seen], t[seen])

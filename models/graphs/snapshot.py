@@ -25,8 +25,9 @@ class Snapshot:
     ``as_of`` and ``window_start`` are bar opens, datetime64[us]; ``window_start`` is NaT for a graph that no window
     made. ``src`` and ``dst`` (e,) int64 are positions in ``nodes``; ``weight`` (e,) float64, of either sign. An
     undirected edge is stored once, ``src < dst``; a directed one runs from ``src`` to ``dst``, the way information
-    flows. No edge at all is a graph too: its nodes stand alone. Raises GraphError for fewer than two nodes, a position
-    that is no node, an edge from a node to itself, or a weight that is not finite.
+    flows. No edge at all is a graph too: its nodes stand alone. Raises GraphError for fewer than two nodes, a window
+    that starts after ``as_of``, a position that is no node, an edge from a node to itself or stored twice, or a weight
+    that is not finite.
     """
 
     graph: str
@@ -44,11 +45,16 @@ class Snapshot:
         if not len(self.src) == len(self.dst) == len(self.weight):
             sizes = f"{len(self.src)} src, {len(self.dst)} dst and {len(self.weight)} weights"
             raise GraphError(f"{self._name} has {sizes}; an edge needs one of each")
+        if self.window_start > self.as_of:
+            raise GraphError(f"{self._name} has a window that starts later, at {self.window_start}; give its first bar")
         least, most = np.minimum(self.src, self.dst), np.maximum(self.src, self.dst)
         self._refuse((least < 0) | (most >= len(self.nodes)), f"a node outside 0 … {len(self.nodes) - 1}")
         self._refuse(
             np.equal(self.src, self.dst), "the same node at both ends; leave self-loops out, networks add their own"
         )
+        repeated = np.ones(len(self.src), dtype=bool)
+        repeated[np.unique(self.src * len(self.nodes) + self.dst, return_index=True)[1]] = False
+        self._refuse(repeated, "the ends of an edge before it; store it once")
         self._refuse(~np.isfinite(self.weight), "a weight that is not finite; leave the edge out")
         if not self.directed:
             self._refuse(self.src > self.dst, "src after dst; store an undirected edge once, src < dst")

@@ -37,10 +37,16 @@ def snapshots(graph: str, bars: Panel, rule: Rule, due: Iterable[int] | None = N
     """Graphs at the positions ``due`` of ``bars``, ascending (default: all that are), oldest first.
 
     Each is made of the log total returns of the ``window_bars`` bars up to and including its own. Raises GraphError for
-    fewer than two assets or bars without any return.
+    fewer than two assets, bars without any return, or a position where no full window ends.
     """
     returns = window_returns(bars)
     ends = due_snapshots(bars.ts, rule.every_bars, rule.window_bars) if due is None else np.array(list(due), np.int64)
+    outside = ends[(ends < rule.window_bars) | (ends >= len(bars))]
+    if len(outside):
+        raise GraphError(
+            f"{graph}: no window of {rule.window_bars} returns ends at bar {outside[0]}; those of {len(bars)} bars end "
+            f"at {rule.window_bars} … {len(bars) - 1}"
+        )
     starts = bars.ts[ends - rule.window_bars + 1]
     return [
         Snapshot(graph, as_of, start, *edges, bars.symbols, rule.directed)

@@ -64,6 +64,11 @@ def test_a_graph_without_edges_is_a_graph_whose_nodes_stand_alone() -> None:
         ({"dst": np.array([2, 3])}, r"edge 1 \(1 to 3, weight 0.25\) has a node outside 0 … 2"),
         ({"src": np.array([-1, 1])}, "a node outside 0 … 2"),
         ({"src": np.array([2, 1]), "dst": np.array([0, 2])}, "src after dst"),
+        ({"src": np.array([0, 0])}, r"edge 1 \(0 to 2, weight 0.25\) has the ends of an edge before it"),
+        (
+            {"window_start": NOON + np.timedelta64(1, "us")},
+            "has a window that starts later, at 2024-01-02T12:00:00.000001",
+        ),
         ({"nodes": ("A",)}, "has 1 nodes; a graph needs at least two"),
     ],
 )
