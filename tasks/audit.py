@@ -131,7 +131,7 @@ def _audit_cut(
 
 
 def _compare_edges(stored: Sequence[Snapshot], again: Sequence[Snapshot], last: np.datetime64) -> Comparison:
-    """Every edge up to ``last`` on either side, by (as_of, src, dst)."""
+    """Every snapshot and edge up to ``last`` on either side, by (as_of, src, dst)."""
     sides = [_edges(s for s in side if s.as_of <= last) for side in (stored, again)]
     either, row = np.unique(np.concatenate([keys for keys, _ in sides]), axis=0, return_inverse=True)
     values, there = np.full((2, len(either), 1), np.nan), np.zeros((2, len(either)), dtype=bool)
@@ -142,10 +142,12 @@ def _compare_edges(stored: Sequence[Snapshot], again: Sequence[Snapshot], last: 
 
 
 def _edges(snapshots: Iterable[Snapshot]) -> tuple[np.ndarray, np.ndarray]:
-    """Every edge of the snapshots as (as_of in microseconds, src, dst), (e, 3), and their weights, (e,)."""
-    parts = [
-        (np.column_stack((np.full(len(s.src), s.as_of.astype(np.int64)), s.src, s.dst)), s.weight) for s in snapshots
-    ]
+    """Every edge of the snapshots as (as_of in microseconds, src, dst), (e, 3), and their weights, (e,); and every
+    snapshot as an edge from no node to none that weighs its number of edges, since one without any is a graph too."""
+    parts = []
+    for s in snapshots:
+        as_of, src, dst = np.full(len(s.src) + 1, s.as_of.astype(np.int64)), np.append(s.src, -1), np.append(s.dst, -1)
+        parts.append((np.column_stack((as_of, src, dst)), np.append(s.weight, len(s.src))))
     keys, weights = zip((np.zeros((0, 3), dtype=np.int64), np.zeros(0)), *parts, strict=False)
     return np.concatenate(keys), np.concatenate(weights)
 

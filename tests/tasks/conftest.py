@@ -67,6 +67,15 @@ class Desk:
         with self.warehouse.write("test") as con:
             con.execute(statement, parameters)
 
+    def plant_leader(self) -> None:
+        """Makes every daily bar of AAA that of BBB the day before: BBB leads AAA."""
+        self.execute(
+            "UPDATE store.bars AS b SET open = p.open, high = p.high, low = p.low, close = p.close FROM (SELECT ts, "
+            "lag(open) OVER w AS open, lag(high) OVER w AS high, lag(low) OVER w AS low, lag(close) OVER w AS close "
+            "FROM store.bars WHERE universe = 'stocks' AND symbol = 'BBB' WINDOW w AS (ORDER BY ts)) AS p "
+            "WHERE b.universe = 'stocks' AND b.symbol = 'AAA' AND b.ts = p.ts AND p.open IS NOT NULL"
+        )
+
     def rows(self, query: str) -> list[tuple]:
         with self.warehouse.read() as con:
             return con.execute(query).fetchall()

@@ -39,7 +39,9 @@ MODELS = ("lstm", "ssm_gnn", "buy_and_hold")
 def trained_folder(open_desk: Callable, desk_file: Path, tmp_path_factory) -> Path:
     """A folder with the warehouse of 28 June, its features, graphs, model files and forecasts."""
     folder = tmp_path_factory.mktemp("trained")
-    night = open_desk(shutil.copy(desk_file, folder)).night(FRIDAY)
+    desk = open_desk(shutil.copy(desk_file, folder))
+    desk.plant_leader()
+    night = desk.night(FRIDAY)
     write_features.fn(night)
     build_graphs.fn(night, **GRAPH)
     data = load_training_data.fn(night, RECIPE)
@@ -123,11 +125,23 @@ def test_a_scaler_fitted_on_the_whole_history_is_found(desk) -> None:
 def test_an_edge_from_a_later_window_is_found(desk) -> None:
     desk.execute(
         "UPDATE store.graph_edges AS e SET weight = later.weight FROM store.graph_edges AS later "
-        "WHERE later.graph = e.graph AND later.src = e.src AND later.dst = e.dst AND later.as_of > e.as_of"
+        "WHERE e.graph = 'correlation' AND later.graph = e.graph AND later.src = e.src AND later.dst = e.dst "
+        "AND later.as_of > e.as_of"
     )
     with pytest.raises(LeakFoundError, match="correlation edges"):
         audit(desk)
     assert verdicts(desk) == GREEN | {"correlation edges": {False}}
+
+
+def test_a_graph_without_edges_is_no_leak_but_one_that_is_not_stored_is(desk) -> None:
+    night, graph = desk.night(FRIDAY), GRAPH | {"graphs": ("correlation", "spearman"), "min_correlation": 1.0}
+    build_graphs.fn(night, **graph)
+    models = contenders(night, ("lstm",), (0,), RECIPE)
+    assert desk.rows("SELECT sum(edges) FROM graph_snapshots WHERE graph = 'spearman'") == [(0,)]
+    audit_leaks.fn(night, models, graph, 5, 20)
+    desk.execute("DELETE FROM store.graph_snapshots WHERE graph = 'spearman'")
+    with pytest.raises(LeakFoundError, match="spearman edges"):
+        audit_leaks.fn(night, models, graph, 5, 20)
 
 
 def test_an_edge_that_runs_the_other_way_is_found(desk) -> None:
