@@ -60,7 +60,7 @@ class GraphSettings(Frozen):
     """Which graphs of models/graphs/catalogue.py are built, and of which windows."""
 
     graphs: Annotated[tuple[Graph, ...], Field(min_length=1)]
-    window_bars: Annotated[int, Field(ge=3)]
+    window_bars: Annotated[int, Field(ge=5, description="fewer leave the directed graphs nothing to test")]
     min_correlation: Share
     top_k: Bars
     every_bars: Bars

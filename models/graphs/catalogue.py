@@ -6,7 +6,6 @@ profile says of windows and correlations counts for every graph that reads it; t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 from models.graphs.correlation import CorrelationRule
@@ -22,8 +21,7 @@ WINDOWED: dict[str, Callable[[int, float, int, int], Rule]] = {
     "ewma": lambda w, least, k, every: CorrelationRule(w, least, k, every, measure="ewma", half_life_bars=w / 3),
     "partial": lambda w, least, k, every: CorrelationRule(w, least / 5, k, every, measure="partial"),
     "spanning_tree": lambda w, least, k, every: CorrelationRule(w, least, k, every, keep="mst"),
-    # three standard errors of a correlation of none
-    "lead_lag": lambda w, _, k, every: LeadLagRule(w, min(1.0, 3 / math.sqrt(w)), k, every),
+    "lead_lag": lambda w, least, k, every: LeadLagRule(w, k, every, max_lag=max(1, min(5, w // 4))),
     "granger": lambda w, least, k, every: GrangerRule(w, k, every),
 }
 MEMBERSHIPS = (SECTOR, INDUSTRY)

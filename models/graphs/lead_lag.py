@@ -4,10 +4,11 @@ Glossary: t bars, n assets, w bars of the window, e edges · ℓ lag · p lags o
 x_i its p last returns before t.
 
 LeadLagRule    correlation of i's return ℓ bars ago with j's, at the lag where it is strongest; i leads if that is more
-               than the same the other way round.
+               than the same the other way round, and more than chance (Fisher's z, times the lags it is the best of).
 GrangerRule    F-test of whether i's last p returns explain j's beyond j's own last p (Granger 1969, Investigating
-               causal relations by econometric models), for all n (n − 1) ordered pairs, false discoveries held to a
-               rate after Benjamini and Hochberg 1995.
+               causal relations by econometric models).
+
+Both test all n (n − 1) ordered pairs and hold false discoveries to a rate after Benjamini and Hochberg 1995.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from scipy.special import fdtrc
+from scipy.special import erfc, fdtrc
 from scipy.stats import false_discovery_control
 
 from models.graphs.keeping import Edges, strongest_directed
@@ -30,34 +31,32 @@ COPY = 1e-10  # of a source's variance, added to it: one whose past is a copy of
 
 @dataclass(frozen=True)
 class LeadLagRule:
-    """Edges i → j where |correlation| of i ℓ bars ago with j, at its strongest ℓ of 1 … ``max_lag``, is at least
-    ``min_correlation``, more than that of j ago with i, and among the ``top_k`` strongest into j or out of i.
+    """Edges i → j where |correlation| of i ℓ bars ago with j, at its strongest ℓ of 1 … ``max_lag``, is no chance at a
+    false discovery rate of ``max_false``, more than that of j ago with i, and among the ``top_k`` strongest into j or
+    out of i.
 
     The weight is that correlation, with its sign. A pair needs 80% of the window, like every correlation.
     """
 
     window_bars: int
-    min_correlation: float
     top_k: int
     every_bars: int
     max_lag: int = 5
+    max_false: float = 0.05
     directed: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_window(self.window_bars, self.every_bars, least=3)
-        if not 0 < self.min_correlation <= 1:
-            raise GraphError(f"min_correlation is {self.min_correlation}; it must be above 0 and at most 1")
-        if self.top_k < 1:
-            raise GraphError(f"top_k is {self.top_k}; it must be at least 1")
+        check_window(self.window_bars, self.every_bars, least=5)
+        _check_kept(self.top_k, self.max_false)
         if not 1 <= self.max_lag <= self.window_bars // 4:
             raise GraphError(f"max_lag is {self.max_lag}; it must be 1 to a quarter of window_bars {self.window_bars}")
 
     def edges(self, returns: np.ndarray, ends: np.ndarray) -> Iterator[Edges]:
         """Edges of each window, see ``windowed.Rule``."""
         for end in ends:
-            lead = lead_correlation(returns[end - self.window_bars + 1 : end + 1], self.max_lag)
+            lead, p_value = lead_correlation(returns[end - self.window_bars + 1 : end + 1], self.max_lag)
             strength = np.nan_to_num(np.abs(lead), nan=0.0)
-            leads = (strength >= self.min_correlation) & (strength > strength.T)
+            leads = (false_discoveries(p_value) <= self.max_false) & (strength > strength.T)
             yield strongest_directed(lead, leads, self.top_k)
 
 
@@ -80,11 +79,8 @@ class GrangerRule:
     def __post_init__(self) -> None:
         if self.lags < 1:
             raise GraphError(f"lags is {self.lags}; it must be at least 1")
-        check_window(self.window_bars, self.every_bars, least=3 * self.lags + 10)
-        if not 0 < self.max_false < 1:
-            raise GraphError(f"max_false is {self.max_false}; it must be between 0 and 1")
-        if self.top_k < 1:
-            raise GraphError(f"top_k is {self.top_k}; it must be at least 1")
+        check_window(self.window_bars, self.every_bars, least=3 * self.lags + 2)  # one more bar than coefficients
+        _check_kept(self.top_k, self.max_false)
 
     def edges(self, returns: np.ndarray, ends: np.ndarray) -> Iterator[Edges]:
         """Edges of each window, see ``windowed.Rule``."""
@@ -94,20 +90,27 @@ class GrangerRule:
             yield strongest_directed(explained, causes, self.top_k)
 
 
-def lead_correlation(returns: np.ndarray, max_lag: int) -> np.ndarray:
-    """Correlation [i, j] of i's returns ℓ bars ago with j's, at the strongest ℓ of 1 … max_lag, (n, n) from (w, n).
+def lead_correlation(returns: np.ndarray, max_lag: int) -> tuple[np.ndarray, np.ndarray]:
+    """Correlation [i, j] of i's returns ℓ bars ago with j's, at the strongest ℓ of 1 … max_lag, and the p-value of one
+    so strong by chance, (n, n) each from (w, n).
 
-    A tie goes to the shorter lag. NaN where no lag has enough bars of both.
+    A tie goes to the shorter lag. NaN where no lag has enough bars of both; the p-value also on the diagonal. That is
+    of Fisher's z, normal with variance 1 / (bars − 3), times ``max_lag`` for the best of so many (Bonferroni).
     """
-    w = len(returns)
+    w, known = len(returns), np.isfinite(returns).astype(np.float64)
     by_lag = np.stack(
         [
             pairwise(standardise(returns[: w - lag]), standardise(returns[lag:]), w - lag)
             for lag in range(1, max_lag + 1)
         ]
     )
-    strongest = np.nan_to_num(np.abs(by_lag), nan=-1.0).argmax(axis=0)
-    return np.take_along_axis(by_lag, strongest[None], axis=0)[0]
+    both = np.stack([known[: w - lag].T @ known[lag:] for lag in range(1, max_lag + 1)])
+    strongest = np.nan_to_num(np.abs(by_lag), nan=-1.0).argmax(axis=0)[None]
+    lead, bars = (np.take_along_axis(a, strongest, axis=0)[0] for a in (by_lag, both))
+    z = np.arctanh(np.minimum(np.abs(lead), 1.0 - FLAT)) * np.sqrt(np.maximum(bars - 3, 0.0))
+    p_value = np.minimum(max_lag * erfc(z / np.sqrt(2)), 1.0)
+    np.fill_diagonal(p_value, np.nan)
+    return lead, p_value
 
 
 def granger(returns: np.ndarray, lags: int) -> tuple[np.ndarray, np.ndarray]:
@@ -141,6 +144,13 @@ def granger(returns: np.ndarray, lags: int) -> tuple[np.ndarray, np.ndarray]:
     p_value[at] = fdtrc(lags, spare, share / (1 - share) * spare / lags)
     explained[at] = np.round(share, DECIMALS)
     return explained, p_value
+
+
+def _check_kept(top_k: int, max_false: float) -> None:
+    if top_k < 1:
+        raise GraphError(f"top_k is {top_k}; it must be at least 1")
+    if not 0 < max_false < 1:
+        raise GraphError(f"max_false is {max_false}; it must be between 0 and 1")
 
 
 def false_discoveries(p_value: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 from statsmodels.stats.multitest import multipletests
 from statsmodels.tsa.stattools import grangercausalitytests
 
@@ -13,7 +14,7 @@ from models.graphs.lead_lag import GrangerRule, LeadLagRule, false_discoveries, 
 from models.graphs.snapshot import GraphError
 
 WINDOW = 120
-LEAD_LAG = LeadLagRule(window_bars=WINDOW, min_correlation=0.4, top_k=3, every_bars=10, max_lag=3)
+LEAD_LAG = LeadLagRule(window_bars=WINDOW, top_k=3, every_bars=10, max_lag=3)
 GRANGER = GrangerRule(window_bars=WINDOW, top_k=3, every_bars=10, lags=2)
 
 
@@ -32,7 +33,7 @@ def edges(rule: LeadLagRule | GrangerRule, returns: np.ndarray) -> dict[tuple[in
 
 def test_lead_correlation_is_numpys_at_the_strongest_lag() -> None:
     returns = led()
-    found = lead_correlation(returns, 3)
+    found, _ = lead_correlation(returns, 3)
     for i in range(5):
         for j in range(5):
             by_lag = [np.corrcoef(returns[:-lag, i], returns[lag:, j])[0, 1] for lag in (1, 2, 3)]
@@ -81,13 +82,28 @@ def test_the_cause_points_at_its_effect() -> None:
     assert min(edges(GRANGER, led()).values()) > 0.4
 
 
-def test_noise_has_hardly_an_edge_after_correction_and_many_before() -> None:
+@pytest.mark.parametrize(("rule", "test"), [(GRANGER, granger), (LEAD_LAG, lead_correlation)])
+def test_noise_has_hardly_an_edge_after_correction_and_many_before(rule: LeadLagRule | GrangerRule, test) -> None:
     found = before = 0
     for seed in range(20):
         returns = np.random.default_rng(seed).normal(size=(WINDOW, 10))
-        found += len(edges(GRANGER, returns))
-        before += int((granger(returns, 2)[1] < 0.05).sum())
+        found += len(edges(rule, returns))
+        before += int((test(returns, 2)[1] < 0.05).sum())
     assert before > 40 and found <= 6
+
+
+def test_the_p_value_of_a_lead_is_fisher_s_for_the_best_of_its_lags() -> None:
+    """Holes count: the bars are those that both have."""
+    returns = led(seed=2)
+    returns[30:38, 4] = np.nan
+    lead, p_value = lead_correlation(returns, 1)
+    bars = int((np.isfinite(returns[:-1, 4]) & np.isfinite(returns[1:, 0])).sum())
+    assert bars == WINDOW - 1 - 8
+    assert p_value[4, 0] == pytest.approx(2 * norm.sf(np.arctanh(abs(lead[4, 0])) * np.sqrt(bars - 3)))
+    longer, of_three = lead_correlation(returns, 3)
+    same = (longer == lead) & ~np.eye(5, dtype=bool) & (p_value < 1 / 3)
+    assert same.any() and np.isnan(np.diag(p_value)).all()
+    np.testing.assert_allclose(of_three[same], 3 * p_value[same])
 
 
 def test_an_asset_with_a_hole_or_without_moves_neither_causes_nor_is_caused() -> None:
@@ -125,13 +141,13 @@ def test_a_window_ends_with_its_own_bar(rule: LeadLagRule | GrangerRule) -> None
 @pytest.mark.parametrize(
     ("rule", "change", "message"),
     [
-        (LEAD_LAG, {"window_bars": 2}, "window_bars is 2"),
-        (LEAD_LAG, {"min_correlation": 0.0}, "min_correlation is 0"),
+        (LEAD_LAG, {"window_bars": 4}, "window_bars is 4; this graph needs at least 5"),
+        (LEAD_LAG, {"max_false": 0.0}, "max_false is 0"),
         (LEAD_LAG, {"top_k": 0}, "top_k is 0"),
         (LEAD_LAG, {"every_bars": 0}, "every_bars is 0"),
         (LEAD_LAG, {"max_lag": 31}, "max_lag is 31"),
         (GRANGER, {"lags": 0}, "lags is 0"),
-        (GRANGER, {"window_bars": 15}, "needs at least 16 bars"),
+        (GRANGER, {"window_bars": 7}, "needs at least 8 bars"),
         (GRANGER, {"max_false": 1.0}, "max_false is 1"),
         (GRANGER, {"top_k": 0}, "top_k is 0"),
     ],
