@@ -7,7 +7,7 @@ ALTER TABLE store.graph_snapshots ADD COLUMN turnover DOUBLE;
 ALTER TABLE store.graph_snapshots ADD COLUMN drift DOUBLE;
 
 COMMENT ON COLUMN store.graph_snapshots.graph IS
-    'Kind of graph: correlation, spearman, ewma, partial, spanning_tree, lead_lag, granger, sector or industry';
+    'Kind of graph: correlation, spearman, ewma, partial, spanning_tree, lead_lag, granger, sector, industry, or attention:MODEL, drawn by that network, attention:MODEL:S with seed S';
 COMMENT ON COLUMN store.graph_snapshots.directed IS 'True where an edge runs from src to dst and not back';
 COMMENT ON COLUMN store.graph_snapshots.mean_correlation IS
     'Mean correlation of all pairs of symbols over the window, edge or not; NULL where there is no window';
@@ -16,7 +16,7 @@ COMMENT ON COLUMN store.graph_snapshots.turnover IS
 COMMENT ON COLUMN store.graph_snapshots.drift IS
     'Distance of its weights to their mean over up to ten snapshots before, over the root mean square distance of those; NULL with fewer than two before, or where those are the same';
 COMMENT ON COLUMN store.graph_edges.graph IS
-    'Kind of graph: correlation, spearman, ewma, partial, spanning_tree, lead_lag, granger, sector or industry';
+    'Kind of graph: correlation, spearman, ewma, partial, spanning_tree, lead_lag, granger, sector, industry, or attention:MODEL, drawn by that network, attention:MODEL:S with seed S';
 COMMENT ON COLUMN store.graph_edges.src IS
     'Symbol the edge starts at; an undirected edge is stored once, src < dst, a directed one runs from src to dst';
 COMMENT ON COLUMN store.graph_edges.weight IS
