@@ -13,7 +13,19 @@ DEFAULTS = Path(__file__).with_name("settings.toml")
 Bars = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Graph = Literal[  # those of models/graphs/catalogue.py, whose import would make every command wait
-    "correlation", "spearman", "ewma", "partial", "spanning_tree", "lead_lag", "granger", "sector", "industry"
+    "correlation",
+    "spearman",
+    "ewma",
+    "partial",
+    "spanning_tree",
+    "lead_lag",
+    "granger",
+    "order_flow",
+    "flow_between",
+    "liquidity",
+    "proximity",
+    "sector",
+    "industry",
 ]
 
 

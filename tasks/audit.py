@@ -30,7 +30,7 @@ from tasks.forecasts import FORECAST_COLUMNS, PROBABILITIES, Contender, aware, l
 from tasks.graphs import memberships
 from tasks.leaderboard import Row
 from tasks.night import Night
-from tasks.panels import load_bar_events, load_bars, load_features, load_snapshots
+from tasks.panels import load_bar_events, load_bars, load_features, load_snapshots, windowed_panels
 from warehouse.tables import replace_slice
 
 logger = logging.getLogger(__name__)
@@ -113,7 +113,9 @@ def _audit_cut(
     """One row per subject: everything up to ``bar``, computed from the bars up to it, against what is stored."""
     bars = stored.bars.rows(0, bar + 1)
     features = compute_features(bars, bar_closes(night.universe.calendar, night.universe.interval, bars.ts))
-    built = {name: snapshots(name, bars, rule) for name, rule in windowed_rules(**graph).items()}
+    rules = windowed_rules(**graph)
+    panels = windowed_panels(night, rules, bars)
+    built = {name: snapshots(name, panels[name], rule) for name, rule in rules.items()}
     members = {name: groups for name, groups in memberships(night).items() if name in graph["graphs"]}
     known = [membership_snapshot(name, bars.ts[0], bars.symbols, groups) for name, groups in members.items()]
     known += [snapshot for series in built.values() for snapshot in series]

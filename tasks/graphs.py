@@ -22,7 +22,7 @@ from models.graphs.stability import TRAIL, mean_correlation, stability
 from models.graphs.windowed import Rule, due_snapshots, snapshots, window_returns
 from models.panel import TS_TYPE, Panel
 from tasks.night import Night
-from tasks.panels import bar_grid, instants, just_after, load_bars, load_features, load_snapshots
+from tasks.panels import bar_grid, instants, just_after, load_bars, load_features, load_snapshots, windowed_panels
 from warehouse.tables import append, read_query, upsert
 
 logger = logging.getLogger(__name__)
@@ -86,7 +86,8 @@ def build_graphs(
     """
     rules = windowed_rules(graphs, window_bars, min_correlation, top_k, every_bars)
     bars = load_bars(night)
-    plans = [_windowed(graph, rule, bars) for graph, rule in rules.items()]
+    panels = windowed_panels(night, rules, bars)
+    plans = [_windowed(graph, rule, bars, panels[graph]) for graph, rule in rules.items()]
     plans += [_membership(graph, groups, bars) for graph, groups in memberships(night).items() if graph in graphs]
     reports = [_bring_up(night, plan, bars.ts[-1]) for plan in plans]
     total = GraphReport(*(sum(counts) for counts in zip(*(asdict(r).values() for r in reports), strict=True)))
@@ -122,13 +123,13 @@ class Plan:
     mean_correlation: Callable[[np.datetime64], float | None] = lambda _: None
 
 
-def _windowed(graph: str, rule: Rule, bars: Panel) -> Plan:
-    """Of a graph made of windows; a snapshot's parameters name its own data and that of those it is compared with."""
-    returns = window_returns(bars)
-    ends = due_snapshots(bars.ts, rule.every_bars, rule.window_bars)
+def _windowed(graph: str, rule: Rule, bars: Panel, panel: Panel) -> Plan:
+    """Of a graph made of windows of ``panel``; a snapshot's parameters name its data and that of what it is compared
+    with."""
+    returns, inputs = window_returns(bars), rule.inputs(panel)
     names = " ".join(bars.symbols).encode()
-    windows = {bars.ts[i]: returns[i - rule.window_bars + 1 : i + 1] for i in ends}
-    data = [_digest(names + window.tobytes()) for window in windows.values()]
+    windows = {bars.ts[i]: slice(i - rule.window_bars + 1, i + 1) for i in due_snapshots(rule, inputs)}
+    data = [_digest(names + inputs[window].tobytes()) for window in windows.values()]
     said = asdict(rule)  # type: ignore[call-overload]
     parameters = {
         as_of: _json(**said, data=data[k], trailing=_digest("".join(data[max(0, k - TRAIL) : k]).encode()))
@@ -136,9 +137,9 @@ def _windowed(graph: str, rule: Rule, bars: Panel) -> Plan:
     }
 
     def build(missing: list[np.datetime64]) -> list[Snapshot]:
-        return snapshots(graph, bars, rule, np.searchsorted(bars.ts, missing))
+        return snapshots(graph, panel, rule, np.searchsorted(bars.ts, missing))
 
-    return Plan(graph, parameters, build, lambda as_of: mean_correlation(windows[as_of]))
+    return Plan(graph, parameters, build, lambda as_of: mean_correlation(returns[windows[as_of]]))
 
 
 def _membership(graph: str, groups: Mapping[str, str], bars: Panel) -> Plan:

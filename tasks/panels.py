@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -10,11 +10,13 @@ import pyarrow as pa
 
 from models.features.indicators import BAR_COLUMNS, FEATURES
 from models.graphs.events import KINDS
+from models.graphs.liquidity import TRADE_COLUMNS, TradeRule
 from models.graphs.market_stream import MARKET_ROW, MarketEvents
 from models.graphs.snapshot import Snapshot
 from models.graphs.surroundings import BarEvents
+from models.graphs.windowed import Rule
 from models.panel import Panel
-from models.sessions import bar_closes, bar_opens
+from models.sessions import INTERVALS, bar_closes, bar_opens
 from tasks.errors import NoBarsError
 from tasks.events import market_rows
 from tasks.forecasts import aware
@@ -100,6 +102,25 @@ def load_snapshots(
     ]
 
 
+def load_trade_bars(night: Night, last: np.datetime64 | None = None) -> Panel:
+    """TRADE_COLUMNS of all trades that the warehouse had at the night's clock, on the grid of ``load_bars``.
+
+    Masked where nothing was traded.
+    """
+    opens, closes = bar_grid(night, last)
+    span = {"start": aware(opens[0]), "end": just_after(closes[-1])}
+    bar_us = int(INTERVALS[night.universe.interval].astype(np.int64))
+    rows = night.warehouse.query("trade_bars_between", **_had(night), **span, bar_us=bar_us)
+    return Panel.from_table(rows, TRADE_COLUMNS, night.universe.symbols, opens)
+
+
+def windowed_panels(night: Night, rules: Mapping[str, Rule], bars: Panel) -> dict[str, Panel]:
+    """What the windows of each graph are cut from: ``bars``, or the trades of the same bars."""
+    traded = {name for name, rule in rules.items() if isinstance(rule, TradeRule)}
+    trades = load_trade_bars(night, bars.ts[-1]) if traded else bars
+    return {name: trades if name in traded else bars for name in rules}
+
+
 def load_bar_events(night: Night, last: np.datetime64 | None = None) -> BarEvents | None:
     """What happened between the bars of ``load_bars``: settlements of funding, and of the view ``events`` all that the
     warehouse had at the night's clock but books and trades under LARGE_VALUE. None where nothing did.
@@ -128,11 +149,16 @@ def first_unseen_bar(night: Night, events: BarEvents) -> int:
     return len(events.opens) if np.isnat(first) else int(np.searchsorted(events.closes[1:], first))
 
 
-def _heard(night: Night) -> dict[str, object]:
-    """Which rows of the view ``events`` a night reads."""
+def _had(night: Night) -> dict[str, object]:
+    """Which rows of the view ``events`` there were for a night."""
     universe = night.universe
     of = {"source": night.source, "venue": universe.provider, "symbols": list(universe.symbols)}
-    return {**of, "large_value": LARGE_VALUE, "received": night.clock}
+    return {**of, "received": night.clock}
+
+
+def _heard(night: Night) -> dict[str, object]:
+    """Which of them its networks read."""
+    return {**_had(night), "large_value": LARGE_VALUE}
 
 
 def _load_bars(night: Night, symbols: tuple[str, ...], last: np.datetime64 | None) -> Panel:

@@ -15,7 +15,7 @@ from models.graphs.keeping import Edges, spanning_tree, strongest
 from models.graphs.measures import MEASURES
 from models.graphs.rolling import rolling_edges
 from models.graphs.snapshot import GraphError, Snapshot
-from models.graphs.windowed import check_window, snapshots
+from models.graphs.windowed import OfReturns, check_window, snapshots
 from models.panel import Panel
 
 GRAPH = "correlation"
@@ -23,7 +23,7 @@ KEEP = ("threshold", "top_k", "threshold_top_k", "mst")
 
 
 @dataclass(frozen=True)
-class CorrelationRule:
+class CorrelationRule(OfReturns):
     """Which pairs become edges, one snapshot every ``every_bars``, from the ``measure`` over ``window_bars``.
 
     ``keep``: "threshold" those of |measure| at least ``min_correlation``; "top_k" those among the ``top_k`` strongest

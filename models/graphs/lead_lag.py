@@ -24,13 +24,13 @@ from scipy.stats import false_discovery_control
 from models.graphs.keeping import Edges, strongest_directed
 from models.graphs.measures import DECIMALS, FLAT, pairwise, standardise
 from models.graphs.snapshot import GraphError
-from models.graphs.windowed import check_window
+from models.graphs.windowed import OfReturns, check_window
 
 COPY = 1e-10  # of a source's variance, added to it: one whose past is a copy of the target's then explains nothing
 
 
 @dataclass(frozen=True)
-class LeadLagRule:
+class LeadLagRule(OfReturns):
     """Edges i → j where |correlation| of i ℓ bars ago with j, at its strongest ℓ of 1 … ``max_lag``, is no chance at a
     false discovery rate of ``max_false``, more than that of j ago with i, and among the ``top_k`` strongest into j or
     out of i.
@@ -61,7 +61,7 @@ class LeadLagRule:
 
 
 @dataclass(frozen=True)
-class GrangerRule:
+class GrangerRule(OfReturns):
     """Edges i → j where i Granger-causes j at ``lags`` lags, at a false discovery rate of ``max_false``, and i is among
     the ``top_k`` strongest into j or j out of i.
 

@@ -1,4 +1,4 @@
-"""Graphs made of a window of returns, one every k bars: what all of them share.
+"""Graphs made of a window of bars, one every k bars: what all of them share.
 
 Glossary: t bars, n assets, w bars of the window.
 
@@ -8,7 +8,7 @@ Snapshots sit at every k-th bar counted from the panel's first, so that more bar
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -20,7 +20,8 @@ from models.panel import Panel
 class Rule(Protocol):
     """How one kind of graph is made: which windows, and which edges each gives."""
 
-    directed: ClassVar[bool]
+    @property
+    def directed(self) -> bool: ...
 
     @property
     def window_bars(self) -> int: ...
@@ -28,19 +29,31 @@ class Rule(Protocol):
     @property
     def every_bars(self) -> int: ...
 
-    def edges(self, returns: np.ndarray, ends: np.ndarray) -> Iterator[Edges]:
-        """(src, dst, weight) for the window of ``returns`` (t, n) that ends at each of the bars ``ends``, ascending."""
+    def inputs(self, bars: Panel) -> np.ndarray:
+        """What the windows are cut from, (t, n, …), NaN where unknown. Raises GraphError."""
         ...
+
+    def edges(self, inputs: np.ndarray, ends: np.ndarray) -> Iterator[Edges]:
+        """(src, dst, weight) for the window of ``inputs`` that ends at each of the bars ``ends``, ascending."""
+        ...
+
+
+class OfReturns:
+    """A rule whose windows are of log total returns."""
+
+    def inputs(self, bars: Panel) -> np.ndarray:
+        """``window_returns``."""
+        return window_returns(bars)
 
 
 def snapshots(graph: str, bars: Panel, rule: Rule, due: Iterable[int] | None = None) -> list[Snapshot]:
     """Graphs at the positions ``due`` of ``bars``, ascending (default: all that are), oldest first.
 
-    Each is made of the log total returns of the ``window_bars`` bars up to and including its own. Raises GraphError for
+    Each is made of the rule's inputs at the ``window_bars`` bars up to and including its own. Raises GraphError for
     fewer than two assets, bars without any return, or a position where no full window ends.
     """
-    returns = window_returns(bars)
-    ends = due_snapshots(bars.ts, rule.every_bars, rule.window_bars) if due is None else np.array(list(due), np.int64)
+    inputs = rule.inputs(bars)
+    ends = due_snapshots(rule, inputs) if due is None else np.array(list(due), np.int64)
     outside = ends[(ends < rule.window_bars) | (ends >= len(bars))]
     if len(outside):
         raise GraphError(
@@ -50,21 +63,24 @@ def snapshots(graph: str, bars: Panel, rule: Rule, due: Iterable[int] | None = N
     starts = bars.ts[ends - rule.window_bars + 1]
     return [
         Snapshot(graph, as_of, start, *edges, bars.symbols, rule.directed)
-        for as_of, start, edges in zip(bars.ts[ends], starts, rule.edges(returns, ends), strict=True)
+        for as_of, start, edges in zip(bars.ts[ends], starts, rule.edges(inputs, ends), strict=True)
     ]
 
 
-def due_snapshots(ts: np.ndarray, every_bars: int, window_bars: int) -> np.ndarray:
-    """Positions in ``ts`` (t,) of the snapshots: multiples of ``every_bars`` with ``window_bars`` returns up to them.
+def due_snapshots(rule: Rule, inputs: np.ndarray) -> np.ndarray:
+    """Positions of the snapshots among the bars of ``inputs`` (t, n, …): multiples of ``every_bars`` with a full window
+    up to them in which something is known.
 
     The first bar has no return, so the first full window ends at position ``window_bars``.
     """
-    every = np.arange(0, len(ts), every_bars)
-    return every[every >= window_bars]
+    every = np.arange(0, len(inputs), rule.every_bars)
+    every = every[every >= rule.window_bars]
+    known = np.cumsum(np.isfinite(inputs).any(axis=tuple(range(1, inputs.ndim))))
+    return every[known[every] > known[every - rule.window_bars]]
 
 
 def window_returns(bars: Panel) -> np.ndarray:
-    """Log total returns (t, n), NaN where an asset has no bar or no earlier one; the only input of these graphs."""
+    """Log total returns (t, n), NaN where an asset has no bar or no earlier one."""
     if len(bars.symbols) < 2:
         raise GraphError(f"a graph needs at least two assets, the bars have {len(bars.symbols)}")
     has_return = bars.mask & (np.cumsum(bars.mask, axis=0) > 1)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from flows.settings import Graph
-from models.graphs.catalogue import GRAPHS, WINDOWED, windowed_rules
+from models.graphs.catalogue import GRAPHS, TRADED, WINDOWED, windowed_rules
 from models.graphs.lead_lag import LeadLagRule
 from models.graphs.snapshot import GraphError, to_adjacency
 from models.graphs.windowed import snapshots
@@ -22,7 +22,7 @@ RULES = windowed_rules(GRAPHS, window_bars=40, min_correlation=0.2, top_k=2, eve
 
 def test_settings_name_the_graphs_there_are() -> None:
     assert set(get_args(Graph)) == set(GRAPHS)
-    assert set(RULES) == set(WINDOWED)
+    assert set(RULES) == {*WINDOWED, *TRADED}
 
 
 def test_a_graph_that_does_not_exist_is_named() -> None:
@@ -75,7 +75,7 @@ def test_a_window_that_the_bars_do_not_hold_is_refused(random_bars: Bars, end: i
 
 @pytest.mark.parametrize("window_bars", [5, 7, 13, 40])
 def test_every_graph_is_built_of_the_shortest_window_that_settings_take(random_bars: Bars, window_bars: int) -> None:
-    for graph, rule in windowed_rules(GRAPHS, window_bars, 0.2, 2, 7).items():
+    for graph, rule in windowed_rules(tuple(WINDOWED), window_bars, 0.2, 2, 7).items():
         assert len(snapshots(graph, random_bars(60, 7), rule)) == len(range(0, 60, 7)) - -(-window_bars // 7)
 
 

@@ -84,10 +84,18 @@ def test_an_asset_that_does_not_move_has_no_correlation() -> None:
 
 
 def test_snapshots_come_every_k_bars_from_the_first_once_the_window_is_full() -> None:
-    ts = np.arange(40).astype("datetime64[h]")
-    assert due_snapshots(ts, every_bars=7, window_bars=20).tolist() == [21, 28, 35]
-    assert due_snapshots(ts, every_bars=5, window_bars=20).tolist() == [20, 25, 30, 35]
-    assert due_snapshots(ts[:20], every_bars=5, window_bars=20).tolist() == []
+    known = np.zeros((40, 2))
+    assert due_snapshots(replace(RULE, every_bars=7, window_bars=20), known).tolist() == [21, 28, 35]
+    every_week = replace(RULE, every_bars=5, window_bars=20)
+    assert due_snapshots(every_week, known).tolist() == [20, 25, 30, 35]
+    assert due_snapshots(every_week, known[:20]).tolist() == []
+
+
+def test_a_window_in_which_nothing_is_known_has_no_snapshot() -> None:
+    """Windows of 20 end at 20, 25, 30 and 35; the last bar that anybody has is bar 10."""
+    known = np.full((40, 2), np.nan)
+    known[10, 1] = 0.01
+    assert due_snapshots(replace(RULE, every_bars=5, window_bars=20), known).tolist() == [20, 25]
 
 
 def test_window_ends_with_the_snapshots_own_bar() -> None:
@@ -166,7 +174,7 @@ def test_later_bars_never_change_a_snapshot(random_bars: Bars) -> None:
 def test_the_bar_of_the_snapshot_counts_and_the_next_does_not() -> None:
     returns = draw(40, 5)
     plain = edges(correlation_snapshots(bars_of_returns(returns), RULE)[0])
-    assert due_snapshots(np.arange(40), RULE.every_bars, RULE.window_bars)[0] == 35
+    assert due_snapshots(RULE, returns)[0] == 35
     for bar, changed in ((36, False), (35, True), (6, True), (5, False)):
         other = returns.copy()
         other[bar] += np.array([0.2, 0.1, -0.2, -0.1, 0.3])

@@ -1,0 +1,20 @@
+-- trade_bars_between: trades of $symbols at $venue in [$start, $end) received by $received, summed over the bars of
+-- $bar_us microseconds (open < ts <= close) in which there are any. One row per (symbol, ts), ts the bar's open.
+SELECT
+    symbol,
+    make_timestamptz((epoch_us(ts) - 1) // $bar_us * $bar_us) AS ts,
+    -- decimals, because a sum of floats depends on the order in which threads reach them
+    sum(CAST(if(side = 'buy', 1, -1) * price * size AS DECIMAL(38, 8)))::DOUBLE AS signed_value,
+    sum(CAST(price * size AS DECIMAL(38, 8)))::DOUBLE AS value,
+    last(price ORDER BY trades.ts, trade_id) AS price,
+    epoch_us(max(trades.ts)) / 1e6 AS last_s
+FROM trades
+WHERE
+    source = $source
+    AND venue = $venue
+    AND list_contains($symbols, symbol)
+    AND ts >= $start
+    AND ts < $end
+    AND fetched_at <= $received
+GROUP BY ALL
+ORDER BY symbol, ts;
