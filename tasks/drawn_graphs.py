@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from models.graphs.snapshot import Snapshot
+from models.graphs.stability import TRAIL
 from models.nets.ssm_gnn import LEARNED, drawn_graph
-from models.panel import TS_TYPE
 from models.training.fit import Predictions
+from tasks.graph_rows import edge_rows, snapshot_rows, write_snapshots
 from tasks.night import Night
-from warehouse.tables import append, read_query
+from tasks.panels import load_snapshots
 
 EVERY_BARS = 5  # from one graph that is kept to the next, counted from the panel's first bar: more bars move none
 
@@ -29,33 +29,19 @@ def drawn_snapshots(made: Predictions, first: int, model: str, seed: int) -> lis
     return [drawn_graph(name, made.edges[k].astype(np.float64), made.ts[k], made.symbols) for k in due]
 
 
-def write_drawn(con: Any, night: Night, snapshots: Sequence[Snapshot], **said: object) -> None:
-    """Puts the snapshots, of one graph, in the place of those of the same dates; ``said``: how they came about."""
-    if not snapshots:
-        return
-    as_of, edges = np.array([s.as_of for s in snapshots]), [len(s.src) for s in snapshots]
-    keys, dates = {**night.slice, "graph": snapshots[0].graph}, _timestamps(as_of)
-    for query in ("delete_snapshots", "delete_edges"):
-        read_query(con, query, **keys, as_of=dates.to_pylist())
-    rows = {
-        "as_of": dates,
-        "directed": pa.array([s.directed for s in snapshots], pa.bool_()),
-        "nodes": pa.array([len(s.nodes) for s in snapshots], pa.int32()),
-        "edges": pa.array(edges, pa.int32()),
-        "density": pa.array([s.density for s in snapshots], pa.float64()),
-        "mean_weight": pa.array([float(s.weight.mean()) if len(s.weight) else None for s in snapshots], pa.float64()),
-        "parameters": pa.array([json.dumps(said, sort_keys=True)] * len(snapshots)),
-    }
-    append(con, "store.graph_snapshots", pa.table(rows), **keys, run_id=night.run_id)
-    names = np.array(snapshots[0].nodes, dtype=object)
-    ends = {
-        "src": names[np.concatenate([s.src for s in snapshots])],
-        "dst": names[np.concatenate([s.dst for s in snapshots])],
-        "weight": np.concatenate([s.weight for s in snapshots]),
-    }
-    table = pa.table({"as_of": _timestamps(np.repeat(as_of, edges)), **ends})
-    append(con, "store.graph_edges", table, **keys, run_id=night.run_id)
+def with_trailing(night: Night, drawn: Sequence[Snapshot], ts: np.ndarray) -> list[Snapshot]:
+    """``drawn`` and the stored snapshots that those are compared with, oldest first; ``ts`` are the panel's bars."""
+    start = int(np.searchsorted(ts, drawn[0].as_of)) if drawn else 0
+    if not start:
+        return list(drawn)
+    first = ts[max(0, start - TRAIL * EVERY_BARS)]
+    return [*load_snapshots(night, drawn[0].graph, last=ts[start - 1], first=first), *drawn]
 
 
-def _timestamps(ts: np.ndarray) -> pa.Array:
-    return pa.array(ts.astype("datetime64[us]")).cast(TS_TYPE)
+def write_drawn(con: Any, night: Night, drawn: Sequence[Snapshot], series: Sequence[Snapshot], **said: object) -> None:
+    """Puts the snapshots, of one graph, in the place of those of the same dates; ``series`` as ``with_trailing`` gives
+    it, ``said``: how they came about."""
+    if drawn:
+        parameters = [json.dumps(said, sort_keys=True)] * len(drawn)
+        rows = snapshot_rows(drawn, series, parameters, [None] * len(drawn))
+        write_snapshots(con, night, drawn[0].graph, rows, edge_rows(drawn))

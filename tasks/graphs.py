@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 
 import numpy as np
-import pyarrow as pa
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
@@ -18,12 +17,13 @@ from models.features.indicators import compute_features
 from models.graphs.catalogue import windowed_rules
 from models.graphs.membership import INDUSTRY, SECTOR, membership_snapshot
 from models.graphs.snapshot import Snapshot
-from models.graphs.stability import TRAIL, mean_correlation, stability
+from models.graphs.stability import TRAIL, mean_correlation
 from models.graphs.windowed import Rule, due_snapshots, snapshots, window_returns
-from models.panel import TS_TYPE, Panel
+from models.panel import Panel
+from tasks.graph_rows import edge_rows, snapshot_rows, timestamps, write_snapshots
 from tasks.night import Night
 from tasks.panels import bar_grid, instants, just_after, load_bars, load_features, load_snapshots, windowed_panels
-from warehouse.tables import append, read_query, upsert
+from warehouse.tables import read_query, upsert
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ def _store_features(night: Night, rows: Panel, gone: np.ndarray) -> None:
     table = rows.to_table()
     with night.warehouse.write(f"features of {night.universe.name}") as con:
         for j in np.flatnonzero(gone.any(axis=0)):
-            removed = _timestamps(rows.ts[gone[:, j]]).to_pylist()
+            removed = timestamps(rows.ts[gone[:, j]]).to_pylist()
             read_query(con, "delete_features", **constants, symbol=rows.symbols[j], ts=removed)
         upsert(con, "store.features", table, FEATURE_KEY, **constants, run_id=night.run_id)
 
@@ -170,13 +170,10 @@ def _bring_up(night: Night, plan: Plan, last: np.datetime64) -> GraphReport:
     gone = [as_of for as_of in stored if as_of not in plan.parameters]
     built = plan.build(missing)
     if missing or gone:
-        rows, edges = _snapshot_rows(plan, built, _with_trailing(night, plan, built)), _edge_rows(built)
-        replaced = _timestamps([*missing, *gone]).to_pylist()
+        mean = [plan.mean_correlation(s.as_of) for s in built]
+        rows = snapshot_rows(built, _with_trailing(night, plan, built), [plan.parameters[s.as_of] for s in built], mean)
         with night.warehouse.write(f"{plan.graph} graphs of {night.universe.name}") as con:
-            for name in ("delete_snapshots", "delete_edges"):
-                read_query(con, name, **span, as_of=replaced)
-            append(con, "store.graph_snapshots", rows, **span, run_id=night.run_id)
-            append(con, "store.graph_edges", edges, **span, run_id=night.run_id)
+            write_snapshots(con, night, plan.graph, rows, edge_rows(built), gone)
     return GraphReport(len(plan.parameters), len(built), sum(len(s.src) for s in built), len(gone))
 
 
@@ -190,44 +187,3 @@ def _with_trailing(night: Night, plan: Plan, built: Sequence[Snapshot]) -> list[
         kept = load_snapshots(night, plan.graph, last=needed[-1], first=needed[0])
         by_as_of = {s.as_of: s for s in kept} | by_as_of
     return [by_as_of[as_of] for as_of in order if as_of in by_as_of]
-
-
-def _snapshot_rows(plan: Plan, built: Sequence[Snapshot], series: Sequence[Snapshot]) -> pa.Table:
-    """Rows of store.graph_snapshots without their keys; ``series`` holds what they are compared with."""
-    place = {s.as_of: k for k, s in enumerate(series)}
-    found = [stability(s, series[max(0, place[s.as_of] - TRAIL) : place[s.as_of]]) for s in built]
-    return pa.table(
-        {
-            "as_of": _timestamps([s.as_of for s in built]),
-            "window_start": _timestamps([s.window_start for s in built]),
-            "directed": pa.array([s.directed for s in built], pa.bool_()),
-            "nodes": pa.array([len(s.nodes) for s in built], pa.int32()),
-            "edges": pa.array([len(s.src) for s in built], pa.int32()),
-            "density": pa.array([s.density for s in built], pa.float64()),
-            "mean_weight": pa.array([float(s.weight.mean()) if len(s.weight) else None for s in built], pa.float64()),
-            "mean_correlation": pa.array([plan.mean_correlation(s.as_of) for s in built], pa.float64()),
-            "turnover": pa.array([s.turnover for s in found], pa.float64()),
-            "drift": pa.array([s.drift for s in found], pa.float64()),
-            "parameters": pa.array([plan.parameters[s.as_of] for s in built], pa.string()),
-        }
-    )
-
-
-def _edge_rows(built: Sequence[Snapshot]) -> pa.Table:
-    """Rows of store.graph_edges without their keys."""
-    edges = [len(s.src) for s in built]
-    names = pa.array(built[0].nodes if built else (), pa.string())
-    src, dst = (np.concatenate([np.zeros(0, np.int64), *(getattr(s, end) for s in built)]) for end in ("src", "dst"))
-    return pa.table(
-        {
-            "as_of": _timestamps(np.repeat(np.array([s.as_of for s in built], dtype="datetime64[us]"), edges)),
-            "src": names.take(pa.array(src)),
-            "dst": names.take(pa.array(dst)),
-            "weight": pa.array(np.concatenate([np.empty(0), *(s.weight for s in built)])),
-        }
-    )
-
-
-def _timestamps(ts: Sequence[np.datetime64] | np.ndarray) -> pa.Array:
-    """Instants as a UTC timestamp column, null where NaT."""
-    return pa.array(np.array(ts, dtype="datetime64[us]")).cast(TS_TYPE)

@@ -29,7 +29,7 @@ from models.training.artifact import Outcome, file_hash, read_header
 from models.training.errors import ArtifactError, FitError
 from models.training.fit import TrainConfig, fit_fold, fits_at_once, fold_key, predict_fold
 from models.zoo import Spec
-from tasks.drawn_graphs import drawn_snapshots, write_drawn
+from tasks.drawn_graphs import drawn_snapshots, with_trailing, write_drawn
 from tasks.errors import NoFoldsError
 from tasks.forecasts import RULE, Contender, aware, prediction_rows
 from tasks.night import Night
@@ -250,12 +250,13 @@ def _write(trial: Trial, work: FoldWork) -> int:
     night, ts, keys = trial.night, trial.data.features.ts, {**trial.keys, "fold": work.fold.index}
     if work.predictions is None:
         return 0
+    series = with_trailing(night, work.drawn, ts)
     with night.warehouse.write(f"fold {work.fold.index} of {trial.spec.model}, {night.universe.name}") as con:
         if work.row is not None:
             _write_trial(con, trial, work.outcome)
             replace_slice(con, "store.folds", work.row, **keys)
         read_query(con, "delete_predictions", **keys, start=aware(ts[work.first]), end=aware(ts[-1]))
-        write_drawn(con, night, work.drawn, trial_id=trial.trial_id, fold=work.fold.index)
+        write_drawn(con, night, work.drawn, series, trial_id=trial.trial_id, fold=work.fold.index)
         return append(con, "store.predictions", work.predictions, **keys, run_id=night.run_id)
 
 

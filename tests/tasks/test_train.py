@@ -324,6 +324,9 @@ def test_the_graph_that_a_network_draws_is_stored_with_its_forecasts(desk) -> No
     first = forecast.index(snapshots["as_of"].min().to_pydatetime())
     assert sorted(set(snapshots["as_of"])) == forecast[first::5] and first < 5
     assert (snapshots["nodes"] == 4).all() and snapshots["window_start"].isna().all()
+    drawn = snapshots[snapshots["graph"] == "attention:ssm_gnn_attention"].sort_values("as_of")
+    assert drawn["turnover"].notna().tolist() == [False, *[True] * (len(drawn) - 1)]
+    assert drawn["drift"].notna().sum() == len(drawn) - 2 and (drawn["turnover"][1:] >= 0).all()
     own = edges[edges["graph"] == "attention:ssm_gnn_attention"]
     assert len(own) == snapshots.loc[snapshots["graph"] == "attention:ssm_gnn_attention", "edges"].sum()
     assert (own["src"] != own["dst"]).all() and own["weight"].between(0, 1, inclusive="right").all()
