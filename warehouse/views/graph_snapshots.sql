@@ -22,7 +22,7 @@ COMMENT ON VIEW main.graph_snapshots IS 'Graphs between symbols, one per date. G
 COMMENT ON COLUMN main.graph_snapshots.source IS 'live, recorded or simulated';
 COMMENT ON COLUMN main.graph_snapshots.universe IS 'Universe, see universes';
 COMMENT ON COLUMN main.graph_snapshots.graph IS
-    'Kind of graph: correlation, spearman, ewma, partial, spanning_tree, lead_lag, granger, sector, industry, or attention:MODEL, drawn by that network, attention:MODEL:S with seed S';
+    'Kind of graph: correlation, spearman, ewma, partial, spanning_tree, lead_lag, granger, order_flow, flow_between, liquidity, proximity, sector, industry, or attention:MODEL, drawn by that network, attention:MODEL:S with seed S';
 COMMENT ON COLUMN main.graph_snapshots.as_of IS
     'UTC open of the last bar the graph has seen; usable from the close of that bar';
 COMMENT ON COLUMN main.graph_snapshots.window_start IS
