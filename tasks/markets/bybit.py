@@ -5,6 +5,7 @@ trades and open interest.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -105,7 +106,7 @@ class Bybit:
                 symbol=pa.repeat(symbol, len(rows)),
                 ts=_instants(row["timestamp"] for row in rows),
                 event_id=pa.array([row["timestamp"] for row in rows], pa.string()),
-                open_interest=pa.array([float(row["openInterest"]) for row in rows], pa.float64()),
+                open_interest=pa.array([_positive(row["openInterest"]) for row in rows], pa.float64()),
             )
 
     def instruments(self, symbols: Iterable[str]) -> pa.Table:
@@ -226,6 +227,13 @@ def _number(text: str) -> float | None:
     return float(text) if text else None
 
 
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise ValueError(f"{text} is no price, size or interest")
+    return value
+
+
 def _kline_table(symbol: str, interval: str, rows: list[list[str]]) -> pa.Table:
     columns: dict[str, Any] = {
         "symbol": pa.array([symbol] * len(rows), pa.string()),
@@ -256,8 +264,8 @@ def _trade_table(symbol: str, rows: list[dict[str, str]]) -> pa.Table:
         ts=_instants(row["time"] for row in rows),
         event_id=pa.array([row["execId"] for row in rows], pa.string()),
         side=pa.array([TAKERS[row["side"]] for row in rows], pa.string()),
-        price=pa.array([float(row["price"]) for row in rows], pa.float64()),
-        size=pa.array([float(row["size"]) for row in rows], pa.float64()),
+        price=pa.array([_positive(row["price"]) for row in rows], pa.float64()),
+        size=pa.array([_positive(row["size"]) for row in rows], pa.float64()),
     )
 
 

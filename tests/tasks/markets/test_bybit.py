@@ -188,7 +188,10 @@ def test_recorded_open_interest_gives_event_rows_oldest_first(client, wire) -> N
     assert set(rows["kind"].to_pylist()) == {"open_interest"}
 
 
-@pytest.mark.parametrize("row", [{}, {"execId": "1", "price": "x", "size": "1", "side": "Buy", "time": "1"}])
+TRADE = {"execId": "1", "price": "2", "size": "1", "side": "Buy", "time": "1"}
+
+
+@pytest.mark.parametrize("row", [{}, TRADE | {"price": "x"}, TRADE | {"price": "-2"}, TRADE | {"size": "nan"}])
 def test_a_recent_trade_of_another_shape_is_refused(client, row: dict[str, str]) -> None:
     with pytest.raises(MalformedAnswerError, match="BTCUSDT"):
         client({"v5/market/recent-trade": ok({"list": [row]})}).recent_trades("BTCUSDT")
