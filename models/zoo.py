@@ -110,6 +110,18 @@ ENTRIES: dict[str, Entry] = {
     "dyrep": Network(
         partial(Tgn, base="dyrep"), "recurrent memory of what neighbours say", graph="correlation", events=True
     ),
+    "tgn_links": Network(
+        partial(Tgn, aggregator="mean", links="jointly"),
+        "tgn that also learns which events come next",
+        "correlation",
+        True,
+    ),
+    "tgn_pretrained": Network(
+        partial(Tgn, aggregator="mean", links="first"), "tgn that learned so before its forecasts", "correlation", True
+    ),
+    "tgn_pairs": Network(
+        partial(Tgn, aggregator="mean", together=True), "tgn that also says who moves with whom", "correlation", True
+    ),
     "ridge": Network(Ridge, "linear and logistic regression with a penalty, the baseline of every model"),
     "gradient_boosting": Network(GradientBoosting, "gradient-boosted trees, by LightGBM"),
     "garch": Network(Garch, "GARCH(1, 1): volatility of every asset by itself, no view on returns"),

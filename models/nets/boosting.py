@@ -71,9 +71,9 @@ class GradientBoosting(LaggedModel):
     def read(self, x: Tensor) -> Forecast:
         """The forecast of lagged bars x (b, l, n, p)."""
         rows = x.flatten(0, 2).double().cpu().numpy()
-        scores = [torch.from_numpy(self._score(name, rows)).reshape(*x.shape[:3], -1) for name in self.sized_by_data]
-        returns, log_volatility, logits = torch.cat(scores[:-2], dim=-1), 0.5 * scores[-2][..., 0], scores[-1]
-        return Forecast(*(v.to(x.device, torch.float32) for v in (returns, log_volatility, logits)))
+        scores = [torch.from_numpy(self._score(name, rows)).to(x.device, torch.float32) for name in self.sized_by_data]
+        *returns, log_variance, logits = (score.reshape(*x.shape[:3], -1) for score in scores)
+        return Forecast(torch.cat(returns, dim=-1), 0.5 * log_variance[..., 0], logits)
 
     def fit_rows(self, rows: Rows) -> None:
         """Grows the trees of every output whose target is known in learned and validated rows; others stay empty."""

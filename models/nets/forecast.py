@@ -6,7 +6,7 @@ Glossary: b chunks · l bars · n assets · f features · s graph snapshots · h
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -80,6 +80,16 @@ class Batch:
         return replace(self, x=x, mask=mask, gaps=gaps, graph=graph, events=events)
 
 
+class Links(NamedTuple):
+    """Answers of a network that also learns which events come next, see market_links.py: ``logits`` (c, q) of q events
+    that did happen and, in the rows after the first, of others that did not; asked before bar ``bar`` (q,) of ``chunk``
+    (q,)."""
+
+    logits: Tensor
+    chunk: Tensor
+    bar: Tensor
+
+
 @dataclass(frozen=True, eq=False)
 class Forecast:
     """One row per bar and asset, in scaled units.
@@ -89,7 +99,7 @@ class Forecast:
     trailing volatility per bar, known at the bar. From networks that were asked for them: ``weights`` (b, l, n), a
     portfolio in units of 1/σ; ``regime`` (b, l, n, 5), see regimes.py; ``edges`` (b, l, n, n), the graph that the
     network drew itself, the weight of the edge from j to i at [i, j] (in evaluation only); ``together`` (b, l, n, n),
-    logits of two assets moving the same way over the first horizon.
+    logits of two assets moving the same way over the first horizon; ``links``, asked in training.
     """
 
     returns: Tensor
@@ -99,6 +109,7 @@ class Forecast:
     regime: Tensor | None = None
     edges: Tensor | None = None
     together: Tensor | None = None
+    links: Links | None = None
 
     @property
     def logits_3(self) -> Tensor:

@@ -23,9 +23,7 @@ class LinkPredictor(nn.Module):
     def __init__(self, parts: Parts, sizes: Sizes, pairs: bool = True) -> None:
         super().__init__()
         self.graph, self.pairs, d = TemporalGraph(parts, sizes), pairs, sizes.d
-        self.decode = nn.Sequential(
-            nn.Linear(2 * d + (PAIR_FEATURES if pairs else 0), d), nn.ReLU(), Dropout(sizes.dropout), nn.Linear(d, 1)
-        )
+        self.decode = pair_decoder(2 * d + (PAIR_FEATURES if pairs else 0), d, sizes.dropout)
 
     def forward(self, state: State, u: Tensor, v: Tensor, t: Tensor) -> Tensor:
         """Logits (c, q) of the events u → v at the times t (q,), by what came before; v (c, q) are c candidates a time,
@@ -38,6 +36,11 @@ class LinkPredictor(nn.Module):
             pairs = u.expand(c, q).flatten(), v.flatten(), t.expand(c, q).flatten()
             read.append(acquaintance(state, *pairs, self.graph.sizes.longest))
         return self.decode(torch.cat(read, dim=1)).view(c, q)
+
+
+def pair_decoder(m: int, d: int, dropout: float) -> nn.Sequential:
+    """What is read of a pair, (q, m) → logits (q, 1)."""
+    return nn.Sequential(nn.Linear(m, d), nn.ReLU(), Dropout(dropout), nn.Linear(d, 1))
 
 
 def acquaintance(state: State, u: Tensor, v: Tensor, t: Tensor, longest: float) -> Tensor:

@@ -30,6 +30,7 @@ from models.layers.learned_edges import LearnedEdges
 from models.layers.message_passing import ATTENTIVE, KINDS, in_pieces
 from models.nets import layers
 from models.nets.forecast import Batch, Embedding, Forecast, Heads
+from models.nets.halves import Alone, take_over
 from models.nets.sequence import Block, RunningMean, State
 from models.nets.spec import Spec
 
@@ -185,6 +186,13 @@ class SsmGnn(nn.Module):
 
         return self._run(batch, one_bar), tuple(after)
 
+    @property
+    def alone(self) -> Alone | None:
+        """How the half that is fitted first is fitted; None for a network that is fitted in one go."""
+        if self.hybrid.pretrained is None:
+            return None
+        return Alone({"parts": self.hybrid.pretrained, "pretrained": None, "frozen": False})
+
     def part(self, name: str) -> dict[str, nn.Module]:
         """The modules of "ssm" or of "gnn" by name; the embedding belongs to both."""
         return {"embedding": self.embedding} | (
@@ -196,17 +204,7 @@ class SsmGnn(nn.Module):
         the same layer. Raises StateError where they are not those of this half."""
         assert self.hybrid.pretrained is not None
         found = {name.removeprefix("encoder."): value for name, value in weights.items()}
-        for name, module in self.part(self.hybrid.pretrained).items():
-            own = {key: found.get(f"{name}.{key}") for key in module.state_dict()}
-            wrong = [
-                key for key, value in module.state_dict().items() if getattr(own[key], "shape", None) != value.shape
-            ]
-            if wrong:
-                raise StateError(
-                    f"{len(wrong)} weights of the pretrained {self.hybrid.pretrained} part are missing or of another "
-                    f"shape, the first {name}.{wrong[0]}; fit that part alone with the same sizes and layer"
-                )
-            module.load_state_dict(own)
+        take_over(self.part(self.hybrid.pretrained), found, self.hybrid.pretrained)
 
     def _run(self, batch: Batch, over_time: Callable[[nn.Module, Tensor], Tensor]) -> Forecast:
         """``over_time`` runs a part of the network along the bars of every asset."""

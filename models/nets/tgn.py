@@ -4,12 +4,14 @@ Paper and parts: temporal_graph.py. Nodes are those of models.graphs.market_even
 What happens at a bar, in this order: the events since the last close and the edges of a new graph snapshot; every
 asset's bar, an event from the market with the bar's features; then the embeddings of the assets at the close, to which
 the bar's own features are given as v. All three are known at the close, and targets begin after it.
+A liquidation is heard by the assets that its own has an edge to, too (TGN-24), by the graph of the last close.
 
 Glossary: b chunks · l bars · n assets · N nodes of a chunk · f features of a bar · d channels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,26 +21,34 @@ from torch.nn.functional import one_hot
 
 from models.graphs.events import KINDS, Events
 from models.graphs.market_events import COLUMN, EXTERNAL, FEATURES, NODE_TYPES
+from models.graphs.negatives import STRATEGIES
+from models.layers.checks import check_choice
 from models.layers.dropout import Dropout
 from models.layers.errors import ShapeError
 from models.layers.memory import Memory
 from models.layers.neighbours import Ring
 from models.nets.contacts import Contacts
 from models.nets.forecast import Batch, Embedding, EventSteps, Forecast, Heads
+from models.nets.halves import Alone, take_over
+from models.nets.market_links import Asking, MarketLinks
 from models.nets.spec import Spec
 from models.nets.temporal_graph import Sizes, TemporalGraph, copied, preset
 
 State = tuple[tuple[Tensor, ...], ...]
 SHORTEST, LONGEST = 0.1, 1000.0  # bars between which elapsed times matter
 TYPES = len(NODE_TYPES)
+LINKS_ONLY = {"return_weight": 0.0, "volatility_weight": 0.0, "class_weight": 0.0, "link_weight": 1.0}
 
 
 class Tgn(nn.Module):
     """Batch → Forecast. Options: ``base``, a name of temporal_graph.PRESETS, and any of its Parts by name;
-    ``together``: also says which assets move the same way.
+    ``together``: also says which assets move the same way. ``links``: which events come next is learned, see
+    market_links.py, "jointly" with the forecasts, or "first", before them and without them, by a network that is fitted
+    "alone" on the same fold; ``negatives`` are what it learns to tell them from.
 
     ``n_layers`` and ``d_state`` of the spec are not used: the layers are a part. State: the memories, the rings, and
-    each chunk's clock in bars (b,) with the edges last heard of (b, n, n).
+    each chunk's clock in bars (b,) with the edges last heard of (b, n, n). A market without events and new edges has no
+    links to learn; forecasts are learned without.
     """
 
     def __init__(
@@ -48,9 +58,12 @@ class Tgn(nn.Module):
         n_horizons: int,
         base: str = "tgn",
         together: bool = False,
+        links: str | None = None,
+        negatives: Sequence[str] = STRATEGIES,
         **parts: Any,
     ) -> None:
         super().__init__()
+        check_choice("links", links or "jointly", ("jointly", "first", "alone"))
         d, said = spec.d_model, n_features + len(FEATURES) + len(KINDS)
         self.embedding = Embedding(n_features, d)
         sizes = Sizes(d, said, d + d % 2, SHORTEST, LONGEST, spec.dropout)
@@ -58,6 +71,17 @@ class Tgn(nn.Module):
         self.dropout, self.norm = Dropout(spec.dropout), nn.LayerNorm(d)
         self.heads = Heads(d, n_horizons)
         self.pairs = nn.Linear(d, d) if together else None
+        self.learns = links
+        self.links = MarketLinks(sizes, negatives) if links in ("jointly", "alone") else None
+
+    @property
+    def alone(self) -> Alone | None:
+        """How links are learned before all else; None for a network that is fitted in one go."""
+        return Alone({"links": "alone"}, LINKS_ONLY) if self.learns == "first" else None
+
+    def adopt(self, weights: Mapping[str, Tensor]) -> None:
+        """Takes over what a network fitted to links alone remembers by, of its weights. Raises StateError."""
+        take_over({"graph": self.graph}, weights, "links")
 
     def initial_state(self, b: int, n: int) -> State:
         """The state of n assets in b chunks before the first bar."""
@@ -68,7 +92,15 @@ class Tgn(nn.Module):
     def forward(self, batch: Batch) -> Forecast:
         """The forecast of every bar. Raises ShapeError, DtypeError, NotFiniteError."""
         b, bars, n, _ = batch.x.shape
-        return self._run(batch, self.embedding(batch), self.initial_state(b, n), bars)[0]
+        if self.learns == "alone" and batch.graph is None and batch.events is None:
+            raise ShapeError(
+                "there are no links to learn: the batch has neither events nor a graph; give it one of them"
+            )
+        own, asking = self.embedding(batch), None
+        if self.links is not None and (self.training or self.learns == "alone"):
+            asking = Asking(self.links, b, n, own)
+        forecast, _ = self._run(batch, own, self.initial_state(b, n), bars, asking)
+        return forecast if asking is None else replace(forecast, links=asking.said())
 
     def step(self, batch: Batch, state: State) -> tuple[Forecast, State]:
         """The forecast of one more bar, and the state after it."""
@@ -82,6 +114,7 @@ class Tgn(nn.Module):
         contacts = Contacts.of(events, bar_us, close_us)
         bar = contacts.features.new_zeros(len(events), self.embedding.n_features)
         contacts = contacts._replace(t=contacts.t + clock, features=torch.cat([bar, contacts.features], dim=1))
+        contacts = _heard_around(contacts, edges)
         return *self.graph.insert((Memory(*memory), Ring(*ring)), contacts, in_place), (clock, edges)
 
     def embed(self, state: State, nodes: Tensor, bars: Tensor) -> Tensor:
@@ -89,8 +122,10 @@ class Tgn(nn.Module):
         chunk = nodes // _nodes(state[2][1].shape[1])
         return self.graph.embed((Memory(*state[0]), Ring(*state[1])), nodes, state[2][0][chunk] + bars)
 
-    def _run(self, batch: Batch, own: Tensor, state: State, bars: int) -> tuple[Forecast, State]:
-        """The forecasts, and the state that they leave, written over the one given."""
+    def _run(
+        self, batch: Batch, own: Tensor, state: State, bars: int, asking: Asking | None = None
+    ) -> tuple[Forecast, State]:
+        """The forecasts, and the state that they leave, written over the one given; ``asking`` of events to come."""
         b, _, n, _ = batch.x.shape
         memory, ring, (clock, edges) = state
         graph, assets = (Memory(*memory), Ring(*ring)), _assets(b, n, own.device)
@@ -98,9 +133,12 @@ class Tgn(nn.Module):
         with torch.autocast(own.device.type, enabled=False):
             own = own.float()
             for t in range(bars):
-                clock = clock + batch.gaps[:, t]
+                closed, clock = clock, clock + batch.gaps[:, t]
                 now = bar_edges[:, t] if bar_edges is not None else edges
-                for contacts in (self._between(batch, t, clock, edges, now), self._bars(batch, t, clock)):
+                coming = self._between(batch, t, clock, edges, now)
+                if asking is not None:
+                    asking.bar(self.graph, graph, closed, coming, batch.mask[:, t])
+                for contacts in (coming, self._bars(batch, t, clock)):
                     graph = self.graph.insert(graph, contacts, in_place=True)
                 edges = now
                 seen.append(self.graph.embed(graph, assets, clock.repeat_interleave(n), own[:, t].flatten(0, 1)))
@@ -124,7 +162,7 @@ class Tgn(nn.Module):
         edges = Contacts(first + src, first + dst, clock[chunk], said)
         if batch.events is None:
             return edges
-        events = self._given(batch.events, t, clock, n)
+        events = _heard_around(self._given(batch.events, t, clock, n), before)
         return Contacts(*(torch.cat(parts) for parts in zip(events, edges, strict=True)))
 
     def _given(self, events: EventSteps, t: int, clock: Tensor, n: int) -> Contacts:
@@ -157,6 +195,21 @@ class Tgn(nn.Module):
         first = chunk * _nodes(n)
         market = first + TYPES * n + EXTERNAL.index("external:market")
         return Contacts(market, first + asset, clock[chunk], said)
+
+
+def _heard_around(events: Contacts, edges: Tensor) -> Contacts:
+    """The events, each liquidation also from its node to the assets that its own has edges (b, n, n) to; their weight
+    is said with it."""
+    liquidated = (events.features[:, KINDS.index("liquidation") - len(KINDS)] > 0).nonzero()[:, 0]
+    if not len(liquidated):
+        return events
+    nodes = _nodes(edges.shape[1])
+    chunk, asset = events.dst[liquidated] // nodes, events.dst[liquidated] % nodes
+    which, other = edges[chunk, :, asset].nonzero().unbind(1)
+    more = Contacts(*(column[liquidated[which]] for column in events))
+    more.features[:, COLUMN["weight"] - len(FEATURES) - len(KINDS)] = edges[chunk[which], other, asset[which]]
+    more = more._replace(dst=chunk[which] * nodes + other)
+    return Contacts(*(torch.cat(parts) for parts in zip(events, more, strict=True)))
 
 
 def _nodes(n: int) -> int:

@@ -33,6 +33,7 @@ class TrainConfig:
     volatility_weight: float = 0.5
     class_weight: float = 0.5
     sharpe_weight: float = 1.0
+    link_weight: float = 0.5
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
 
     def __post_init__(self) -> None:

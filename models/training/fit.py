@@ -92,9 +92,9 @@ def fit_fold(
     around = heard(spec, surroundings, features.ts[: fold.train[-1] + 1])
     data = FoldData(config, features, labels, around, fold)
     network: Any = build(spec, len(features.columns), len(labels.horizons), config.seed)
-    alone = part_alone(spec, network)
+    alone = part_alone(spec, config, network)
     if alone is not None:
-        said = (alone, config, features, labels, surroundings, fold)
+        said = (*alone, features, labels, surroundings, fold)
         first = artifact.with_name(f"{fold_key(*said)}.safetensors")
         network.adopt(fitted_weights(first, partial(fit_fold, *said), on_epoch))
     best = BestEpoch(config.patience, checkpoint, on_epoch)

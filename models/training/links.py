@@ -14,17 +14,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
 
 from models.graphs.events import Events
+from models.graphs.negatives import STRATEGIES, Negatives
 from models.layers.dropout import reseed
 from models.nets.contacts import Contacts
 from models.nets.link import LinkPredictor
 from models.nets.temporal_graph import State, detached
 from models.scoring.ranking import average_precision, roc_auc
 from models.training.errors import EmptyFoldError
-from models.training.negatives import STRATEGIES, Negatives
+from models.training.losses import link_loss
 
 Score = Callable[[np.ndarray, np.ndarray, int, int], np.ndarray]
 Figures = Mapping[str, Mapping[str, float]]
@@ -180,13 +179,6 @@ def _epoch(
         state, held = detached(state), batch
         total += loss.item() * (stop - start)
     return total / events
-
-
-def link_loss(logits: Tensor) -> Tensor:
-    """Binary cross-entropy of logits (c, q): the first row happened, the others did not."""
-    happened = torch.zeros_like(logits)
-    happened[0] = 1.0
-    return binary_cross_entropy_with_logits(logits, happened)
 
 
 def _worth(real: np.ndarray, against: np.ndarray, new: np.ndarray) -> tuple[float, ...]:

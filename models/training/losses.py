@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, huber_loss
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, huber_loss, softplus
 
 from models.features.labels import UNKNOWN
 from models.nets.forecast import Forecast
@@ -23,7 +23,7 @@ LOG_BOUND = 3.0  # of log(volatility ÷ σ): a calm stretch after a storm must n
 def forecast_loss(forecast: Forecast, targets: Targets, config: TrainConfig) -> Tensor:
     """The weighted sum of the losses, each a mean over its known targets (0 when none is known).
 
-    Weights and regimes cost something where the network gives them.
+    Weights, regimes, pairs and links cost something where the network gives them.
     """
     cost = config.return_weight * return_loss(forecast.returns, targets.returns, config.return_loss)
     volatility = volatility_loss(forecast.log_volatility, targets.log_volatility, config.volatility_loss)
@@ -36,7 +36,18 @@ def forecast_loss(forecast: Forecast, targets: Targets, config: TrainConfig) -> 
         cost = cost + regime_loss(forecast.regime, longest, targets.log_volatility, targets.horizons[-1])
     if forecast.together is not None:
         cost = cost + config.class_weight * together_loss(forecast.together, targets.returns[..., 0])
+    if forecast.links is not None:
+        scored = (~torch.isnan(targets.returns)).flatten(2).any(2)[forecast.links.chunk, forecast.links.bar]
+        cost = cost + config.link_weight * link_loss(forecast.links.logits[:, scored])
     return cost
+
+
+def link_loss(logits: Tensor) -> Tensor:
+    """Binary cross-entropy of logits (c, q): the first row happened, the others did not, and count as much as it does
+    all together. log 2 for no opinion, 0 for no logits."""
+    if not logits.numel():
+        return logits.sum()
+    return (softplus(-logits[0]).mean() + softplus(logits[1:]).mean()) / 2
 
 
 def together_loss(logits: Tensor, returns: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Networks one half of which is fitted first, alone, on the same fold (inventory HYB-12): never on bars after it."""
+"""Networks a part of which is fitted first, alone, on the same fold (see nets/halves.py): never on bars after it."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from models.nets.ssm_gnn import SsmGnn
+from models.nets.halves import Alone
 from models.training.artifact import load_artifact
+from models.training.config import TrainConfig
 from models.training.errors import ArtifactError
 from models.training.module import OnEpoch
 from models.zoo import Spec
 
 
-def part_alone(spec: Spec, network: nn.Module) -> Spec | None:
-    """The spec of the half that is fitted first; None for a network that is fitted in one go."""
-    if not isinstance(network, SsmGnn) or network.hybrid.pretrained is None:
+def part_alone(spec: Spec, config: TrainConfig, network: nn.Module) -> tuple[Spec, TrainConfig] | None:
+    """What the part that is fitted first is, and how; None for a network that is fitted in one go."""
+    alone: Alone | None = getattr(network, "alone", None)
+    if alone is None:
         return None
-    alone = {"parts": network.hybrid.pretrained, "pretrained": None, "frozen": False}
-    return replace(spec, options={**spec.options, **alone})
+    return replace(spec, options={**spec.options, **alone.options}), replace(config, **alone.settings)
 
 
 def fitted_weights(

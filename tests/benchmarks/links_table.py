@@ -18,11 +18,11 @@ import numpy as np
 import torch
 
 from models.graphs.events import KINDS, Events, from_contacts
+from models.graphs.negatives import STRATEGIES, EdgeBank
 from models.nets.link import LinkPredictor
 from models.nets.temporal_graph import Sizes, preset
 from models.training.allocator import tune_allocator
 from models.training.links import Figures, LinkConfig, Split, chronological, evaluate, figures, fit_links
-from models.training.negatives import STRATEGIES, EdgeBank
 
 FILE = Path(__file__).parents[3] / "shared/data/temporal_graphs/CollegeMsg.txt.gz"
 PUBLISHED, LR = 92.34, 3e-4

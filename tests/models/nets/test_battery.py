@@ -268,9 +268,14 @@ def test_dropout_draws_from_its_own_generator(name: str) -> None:
 
 @every_network
 def test_every_weight_is_trained(name: str) -> None:
-    network = network_of(name)
+    network = network_of(name).train()
     skip_without_gradient(network)
-    sum(v.square().sum() for v in outputs(network(batch_of()))).backward()
+    forecast = network(batch_of())
+    said = [
+        *outputs(forecast),
+        *(v for v in (forecast.together, forecast.links and forecast.links.logits) if v is not None),
+    ]
+    sum(v.square().sum() for v in said).backward()
     untouched = [k for k, p in network.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
     assert untouched == []
 

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from models.graphs.events import Events, from_contacts
+from models.graphs.negatives import RECENT, STRATEGIES, EdgeBank, Negatives
 from models.nets.link import LinkPredictor
 from models.nets.temporal_graph import Sizes, preset
 from models.training.errors import EmptyFoldError
-from models.training.links import LinkConfig, Split, chronological, evaluate, figures, fit_links, link_loss
-from models.training.negatives import RECENT, STRATEGIES, EdgeBank, Negatives
+from models.training.links import LinkConfig, Split, chronological, evaluate, figures, fit_links
+from models.training.losses import link_loss
 
 CONFIG = LinkConfig(epochs=3, batch_events=50, lr=5e-3)
 
