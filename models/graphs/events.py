@@ -8,7 +8,7 @@ trade:BTCUSDT, liquidation:BTCUSDT, funding:BTCUSDT, book:BTCUSDT:bid, book:BTCU
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -62,10 +62,6 @@ class Events:
         """The events with ``start`` < t ≤ ``stop``: what is new at ``stop`` to one who knew all up to ``start``."""
         first, last = np.searchsorted(self.t, [start, stop], side="right")
         return self[first : max(first, last)]
-
-    def reversed(self) -> Events:
-        """Every event the other way round, from dst to src."""
-        return replace(self, src=self.dst, dst=self.src)
 
     def _refuse(self, wrong: np.ndarray, why: str) -> None:
         """Raises GraphError naming the first event where ``wrong`` (e,) is True."""

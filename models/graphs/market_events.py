@@ -63,33 +63,13 @@ def market_nodes(symbols: Sequence[str]) -> tuple[str, ...]:
 def trade_events(symbols: Sequence[str], rows: Rows) -> Events:
     """trade → asset. Rows: t, symbol, price, size, side (+1 the taker bought, −1 sold)."""
     asset, move = _assets(symbols, rows), _log_change(rows, "price")
-    said = {
-        "return": move,
-        "log_size": np.log1p(rows["size"]),
-        "side": rows["side"],
-        "log_value": np.log1p(rows["size"] * rows["price"]),
-        "impact": rows["side"] * move,
-    }
-    return _events(symbols, "trade", rows["t"], (TRADE * len(symbols) + asset, asset), said)
+    return _events(symbols, "trade", rows["t"], (TRADE * len(symbols) + asset, asset), _traded(rows, move))
 
 
-def liquidation_events(
-    symbols: Sequence[str], rows: Rows, partners: Mapping[str, Sequence[str]] | None = None
-) -> Events:
-    """liquidation → asset, and → the assets that ``partners`` names for it, those it moves with. Rows as of trades."""
-    own, move, n = _assets(symbols, rows), _log_change(rows, "price"), len(symbols)
-    heard = np.eye(n, dtype=bool)
-    for symbol, others in (partners or {}).items():
-        heard[symbols.index(symbol), [symbols.index(other) for other in others]] = True
-    at, asset = np.nonzero(heard[own])  # row by row, so the order of time stays
-    said = {
-        "return": move[at],
-        "log_size": np.log1p(rows["size"])[at],
-        "side": rows["side"][at],
-        "log_value": np.log1p(rows["size"] * rows["price"])[at],
-        "impact": (rows["side"] * move)[at],
-    }
-    return _events(symbols, "liquidation", rows["t"][at], (LIQUIDATION * n + own[at], asset), said)
+def liquidation_events(symbols: Sequence[str], rows: Rows) -> Events:
+    """liquidation → asset; which others hear of it, a network knows by its graph. Rows as of trades."""
+    asset, move = _assets(symbols, rows), _log_change(rows, "price")
+    return _events(symbols, "liquidation", rows["t"], (LIQUIDATION * len(symbols) + asset, asset), _traded(rows, move))
 
 
 def book_events(symbols: Sequence[str], rows: Rows) -> Events:
@@ -176,6 +156,17 @@ def with_clocks(events: Events, large_value: float = 100_000.0) -> Events:
     recent = _count_before(events, is_trade, events.t) - _count_before(events, is_trade, events.t - MINUTE)
     features[:, COLUMN["log_trade_rate"]] = np.log1p(recent)
     return replace(events, features=features)
+
+
+def _traded(rows: Rows, move: np.ndarray) -> Rows:
+    """What a trade or a liquidation says, of rows whose prices moved by ``move`` (e,)."""
+    return {
+        "return": move,
+        "log_size": np.log1p(rows["size"]),
+        "side": rows["side"],
+        "log_value": np.log1p(rows["size"] * rows["price"]),
+        "impact": rows["side"] * move,
+    }
 
 
 def _events(

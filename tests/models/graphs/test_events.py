@@ -88,6 +88,3 @@ def test_the_recorded_messages_of_a_college_are_read_whole(shared_data: Path) ->
     src, dst, seconds = np.loadtxt(shared_data / "temporal_graphs/CollegeMsg.txt.gz", dtype=np.int64).T
     made = from_contacts(src, dst, seconds)
     assert (len(made), len(made.nodes)) == (59_835, 1_899)
-    back = made.reversed()
-    assert np.array_equal(back.src, made.dst)
-    assert np.array_equal(back.dst, made.src)

@@ -88,11 +88,11 @@ def test_open_interest_says_by_how_much_it_changed() -> None:
     assert named(made)[1] == ("external:open_interest", "asset:ETH")
 
 
-def test_a_liquidation_is_heard_by_correlated_assets_too() -> None:
-    given = rows([5], ["BTC"], price=[100.0], size=[1.0], side=[-1.0])
-    made = liquidation_events(SYMBOLS, given, {"BTC": ["ETH"]})
-    assert named(made) == [("liquidation:BTC", "asset:BTC"), ("liquidation:BTC", "asset:ETH")]
-    assert named(liquidation_events(SYMBOLS, given)) == [("liquidation:BTC", "asset:BTC")]
+def test_a_liquidation_says_what_a_trade_says_from_a_node_of_its_own() -> None:
+    given = rows([5, 6], ["BTC", "BTC"], price=[100.0, 99.0], size=[1.0, 3.0], side=[-1.0, -1.0])
+    made, trade = liquidation_events(SYMBOLS, given), trade_events(SYMBOLS, given)
+    assert named(made) == [("liquidation:BTC", "asset:BTC")] * 2
+    assert np.array_equal(made.features, trade.features)
 
 
 def test_an_edge_is_known_when_its_last_bar_closes_and_goes_both_ways() -> None:

@@ -12,7 +12,14 @@ from torch import nn
 from models.features.labels import UNKNOWN
 from models.features.scaling import Scaler
 from models.graphs.events import Events, concatenate
-from models.graphs.market_events import FEATURES, edge_events, funding_events, market_nodes, trade_events
+from models.graphs.market_events import (
+    FEATURES,
+    edge_events,
+    funding_events,
+    liquidation_events,
+    market_nodes,
+    trade_events,
+)
 from models.graphs.snapshot import GraphError, Snapshot
 from models.graphs.surroundings import BarEvents, Surroundings
 from models.layers.errors import ShapeError
@@ -168,6 +175,38 @@ def test_a_snapshots_edges_are_heard_once_when_it_comes_into_force() -> None:
     assert gained[2].tolist() == [1, 1, 1]  # a bar each
     assert gained[3].tolist() == [3, 3, 1]  # and both ends of the edge, once each way
     assert gained[4:].tolist() == [[1, 1, 1]] * (BARS - 3)
+
+
+def test_a_liquidation_is_heard_by_the_assets_that_its_own_had_an_edge_to_at_the_last_close() -> None:
+    """The edge ETH → BTC comes into force with the fourth bar, so that a liquidation within it does not know it yet."""
+    made, quiet = network("tgn"), batch_of()
+    adjacency, step = torch.eye(3)[None].clone(), torch.full((1, BARS + 2), -1)
+    adjacency[0, 0, 1], step[:, 5:] = 0.7, 0
+    start, seen = int(panel().ts[0].astype(np.int64)), []
+    for bar in (3, 4):
+        rows = {name: np.array([1.0]) for name in ("price", "size", "side")}
+        rows |= {"t": np.array([start + bar * HOUR + HOUR // 2]), "symbol": np.array(["ETH"])}
+        batch = replace(batch_of(liquidation_events(SYMBOLS, rows)), graph=GraphSteps(adjacency, step))
+        counts, states = [], (made.initial_state(1, 3), made.initial_state(1, 3))
+        with torch.no_grad():
+            for t in range(2 + bar + 1):
+                one, other = (part.bars(t, t + 1) for part in (batch, replace(quiet, graph=batch.graph)))
+                states = made.step(one, states[0])[1], made.step(other, states[1])[1]
+            counts = (states[0][0][2] - states[1][0][2])[:3].tolist()
+        seen.append(counts)
+    assert seen == [[0, 1, 0], [1, 1, 0]]
+
+
+def test_a_liquidation_of_a_stream_is_heard_around_too() -> None:
+    made, (memory, ring, (clock, edges)) = network("tgn"), network("tgn").initial_state(1, 3)
+    edges[0, 2, 0] = 0.5
+    row = {name: np.array([1.0]) for name in ("price", "size", "side")}
+    given = liquidation_events(SYMBOLS, row | {"t": np.array([HOUR]), "symbol": np.array(["BTC"])})
+    with torch.no_grad():
+        after = made.insert((memory, ring, (clock, edges)), given, 0, HOUR)
+    assert after[0][2][:3].tolist() == [1, 0, 1]
+    weight = made.embedding.n_features + FEATURES.index("weight")
+    assert [after[1][2][asset, 0, weight].item() for asset in (0, 2)] == [0.0, 0.5]
 
 
 def test_events_with_other_features_are_refused() -> None:

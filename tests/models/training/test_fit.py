@@ -96,8 +96,9 @@ def test_another_seed_gives_other_weights(market, tmp_path: Path, fitted: Fitted
     assert other.outcome.validation_loss != fitted.outcome.validation_loss
 
 
-@pytest.mark.parametrize("epoch", [0, 1, 2])
-@pytest.mark.parametrize("model", ["s4d", "ssm_gnn"])
+@pytest.mark.parametrize(
+    ("model", "epoch"), [*((model, epoch) for model in ("s4d", "ssm_gnn") for epoch in range(3)), ("tgn_links", 0)]
+)
 def test_killed_after_any_epoch_and_resumed_it_ends_as_undisturbed(
     market, tmp_path: Path, model: str, epoch: int
 ) -> None:

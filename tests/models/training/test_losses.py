@@ -5,11 +5,19 @@ import math
 import pytest
 import torch
 
-from models.nets.forecast import Forecast
+from models.nets.forecast import Forecast, Links
 from models.nets.regimes import Regime, regime_loss
 from models.training.config import TrainConfig
 from models.training.data import Targets
-from models.training.losses import class_loss, forecast_loss, return_loss, sharpe_loss, together_loss, volatility_loss
+from models.training.losses import (
+    class_loss,
+    forecast_loss,
+    link_loss,
+    return_loss,
+    sharpe_loss,
+    together_loss,
+    volatility_loss,
+)
 
 NAN = math.nan
 
@@ -51,6 +59,23 @@ def test_the_sum_is_weighted() -> None:
     config = TrainConfig(return_weight=2.0, volatility_weight=3.0, class_weight=5.0)
     expected = 2 * 0.125 + 3 * 0.5 * math.exp(0.6) + 5 * math.log(5)
     assert float(forecast_loss(forecast, targets, config)) == pytest.approx(expected)
+
+
+def test_links_cost_where_a_return_is_known_and_what_happened_as_much_as_all_that_did_not() -> None:
+    """Asked before the bars 0, 1 and 2, of which the first is burn-in; one event against two that did not happen."""
+    returns = torch.tensor([[NAN, NAN], [NAN, 0.0], [0.0, 0.0]])[None, ..., None]
+    logits = torch.tensor([[9.0, 1.0, -1.0], [9.0, 2.0, 0.0], [9.0, 0.0, 3.0]])
+    links = Links(logits, torch.zeros(3, dtype=torch.int64), torch.arange(3))
+    forecast = Forecast(torch.zeros(1, 3, 2, 1), torch.zeros(1, 3, 2), torch.zeros(1, 3, 2, 5), links=links)
+    targets = Targets(returns, torch.full((1, 3, 2), NAN), torch.full((1, 3, 2), -1), (1,))
+
+    def cost(logit: float) -> float:
+        return math.log1p(math.exp(logit))
+
+    expected = (cost(-1) + cost(1)) / 4 + (cost(2) + cost(0) + cost(0) + cost(3)) / 8
+    assert float(forecast_loss(forecast, targets, TrainConfig(link_weight=3.0))) == pytest.approx(3 * expected)
+    assert float(link_loss(torch.zeros(5, 4))) == pytest.approx(math.log(2))
+    assert float(link_loss(torch.zeros(5, 0))) == 0.0
 
 
 def test_nothing_known_costs_nothing_and_pulls_nowhere() -> None:

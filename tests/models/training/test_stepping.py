@@ -25,7 +25,7 @@ def market(market):
     return replace(market, features=replace(market.features, columns=("return_1", "noise", "volatility_60")))
 
 
-@pytest.fixture(params=["s4d", "mamba", "ssm_gnn"])
+@pytest.fixture(params=["s4d", "mamba", "ssm_gnn", "tgn_links"])
 def fitted(market, tmp_path: Path, request: pytest.FixtureRequest) -> FittedFold:
     return fit_fold(**market.arguments(request.param), artifact=tmp_path / "m.safetensors")
 
