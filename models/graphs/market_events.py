@@ -33,12 +33,12 @@ FEATURES = (
     "range",  # log(high ÷ low), percent: a bar's volatility
     "trend",  # log(close ÷ open), percent
     "volume_rank",  # share of the asset's bars so far (PAST_BARS at most) with less volume
-    "rate",  # funding rate, hundredths of a percent
+    "rate",  # funding rate that was settled, hundredths of a percent
     "predicted_rate",  # the same, of the settlement to come
     "countdown",  # hours to the next settlement ÷ 8
     "log_open_interest",
     "open_interest_change",  # log over the asset's last, percent
-    "long_short",  # log(long accounts ÷ short accounts)
+    "long_short",  # log(long accounts ÷ short accounts); 0 from a stream, whose tickers do not say it
     "weight",  # of a graph's edge
     "log_since_trade",  # log(1 + seconds), from here on see with_clocks
     "log_trade_rate",  # log(1 + trades in the last minute)
@@ -102,12 +102,14 @@ def bar_events(symbols: Sequence[str], rows: Rows) -> Events:
 
 
 def funding_events(symbols: Sequence[str], rows: Rows) -> Events:
-    """funding → asset. Rows: t, symbol, rate, and where known predicted_rate and next_t (the next settlement)."""
+    """funding → asset. Rows: t, symbol, rate, and where known next_t, the settlement that the rate belongs to: one to
+    come, as a ticker says it, where that is after t."""
     asset, t = _assets(symbols, rows), rows["t"]
+    next_t = rows.get("next_t", t)
     said = {
-        "rate": 1e4 * rows["rate"],
-        "predicted_rate": 1e4 * rows.get("predicted_rate", np.zeros(len(t))),
-        "countdown": (rows.get("next_t", t) - t) / (8 * HOUR),
+        "rate": np.where(next_t > t, 0.0, 1e4 * rows["rate"]),
+        "predicted_rate": np.where(next_t > t, 1e4 * rows["rate"], 0.0),
+        "countdown": (next_t - t) / (8 * HOUR),
     }
     return _events(symbols, "funding", t, (FUNDING * len(symbols) + asset, asset), said)
 

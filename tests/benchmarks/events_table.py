@@ -40,6 +40,7 @@ SECOND, HORIZONS, BLOCK_BARS = 1_000_000, (1, 5), 10
 FOLDS = {"warmup_bars": 61, "train_bars": 160, "test_bars": 60, "embargo_bars": 6}
 WITHOUT = "tgn_without_events"
 NETWORKS = {"tgn": "tgn", WITHOUT: "tgn", "s4d": "s4d", "gnn": "gnn"}
+NETWORKS |= {name: name for name in ("tgn_links", "tgn_pretrained")}
 UP = "always up"
 
 

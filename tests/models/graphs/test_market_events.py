@@ -75,11 +75,14 @@ def test_a_bar_speaks_at_its_close_and_its_volume_is_ranked_among_those_before()
     assert said(made, "range") == pytest.approx([100 * np.log(2)] * 4)
 
 
-def test_a_settlement_counts_down_to_the_next() -> None:
-    given = rows([0], ["BTC"], rate=[2e-4]) | {"next_t": np.array([4 * HOUR])}
+def test_a_ticker_says_the_rate_to_come_and_counts_down_to_it_a_settlement_its_own() -> None:
+    given = rows([0, 4 * HOUR], ["BTC", "BTC"], rate=[2e-4, 3e-4]) | {"next_t": np.array([4 * HOUR, 4 * HOUR])}
     made = funding_events(SYMBOLS, given)
-    assert named(made) == [("funding:BTC", "asset:BTC")]
-    assert (said(made, "rate"), said(made, "countdown")) == (pytest.approx([2.0]), [0.5])
+    assert named(made) == [("funding:BTC", "asset:BTC")] * 2
+    assert said(made, "predicted_rate") == pytest.approx([2.0, 0.0])
+    assert said(made, "rate") == pytest.approx([0.0, 3.0])
+    assert said(made, "countdown") == [0.5, 0.0]
+    assert said(funding_events(SYMBOLS, rows([0], ["BTC"], rate=[2e-4])), "rate") == pytest.approx([2.0])
 
 
 def test_open_interest_says_by_how_much_it_changed() -> None:
