@@ -144,6 +144,14 @@ def test_a_night_s_network_reads_them_and_its_audit_is_green(trained) -> None:
     assert [one == other for one, other in zip(before, after, strict=True)] == [True, False]
 
 
+@pytest.mark.parametrize("model", ["tgn_links", "tgn_pretrained", "tgn_pairs"])
+def test_a_night_learns_links_and_pairs_beside_or_before_its_forecasts(desk, model: str) -> None:
+    liquidated(desk, datetime(2024, 6, 24, 3, 20, tzinfo=UTC))
+    assert train(desk, model=model).fitted == 2
+    publish(desk, FRIDAY)
+    assert audit(desk, FRIDAY, (model,)).cuts == 4
+
+
 def test_a_forecast_that_read_what_came_after_its_bar_is_found(trained) -> None:
     """Every settlement moved an hour ahead after the forecasts: they read each an hour too early."""
     trained.execute("UPDATE store.funding_rates SET ts = ts + INTERVAL 1 HOUR")

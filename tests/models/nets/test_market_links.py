@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -40,14 +39,20 @@ def own(kind: int, asset: int) -> tuple[int, int]:
     return kind * N + asset, asset
 
 
-def asked(past: Iterable[list[tuple[int, int]]], now: list[tuple[int, int]], **more: object) -> list[Pairs]:
-    """Two hundred draws of what is asked of one chunk after the bars ``past``."""
-    told = Past.empty(1, N, torch.zeros(1))
-    for bar in past:
-        told = told.after(meetings(contacts(*bar), 1, N))
-    there = torch.tensor([more.get("there", [True] * N)])
-    links, draw = MarketLinks(build(Spec("tgn", d_model=4), 2, 1).graph.sizes), torch.Generator().manual_seed(0)
-    return [links.drawn(meetings(contacts(*now), 1, N), told, there, draw) for _ in range(200)]
+Ends = list[tuple[int, int]]
+
+
+def links_of_nobody() -> MarketLinks:
+    return MarketLinks(build(Spec("tgn", d_model=4), 2, 1).graph.sizes)
+
+
+def asked(bars: list[Ends], now: Ends, there: tuple[bool, ...] = (True,) * N) -> list[Pairs]:
+    """Two hundred draws of what is asked of one chunk after ``bars``."""
+    past, links, draw = Past.empty(1, N, torch.zeros(1)), links_of_nobody(), torch.Generator().manual_seed(0)
+    for ends in bars:
+        past = past.after(meetings(contacts(*ends), 1, N))
+    meets = meetings(contacts(*now), 1, N)
+    return [links.drawn(meets, past, torch.tensor([there]), draw) for _ in range(200)]
 
 
 def told_from(found: list[Pairs], strategy: str) -> set[tuple[int, int]]:
@@ -87,16 +92,16 @@ def test_one_from_outside_is_told_from_the_same_speaking_to_another() -> None:
 def test_nothing_is_asked_of_a_row_that_meets_as_a_whole_or_of_assets_without_a_bar() -> None:
     everybody = [own(FUNDING, asset) for asset in range(N)]
     assert all(not len(one.chunk) for one in asked([everybody], everybody))
-    found = asked([[]], [own(TRADE, 0)], there=[True, True, True, False, False])
+    found = asked([[]], [own(TRADE, 0)], (True, True, True, False, False))
     assert told_from(found, "random") == {own(TRADE, 1), own(TRADE, 2)}
-    assert all(not len(one.chunk) for one in asked([[]], [own(TRADE, 0)], there=[True] + [False] * 4))
+    assert all(not len(one.chunk) for one in asked([[]], [own(TRADE, 0)], (True, False, False, False, False)))
 
 
 def test_chunks_are_asked_each_for_itself() -> None:
-    links, draw = MarketLinks(build(Spec("tgn", d_model=4), 2, 1).graph.sizes), torch.Generator().manual_seed(0)
+    draw = torch.Generator().manual_seed(0)
     pairs = contacts(own(TRADE, 1), (NODES + own(TRADE, 2)[0], NODES + 2), (NODES + ASSET, NODES + 4))
     there = torch.tensor([[True, True, False, False, False], [True] * N])
-    found = links.drawn(meetings(pairs, 2, N), Past.empty(2, N, torch.zeros(1)), there, draw)
+    found = links_of_nobody().drawn(meetings(pairs, 2, N), Past.empty(2, N, torch.zeros(1)), there, draw)
     ends = zip(found.chunk.tolist(), found.src[0].tolist(), found.dst[0].tolist(), strict=True)
     assert set(ends) == {(0, *own(TRADE, 1)), (1, *own(TRADE, 2)), (1, 0, 4)}
     assert set(found.dst[1:, found.chunk == 0].flatten().tolist()) == {0}
