@@ -1,7 +1,8 @@
 """Trading sessions and calendar constants: the one place that knows how long a year is.
 
 Two calendars: ``XNYS`` (New York Stock Exchange, from exchange-calendars) and ``24/7`` (perpetuals; a session is a UTC
-day). All instants are numpy datetime64[us] in UTC; a bar is named by its open.
+day, or a single bar where bars are as short as a second). All instants are numpy datetime64[us] in UTC; a bar is named
+by its open.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import numpy as np
 
 DAY = np.timedelta64(1, "D").astype("timedelta64[us]")
 HOUR = np.timedelta64(1, "h").astype("timedelta64[us]")
-INTERVALS = {"1d": DAY, "1h": HOUR}
+SECOND = np.timedelta64(1, "s").astype("timedelta64[us]")
+INTERVALS = {"1d": DAY, "1h": HOUR, "1s": SECOND}
+SESSIONS = {"1d": DAY, "1h": DAY, "1s": SECOND}  # by interval: a market that never closes is decided on so often
 FIRST_SESSION, LAST_SESSION = "2000-01-03", "2035-12-31"
 SESSIONS_PER_YEAR = {"XNYS": 252, "24/7": 365}
 
@@ -80,11 +83,23 @@ def bar_after(calendar: str, interval: str, ts: np.datetime64, count: int) -> np
     return opens[int(np.searchsorted(opens, ts)) + count]
 
 
-def bars_per_session(calendar: str, interval: str) -> int:
+def session_ends(calendar: str, interval: str, closed: np.ndarray) -> np.ndarray:
+    """Positions of the bars that end their session, (d,); ``closed`` (t,) when each bar of the grid closes."""
+    if calendar != "24/7":
+        return np.arange(len(closed))
+    return np.flatnonzero(closed.astype("datetime64[us]").astype(np.int64) % SESSIONS[interval].astype(np.int64) == 0)
+
+
+def bars_per_session(interval: str) -> int:
     """How many bars one session prints."""
-    return 24 if calendar == "24/7" and interval == "1h" else 1
+    return int(SESSIONS[interval] // INTERVALS[interval])
+
+
+def sessions_per_year(calendar: str, interval: str) -> int:
+    """Sessions in a year: 252 of an exchange, 365 days of a market that never closes, or all its seconds."""
+    return SESSIONS_PER_YEAR[calendar] * int(DAY // SESSIONS[interval])
 
 
 def periods_per_year(calendar: str, interval: str) -> int:
     """Bars in a year: 252 daily exchange bars, 365 daily or 8760 hourly bars of a market that never closes."""
-    return SESSIONS_PER_YEAR[calendar] * bars_per_session(calendar, interval)
+    return sessions_per_year(calendar, interval) * bars_per_session(interval)

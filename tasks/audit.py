@@ -22,9 +22,8 @@ from models.graphs.windowed import snapshots
 from models.panel import Panel
 from models.scoring.folds import Fold
 from models.scoring.leaks import Comparison, compare
-from models.sessions import bar_closes
+from models.sessions import bar_closes, session_ends
 from models.training.fit import predict_fold
-from tasks.book import session_ends
 from tasks.errors import LeakFoundError
 from tasks.forecasts import FORECAST_COLUMNS, PROBABILITIES, Contender, aware, load_forecasts, networks
 from tasks.graphs import memberships
@@ -93,7 +92,7 @@ def audit_leaks(
 def _cuts(night: Night, bars: Panel, contenders: Sequence[Contender], class_horizon: int, dates: int) -> list[int]:
     """Bar positions to cut after: decisions that every network forecast, of the later half of them, never the last."""
     closed = bar_closes(night.universe.calendar, night.universe.interval, bars.ts)
-    decisions = session_ends(night.universe.calendar, closed)
+    decisions = session_ends(night.universe.calendar, night.universe.interval, closed)
     for contender in contenders:
         forecast = load_forecasts(night, contender, class_horizon, bars.ts)
         decisions = decisions[forecast.mask[decisions].any(axis=1)]

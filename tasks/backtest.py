@@ -96,7 +96,7 @@ def _first_decision(book: Book, forecasts: Sequence[Panel], limits: Limits) -> i
 def _of_network(
     night: Night, book: Book, contender: Contender, forecast: Panel, limits: Limits, first: int
 ) -> Portfolio:
-    cooldown = limits.cooldown_sessions * bars_per_session(night.universe.calendar, night.universe.interval)
+    cooldown = limits.cooldown_sessions * bars_per_session(night.universe.interval)
     return Portfolio(
         contender,
         book.members,

@@ -10,10 +10,10 @@ from models.features.indicators import log_total_return_index
 from models.panel import Panel
 from models.scoring.portfolio import Limits, decide, last_seen, session_returns
 from models.scoring.signals import views
-from models.sessions import HOUR, bar_closes
+from models.sessions import HOUR, bar_closes, session_ends
 from tasks.forecasts import PROBABILITIES
 from tasks.night import Night
-from tasks.panels import PERPETUALS, load_bars, load_benchmark, load_funding
+from tasks.panels import load_bars, load_benchmark, load_funding
 
 SETTLEMENT_GRID = 8 * HOUR  # every perpetual settles here, whether its own interval is 1, 2, 4 or 8 hours
 
@@ -38,7 +38,7 @@ class Book:
     """The members and the benchmark on one grid; ``closed`` (t,) when each bar closes.
 
     ``decisions`` (d,) are the bars that end a session: each daily bar of an exchange, the last of a UTC day for
-    perpetuals. A day without its last bar decides nothing.
+    perpetuals, each bar of a second. A day without its last bar decides nothing.
     """
 
     members: Asset
@@ -57,14 +57,8 @@ def load_book(night: Night) -> Book:
     universe = night.universe
     bars = load_bars(night)
     closed = bar_closes(universe.calendar, universe.interval, bars.ts)
-    return Book(Asset.of(bars), Asset.of(load_benchmark(night)), closed, session_ends(universe.calendar, closed))
-
-
-def session_ends(calendar: str, closed: np.ndarray) -> np.ndarray:
-    """Positions of the bars that end their session, (d,); ``closed`` (t,) when each bar of the grid closes."""
-    if calendar != PERPETUALS:
-        return np.arange(len(closed))
-    return np.flatnonzero(closed == closed.astype("datetime64[D]"))
+    decisions = session_ends(universe.calendar, universe.interval, closed)
+    return Book(Asset.of(bars), Asset.of(load_benchmark(night)), closed, decisions)
 
 
 def session_bars(asset: Asset, decisions: np.ndarray) -> Panel:

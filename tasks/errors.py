@@ -13,6 +13,7 @@ TaskError
 │   ├── MalformedAnswerError    an answer in a shape that is not known
 │   ├── NightOutOfRangeError    a date this source has no market for
 │   ├── UnknownSourceError      a source that is neither live, recorded nor simulated
+│   ├── OnlyRecordedError       a provider whose market is on record alone, asked for live or simulated
 │   └── TapeError
 │       ├── TapeMissingError    no such folder, or not the file asked for
 │       └── TapeMalformedError  a file that is not what the layout says
@@ -77,6 +78,10 @@ class NightOutOfRangeError(MarketError):
 
 class UnknownSourceError(MarketError):
     """A source that is neither live, recorded nor simulated."""
+
+
+class OnlyRecordedError(MarketError):
+    """Nothing but a recording serves this provider's market."""
 
 
 class TapeError(MarketError):

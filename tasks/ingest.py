@@ -27,6 +27,7 @@ from tasks.markets.session import Market, open_market
 from tasks.night import Night
 from tasks.pulls import Due, Pull, pull, symbols_due
 from warehouse.connect import Warehouse
+from warehouse.events import append_events
 from warehouse.tables import append, read_query, upsert
 from warehouse.universes import Universe
 
@@ -68,7 +69,7 @@ def may_pass(task: object, run: object, state: Any) -> bool:
 def ingest_bars(
     night: Night, overlap_bars: int, max_bad_fraction: float, threads: int, on_progress: Progress | None = None
 ) -> IngestReport:
-    """The night's raw bars, corporate actions, funding and instruments; tried again only when the market was out."""
+    """The night's raw bars, corporate actions, funding, instruments and events; tried again only for an outage."""
     return ingest_universe(
         night.warehouse,
         night.universe,
@@ -92,8 +93,9 @@ def check_market(night: Night) -> None:
 
 
 def _refuse_before_history(universe: Universe, night: date) -> None:
-    if night < universe.history_start:
-        raise NightOutOfRangeError(f"{universe.name} begins on {universe.history_start}: it has no night {night}")
+    begins = universe.history_start.date()
+    if night < begins:
+        raise NightOutOfRangeError(f"{universe.name} begins on {begins}: it has no night {night}")
 
 
 def ingest_universe(
@@ -186,6 +188,7 @@ class Writer:
         self, warehouse: Warehouse, universe: Universe, source: str, night: date, clock: datetime, run_id: str
     ) -> None:
         self._warehouse, self._universe, self._night, self._clock = warehouse, universe, night, clock
+        self._source, self._run_id = source, run_id
         self._slice: dict[str, object] = {"source": source, "universe": universe.name}
         self._stamps: dict[str, object] = {**self._slice, "fetched_at": clock, "run_id": run_id}
 
@@ -201,8 +204,16 @@ class Writer:
                 name: self._append_changed(con, name, [one.tables[name] for one in pulls if name in one.tables])
                 for name in ("bars", "corporate_actions", "funding_rates")
             }
+            for one in pulls:
+                if "events" in one.tables:
+                    self._append_events(con, one.tables["events"])
             ledger = pa.Table.from_pylist([_ledger_row(one, written) for one in pulls], schema=LEDGER)
             upsert(con, "raw.fetches", ledger, by=("run_id", "symbol"), night=self._night, **self._stamps)
+
+    def _append_events(self, con: duckdb.DuckDBPyConnection, rows: pa.Table) -> None:
+        """Writes those that are new: an event never changes."""
+        of = {"source": self._source, "venue": self._universe.provider}
+        append_events(con, rows, **of, fetched_at=self._clock, run_id=self._run_id)
 
     def write_instruments(self, rows: pa.Table) -> None:
         """Writes what has changed of the instruments."""

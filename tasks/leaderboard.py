@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from models.panel import TS_TYPE
 from models.scoring import metrics
 from models.scoring.simulate import Sessions
-from models.sessions import SESSIONS_PER_YEAR
+from models.sessions import sessions_per_year
 from tasks.forecasts import Contender, aware
 from tasks.night import Night
 from warehouse.tables import append, read_query, replace_slice
@@ -77,7 +77,7 @@ def leaderboard(night: Night, runs: Sequence[Run], risk_free: float) -> list[Row
 
 def _score(night: Night, run: Run, risk_free: float) -> Row:
     """The leaderboard's figures of one run; the first session, which ends with the first decision, is not measured."""
-    periods, sessions = SESSIONS_PER_YEAR[night.universe.calendar], run.sessions
+    periods, sessions = sessions_per_year(night.universe.calendar, night.universe.interval), run.sessions
     days = run.ts.astype("datetime64[D]").tolist()
     return {
         "model": run.contender.model,

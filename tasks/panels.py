@@ -25,6 +25,7 @@ from warehouse.tables import read_query
 
 PERPETUALS = "24/7"  # the calendar of the markets that settle funding
 LARGE_VALUE = 100_000.0  # of a trade that a bar's forecast reads; an hour has too many smaller ones
+LEAST_VALUE = {"1d": LARGE_VALUE, "1h": LARGE_VALUE, "1s": 0.0}  # by interval; where it is 0, books are read too
 
 
 def bar_grid(night: Night, last: np.datetime64 | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -34,9 +35,10 @@ def bar_grid(night: Night, last: np.datetime64 | None = None) -> tuple[np.ndarra
     none is left.
     """
     universe, day_after = night.universe, night.as_of + timedelta(days=1)
-    opens = bar_opens(universe.calendar, universe.interval, universe.history_start, day_after)
+    opens = bar_opens(universe.calendar, universe.interval, universe.history_start.date(), day_after)
+    opens = opens[opens >= instant(universe.history_start)]
     closes = bar_closes(universe.calendar, universe.interval, opens)
-    due = closes <= np.datetime64(night.clock.astimezone(UTC).replace(tzinfo=None), "us")
+    due = closes <= instant(night.clock)
     if last is not None:
         due &= opens <= last
     if not due.any():
@@ -123,7 +125,9 @@ def windowed_panels(night: Night, rules: Mapping[str, Rule], bars: Panel) -> dic
 
 def load_bar_events(night: Night, last: np.datetime64 | None = None) -> BarEvents | None:
     """What happened between the bars of ``load_bars``: settlements of funding, and of the view ``events`` all that the
-    warehouse had at the night's clock but books and trades under LARGE_VALUE. None where nothing did.
+    warehouse had at the night's clock but trades under the interval's LEAST_VALUE, and books unless that is 0.
+
+    None where nothing did.
 
     An event that came in after its bar was forecast counts as a restated bar does: it is read from then on, and the
     forecasts from that bar on are due again, see ``first_unseen_bar``.
@@ -158,7 +162,7 @@ def _had(night: Night) -> dict[str, object]:
 
 def _heard(night: Night) -> dict[str, object]:
     """Which of them its networks read."""
-    return {**_had(night), "large_value": LARGE_VALUE}
+    return {**_had(night), "least_value": LEAST_VALUE[night.universe.interval]}
 
 
 def _load_bars(night: Night, symbols: tuple[str, ...], last: np.datetime64 | None) -> Panel:
@@ -206,6 +210,11 @@ def _rows_between(night: Night, query: str, symbols: tuple[str, ...], opens: np.
         start=opens[0].astype(datetime).replace(tzinfo=UTC),
         end=just_after(opens[-1]),
     )
+
+
+def instant(moment: datetime) -> np.datetime64:
+    """An aware datetime as datetime64[us] in UTC."""
+    return np.datetime64(moment.astimezone(UTC).replace(tzinfo=None), "us")
 
 
 def just_after(ts: np.datetime64) -> datetime:

@@ -38,7 +38,7 @@ class Due:
 
 @dataclass(frozen=True)
 class Pull:
-    """What came of one symbol: rows by raw table, or the error."""
+    """What came of one symbol: rows by raw table, and ``events``; or the error."""
 
     symbol: str
     tables: dict[str, pa.Table] = field(default_factory=dict)
@@ -60,12 +60,12 @@ def symbols_due(universe: Universe, night: date, known: pa.Table) -> list[Due]:
     for symbol in universe.fetched:
         bars = known.filter(pc.equal(known["symbol"], symbol))
         memberships = [member for member in universe.members if member.symbol == symbol]
-        joined = min((member.valid_from for member in memberships), default=universe.history_start)
+        joined = min((member.valid_from for member in memberships), default=universe.history_start.date())
         stays = not memberships or any(m.valid_to is None or m.valid_to > night for m in memberships)
         if joined > night or (not stays and len(bars)):
             continue
         left = max(m.valid_to or night for m in memberships) if not stays else night + timedelta(days=1)
-        due.append(Due(symbol, _midnight(max(joined, universe.history_start)), _midnight(left), bars))
+        due.append(Due(symbol, max(_midnight(joined), universe.history_start), _midnight(left), bars))
     return due
 
 
@@ -87,6 +87,10 @@ def pull(market: Market, universe: Universe, due: Due) -> Pull:
 
 
 def _ask(market: Market, universe: Universe, symbol: str, start: datetime, end: datetime) -> dict[str, pa.Table]:
+    if market.binance is not None:
+        until = min(end, market.clock)
+        bars = market.binance.bars(symbol, universe.interval, start, until)
+        return {"bars": bars, "events": market.binance.events(symbol, start, until)}
     if universe.provider == "yahoo":
         bars, actions = market.yahoo.daily_bars(symbol, start.date(), end.date())
         return {"bars": bars, "corporate_actions": actions}

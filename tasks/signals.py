@@ -15,8 +15,7 @@ from prefect.cache_policies import NO_CACHE
 from models.panel import TS_TYPE, Panel
 from models.scoring.portfolio import HOUR, Limits, last_seen
 from models.scoring.signals import LABELS_3, LABELS_5, SIDES, stop_price, views
-from models.sessions import last_session, next_session
-from tasks.book import session_ends
+from models.sessions import last_session, next_session, session_ends
 from tasks.errors import NoForecastsError, SourceMismatchError
 from tasks.forecasts import PROBABILITIES, Contender, aware, load_forecasts, networks
 from tasks.leaderboard import Row
@@ -120,7 +119,7 @@ def _last_decision(night: Night, limits: Limits) -> Decision:
     """The close of the night's last session. Raises NoForecastsError when that session's last bar has not closed."""
     universe = night.universe
     opens, closed = bar_grid(night)
-    ends = session_ends(universe.calendar, closed)
+    ends = session_ends(universe.calendar, universe.interval, closed)
     due = last_session(universe.calendar, night.as_of)
     if not len(ends) or opens[ends[-1]].astype("datetime64[D]").astype(date) != due:
         raise NoForecastsError(

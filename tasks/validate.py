@@ -20,6 +20,7 @@ from models.panel import TS_TYPE
 from models.sessions import INTERVALS, bar_closes, bar_opens, session_dates
 from tasks.errors import NightBlockedError
 from tasks.night import Night
+from tasks.panels import instant
 from warehouse.expectations import Inspection, inspect_delta
 from warehouse.measures import Evidence
 from warehouse.price_series import RETURN_WINDOW
@@ -86,11 +87,11 @@ def _read(night: Night) -> tuple[dict[str, pa.Table], Evidence]:
         known_bars = read_query(con, "known_bars", start=before, interval=interval, **known)
         actions = read_query(con, "known_corporate_actions", **known)
         settlements = read_query(con, "known_settlements", **known)
-        history = {"start": _midnight(night.universe.history_start), "clock": night.clock, "interval": interval, **keys}
+        history = {"start": night.universe.history_start, "clock": night.clock, "interval": interval, **keys}
         first_bars = _frame(read_query(con, "first_bars", **history))
     opens, closed_at = _calendar(night, start, bars["ts"].to_numpy())
     evidence = Evidence(
-        clock=_instant(night.clock),
+        clock=instant(night.clock),
         interval=interval,
         opens=opens,
         closed_at=closed_at,
@@ -109,7 +110,7 @@ def _checked_from(night: Night, ts: np.ndarray) -> datetime:
     """The earliest instant of the checked window: the last sessions, or the delta's first bar, within the history."""
     recent = session_dates(night.universe.calendar, night.as_of - timedelta(days=31), night.as_of + timedelta(days=1))
     first = np.concatenate([recent[-GAP_SESSIONS:][:1], ts.astype("datetime64[D]")]).min()
-    return _midnight(max(first.astype(date), night.universe.history_start))
+    return max(_midnight(first.astype(date)), night.universe.history_start)
 
 
 def _calendar(night: Night, start: datetime, ts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -117,7 +118,7 @@ def _calendar(night: Night, start: datetime, ts: np.ndarray) -> tuple[np.ndarray
     calendar, interval = night.universe.calendar, night.universe.interval
     opens = bar_opens(calendar, interval, start.date(), night.clock.astimezone(UTC).date() + BEYOND_CLOCK)
     closed_at = np.where(np.isin(ts, opens), bar_closes(calendar, interval, ts), ts)
-    due = bar_closes(calendar, interval, opens) <= _instant(night.clock)
+    due = bar_closes(calendar, interval, opens) <= instant(night.clock)
     return opens[due & (opens < np.datetime64(night.as_of) + np.timedelta64(1, "D"))], closed_at
 
 
@@ -209,10 +210,6 @@ def _frame(rows: pa.Table) -> pd.DataFrame:
     """A pandas frame with ``ts`` in UTC without a zone, as the rules want it."""
     ts = rows["ts"].cast(pa.timestamp("us"))
     return rows.set_column(rows.column_names.index("ts"), "ts", ts).to_pandas()
-
-
-def _instant(moment: datetime) -> np.datetime64:
-    return np.datetime64(moment.astimezone(UTC).replace(tzinfo=None), "us")
 
 
 def _midnight(day: date) -> datetime:

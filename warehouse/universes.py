@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 
 from warehouse.connect import Warehouse
 from warehouse.errors import UnknownUniverseError
@@ -23,14 +23,17 @@ class Member:
 
 @dataclass(frozen=True)
 class Universe:
-    """A named set of symbols that are researched together, with their calendar and trading costs in basis points."""
+    """A named set of symbols that are researched together, with their calendar and trading costs in basis points.
+
+    ``history_start``: no bar that opens before this UTC instant is wanted.
+    """
 
     name: str
     provider: str
     interval: str
     calendar: str
     benchmark: str
-    history_start: date
+    history_start: datetime
     commission_bps: float
     slippage_bps: float
     survivorship_biased: bool

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 NAN = float("nan")
+DAYS_PER_YEAR = 366  # the most there are
 
 
 def _equity(returns: np.ndarray) -> np.ndarray:
@@ -23,8 +24,11 @@ def total_return(returns: np.ndarray) -> float:
 
 
 def annual_return(returns: np.ndarray, periods_per_year: float) -> float:
-    """Compound annual growth rate, (Π(1 + r))^(periods per year / t) − 1; −1 once everything is lost."""
-    if len(returns) == 0:
+    """Compound annual growth rate, (Π(1 + r))^(periods per year / t) − 1; −1 once everything is lost.
+
+    NaN for a series of less than a day: minutes say nothing of a year, and their power of it is no number.
+    """
+    if len(returns) * DAYS_PER_YEAR < periods_per_year or len(returns) == 0:
         return NAN
     growth = 1.0 + total_return(returns)
     return float(growth ** (periods_per_year / len(returns)) - 1.0) if not growth <= 0 else -1.0

@@ -4,6 +4,7 @@
     <folder>/bybit/klines_60.parquet   symbol, ts (UTC bar open), open, high, low, close, volume[, turnover]
     <folder>/bybit/klines_D.parquet    the same by day; optional
     <folder>/bybit/funding.parquet     symbol, ts (settlement), funding_rate; optional
+    <folder>/trades_*.parquet          Binance's trades and books, see recorded_events.py
 
 Yahoo's prices were recorded split-adjusted to the end of the recording, and a recording does not say by which splits:
 before a later split a price is a fraction of what was then seen. Returns, and volumes in dollars, are as they were.
@@ -22,6 +23,8 @@ import pyarrow.parquet as pq
 
 from models.sessions import INTERVALS, bar_closes, bar_opens, last_session, session_dates
 from tasks.errors import NightOutOfRangeError, TapeMalformedError, TapeMissingError
+from tasks.markets import recorded_events
+from tasks.markets.recorded_events import RecordedEvents
 from tasks.markets.recording import PRICES, Bars, Perpetual, Stock
 
 DAILY, HOURLY, BY_DAY, FUNDING = (
@@ -30,6 +33,7 @@ DAILY, HOURLY, BY_DAY, FUNDING = (
     "bybit/klines_D.parquet",
     "bybit/funding.parquet",
 )
+FILES = {"yahoo": DAILY, "bybit": HOURLY, recorded_events.PROVIDER: recorded_events.TRADES}
 # Every dividend moves adj_close / close by more than 3e-5, and the recorded floats' noise moves it by less than 1e-6.
 DIVIDEND_STEP, PRICE_NOISE = 1e-5, 1e-6
 SESSION_OPEN = np.timedelta64(14 * 60 + 30, "m")  # of a recorded day that the calendar does not know
@@ -41,19 +45,20 @@ class Recorded:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         if not folder.is_dir():
-            raise TapeMissingError(f"no tape at {folder}: give the folder that holds {DAILY} or {HOURLY}")
-        if not any((folder / name).is_file() for name in (DAILY, HOURLY)):
-            raise TapeMissingError(f"the tape {folder} holds neither {DAILY} nor {HOURLY}")
+            raise TapeMissingError(f"no tape at {folder}: give the folder that holds {', '.join(FILES.values())}")
+        if not self.providers:
+            raise TapeMissingError(f"the tape {folder} holds none of {', '.join(FILES.values())}")
 
     @property
     def providers(self) -> tuple[str, ...]:
         """The markets this recording can stand in for."""
-        files = {"yahoo": DAILY, "bybit": HOURLY}
-        return tuple(provider for provider, name in files.items() if (self._folder / name).is_file())
+        return tuple(provider for provider, pattern in FILES.items() if any(self._folder.glob(pattern)))
 
     def check_night(self, provider: str, as_of: date) -> None:
         """Returns when every bar due by the end of ``as_of`` can be on the tape, else raises NightOutOfRangeError."""
-        if provider == "yahoo":
+        if provider == recorded_events.PROVIDER:
+            first, last, due = self.events.first.date(), self.events.last.date(), as_of
+        elif provider == "yahoo":
             dates = self._daily.columns["date"]
             first, last = dates.min().astype(date), dates.max().astype(date)
             due = last_session("XNYS", as_of)
@@ -91,6 +96,11 @@ class Recorded:
             return Perpetual(bars, np.array([], "datetime64[us]"), np.array([]))
         settled = self._funding.of(symbol)
         return Perpetual(bars, settled["ts"], settled["funding_rate"])
+
+    @cached_property
+    def events(self) -> RecordedEvents:
+        """What was recorded of Binance, event by event."""
+        return RecordedEvents(self._folder)
 
     @cached_property
     def _daily(self) -> Table:

@@ -56,7 +56,7 @@ class Recording(Protocol):
 
     @property
     def providers(self) -> tuple[str, ...]:
-        """The markets it can stand in for: yahoo, bybit."""
+        """The markets it can stand in for: yahoo, bybit, binance."""
 
     def check_night(self, provider: str, as_of: date) -> None:
         """Returns when it holds what had closed by the end of ``as_of``, else raises NightOutOfRangeError."""

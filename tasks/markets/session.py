@@ -11,10 +11,19 @@ from pathlib import Path
 
 import requests
 
-from tasks.errors import NightOutOfRangeError, NoNetworkError, TapeError, TapeMissingError, UnknownSourceError
+from tasks.errors import (
+    NightOutOfRangeError,
+    NoNetworkError,
+    OnlyRecordedError,
+    TapeError,
+    TapeMissingError,
+    UnknownSourceError,
+)
 from tasks.markets.bybit import Bybit
 from tasks.markets.patience import ON_TAPE
 from tasks.markets.recorded import Recorded, midnight_after
+from tasks.markets.recorded_events import PROVIDER as BINANCE
+from tasks.markets.recorded_events import RecordedEvents
 from tasks.markets.recording import Recording
 from tasks.markets.simulated import Simulated
 from tasks.markets.tape import Tape
@@ -29,12 +38,16 @@ PROBE_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True)
 class Market:
-    """Both clients at one instant. ``clock`` (UTC): nothing that had not closed by then is ever returned."""
+    """Both clients at one instant. ``clock`` (UTC): nothing that had not closed by then is ever returned.
+
+    ``binance``: what was recorded of it, which knows no clock; None unless it is asked for.
+    """
 
     source: str
     clock: datetime
     yahoo: Yahoo
     bybit: Bybit
+    binance: RecordedEvents | None = None
 
 
 @contextmanager
@@ -49,13 +62,18 @@ def open_market(
     """The market of the night ``as_of``, open for the block.
 
     ``clock`` defaults to the end of ``as_of``, or to now where that is earlier and the market is live. A tape must hold
-    the night for each of ``providers`` (yahoo, bybit); without them, for any one that it stands in for. Raises
-    UnknownSourceError, NightOutOfRangeError, NoNetworkError or TapeError before anything is asked.
+    the night for each of ``providers`` (yahoo, bybit, binance); without them, for any one that it stands in for. Raises
+    UnknownSourceError, OnlyRecordedError, NightOutOfRangeError, NoNetworkError or TapeError before anything is asked.
     """
     if source not in SOURCES:
         raise UnknownSourceError(f"unknown source {source!r}; known: {', '.join(SOURCES)}")
     if tape is not None and source != "recorded":
         raise TapeError(f"a tape ({tape}) goes with source recorded, not {source}")
+    if BINANCE in providers and source != "recorded":
+        raise OnlyRecordedError(
+            f"there is no {source} market of {BINANCE}: it has no client, only recordings; run --source recorded and "
+            "give the folder of one with --tape"
+        )
     now = datetime.now(UTC)
     if source == "live":
         market = _live(as_of, clock or min(midnight_after(as_of), now), now)
@@ -103,7 +121,8 @@ def _on_tape(source: str, as_of: date, folder: Path | None, providers: tuple[str
     else:
         _check_any(recording, as_of)
     tape = Tape(recording, clock)
-    return Market(source, clock, Yahoo(clock, tape.session(), ON_TAPE), Bybit(clock, tape.session(), ON_TAPE))
+    binance = recording.events if isinstance(recording, Recorded) and BINANCE in providers else None
+    return Market(source, clock, Yahoo(clock, tape.session(), ON_TAPE), Bybit(clock, tape.session(), ON_TAPE), binance)
 
 
 def _check_any(recording: Recording, as_of: date) -> None:

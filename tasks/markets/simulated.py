@@ -214,7 +214,7 @@ def _seeded_sectors() -> dict[str, dict[str, str]]:
     """Sector by symbol, by provider, of every universe's members; a benchmark outside them has the sector ''."""
     with (SEEDS / "universes.csv").open() as file:
         universes = {row["universe"]: row for row in csv.DictReader(file)}
-    sectors: dict[str, dict[str, str]] = {"yahoo": {}, "bybit": {}}
+    sectors: dict[str, dict[str, str]] = {row["provider"]: {} for row in universes.values()}
     with (SEEDS / "universe_members.csv").open() as file:
         for row in csv.DictReader(file):
             sectors[universes[row["universe"]]["provider"]].setdefault(row["symbol"], row["sector"])

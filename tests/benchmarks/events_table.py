@@ -18,7 +18,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from models.features.indicators import BAR_COLUMNS, compute_features
 from models.features.labels import Labels, compute_labels
@@ -28,6 +27,7 @@ from models.graphs.surroundings import BarEvents, Surroundings
 from models.panel import Panel
 from models.scoring.bootstrap import interval, resampled_means
 from models.scoring.folds import Fold, walk_forward
+from models.sessions import bar_closes
 from models.training.config import TrainConfig
 from models.training.fit import fit_fold, predict_fold
 from models.zoo import Spec
@@ -36,7 +36,7 @@ from tasks.markets.recorded_events import RecordedEvents
 from tests.benchmarks.markdown import table
 
 EVENTS = Path(__file__).parents[3] / "shared" / "data" / "events"
-SECOND, HORIZONS, BLOCK_BARS = 1_000_000, (1, 5), 10
+HORIZONS, BLOCK_BARS = (1, 5), 10
 FOLDS = {"warmup_bars": 61, "train_bars": 160, "test_bars": 60, "embargo_bars": 6}
 WITHOUT = "tgn_without_events"
 NETWORKS = {"tgn": "tgn", WITHOUT: "tgn", "s4d": "s4d", "gnn": "gnn"}
@@ -62,41 +62,24 @@ class Score(NamedTuple):
 
 
 def recorded_market(folder: Path) -> Market:
-    """The recording in ``folder``; an instrument is named by venue and symbol."""
-    recorded, parts = RecordedEvents(folder), []
-    for venue in recorded.venues():
-        rows = recorded.events(venue)
-        named = pc.binary_join_element_wise(pa.scalar(venue), rows["symbol"], ":")
-        parts.append(rows.set_column(rows.schema.get_field_index("symbol"), "symbol", named))
-    rows = pa.concat_tables(parts).sort_by("ts")
-    symbols = tuple(sorted(set(rows["symbol"].to_pylist())))
-    bars = second_bars(rows, symbols)
-    closes = bars.ts + np.timedelta64(1, "s")
+    """The recording in ``folder``, as a night of it has it."""
+    recorded = RecordedEvents(folder)
+    symbols, span = recorded.symbols, (recorded.first, recorded.last)
+    rows = pa.concat_tables([recorded.events(symbol, *span) for symbol in symbols]).sort_by("ts")
+    traded = pa.concat_tables([recorded.bars(symbol, "1s", *span) for symbol in symbols])
+    prices = Panel.from_table(traded, BAR_COLUMNS[:5], symbols)
+    unpaid = np.where(prices.mask, 0.0, np.nan)[:, :, None]
+    change = np.full_like(unpaid, np.nan)
+    change[1:, :, 0] = prices.column("close")[1:] / prices.column("close")[:-1] - 1
+    values = np.concatenate([prices.values, change, unpaid], axis=2)
+    bars = Panel(prices.ts, symbols, BAR_COLUMNS, values, prices.mask)
+    closes = bar_closes("24/7", "1s", bars.ts)
     features = compute_features(bars, closes)
     labels = compute_labels(bars, features.column("volatility_60"), HORIZONS, HORIZONS[-1])
     rule = CorrelationRule(window_bars=60, min_correlation=0.3, top_k=3, every_bars=10)
     events = BarEvents.of(MarketEvents(symbols)(market_rows(rows, symbols)), bars.ts, closes)
     around = Surroundings(correlation_snapshots(bars, rule), events)
     return Market(features, labels, around, walk_forward(features.ts, labels.end, **FOLDS))
-
-
-def second_bars(rows: pa.Table, symbols: tuple[str, ...]) -> Panel:
-    """Bars of the trades with open < t ≤ close, as events are told; one without a trade keeps the last price."""
-    trades = rows.filter(pc.equal(rows["kind"], "trade")).select(["symbol", "ts", "price", "size"]).to_pandas()
-    by = trades.groupby([trades["ts"].dt.ceil("s"), "symbol"])
-    grid = by.size().unstack().asfreq("s").index[1:-1]  # the recording begins and ends within a second
-
-    def column(measure: str, how: str) -> np.ndarray:
-        return by[measure].agg(how).unstack().reindex(index=grid, columns=list(symbols)).to_numpy()
-
-    price = by["price"].last().unstack().reindex(index=grid, columns=list(symbols)).ffill().to_numpy()
-    ohl = [np.where(np.isnan(of := column("price", how)), price, of) for how in ("first", "max", "min")]
-    change = np.full_like(price, np.nan)
-    change[1:] = price[1:] / price[:-1] - 1
-    values = np.stack([*ohl, price, np.nan_to_num(column("size", "sum")), change, np.zeros_like(price)], axis=-1)
-    mask = ~np.isnan(price)
-    opens = grid.tz_localize(None).to_numpy().astype("datetime64[us]") - np.timedelta64(1, "s")
-    return Panel(opens, symbols, BAR_COLUMNS, np.where(mask[:, :, None], values, np.nan), mask)
 
 
 def scored(market: Market, name: str, seeds: int, epochs: int, folder: Path) -> list[Score]:

@@ -11,6 +11,7 @@ import pytest
 
 from models.sessions import (
     UnknownCalendarError,
+    bar_after,
     bar_closes,
     bar_opens,
     bars_per_session,
@@ -18,6 +19,8 @@ from models.sessions import (
     next_session,
     periods_per_year,
     session_dates,
+    session_ends,
+    sessions_per_year,
 )
 
 
@@ -66,7 +69,22 @@ def test_a_year_is_252_daily_365_daily_or_8760_hourly_bars() -> None:
     assert periods_per_year("XNYS", "1d") == 252
     assert periods_per_year("24/7", "1d") == 365
     assert periods_per_year("24/7", "1h") == 8760
-    assert (bars_per_session("24/7", "1h"), bars_per_session("XNYS", "1d")) == (24, 1)
+    assert (bars_per_session("1h"), bars_per_session("1d")) == (24, 1)
+
+
+def test_a_market_of_seconds_is_decided_on_at_every_bar() -> None:
+    assert periods_per_year("24/7", "1s") == sessions_per_year("24/7", "1s") == 365 * 86_400
+    assert bars_per_session("1s") == 1
+    opens = bar_opens("24/7", "1s", date(2024, 8, 8), date(2024, 8, 9))
+    assert len(opens) == 86_400
+    assert session_ends("24/7", "1s", bar_closes("24/7", "1s", opens[-9:])).tolist() == list(range(9))
+    assert bar_after("24/7", "1s", opens[-2], 3) == np.datetime64("2024-08-09T00:00:01")
+
+
+def test_a_day_that_has_not_ended_does_not_decide() -> None:
+    closed = np.arange("2024-06-01T01", "2024-06-02T12", np.timedelta64(1, "h"), dtype="datetime64[us]")
+    assert session_ends("24/7", "1h", closed).tolist() == [23]
+    assert session_ends("XNYS", "1d", closed).tolist() == list(range(35))
 
 
 def test_an_unknown_calendar_is_named_with_the_known_ones() -> None:

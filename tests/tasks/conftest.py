@@ -28,7 +28,7 @@ STOCKS = Universe(
     interval="1d",
     calendar="XNYS",
     benchmark="IDX",
-    history_start=START,
+    history_start=datetime.combine(START, datetime.min.time(), UTC),
     commission_bps=1,
     slippage_bps=5,
     survivorship_biased=True,
@@ -41,7 +41,7 @@ PERPETUALS = replace(
     interval="1h",
     calendar="24/7",
     benchmark="AAA",
-    history_start=date(2024, 6, 1),
+    history_start=datetime(2024, 6, 1, tzinfo=UTC),
     members=tuple(Member(symbol, "Layer 1", None, START, None) for symbol in ("AAA", "BBB")),
 )
 UNIVERSES = {universe.name: universe for universe in (STOCKS, PERPETUALS)}
@@ -93,7 +93,7 @@ def desk_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stamp = {"source": "recorded", "fetched_at": datetime(2024, 7, 31, tzinfo=UTC), "run_id": "bars"}
     with warehouse.write("bars") as con:
         for universe, symbols in ((STOCKS, (*STOCKS.symbols, "IDX")), (PERPETUALS, PERPETUALS.symbols)):
-            opens = bar_opens(universe.calendar, universe.interval, universe.history_start, date(2024, 8, 1))
+            opens = bar_opens(universe.calendar, universe.interval, universe.history_start.date(), date(2024, 8, 1))
             keys = {"universe": universe.name, **stamp}
             append(con, "store.bars", bar_rows(opens, symbols), interval=universe.interval, **keys)
         con.execute("DELETE FROM store.bars WHERE symbol = 'DDD' AND (ts < '2024-03-01' OR ts::DATE = '2024-05-07')")

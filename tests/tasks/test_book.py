@@ -7,7 +7,7 @@ from datetime import date
 import numpy as np
 import pytest
 
-from tasks.book import funding_by_bar, funding_coverage, load_book, session_bars, session_ends
+from tasks.book import funding_by_bar, funding_coverage, load_book, session_bars
 
 FRIDAY = date(2024, 6, 28)
 NAN = np.nan
@@ -22,11 +22,6 @@ def test_every_daily_bar_decides_and_of_hourly_ones_the_last_of_a_utc_day(desk) 
     assert len(stocks.decisions) == len(stocks.ts)
     decided = perpetuals.ts[perpetuals.decisions]
     assert (decided == np.arange(at("2024-06-01T23"), at("2024-06-29"), np.timedelta64(24, "h"))).all()
-
-
-def test_a_day_that_has_not_ended_does_not_decide() -> None:
-    closed = np.arange(at("2024-06-01T01"), at("2024-06-02T12"), np.timedelta64(1, "h"))
-    assert session_ends("24/7", closed).tolist() == [23]
 
 
 def test_index_prices_earn_the_dividend_and_start_at_one(desk) -> None:

@@ -32,14 +32,20 @@ STOCKS = Universe(
     interval="1d",
     calendar="XNYS",
     benchmark="IDX",
-    history_start=START,
+    history_start=datetime.combine(START, datetime.min.time(), UTC),
     commission_bps=1,
     slippage_bps=5,
     survivorship_biased=True,
     members=tuple(Member(symbol, None, None, START, None) for symbol in SYMBOLS[:-1]),
 )
 PERPETUALS = replace(
-    STOCKS, name="perpetuals", provider="bybit", interval="1h", calendar="24/7", benchmark="AAA", history_start=FRIDAY
+    STOCKS,
+    name="perpetuals",
+    provider="bybit",
+    interval="1h",
+    calendar="24/7",
+    benchmark="AAA",
+    history_start=datetime(2024, 3, 1, tzinfo=UTC),
 )
 STORE = ("bars", "corporate_actions", "funding_rates", "quarantine", "checks")
 Rows = list[dict[str, object]]

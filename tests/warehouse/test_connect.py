@@ -161,7 +161,7 @@ from warehouse.connect import Warehouse
 for _ in range(10):
     with Warehouse.at(sys.argv[1]).write("count") as con:
         value = con.execute("SELECT history_start FROM store.universes WHERE universe = 'added 0'").fetchone()[0]
-        con.execute("UPDATE store.universes SET history_start = $v + 1 WHERE universe = 'added 0'", {"v": value})
+        con.execute("UPDATE store.universes SET history_start = ? + TO_DAYS(1) WHERE universe = 'added 0'", [value])
 """
 
 
@@ -175,7 +175,9 @@ def test_processes_and_threads_that_contend_lose_no_update(warehouse, start_pyth
     def increment() -> None:
         for _ in range(10):
             with warehouse.write("count") as con:
-                con.execute("UPDATE store.universes SET history_start = history_start + 1 WHERE universe = 'added 0'")
+                con.execute(
+                    "UPDATE store.universes SET history_start = history_start + TO_DAYS(1) WHERE universe = 'added 0'"
+                )
 
     threads = [threading.Thread(target=increment) for _ in range(2)]
     for thread in threads:
@@ -184,7 +186,9 @@ def test_processes_and_threads_that_contend_lose_no_update(warehouse, start_pyth
         thread.join()
     assert [process.wait(60) for process in processes] == [0, 0]
     with warehouse.read() as con:
-        days = con.execute("SELECT history_start - DATE '2020-01-01' FROM store.universes WHERE universe = 'added 0'")
+        days = con.execute(
+            "SELECT history_start::DATE - DATE '2020-01-01' FROM store.universes WHERE universe = 'added 0'"
+        )
         assert days.fetchone() == (40,)
 
 

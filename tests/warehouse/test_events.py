@@ -78,7 +78,14 @@ def test_events_come_back_by_time_and_by_receipt(warehouse) -> None:
     write(warehouse, [trade(5)], START)
     write(warehouse, [trade(4), trade(1), trade(9, symbol="OTHER")], START + timedelta(hours=1))
     keys = {"source": "live", "venue": "bybit", "symbols": ["BTCUSDT"]}
-    between = warehouse.query("events_between", **keys, start=START, end=START + timedelta(seconds=5))
+    between = warehouse.query(
+        "bar_events_between",
+        **keys,
+        start=START,
+        end=START + timedelta(seconds=5),
+        received=datetime.now(UTC),
+        least_value=0.0,
+    )
     assert between["event_id"].to_pylist() == ["1", "4"]
     after = warehouse.query("events_after", **keys, received=START)
     assert after["event_id"].to_pylist() == ["1", "4"]

@@ -1,5 +1,5 @@
--- bar_events_between: events of $symbols at $venue in [$start, $end) received by $received, without books and trades of
--- less value than $large_value, in the order of time. One row per (kind, symbol, ts, event_id).
+-- bar_events_between: events of $symbols at $venue in [$start, $end) received by $received, without trades of less value
+-- than $least_value, nor books unless that is 0, in the order of time. One row per (kind, symbol, ts, event_id).
 SELECT
     kind,
     symbol,
@@ -23,6 +23,6 @@ WHERE
     AND ts >= $start
     AND ts < $end
     AND fetched_at <= $received
-    AND kind <> 'book'
-    AND (kind <> 'trade' OR price * size >= $large_value)
+    AND (kind <> 'book' OR $least_value = 0)
+    AND (kind <> 'trade' OR price * size >= $least_value)
 ORDER BY ts, kind, symbol, event_id;

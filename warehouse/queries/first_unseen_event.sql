@@ -26,6 +26,6 @@ FROM (
         AND list_contains($symbols, symbol)
         AND fetched_at <= $received
         AND fetched_at > coalesce((SELECT max(clock) FROM published), TIMESTAMPTZ '-infinity')
-        AND kind <> 'book'
-        AND (kind <> 'trade' OR price * size >= $large_value)
+        AND (kind <> 'book' OR $least_value = 0)
+        AND (kind <> 'trade' OR price * size >= $least_value)
 );

@@ -23,7 +23,7 @@ COMMENT ON COLUMN main.equity_curves.source IS 'live, recorded or simulated';
 COMMENT ON COLUMN main.equity_curves.universe IS 'Universe, see universes';
 COMMENT ON COLUMN main.equity_curves.backtest_id IS 'Backtest, see backtests';
 COMMENT ON COLUMN main.equity_curves.ts IS 'UTC open of the last bar of the session';
-COMMENT ON COLUMN main.equity_curves.session IS 'Session, a date';
+COMMENT ON COLUMN main.equity_curves.session IS 'Date of the session';
 COMMENT ON COLUMN main.equity_curves.equity IS 'Value of the portfolio at the close of the session, 1 at the start';
 COMMENT ON COLUMN main.equity_curves.session_return IS 'Return over the session, a fraction, net of costs';
 COMMENT ON COLUMN main.equity_curves.drawdown IS 'Value over its running maximum, less 1; zero or negative';

@@ -27,7 +27,7 @@ FROM store.events;
 COMMENT ON VIEW main.events IS
     'What happened on an exchange, each once. Grain: source, venue, kind, symbol, ts, event_id';
 COMMENT ON COLUMN main.events.source IS 'live, recorded or simulated';
-COMMENT ON COLUMN main.events.venue IS 'Exchange and market: bybit (linear perpetuals), or as the recording names it';
+COMMENT ON COLUMN main.events.venue IS 'Exchange: bybit (linear perpetuals) or binance, see universes.provider';
 COMMENT ON COLUMN main.events.kind IS 'trade, book, funding, open_interest or liquidation';
 COMMENT ON COLUMN main.events.symbol IS 'Symbol as the venue names it';
 COMMENT ON COLUMN main.events.ts IS 'UTC instant of the event by the exchange''s clock';
@@ -49,4 +49,4 @@ COMMENT ON COLUMN main.events.open_interest IS 'Open contracts of both sides, in
 COMMENT ON COLUMN main.events.fetched_at IS
     'UTC instant at which the row was received; rises from batch to batch of one stream, which is what a replay starts from';
 COMMENT ON COLUMN main.events.run_id IS
-    'First 16 hex digits of sha256 of what wrote the row: "stream|source|universe" or "events|source|venue"';
+    'First 16 hex digits of sha256 of what wrote the row: "stream|source|universe", "events|source|venue" or a night''s';

@@ -37,7 +37,7 @@ COMMENT ON VIEW main.features IS
 COMMENT ON COLUMN main.features.source IS 'live, recorded or simulated';
 COMMENT ON COLUMN main.features.universe IS 'Universe the symbol belongs to';
 COMMENT ON COLUMN main.features.symbol IS 'Symbol as the provider names it';
-COMMENT ON COLUMN main.features.interval IS 'Bar length: 1d or 1h';
+COMMENT ON COLUMN main.features.interval IS 'Bar length: 1d, 1h or 1s';
 COMMENT ON COLUMN main.features.ts IS 'UTC open of the bar; the row is known at its close';
 COMMENT ON COLUMN main.features.return_1 IS 'Log total return over the last bar';
 COMMENT ON COLUMN main.features.return_5 IS 'Log total return over the last 5 bars';

@@ -31,6 +31,12 @@ def test_annual_return_follows_the_calendar_given_not_252():
     assert metrics.annual_return(day, 365) == pytest.approx(1.001**365 - 1)
 
 
+def test_less_than_a_day_has_no_annual_return_and_no_calmar():
+    minutes, per_year = np.array([0.5, -0.1] * 60), 365 * 86_400
+    assert np.isnan(metrics.annual_return(minutes, per_year)) and np.isnan(metrics.calmar(minutes, per_year))
+    assert metrics.annual_return(np.full(86_400, 1e-9), per_year) == pytest.approx(1e-9 * per_year, rel=0.02)
+
+
 def test_a_lost_account_has_an_annual_return_of_minus_one():
     assert metrics.annual_return(np.array([0.5, -1.0, 0.2]), 252) == -1.0
 

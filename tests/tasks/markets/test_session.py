@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from tasks.errors import NightOutOfRangeError, NoNetworkError, TapeError, TapeMissingError, UnknownSourceError
+from tasks.errors import (
+    NightOutOfRangeError,
+    NoNetworkError,
+    OnlyRecordedError,
+    TapeError,
+    TapeMissingError,
+    UnknownSourceError,
+)
 from tasks.markets import session
 from tasks.markets.session import open_market
 
@@ -26,6 +33,29 @@ def test_a_recorded_market_needs_a_tape() -> None:
 @pytest.mark.parametrize("source", ["live", "simulated"])
 def test_a_tape_goes_with_no_other_source_TRAP_14(source: str, small_tape: Path) -> None:
     with pytest.raises(TapeError, match=source), open_market(source, NIGHT, small_tape):
+        pass
+
+
+@pytest.mark.parametrize("source", ["live", "simulated"])
+def test_a_market_that_is_only_on_record_is_refused_before_anything_is_asked(source: str, monkeypatch) -> None:
+    monkeypatch.setattr(socket, "socket", lambda *_, **__: pytest.fail("asked"))
+    with (
+        pytest.raises(OnlyRecordedError, match=f"no {source} market of binance: .*--source recorded.*--tape"),
+        open_market(source, datetime.now(UTC).date(), providers=("binance",)),
+    ):
+        pass
+
+
+def test_recorded_events_are_there_for_whom_asks_for_them(shared_data: Path, small_tape: Path) -> None:
+    night = date(2024, 8, 8)
+    with open_market("recorded", night, shared_data / "events", providers=("binance",)) as market:
+        assert market.binance is not None and len(market.binance.symbols) == 6
+    with open_market("recorded", night, shared_data / "events") as market:
+        assert market.binance is None
+    with (
+        pytest.raises(TapeMissingError, match=r"no trades_\*\.parquet"),
+        open_market("recorded", NIGHT, small_tape, providers=("binance",)),
+    ):
         pass
 
 

@@ -1,0 +1,38 @@
+"""Bars made of trades, where nobody serves them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+
+from models.panel import TS_TYPE
+from models.sessions import INTERVALS
+from tasks.markets.recording import PRICES
+
+
+def bars_of_trades(trades: pa.Table, interval: str, end: np.datetime64) -> pa.Table:
+    """Bars of one symbol that had closed by ``end``, as Bybit.klines gives them, of its trades in the order of time.
+
+    A bar has the trades with open < ts ≤ close, as events have it; one without a trade keeps the last price, and its
+    volume is 0. The bar of the first trade is left out: whoever recorded may have come within it. ``turnover`` is null,
+    since not every market counts sizes in coins.
+    """
+    length = INTERVALS[interval].astype(np.int64)
+    ts = trades["ts"].cast(pa.int64()).to_numpy()
+    closes = -(-ts // length) * length
+    by = trades.select(["price", "size"]).to_pandas().groupby(closes)
+    bars = by["price"].ohlc().assign(volume=by["size"].sum())
+    bars = bars.reindex(np.arange(closes[0], end.astype("datetime64[us]").astype(np.int64) + 1, length))
+    bars = bars.assign(close=bars["close"].ffill(), volume=bars["volume"].fillna(0.0)).bfill(axis="columns")[1:]
+    opens = (bars.index.to_numpy() - length).astype("datetime64[us]")
+    return pa.table(
+        {
+            "symbol": pa.repeat(trades["symbol"][0], len(bars)),
+            "interval": pa.repeat(interval, len(bars)),
+            "ts": pa.array(opens).cast(TS_TYPE),
+            **{name: pa.array(bars[name].to_numpy()) for name in PRICES},
+            "close_adjusted": pa.array(bars["close"].to_numpy()),
+            "volume": pa.array(bars["volume"].to_numpy()),
+            "turnover": pa.nulls(len(bars), pa.float64()),
+        }
+    )
