@@ -114,7 +114,8 @@ def store(warehouse: Warehouse) -> Iterator[Finding]:
 
 def last_night(source: str, universe: str, night: object, state: str, message: str | None) -> Finding:
     """How the latest night of one universe ended."""
-    again = f"nightgraph night --source {source} --as-of {night} --universe {universe}"
+    tape = " --tape DIR" if source == "recorded" else ""
+    again = f"nightgraph night --source {source}{tape} --as-of {night} --universe {universe}"
     verdict, todo = {
         "published": ("ok", ""),
         "running": ("warn", f"if it is not running now, it was interrupted; this finishes it: {again}"),

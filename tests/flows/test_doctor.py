@@ -74,9 +74,9 @@ def test_a_warehouse_in_use_is_a_warning_that_names_the_holder(empty, monkeypatc
     ("state", "verdict", "todo"),
     [
         ("published", "ok", ""),
-        ("running", "warn", "nightgraph night --source recorded --as-of 2024-06-28 --universe us_stocks"),
+        ("running", "warn", "nightgraph night --source recorded --tape DIR --as-of 2024-06-28 --universe us_stocks"),
         ("blocked", "fail", "look at the views checks and leak_audit"),
-        ("failed", "fail", "nightgraph night --source recorded --as-of 2024-06-28 --universe us_stocks"),
+        ("failed", "fail", "nightgraph night --source recorded --tape DIR --as-of 2024-06-28 --universe us_stocks"),
     ],
 )
 def test_the_last_night_is_told_with_what_to_do(empty, put_night, state, verdict, todo):
