@@ -229,6 +229,28 @@ def stream(
     run_stream(StreamParameters.model_validate(asked | {"warehouse": str(place(warehouse).path)}), console())
 
 
+@app.command()
+def events(
+    day: Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], metavar="DATE", help="the first UTC day")],
+    days: Annotated[int, typer.Option(metavar="N", help="how many days from it on")] = 1,
+    universe: Annotated[str, typer.Option(metavar="NAME", help="a universe of Bybit perpetuals")] = "crypto",
+    url: Annotated[
+        str | None, typer.Option(metavar="URL", help="another archive than Bybit's own; its rows are `recorded`")
+    ] = None,
+    warehouse: WarehouseOption = None,
+) -> None:
+    """Fetch whole days of trades from Bybit's archive into the view `events`.
+
+    A trade that is there already, from an earlier run or from `stream`, stays as it is. A day that the archive lacks is
+    told in the end, when all others are in.
+    """
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # its lines are told in our own way
+    from flows.events import EventsParameters, run_events
+
+    asked = {"day": day.date(), "days": days, "universe": universe, "url": url}
+    run_events(EventsParameters.model_validate(asked | {"warehouse": str(place(warehouse).path)}), console())
+
+
 @app.callback()
 def options(
     show_version: Annotated[

@@ -18,7 +18,14 @@ from rich.table import Table
 from flows.progress import Report, lines, show_with
 
 ROOMS = ("flows", "tasks", "models", "warehouse")
-TOLD = ("tasks.ledger", "tasks.feed", "tasks.stream", "flows.progress", "warehouse.connect")  # steps, progress, waits
+TOLD = (
+    "tasks.ledger",
+    "tasks.events",
+    "tasks.feed",
+    "tasks.stream",
+    "flows.progress",
+    "warehouse.connect",
+)  # steps, progress, waits
 NO_TERMINAL_WIDTH = 160
 
 

@@ -1,63 +1,78 @@
-"""Events in bulk: recorded or archived ones into the warehouse, and the warehouse's as a network reads them."""
+"""Events in bulk: Bybit's archived trades into the warehouse, and any rows of it as a network reads them."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models.graphs.events import KINDS, Events
-from models.graphs.market_stream import MARKET_ROW, MEASURES, MarketEvents
+from models.graphs.events import KINDS
+from models.graphs.market_stream import MARKET_ROW, MEASURES
+from tasks.errors import NoPricesError
 from tasks.markets.bybit_archive import TradeArchive
-from tasks.markets.recorded_events import RecordedEvents
+from tasks.markets.recorded import midnight_after
 from warehouse.connect import Warehouse
 from warehouse.events import append_events
+
+logger = logging.getLogger(__name__)
 
 VENUE = "bybit"
 
 
-def store_recorded_events(warehouse: Warehouse, folder: Path) -> dict[str, int]:
-    """How many rows of each venue of a recording were new, as source recorded; received when the recording ended."""
-    recorded = RecordedEvents(folder)
-    return {
-        venue: _store(warehouse, "recorded", venue, [recorded.events(venue)], recorded.received.astype(datetime))
-        for venue in recorded.venues()
-    }
+@dataclass(frozen=True)
+class ArchiveJob:
+    """What to fetch: the trades of these symbols and UTC days, and the ``source`` to write them as."""
+
+    warehouse: Warehouse
+    archive: TradeArchive
+    source: str
+    wanted: Sequence[tuple[date, str]]
 
 
 def store_archived_trades(
-    warehouse: Warehouse, archive: TradeArchive, symbol: str, day: date, received: datetime
-) -> int:
-    """How many trades of one symbol and UTC day in Bybit's archive were new, as source live: none that the stream has.
+    job: ArchiveJob, on_progress: Callable[[int, int, str], None] = lambda *_: None
+) -> dict[tuple[date, str], int]:
+    """How many trades of each day and symbol were new: none that the stream, or an earlier run, has brought.
 
-    Raises what ``TradeArchive.trades`` does; blocks written before that stay.
+    Live ones are received now, recorded ones when their day was over. A day that the archive lacks is left out, and
+    NoPricesError tells them all in the end; what else ``TradeArchive.trades`` raises ends it, and what came before that
+    stays.
     """
-    return _store(warehouse, "live", VENUE, archive.trades(symbol, day), received)
+    new: dict[tuple[date, str], int] = {}
+    missing: list[str] = []
+    for k, (day, symbol) in enumerate(job.wanted):
+        on_progress(k, len(job.wanted), f"{symbol} {day}")
+        try:
+            new[day, symbol] = _store_day(job, symbol, day)
+        except NoPricesError as error:
+            logger.warning("%s", error)
+            missing.append(f"{symbol} {day}")
+        else:
+            logger.info("%s %s: %d new trades", symbol, day, new[day, symbol])
+    on_progress(len(job.wanted), len(job.wanted), "")
+    if missing:
+        raise NoPricesError(
+            f"the archive has no trades of {', '.join(missing)}, the other {len(new)} files are stored; a day is there "
+            "from the next morning on, and only for symbols that traded"
+        )
+    return new
 
 
-def _store(warehouse: Warehouse, source: str, venue: str, tables: Iterable[pa.Table], received: datetime) -> int:
-    run_id = hashlib.sha256(f"events|{source}|{venue}".encode()).hexdigest()[:16]
-    stored = 0
-    for table in tables:
-        with warehouse.write(f"events of {venue}") as con:
-            stamps = {"source": source, "venue": venue, "run_id": run_id}
-            stored += append_events(con, table, **stamps, fetched_at=received.replace(tzinfo=UTC))
+def _store_day(job: ArchiveJob, symbol: str, day: date) -> int:
+    run_id = hashlib.sha256(f"events|{job.source}|{VENUE}".encode()).hexdigest()[:16]
+    received = datetime.now(UTC) if job.source == "live" else midnight_after(day)
+    of, stored = {"source": job.source, "venue": VENUE}, 0
+    for table in job.archive.trades(symbol, day):
+        with job.warehouse.write(f"trades of {symbol} on {day}") as con:
+            stored += append_events(con, table, **of, run_id=run_id, fetched_at=received)
     return stored
-
-
-def load_events(
-    warehouse: Warehouse, source: str, venue: str, symbols: Sequence[str], start: datetime, end: datetime
-) -> Events:
-    """All events of ``symbols`` in [start, end) between ``market_nodes(symbols)``, by time."""
-    keys: dict[str, object] = {"source": source, "venue": venue, "symbols": list(symbols)}
-    table = warehouse.query("events_between", start=start, end=end, **keys)
-    return MarketEvents(symbols)(market_rows(table, symbols))
 
 
 def market_rows(table: pa.Table, symbols: Sequence[str]) -> np.ndarray:

@@ -101,7 +101,7 @@ def desk(start, warehouse: Path) -> Iterator[Desk]:
 
 def test_every_flow_is_a_deployment_on_its_pool(desk):
     found = {f"{d['entrypoint']} {d['name']}": d["work_pool_name"] for d in desk.call("/deployments/filter", {})}
-    flows = ("ingest", "validate", "graphs", "train", "backtest", "audit", "publish", "stream")
+    flows = ("ingest", "validate", "graphs", "train", "backtest", "audit", "publish", "events", "stream")
     expected = {f"flows.{flow}:{flow} {flow}": "gpu" if flow == "train" else "default" for flow in flows}
     nights = ("nightly", "stocks_after_close", "crypto_after_midnight")
     assert found == expected | {f"flows.nightly:nightly {name}": "default" for name in nights}

@@ -1,0 +1,76 @@
+"""Events: whole days of trades out of Bybit's archive. It is not a step of the night, whose networks read them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from datetime import date, timedelta
+from typing import Annotated
+
+from prefect import flow
+from pydantic import BaseModel, ConfigDict, Field
+from rich.console import Console
+
+from flows.parameters import WAREHOUSE, open_warehouse
+from flows.progress import progress
+from flows.settings import SettingsError, load_settings
+from flows.terminal import table, telling
+from tasks.events import ArchiveJob, store_archived_trades
+from tasks.markets.bybit_archive import ARCHIVE_URL, TradeArchive
+from warehouse.universes import load_universe
+
+COUNTS = {"day": ("day", ""), "symbol": ("symbol", ""), "count": ("new trades", ",d")}
+
+
+class EventsParameters(BaseModel):
+    """What `events` can be told."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    day: Annotated[date, Field(description="the first UTC day to fetch")]
+    days: Annotated[int, Field(ge=1, le=366, description="how many days from it on")] = 1
+    universe: Annotated[str, Field(description="a universe of Bybit perpetuals")] = "crypto"
+    url: Annotated[
+        str | None,
+        Field(pattern=r"^https?://\S+$", description="another archive than Bybit's own; its rows get source=recorded"),
+    ] = None
+    warehouse: Annotated[str | None, WAREHOUSE] = None
+
+    @contextlib.contextmanager
+    def job(self) -> Iterator[ArchiveJob]:
+        """The job these parameters name, its warehouse migrated and its connections open for the block."""
+        warehouse = open_warehouse(load_settings(warehouse_url=self.warehouse))
+        universe = load_universe(warehouse, self.universe)
+        if universe.provider != "bybit":
+            raise SettingsError(
+                f"{universe.name} is no universe of Bybit's: the archive has only those, such as crypto"
+            )
+        days = [self.day + timedelta(days=k) for k in range(self.days)]
+        wanted = [
+            (day, member.symbol)
+            for day in days
+            for member in universe.members
+            if member.valid_from <= day < (member.valid_to or date.max)
+        ]
+        if not wanted:
+            raise SettingsError(f"{universe.name} has no member from {days[0]} to {days[-1]}: choose later days")
+        with contextlib.closing(TradeArchive(url=self.url or ARCHIVE_URL)) as archive:
+            yield ArchiveJob(warehouse, archive, "recorded" if self.url else "live", wanted)
+
+
+@flow
+def events(events: EventsParameters) -> int:
+    """How many trades of one universe and some days were new in the warehouse; run again, none is."""
+    with events.job() as job:
+        return sum(store_archived_trades(job, progress()).values())
+
+
+def run_events(parameters: EventsParameters, screen: Console) -> None:
+    """Fetches in this process, telling how far it has got, and prints how many trades of each file were new."""
+    with (
+        parameters.job() as job,
+        telling(job.warehouse.path.with_name(f"{job.warehouse.path.stem}.events.log")),
+    ):
+        new = store_archived_trades(job, progress())
+    rows = [{"day": str(day), "symbol": symbol, "count": count} for (day, symbol), count in new.items()]
+    screen.print(table(f"{parameters.universe}, {job.source}: trades of the archive", COUNTS, rows))

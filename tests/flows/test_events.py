@@ -1,0 +1,157 @@
+"""The flow `events` and its command, against an archive of our own."""
+
+from __future__ import annotations
+
+import gzip
+import threading
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from flows import cli
+from flows.events import EventsParameters
+from warehouse.connect import Warehouse
+
+HEADER = "timestamp,symbol,side,size,price,tickDirection,trdMatchID,grossValue,homeNotional,foreignNotional\n"
+DAY = date(2024, 6, 28)
+
+
+class Archive:
+    """A folder laid out as the archive, and a server of it."""
+
+    def __init__(self, folder: Path, url: str) -> None:
+        self.folder, self.url = folder, url
+
+    def put(self, symbol: str, day: date, *prices: float) -> None:
+        """The file of one symbol and day: a trade a second from noon on."""
+        noon = datetime(day.year, day.month, day.day, 12, tzinfo=UTC).timestamp()
+        rows = [f"{noon + k},{symbol},Buy,0.5,{p},x,{symbol}-{day}-{k},1,1,1\n" for k, p in enumerate(prices)]
+        path = self.folder / "trading" / symbol / f"{symbol}{day}.csv.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(gzip.compress((HEADER + "".join(rows)).encode()))
+
+
+class Silent(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Iterator[Archive]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Silent, directory=str(tmp_path / "archive")))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield Archive(tmp_path / "archive", f"http://127.0.0.1:{server.server_port}")
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def filled(archive: Archive) -> Archive:
+    """Two days of the four symbols of demo_crypto."""
+    for day in (DAY, DAY + timedelta(days=1)):
+        for symbol in ("BTCUSDT", "ETHUSDT", "SOLUSDT", "XRPUSDT"):
+            archive.put(symbol, day, *range(1, len(symbol) - 3))
+    return archive
+
+
+def fetch(monkeypatch: pytest.MonkeyPatch, warehouse: Warehouse, *options: str) -> int:
+    """The exit code of the command."""
+    monkeypatch.setattr("sys.argv", ["nightgraph", "events", *options, "--warehouse", str(warehouse.path)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return int(ended.value.code or 0)
+
+
+def stored(warehouse: Warehouse) -> list[tuple]:
+    with warehouse.read() as con:
+        return con.execute(
+            "SELECT source, ts::DATE, symbol, count(*), min(fetched_at) FROM trades GROUP BY ALL ORDER BY ALL"
+        ).fetchall()
+
+
+def test_the_command_fetches_days_of_a_universe_and_again_nothing_new(
+    filled: Archive, empty: Warehouse, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["--universe", "demo_crypto", "--day", str(DAY), "--days", "2", "--url", filled.url]
+    assert fetch(monkeypatch, empty, *asked) == 0
+    printed = capsys.readouterr()
+    rows = [line.split() for line in printed.out.splitlines()]
+    assert ["2024-06-28", "BTCUSDT", "3"] in rows and ["2024-06-29", "XRPUSDT", "3"] in rows
+    assert "ETHUSDT 2024-06-29: 3 new trades" in printed.err
+    found = stored(empty)
+    assert len(found) == 8
+    # another archive than Bybit's own is a recording: its day was known when it was over
+    assert found[0] == ("recorded", DAY, "BTCUSDT", 3, datetime(2024, 6, 29, tzinfo=UTC))
+    assert fetch(monkeypatch, empty, *asked) == 0
+    again = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["2024-06-28", "BTCUSDT", "0"] in again
+    assert stored(empty) == found
+
+
+def test_a_day_that_is_missing_is_named_when_all_others_are_in(
+    filled: Archive, empty: Warehouse, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (filled.folder / "trading" / "ETHUSDT" / f"ETHUSDT{DAY}.csv.gz").unlink()
+    assert fetch(monkeypatch, empty, "--universe", "demo_crypto", "--day", str(DAY), "--url", filled.url) == 1
+    error = capsys.readouterr().err
+    assert "error: the archive has no trades of ETHUSDT 2024-06-28, the other 3 files are stored" in error
+    assert "Traceback" not in error
+    assert [symbol for _, _, symbol, _, _ in stored(empty)] == ["BTCUSDT", "SOLUSDT", "XRPUSDT"]
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--day", "2024-06-28", "--universe", "us_stocks"], "us_stocks is no universe of Bybit's"),
+        (["--day", "2024-06-28", "--universe", "nowhere"], "unknown universe 'nowhere'"),
+        (["--day", "2024-06-28", "--days", "0"], "days: Input should be greater than or equal to 1"),
+        (["--day", "2024-06-28", "--url", "ftp://x"], "url: String should match pattern"),
+        (["--day", "2019-01-01"], "crypto has no member from 2019-01-01 to 2019-01-01"),
+    ],
+)
+def test_what_cannot_be_fetched_is_said_and_nothing_is_asked(
+    empty: Warehouse,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    complaint: str,
+) -> None:
+    assert fetch(monkeypatch, empty, *options) == 2
+    assert f"error: {complaint}" in capsys.readouterr().err
+
+
+def test_bybit_s_own_archive_is_live_and_only_members_of_the_day_are_wanted(empty: Warehouse) -> None:
+    with EventsParameters(
+        day=date(2021, 5, 12), days=2, universe="demo_crypto", warehouse=str(empty.path)
+    ).job() as job:
+        assert job.source == "live"
+        assert list(job.wanted) == [
+            (date(2021, 5, 12), "BTCUSDT"),
+            (date(2021, 5, 12), "ETHUSDT"),
+            (date(2021, 5, 13), "BTCUSDT"),
+            (date(2021, 5, 13), "ETHUSDT"),
+            (date(2021, 5, 13), "XRPUSDT"),
+        ]
+
+
+def test_the_day_is_needed() -> None:
+    with pytest.raises(ValidationError, match="day"):
+        EventsParameters.model_validate({})
+
+
+@pytest.mark.slow
+def test_the_flow_returns_how_many_were_new(filled: Archive, empty: Warehouse) -> None:
+    from prefect.testing.utilities import prefect_test_harness
+
+    from flows.events import events
+
+    asked = EventsParameters(day=DAY, universe="demo_crypto", url=filled.url, warehouse=str(empty.path))
+    with prefect_test_harness():
+        assert events(asked) == 12
