@@ -16,6 +16,7 @@ REPOSITORY = Path(__file__).parents[2]
 SMALL = {  # one epoch: these tests are about the night, not about the fit
     "NIGHTLY_PROFILES__DEMO_STOCKS__TRAIN__EPOCHS": "1",
     "NIGHTLY_PROFILES__DEMO_PERPETUALS__TRAIN__EPOCHS": "1",
+    "NIGHTLY_PROFILES__SECONDS__TRAIN__EPOCHS": "1",
 }
 Start = Callable[..., subprocess.Popen[str]]
 Run = Callable[..., tuple[int, str]]
@@ -40,6 +41,13 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Start:
         )
 
     return started
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process with the same small settings."""
+    for name, value in SMALL.items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,178 @@
+"""A night on recorded events: bars of a second made of the very trades that the networks read, in one command."""
+
+from __future__ import annotations
+
+import shutil
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from flows.settings import Profile, load_settings
+from flows.train import recipe_of
+from models.graphs.surroundings import Surroundings
+from models.scoring.folds import walk_forward
+from models.training.fit import predict_fold
+from models.zoo import Spec
+from tasks.graphs import build_graphs, write_features
+from tasks.ingest import ingest_bars
+from tasks.night import Night
+from tasks.train import load_training_data, train_model, trial_id
+from tasks.validate import validate_night
+from warehouse.connect import Warehouse
+from warehouse.migrate import migrate
+from warehouse.universes import load_universe
+
+pytestmark = pytest.mark.slow
+AS_OF, UNIVERSE, SOURCE = date(2024, 8, 8), "binance_seconds", ("--source", "recorded")
+MIDNIGHT = datetime(2024, 8, 9, tzinfo=UTC)
+READERS = ("tgn", "tgat", "jodie", "dyrep")  # of events
+MODELS = (*READERS, "ssm", "gnn", "buy_and_hold")
+# the recorder's clock is 1.27 s behind the exchange's: what it had received by ENDED has all that came before CUT
+ENDED, CUT = datetime(2024, 8, 8, 23, 59, 20, tzinfo=UTC), datetime(2024, 8, 8, 23, 59, 20, tzinfo=UTC)
+COMPARED = {"features": "ts", "graph_snapshots": "as_of", "graph_edges": "as_of", "predictions": "ts"}
+
+
+@pytest.fixture(scope="module")
+def tape(shared_data: Path) -> Path:
+    return shared_data / "events"
+
+
+@pytest.fixture(scope="module")
+def asked(tape: Path) -> list[str]:
+    models = [word for model in MODELS for word in ("--model", model)]
+    return ["night", *SOURCE, "--tape", str(tape), "--as-of", str(AS_OF), "--universe", UNIVERSE, *models]
+
+
+@pytest.fixture(scope="module")
+def recorded(nightgraph, asked: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The warehouse after the night."""
+    path = tmp_path_factory.mktemp("recorded") / "warehouse.duckdb"
+    code, printed = nightgraph(*asked, "--warehouse", str(path))
+    assert code == 0, printed[-5000:]
+    return path
+
+
+@pytest.fixture
+def profile(small: None) -> Profile:
+    """The universe's profile as the night had it."""
+    return load_settings().profile(UNIVERSE)
+
+
+def night_at(path: Path, tape: Path, clock: datetime = MIDNIGHT) -> Night:
+    warehouse = Warehouse.at(path)
+    return Night(AS_OF, "recorded", load_universe(warehouse, UNIVERSE), warehouse, clock, tape)
+
+
+def rows(path: Path, query: str, **parameters: object) -> list[tuple]:
+    with duckdb.connect(str(path), read_only=True) as con:
+        con.execute("SET TimeZone='UTC'")
+        return con.execute(query, parameters).fetchall()
+
+
+def test_the_night_is_published_with_every_model_and_a_green_audit(recorded: Path) -> None:
+    published = recorded.with_name("warehouse.published.duckdb")
+    assert rows(published, "SELECT state, for_session FROM nights") == [("published", AS_OF + timedelta(days=1))]
+    board = rows(published, "SELECT model, sessions, total_return IS NOT NULL, annual_return FROM leaderboard")
+    # networks forecast the last 119 seconds, and the first of them is only decided in
+    assert sorted(board) == [(model, 118, True, None) for model in sorted(MODELS)]
+    assert rows(published, "SELECT bool_and(passed), count(DISTINCT cut) FROM leak_audit") == [(True, 2)]
+    assert rows(published, "SELECT count(DISTINCT model) FROM signals") == [(len(MODELS) - 1,)]
+
+
+def test_every_event_up_to_the_night_s_clock_is_in_and_known_by_it(recorded: Path, tape: Path) -> None:
+    trades = pq.read_table(tape / "trades_2024-08-08.parquet")
+    due = trades.filter(pc.less_equal(trades["ts_ms"], int(MIDNIGHT.timestamp() * 1000)))
+    found = rows(
+        recorded,
+        "SELECT count(*) FILTER (kind = 'trade'), count(*) FILTER (kind = 'book') > 16000, max(ts) <= $clock, "
+        "min(fetched_at), max(fetched_at), list_sort(list(DISTINCT source || ' ' || venue)) FROM events",
+        clock=MIDNIGHT,
+    )
+    assert found == [(due.num_rows, True, True, MIDNIGHT, MIDNIGHT, ["recorded binance"])]
+    bars = rows(recorded, "SELECT count(*), min(ts), max(ts) FROM bars WHERE interval = '1s'")
+    assert bars == [(2057, datetime(2024, 8, 8, 23, 54, 16, tzinfo=UTC), MIDNIGHT - timedelta(seconds=1))]
+
+
+def test_networks_that_read_events_forecast_otherwise_without_them(recorded: Path, tape: Path, profile) -> None:
+    night, recipe = night_at(recorded, tape), recipe_of(profile)
+    data = load_training_data.fn(night, recipe, MODELS[:-1])
+    fold = walk_forward(data.features.ts, data.labels.end, **recipe.folds)[0]
+    for model in MODELS[:-1]:
+        around = data.surroundings_of(Spec(model))
+        (stored,) = rows(
+            recorded,
+            "SELECT artifact FROM folds WHERE trial_id = $id AND fold = 0",
+            id=trial_id(night, model, 0, recipe),
+        )
+        artifact = night.warehouse.artifacts / stored[0]
+        heard = predict_fold(artifact, data.features, around, fold).returns
+        deaf = predict_fold(artifact, data.features, Surroundings(around.snapshots), fold).returns
+        assert np.isfinite(heard[1:]).any()
+        assert np.array_equal(heard, deaf, equal_nan=True) == (model not in READERS), model
+
+
+def test_what_came_after_a_time_changes_nothing_forecast_before_it(
+    recorded: Path, tape: Path, profile, tmp_path: Path
+) -> None:
+    """The files are cut where the recorder stood at ENDED, and a night whose clock is CUT is run on them."""
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    for path in tape.glob("*.parquet"):
+        table = pq.read_table(path)
+        received = pc.less_equal(table["received_ns"], int(ENDED.timestamp() * 1e9))
+        pq.write_table(table.filter(received), cut / path.name)
+    warehouse = Warehouse.at(tmp_path / "warehouse.duckdb")
+    migrate(warehouse)
+    night, recipe = night_at(warehouse.path, cut, CUT), recipe_of(profile)
+    ingest_bars.fn(night, overlap_bars=5, max_bad_fraction=0.0, threads=2)
+    validate_night.fn(night)
+    write_features.fn(night)
+    build_graphs.fn(night, **profile.graph.model_dump())
+    data = load_training_data.fn(night, recipe, READERS)
+    for model in READERS:
+        assert train_model.fn(night, data, model, 0, recipe).fitted == 2
+    trials = [trial_id(night, model, 0, recipe) for model in READERS]
+    for relation, ts in COMPARED.items():
+        kept = f"{ts} < $cut" + (" AND list_contains($trials, trial_id)" if relation == "predictions" else "")
+        query = f"SELECT * EXCLUDE (run_id) FROM {relation} WHERE {kept} AND $trials IS NOT NULL ORDER BY ALL"
+        whole, part = (rows(path, query, cut=CUT, trials=trials) for path in (recorded, warehouse.path))
+        assert len(part) > 10 and part == whole, relation
+
+
+def test_the_night_again_has_nothing_to_do(recorded: Path, nightgraph, contents, asked: list[str]) -> None:
+    before = contents(recorded)
+    code, printed = nightgraph(*asked, "--warehouse", str(recorded))
+    assert code == 0, printed
+    assert "was published before: nothing to do" in printed
+    after = contents(recorded)
+    assert [name for name in before if not before[name].equals(after[name])] == []
+
+
+def test_ingest_again_writes_nothing(recorded: Path, tape: Path, tmp_path: Path, contents) -> None:
+    path = Path(shutil.copy(recorded, tmp_path))
+    night = night_at(path, tape)
+    with night.warehouse.write("forget the ledger") as con:
+        con.execute("DELETE FROM raw.fetches")
+    before = contents(path)
+    ingest_bars.fn(night, overlap_bars=5, max_bad_fraction=0.0, threads=2)
+    after = contents(path)
+    assert [name for name in before if not before[name].equals(after[name])] == ["raw.fetches"]
+
+
+def test_the_doctor_knows_the_night(recorded: Path, nightgraph) -> None:
+    code, printed = nightgraph("doctor", "--warehouse", str(recorded))
+    assert f"recorded {UNIVERSE}: night {AS_OF} published" in printed, printed
+    assert code == 0, printed
+
+
+def test_a_live_night_of_recordings_is_refused(nightgraph, tmp_path: Path) -> None:
+    path = tmp_path / "warehouse.duckdb"
+    code, printed = nightgraph("night", "--source", "live", "--universe", UNIVERSE, "--warehouse", str(path))
+    assert code == 1
+    assert "there is no live market of binance" in printed
+    assert "Traceback" not in printed
