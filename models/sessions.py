@@ -18,7 +18,8 @@ SECOND = np.timedelta64(1, "s").astype("timedelta64[us]")
 INTERVALS = {"1d": DAY, "1h": HOUR, "1s": SECOND}
 SESSIONS = {"1d": DAY, "1h": DAY, "1s": SECOND}  # by interval: a market that never closes is decided on so often
 FIRST_SESSION, LAST_SESSION = "2000-01-03", "2035-12-31"
-SESSIONS_PER_YEAR = {"XNYS": 252, "24/7": 365}
+DAYS_PER_YEAR = 365
+SESSIONS_PER_YEAR = {"XNYS": 252, "24/7": DAYS_PER_YEAR}
 
 
 class UnknownCalendarError(ValueError):

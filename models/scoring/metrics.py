@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from models.sessions import DAYS_PER_YEAR
+
 NAN = float("nan")
-DAYS_PER_YEAR = 366  # the most there are
 
 
 def _equity(returns: np.ndarray) -> np.ndarray:

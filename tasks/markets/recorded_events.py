@@ -36,7 +36,7 @@ MILLISECOND, MICROSECOND = 1_000_000, 1_000  # in nanoseconds
 class RecordedEvents:
     """The recordings in ``folder``. Raises TapeMissingError without trades, TapeMalformedError for a broken file.
 
-    ``symbols``: those that traded, sorted. ``first``, ``last``: when the first and the last event was.
+    ``symbols``: those that traded, sorted. From the ``first`` event to the ``last`` it is taken to be without a break.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from tasks.errors import LeakFoundError
 from tasks.graphs import build_graphs, write_features
 from tasks.ledger import write_night
 from tasks.markets.event_rows import event_rows
-from tasks.panels import LARGE_VALUE, load_bar_events
+from tasks.panels import LARGE_VALUE, first_unseen_bar, load_bar_events
 from tasks.train import Recipe, TrialReport, contenders, load_training_data, train_model
 from warehouse.events import append_events
 
@@ -111,6 +112,26 @@ def test_books_small_trades_and_what_came_after_the_clock_are_left_out(desk) -> 
     after = load_bar_events(night)
     assert before is not None and after is not None
     assert len(before.events) == len(after.events) == 57
+
+
+def test_bars_of_a_second_have_the_books_and_the_small_trades_too(desk) -> None:
+    night = desk.night(FRIDAY, "perpetuals")
+    noon = THURSDAY_NOON + timedelta(days=1)
+    seconds = replace(night, universe=replace(night.universe, interval="1s", history_start=noon))
+    happened(desk, "book", noon + timedelta(seconds=2), bid=1.0, ask=1.1, bid_size=5.0, ask_size=5.0)
+    happened(desk, "trade", noon + timedelta(seconds=1.5), price=50.0, size=0.001, side="buy")
+    events = load_bar_events(seconds)
+    assert events is not None
+    own = events.of_bars(events.opens)
+    assert [KINDS[kind] for kind in own.events.kind[:2]] == ["trade", "book"]
+    assert own.spans[:3].tolist() == [[0, 0], [0, 2], [2, 2]]  # the book came at the very close
+    publish(desk, FRIDAY)
+    assert first_unseen_bar(seconds, events) == len(events.opens)
+    happened(desk, "book", noon + timedelta(seconds=5), night.clock, bid=1.0, ask=1.1, bid_size=5.0, ask_size=5.0)
+    later = replace(seconds, clock=night.clock + timedelta(seconds=1))
+    assert first_unseen_bar(later, events) == len(events.opens)
+    happened(desk, "book", noon + timedelta(seconds=7), later.clock, bid=1.0, ask=1.1, bid_size=5.0, ask_size=5.0)
+    assert first_unseen_bar(later, events) == 6  # it closes seven seconds after noon
 
 
 def test_cut_at_a_bar_they_are_the_same_without_later_ones(desk) -> None:

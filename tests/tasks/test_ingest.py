@@ -24,7 +24,7 @@ from tasks.markets.tape import as_seen
 from tasks.night import Night
 from warehouse.connect import Warehouse
 from warehouse.migrate import migrate
-from warehouse.universes import Member, Universe
+from warehouse.universes import Member, Universe, load_universe
 
 START, FRIDAY, MONDAY, LAST = date(2024, 5, 1), date(2024, 5, 17), date(2024, 5, 20), date(2024, 6, 28)
 STOCKS = Universe(
@@ -196,6 +196,34 @@ def test_night_by_night_ends_as_one_night_does(run, warehouse, other, universe: 
     run(date(2024, 5, 21), universe, warehouse=other)
     for table in ("bars", "corporate_actions", "funding_rates"):
         assert values(latest(warehouse, table)) == values(latest(other, table)), table
+
+
+def test_recorded_events_come_with_the_bars_made_of_them_up_to_the_clock_and_each_once(
+    shared_data: Path, warehouse: Warehouse, other: Warehouse
+) -> None:
+    universe, as_of = load_universe(warehouse, "binance_seconds"), date(2024, 8, 8)
+    midnight, early = datetime(2024, 8, 9, tzinfo=UTC), datetime(2024, 8, 8, 23, 57, tzinfo=UTC)
+
+    def night(into: Warehouse, clock: datetime) -> IngestReport:
+        asked = (into, universe, "recorded", as_of, "seconds", shared_data / "events")
+        return ingest_universe(*asked, **OPTIONS, clock=clock)
+
+    def events(of: Warehouse, columns: str) -> list[tuple]:
+        with of.read() as con:
+            return con.execute(f"SELECT {columns} FROM events ORDER BY ALL").fetchall()
+
+    assert (report := night(warehouse, early)).fetched == 6 and report.failed == {}
+    bars = rows(warehouse, "bars")
+    assert len(bars) == report.bars == 2057 - 6 * 180
+    assert max(bar["ts"] for bar in bars) == early - timedelta(seconds=1)
+    stamps = events(warehouse, "DISTINCT fetched_at, run_id, source, venue")
+    assert stamps == [(early, "seconds", "recorded", "binance")]
+    assert all(known for (known,) in events(warehouse, "ts <= fetched_at"))
+    assert night(warehouse, midnight).restated == 0
+    night(other, midnight)
+    key = "kind, symbol, ts, event_id, price, bid"
+    assert len(events(other, key)) > 70_000 and events(warehouse, key) == events(other, key)
+    assert values(latest(warehouse, "bars")) == values(latest(other, "bars"))
 
 
 def latest(warehouse: Warehouse, table: str) -> dict[tuple[Any, ...], dict[str, Any]]:

@@ -17,3 +17,4 @@ COMMENT ON COLUMN raw.bars.volume IS
 COMMENT ON COLUMN store.events.venue IS 'Exchange: bybit (linear perpetuals) or binance, see universes.provider';
 COMMENT ON COLUMN store.events.run_id IS
     'First 16 hex digits of sha256 of what wrote the row: "stream|source|universe", "events|source|venue" or a night''s';
+COMMENT ON COLUMN store.leaderboard.annual_return IS 'Compound return a year, a fraction; NULL for less than a day';

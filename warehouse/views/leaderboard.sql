@@ -44,7 +44,7 @@ COMMENT ON COLUMN main.leaderboard.sharpe IS
 COMMENT ON COLUMN main.leaderboard.sortino IS
     'Annualised mean over downside deviation of session returns above the risk-free rate';
 COMMENT ON COLUMN main.leaderboard.calmar IS 'Annual return over the absolute maximum drawdown';
-COMMENT ON COLUMN main.leaderboard.annual_return IS 'Compound return a year, a fraction';
+COMMENT ON COLUMN main.leaderboard.annual_return IS 'Compound return a year, a fraction; NULL for less than a day';
 COMMENT ON COLUMN main.leaderboard.annual_volatility IS 'Annualised standard deviation of session returns';
 COMMENT ON COLUMN main.leaderboard.max_drawdown IS 'Worst fall from a running maximum, a negative fraction';
 COMMENT ON COLUMN main.leaderboard.win_rate IS 'Share of sessions that gained, among those that moved';
