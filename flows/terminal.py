@@ -18,14 +18,8 @@ from rich.table import Table
 from flows.progress import Report, lines, show_with
 
 ROOMS = ("flows", "tasks", "models", "warehouse")
-TOLD = (
-    "tasks.ledger",
-    "tasks.events",
-    "tasks.feed",
-    "tasks.stream",
-    "flows.progress",
-    "warehouse.connect",
-)  # steps, progress, waits
+# steps, progress, waits
+TOLD = ("tasks.ledger", "tasks.events", "tasks.feed", "tasks.stream", "flows.progress", "warehouse.connect")
 NO_TERMINAL_WIDTH = 160
 
 

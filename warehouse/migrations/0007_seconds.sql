@@ -16,5 +16,5 @@ COMMENT ON COLUMN raw.bars.volume IS
     'Units traded in the bar: shares, or coins (contracts where the exchange counts those)';
 COMMENT ON COLUMN store.events.venue IS 'Exchange: bybit (linear perpetuals) or binance, see universes.provider';
 COMMENT ON COLUMN store.events.run_id IS
-    'First 16 hex digits of sha256 of what wrote the row: "stream|source|universe", "events|source|venue" or a night''s';
+    'First 16 hex digits of sha256 of what wrote the row: "stream|source|universe", "events|source|venue" or, as of nights, "night|source|universe"';
 COMMENT ON COLUMN store.leaderboard.annual_return IS 'Compound return a year, a fraction; NULL for less than a day';

@@ -49,4 +49,4 @@ COMMENT ON COLUMN main.events.open_interest IS 'Open contracts of both sides, in
 COMMENT ON COLUMN main.events.fetched_at IS
     'UTC instant at which the row was received; rises from batch to batch of one stream, which is what a replay starts from';
 COMMENT ON COLUMN main.events.run_id IS
-    'First 16 hex digits of sha256 of what wrote the row: "stream|source|universe", "events|source|venue" or a night''s';
+    'First 16 hex digits of sha256 of what wrote the row: "stream|source|universe", "events|source|venue" or, as of nights, "night|source|universe"';
