@@ -28,6 +28,7 @@ HOUR, BARS, SYMBOLS = 3_600_000_000, 40, ("A", "B", "C", "D", "E")
 N, STEPS = len(SYMBOLS), 30
 OPEN_INTEREST = 6 * N + 1
 NODES = 6 * N + 2
+Ends = list[tuple[int, int]]
 
 
 def contacts(*pairs: tuple[int, int]) -> Contacts:
@@ -37,9 +38,6 @@ def contacts(*pairs: tuple[int, int]) -> Contacts:
 
 def own(kind: int, asset: int) -> tuple[int, int]:
     return kind * N + asset, asset
-
-
-Ends = list[tuple[int, int]]
 
 
 def links_of_nobody() -> MarketLinks:
