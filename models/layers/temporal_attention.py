@@ -2,7 +2,7 @@
 
 Papers: Xu et al. 2020, 2002.07962 (TGAT), equations 6 to 8; Rossi et al. 2020, 2006.10637, equations 9 to 11.
 Glossary: q nodes that ask · k slots of neighbours · d channels · h heads of d / h channels · a neighbour u_j has r =
-m + f + p numbers: what it remembers (m), the features of the event (f) and how long ago that was (p).
+m + f + p numbers: what it remembers (m), the features of the event (f) and how long ago that was, as waves (p).
 score of slot j = (W_q z) · (W_k u_j) / √(d / h); answer = Σ α_j W_v u_j.
 
 The sum over a head's channels can be taken in another order, (W_kᵀ W_q z) · u_j and W_v Σ α_j u_j, so that every node
@@ -19,24 +19,28 @@ from torch import Tensor, nn
 from models.layers.dropout import Dropout
 from models.layers.errors import SizeError
 from models.layers.temporal_attention_cpu import Attend
+from models.layers.time_encoding import waves
 
 HIDDEN = -1e9
 
 
 class Slots(NamedTuple):
     """Neighbours of q nodes. ``table`` (n, m), what nodes remember; ``ids`` (q, k) int64, its rows, negative in empty
-    slots; ``fade`` (q, k), how much of a row is left; ``features`` (q, k, f) of the event; ``time`` (q, k, p)."""
+    slots; ``fade`` (q, k), how much of a row is left; ``said`` (q, k, f), the event's features and what else is known
+    of it; ``elapsed`` (q, k), the time since, and ``frequency`` (p / 2,) of the waves it is told by, none where it is
+    among what is said."""
 
     table: Tensor
     ids: Tensor
     fade: Tensor
-    features: Tensor
-    time: Tensor
+    said: Tensor
+    elapsed: Tensor
+    frequency: Tensor
 
     def gathered(self) -> Tensor:
         """u (q, k, r)."""
         rows = self.table.index_select(0, self.ids.clamp(min=0).flatten()).view(*self.ids.shape, -1)
-        return torch.cat([rows * self.fade[..., None], self.features, self.time], dim=-1)
+        return torch.cat([rows * self.fade[..., None], self.said, waves(self.elapsed, self.frequency)], dim=-1)
 
 
 class TemporalAttention(nn.Module):
@@ -57,11 +61,11 @@ class TemporalAttention(nn.Module):
     def forward(self, z: Tensor, slots: Slots) -> Tensor:
         """The embeddings (q, d)."""
         asked = (self.query(z) * self.scale).view(-1, self.heads, self.key.shape[1]).transpose(0, 1)  # (h, q, d / h)
-        asked = torch.bmm(asked, self.key).transpose(0, 1)  # (q, h, r)
+        asked = torch.bmm(asked, self.key)  # (h, q, r)
         fused = z.device.type == "cpu" and z.dtype == torch.float32
         heard = Attend.apply(asked, *slots) if fused else _attend(asked, slots)
-        heard = torch.bmm(heard.transpose(0, 1), self.value)  # (h, q, d / h)
-        return self.merge(torch.cat([heard.transpose(0, 1).flatten(1), z], dim=1))
+        heard = torch.bmm(heard, self.value)  # (h, q, d / h)
+        return self.merge(torch.cat([*heard, z], dim=1))
 
     def reference(self, z: Tensor, slots: Slots) -> Tensor:
         """The same, node by node and head by head as the papers write it."""
@@ -76,7 +80,7 @@ class TemporalAttention(nn.Module):
 
 
 def _attend(asked: Tensor, slots: Slots) -> Tensor:
-    """Σ_j softmax_j(asked · u_j) u_j, (q, h, r)."""
+    """Σ_j softmax_j(asked · u_j) u_j, (h, q, r)."""
     u, there = slots.gathered(), (slots.ids >= 0)[:, None]
-    scores = torch.bmm(asked, u.transpose(1, 2)).masked_fill(~there, HIDDEN)
-    return torch.bmm(torch.softmax(scores, dim=-1) * there, u)
+    scores = torch.bmm(asked.transpose(0, 1), u.transpose(1, 2)).masked_fill(~there, HIDDEN)
+    return torch.bmm(torch.softmax(scores, dim=-1) * there, u).transpose(0, 1)

@@ -1,9 +1,11 @@
-"""Attention over neighbours on a CPU: every neighbour is read where it stands, nothing is gathered or put side by side.
+"""Attention over neighbours on a CPU: a node's neighbours are put together where the core reads them again at once, and
+nowhere else.
 
 Glossary as in temporal_attention.py: q nodes that ask · k slots · h heads · a neighbour's r numbers are its faded row
-of the table (m), the event's features (f) and the time encoding (p), in this order. Arrays are flat: asked, heard (q,
-h, r); ids (q, k), negative in empty slots; fade (q, k); e (q, k, f); phi (q, k, p); weights, slopes (q, h, k), the
-latter the gradients of the scores; table (n, m).
+of the table (m), what is said of the event (f) and the waves of the time since (p = 2 · frequencies), in this order.
+Arrays are flat: asked, heard (h, q, r); ids (q, k), negative in empty slots; fade, elapsed (q, k); said (q, k, f);
+table (n, m); weights (h, q, k), of the slots in use, in their order. In scratch, rows are filled up with zeros to whole
+vectors, w numbers.
 """
 
 from __future__ import annotations
@@ -18,119 +20,152 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from models.layers.parallel import flat, flats, side_by_side
+from models.layers.simd import every, fma, lanes_of, like, load, mul, store, total
+from models.layers.waves_cpu import FAST, encode, slopes
 
 Array = np.ndarray
 Arrays = tuple[Array, ...]
 Sizes = tuple[int, int, int, int, int]  # k, h, m, f, p
+LANES = lanes_of(np.float32)
 
 
 @njit(inline="always")
-def _dot(a: Array, i: int, b: Array, j: int, n: int) -> Any:
-    x, y = a[i : i + n], b[j : j + n]  # from 0 on, so that the compiler need not ask whether a position is negative
-    total = np.float32(0.0)
-    for c in range(n):
-        total += x[c] * y[c]
-    return total
+def _dot(a: Array, b: Array, j: int, w: int) -> Any:
+    """a · b[j : j + w]."""
+    one = mul(load(a, 0), load(b, j))
+    for c in range(LANES, w, LANES):
+        one = fma(load(a, c), load(b, j + c), one)
+    return total(one)
 
 
 @njit(inline="always")
-def _add(out: Array, i: int, by: float, b: Array, j: int, n: int) -> None:
-    x, y = out[i : i + n], b[j : j + n]
-    for c in range(n):
-        x[c] += by * y[c]
+def _weighted(by: Array, first: int, count: int, rows: Array, out: Array, w: int) -> None:
+    """out = Σ_j by[first + j] · row j."""
+    for c in range(0, w, LANES):
+        one = like(load(rows, c), 0.0)
+        for j in range(count):
+            one = fma(every(by, first + j), load(rows, j * w + c), one)
+        store(out, c, one)
 
 
-@njit(nogil=True, error_model="numpy", cache=True, fastmath={"reassoc", "contract"})
-def _forward(inputs: Arrays, weights: Array, heard: Array, sizes: Sizes, first: int, stop: int) -> None:
+@njit(inline="always")
+def _gather(node: int, inputs: Arrays, sizes: Sizes, u: Array, live: Array) -> int:
+    """How many of a node's slots are in use; ``live`` has their positions, ``u`` (k, w) their numbers."""
+    _, table, ids, fade, said, elapsed, frequency = inputs
+    k, _, m, f, _ = sizes
+    w, scale, count = len(u) // k, np.float32(1 / math.sqrt(max(len(frequency), 1))), 0
+    for slot in range(node * k, node * k + k):
+        if ids[slot] >= 0:
+            row, left, mine = table[ids[slot] * m : ids[slot] * m + m], fade[slot], u[count * w : count * w + m]
+            for c in range(m):
+                mine[c] = left * row[c]
+            u[count * w + m : count * w + m + f] = said[slot * f : slot * f + f]
+            encode(elapsed[slot], frequency, scale, u, count * w + m + f)
+            live[count] = slot
+            count += 1
+    return count
+
+
+@njit(nogil=True, error_model="numpy", cache=True, fastmath=FAST)
+def attend(inputs: Arrays, weights: Array, heard: Array, sizes: Sizes, first: int, stop: int) -> None:
     """Fills ``weights`` and ``heard`` for the nodes [first, stop)."""
-    asked, table, ids, fade, e, phi = inputs
     k, h, m, f, p = sizes
-    r = m + f + p
-    for at in range(first * h, stop * h):
-        slot, row, mine = at // h * k, at * r, at * k
-        weights[mine : mine + k], heard[row : row + r] = 0, 0
-        highest = np.float32(-np.inf)
-        for j in range(k):
-            if ids[slot + j] >= 0:
-                score = fade[slot + j] * _dot(asked, row, table, ids[slot + j] * m, m)
-                score += _dot(asked, row + m, e, (slot + j) * f, f) + _dot(asked, row + m + f, phi, (slot + j) * p, p)
-                weights[mine + j] = score
-                highest = max(highest, score)
-        total = np.float32(0.0)
-        for j in range(k):
-            if ids[slot + j] >= 0:
+    q, r = len(inputs[2]) // k, m + f + p
+    w = -(-r // LANES) * LANES
+    u, live = np.zeros(k * w, np.float32), np.empty(k, np.int64)
+    asked, answer = np.zeros(w, np.float32), np.empty(w, np.float32)
+    for i in range(first, stop):
+        count = _gather(i, inputs, sizes, u, live)
+        for at in range(i, h * q, q):
+            mine, highest, whole = at * k, np.float32(-np.inf), np.float32(0.0)
+            asked[:r] = inputs[0][at * r : (at + 1) * r]
+            for j in range(count):
+                weights[mine + j] = _dot(asked, u, j * w, w)
+                highest = max(highest, weights[mine + j])
+            for j in range(count):
                 weights[mine + j] = np.float32(math.exp(weights[mine + j] - highest))
-                total += weights[mine + j]
-        for j in range(k):
-            if ids[slot + j] >= 0:
-                weights[mine + j] /= total
-                w = weights[mine + j]
-                _add(heard, row, w * fade[slot + j], table, ids[slot + j] * m, m)
-                _add(heard, row + m, w, e, (slot + j) * f, f)
-                _add(heard, row + m + f, w, phi, (slot + j) * p, p)
+                whole += weights[mine + j]
+            for j in range(count):
+                weights[mine + j] /= whole
+            _weighted(weights, mine, count, u, answer, w)
+            heard[at * r : (at + 1) * r] = answer[:r]
 
 
-@njit(nogil=True, error_model="numpy", cache=True, fastmath={"reassoc", "contract"})
-def _backward(inputs: Arrays, weights: Array, grads: Arrays, sizes: Sizes, first: int, stop: int) -> None:
-    """Fills slopes and the gradients of asked, fade and phi for the nodes [first, stop)."""
-    asked, table, ids, fade, e, phi, g = inputs
-    slopes, g_asked, g_fade, g_phi = grads
+@njit(inline="always")
+def _of_scores(u: Array, both: Arrays, weights: Array, first: int, count: int, score: Array, g_u: Array) -> None:
+    """Fills the gradients of one head's scores, and adds to ``g_u`` those of the neighbours; ``both``: asked, and the
+    gradient of heard."""
+    asked, g = both
+    w, mean = len(g), np.float32(0.0)
+    for j in range(count):
+        score[j] = _dot(g, u, j * w, w)
+        mean += weights[first + j] * score[j]
+    for j in range(count):
+        score[j] = weights[first + j] * (score[j] - mean)
+        by_g, by_asked = every(weights, first + j), every(score, j)
+        for c in range(0, w, LANES):
+            one = fma(by_g, load(g, c), load(g_u, j * w + c))
+            store(g_u, j * w + c, fma(by_asked, load(asked, c), one))
+
+
+@njit(nogil=True, error_model="numpy", cache=True, fastmath=FAST)
+def _backward(inputs: Arrays, given: Arrays, grads: Arrays, sizes: Sizes, first: int, stop: int) -> None:
+    """Fills the gradients of asked, of the rows in the slots, of fade and of said, and each node's of the frequencies,
+    for the nodes [first, stop); ``given``: weights, and the gradient of heard."""
+    _, table, ids, fade, _, elapsed, _ = inputs
+    weights, g_heard = given
+    g_asked, g_rows, g_fade, g_said, g_frequency = grads
     k, h, m, f, p = sizes
-    r = m + f + p
-    for at in range(first * h, stop * h):
-        slot, row, mine = at // h * k, at * r, at * k
-        slopes[mine : mine + k], g_asked[row : row + r] = 0, 0
-        if at % h == 0:
-            g_fade[slot : slot + k], g_phi[slot * p : (slot + k) * p] = 0, 0
-        mean = np.float32(0.0)
-        for j in range(k):
-            if ids[slot + j] >= 0:
-                of_table = _dot(g, row, table, ids[slot + j] * m, m)
-                of_rest = _dot(g, row + m, e, (slot + j) * f, f) + _dot(g, row + m + f, phi, (slot + j) * p, p)
-                slopes[mine + j] = fade[slot + j] * of_table + of_rest
-                mean += weights[mine + j] * slopes[mine + j]
-                g_fade[slot + j] += weights[mine + j] * of_table
-        for j in range(k):
-            if ids[slot + j] >= 0:
-                w = weights[mine + j]
-                s = w * (slopes[mine + j] - mean)
-                slopes[mine + j] = s
-                g_fade[slot + j] += s * _dot(asked, row, table, ids[slot + j] * m, m)
-                _add(g_asked, row, s * fade[slot + j], table, ids[slot + j] * m, m)
-                _add(g_asked, row + m, s, e, (slot + j) * f, f)
-                _add(g_asked, row + m + f, s, phi, (slot + j) * p, p)
-                _add(g_phi, (slot + j) * p, w, g, row + m + f, p)
-                _add(g_phi, (slot + j) * p, s, asked, row + m + f, p)
+    q, r = len(ids) // k, m + f + p
+    w = -(-r // LANES) * LANES
+    u, g_u, live, score = (
+        np.zeros(k * w, np.float32),
+        np.empty(k * w, np.float32),
+        np.empty(k, np.int64),
+        np.empty(k, np.float32),
+    )
+    asked, g, answer = np.zeros(w, np.float32), np.zeros(w, np.float32), np.empty(w, np.float32)
+    for i in range(first, stop):
+        count = _gather(i, inputs, sizes, u, live)
+        g_u[:] = 0
+        for at in range(i, h * q, q):
+            asked[:r], g[:r] = inputs[0][at * r : (at + 1) * r], g_heard[at * r : (at + 1) * r]
+            _of_scores(u, (asked, g), weights, at * k, count, score, g_u)
+            _weighted(score, 0, count, u, answer, w)
+            g_asked[at * r : (at + 1) * r] = answer[:r]
+        of_waves = g_frequency[i * (p // 2) : (i + 1) * (p // 2)]
+        for j in range(count):
+            slot, mine, of_fade = live[j], g_u[j * w : (j + 1) * w], np.float32(0.0)
+            row, out = table[ids[slot] * m : ids[slot] * m + m], g_rows[slot * m : slot * m + m]
+            for c in range(m):
+                of_fade += mine[c] * row[c]
+                out[c] = fade[slot] * mine[c]
+            g_fade[slot], g_said[slot * f : slot * f + f] = of_fade, mine[m : m + f]
+            slopes(elapsed[slot], u, j * w + m + f, mine[m + f :], of_waves)
 
 
-@njit(nogil=True, error_model="numpy", cache=True, fastmath={"reassoc", "contract"})
-def _backward_table(
-    inputs: Arrays, weights: Array, slopes: Array, g_table: Array, sizes: Sizes, first: int, stop: int
-) -> None:
-    """Adds the table's gradient, its columns [first, stop); columns, so that threads do not meet in a row."""
-    asked, _, ids, fade, _, _, g = inputs
-    k, h, m, f, p = sizes
-    n = stop - first
-    for at in range(len(weights) // k):
-        slot, row, mine = at // h * k, at * (m + f + p) + first, at * k
-        for j in range(k):
-            if ids[slot + j] >= 0:
-                place = ids[slot + j] * m + first
-                _add(g_table, place, weights[mine + j] * fade[slot + j], g, row, n)
-                _add(g_table, place, slopes[mine + j] * fade[slot + j], asked, row, n)
+@njit(nogil=True, error_model="numpy", cache=True, fastmath=FAST)
+def _backward_table(ids: Array, g_rows: Array, g_table: Array, m: int, first: int, stop: int) -> None:
+    """Adds the slots' rows to the rows [first, stop) of the table: threads meet in none, and the order is one."""
+    for slot in range(len(ids)):
+        if first <= ids[slot] < stop:
+            row, by = g_table[ids[slot] * m : ids[slot] * m + m], g_rows[slot * m : slot * m + m]
+            for c in range(m):
+                row[c] += by[c]
 
 
 class Attend(Function):
-    """asked (q, h, r), table (n, m), ids (q, k), fade (q, k), e (q, k, f), phi (q, k, p), float32 → heard (q, h, r)."""
+    """asked (h, q, r), table (n, m), ids (q, k), fade (q, k), said (q, k, f), elapsed (q, k), frequency (p / 2,), all but
+    ids float32, → heard (h, q, r). The gradient of elapsed is not worked out."""
 
     @staticmethod
     def forward(ctx: Any, *inputs: Tensor) -> Tensor:
         inputs = tuple(x.contiguous() for x in inputs)
-        asked, table, ids, _, e, phi = inputs
-        (q, k), h = ids.shape, asked.shape[1]
-        ctx.sizes = (k, h, table.shape[1], e.shape[2], phi.shape[2])
-        weights, heard = asked.new_empty(q, h, k), asked.new_empty(asked.shape)
-        side_by_side(_forward, q, flats(*inputs), flat(weights), flat(heard), ctx.sizes)
+        asked, table, ids, _, said, _, frequency = inputs
+        (h, q, _), k = asked.shape, ids.shape[1]
+        ctx.sizes = (k, h, table.shape[1], said.shape[2], 2 * len(frequency))
+        weights, heard = asked.new_empty(h, q, k), asked.new_empty(asked.shape)
+        side_by_side(attend, q, flats(*inputs), flat(weights), flat(heard), ctx.sizes)
         ctx.save_for_backward(*inputs, weights)
         return heard
 
@@ -138,13 +173,12 @@ class Attend(Function):
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         *inputs, weights = ctx.saved_tensors
-        asked, table, ids, fade, _, phi = inputs
-        slopes, g_asked, g_fade, g_phi = (x.new_empty(x.shape) for x in (weights, asked, fade, phi))
-        g_table = table.new_zeros(table.shape)
-        arrays = flats(*inputs, g.contiguous())
-        grads = flats(slopes, g_asked, g_fade, g_phi)
-        side_by_side(_backward, len(ids), arrays, flat(weights), grads, ctx.sizes)
+        asked, table, ids, fade, said, _, frequency = inputs
+        g_asked, g_rows = asked.new_empty(asked.shape), table.new_empty(*ids.shape, table.shape[1])
+        g_table, g_fade, g_said = (x.new_zeros(x.shape) for x in (table, fade, said))
+        g_frequency = frequency.new_zeros(len(ids), len(frequency))
+        given, grads = flats(weights, g.contiguous()), flats(g_asked, g_rows, g_fade, g_said, g_frequency)
+        side_by_side(_backward, len(ids), flats(*inputs), given, grads, ctx.sizes)
         if table.shape[1]:
-            of_table = (flat(weights), flat(slopes), flat(g_table))
-            side_by_side(_backward_table, table.shape[1], arrays, *of_table, ctx.sizes)
-        return g_asked, g_table, None, g_fade, None, g_phi
+            side_by_side(_backward_table, len(table), flat(ids), flat(g_rows), flat(g_table), table.shape[1])
+        return g_asked, g_table, None, g_fade, g_said, None, g_frequency.sum(0)

@@ -17,11 +17,28 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from models.layers.temporal_attention_cpu import _add, _dot, _forward
+from models.layers.temporal_attention_cpu import attend
+from models.layers.waves_cpu import FAST, encode
 
 Array = np.ndarray
 Arrays = tuple[Array, ...]
 Sizes = tuple[int, int, int, int, int]  # k, h, d, f, p
+
+
+@njit(inline="always")
+def _dot(a: Array, i: int, b: Array, j: int, n: int) -> Any:
+    x, y = a[i : i + n], b[j : j + n]  # from 0 on, so that the compiler need not ask whether a position is negative
+    total = np.float32(0.0)
+    for c in range(n):
+        total += x[c] * y[c]
+    return total
+
+
+@njit(inline="always")
+def _add(out: Array, i: int, by: float, b: Array, j: int, n: int) -> None:
+    x, y = out[i : i + n], b[j : j + n]
+    for c in range(n):
+        x[c] += by * y[c]
 
 
 @njit(inline="always")
@@ -30,15 +47,6 @@ def _times(matrix: Array, bias: Array, x: Array, out: Array) -> None:
     n = len(x)
     for i in range(len(out)):
         out[i] = bias[i] + _dot(matrix, i * n, x, 0, n)
-
-
-@njit(inline="always")
-def _encode(elapsed: Any, frequency: Array, scale: Any, out: Array, at: int) -> None:
-    waves = len(frequency)
-    cos, sin = out[at : at + waves], out[at + waves : at + 2 * waves]
-    for i in range(waves):
-        angle = np.float32(elapsed) * frequency[i]
-        cos[i], sin[i] = np.float32(math.cos(angle)) * scale, np.float32(math.sin(angle)) * scale
 
 
 @njit(inline="always")
@@ -54,7 +62,7 @@ def _sigmoid(x: Any) -> Any:
     return np.float32(1.0) / (np.float32(1.0) + np.float32(math.exp(-x)))
 
 
-@njit(nogil=True, error_model="numpy", cache=True, fastmath={"reassoc", "contract"})
+@njit(nogil=True, error_model="numpy", cache=True, fastmath=FAST)
 def update(
     memory: Arrays, ends: Arrays, time: Arrays, weights: Arrays, scale: Any, rate: Any, sizes: Sizes, out: Array
 ) -> None:
@@ -70,7 +78,7 @@ def update(
         said[: 2 * d] = 0
         _add(said, 0, left, memory[0], node[i] * d, d)
         _add(said, d, left_other, memory[0], other[i] * d, d)
-        _encode(elapsed, time[0], scale, said, 2 * d)
+        encode(elapsed, time[0], scale, said, 2 * d)
         said[2 * d + p :] = features[i * f : (i + 1) * f]
         s[:] = said[:d]
         _times(weights[0], weights[2], said, from_x)
@@ -82,7 +90,7 @@ def update(
             out[i * d + c] = new + keep * (s[c] - new)
 
 
-@njit(nogil=True, error_model="numpy", cache=True, fastmath={"reassoc", "contract"})
+@njit(nogil=True, error_model="numpy", cache=True, fastmath=FAST)
 def embed(
     memory: Arrays, ring: Arrays, asking: Arrays, weights: Arrays, scale: Any, rate: Any, sizes: Sizes, out: Array
 ) -> None:
@@ -93,7 +101,7 @@ def embed(
     k, h, d, f, p = sizes
     r, per = d + f + p, d // h
     asked, slots, heard = np.empty(h * r, np.float32), np.empty(h * k, np.float32), np.empty(h * r, np.float32)
-    fade, phi, both = np.empty(k, np.float32), np.empty(k * p, np.float32), np.empty(2 * d, np.float32)
+    fade, elapsed, both = np.empty(k, np.float32), np.empty(k, np.float32), np.empty(2 * d, np.float32)
     z, q = np.empty(d, np.float32), np.empty(d, np.float32)
     hidden, answer = np.empty(d, np.float32), np.empty(d, np.float32)
     for i in range(len(nodes)):
@@ -109,8 +117,8 @@ def embed(
         for j in range(k):
             if ids[j] >= 0:
                 fade[j], _ = _left(memory, rate, ids[j], t[i])
-                _encode(np.float32(t[i] - ring[1][node * k + j]), frequency, scale, phi, j * p)
-        _forward((asked, memory[0], ids, fade, features, phi), slots, heard, (k, h, d, f, p), 0, 1)
+                elapsed[j] = np.float32(t[i] - ring[1][node * k + j])
+        attend((asked, memory[0], ids, fade, features, elapsed, frequency), slots, heard, (k, h, d, f, p), 0, 1)
         for c in range(h * r):
             _add(both, c // r * per, heard[c], value, c * per, per)
         both[d:] = z

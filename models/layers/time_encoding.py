@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
@@ -20,6 +21,8 @@ from torch.autograd.function import once_differentiable
 
 from models.layers.checks import check_choice, check_even
 from models.layers.errors import SizeError
+from models.layers.parallel import flat, side_by_side
+from models.layers.waves_cpu import fill
 
 MILLISECOND_TO_DAY = (1e-3, 1.0, 60.0, 3600.0, 86400.0)  # seconds
 
@@ -52,8 +55,13 @@ class Functional(nn.Module):
 
     def reference(self, t: Tensor) -> Tensor:
         """The same as the paper writes it, with the gradients that torch finds."""
-        angle = t[..., None] * self.frequency
-        return torch.cat([angle.cos(), angle.sin()], dim=-1) * self.scale
+        return waves(t, self.frequency)
+
+
+def waves(t: Tensor, frequency: Tensor) -> Tensor:
+    """√(2/d) [cos ωt, sin ωt] (…, d) of t (…) and d / 2 frequencies; nothing where there are none."""
+    angle = t[..., None] * frequency
+    return torch.cat([angle.cos(), angle.sin()], dim=-1) * max(len(frequency), 1) ** -0.5
 
 
 class _Waves(Function):
@@ -62,19 +70,26 @@ class _Waves(Function):
 
     @staticmethod
     def forward(ctx: Any, t: Tensor, frequency: Tensor, scale: float) -> Tensor:
-        angle = t[..., None] * frequency
-        waves = torch.cat([angle.cos(), angle.sin_()], dim=-1).mul_(scale)
-        ctx.save_for_backward(t, waves)
-        return waves
+        told = _told(t.contiguous(), frequency, scale)
+        ctx.save_for_backward(t, told)
+        return told
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        t, waves = ctx.saved_tensors
-        cos, sin = waves.flatten(0, -2).chunk(2, dim=-1)
+        t, told = ctx.saved_tensors
+        cos, sin = told.flatten(0, -2).chunk(2, dim=-1)
         of_cos, of_sin = g.flatten(0, -2).chunk(2, dim=-1)
         slope = torch.addcmul(of_sin * cos, of_cos, sin, value=-1.0)
         return None, t.flatten() @ slope, None
+
+
+def _told(t: Tensor, frequency: Tensor, scale: float) -> Tensor:
+    if t.device.type == "cpu" and t.dtype == torch.float32:
+        out = t.new_empty(*t.shape, 2 * len(frequency))
+        side_by_side(fill, t.numel(), flat(t), flat(frequency), np.float32(scale), flat(out))
+        return out
+    return waves(t, frequency)
 
 
 class Time2Vec(nn.Module):

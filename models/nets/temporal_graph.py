@@ -226,7 +226,10 @@ class TemporalGraph(nn.Module):
             if self.fading is not None:
                 known = ids.clamp(min=0).flatten()
                 fade = self.fading.left(memory, known, t.repeat_interleave(ids.shape[1]))[0].view_as(when)
-        return self.attention[layers - 1](z, Slots(table, ids, fade, features, self.encoding(elapsed)))
+        if isinstance(self.encoding, Functional):
+            return self.attention[layers - 1](z, Slots(table, ids, fade, features, elapsed, self.encoding.frequency))
+        said = torch.cat([features, self.encoding(elapsed)], dim=-1)
+        return self.attention[layers - 1](z, Slots(table, ids, fade, said, elapsed, elapsed.new_empty(0)))
 
     def _each_once(self, state: State, ids: Tensor, t: Tensor, layers: int) -> tuple[Tensor, Tensor]:
         """z of the nodes ``ids`` (q, k) at the times t (q,), a row for each pair there is, and their places in it."""

@@ -18,15 +18,16 @@ def slots_of(m: int) -> Slots:
     draw = torch.Generator().manual_seed(1)
     ids = torch.randint(-1, NODES, (Q, K), generator=draw)
     ids[2] = -1
-    table, fade, time = (
+    table, fade, said, frequency = (
         t.requires_grad_()
         for t in (
             torch.randn(NODES, m, generator=draw),
             torch.rand(Q, K, generator=draw),
-            torch.randn(Q, K, P, generator=draw),
+            torch.randn(Q, K, F, generator=draw),
+            torch.rand(P // 2, generator=draw),
         )
     )
-    return Slots(table, ids, fade, torch.randn(Q, K, F, generator=draw), time)
+    return Slots(table, ids, fade, said, 100 * torch.rand(Q, K, generator=draw), frequency)
 
 
 def everything(layer: TemporalAttention, form: str, m: int) -> list[Tensor]:
@@ -35,7 +36,7 @@ def everything(layer: TemporalAttention, form: str, m: int) -> list[Tensor]:
     layer.zero_grad()
     y = getattr(layer, form)(z, slots)
     y.sin().sum().backward()
-    grads = [z.grad, slots.fade.grad, slots.time.grad, *(p.grad for p in layer.parameters())]
+    grads = [z.grad, slots.fade.grad, slots.said.grad, slots.frequency.grad, *(p.grad for p in layer.parameters())]
     found = [torch.zeros(1) if g is None else g.clone() for g in grads]
     return [y.detach(), *found, torch.zeros(1) if slots.table.grad is None else slots.table.grad]
 
@@ -68,8 +69,9 @@ def test_a_node_without_neighbours_hears_nothing_and_an_empty_slot_is_never_read
     layer, slots, z = TemporalAttention(D, 12 + F + P, heads=2), slots_of(12), torch.randn(Q, D)
     expected = layer.merge(torch.cat([torch.zeros(1, D), z[2:3]], dim=1))
     torch.testing.assert_close(layer(z, slots)[2:3], expected)
-    empty = (slots.ids < 0)[..., None]
-    other = slots._replace(features=torch.where(empty, 99.0, slots.features), time=torch.where(empty, 99.0, slots.time))
+    empty = slots.ids < 0
+    said, elapsed = torch.where(empty[..., None], 99.0, slots.said), torch.where(empty, 99.0, slots.elapsed)
+    other = slots._replace(said=said, elapsed=elapsed)
     assert torch.equal(layer(z, slots), layer(z, other))
 
 
