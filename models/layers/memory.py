@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from models.layers.checks import check_choice
+from models.layers.gru_cpu import Gated
 from models.layers.neighbours import Groups
 
 AGGREGATORS = ("last", "mean", "sum", "attention", "lstm")
@@ -137,7 +138,10 @@ class Gru(nn.Module):
 
     def forward(self, message: Tensor, s: Tensor, kept: Tensor) -> Tensor:
         """The new memory (g, w)."""
-        return self.cell(message, s)
+        cell = self.cell
+        if message.device.type == "cpu" and message.dtype == torch.float32:
+            return Gated.apply(message, s, cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
+        return cell(message, s)
 
 
 class Rnn(nn.Module):

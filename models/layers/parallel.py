@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
+FAST = {"reassoc", "contract"}  # what a kernel's compiler may do: sum in another order, and multiply and add in one
+
 
 def flat(x: torch.Tensor) -> np.ndarray:
     """The values of a contiguous tensor as one row that shares its memory."""

@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from models.layers.parallel import flat, flats, side_by_side
+from models.layers.parallel import FAST, flat, flats, side_by_side
 from models.layers.simd import every, fma, lanes_of, like, load, mul, store, total
-from models.layers.waves_cpu import FAST, encode, slopes
+from models.layers.waves_cpu import encode, slopes
 
 Array = np.ndarray
 Arrays = tuple[Array, ...]
@@ -155,8 +155,8 @@ def _backward_table(ids: Array, g_rows: Array, g_table: Array, m: int, first: in
 
 
 class Attend(Function):
-    """asked (h, q, r), table (n, m), ids (q, k), fade (q, k), said (q, k, f), elapsed (q, k), frequency (p / 2,), all but
-    ids float32, → heard (h, q, r). The gradient of elapsed is not worked out."""
+    """asked (h, q, r), table (n, m), ids (q, k), fade (q, k), said (q, k, f), elapsed (q, k), frequency (p / 2,) →
+    heard (h, q, r), all but ids in float32. The gradient of elapsed is not worked out."""
 
     @staticmethod
     def forward(ctx: Any, *inputs: Tensor) -> Tensor:

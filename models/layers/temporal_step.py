@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from models.layers.parallel import FAST
 from models.layers.temporal_attention_cpu import attend
-from models.layers.waves_cpu import FAST, encode
+from models.layers.waves_cpu import encode
 
 Array = np.ndarray
 Arrays = tuple[Array, ...]
@@ -57,46 +58,35 @@ def _left(memory: Arrays, rate: Any, node: int, t: float) -> tuple[Any, Any]:
     return np.float32(math.exp(-rate * decay[node] * elapsed)), elapsed
 
 
-@njit(inline="always")
-def _sigmoid(x: Any) -> Any:
-    return np.float32(1.0) / (np.float32(1.0) + np.float32(math.exp(-x)))
-
-
 @njit(nogil=True, error_model="numpy", cache=True, fastmath=FAST)
-def update(
-    memory: Arrays, ends: Arrays, time: Arrays, weights: Arrays, scale: Any, rate: Any, sizes: Sizes, out: Array
-) -> None:
-    """New memories (2, d) of the two ends of one event. ``memory``: vector, updated, decay; ``ends``: node, other, t,
-    features; ``time``: the frequencies; ``weights``: those of the GRU, from message and memory, and their biases."""
+def tell(memory: Arrays, ends: Arrays, time: Arrays, rates: tuple[Any, Any], sizes: Sizes, out: Arrays) -> None:
+    """Fills ``out``: the messages (r, m) of ends of events, and the faded memories (r, d) that hear them. ``memory``:
+    vector, updated, decay; ``ends``: node, other, t, features; ``time``: the frequencies; ``rates``: the time
+    encoding's factor, the rate of fading."""
     node, other, t, features = ends
+    scale, rate = rates
+    said, s = out
     _, _, d, f, p = sizes
-    said, s = np.zeros(2 * d + p + f, np.float32), np.empty(d, np.float32)
-    from_x, from_s = np.empty(3 * d, np.float32), np.empty(3 * d, np.float32)
+    s[:], m = 0, 2 * d + p + f
     for i in range(len(node)):
         left, elapsed = _left(memory, rate, node[i], t[i])
         left_other, _ = _left(memory, rate, other[i], t[i])
-        said[: 2 * d] = 0
-        _add(said, 0, left, memory[0], node[i] * d, d)
-        _add(said, d, left_other, memory[0], other[i] * d, d)
-        encode(elapsed, time[0], scale, said, 2 * d)
-        said[2 * d + p :] = features[i * f : (i + 1) * f]
-        s[:] = said[:d]
-        _times(weights[0], weights[2], said, from_x)
-        _times(weights[1], weights[3], s, from_s)
-        for c in range(d):
-            gate = _sigmoid(from_x[c] + from_s[c])
-            keep = _sigmoid(from_x[d + c] + from_s[d + c])
-            new = np.float32(math.tanh(from_x[2 * d + c] + gate * from_s[2 * d + c]))
-            out[i * d + c] = new + keep * (s[c] - new)
+        mine = said[i * m : (i + 1) * m]
+        _add(s, i * d, left, memory[0], node[i] * d, d)
+        mine[:d], mine[d : 2 * d] = s[i * d : (i + 1) * d], 0
+        _add(mine, d, left_other, memory[0], other[i] * d, d)
+        encode(elapsed, time[0], scale, mine, 2 * d)
+        mine[2 * d + p :] = features[i * f : (i + 1) * f]
 
 
 @njit(nogil=True, error_model="numpy", cache=True, fastmath=FAST)
 def embed(
-    memory: Arrays, ring: Arrays, asking: Arrays, weights: Arrays, scale: Any, rate: Any, sizes: Sizes, out: Array
+    memory: Arrays, ring: Arrays, asking: Arrays, weights: Arrays, rates: tuple[Any, Any], sizes: Sizes, out: Array
 ) -> None:
     """Embeddings (q, d) of the nodes ``asking[0]`` at the times ``asking[1]``. ``ring``: other, t, features;
     ``weights``: frequencies; query and bias; key, value; merge's two matrices, each with its bias."""
     nodes, t = asking
+    _, rate = rates
     frequency, query, query_bias, key, value, merge, merge_bias, last, last_bias = weights
     k, h, d, f, p = sizes
     r, per = d + f + p, d // h

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from models.layers.parallel import FAST
+
 Array = np.ndarray
-FAST = {"reassoc", "contract"}
 TURN = 2 * math.pi
 SINE = tuple(np.float32((-1) ** k / math.factorial(2 * k + 1)) for k in range(6))
 COSINE = tuple(np.float32((-1) ** k / math.factorial(2 * k)) for k in range(7))
@@ -28,7 +29,7 @@ def encode(elapsed: Any, frequency: Array, scale: Any, out: Array, at: int) -> N
     cos, sin = out[at : at + waves], out[at + waves : at + 2 * waves]
     for i in range(waves):
         turns = np.float64(np.float32(elapsed * frequency[i])) * (1 / TURN)
-        half = np.float32((turns - math.floor(turns + 0.5)) * (TURN / 2))
+        half = np.float32((turns - np.floor(turns + 0.5)) * (TURN / 2))
         x = half * half
         s = SINE[3] + x * (SINE[4] + x * SINE[5])
         s = half * (SINE[0] + x * (SINE[1] + x * (SINE[2] + x * s)))

@@ -155,10 +155,10 @@ class TemporalGraph(nn.Module):
 
     def _updated(self, state: State, ends: Ends, groups: Groups) -> Tensor:
         """The new memories of ``groups.node``."""
-        if len(ends.node) <= 2 and self._compiled(state):
-            return self._updated_at_once(state, ends)
         if self.parts.aggregator == "last" and len(ends.node) > len(groups.node):
             ends, groups = _newest(ends, groups)
+        if len(ends.node) == len(groups.node) and self._compiled(state):
+            return self._updated_at_once(state, ends)
         memory, r, d = state[0], len(ends.node), self.sizes.d
         nodes = torch.cat([ends.node, ends.other])
         s, elapsed = self._faded(memory, nodes, torch.cat([ends.t, ends.t]))
@@ -184,13 +184,11 @@ class TemporalGraph(nn.Module):
         return known and simple and not torch.is_grad_enabled() and not self.training
 
     def _updated_at_once(self, state: State, ends: Ends) -> Tensor:
-        """The new memories of the two ends of one event."""
-        cell: Any = self.updater.cell  # type: ignore[union-attr]  # there is an updater where this is called
-        out = state[0].vector.new_empty(len(ends.node), self.sizes.d)
-        weights = flats(cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
-        frequency = flats(self.encoding.frequency)
-        temporal_step.update(_arrays(state[0]), flats(*ends), frequency, weights, *self._scales(ends), flat(out))
-        return out
+        """The new memories of nodes with one end each."""
+        vector, frequency = state[0].vector, flats(self.encoding.frequency)
+        said, s = (vector.new_empty(len(ends.node), w) for w in (self.message.out_features, self.sizes.d))
+        temporal_step.tell(_arrays(state[0]), flats(*ends), frequency, *self._scales(ends), flats(said, s))
+        return self.updater(said, s, s)  # type: ignore[misc]  # there is one where this is called
 
     def _embedded_at_once(self, state: State, nodes: Tensor, t: Tensor) -> Tensor:
         """z of a few nodes."""
@@ -204,11 +202,11 @@ class TemporalGraph(nn.Module):
         )
         return out
 
-    def _scales(self, like: Ends | Ring) -> tuple[np.float32, np.float32, temporal_step.Sizes]:
+    def _scales(self, like: Ends | Ring) -> tuple[tuple[np.float32, np.float32], temporal_step.Sizes]:
         """The time encoding's factor, the rate of fading and the sizes, as temporal_step.py takes them."""
         rate = 0.0 if self.fading is None else math.exp(self.fading.log_rate.item())
         sizes = (self.parts.neighbours, self.parts.heads, self.sizes.d, like.features.shape[-1], self.sizes.d_time)
-        return np.float32(self.encoding.scale), np.float32(rate), sizes
+        return (np.float32(self.encoding.scale), np.float32(rate)), sizes
 
     def _attended(self, state: State, nodes: Tensor, t: Tensor, layers: int, own: Tensor | None) -> Tensor:
         """z (q, d) after ``layers`` of attention; before the first, what the nodes remember and their own features."""
