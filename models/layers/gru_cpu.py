@@ -69,18 +69,25 @@ def _backward(kept: Arrays, g: Array, grads: Arrays, d: int, first: int, stop: i
             of_s[c] = of_out[c] * update
 
 
+def gated(*inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The new states (g, d), the gates (g, 3d) and y, of what Gated takes."""
+    message, s, from_message, from_s, bias, bias_s = inputs
+    x = torch.addmm(bias, message, from_message.t())
+    y = torch.addmm(bias_s, s, from_s.t())
+    out = s.new_empty(s.shape)
+    side_by_side(gates, len(s), *flats(x, y, s, out), s.shape[1])
+    return out, x, y
+
+
 class Gated(Function):
     """message (g, m), s (g, d), weights (3d, m), (3d, d) and biases (3d,) of each as in torch.nn.GRUCell, float32 → the
     new states (g, d)."""
 
     @staticmethod
     def forward(ctx: Any, *inputs: Tensor) -> Tensor:
-        message, s, from_message, from_s, bias, bias_s = (x.contiguous() for x in inputs)
-        x = torch.addmm(bias, message, from_message.t())
-        y = torch.addmm(bias_s, s, from_s.t())
-        out = s.new_empty(s.shape)
-        side_by_side(gates, len(s), *flats(x, y, s, out), s.shape[1])
-        ctx.save_for_backward(message, s, from_message, from_s, x, y)
+        message, s, *weights = (x.contiguous() for x in inputs)
+        out, x, y = gated(message, s, *weights)
+        ctx.save_for_backward(message, s, *weights[:2], x, y)
         return out
 
     @staticmethod

@@ -1,8 +1,7 @@
-"""One event at a time on a CPU: a memory's update and an embedding, each in one compiled pass.
+"""Events on a CPU where nothing is learned from them: what surrounds the products of matrices, in compiled passes.
 
 What temporal_graph.py says in torch operations, for the paper's own parts: GRU, identity message, functional encoding,
-one layer of attention. A single event is too small for them: calling some seventy operations costs more than their
-work.
+one layer of attention. A few events are too small for them: calling some seventy operations costs more than their work.
 
 Glossary as in memory.py and temporal_attention.py: d channels · h heads · k slots · p numbers of a time · f features of
 an end · r = d + f + p · m = 2d + p + f numbers of a message. Arrays are flat and float32, but for times (float64) and
@@ -23,6 +22,7 @@ from models.layers.waves_cpu import encode
 
 Array = np.ndarray
 Arrays = tuple[Array, ...]
+Rates = tuple[np.float32, np.float32]  # the time encoding's factor, the rate of fading
 Sizes = tuple[int, int, int, int, int]  # k, h, d, f, p
 
 
@@ -58,30 +58,73 @@ def _left(memory: Arrays, rate: Any, node: int, t: float) -> tuple[Any, Any]:
     return np.float32(math.exp(-rate * decay[node] * elapsed)), elapsed
 
 
+@njit(nogil=True, error_model="numpy", cache=True)
+def newest(contacts: Arrays, nodes: int, rows: Array, once: bool) -> int:
+    """How many nodes the events touch; ``rows`` (2e,) begins with the newest end of each: i is the end of event i's
+    source, e + i that of its destination. −1 where an event cannot be, or a node's ends are simultaneous, not in order
+    or several though ``once`` is said."""
+    src, dst, t = contacts
+    e, count = len(src), 0
+    for i in range(e):
+        if min(src[i], dst[i]) < 0 or max(src[i], dst[i]) >= nodes or src[i] == dst[i] or not t[i] >= 0:
+            return -1
+    if e == 1:
+        rows[0], rows[1] = 0, 1
+        return 2
+    node = np.concatenate((src, dst))
+    order = np.argsort(node, kind="mergesort")
+    for place in range(2 * e):
+        at, after = order[place], order[min(place + 1, 2 * e - 1)]
+        if place + 1 < 2 * e and node[at] == node[after]:
+            if once or not t[after % e] > t[at % e]:
+                return -1
+        else:
+            rows[count] = at
+            count += 1
+    return count
+
+
 @njit(nogil=True, error_model="numpy", cache=True, fastmath=FAST)
-def tell(memory: Arrays, ends: Arrays, time: Arrays, rates: tuple[Any, Any], sizes: Sizes, out: Arrays) -> None:
-    """Fills ``out``: the messages (r, m) of ends of events, and the faded memories (r, d) that hear them. ``memory``:
-    vector, updated, decay; ``ends``: node, other, t, features; ``time``: the frequencies; ``rates``: the time
-    encoding's factor, the rate of fading."""
-    node, other, t, features = ends
+def tell(memory: Arrays, contacts: Arrays, rows: Array, time: Array, rates: Rates, sizes: Sizes, out: Arrays) -> None:
+    """Fills ``out``: the nodes (g,) of the ends ``rows``, their messages (g, m) and faded memories (g, d). ``memory``:
+    vector, updated, decay; ``contacts``: src, dst, t, features; ``time``: the frequencies."""
+    src, dst, t, features = contacts
     scale, rate = rates
-    said, s = out
+    nodes, said, s = out
     _, _, d, f, p = sizes
-    s[:], m = 0, 2 * d + p + f
-    for i in range(len(node)):
-        left, elapsed = _left(memory, rate, node[i], t[i])
-        left_other, _ = _left(memory, rate, other[i], t[i])
-        mine = said[i * m : (i + 1) * m]
-        _add(s, i * d, left, memory[0], node[i] * d, d)
+    e, m, s[:] = len(src), 2 * d + p + f, 0
+    for i in range(len(rows)):
+        event, back = rows[i] % e, rows[i] >= e
+        node, other = (dst[event], src[event]) if back else (src[event], dst[event])
+        left, elapsed = _left(memory, rate, node, t[event])
+        left_other, _ = _left(memory, rate, other, t[event])
+        mine, nodes[i] = said[i * m : (i + 1) * m], node
+        _add(s, i * d, left, memory[0], node * d, d)
         mine[:d], mine[d : 2 * d] = s[i * d : (i + 1) * d], 0
-        _add(mine, d, left_other, memory[0], other[i] * d, d)
-        encode(elapsed, time[0], scale, mine, 2 * d)
-        mine[2 * d + p :] = features[i * f : (i + 1) * f]
+        _add(mine, d, left_other, memory[0], other * d, d)
+        encode(elapsed, time, scale, mine, 2 * d)
+        mine[2 * d + p : m - 1] = features[event * (f - 1) : (event + 1) * (f - 1)]
+        mine[m - 1] = np.float32(-1.0 if back else 1.0)
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def remember(ring: Arrays, counted: Arrays, contacts: Arrays, slots: int) -> None:
+    """Writes both ends of every event, in order; ``ring``: other, t, features; ``counted``: updated, seen."""
+    (src, dst, t, features), (updated, seen) = contacts, counted
+    said = len(features) // len(src)
+    for event in range(len(src)):
+        for back in range(2):
+            node, other = (dst[event], src[event]) if back else (src[event], dst[event])
+            slot = node * slots + seen[node] % slots
+            ring[0][slot], ring[1][slot] = other, t[event]
+            mine = ring[2][slot * (said + 1) : (slot + 1) * (said + 1)]
+            mine[:said], mine[said] = features[event * said : (event + 1) * said], np.float32(1 - 2 * back)
+            updated[node], seen[node] = max(updated[node], t[event]), seen[node] + 1
 
 
 @njit(nogil=True, error_model="numpy", cache=True, fastmath=FAST)
 def embed(
-    memory: Arrays, ring: Arrays, asking: Arrays, weights: Arrays, rates: tuple[Any, Any], sizes: Sizes, out: Array
+    memory: Arrays, ring: Arrays, asking: Arrays, weights: Arrays, rates: Rates, sizes: Sizes, out: Array
 ) -> None:
     """Embeddings (q, d) of the nodes ``asking[0]`` at the times ``asking[1]``. ``ring``: other, t, features;
     ``weights``: frequencies; query and bias; key, value; merge's two matrices, each with its bias."""

@@ -12,24 +12,21 @@ the updater its gradient, and nothing predicts itself (TRAP-06). A state is plai
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from models.layers import memory as mem
 from models.layers import neighbours as near
-from models.layers import temporal_step
 from models.layers.checks import check_choice, check_positive
 from models.layers.errors import NotFiniteError, ShapeError, SizeError
 from models.layers.memory import Memory
 from models.layers.neighbours import Ends, Groups, Ring
-from models.layers.parallel import flat, flats
 from models.layers.temporal_attention import Slots, TemporalAttention
 from models.layers.time_encoding import Functional, time_encoding
+from models.nets import at_once
 from models.nets.contacts import Contacts
 
 State = tuple[Memory, Ring]
@@ -122,6 +119,9 @@ class TemporalGraph(nn.Module):
         ``in_place``: the given state's own tensors are written to, but for vectors that gradients run through.
         """
         memory, ring = state
+        rows = at_once.newest(self, state, contacts) if self._compiled(state) else None
+        if rows is not None:
+            return at_once.insert(self, state if in_place else copied(state), contacts, rows)
         self._check(contacts, len(memory.seen))
         if not len(contacts.src):
             return state
@@ -145,7 +145,7 @@ class TemporalGraph(nn.Module):
     def embed(self, state: State, nodes: Tensor, t: Tensor, own: Tensor | None = None) -> Tensor:
         """z (q, d) of ``nodes`` (q,) at times ``t`` (q,), by the events inserted so far; ``own`` (q, d) features."""
         if own is None and len(nodes) <= FEW and self._compiled(state):
-            return self._embedded_at_once(state, nodes, t)
+            return at_once.embed(self, state, nodes, t)
         if self.parts.embedding == "attention":
             return self._attended(state, nodes, t, self.parts.layers, own)
         s, elapsed = self._remembered(state[0], nodes, t)
@@ -153,12 +153,13 @@ class TemporalGraph(nn.Module):
             s = s * (1 + (elapsed / self.sizes.longest)[:, None] * self.projection)
         return s if own is None else s + own
 
+    def _compiled(self, state: State) -> bool:
+        return at_once.knows(self, state)
+
     def _updated(self, state: State, ends: Ends, groups: Groups) -> Tensor:
         """The new memories of ``groups.node``."""
         if self.parts.aggregator == "last" and len(ends.node) > len(groups.node):
             ends, groups = _newest(ends, groups)
-        if len(ends.node) == len(groups.node) and self._compiled(state):
-            return self._updated_at_once(state, ends)
         memory, r, d = state[0], len(ends.node), self.sizes.d
         nodes = torch.cat([ends.node, ends.other])
         s, elapsed = self._faded(memory, nodes, torch.cat([ends.t, ends.t]))
@@ -174,39 +175,6 @@ class TemporalGraph(nn.Module):
             rate = 1 / self.sizes.longest if self.fading is None else self.fading.log_rate.exp()
             kept = torch.exp(-rate * memory.decay.index_select(0, groups.node) * kept)
         return self.updater(message, before, kept)  # type: ignore[misc]  # there is one where this is called
-
-    def _compiled(self, state: State) -> bool:
-        """True where no gradient is asked for and temporal_step.py knows the parts."""
-        parts, vector = self.parts, state[0].vector
-        known = parts.updater == "gru" and parts.message == "identity" and parts.embedding == "attention"
-        known &= parts.message_reads == "memory" and parts.layers == 1 and parts.aggregator in ("last", "mean", "sum")
-        simple = isinstance(self.encoding, Functional) and vector.device.type == "cpu" and vector.dtype == torch.float32
-        return known and simple and not torch.is_grad_enabled() and not self.training
-
-    def _updated_at_once(self, state: State, ends: Ends) -> Tensor:
-        """The new memories of nodes with one end each."""
-        vector, frequency = state[0].vector, flats(self.encoding.frequency)
-        said, s = (vector.new_empty(len(ends.node), w) for w in (self.message.out_features, self.sizes.d))
-        temporal_step.tell(_arrays(state[0]), flats(*ends), frequency, *self._scales(ends), flats(said, s))
-        return self.updater(said, s, s)  # type: ignore[misc]  # there is one where this is called
-
-    def _embedded_at_once(self, state: State, nodes: Tensor, t: Tensor) -> Tensor:
-        """z of a few nodes."""
-        layer: Any = self.attention[0]
-        merge, out = (layer.merge[0], layer.merge[3]), state[0].vector.new_empty(len(nodes), self.sizes.d)
-        weights = [self.encoding.frequency, layer.query.weight, layer.query.bias, layer.key, layer.value]
-        weights += [part for linear in merge for part in (linear.weight, linear.bias)]
-        asking = flats(nodes, t.contiguous())
-        temporal_step.embed(
-            _arrays(state[0]), flats(*state[1]), asking, flats(*weights), *self._scales(state[1]), flat(out)
-        )
-        return out
-
-    def _scales(self, like: Ends | Ring) -> tuple[tuple[np.float32, np.float32], temporal_step.Sizes]:
-        """The time encoding's factor, the rate of fading and the sizes, as temporal_step.py takes them."""
-        rate = 0.0 if self.fading is None else math.exp(self.fading.log_rate.item())
-        sizes = (self.parts.neighbours, self.parts.heads, self.sizes.d, like.features.shape[-1], self.sizes.d_time)
-        return (np.float32(self.encoding.scale), np.float32(rate)), sizes
 
     def _attended(self, state: State, nodes: Tensor, t: Tensor, layers: int, own: Tensor | None) -> Tensor:
         """z (q, d) after ``layers`` of attention; before the first, what the nodes remember and their own features."""
@@ -277,10 +245,6 @@ def _extent(contacts: Contacts) -> tuple[float, ...]:
         return min(u, v), max(u, v), u == v, t.item()
     found = torch.minimum(src, dst).min(), torch.maximum(src, dst).max(), (src == dst).any(), t.min()
     return tuple(torch.stack([one.double() for one in found]).tolist())
-
-
-def _arrays(memory: Memory) -> temporal_step.Arrays:
-    return flats(memory.vector, memory.updated, memory.decay)
 
 
 def copied(state: State) -> State:

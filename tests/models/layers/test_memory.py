@@ -164,6 +164,20 @@ def test_the_gru_updater_is_the_papers_equation() -> None:
     assert float(updated(cell, x, s)) == pytest.approx((1 - z) * n + z * s, rel=1e-6)
 
 
+def test_the_gru_updater_and_its_gradients_are_those_of_torchs_cell() -> None:
+    torch.manual_seed(0)
+    updater, message, s = mem.Gru(7, 5), torch.randn(6, 7), torch.randn(6, 5)
+    found = []
+    for form in (lambda x, y: updater(x, y, y), updater.cell):
+        leaves = message.clone().requires_grad_(), s.clone().requires_grad_()
+        updater.zero_grad()
+        out = form(*leaves)
+        out.sin().sum().backward()
+        found.append([out.detach(), *(p.grad.clone() for p in (*leaves, *updater.parameters()))])
+    for fused, plain in zip(*found, strict=True):
+        torch.testing.assert_close(fused, plain, rtol=1e-5, atol=1e-6)
+
+
 def test_the_rnn_updater_is_one_tanh() -> None:
     cell = mem.Rnn(1, 1)
     fill(cell, weight_ih=1.0, weight_hh=0.5)

@@ -30,6 +30,13 @@ def test_its_gradient_is_the_one_torch_finds() -> None:
         torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-5)
 
 
+def test_after_a_second_or_a_century_the_waves_are_those_of_the_angle() -> None:
+    encoding, t = Functional(16, 1.0, 1e6), torch.tensor([0.0, 1e-3, 1.0, 86400.0, 3e9])
+    angle = (t[:, None] * encoding.frequency).double()
+    exact = torch.cat([angle.cos(), angle.sin()], dim=-1) * encoding.scale
+    torch.testing.assert_close(encoding(t).double(), exact, rtol=0, atol=1e-6)
+
+
 def test_time2vec_is_one_line_and_waves() -> None:
     encoding = Time2Vec(4, 1.0, 100.0)
     with torch.no_grad():
