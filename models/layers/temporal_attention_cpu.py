@@ -30,6 +30,14 @@ LANES = lanes_of(np.float32)
 
 
 @njit(inline="always")
+def copy(out: Array, i: int, source: Array, j: int, n: int) -> None:
+    """out[i : i + n] = source[j : j + n], as vectors; an assignment of slices first asks whether they overlap."""
+    x, y = out[i : i + n], source[j : j + n]
+    for c in range(n):
+        x[c] = y[c]
+
+
+@njit(inline="always")
 def _dot(a: Array, b: Array, j: int, w: int) -> Any:
     """a · b[j : j + w]."""
     one = mul(load(a, 0), load(b, j))
@@ -59,7 +67,7 @@ def _gather(node: int, inputs: Arrays, sizes: Sizes, u: Array, live: Array) -> i
             row, left, mine = table[ids[slot] * m : ids[slot] * m + m], fade[slot], u[count * w : count * w + m]
             for c in range(m):
                 mine[c] = left * row[c]
-            u[count * w + m : count * w + m + f] = said[slot * f : slot * f + f]
+            copy(u, count * w + m, said, slot * f, f)
             encode(elapsed[slot], frequency, scale, u, count * w + m + f)
             live[count] = slot
             count += 1
@@ -78,7 +86,7 @@ def attend(inputs: Arrays, weights: Array, heard: Array, sizes: Sizes, first: in
         count = _gather(i, inputs, sizes, u, live)
         for at in range(i, h * q, q):
             mine, highest, whole = at * k, np.float32(-np.inf), np.float32(0.0)
-            asked[:r] = inputs[0][at * r : (at + 1) * r]
+            copy(asked, 0, inputs[0], at * r, r)
             for j in range(count):
                 weights[mine + j] = _dot(asked, u, j * w, w)
                 highest = max(highest, weights[mine + j])
@@ -88,7 +96,7 @@ def attend(inputs: Arrays, weights: Array, heard: Array, sizes: Sizes, first: in
             for j in range(count):
                 weights[mine + j] /= whole
             _weighted(weights, mine, count, u, answer, w)
-            heard[at * r : (at + 1) * r] = answer[:r]
+            copy(heard, at * r, answer, 0, r)
 
 
 @njit(inline="always")
@@ -118,21 +126,18 @@ def _backward(inputs: Arrays, given: Arrays, grads: Arrays, sizes: Sizes, first:
     k, h, m, f, p = sizes
     q, r = len(ids) // k, m + f + p
     w = -(-r // LANES) * LANES
-    u, g_u, live, score = (
-        np.zeros(k * w, np.float32),
-        np.empty(k * w, np.float32),
-        np.empty(k, np.int64),
-        np.empty(k, np.float32),
-    )
+    u, g_u = np.zeros(k * w, np.float32), np.empty(k * w, np.float32)
+    live, score = np.empty(k, np.int64), np.empty(k, np.float32)
     asked, g, answer = np.zeros(w, np.float32), np.zeros(w, np.float32), np.empty(w, np.float32)
     for i in range(first, stop):
         count = _gather(i, inputs, sizes, u, live)
         g_u[:] = 0
         for at in range(i, h * q, q):
-            asked[:r], g[:r] = inputs[0][at * r : (at + 1) * r], g_heard[at * r : (at + 1) * r]
+            copy(asked, 0, inputs[0], at * r, r)
+            copy(g, 0, g_heard, at * r, r)
             _of_scores(u, (asked, g), weights, at * k, count, score, g_u)
             _weighted(score, 0, count, u, answer, w)
-            g_asked[at * r : (at + 1) * r] = answer[:r]
+            copy(g_asked, at * r, answer, 0, r)
         of_waves = g_frequency[i * (p // 2) : (i + 1) * (p // 2)]
         for j in range(count):
             slot, mine, of_fade = live[j], g_u[j * w : (j + 1) * w], np.float32(0.0)
@@ -140,7 +145,8 @@ def _backward(inputs: Arrays, given: Arrays, grads: Arrays, sizes: Sizes, first:
             for c in range(m):
                 of_fade += mine[c] * row[c]
                 out[c] = fade[slot] * mine[c]
-            g_fade[slot], g_said[slot * f : slot * f + f] = of_fade, mine[m : m + f]
+            g_fade[slot] = of_fade
+            copy(g_said, slot * f, mine, m, f)
             slopes(elapsed[slot], u, j * w + m + f, mine[m + f :], of_waves)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numba import njit
 
 from models.layers.parallel import FAST
-from models.layers.temporal_attention_cpu import attend
+from models.layers.temporal_attention_cpu import attend, copy
 from models.layers.waves_cpu import encode
 
 Array = np.ndarray
@@ -100,10 +100,11 @@ def tell(memory: Arrays, contacts: Arrays, rows: Array, time: Array, rates: Rate
         left_other, _ = _left(memory, rate, other, t[event])
         mine, nodes[i] = said[i * m : (i + 1) * m], node
         _add(s, i * d, left, memory[0], node * d, d)
-        mine[:d], mine[d : 2 * d] = s[i * d : (i + 1) * d], 0
+        copy(mine, 0, s, i * d, d)
+        mine[d : 2 * d] = 0
         _add(mine, d, left_other, memory[0], other * d, d)
         encode(elapsed, time, scale, mine, 2 * d)
-        mine[2 * d + p : m - 1] = features[event * (f - 1) : (event + 1) * (f - 1)]
+        copy(mine, 2 * d + p, features, event * (f - 1), f - 1)
         mine[m - 1] = np.float32(-1.0 if back else 1.0)
 
 
@@ -117,8 +118,8 @@ def remember(ring: Arrays, counted: Arrays, contacts: Arrays, slots: int) -> Non
             node, other = (dst[event], src[event]) if back else (src[event], dst[event])
             slot = node * slots + seen[node] % slots
             ring[0][slot], ring[1][slot] = other, t[event]
-            mine = ring[2][slot * (said + 1) : (slot + 1) * (said + 1)]
-            mine[:said], mine[said] = features[event * said : (event + 1) * said], np.float32(1 - 2 * back)
+            copy(ring[2], slot * (said + 1), features, event * said, said)
+            ring[2][slot * (said + 1) + said] = np.float32(1 - 2 * back)
             updated[node], seen[node] = max(updated[node], t[event]), seen[node] + 1
 
 
@@ -154,9 +155,9 @@ def embed(
         attend((asked, memory[0], ids, fade, features, elapsed, frequency), slots, heard, (k, h, d, f, p), 0, 1)
         for c in range(h * r):
             _add(both, c // r * per, heard[c], value, c * per, per)
-        both[d:] = z
+        copy(both, d, z, 0, d)
         _times(merge, merge_bias, both, hidden)
         for c in range(d):
             hidden[c] = max(hidden[c], np.float32(0.0))
         _times(last, last_bias, hidden, answer)
-        out[i * d : (i + 1) * d] = answer
+        copy(out, i * d, answer, 0, d)
