@@ -69,9 +69,9 @@ def _backward(kept: Arrays, g: Array, grads: Arrays, d: int, first: int, stop: i
             of_s[c] = of_out[c] * update
 
 
-def gated(*inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def gated(message: Tensor, s: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The new states (g, d), the gates (g, 3d) and y, of what Gated takes."""
-    message, s, from_message, from_s, bias, bias_s = inputs
+    from_message, from_s, bias, bias_s = weights
     x = torch.addmm(bias, message, from_message.t())
     y = torch.addmm(bias_s, s, from_s.t())
     out = s.new_empty(s.shape)
@@ -80,13 +80,15 @@ def gated(*inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class Gated(Function):
-    """message (g, m), s (g, d), weights (3d, m), (3d, d) and biases (3d,) of each as in torch.nn.GRUCell, float32 → the
-    new states (g, d)."""
+    """s (g, d), weights (3d, m), (3d, d) and biases (3d,) of each as in torch.nn.GRUCell, and the message (g, m), float32,
+    in pieces, so that no gradient is worked out of those that need none → the new states (g, d)."""
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Tensor) -> Tensor:
-        message, s, *weights = (x.contiguous() for x in inputs)
+    def forward(ctx: Any, s: Tensor, *inputs: Tensor) -> Tensor:
+        s, weights, pieces = s.contiguous(), inputs[:4], inputs[4:]
+        message = torch.cat(pieces, dim=1)
         out, x, y = gated(message, s, *weights)
+        ctx.widths = [piece.shape[1] for piece in pieces]
         ctx.save_for_backward(message, s, *weights[:2], x, y)
         return out
 
@@ -94,9 +96,9 @@ class Gated(Function):
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         message, s, from_message, from_s, x, y = ctx.saved_tensors
-        grads = x.new_empty(x.shape), y.new_empty(y.shape), s.new_empty(s.shape)
+        g_x, g_y, g_s = grads = x.new_empty(x.shape), y.new_empty(y.shape), s.new_empty(s.shape)
         side_by_side(_backward, len(s), flats(x, y, s), flat(g.contiguous()), flats(*grads), s.shape[1])
-        g_x, g_y, g_s = grads
-        g_message = g_x @ from_message if ctx.needs_input_grad[0] else None
-        g_before = g_s.addmm_(g_y, from_s) if ctx.needs_input_grad[1] else None
-        return g_message, g_before, g_x.t() @ message, g_y.t() @ s, g_x.sum(0), g_y.sum(0)
+        g_weights = g_x.t() @ message, g_y.t() @ s, g_x.sum(0), g_y.sum(0)
+        g_before = g_s.addmm_(g_y, from_s) if ctx.needs_input_grad[0] else None
+        columns = zip(from_message.split(ctx.widths, dim=1), ctx.needs_input_grad[5:], strict=True)
+        return g_before, *g_weights, *(g_x @ weight if needed else None for weight, needed in columns)

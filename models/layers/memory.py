@@ -130,18 +130,18 @@ class LstmOverMessages(nn.Module):
 
 
 class Gru(nn.Module):
-    """s ← GRU(message, s)."""
+    """s ← GRU(message, s); the message may come in pieces that stand side by side."""
 
     def __init__(self, m: int, d: int) -> None:
         super().__init__()
         self.cell, self.width = nn.GRUCell(m, d), d
 
-    def forward(self, message: Tensor, s: Tensor, kept: Tensor) -> Tensor:
+    def forward(self, message: Tensor | tuple[Tensor, ...], s: Tensor, kept: Tensor) -> Tensor:
         """The new memory (g, w)."""
-        cell = self.cell
-        if message.device.type == "cpu" and message.dtype == torch.float32:
-            return Gated.apply(message, s, cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
-        return cell(message, s)
+        cell, pieces = self.cell, message if isinstance(message, tuple) else (message,)
+        if s.device.type == "cpu" and s.dtype == torch.float32:
+            return Gated.apply(s, cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh, *pieces)
+        return cell(torch.cat(pieces, dim=1), s)
 
 
 class Rnn(nn.Module):

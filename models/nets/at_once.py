@@ -31,9 +31,8 @@ def knows(graph: TemporalGraph, state: State) -> bool:
     parts, vector = graph.parts, state[0].vector
     if torch.is_grad_enabled() or graph.training or vector.device.type != "cpu" or vector.dtype != torch.float32:
         return False
-    known = parts.updater == "gru" and parts.message == "identity" and parts.embedding == "attention"
-    known &= parts.message_reads == "memory" and parts.layers == 1 and parts.aggregator in ("last", "mean", "sum")
-    return known and isinstance(graph.encoding, Functional)
+    attends = parts.embedding == "attention" and parts.layers == 1 and parts.message_reads == "memory"
+    return parts.unchanged and attends and isinstance(graph.encoding, Functional)
 
 
 def newest(graph: TemporalGraph, state: State, contacts: Contacts) -> np.ndarray | None:

@@ -50,6 +50,12 @@ class Parts:
     neighbours: int = 10
     fades: bool = True
 
+    @property
+    def unchanged(self) -> bool:
+        """True where a GRU hears a node's only message as it is."""
+        alone = self.aggregator in ("last", "mean", "sum")
+        return self.updater == "gru" and self.message == "identity" and alone
+
 
 PRESETS = {
     "tgn": Parts(),
@@ -166,8 +172,9 @@ class TemporalGraph(nn.Module):
         others = s[r:, :d]
         if self.parts.message_reads == "embedding":
             others = self._attended(state, ends.other, ends.t, self.parts.layers, None)
-        said = torch.cat([s[:r, :d], others, self.encoding(elapsed[:r]), ends.features], dim=1)
-        message = self.aggregate(self.message(said, ends.features[:, -1] > 0), groups)
+        message: Any = s[:r, :d], others, self.encoding(elapsed[:r]), ends.features
+        if not (self.parts.unchanged and r == len(groups.node)):
+            message = self.aggregate(self.message(torch.cat(message, dim=1), ends.features[:, -1] > 0), groups)
         kept, before = elapsed[:r], s[:r]
         if r > len(groups.node):
             before, kept = self._faded(memory, groups.node, groups.newest)
