@@ -80,7 +80,7 @@ def gated(message: Tensor, s: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor,
 
 
 class Gated(Function):
-    """s (g, d), weights (3d, m), (3d, d) and biases (3d,) of each as in torch.nn.GRUCell, and the message (g, m), float32,
+    """s (g, d), weights (3d, m), (3d, d) and biases (3d,) as in torch.nn.GRUCell, float32, and the message (g, m)
     in pieces, so that no gradient is worked out of those that need none → the new states (g, d)."""
 
     @staticmethod
