@@ -28,36 +28,36 @@ State = tuple[Memory, Ring]
 
 def knows(graph: TemporalGraph, state: State) -> bool:
     """True where no gradient is asked for and temporal_step.py knows the parts."""
-    parts, vector = graph.parts, state[0].vector
+    vector = state[0].vector
     if torch.is_grad_enabled() or graph.training or vector.device.type != "cpu" or vector.dtype != torch.float32:
         return False
-    attends = parts.embedding == "attention" and parts.layers == 1 and parts.message_reads == "memory"
-    return parts.unchanged and attends and isinstance(graph.encoding, Functional)
+    return graph.parts.plain and isinstance(graph.encoding, Functional)
 
 
-def newest(graph: TemporalGraph, state: State, contacts: Contacts) -> np.ndarray | None:
-    """The newest end of every node that the events touch, as temporal_step.py counts ends; None where an event cannot
-    be, or where a node has messages that come together."""
-    e = len(contacts.src)
-    if not e or contacts.features.shape != (e, graph.sizes.n_features):
+def insert(graph: TemporalGraph, state: State, contacts: Contacts, in_place: bool) -> State | None:
+    """The state after the events; None, and nothing written, where an event cannot be, or where a node has messages
+    that come together."""
+    e, g = len(contacts.src), 0
+    if e and contacts.features.shape == (e, graph.sizes.n_features):
+        given, rows = flats(*(column.contiguous() for column in contacts)), np.empty(2 * e, np.int64)
+        g = temporal_step.newest(given[:3], len(state[0].seen), rows, graph.parts.aggregator != "last")
+    if g < 1:
         return None
-    rows = np.empty(2 * e, np.int64)
-    given = flats(*(column.contiguous() for column in contacts[:3]))
-    count = temporal_step.newest(given, len(state[0].seen), rows, graph.parts.aggregator != "last")
-    return None if count < 0 else rows[:count]
-
-
-def insert(graph: TemporalGraph, state: State, contacts: Contacts, rows: np.ndarray) -> State:
-    """The state after the events, whose ``newest`` are ``rows``, written over the one given."""
-    memory, ring = state
-    given, cell = flats(*(column.contiguous() for column in contacts)), graph.updater.cell  # type: ignore[union-attr]
-    vector, g, d = memory.vector, len(rows), graph.sizes.d
-    nodes, said, s = memory.seen.new_empty(g), vector.new_empty(g, graph.message.out_features), vector.new_empty(g, d)
-    before, frequency = flats(vector, memory.updated, memory.decay), flat(graph.encoding.frequency)
-    temporal_step.tell(before, given, rows, frequency, *_scales(graph), flats(nodes, said, s))
+    if not in_place:
+        state = Memory(*(part.clone() for part in state[0])), Ring(*(part.clone() for part in state[1]))
+    (vector, updated, seen, decay), ring = state
+    nodes, said, s = (
+        seen.new_empty(g),
+        vector.new_empty(g, graph.message.out_features),
+        vector.new_empty(g, graph.sizes.d),
+    )
+    old, when, counts, forgets = flats(vector, updated, seen, decay)
+    frequency, out = flat(graph.encoding.frequency), flats(nodes, said, s)
+    temporal_step.tell((old, when, forgets), given, rows[:g], frequency, *_scales(graph), out)
+    cell: Any = graph.updater.cell  # type: ignore[union-attr]  # there is one where the parts are known
     new, _, _ = gated(said, s, cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
     vector.index_copy_(0, nodes, new)
-    temporal_step.remember(flats(*ring), flats(memory.updated, memory.seen), given, graph.parts.neighbours)
+    temporal_step.remember(flats(*ring), (when, counts), given, graph.parts.neighbours)
     return state
 
 

@@ -30,12 +30,11 @@ class LinkPredictor(nn.Module):
         u (c, q), or (1, q) where all of them have one source."""
         c, q, ends = len(v), len(t), torch.cat([u, v])
         z = self.graph.embed(state, ends.flatten(), t.expand_as(ends).flatten()).view(len(ends), q, -1)
-        z_u, z_v = z[: len(u)].expand(c, q, -1).flatten(0, 1), z[len(u) :].flatten(0, 1)
-        read = [z_u, z_v]
+        read = [z[: len(u)].expand(c, q, -1), z[len(u) :]]
         if self.pairs:
             pairs = u.expand(c, q).flatten(), v.flatten(), t.expand(c, q).flatten()
-            read.append(acquaintance(state, *pairs, self.graph.sizes.longest))
-        return self.decode(torch.cat(read, dim=1)).view(c, q)
+            read.append(acquaintance(state, *pairs, self.graph.sizes.longest).view(c, q, -1))
+        return self.decode(torch.cat(read, dim=2))[..., 0]
 
 
 def pair_decoder(m: int, d: int, dropout: float) -> nn.Sequential:

@@ -13,6 +13,7 @@ the updater its gradient, and nothing predicts itself (TRAP-06). A state is plai
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -50,11 +51,17 @@ class Parts:
     neighbours: int = 10
     fades: bool = True
 
-    @property
+    @cached_property
     def unchanged(self) -> bool:
         """True where a GRU hears a node's only message as it is."""
         alone = self.aggregator in ("last", "mean", "sum")
         return self.updater == "gru" and self.message == "identity" and alone
+
+    @cached_property
+    def plain(self) -> bool:
+        """True for a single layer of attention beside it: the paper's own parts, which at_once.py knows."""
+        attends = self.embedding == "attention" and self.layers == 1
+        return self.unchanged and attends and self.message_reads == "memory"
 
 
 PRESETS = {
@@ -125,9 +132,9 @@ class TemporalGraph(nn.Module):
         ``in_place``: the given state's own tensors are written to, but for vectors that gradients run through.
         """
         memory, ring = state
-        rows = at_once.newest(self, state, contacts) if self._compiled(state) else None
-        if rows is not None:
-            return at_once.insert(self, state if in_place else copied(state), contacts, rows)
+        after = at_once.insert(self, state, contacts, in_place) if self._compiled(state) else None
+        if after is not None:
+            return after
         self._check(contacts, len(memory.seen))
         if not len(contacts.src):
             return state
