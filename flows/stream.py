@@ -15,10 +15,12 @@ from flows.parameters import WAREHOUSE, open_warehouse
 from flows.settings import SettingsError, load_settings
 from flows.terminal import table, telling
 from tasks.feed import Memory, NoMemory
+from tasks.live_bars import LiveMarket
 from tasks.markets.bybit import LIVE_URL as REST_URL
 from tasks.markets.bybit import Bybit
 from tasks.markets.bybit_ws import LIVE_URL
-from tasks.stream import StreamJob, StreamReport, stream_events
+from tasks.stream import stream_events
+from tasks.stream_job import StreamJob, StreamReport
 from warehouse.universes import load_universe
 
 LATER = datetime(2100, 1, 1, tzinfo=UTC)  # a stream has no clock at which it stops believing REST
@@ -40,7 +42,8 @@ class StreamParameters(BaseModel):
         str | None, Field(pattern=r"^https?://\S+$", description="the REST service that goes with url")
     ] = None
     model: Annotated[
-        str | None, Field(description="a temporal graph network to keep up to date; empty: events are only stored")
+        str | None,
+        Field(description="a temporal graph network, to forecast at every close; empty: events are only stored"),
     ] = None
     warehouse: Annotated[str | None, WAREHOUSE] = None
     save_every_s: Annotated[float, Field(gt=0, le=3600, description="what a kill can cost, but for the trades")] = 5.0
@@ -73,9 +76,10 @@ class StreamParameters(BaseModel):
         """What reads the events: the newest published fold of the model, or nothing."""
         if self.model is None:
             return NoMemory()
-        from tasks.live_network import published_network  # torch takes seconds, which a stream that stores need not
+        from tasks.live_network import LiveNetwork, published_fold  # torch takes seconds: only for who forecasts
 
-        return published_network(job.warehouse, job.universe, self.model, len(job.symbols))
+        market = LiveMarket(job.warehouse, load_universe(job.warehouse, job.universe), job.source, job.rest)
+        return LiveNetwork(published_fold(market, self.model), market, job.symbols)
 
 
 @flow

@@ -18,8 +18,10 @@ from rich.table import Table
 from flows.progress import Report, lines, show_with
 
 ROOMS = ("flows", "tasks", "models", "warehouse")
-# steps, progress, waits
-TOLD = ("tasks.ledger", "tasks.events", "tasks.feed", "tasks.stream", "flows.progress", "warehouse.connect")
+TOLD = (  # steps, progress, waits
+    *("tasks.ledger", "tasks.events", "tasks.feed", "tasks.stream", "tasks.closes"),
+    *("flows.progress", "warehouse.connect"),
+)
 NO_TERMINAL_WIDTH = 160
 
 

@@ -17,6 +17,7 @@ from models.graphs.events import KINDS
 from models.graphs.market_stream import MARKET_ROW, MEASURES
 from tasks.errors import NoPricesError
 from tasks.markets.bybit_archive import TradeArchive
+from tasks.markets.bybit_frames import LEAST, MOST, MOST_RATE
 from tasks.markets.recorded import midnight_after
 from warehouse.connect import Warehouse
 from warehouse.events import append_events
@@ -24,6 +25,12 @@ from warehouse.events import append_events
 logger = logging.getLogger(__name__)
 
 VENUE = "bybit"
+QUANTITIES = {
+    "trade": ("price", "size"),
+    "liquidation": ("price", "size"),
+    "book": ("bid", "ask", "bid_size", "ask_size"),
+    "open_interest": ("open_interest",),
+}
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,29 @@ def _store_day(job: ArchiveJob, symbol: str, day: date) -> int:
         with job.warehouse.write(f"trades of {symbol} on {day}") as con:
             stored += append_events(con, table, **of, run_id=run_id, fetched_at=received)
     return stored
+
+
+def readable_rows(table: pa.Table, symbols: Sequence[str]) -> np.ndarray:
+    """``market_rows`` without those that no event can be made of, whose number is told."""
+    rows = market_rows(table, symbols)
+    known = readable(rows)
+    if not known.all():
+        first = rows[~known][0]
+        logger.warning(
+            "%d of %d stored events cannot be read and are left out; the first: %s of %s at %s",
+            *((~known).sum(), len(rows), KINDS[first["kind"]], symbols[first["symbol"]], first["t"].astype("M8[us]")),
+        )
+    return rows[known]
+
+
+def readable(rows: np.ndarray) -> np.ndarray:
+    """True (e,) where a row has the measures of its kind, each a number that a feature can hold."""
+    known = rows["t"] >= 0
+    for kind, names in QUANTITIES.items():
+        for name in names:
+            lowest = 0.0 if name in ("bid_size", "ask_size") else LEAST
+            known &= (rows["kind"] != KINDS.index(kind)) | ((rows[name] >= lowest) & (rows[name] < MOST))
+    return known & (np.abs(rows["rate"]) <= MOST_RATE)
 
 
 def market_rows(table: pa.Table, symbols: Sequence[str]) -> np.ndarray:

@@ -1,5 +1,5 @@
-"""What a stream has received, in three parts that are one: the buffer that orders it, the rows that its features look
-back to, and the network that reads it; with the instant up to which they have received.
+"""What a stream has received, in two parts that are one: the buffer that orders it, and the network that reads it; with
+the instant up to which they have received.
 
 The warehouse's rows are the log of this state. Rows are written first, then the state in one file; one that is taken up
 again is given the rows received after it, in their order, and is where it would be had it never been put down.
@@ -10,63 +10,112 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
 
-from models.graphs.events import Events
-from models.graphs.market_stream import MarketEvents
+from models.graphs.market_stream import MARKET_ROW
 from models.graphs.stream import EventStream, load_arrays
 from models.panel import TS_TYPE
-from tasks.events import market_rows
+from tasks.events import market_rows, readable
 from warehouse.connect import Warehouse
 
 logger = logging.getLogger(__name__)
 
 ORDER = [(name, "ascending") for name in ("ts", "kind", "symbol", "event_id")]
-RECEIVED = "received"
+RECEIVED, SYMBOLS = "received", "symbols"
 EPOCH = datetime.fromtimestamp(0, UTC)
 
 
-class Memory(Protocol):
-    """What a stream feeds: a network with its state, or anything else that reads events in order."""
+@dataclass(frozen=True, eq=False)
+class Due:
+    """Bars up to the one that closes at ``close`` are due, with these ``rows`` of MARKET_ROW (e,) of before."""
 
-    def consume(self, events: Events) -> Any:
-        """What it makes of the next batch."""
+    close: np.datetime64
+    rows: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Closed:
+    """What taking in the bars came to: where the memory then is, and forecasts, ``rows`` of store.stream_forecasts
+    without its keys."""
+
+    memory: Any
+    rows: pa.Table
+
+
+class Memory(Protocol):
+    """What a stream feeds: a network with its state, or anything else that reads rows in order."""
+
+    def begin(self) -> np.ndarray:
+        """The stored rows of MARKET_ROW that it has to be told first, having begun anew."""
+
+    def consume(self, rows: np.ndarray) -> Any:
+        """Takes the next rows of MARKET_ROW, by time."""
 
     def state(self) -> dict[str, np.ndarray]:
         """Its state, as arrays that later calls do not alter."""
+
+    def unfit(self, arrays: Mapping[str, np.ndarray]) -> str:
+        """Why it cannot go on from these arrays; empty if it can."""
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Goes on from where ``state`` was taken."""
 
 
-class NoMemory:
-    """Reads events and keeps nothing of them: for a stream that only stores."""
+@runtime_checkable
+class Forecaster(Memory, Protocol):
+    """A memory that forecasts at the closes of bars."""
 
-    def consume(self, events: Events) -> None:
+    def due(self) -> Due | None:
+        """The bars whose close the rows so far have passed, None for none; asked again once they are closed."""
+
+    def close(self, due: Due) -> Closed:
+        """What they come to; changes nothing, so that it may run beside all else."""
+
+    def adopt(self, closed: Closed) -> None:
+        """Goes on from there."""
+
+    def give_up(self, due: Due) -> int:
+        """How many bars will have no forecast; they are taken in at the next close."""
+
+
+class NoMemory:
+    """Reads rows and keeps nothing of them: for a stream that only stores."""
+
+    def begin(self) -> np.ndarray:
+        """Nothing."""
+        return np.empty(0, MARKET_ROW)
+
+    def consume(self, rows: np.ndarray) -> None:
         """Nothing."""
 
     def state(self) -> dict[str, np.ndarray]:
         """Nothing."""
         return {}
 
+    def unfit(self, arrays: Mapping[str, np.ndarray]) -> str:
+        """It goes on from anything."""
+        return ""
+
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Nothing to go on from."""
 
 
 class Feed:
-    """Takes rows as they arrive and gives them to ``memory`` in order, each once."""
+    """Takes rows as they arrive and gives them to ``memory`` in order, each once. ``unreadable``: how many stored rows
+    no event can be made of."""
 
     def __init__(self, symbols: Sequence[str], memory: Memory, bound_us: int) -> None:
         self.symbols, self.memory = tuple(symbols), memory
-        self.rows = MarketEvents(symbols)
-        self.buffer: EventStream[Any] = EventStream(self.rows, memory.consume, bound_us=bound_us)
+        self.buffer: EventStream[Any] = EventStream(memory.consume, bound_us=bound_us)
         self.received = EPOCH
         self.failed = False
+        self.unreadable = 0
 
     def stamped(self, table: pa.Table) -> pa.Table:
         """These rows of EVENT_ROWS as they are to be written: in the order of time, with ``fetched_at``."""
@@ -89,26 +138,49 @@ class Feed:
     def state(self) -> dict[str, np.ndarray]:
         """All of it as arrays that later calls do not alter."""
         parts = {f"{name}.{key}": array for name, part in self._parts().items() for key, array in part.state().items()}
-        return parts | {RECEIVED: np.array((self.received - EPOCH) // timedelta(microseconds=1))}
+        received = np.array((self.received - EPOCH) // timedelta(microseconds=1))
+        return parts | {RECEIVED: received, SYMBOLS: np.array(self.symbols)}
 
     def resume(self, path: Path, warehouse: Warehouse, keys: Mapping[str, object]) -> None:
-        """Takes up the state at ``path``, if there is one, and the rows of ``keys`` that were received after it.
+        """Takes up the state at ``path`` and the rows of ``keys`` that were received after it; where there is none, or
+        one of other symbols or of another memory, begins anew from what is stored.
 
-        Raises GraphError for a damaged file, or one of other symbols or bounds.
+        Raises GraphError for a damaged file, or one of other bounds.
         """
-        if not path.exists():
+        began, arrays = time.perf_counter(), load_arrays(path) if path.exists() else None
+        why = self._unfit(arrays) if arrays else ""
+        if arrays is None or why:
+            if why:
+                logger.warning("%s is put aside: %s; beginning anew from what is stored", path, why)
+            self.received = datetime.now(UTC)
+            rows = self.memory.begin()
+            self.buffer.push(rows)
+            logger.info("beginning with %d stored rows, %.1f s", len(rows), time.perf_counter() - began)
             return
-        began, arrays = time.perf_counter(), load_arrays(path)
         for name, part in self._parts().items():
-            own = {key.removeprefix(f"{name}."): array for key, array in arrays.items() if key.startswith(f"{name}.")}
-            part.restore(own)
+            part.restore(_of(name, arrays))
         self.received = EPOCH + timedelta(microseconds=int(arrays[RECEIVED]))
         missed = warehouse.query("events_after", received=self.received, **keys)
-        self.buffer.push(market_rows(missed, self.symbols))
+        rows = market_rows(missed, self.symbols)
+        known = readable(rows)
+        self.unreadable += int((~known).sum())
+        self.buffer.push(rows[known])
         if missed.num_rows:
             self.received = missed["fetched_at"][-1].as_py()
         seconds = time.perf_counter() - began
         logger.info("going on from %s and %d rows after it, %.1f s", path, missed.num_rows, seconds)
 
+    def _unfit(self, arrays: Mapping[str, np.ndarray]) -> str:
+        """Why these arrays are no state of this feed; empty if they are."""
+        saved = arrays[SYMBOLS].tolist() if SYMBOLS in arrays else []
+        if saved != list(self.symbols):
+            return f"it is of {', '.join(saved) or 'another version'}, this stream of {', '.join(self.symbols)}"
+        return self.memory.unfit(_of("memory", arrays))
+
     def _parts(self) -> dict[str, Any]:
-        return {"buffer": self.buffer, "rows": self.rows, "memory": self.memory}
+        return {"buffer": self.buffer, "memory": self.memory}
+
+
+def _of(part: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays of one part, under its own names."""
+    return {key.removeprefix(f"{part}."): array for key, array in arrays.items() if key.startswith(f"{part}.")}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from models.panel import TS_TYPE, Panel
+from models.scoring.signals import LABELS_3, views
 from tasks.errors import NoForecastsError
 from tasks.night import Night
 from warehouse.tables import read_query
@@ -72,6 +74,29 @@ def prediction_rows(made: Predictions) -> pa.Table:
     for k, name in enumerate(PROBABILITIES):
         columns[name] = made.probabilities[i, j, k].repeat(count)
     return pa.table(columns)
+
+
+def stream_rows(
+    made: Predictions, closes: np.ndarray, fresh: np.ndarray, spoken: np.ndarray, said: Mapping[str, object]
+) -> pa.Table:
+    """Rows of store.stream_forecasts without its keys: those of ``prediction_rows`` at the bars where ``spoken`` (t,).
+
+    ``closes`` (t,) of the bars, freshness ``fresh`` (t, n) of each memory at them, NaN for never, and what every row
+    has ``said``.
+    """
+    of = replace(made, valid=made.valid & spoken[:, None])
+    (i, j), count, view = np.nonzero(of.valid), len(made.horizons), views(made.probabilities)
+    columns: dict[str, Any] = {
+        "closes_at": pa.array(closes[i].repeat(count), pa.timestamp("us")).cast(TS_TYPE),
+        "label_3": np.array(LABELS_3, dtype=object)[view.label_3[i, j]].repeat(count),
+        "confidence": view.confidence[i, j].repeat(count),
+        "freshness": pa.array(fresh[i, j].repeat(count), from_pandas=True),
+        "stale": ~(fresh[i, j] >= 0.5).repeat(count),  # half: the memory is as old as it may be
+        "made_at": pa.repeat(pa.scalar(datetime.now(UTC), TS_TYPE), len(i) * count),
+    }
+    columns |= {name: pa.repeat(value, len(i) * count) for name, value in said.items()}
+    rows = prediction_rows(of)
+    return pa.table({**{name: rows[name] for name in rows.column_names}, **columns})
 
 
 def aware(ts: np.datetime64) -> datetime:

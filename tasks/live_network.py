@@ -1,91 +1,236 @@
-"""A temporal graph network that a stream feeds: the memory of a market, kept up to the last event."""
+"""A temporal graph network that a stream feeds: it takes in every bar at its close, as a night does, and forecasts.
+
+It begins where a night would that forecasts the next bar: ``context_bars`` before the segment of that bar, see
+models/training/fit.py. A night begins anew with each segment, of up to 512 bars, the stream goes on: from a segment
+that it did not begin in, its memory is longer than a night's. It learns nothing here.
+Glossary: e rows · n assets · t bars. Times are microseconds UTC.
+"""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from models import zoo
-from models.graphs.events import Events
-from models.training.artifact import file_hash, load_artifact
+from models.features.indicators import compute_features
+from models.graphs.events import KINDS
+from models.graphs.market_stream import MARKET_ROW, MarketEvents
+from models.graphs.surroundings import BarEvents, Surroundings
+from models.nets.forecast import Forecast
+from models.panel import Panel
+from models.scoring.memory_risk import freshness
+from models.training.artifact import Artifact, file_hash, load_artifact
 from models.training.errors import DamagedArtifactError
+from models.training.fit import predictions_of, segment_bars, settle_process
+from models.training.stepping import stepped
 from tasks.errors import NoModelError
-from warehouse.connect import Warehouse
+from tasks.feed import Closed, Due
+from tasks.forecasts import stream_rows
+from tasks.live_bars import Known, LiveMarket
+from tasks.night import Night
+from tasks.panels import LARGE_VALUE, by_time, heard_rows, instants
 from warehouse.publish import read_published
 from warehouse.tables import read_query
 
-logger = logging.getLogger(__name__)
+MAX_STALENESS_US = 3_600_000_000  # TGN-38
+NEVER = 0
+LATER = datetime(2100, 1, 1, tzinfo=UTC)
 
-CLOSE, FOLD = "close_us", "fold"
+
+@dataclass(frozen=True, eq=False)
+class PublishedFold:
+    """A model's newest published fold, whose test window is ``test_bars`` from ``test_start`` on."""
+
+    model: str
+    trial_id: str
+    fold: int
+    sha256: str
+    artifact: Artifact
+    test_start: np.datetime64
+    test_bars: int
+
+    @property
+    def said(self) -> dict[str, object]:
+        """What its forecasts say of it."""
+        return {"trial_id": self.trial_id, "fold": self.fold, "artifact_sha256": self.sha256}
 
 
-def published_network(warehouse: Warehouse, universe: str, model: str, assets: int) -> LiveNetwork:
-    """A model's newest published fold, its memory empty.
-
-    Raises NoModelError for a model without one or that reads no events, NotPublishedError, ArtifactError.
-    """
+def published_fold(market: LiveMarket, model: str) -> PublishedFold:
+    """Raises NoModelError for a model without one or that reads no events, NotPublishedError, ArtifactError."""
     try:
         zoo.network(model)
     except zoo.UnknownModelError as exc:
         raise NoModelError(f"{exc}; only networks can be fed") from exc
-    with read_published(warehouse) as con:
-        rows = read_query(con, "newest_fold", universe=universe, model=model).to_pylist()
-    if not rows:
-        raise NoModelError(f"no published night of {universe} has a fold of {model}; run one with this model first")
-    path = warehouse.artifacts / rows[0]["artifact"]
-    if file_hash(path) != rows[0]["artifact_sha256"]:
+    universe = market.universe.name
+    with read_published(market.warehouse) as con:
+        found = read_query(con, "newest_fold", source=market.source, universe=universe, model=model)
+    if not found.num_rows:
+        raise NoModelError(
+            f"no published {market.source} night of {universe} has a fold of {model}; run one with this model first"
+        )
+    row, path = found.to_pylist()[0], market.warehouse.artifacts / found["artifact"][0].as_py()
+    if file_hash(path) != row["artifact_sha256"]:
         raise DamagedArtifactError(f"{path}: not the file that the fold wrote; delete it and run the night again")
     artifact = load_artifact(path)
     if not hasattr(artifact.network, "insert"):
         raise NoModelError(f"{model} reads no events between bars: stream with a temporal graph network, such as tgn")
-    return LiveNetwork(artifact.network, assets, artifact.header.bar_us, fold=rows[0]["artifact_sha256"])
+    start, end = (instants(found[name])[0] for name in ("test_start", "test_end"))
+    bars = int((end - start).astype(np.int64) // artifact.header.bar_us)
+    return PublishedFold(model, row["trial_id"], row["fold"], row["artifact_sha256"], artifact, start, bars)
+
+
+@dataclass(frozen=True, eq=False)
+class Position:
+    """Where a network is: its ``state`` after the bar that closed at ``close``, what the features of its events look
+    back to, and when each asset's last event came, ``heard`` (n,)."""
+
+    close: int
+    state: Any
+    events: MarketEvents
+    heard: np.ndarray
 
 
 class LiveNetwork:
-    """A network with ``initial_state`` and ``insert`` over events, see models/nets/tgn.py, and its state.
+    """A published fold at the newest closed bar of its market, fed with rows of ``symbols``, some of the market's.
 
-    What a stream keeps of it is the memory, in ``state_now``: nothing is forecast or embedded until somebody asks the
-    network for it. Times count from the open of the bar in which the first event falls. It learns nothing here.
-    ``fold`` says which weights it has: a memory is of use to none but those that made it.
+    Rows wait until their bar has closed: it hears them then, and those alone that a night reads. ``due`` asks for the
+    bars whose close the rows have passed; ``close`` works on copies, so that rows may come in meanwhile.
     """
 
-    def __init__(self, network: nn.Module, assets: int, bar_us: int, fold: str = "") -> None:
-        self.network, self.assets, self.bar_us, self.fold = network.eval(), assets, bar_us, fold
-        self.state_now: Any = network.initial_state(1, assets)  # type: ignore[operator]
-        self.close_us: int | None = None
+    def __init__(self, fold: PublishedFold, market: LiveMarket, symbols: Sequence[str]) -> None:
+        settle_process()
+        self.fold, self.market, self.bar_us = fold, market, fold.artifact.header.bar_us
+        self.names = market.universe.symbols
+        self.place = np.array([self.names.index(symbol) for symbol in symbols])  # of a feed's symbol among the names
+        self.at: Position | None = None
+        self.waiting = [np.empty(0, MARKET_ROW)]
+        self.told = self.given_up = NEVER  # the newest row's time, and the last close that failed
 
-    @torch.no_grad()
-    def consume(self, events: Events) -> None:
-        """Takes the next events into the memory, which is written over: ``state`` gives copies."""
-        if self.close_us is None:
-            self.close_us = int(events.t[0]) // self.bar_us * self.bar_us
-        asked = self.state_now, events, self.close_us, self.bar_us
-        self.state_now = self.network.insert(*asked, in_place=True)  # type: ignore[operator]
+    def begin(self) -> np.ndarray:
+        """The stored rows after the newest stored bar, up to which the memory then is. Raises NoBarsError."""
+        now = datetime.now(UTC)
+        known = self.market.stored(now)
+        night = Night(now.date(), self.market.source, self.market.universe, self.market.warehouse, now)
+        rows, close = heard_rows(night, known.bars.ts[0], LATER), int(known.closes[-1].astype(np.int64))
+        n, stop, network = len(self.names), len(known.bars), self.fold.artifact.network
+        nothing: Any = network.initial_state(1, n)  # type: ignore[operator]
+        before = Position(NEVER, nothing, MarketEvents(self.names), np.full(n, NEVER))
+        bars = range(min(self._first(known.bars), stop), stop)
+        self.at, _ = self._taken_in(before, known, _features(known), rows[rows["t"] <= close], bars)
+        self.told, self.given_up, self.waiting = close, NEVER, [rows[:0]]
+        since, own = rows[rows["t"] > close], np.full(n, -1)
+        own[self.place] = np.arange(len(self.place))
+        since["symbol"] = own[since["symbol"]]
+        return since[since["symbol"] >= 0]
+
+    def consume(self, rows: np.ndarray) -> None:
+        """Keeps the next rows until their bar closes."""
+        self.told = int(rows["t"][-1])
+        small = (rows["kind"] == KINDS.index("trade")) & (rows["price"] * rows["size"] < LARGE_VALUE)
+        heard = rows[(rows["kind"] != KINDS.index("book")) & ~small]
+        heard["symbol"] = self.place[heard["symbol"]]
+        self.waiting.append(heard)
+
+    def due(self) -> Due | None:
+        """The bars whose close came before the newest row: none of their events can still come."""
+        until = (self.told - 1) // self.bar_us * self.bar_us
+        if self.at is None or until <= max(self.at.close, self.given_up):
+            return None
+        rows = np.concatenate(self.waiting)
+        return Due(np.datetime64(until, "us"), rows[rows["t"] <= until])
+
+    def close(self, due: Due) -> Closed:
+        """The forecasts at each of the closes that did not fail before. Raises what LiveMarket.at does."""
+        at, known = self.at, self.market.at(due.close)
+        assert at is not None
+        features, ends = _features(known), _microseconds(known.closes)
+        bars = range(int(np.searchsorted(ends, at.close, side="right")), len(ends))
+        after, made = self._taken_in(at, known, features, due.rows, bars)
+        new = slice(bars.start, bars.stop)
+        predictions = predictions_of(made, self.fold.artifact.header.horizons, features.rows(bars.start, bars.stop))
+        fresh = [freshness(_heard(at.heard, due.rows, t), t, MAX_STALENESS_US) for t in ends[new].tolist()]
+        spoken = ends[new] > self.given_up
+        return Closed(after, stream_rows(predictions, known.closes[new], np.stack(fresh), spoken, self.fold.said))
+
+    def adopt(self, closed: Closed) -> None:
+        """Goes on from there."""
+        self.at = closed.memory
+        rows = np.concatenate(self.waiting)
+        self.waiting = [rows[rows["t"] > closed.memory.close]]
+
+    def give_up(self, due: Due) -> int:
+        """How many bars will have no forecast."""
+        assert self.at is not None
+        before, self.given_up = max(self.at.close, self.given_up), int(due.close.astype(np.int64))
+        return (self.given_up - before) // self.bar_us
+
+    def _first(self, bars: Panel) -> int:
+        """Position of the bar from which a night would begin, to forecast the one after ``bars``."""
+        length = segment_bars(self.fold.test_bars, len(self.names))
+        start = int(np.searchsorted(bars.ts, self.fold.test_start))
+        segment = start + max(0, len(bars) - start) // length * length
+        return segment - self.fold.artifact.header.config.context_bars
+
+    def _taken_in(
+        self, at: Position, known: Known, features: Panel, rows: np.ndarray, bars: range
+    ) -> tuple[Position, list[Forecast]]:
+        """Where the network is after ``bars``, told of all ``rows`` (e,) since ``at``, and its forecasts of them."""
+        close, events, settled = int(_microseconds(known.closes)[-1]), MarketEvents(self.names), known.settled
+        events.restore(at.events.state())
+        told = events(by_time(rows, settled[(settled["t"] > at.close) & (settled["t"] <= close)]))
+        graph = zoo.graph_of(self.fold.artifact.header.spec)
+        snapshots = self.market.snapshots(graph, features.ts[max(0, bars.start - 1) : bars.stop])
+        around = Surroundings(snapshots, BarEvents.of(told, features.ts, known.closes))
+        made, state = stepped(self.fold.artifact, features, around, bars, at.state, begins=at.close == NEVER)
+        return Position(close, state, events, _heard(at.heard, rows, close)), made
 
     def state(self) -> dict[str, np.ndarray]:
-        """Every tensor of the state by its place in it, the fold, and the instant from which times count."""
-        said = {FOLD: np.array(self.fold)} | ({} if self.close_us is None else {CLOSE: np.array(self.close_us)})
-        return said | {name: value.detach().numpy().copy() for name, value in _tensors(self.state_now).items()}
+        """Every tensor of the network's state by its place in it, what waits, and which fold it is of."""
+        at = self.at
+        assert at is not None
+        self.waiting = [np.concatenate(self.waiting)]
+        numbers = np.array([at.close, self.told, self.given_up])
+        said = {"fold": np.array(self.fold.sha256), "numbers": numbers, "heard": at.heard, "waiting": self.waiting[0]}
+        said |= {f"events.{name}": array for name, array in at.events.state().items()}
+        return said | {f"state.{place}": value.numpy().copy() for place, value in _tensors(at.state).items()}
+
+    def unfit(self, arrays: Mapping[str, np.ndarray]) -> str:
+        """Why this network cannot go on from these arrays; empty if it can."""
+        if str(arrays.get("fold")) != self.fold.sha256:
+            return "the network has been fitted anew"
+        if arrays["events.symbols"].tolist() != list(self.names):
+            return f"it is of {', '.join(arrays['events.symbols'].tolist())}, the universe of {', '.join(self.names)}"
+        return ""
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Goes on from where ``state`` was taken, or begins empty where another fold took it.
+        """Goes on from where ``state`` was taken."""
+        events = MarketEvents(self.names)
+        events.restore({name: arrays[f"events.{name}"] for name in events.state()})
+        empty = self.fold.artifact.network.initial_state(1, len(self.names))  # type: ignore[operator]
+        close, self.told, self.given_up = arrays["numbers"].tolist()
+        self.at = Position(close, _with(empty, arrays, "state"), events, arrays["heard"])
+        self.waiting = [arrays["waiting"]]
 
-        Raises NoModelError for the state of another network.
-        """
-        if FOLD in arrays and str(arrays[FOLD]) != self.fold:
-            logger.info("the network has been fitted anew: its memory begins empty")
-            return
-        expected = {name: tuple(value.shape) for name, value in _tensors(self.state_now).items()}
-        found = {name: array.shape for name, array in arrays.items() if name not in (CLOSE, FOLD)}
-        if expected != found:
-            raise NoModelError("the saved memory is of another network; move the stream's state away to begin anew")
-        self.state_now = _with(self.state_now, arrays)
-        self.close_us = int(arrays[CLOSE]) if CLOSE in arrays else None
+
+def _features(known: Known) -> Panel:
+    return compute_features(known.bars, known.closes)
+
+
+def _heard(before: np.ndarray, rows: np.ndarray, until: int) -> np.ndarray:
+    """When each asset's last event up to ``until`` came (n,), by that ``before`` these rows (e,)."""
+    heard, own = before.copy(), rows[rows["t"] <= until]
+    np.maximum.at(heard, own["symbol"], own["t"])
+    return heard
+
+
+def _microseconds(instants: np.ndarray) -> np.ndarray:
+    return instants.astype("datetime64[us]").astype(np.int64)
 
 
 def _tensors(state: Any, place: str = "") -> dict[str, Tensor]:
@@ -96,9 +241,9 @@ def _tensors(state: Any, place: str = "") -> dict[str, Tensor]:
     return {name: tensor for part in parts for name, tensor in part.items()}
 
 
-def _with(state: Any, arrays: Mapping[str, np.ndarray], place: str = "") -> Any:
+def _with(state: Any, arrays: Mapping[str, np.ndarray], place: str) -> Any:
     """Nested tuples of the same shape with the tensors of ``arrays``."""
     if isinstance(state, Tensor):
         return torch.from_numpy(arrays[place].copy())
-    parts = [_with(part, arrays, f"{place}.{i}".lstrip(".")) for i, part in enumerate(state)]
+    parts = [_with(part, arrays, f"{place}.{i}") for i, part in enumerate(state)]
     return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)

@@ -5,23 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from datetime import datetime
-from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from models.panel import TS_TYPE
+from tasks.ending import unless
 from tasks.errors import MarketError
 from tasks.markets.bybit import TRADE_ROWS, Bybit
 from tasks.markets.event_rows import event_rows
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
 
 class MissedTrades:
@@ -57,7 +54,7 @@ class MissedTrades:
         rest, trades, why = self.rest, None, "the stream is ending"
         try:
             if rest is not None and not stop.is_set():
-                trades = await _unless(stop, lambda: rest.recent_trades(symbol))
+                trades = await unless(stop, lambda: rest.recent_trades(symbol))
         except MarketError as error:
             why = str(error)
         if trades is None:
@@ -68,33 +65,3 @@ class MissedTrades:
             self.counts["unfilled"] += 1
             logger.warning("%s: trades from %s to %s stay missing", symbol, last, trades["ts"][0])
         return trades.filter(pc.greater_equal(trades["ts"], pa.scalar(last, TS_TYPE)))
-
-
-async def _unless(stop: asyncio.Event, work: Callable[[], T]) -> T | None:
-    """What ``work`` returns or raises in a thread; None as soon as ``stop`` is set.
-
-    The thread is then left behind, and being a daemon keeps no process alive: a pool would wait for it.
-    """
-    loop, answer = asyncio.get_running_loop(), asyncio.get_running_loop().create_future()
-
-    def settle(result: T | None, error: Exception | None) -> None:
-        if not answer.done():
-            answer.set_exception(error) if error else answer.set_result(result)
-
-    def run() -> None:
-        result, error = None, None
-        try:
-            result = work()
-        except Exception as exc:
-            error = exc
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(settle, result, error)
-
-    threading.Thread(target=run, daemon=True).start()
-    stopping = asyncio.create_task(stop.wait())
-    await asyncio.wait({answer, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
-    if answer.done():
-        return answer.result()
-    answer.cancel()
-    return None

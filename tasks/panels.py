@@ -18,7 +18,7 @@ from models.graphs.windowed import Rule
 from models.panel import Panel
 from models.sessions import INTERVALS, bar_closes, bar_opens
 from tasks.errors import NoBarsError
-from tasks.events import market_rows
+from tasks.events import readable_rows
 from tasks.forecasts import aware
 from tasks.night import Night
 from warehouse.tables import read_query
@@ -77,7 +77,7 @@ def load_features(night: Night, last: np.datetime64 | None = None) -> Panel:
     """The stored FEATURES of the members on the grid of ``load_bars``, masked where no row is stored."""
     opens, _ = bar_grid(night, last)
     symbols = night.universe.symbols
-    return Panel.from_table(_rows_between(night, "features_between", symbols, opens), FEATURES, symbols, opens)
+    return Panel.from_table(rows_between(night, "features_between", symbols, opens), FEATURES, symbols, opens)
 
 
 def load_snapshots(
@@ -133,17 +133,31 @@ def load_bar_events(night: Night, last: np.datetime64 | None = None) -> BarEvent
     forecasts from that bar on are due again, see ``first_unseen_bar``.
     """
     opens, closes = bar_grid(night, last)
-    symbols, settled = night.universe.symbols, load_funding(night)
-    span = {"start": aware(opens[0]), "end": just_after(closes[-1])}
-    found = market_rows(night.warehouse.query("bar_events_between", **_heard(night), **span), symbols)
+    symbols, until = night.universe.symbols, closes[-1].astype(np.int64)
+    found, rates = heard_rows(night, opens[0], just_after(closes[-1])), settlements(load_funding(night), symbols)
+    rows = by_time(found, rates[rates["t"] <= until])
+    return BarEvents.of(MarketEvents(symbols)(rows), opens, closes) if len(rows) else None
+
+
+def heard_rows(night: Night, start: np.datetime64, end: datetime) -> np.ndarray:
+    """What a night reads of the view ``events`` in [start, end): rows of MARKET_ROW, by time."""
+    found = night.warehouse.query("bar_events_between", **_heard(night), start=aware(start), end=end)
+    return readable_rows(found, night.universe.symbols)
+
+
+def settlements(settled: pa.Table, symbols: Sequence[str]) -> np.ndarray:
+    """Settlements of funding (symbol, ts, rate), by symbol and ts, as rows of MARKET_ROW."""
     rates = np.zeros(settled.num_rows, MARKET_ROW)
     rates["t"] = rates["next_t"] = instants(settled["ts"]).astype(np.int64)
     rates["kind"], rates["rate"] = KINDS.index("funding"), settled["rate"].to_numpy()
     rates["symbol"] = [symbols.index(symbol) for symbol in settled["symbol"].to_pylist()]
-    rows = np.concatenate([found, rates[rates["t"] <= closes[-1].astype(np.int64)]])
-    if not len(rows):
-        return None
-    return BarEvents.of(MarketEvents(symbols)(rows[np.argsort(rows["t"], kind="stable")]), opens, closes)
+    return rates
+
+
+def by_time(rows: np.ndarray, rates: np.ndarray) -> np.ndarray:
+    """Both by time and simultaneous ones by key, as a stream hands them over: the order in which a bar hears them."""
+    both = np.concatenate([rows, rates])
+    return both[np.lexsort((both["key"], both["t"]))]
 
 
 def first_unseen_bar(night: Night, events: BarEvents) -> int:
@@ -167,7 +181,7 @@ def _heard(night: Night) -> dict[str, object]:
 
 def _load_bars(night: Night, symbols: tuple[str, ...], last: np.datetime64 | None) -> Panel:
     opens, closes = bar_grid(night, last)
-    rows = _rows_between(night, "bars_between", symbols, opens)
+    rows = rows_between(night, "bars_between", symbols, opens)
     if not rows.num_rows:
         raise NoBarsError(
             f"no {night.source} bar of {night.universe.name} ({len(symbols)} symbols) from {opens[0]} to {opens[-1]} "
@@ -181,17 +195,23 @@ def _load_bars(night: Night, symbols: tuple[str, ...], last: np.datetime64 | Non
             "are stored; validate the night again, it quarantines them"
         )
     prices = Panel.from_table(rows, BAR_COLUMNS[:-1], symbols, opens)
-    funding = np.where(prices.mask, _funding_at(night, symbols, closes), np.nan)
+    settled = load_funding(night, symbols) if night.universe.calendar == PERPETUALS else None
+    return with_funding(prices, settled, closes)
+
+
+def with_funding(prices: Panel, settled: pa.Table | None, closes: np.ndarray) -> Panel:
+    """BAR_COLUMNS of the bars ``prices``, which lack the last of them: the rate last settled (symbol, ts, rate) at or
+    before each close; 0 without ``settled``."""
+    funding = np.where(prices.mask, _funding_at(settled, prices.symbols, closes), np.nan)
     values = np.concatenate((prices.values, funding[:, :, None]), axis=2)
-    return Panel(opens, symbols, BAR_COLUMNS, values, prices.mask)
+    return Panel(prices.ts, prices.symbols, BAR_COLUMNS, values, prices.mask)
 
 
-def _funding_at(night: Night, symbols: tuple[str, ...], closes: np.ndarray) -> np.ndarray:
-    """Funding rate last settled at or before each close, (t, n); 0 for stocks, NaN before the first known one."""
+def _funding_at(settled: pa.Table | None, symbols: tuple[str, ...], closes: np.ndarray) -> np.ndarray:
+    """Funding rate last settled at or before each close, (t, n); NaN before the first known one."""
     rates = np.zeros((len(closes), len(symbols)))
-    if night.universe.calendar != PERPETUALS:
+    if settled is None:
         return rates
-    settled = load_funding(night, symbols)
     of, ts, rate = np.array(settled["symbol"].to_pylist()), instants(settled["ts"]), settled["rate"].to_numpy()
     for j, symbol in enumerate(symbols):
         own = of == symbol
@@ -200,8 +220,8 @@ def _funding_at(night: Night, symbols: tuple[str, ...], closes: np.ndarray) -> n
     return rates
 
 
-def _rows_between(night: Night, query: str, symbols: tuple[str, ...], opens: np.ndarray) -> pa.Table:
-    """Rows of ``symbols`` from the first to the last of ``opens``."""
+def rows_between(night: Night, query: str, symbols: tuple[str, ...], opens: np.ndarray) -> pa.Table:
+    """What ``query`` has of ``symbols`` from the first to the last of ``opens``."""
     return night.warehouse.query(
         query,
         **night.slice,

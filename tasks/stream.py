@@ -8,16 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import logging
-import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,17 +19,20 @@ import pyarrow.compute as pc
 
 from models.graphs.stream import save_arrays
 from models.panel import TS_TYPE
+from tasks.closes import Closes
+from tasks.ending import signals_set
 from tasks.errors import RefusedError
 from tasks.events import VENUE
-from tasks.feed import EPOCH, Feed, Memory, NoMemory
-from tasks.markets.bybit import Bybit
+from tasks.feed import EPOCH, Feed, Forecaster, Memory, NoMemory
 from tasks.markets.bybit_frames import Frames, topics_of
-from tasks.markets.bybit_ws import Listener, Timing
+from tasks.markets.bybit_ws import Listener
 from tasks.markets.event_rows import event_rows
 from tasks.missed import MissedTrades
-from warehouse.connect import Warehouse, domain_errors
+from tasks.stream_job import BREAKERS, COUNTED, StreamJob, StreamReport
+from warehouse.connect import domain_errors
 from warehouse.errors import WarehouseLockedError
 from warehouse.events import append_events
+from warehouse.forecasts import append_forecasts
 
 logger = logging.getLogger(__name__)
 
@@ -43,72 +40,7 @@ TICK_S = 0.05
 QUEUED_FRAMES = 100_000  # what waits while a night holds the warehouse; beyond it the exchange has to
 AHEAD = timedelta(minutes=1)  # an event so much later than our clock is not believed: it would make all others late
 LOOK_BACK = timedelta(days=1)
-COUNTED = (
-    "events",
-    "stored",
-    "late",
-    "duplicates",
-    "gaps",
-    "reconnects",
-    "malformed",
-    "rejected",
-    "filled",
-    "unfilled",
-)
-BREAKERS = ("ahead", "stale", "storms")
 Queue = asyncio.Queue[str | bytes | None]
-
-
-@dataclass(frozen=True)
-class StreamJob:
-    """What to stream, from where, and for how long (``minutes``; None: until stopped).
-
-    ``rest`` answers for the trades that were missed, every ``sweep_every_s`` at most; without it they stay missed.
-    ``model`` names the memory, which has a state of its own. ``bound_ms``: how much later than a newer one an event may
-    arrive. ``stale_s``, ``storm_per_s``: when silence, or a flood, is warned of (TGN-39).
-    """
-
-    warehouse: Warehouse
-    universe: str
-    symbols: tuple[str, ...]
-    source: str
-    url: str
-    rest: Bybit | None = None
-    model: str | None = None
-    minutes: float | None = None
-    save_every_s: float = 5.0
-    sweep_every_s: float = 10.0
-    book_every_ms: int = 1_000
-    bound_ms: int = 1_000
-    stale_s: float = 60.0
-    storm_per_s: float = 10_000.0
-    timing: Timing = field(default_factory=Timing)
-
-    @property
-    def state_file(self) -> Path:
-        """Where the state is kept, beside the warehouse."""
-        folder = self.warehouse.path.with_name(f"{self.warehouse.path.stem}.streams")
-        return folder / f"{'-'.join(filter(None, (self.source, self.universe, self.model)))}.npz"
-
-    @property
-    def keys(self) -> dict[str, object]:
-        """Which of the warehouse's events are this stream's."""
-        return {"source": self.source, "venue": VENUE, "symbols": list(self.symbols)}
-
-    @property
-    def run_id(self) -> str:
-        """First 16 hex digits of sha256("stream|source|universe")."""
-        return hashlib.sha256(f"stream|{self.source}|{self.universe}".encode()).hexdigest()[:16]
-
-
-@dataclass(frozen=True)
-class StreamReport:
-    """How a stream went: seconds, and counts by the names COUNTED and BREAKERS."""
-
-    universe: str
-    source: str
-    seconds: float
-    counts: dict[str, int]
 
 
 def stream_events(job: StreamJob, memory: Memory | None = None) -> StreamReport:
@@ -122,39 +54,17 @@ def stream_events(job: StreamJob, memory: Memory | None = None) -> StreamReport:
 
 async def _until_told(stream: MarketStream) -> StreamReport:
     stop = asyncio.Event()
-    with _signals(stop):
+    with signals_set(stop):
         return await stream.run(stop)
 
 
-@contextlib.contextmanager
-def _signals(stop: asyncio.Event) -> Iterator[None]:
-    """SIGTERM and SIGINT set ``stop`` for the block; a second one does what it did before. Only in a main thread."""
-    loop = asyncio.get_running_loop()
-    before: dict[signal.Signals, Any] = {}
-
-    def once(number: signal.Signals) -> None:
-        stop.set()
-        loop.remove_signal_handler(number)
-        signal.signal(number, before[number])
-
-    with contextlib.suppress(ValueError, RuntimeError, NotImplementedError):
-        for number in (signal.SIGTERM, signal.SIGINT):
-            before[number] = signal.getsignal(number)
-            loop.add_signal_handler(number, once, number)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            if loop.remove_signal_handler(number):
-                signal.signal(number, handler)
-
-
 class MarketStream:
-    """One run of a job. ``memory`` is fed with every batch and its state saved with the stream's."""
+    """One run of a job. ``memory`` is fed with every batch and its state saved with the stream's, and its forecasts."""
 
     def __init__(self, job: StreamJob, memory: Memory | None = None) -> None:
         self.job = job
         self.feed = Feed(job.symbols, memory or NoMemory(), job.bound_ms * 1000)
+        self.closes = Closes(job.universe, memory) if isinstance(memory, Forecaster) else None
         self.frames = Frames(job.symbols, job.book_every_ms * 1000)
         self.listener = Listener(job.url, topics_of(job.symbols), job.timing)
         self.counts: Counter[str] = Counter()
@@ -176,6 +86,8 @@ class MarketStream:
         try:
             while not stop.is_set() and time.monotonic() < ends and not reading.done():
                 await self._take(queue)
+                if self.closes is not None:
+                    self.closes.begin_due(stop)
                 if time.monotonic() - self._said >= self.job.save_every_s and saving.done():
                     _check(saving)
                     self._say()
@@ -186,6 +98,8 @@ class MarketStream:
             stop.set()  # what is missing now stays missing: REST may be down, and who ended this waits
             reading.cancel()
             await asyncio.gather(reading, saving, return_exceptions=True)
+            if self.closes is not None:
+                await self.closes.end()
             try:
                 await self._take(queue)
             finally:
@@ -215,6 +129,8 @@ class MarketStream:
             **self.frames.counts,
             **self.counts,
             **self.missed.counts,
+            **(self.closes.counts if self.closes is not None else {}),
+            "unreadable": self.feed.unreadable,
             "reconnects": self.listener.reconnects,
         }
         return {name: known.get(name, 0) for name in (*COUNTED, *BREAKERS)}
@@ -266,23 +182,35 @@ class MarketStream:
 
     async def _save(self) -> None:
         """Writes what has not been written yet, then the state that has received just that, unless it is half a one."""
-        tables, self._unsaved = self._unsaved, []
-        if not tables:
+        closes = self.closes
+        if not self._unsaved and not (closes is not None and closes.moved):
             return
+        tables, self._unsaved = self._unsaved, []
+        forecasts = closes.take() if closes is not None else []
         state = None if self.feed.failed else self.feed.state()
         try:
-            self.counts["stored"] += await asyncio.to_thread(self._write, pa.concat_tables(tables), state)
+            self.counts.update(await asyncio.to_thread(self._write, tables, forecasts, state))
         except BaseException:
             self._unsaved[:0] = tables
+            if closes is not None:
+                closes.put_back(forecasts)
             raise
 
-    def _write(self, rows: pa.Table, state: dict[str, np.ndarray] | None) -> int:
-        with self.job.warehouse.write(f"stream {self.job.universe}") as con:
-            stored = append_events(con, rows, source=self.job.source, venue=VENUE, run_id=self.job.run_id)
+    def _write(
+        self, tables: list[pa.Table], forecasts: list[pa.Table], state: dict[str, np.ndarray] | None
+    ) -> dict[str, int]:
+        job, stored, made = self.job, 0, 0
+        stamps = {"source": job.source, "run_id": job.run_id}
+        with job.warehouse.write(f"stream {job.universe}") as con:
+            if tables:
+                stored = append_events(con, pa.concat_tables(tables), venue=VENUE, **stamps)
+            if forecasts:
+                keys = {"universe": job.universe, "model": job.model or ""}
+                made = append_forecasts(con, pa.concat_tables(forecasts), **keys, **stamps)
         if state is not None:
-            with domain_errors(self.job.state_file, OSError):
-                save_arrays(self.job.state_file, state)
-        return stored
+            with domain_errors(job.state_file, OSError):
+                save_arrays(job.state_file, state)
+        return {"stored": stored, "forecasts": made}
 
     def _say(self) -> None:
         """Logs how far it has got, and what the circuit breakers of TGN-39 would act on."""

@@ -1,7 +1,8 @@
 """A Bybit of our own on 127.0.0.1: a websocket that plays a script of frames and faults, and REST beside it.
 
 Every step is a frame, sent if its topic is subscribed, or one of the faults below. What is played while nobody is
-connected, or while the exchange is silent, is lost to the websocket; REST knows every trade that has been played.
+connected, or while the exchange is silent, is lost to the websocket; REST knows every trade that has been played, and
+what it is given by symbol: ``klines`` as on the wire, ``settled`` rates of funding (ms, rate).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -22,6 +23,7 @@ AWAY = "away"  # it does, and what follows is played while nobody is connected, 
 BACK = "back"
 SILENCE = "silence"  # nothing is sent or answered any more, until the client connects anew
 SNAPSHOT = "snapshot"  # waits until the client has asked for a snapshot again
+NOW_MS = 4_000_000_000_000  # by its own clock every bar that it has is closed
 PACE_S = 0.003  # between frames: what REST knows and the websocket has not yet delivered stays little
 
 
@@ -42,6 +44,8 @@ class Exchange:
         self.script, self.topics, self.rejected = list(script), set(topics), set(rejected)
         self.books, self.snapshots = books or {}, {}
         self.trades: dict[str, list[dict[str, str]]] = {}
+        self.klines: dict[str, list[list[str]]] = {}
+        self.settled: dict[str, list[tuple[int, str]]] = {}
         self.asked: list[dict[str, Any]] = []
         self.connections = self.pings = 0
         self.done, self.rest_down = threading.Event(), False
@@ -175,15 +179,38 @@ class Exchange:
             ]
         return topic
 
+    @property
+    def _answers(self) -> dict[str, Callable[[dict[str, str]], list[Any]]]:
+        """What REST says, newest first, by path."""
+
+        def of_span(rows: list[Any], stamp: Callable[[Any], int], first: str, last: str) -> list[Any]:
+            return sorted((row for row in rows if int(first) <= stamp(row) <= int(last)), key=stamp, reverse=True)
+
+        return {
+            "recent-trade": lambda asked: sorted(
+                self.trades.get(asked["symbol"], []), key=lambda one: -int(one["time"])
+            ),
+            "kline": lambda asked: of_span(
+                self.klines.get(asked["symbol"], []), lambda row: int(row[0]), asked["start"], asked["end"]
+            ),
+            "funding/history": lambda asked: [
+                {"symbol": asked["symbol"], "fundingRate": rate, "fundingRateTimestamp": str(ms)}
+                for ms, rate in of_span(
+                    self.settled.get(asked["symbol"], []), lambda row: row[0], asked["startTime"], asked["endTime"]
+                )
+            ],
+        }
+
     def _rest(self) -> type[BaseHTTPRequestHandler]:
         exchange = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                (symbol,) = parse_qs(urlsplit(self.path).query)["symbol"]
-                newest_first = sorted(exchange.trades.get(symbol, []), key=lambda one: -int(one["time"]))
-                result = {"category": "linear", "list": newest_first}
-                body = json.dumps({"retCode": 0, "retMsg": "OK", "result": result, "time": 1}).encode()
+                url = urlsplit(self.path)
+                asked = {name: value for name, (value,) in parse_qs(url.query).items()}
+                answer = exchange._answers[url.path.removeprefix("/v5/market/")](asked)
+                result = {"category": "linear", "list": answer}
+                body = json.dumps({"retCode": 0, "retMsg": "OK", "result": result, "time": NOW_MS}).encode()
                 self.send_response(503 if exchange.rest_down else 200)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()

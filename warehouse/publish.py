@@ -16,6 +16,16 @@ from warehouse.migrate import upgrade
 from warehouse.tables import query_text, read_query
 
 
+class PublishedCopy(Warehouse):
+    """The published copy of a warehouse, to be queried in its place: as it is now, and without a lock."""
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """``read_published``."""
+        with read_published(self) as con:
+            yield con
+
+
 def publish_copy(warehouse: Warehouse, source: str, universe: str) -> Path:
     """Path of the published copy: the one before, with the (source, universe) slice of every table as it is now.
 

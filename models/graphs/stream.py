@@ -16,7 +16,6 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from models.graphs.events import Events
 from models.graphs.snapshot import GraphError
 
 T = TypeVar("T")
@@ -30,14 +29,13 @@ class EventStream(Generic[T]):
     """A buffer in front of a network. Rows are structured arrays (e,) with the fields ``t`` and ``key`` and any others.
 
     An event is late, and dropped, when one more than ``bound_us`` newer has arrived before it; it is a duplicate, and
-    dropped, when its key has. ``build`` makes Events of sorted rows, ``consume`` is given those. It keeps no clock, and
-    holds no more than the events of the last ``bound_us`` + ``window_us`` and their keys.
+    dropped, when its key has. ``consume`` is given batches of rows by time. It keeps no clock, and holds no more than
+    the events of the last ``bound_us`` + ``window_us`` and their keys.
     """
 
     def __init__(
         self,
-        build: Callable[[np.ndarray], Events],
-        consume: Callable[[Events], T],
+        consume: Callable[[np.ndarray], T],
         *,
         window_us: int = 100_000,
         bound_us: int = 1_000_000,
@@ -48,7 +46,7 @@ class EventStream(Generic[T]):
                 f"window_us {window_us}, bound_us {bound_us}, max_events {max_events}: the bound may be 0, the others "
                 "must be positive"
             )
-        self._build, self._consume = build, consume
+        self._consume = consume
         self.window_us, self.bound_us, self.max_events = window_us, bound_us, max_events
         self.counts = dict.fromkeys(COUNTS, 0)
         self._newest = NEVER
@@ -123,9 +121,8 @@ class EventStream(Generic[T]):
         rows, self._waiting = rows[due], [rows[~due]]
         results = []
         for batch in self._batches(rows[np.lexsort((rows["key"], rows["t"]))]):
-            events = self._build(batch)
-            self.counts["handed_over"] += len(events)
-            results.append(self._consume(events))
+            self.counts["handed_over"] += len(batch)
+            results.append(self._consume(batch))
         return results
 
     def _batches(self, rows: np.ndarray) -> Iterator[np.ndarray]:

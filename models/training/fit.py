@@ -40,7 +40,10 @@ from models.training.pretrained import fitted_weights, part_alone
 from models.training.stepping import Walk, can_walk
 from models.zoo import DRAWING, Spec, build
 
-__all__ = ["FittedFold", "Predictions", "TrainConfig", "fit_fold", "fits_at_once", "fold_key", "predict_fold"]
+__all__ = [
+    *("FittedFold", "Predictions", "TrainConfig"),
+    *("fit_fold", "fits_at_once", "fold_key", "predict_fold", "predictions_of", "segment_bars", "settle_process"),
+]
 logger = logging.getLogger(__name__)
 
 SEGMENT_BARS = 512  # forecast in one forward pass
@@ -88,7 +91,7 @@ def fit_fold(
     With ``checkpoint`` every epoch is kept there, a fit that finds one goes on from it, and it is gone at the end.
     ``on_epoch(epoch, validation_loss)`` is called after each. Raises EmptyFoldError, DivergedFitError.
     """
-    _settle_process()
+    settle_process()
     around = heard(spec, surroundings, features.ts[: fold.train[-1] + 1])
     data = FoldData(config, features, labels, around, fold)
     network: Any = build(spec, len(features.columns), len(labels.horizons), config.seed)
@@ -140,26 +143,36 @@ def predict_fold(
     kept beside the model file, and the bars after it cost a step each. Raises the errors of ``load_artifact``, and
     ForeignArtifactError when the features are not those it was fitted on.
     """
-    _settle_process()
+    settle_process()
     loaded = load_artifact(artifact)
     header, network = loaded.header, loaded.network
     if features.columns != header.scaler.columns:
         raise ForeignArtifactError(f"{artifact}: fitted on other features; fit the fold again")
     stop = min(fold.test_stop, len(features))
     first = min(max(fold.test_start, fold.test_start if first is None else first), stop)
-    length = min(SEGMENT_BARS, fold.test_stop - fold.test_start, max(1, SEGMENT_PAIRS // len(features.symbols) ** 2))
+    length = segment_bars(fold.test_stop - fold.test_start, len(features.symbols))
     start = fold.test_start + (first - fold.test_start) // length * length
     newest = fold.test_start + (max(first, stop - 1) - fold.test_start) // length * length
     walk = Walk(artifact, loaded, features, surroundings, newest - header.config.context_bars)
     walks = keep_state and can_walk(network) and first < stop == len(features)
     stepped = walk.forecasts(first, stop) if walks and first >= newest else None
     if stepped is not None:
-        rows = [_scaled(forecast, slice(None)) for forecast in stepped]
-        return _predictions(rows, header.horizons, features, first, first, stop)
+        return predictions_of(stepped, header.horizons, features.rows(first, stop))
     rows = [_segment(network, header, features, surroundings, bar, length) for bar in range(start, stop, length)]
     if walks:
         walk.leave_state(stop)
     return _predictions(rows, header.horizons, features, start, first, stop)
+
+
+def segment_bars(test_bars: int, assets: int) -> int:
+    """How many bars of a test window are forecast in one pass, from which on the network begins anew."""
+    return min(SEGMENT_BARS, test_bars, max(1, SEGMENT_PAIRS // assets**2))
+
+
+def predictions_of(forecasts: Sequence[Forecast], horizons: tuple[int, ...], features: Panel) -> Predictions:
+    """The forecasts of one bar each, all of ``features``, in units of returns."""
+    rows = [_scaled(forecast, slice(None)) for forecast in forecasts]
+    return _predictions(rows, horizons, features, 0, 0, len(features))
 
 
 def fits_at_once() -> int:
@@ -208,7 +221,7 @@ def _readable(checkpoint: Path) -> bool:
     return True
 
 
-def _settle_process() -> None:
+def settle_process() -> None:
     """Sets what torch and Lightning keep per process; the same every time, so fits may run side by side in threads.
 
     One thread a fit: at these sizes a second gains little, stalls whenever another program wants its core, and would

@@ -27,6 +27,26 @@ from models.training.data import Inputs
 from models.training.keys import heard, inputs_hash
 
 
+def stepped(
+    model: Artifact, features: Panel, surroundings: Surroundings, bars: range, state: Any, begins: bool = False
+) -> tuple[list[Forecast], Any]:
+    """The forecasts of ``bars``, successive positions in ``features``, from the state before them, and that after them.
+
+    A bar's gap is counted from the one before it; with ``begins`` the first has none, as in a segment run at once.
+    Positions before the panel are masked bars.
+    """
+    offset = max(0, bars.start if begins else bars.start - 1)
+    panel, header = features.rows(offset, bars.stop), model.header
+    inputs = Inputs.of(panel, header.scaler, header.bar_us, heard(header.spec, surroundings, panel.ts))
+    network: Any = model.network
+    made = []
+    with torch.no_grad():
+        for bar in bars:
+            forecast, state = network.step(inputs.batch(torch.tensor([[bar - offset]])), state)
+            made.append(forecast)
+    return made, state
+
+
 def can_walk(network: nn.Module) -> bool:
     """True for a network with a step, where there is no GPU: a GPU runs a segment sooner than its steps.
 
@@ -66,18 +86,7 @@ class Walk:
         self._save(stop, state, began=stop)
 
     def _run(self, first: int, stop: int, state: Any) -> tuple[list[Forecast], Any]:
-        # a bar's gap is counted from the one before it; ``begin`` has none, as in a segment that is run at once
-        offset = max(0, first if first == self.begin else first - 1)
-        panel = self.features.rows(offset, stop)
-        header = self.model.header
-        inputs = Inputs.of(panel, header.scaler, header.bar_us, heard(header.spec, self.surroundings, panel.ts))
-        network: Any = self.model.network
-        made = []
-        with torch.no_grad():
-            for bar in range(first, stop):
-                forecast, state = network.step(inputs.batch(torch.tensor([[bar - offset]])), state)
-                made.append(forecast)
-        return made, state
+        return stepped(self.model, self.features, self.surroundings, range(first, stop), state, first == self.begin)
 
     def _saved(self, first: int) -> Any | None:
         """The state after the bar before ``first``, or None where none is saved that can be read and heard the same."""

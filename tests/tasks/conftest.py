@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -15,6 +15,7 @@ import pytest
 from models.panel import TS_TYPE
 from models.sessions import bar_opens
 from tasks.night import Night
+from tests.market_place import Place, publish_night
 from warehouse.connect import Warehouse
 from warehouse.migrate import migrate
 from warehouse.tables import append
@@ -128,6 +129,25 @@ def bar_rows(opens: np.ndarray, symbols: tuple[str, ...]) -> pa.Table:
             "volume": np.floor(draw.lognormal(10, 1, t * n)),
         }
     )
+
+
+@pytest.fixture(scope="session")
+def published_folder(desk_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the warehouse of a published night of perpetuals, see tests/market_place.py."""
+    folder = tmp_path_factory.mktemp("published")
+    publish_night(Desk(Warehouse.at(shutil.copy(desk_file, folder))), folder)
+    return folder
+
+
+@pytest.fixture
+def place(published_folder: Path, tmp_path: Path) -> Iterator[Place]:
+    """The market place after that night, with a warehouse of its own."""
+    folder = tmp_path / "place"
+    shutil.copytree(published_folder, folder)
+    made = Place(Desk(Warehouse.at(folder / "warehouse.duckdb")), folder)
+    yield made
+    for client in made.clients:
+        client.close()
 
 
 @pytest.fixture(scope="session")

@@ -16,15 +16,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.graphs.events import Events
+from models.graphs.market_stream import MEASURES
 from models.graphs.snapshot import GraphError
 from tasks.errors import RefusedError
+from tasks.feed import NoMemory
 from tasks.markets.bybit import Bybit
 from tasks.markets.bybit_frames import Frames, topics_of
 from tasks.markets.bybit_ws import Timing
 from tasks.markets.patience import ON_TAPE, Patience
 from tasks.missed import MissedTrades
-from tasks.stream import AHEAD, MarketStream, StreamJob, StreamReport, stream_events
+from tasks.stream import AHEAD, MarketStream, stream_events
+from tasks.stream_job import StreamJob, StreamReport
 from tests.exchange import AWAY, BACK, CLOSE, SILENCE, SNAPSHOT, Exchange
 from warehouse.connect import Warehouse
 from warehouse.migrate import migrate
@@ -100,16 +102,15 @@ def book_at(update: int, number: int) -> str:
     return text
 
 
-class Chain:
-    """A memory that depends on every event, their order and where the batches were cut."""
+class Chain(NoMemory):
+    """A memory that depends on every row, their order and where the batches were cut."""
 
     def __init__(self) -> None:
         self.value = np.array([1.0, 0.0, 0.0])
 
-    def consume(self, events: Events) -> None:
-        self.value = np.array(
-            [self.value[0] * 0.9 + events.features.sum(), self.value[1] + 1, self.value[2] + len(events)]
-        )
+    def consume(self, rows: np.ndarray) -> None:
+        said = sum(rows[name].sum() for name in ("kind", "symbol", *MEASURES)) + rows["t"].sum() % 997
+        self.value = np.array([self.value[0] * 0.9 + said, self.value[1] + 1, self.value[2] + len(rows)])
 
     def state(self) -> dict[str, np.ndarray]:
         return {"value": self.value}
@@ -456,8 +457,8 @@ def test_while_a_night_holds_the_warehouse_the_stream_goes_on(
 class Breaks(Chain):
     """A memory that cannot read its second batch."""
 
-    def consume(self, events: Events) -> None:
-        super().consume(events)
+    def consume(self, rows: np.ndarray) -> None:
+        super().consume(rows)
         if self.value[1] == 2:
             raise GraphError("no such batch")
 

@@ -13,7 +13,7 @@ CONTRACT = {
     *("bars", "corporate_actions", "funding_rates", "universes", "universe_members", "features", "graph_snapshots"),
     *("graph_edges", "trials", "folds", "predictions", "backtests", "equity_curves", "positions", "metrics"),
     *("leaderboard", "signals", "signals_next_day", "checks", "quarantine", "leak_audit", "nights", "model_registry"),
-    *("step_runs", "events", "trades"),
+    *("step_runs", "events", "trades", "stream_forecasts", "signals_now"),
 }
 MON, TUE, WED, THU, FRI = (f"2024-06-{day}T13:30" for day in (24, 25, 26, 27, 28))
 

@@ -1,10 +1,11 @@
--- newest_fold: the fold of a model that predicted for the newest published night of a universe, and where its weights
--- are. At most one row: the newest fold of the model's first trial.
+-- newest_fold: the fold of a model that predicted for the newest published night of $source and a universe, and where
+-- its weights are. At most one row: the newest fold of the model's first trial.
 SELECT
-    registry.source,
     registry.night,
     folds.trial_id,
     folds.fold,
+    folds.test_start,
+    folds.test_end,
     folds.artifact,
     folds.artifact_sha256
 FROM model_registry AS registry
@@ -14,6 +15,6 @@ INNER JOIN folds
     ON folds.source = registry.source
     AND folds.universe = registry.universe
     AND list_contains(registry.trial_ids, folds.trial_id)
-WHERE registry.universe = $universe AND registry.model = $model
+WHERE registry.source = $source AND registry.universe = $universe AND registry.model = $model
 ORDER BY nights.published_at DESC, folds.test_start DESC, list_position(registry.trial_ids, folds.trial_id)
 LIMIT 1;

@@ -10,12 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.graphs.events import Events
 from models.graphs.snapshot import GraphError
 from models.graphs.stream import SEEN, EventStream, load_arrays, save_arrays
 
 WINDOW, BOUND = 100, 250
-NODES = ("a", "b")
 
 
 def rows(*stamps: int) -> np.ndarray:
@@ -26,16 +24,9 @@ def rows(*stamps: int) -> np.ndarray:
     return made
 
 
-def as_events(batch: np.ndarray) -> Events:
-    """The key as the only feature, so that a test can tell the events apart."""
-    e = len(batch)
-    ends = np.zeros(e, np.int64), np.ones(e, np.int64)
-    return Events(*ends, batch["t"], np.zeros(e, np.int8), batch["key"].astype(np.float32)[:, None], NODES)
-
-
 def stream(**options: int) -> EventStream[list[int]]:
     shape = {"window_us": WINDOW, "bound_us": BOUND, "max_events": 100} | options
-    return EventStream(as_events, lambda events: events.t.tolist(), **shape)
+    return EventStream(lambda batch: batch["t"].tolist(), **shape)
 
 
 class Chain:
@@ -44,13 +35,13 @@ class Chain:
     def __init__(self) -> None:
         self.state = np.array([1.0, 0.0])
 
-    def __call__(self, events: Events) -> float:
-        self.state = np.array([self.state[0] * 0.9 + float(events.features.sum()), self.state[1] + len(events)])
+    def __call__(self, batch: np.ndarray) -> float:
+        self.state = np.array([self.state[0] * 0.9 + float(batch["key"].sum()), self.state[1] + len(batch)])
         return float(self.state[0])
 
 
 def through(arrivals: list[np.ndarray], chain: Chain) -> EventStream[float]:
-    made = EventStream(as_events, chain, window_us=WINDOW, bound_us=BOUND, max_events=3)
+    made = EventStream(chain, window_us=WINDOW, bound_us=BOUND, max_events=3)
     for arrived in arrivals:
         made.push(arrived)
     return made
@@ -199,7 +190,7 @@ def test_windows_and_bounds_that_make_no_sense_are_refused(options: dict[str, in
 def test_a_thousand_assets_fit_the_memory_that_the_sources_allow() -> None:
     """Inventory TGN-42: the whole system below 50 MB; here 20,000 events a second for three seconds."""
     draw = np.random.default_rng(0)
-    buffer = EventStream(as_events, len)
+    buffer = EventStream(len)
     tracemalloc.start()
     for start in range(0, 3_000_000, 50_000):
         arrived = np.empty(1_000, SEEN)
