@@ -102,15 +102,20 @@ def sql(
     statement: Annotated[str, typer.Argument(help="what to ask the published copy, in DuckDB's SQL")],
     csv: Annotated[bool, typer.Option("--csv", help="RFC 4180; maps and lists as JSON")] = False,
     json: Annotated[bool, typer.Option("--json", help="an array of objects, times in ISO 8601")] = False,
+    now: Annotated[
+        bool, typer.Option("--now", help="ask the warehouse itself, which may have to be waited for")
+    ] = False,
     warehouse: WarehouseOption = None,
 ) -> None:
     """Query what has been published.
 
-    Reads the read-only copy, so it never waits for a night that is running, and cannot change anything.
+    Reads the read-only copy, so it never waits for a night that is running, and cannot change anything. What a stream
+    writes is published with the next night; with --now it is there, as are nights that are not finished.
     """
     if csv and json:
         raise SettingsError("--csv or --json, not both")
-    run(place(warehouse), statement, "csv" if csv else "json" if json else "table", sys.stdout, console())
+    style = "csv" if csv else "json" if json else "table"
+    run(place(warehouse), statement, style, sys.stdout, console(), now)
 
 
 @app.command()
@@ -211,16 +216,17 @@ def stream(
         str | None, typer.Option(metavar="WS_URL", help="another websocket than Bybit's own; its rows are `recorded`")
     ] = None,
     rest_url: Annotated[
-        str | None, typer.Option(metavar="URL", help="its REST service, for trades missed while it was away")
+        str | None, typer.Option(metavar="URL", help="its REST service, for what was missed and for closed bars")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="a published temporal graph network to keep up to date")
+        str | None, typer.Option(metavar="NAME", help="a published temporal graph network, to forecast at every close")
     ] = None,
     warehouse: WarehouseOption = None,
 ) -> None:
     """Write trades, books, funding, open interest and liquidations to the view `events` as they happen.
 
-    Comes back from lost connections, asks for the trades it missed, and goes on from where the last run stopped.
+    Comes back from lost connections, asks for the trades it missed, and goes on from where the last run stopped. With
+    --model, what that network forecasts at the close of each bar goes to `stream_forecasts` and `signals_now`.
     """
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # its lines are told in our own way
     from flows.stream import StreamParameters, run_stream

@@ -1,4 +1,4 @@
-"""Rows of a query on the published copy, written as a table, as CSV or as JSON."""
+"""Rows of a query on the published copy, or on the warehouse, written as a table, as CSV or as JSON."""
 
 from __future__ import annotations
 
@@ -27,12 +27,13 @@ class QueryError(Exception):
     """DuckDB refused the statement; its message on one line."""
 
 
-def run(warehouse: Warehouse, statement: str, style: str, output: TextIO, screen: Console) -> None:
+def run(warehouse: Warehouse, statement: str, style: str, output: TextIO, screen: Console, now: bool = False) -> None:
     """Writes the rows of ``statement`` to ``output`` as csv or json, or shows them on ``screen`` as a table.
 
-    Raises QueryError for what DuckDB refuses and NotPublishedError before the first publish.
+    It asks the published copy or, ``now``, the warehouse, once nobody else has it open. Raises QueryError for what
+    DuckDB refuses and NotPublishedError before the first publish.
     """
-    with read_published(warehouse) as con:
+    with warehouse.read() if now else read_published(warehouse) as con:
         try:
             con.execute(statement)
             if not con.description:

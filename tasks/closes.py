@@ -68,7 +68,7 @@ class Closes:
         except PASSING as error:
             self.counts["unforecast"] += self.memory.give_up(due)
             self.moved = True
-            logger.warning("%s: no forecast at %s: %s", self.universe, due.close, error)
+            logger.warning("%s: no forecast at %s: %s", self.universe, _said(due), error)
             return
         if closed is None:
             return  # the stream is ending: the next one finds it due
@@ -76,4 +76,8 @@ class Closes:
         self.forecasts.append(closed.rows)
         self.moved = True
         told = (closed.rows.num_rows, sum(closed.rows["stale"].to_pylist()), time.perf_counter() - began)
-        logger.info("%s: at %s %d forecasts, %d of them stale, %.1f s", self.universe, due.close, *told)
+        logger.info("%s: at %s %d forecasts, %d of them stale, %.1f s", self.universe, _said(due), *told)
+
+
+def _said(due: Due) -> str:
+    return str(due.close.astype("datetime64[s]"))

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from models.graphs.events import KINDS
-from models.graphs.market_stream import MARKET_ROW, MEASURES
+from models.graphs.market_stream import BUILDERS, MARKET_ROW, MEASURES
 from tasks.errors import NoPricesError
 from tasks.markets.bybit_archive import TradeArchive
 from tasks.markets.bybit_frames import LEAST, MOST, MOST_RATE
@@ -89,15 +89,15 @@ def readable_rows(table: pa.Table, symbols: Sequence[str]) -> np.ndarray:
     if not known.all():
         first = rows[~known][0]
         logger.warning(
-            "%d of %d stored events cannot be read and are left out; the first: %s of %s at %s",
-            *((~known).sum(), len(rows), KINDS[first["kind"]], symbols[first["symbol"]], first["t"].astype("M8[us]")),
+            "%d of %d stored events cannot be read and are left out; the first is one of %s at %s",
+            *((~known).sum(), len(rows), symbols[first["symbol"]], first["t"].astype("datetime64[us]")),
         )
     return rows[known]
 
 
 def readable(rows: np.ndarray) -> np.ndarray:
     """True (e,) where a row has the measures of its kind, each a number that a feature can hold."""
-    known = rows["t"] >= 0
+    known = (rows["t"] >= 0) & np.isin(rows["kind"], [KINDS.index(kind) for kind in BUILDERS])
     for kind, names in QUANTITIES.items():
         for name in names:
             lowest = 0.0 if name in ("bid_size", "ask_size") else LEAST
@@ -113,7 +113,7 @@ def market_rows(table: pa.Table, symbols: Sequence[str]) -> np.ndarray:
     settles = table["next_ts"].cast(pa.timestamp("us")).to_numpy()
     rows["next_t"] = np.where(np.isnat(settles), ts, settles).astype(np.int64)
     rows["key"] = _keys(table)
-    rows["kind"] = pc.index_in(table["kind"], pa.array(KINDS)).to_numpy()
+    rows["kind"] = pc.index_in(table["kind"], pa.array(KINDS)).fill_null(-1).to_numpy()
     rows["symbol"] = pc.index_in(table["symbol"], pa.array(list(symbols))).to_numpy()
     rows["side"] = np.where(pc.equal(table["side"], "sell").fill_null(False).to_numpy(), -1.0, 1.0)
     for name in MEASURES:

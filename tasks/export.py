@@ -39,7 +39,7 @@ def export_model(warehouse: Warehouse, universe: str, model: str, folder: Path, 
     except zoo.UnknownModelError as exc:
         raise NoModelError(f"{exc}; only networks are exported") from exc
     with read_published(warehouse) as con:
-        rows = read_query(con, "newest_fold", universe=universe, model=model).to_pylist()
+        rows = read_query(con, "newest_fold", source=None, universe=universe, model=model).to_pylist()
     if not rows:
         raise NoModelError(
             f"no published night of {universe} has a fold of {model}; run one to its end with this model first, or see "

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
@@ -85,7 +85,8 @@ class LiveMarket:
         newest = instants(stored["ts"]).max()
         if newest < opens[-1] and self.rest is not None:
             since = opens[np.searchsorted(opens, newest) + 1]
-            answers = [self._since(symbol, since, close, stored) for symbol in symbols]
+            listed = {one.symbol for one in self.universe.members if (one.valid_to or date.max) > night.as_of}
+            answers = [self._since(symbol, since, close, stored) for symbol in sorted(listed)]
             rows = pa.concat_tables([rows, *(bars for bars, _ in answers)])
             settled = _joined(settled, [rates for _, rates in answers])
         if instants(rows["ts"]).max() < opens[-1]:

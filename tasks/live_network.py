@@ -118,9 +118,8 @@ class LiveNetwork:
         known = self.market.stored(now)
         night = Night(now.date(), self.market.source, self.market.universe, self.market.warehouse, now)
         rows, close = heard_rows(night, known.bars.ts[0], LATER), int(known.closes[-1].astype(np.int64))
-        n, stop, network = len(self.names), len(known.bars), self.fold.artifact.network
-        nothing: Any = network.initial_state(1, n)  # type: ignore[operator]
-        before = Position(NEVER, nothing, MarketEvents(self.names), np.full(n, NEVER))
+        n, stop = len(self.names), len(known.bars)
+        before = Position(NEVER, self._nothing(), MarketEvents(self.names), np.full(n, NEVER))
         bars = range(min(self._first(known.bars), stop), stop)
         self.at, _ = self._taken_in(before, known, _features(known), rows[rows["t"] <= close], bars)
         self.told, self.given_up, self.waiting = close, NEVER, [rows[:0]]
@@ -170,6 +169,10 @@ class LiveNetwork:
         before, self.given_up = max(self.at.close, self.given_up), int(due.close.astype(np.int64))
         return (self.given_up - before) // self.bar_us
 
+    def _nothing(self) -> Any:
+        """The network's state before the first bar."""
+        return self.fold.artifact.network.initial_state(1, len(self.names))  # type: ignore[operator]
+
     def _first(self, bars: Panel) -> int:
         """Position of the bar from which a night would begin, to forecast the one after ``bars``."""
         length = segment_bars(self.fold.test_bars, len(self.names))
@@ -206,15 +209,17 @@ class LiveNetwork:
             return "the network has been fitted anew"
         if arrays["events.symbols"].tolist() != list(self.names):
             return f"it is of {', '.join(arrays['events.symbols'].tolist())}, the universe of {', '.join(self.names)}"
+        shapes = {f"state.{place}": value.shape for place, value in _tensors(self._nothing()).items()}
+        if {name: array.shape for name, array in arrays.items() if name.startswith("state.")} != shapes:
+            return "it is of another network"
         return ""
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Goes on from where ``state`` was taken."""
         events = MarketEvents(self.names)
         events.restore({name: arrays[f"events.{name}"] for name in events.state()})
-        empty = self.fold.artifact.network.initial_state(1, len(self.names))  # type: ignore[operator]
         close, self.told, self.given_up = arrays["numbers"].tolist()
-        self.at = Position(close, _with(empty, arrays, "state"), events, arrays["heard"])
+        self.at = Position(close, _with(self._nothing(), arrays, "state"), events, arrays["heard"])
         self.waiting = [arrays["waiting"]]
 
 

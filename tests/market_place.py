@@ -44,6 +44,10 @@ RECIPE = Recipe(
     folds={"warmup_bars": 241, "train_bars": 60, "test_bars": 300, "embargo_bars": 4},
     train={"epochs": 1, "chunk_bars": 16, "burn_in_bars": 4, "context_bars": 8},
 )
+COLUMNS = (
+    *("provider", "interval", "calendar", "benchmark", "history_start", "commission_bps", "slippage_bps"),
+    "survivorship_biased",
+)
 NUMBERS = ("expected_return", "expected_volatility", "p_strong_sell", "p_sell", "p_hold", "p_buy", "p_strong_buy")
 SYMBOLS = ("AAA", "BBB")
 QUICK = Timing(heartbeat_s=0.05, silence_s=5, open_s=5, first_wait_s=0.01, longest_wait_s=0.05)
@@ -133,6 +137,14 @@ class Place:
             exchange.rest_down = down
             stream = self.stream(exchange, symbols)
             return stream, asyncio.run(until_closed(stream, exchange))
+
+    def name_universe(self) -> None:
+        """Puts the universe into the warehouse, where the command line looks for it."""
+        named = {name: getattr(self.universe, name) for name in COLUMNS} | {"description": "two perpetuals"}
+        members = [{**vars(member), "membership_source": "test"} for member in self.universe.members]
+        with self.desk.warehouse.write("universe") as con:
+            append(con, "store.universes", pa.Table.from_pylist([named]), universe=self.universe.name)
+            append(con, "store.universe_members", pa.Table.from_pylist(members), universe=self.universe.name)
 
     def stream(self, exchange: Exchange, symbols: tuple[str, ...] = SYMBOLS) -> MarketStream:
         job = StreamJob(self.desk.warehouse, "perpetuals", symbols, "recorded", exchange.url, model="tgn")

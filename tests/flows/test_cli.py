@@ -103,6 +103,14 @@ def test_sql_that_duckdb_refuses_is_one_line_and_exit_code_1(nightgraph, publish
     assert said in err
 
 
+def test_sql_now_asks_the_warehouse_itself(nightgraph, published):
+    with published.write("a stream") as con:
+        con.execute("UPDATE store.signals SET confidence = 0.75")
+    for options, confidence in (([], "0.5"), (["--now"], "0.75")):
+        printed = query(nightgraph, published, "SELECT DISTINCT confidence FROM signals", "--csv", *options)
+        assert printed.split() == ["confidence", confidence]
+
+
 def test_sql_before_the_first_publish_says_what_to_do(nightgraph, empty):
     code, _, err = nightgraph("sql", "SELECT 1", "--warehouse", str(empty.path))
     assert code == 1

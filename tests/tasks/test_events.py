@@ -9,11 +9,12 @@ import shutil
 from datetime import UTC, date, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 import requests
 from requests.adapters import BaseAdapter
 
-from tasks.events import ArchiveJob, market_rows, store_archived_trades
+from tasks.events import ArchiveJob, market_rows, readable_rows, store_archived_trades
 from tasks.markets.bybit_archive import TradeArchive
 from tasks.markets.bybit_frames import Frames
 from tasks.markets.event_rows import event_rows
@@ -34,6 +35,28 @@ def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def warehouse(migrated_file: Path, tmp_path: Path) -> Warehouse:
     return Warehouse.at(shutil.copy(migrated_file, tmp_path))
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"price": 0.0},
+        {"price": None},
+        {"size": float("inf")},
+        {"kind": "book", "bid": -1.0, "ask": 2.0, "bid_size": 1.0, "ask_size": 1.0},
+        {"kind": "open_interest", "open_interest": 0.0},
+        {"kind": "funding", "rate": 1e40},
+        {"kind": "rumour"},
+    ],
+    ids=str,
+)
+def test_a_row_that_is_no_event_is_left_out_and_told(odd: dict[str, object], caplog: pytest.LogCaptureFixture) -> None:
+    trade = {"kind": "trade", "symbol": "AAA", "ts": 5, "event_id": "1", "side": "buy", "price": 2.0, "size": 3.0}
+    whole = readable_rows(event_rows([trade, trade | {"event_id": "2"}]), ("AAA",))
+    assert len(whole) == 2 and caplog.text == ""
+    rows = readable_rows(event_rows([trade, trade | {"event_id": "2"}, trade | {"event_id": "odd"} | odd]), ("AAA",))
+    np.testing.assert_array_equal(rows, whole)
+    assert "1 of 3 stored events cannot be read and are left out; the first is one of AAA at 1970-01-01" in caplog.text
 
 
 def test_a_key_tells_events_apart_by_what_makes_them_one() -> None:

@@ -14,7 +14,6 @@ from models.graphs.stream import load_arrays, save_arrays
 from tasks.markets.bybit_frames import topics_of
 from tests.exchange import Exchange
 from tests.market_place import SYMBOLS, Place, at, hours, liquidation, ticker, trade, until_closed
-from warehouse.tables import append
 
 
 def assert_same(rows: list[tuple], expected: list[tuple], atol: float = 1e-7) -> None:
@@ -216,9 +215,3 @@ def test_while_the_exchange_is_asked_for_bars_the_stream_goes_on(place: Place) -
         asyncio.run(until_closed(stream, exchange))
     assert taken[0] > 0
     assert len(place.forecasts()) == 12
-
-
-def test_a_forecast_is_written_once(place: Place) -> None:
-    place.plays(hours(0, 1.5))
-    with pytest.raises(Exception, match="do not fit"), place.desk.warehouse.write("twice") as con:
-        append(con, "store.stream_forecasts", con.execute("FROM store.stream_forecasts").to_arrow_table())

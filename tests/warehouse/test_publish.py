@@ -12,7 +12,7 @@ import pytest
 from warehouse.connect import Warehouse
 from warehouse.errors import NotPublishedError, WarehouseCorruptError
 from warehouse.migrate import migrate
-from warehouse.publish import publish_copy, read_published
+from warehouse.publish import PublishedCopy, publish_copy, read_published
 
 FIRST, SECOND = date(2024, 6, 28), date(2024, 7, 1)
 
@@ -46,6 +46,20 @@ def test_the_copy_opens_by_itself_where_no_lock_is_known(warehouse, add_night):
     with warehouse.write("busy"), duckdb.connect(str(warehouse.published), read_only=True) as con:
         assert con.execute("SELECT symbol, side FROM signals_next_day").fetchall() == [("AAA", "LONG")]
     assert warehouse.published.stat().st_mode & 0o222 == 0
+
+
+def test_it_can_stand_in_for_the_warehouse_and_is_then_asked_anew_each_time(warehouse, add_night):
+    copy = PublishedCopy(warehouse.path)
+    add_night(FIRST)
+    publish_copy(warehouse, "recorded", "us_stocks")
+    with warehouse.write("busy"):
+        assert copy.query("universe_names").num_rows > 0
+    with copy.read() as con:
+        before = con.execute("SELECT count(*) FROM nights").fetchall()
+    add_night(SECOND)
+    publish_copy(warehouse, "recorded", "us_stocks")
+    with copy.read() as con:
+        assert con.execute("SELECT count(*) FROM nights").fetchall() != before
 
 
 def test_only_the_slice_is_taken_from_the_warehouse(warehouse, add_night):

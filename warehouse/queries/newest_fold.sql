@@ -1,6 +1,7 @@
--- newest_fold: the fold of a model that predicted for the newest published night of $source and a universe, and where
--- its weights are. At most one row: the newest fold of the model's first trial.
+-- newest_fold: the fold of a model that predicted for the newest published night of a universe, of $source unless
+-- that is NULL, and where its weights are. At most one row: the newest fold of the model's first trial.
 SELECT
+    registry.source,
     registry.night,
     folds.trial_id,
     folds.fold,
@@ -15,6 +16,9 @@ INNER JOIN folds
     ON folds.source = registry.source
     AND folds.universe = registry.universe
     AND list_contains(registry.trial_ids, folds.trial_id)
-WHERE registry.source = $source AND registry.universe = $universe AND registry.model = $model
+WHERE
+    registry.universe = $universe
+    AND registry.model = $model
+    AND ($source::VARCHAR IS NULL OR registry.source = $source)
 ORDER BY nights.published_at DESC, folds.test_start DESC, list_position(registry.trial_ids, folds.trial_id)
 LIMIT 1;

@@ -16,5 +16,8 @@ WHERE
     AND ts >= $start
     AND ts < $end
     AND fetched_at <= $received
+    AND price > 0
+    AND size > 0
+    AND price * size < 1e15 -- what no trade can be has no part in a sum
 GROUP BY ALL
 ORDER BY symbol, ts;

@@ -54,9 +54,9 @@ COMMENT ON COLUMN main.signals_now.p_down IS 'Probability of a fall: SELL or STR
 COMMENT ON COLUMN main.signals_now.label_3 IS 'Predicted class: BUY, HOLD or SELL';
 COMMENT ON COLUMN main.signals_now.confidence IS 'Probability of the predicted class';
 COMMENT ON COLUMN main.signals_now.freshness IS
-    'How fresh the memory of the symbol was at the close: 1 for an event just then, half for one an hour before; NULL before its first';
+    'How fresh the memory of the symbol was at the close: 1 for an event just then, 0.5 for one an hour before; NULL for none yet';
 COMMENT ON COLUMN main.signals_now.stale IS
-    'True where no event of the symbol came in the hour before the close: not to be acted on';
+    'True where the memory heard of no event of the symbol in the hour before the close: not to be acted on';
 COMMENT ON COLUMN main.signals_now.made_at IS 'UTC instant at which it was made';
 COMMENT ON COLUMN main.signals_now.run_id IS
     'First 16 hex digits of sha256 of the stream that wrote the row: "stream|source|universe"';

@@ -53,9 +53,9 @@ COMMENT ON COLUMN main.stream_forecasts.p_down IS 'Probability of a fall: SELL o
 COMMENT ON COLUMN main.stream_forecasts.label_3 IS 'Predicted class: BUY, HOLD or SELL';
 COMMENT ON COLUMN main.stream_forecasts.confidence IS 'Probability of the predicted class';
 COMMENT ON COLUMN main.stream_forecasts.freshness IS
-    'How fresh the memory of the symbol was at the close: 1 for an event just then, half for one an hour before; NULL before its first';
+    'How fresh the memory of the symbol was at the close: 1 for an event just then, 0.5 for one an hour before; NULL for none yet';
 COMMENT ON COLUMN main.stream_forecasts.stale IS
-    'True where no event of the symbol came in the hour before the close: not to be acted on';
+    'True where the memory heard of no event of the symbol in the hour before the close: not to be acted on';
 COMMENT ON COLUMN main.stream_forecasts.made_at IS 'UTC instant at which it was made';
 COMMENT ON COLUMN main.stream_forecasts.run_id IS
     'First 16 hex digits of sha256 of the stream that wrote the row: "stream|source|universe"';

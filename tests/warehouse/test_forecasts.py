@@ -1,0 +1,61 @@
+"""A stream's forecasts: each key once, and the first that was written stays."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pyarrow as pa
+import pytest
+
+from warehouse.connect import Warehouse
+from warehouse.errors import RowsRefusedError
+from warehouse.forecasts import append_forecasts
+from warehouse.tables import append
+
+BAR = datetime(2026, 9, 13, 12, tzinfo=UTC)
+KEYS = {"source": "live", "universe": "crypto", "model": "tgn"}
+
+
+def forecast(symbol: str = "BTCUSDT", hours: int = 0, horizon: int = 1, **changes: object) -> dict:
+    ts = BAR + timedelta(hours=hours)
+    row = {"symbol": symbol, "ts": ts, "closes_at": ts + timedelta(hours=1), "horizon_bars": horizon}
+    row |= {"trial_id": "t", "fold": 3, "artifact_sha256": "a", "expected_return": 0.01, "expected_volatility": 0.02}
+    row |= {"p_strong_sell": 0.1, "p_sell": 0.1, "p_hold": 0.2, "p_buy": 0.25, "p_strong_buy": 0.35}
+    row |= {"label_3": "BUY", "confidence": 0.6, "freshness": 0.75, "stale": False, "made_at": ts, **changes}
+    return row
+
+
+def write(warehouse: Warehouse, *rows: dict, **changes: str) -> int:
+    with warehouse.write("forecasts") as con:
+        return append_forecasts(con, pa.Table.from_pylist(list(rows)), **(KEYS | changes), run_id="r")
+
+
+def select(warehouse: Warehouse, statement: str) -> list[tuple]:
+    with warehouse.read() as con:
+        return con.execute(statement).fetchall()
+
+
+def test_a_forecast_made_again_changes_nothing(warehouse: Warehouse) -> None:
+    assert write(warehouse, forecast(), forecast("ETHUSDT")) == 2
+    assert write(warehouse, forecast(expected_return=-1.0), forecast(hours=1), forecast(horizon=4)) == 2
+    returns = select(warehouse, "SELECT expected_return FROM stream_forecasts WHERE symbol = 'BTCUSDT'")
+    assert returns == [(0.01,)] * 3
+    assert write(warehouse, forecast(), model="dyrep") == write(warehouse, forecast(), source="recorded") == 1
+
+
+def test_the_table_itself_takes_no_key_twice(warehouse: Warehouse) -> None:
+    write(warehouse, forecast())
+    with pytest.raises(RowsRefusedError, match="do not fit"), warehouse.write("twice") as con:
+        append(con, "store.stream_forecasts", pa.Table.from_pylist([forecast()]), **KEYS, run_id="r")
+
+
+def test_signals_now_are_the_newest_of_each_symbol_and_model(warehouse: Warehouse) -> None:
+    write(warehouse, forecast(), forecast(hours=1), forecast(hours=1, horizon=4), forecast("ETHUSDT"))
+    write(warehouse, forecast(), model="dyrep")
+    shown = select(
+        warehouse, "SELECT model, symbol, hour(ts), horizon_bars, p_up, p_down FROM signals_now ORDER BY ALL"
+    )
+    assert [row[:4] for row in shown] == [
+        *(("dyrep", "BTCUSDT", 12, 1), ("tgn", "BTCUSDT", 13, 1), ("tgn", "BTCUSDT", 13, 4), ("tgn", "ETHUSDT", 12, 1)),
+    ]
+    assert shown[0][4:] == pytest.approx((0.6, 0.2))
