@@ -99,7 +99,7 @@ class LiveMarket:
         if graph is None:
             return None
         night = self.night(aware(ts[-1] + np.timedelta64(1, "D")))
-        span = {"start": aware(np.datetime64(self.universe.history_start, "us")), "end": just_after(ts[0])}
+        span = {"start": self.universe.history_start, "end": just_after(ts[0])}
         found = night.warehouse.query("snapshots_before", graph=graph, **night.slice, **span)
         first = instants(found["as_of"])[-1] if found.num_rows else ts[0]
         return load_snapshots(night, graph, last=ts[-1], first=first)
