@@ -4,11 +4,11 @@ Asked at every close, of the memory as it is then, before anything later is inse
 next close, will it, or will another one? Most events of a market run from a node to the asset it belongs to; against
 trade:BTC → asset:ETH, which cannot be, trade:BTC → asset:BTC would be no question. So pairs stand in rows of those that
 might as well have met, one for each asset a, and an answer is told from others of its row:
-own       type:a → asset:a: which asset is traded, liquidated, settled next?
-outside   one external node → asset:a: of which asset is open interest told next?
-between   one node → asset:a, not its own: whom does an edge from here reach, or a liquidation?
+own         type:a → asset:a: which asset is traded, liquidated, settled next?
+outside     one external node → asset:a: of which asset is open interest told next?
+between     one node → asset:a, not its own: whom does an edge from here reach, or a liquidation?
 The negatives of a pair, by the strategies of models.graphs.negatives, all of its row and chunk and with a bar:
-random    any that does not meet until the next close
+random      any that does not meet until the next close
 historical  of these, one that met before
 inductive   one that met before, but not in the first half of the bars so far
 temporal    one whose asset was the destination of an event in the last bar that had any
@@ -20,7 +20,6 @@ negative of each strategy · d channels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -28,7 +27,6 @@ from torch import Tensor
 
 from models.graphs.market_events import EXTERNAL, NODE_TYPES
 from models.graphs.negatives import STRATEGIES
-from models.layers.checks import check_choice
 from models.layers.dropout import Chance
 from models.nets.contacts import Contacts
 from models.nets.forecast import Links
@@ -68,14 +66,11 @@ class Past(NamedTuple):
 
 
 class MarketLinks(Chance):
-    """A decoder of pairs, and the ``negatives`` they are told from, drawn anew for every bar; in evaluation always the
-    same ones. Raises SizeError for an unknown strategy."""
+    """A decoder of pairs, and what draws their negatives: anew for every bar, in evaluation always the same ones."""
 
-    def __init__(self, sizes: Sizes, negatives: Sequence[str] = STRATEGIES) -> None:
+    def __init__(self, sizes: Sizes) -> None:
         super().__init__()
-        for strategy in negatives or ("none",):
-            check_choice("negatives", strategy, STRATEGIES)
-        self.negatives, self.longest = tuple(negatives), sizes.longest
+        self.longest = sizes.longest
         self.decode = pair_decoder(2 * sizes.d + PAIR_FEATURES + SINGLE, sizes.d, sizes.dropout)
 
     def forward(self, graph: TemporalGraph, state: State, clock: Tensor, pairs: Pairs) -> Tensor:
@@ -103,7 +98,7 @@ class MarketLinks(Chance):
         }
         chunk, row, asset = (meets & free.any(2, keepdim=True)).nonzero().unbind(1)
         candidates = [asset]
-        for strategy in self.negatives:
+        for strategy in STRATEGIES:
             pool = fits[strategy][chunk, row]
             pool = torch.where(pool.any(1, keepdim=True), pool, free[chunk, row])
             chance = torch.rand(pool.shape, generator=draw, device=there.device)

@@ -11,7 +11,7 @@ Glossary: b chunks · l bars · n assets · N nodes of a chunk · f features of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +21,6 @@ from torch.nn.functional import one_hot
 
 from models.graphs.events import KINDS, Events
 from models.graphs.market_events import COLUMN, EXTERNAL, FEATURES, NODE_TYPES
-from models.graphs.negatives import STRATEGIES
 from models.layers.checks import check_choice
 from models.layers.dropout import Dropout
 from models.layers.errors import ShapeError
@@ -44,7 +43,7 @@ class Tgn(nn.Module):
     """Batch → Forecast. Options: ``base``, a name of temporal_graph.PRESETS, and any of its Parts by name;
     ``together``: also says which assets move the same way. ``links``: which events come next is learned, see
     market_links.py, "jointly" with the forecasts, or "first", before them and without them, by a network that is fitted
-    "alone" on the same fold; ``negatives`` are what it learns to tell them from.
+    "alone" on the same fold.
 
     ``n_layers`` and ``d_state`` of the spec are not used: the layers are a part. State: the memories, the rings, and
     each chunk's clock in bars (b,) with the edges last heard of (b, n, n). A market without events and new edges has no
@@ -59,7 +58,6 @@ class Tgn(nn.Module):
         base: str = "tgn",
         together: bool = False,
         links: str | None = None,
-        negatives: Sequence[str] = STRATEGIES,
         **parts: Any,
     ) -> None:
         super().__init__()
@@ -72,7 +70,7 @@ class Tgn(nn.Module):
         self.heads = Heads(d, n_horizons)
         self.pairs = nn.Linear(d, d) if together else None
         self.learns = links
-        self.links = MarketLinks(sizes, negatives) if links in ("jointly", "alone") else None
+        self.links = MarketLinks(sizes) if links in ("jointly", "alone") else None
 
     @property
     def alone(self) -> Alone | None:
