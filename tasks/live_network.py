@@ -8,12 +8,14 @@ Glossary: e rows · n assets · t bars. Times are microseconds UTC.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -37,6 +39,8 @@ from tasks.night import Night
 from tasks.panels import LARGE_VALUE, by_time, heard_rows, instants
 from warehouse.publish import read_published
 from warehouse.tables import read_query
+
+logger = logging.getLogger(__name__)
 
 MAX_STALENESS_US = 3_600_000_000  # TGN-38
 NEVER = 0
@@ -67,12 +71,11 @@ def published_fold(market: LiveMarket, model: str) -> PublishedFold:
         zoo.network(model)
     except zoo.UnknownModelError as exc:
         raise NoModelError(f"{exc}; only networks can be fed") from exc
-    universe = market.universe.name
-    with read_published(market.warehouse) as con:
-        found = read_query(con, "newest_fold", source=market.source, universe=universe, model=model)
+    found = _newest_fold(market, model)
     if not found.num_rows:
         raise NoModelError(
-            f"no published {market.source} night of {universe} has a fold of {model}; run one with this model first"
+            f"no published {market.source} night of {market.universe.name} has a fold of {model}; run one with this "
+            "model first"
         )
     row, path = found.to_pylist()[0], market.warehouse.artifacts / found["artifact"][0].as_py()
     if file_hash(path) != row["artifact_sha256"]:
@@ -83,6 +86,11 @@ def published_fold(market: LiveMarket, model: str) -> PublishedFold:
     start, end = (instants(found[name])[0] for name in ("test_start", "test_end"))
     bars = int((end - start).astype(np.int64) // artifact.header.bar_us)
     return PublishedFold(model, row["trial_id"], row["fold"], row["artifact_sha256"], artifact, start, bars)
+
+
+def _newest_fold(market: LiveMarket, model: str) -> pa.Table:
+    with read_published(market.warehouse) as con:
+        return read_query(con, "newest_fold", source=market.source, universe=market.universe.name, model=model)
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,6 +163,8 @@ class LiveNetwork:
         predictions = predictions_of(made, self.fold.artifact.header.horizons, features.rows(bars.start, bars.stop))
         fresh = [freshness(_heard(at.heard, due.rows, t), t, MAX_STALENESS_US) for t in ends[new].tolist()]
         spoken = ends[new] > self.given_up
+        if self.fold.sha256 not in _newest_fold(self.market, self.fold.model)["artifact_sha256"].to_pylist():
+            logger.warning("a newer fold of %s is published; start the stream again to use it", self.fold.model)
         return Closed(after, stream_rows(predictions, known.closes[new], np.stack(fresh), spoken, self.fold.said))
 
     def adopt(self, closed: Closed) -> None:

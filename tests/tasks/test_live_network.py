@@ -167,6 +167,20 @@ def test_a_close_that_failed_is_due_with_the_next_and_then_said_no_more(place: P
     assert {ts.hour for ts in closed(network)["ts"].to_pylist()} == {1}
 
 
+def test_a_newer_fold_is_told_of(place: Place, exchange: Exchange, caplog) -> None:
+    network = place.network(exchange.rest_url)
+    feed, rows = begun(network), told(2.5)
+    cut = passed(rows, 1.4)
+    feed.receive(event_rows(rows[:cut]))
+    closed(network)
+    assert "newer fold" not in caplog.text
+    place.desk.execute("UPDATE store.folds SET artifact_sha256 = 'newer'")
+    publish_copy(place.desk.warehouse, "recorded", "perpetuals")
+    feed.receive(event_rows(rows[cut:]))
+    closed(network)
+    assert "a newer fold of tgn is published; start the stream again" in caplog.text
+
+
 def test_an_error_of_the_program_ends_the_stream(place: Place) -> None:
     import asyncio
 
