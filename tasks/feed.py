@@ -107,8 +107,8 @@ class NoMemory:
 
 
 class Feed:
-    """Takes rows as they arrive and gives them to ``memory`` in order, each once. ``unreadable``: how many stored rows
-    no event can be made of."""
+    """Takes rows as they arrive and gives them to ``memory`` in order, each once. ``unreadable``: how many
+    no event could be made of."""
 
     def __init__(self, symbols: Sequence[str], memory: Memory, bound_us: int) -> None:
         self.symbols, self.memory = tuple(symbols), memory
@@ -130,7 +130,7 @@ class Feed:
         if self.failed:
             return
         try:
-            self.buffer.push(market_rows(table, self.symbols))
+            self._push(table)
         except BaseException:
             self.failed = True
             raise
@@ -161,14 +161,17 @@ class Feed:
             part.restore(_of(name, arrays))
         self.received = EPOCH + timedelta(microseconds=int(arrays[RECEIVED]))
         missed = warehouse.query("events_after", received=self.received, **keys)
-        rows = market_rows(missed, self.symbols)
-        known = readable(rows)
-        self.unreadable += int((~known).sum())
-        self.buffer.push(rows[known])
+        self._push(missed)
         if missed.num_rows:
             self.received = missed["fetched_at"][-1].as_py()
         seconds = time.perf_counter() - began
         logger.info("going on from %s and %d rows after it, %.1f s", path, missed.num_rows, seconds)
+
+    def _push(self, table: pa.Table) -> None:
+        rows = market_rows(table, self.symbols)
+        known = readable(rows)
+        self.unreadable += int((~known).sum())
+        self.buffer.push(rows[known])
 
     def _unfit(self, arrays: Mapping[str, np.ndarray]) -> str:
         """Why these arrays are no state of this feed; empty if they are."""

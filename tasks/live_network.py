@@ -137,10 +137,11 @@ class LiveNetwork:
         return since[since["symbol"] >= 0]
 
     def consume(self, rows: np.ndarray) -> None:
-        """Keeps the next rows until their bar closes."""
-        self.told = int(rows["t"][-1])
+        """Keeps the next rows until their bar closes; those of a bar that it has taken in already are not heard."""
+        assert self.at is not None
+        self.told = max(self.told, int(rows["t"][-1]))
         small = (rows["kind"] == KINDS.index("trade")) & (rows["price"] * rows["size"] < LARGE_VALUE)
-        heard = rows[(rows["kind"] != KINDS.index("book")) & ~small]
+        heard = rows[(rows["t"] > self.at.close) & (rows["kind"] != KINDS.index("book")) & ~small]
         heard["symbol"] = self.place[heard["symbol"]]
         self.waiting.append(heard)
 

@@ -33,6 +33,7 @@ from tasks.train import Recipe, load_training_data, train_model
 from tests.exchange import Exchange
 from warehouse.publish import publish_copy
 from warehouse.tables import append
+from warehouse.universes import Universe
 
 FRIDAY, SATURDAY = date(2024, 6, 28), date(2024, 6, 29)
 MIDNIGHT = datetime(2024, 6, 29, tzinfo=UTC)  # the published night's clock, up to which its bars are stored
@@ -44,6 +45,7 @@ RECIPE = Recipe(
     folds={"warmup_bars": 241, "train_bars": 60, "test_bars": 300, "embargo_bars": 4},
     train={"epochs": 1, "chunk_bars": 16, "burn_in_bars": 4, "context_bars": 8},
 )
+LATER = {"bars": ">=", "funding_rates": ">"}  # a settlement at midnight is known at midnight
 COLUMNS = (
     *("provider", "interval", "calendar", "benchmark", "history_start", "commission_bps", "slippage_bps"),
     "survivorship_biased",
@@ -100,7 +102,7 @@ def publish_night(desk: Any, folder: Path) -> None:
     with desk.warehouse.write("night") as con:
         keys = {**night.slice, "night": FRIDAY, "run_id": night.run_id}
         append(con, "store.model_registry", pa.Table.from_pylist([champion]), **keys)
-        for table, later in (("bars", ">="), ("funding_rates", ">")):
+        for table, later in LATER.items():
             where = f"universe = 'perpetuals' AND ts {later} '{MIDNIGHT}'"
             con.execute(f"COPY (SELECT * FROM store.{table} WHERE {where}) TO '{folder / table}.parquet'")
             con.execute(f"DELETE FROM store.{table} WHERE {where}")
@@ -115,9 +117,21 @@ class Place:
     folder: Path
     clients: list[Bybit] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.bars, self.settled = (pq.read_table(self.folder / f"{name}.parquet").to_pylist() for name in LATER)
+
     @property
-    def universe(self):
+    def universe(self) -> Universe:
         return self.desk.night(FRIDAY, "perpetuals").universe
+
+    def tells(self, exchange: Exchange) -> None:
+        """Has REST know the bars and the settlements after midnight."""
+        exchange.klines, exchange.settled = {}, {}
+        for bar in self.bars:
+            numbers = [repr(bar[name]) for name in ("open", "high", "low", "close", "volume")]
+            exchange.klines.setdefault(bar["symbol"], []).append([str(stamp_ms(bar)), *numbers, ""])
+        for one in self.settled:
+            exchange.settled.setdefault(one["symbol"], []).append((stamp_ms(one), repr(one["rate"])))
 
     def market(self, rest_url: str | None = None) -> LiveMarket:
         if rest_url is not None:
@@ -133,7 +147,7 @@ class Place:
     ) -> tuple[MarketStream, StreamReport]:
         """A stream that has gone through the script, and its report."""
         with Exchange(steps, topics_of(symbols)) as exchange:
-            exchange.klines, exchange.settled = self.klines, self.settled
+            self.tells(exchange)
             exchange.rest_down = down
             stream = self.stream(exchange, symbols)
             return stream, asyncio.run(until_closed(stream, exchange))
@@ -151,38 +165,14 @@ class Place:
         job = replace(job, save_every_s=0.1, book_every_ms=100, timing=QUICK)
         return MarketStream(job, self.network(exchange.rest_url, symbols))
 
-    def __post_init__(self) -> None:
-        self.klines, self.settled = self._wire()
-
-    def _wire(self) -> tuple[dict[str, list], dict[str, list]]:
-        """Klines and settlements after midnight as REST gives them."""
-        bars, settled = (
-            pq.read_table(self.folder / f"{name}.parquet").to_pylist() for name in ("bars", "funding_rates")
-        )
-        klines: dict[str, list] = {}
-        for bar in bars:
-            row = [str(round(bar["ts"].timestamp() * 1000)), *(repr(bar[k]) for k in ("open", "high", "low", "close"))]
-            klines.setdefault(bar["symbol"], []).append([*row, repr(bar["volume"]), ""])
-        rates: dict[str, list] = {}
-        for one in settled:
-            rates.setdefault(one["symbol"], []).append((round(one["ts"].timestamp() * 1000), repr(one["rate"])))
-        return klines, rates
-
     def forecasts(self, columns: str = f"symbol, ts, horizon_bars, {', '.join(NUMBERS)}") -> list[tuple]:
         return self.desk.rows(f"SELECT {columns} FROM stream_forecasts ORDER BY ts, symbol, horizon_bars")
 
     def night_forecasts(self, bars: int) -> list[tuple]:
         """What predict_fold says of so many bars after midnight, with the events that are stored by now."""
-        kept = "bars.ts::TIMESTAMP::VARCHAR || symbol IN $kept"
-        known = [
-            f"{datetime.fromtimestamp(int(row[0]) / 1000, UTC):%Y-%m-%d %H:%M:%S}{symbol}"
-            for symbol in self.klines
-            for row in self.klines[symbol]
-        ]
-        self.desk.execute(
-            f"INSERT INTO store.bars SELECT * FROM '{self.folder}/bars.parquet' AS bars WHERE {kept}", kept=known
-        )
-        self.desk.execute(f"INSERT INTO store.funding_rates SELECT * FROM '{self.folder}/funding_rates.parquet'")
+        with self.desk.warehouse.write("the next night") as con:
+            for table, rows in zip(LATER, (self.bars, self.settled), strict=True):
+                append(con, f"store.{table}", pa.Table.from_pylist(rows))
         night = Night(SATURDAY, "recorded", self.universe, self.desk.warehouse, datetime.now(UTC))
         panel, (_, closes) = load_bars(night), bar_grid(night)
         features = compute_features(panel, closes)
@@ -196,6 +186,10 @@ class Place:
         artifact = self.desk.warehouse.artifacts / name
         made = predict_fold(artifact, features.rows(0, first + bars), Surroundings(graphs, around), window, first)
         return as_rows(made)
+
+
+def stamp_ms(row: dict[str, Any]) -> int:
+    return round(row["ts"].timestamp() * 1000)
 
 
 def as_rows(made: Any) -> list[tuple]:

@@ -34,7 +34,7 @@ HOUR_US = 3_600_000_000
 @pytest.fixture
 def exchange(place: Place) -> Iterator[Exchange]:
     with Exchange([], ()) as exchange:
-        exchange.klines, exchange.settled = place.klines, place.settled
+        place.tells(exchange)
         yield exchange
 
 
@@ -128,6 +128,16 @@ def test_books_and_small_trades_are_not_heard_as_in_a_night(place: Place, exchan
     waiting = np.concatenate(network.waiting)
     assert len(waiting) > 0 and network.told > waiting["t"].max() - HOUR_US
     assert not ((waiting["kind"] == 0) & (waiting["price"] * waiting["size"] < 100_000)).any()
+    assert network.due() is None
+
+
+def test_what_happened_in_a_bar_that_is_stored_is_not_heard_again(place: Place, exchange: Exchange) -> None:
+    network = place.network(exchange.rest_url)
+    feed, early = begun(network), [{**row, "ts": row["ts"] - HOUR_US} for row in told(0.9)]
+    feed.receive(event_rows(early))
+    feed.buffer.finish()
+    assert feed.buffer.counts["handed_over"] == len(early)
+    assert len(np.concatenate(network.waiting)) == 0
     assert network.due() is None
 
 

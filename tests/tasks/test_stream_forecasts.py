@@ -13,7 +13,7 @@ import pytest
 from models.graphs.stream import load_arrays, save_arrays
 from tasks.markets.bybit_frames import topics_of
 from tests.exchange import Exchange
-from tests.market_place import SYMBOLS, Place, at, hours, liquidation, ticker, trade, until_closed
+from tests.market_place import SYMBOLS, Place, at, hours, liquidation, stamp_ms, ticker, trade, until_closed
 
 
 def assert_same(rows: list[tuple], expected: list[tuple], atol: float = 1e-7) -> None:
@@ -35,7 +35,7 @@ def test_the_forecasts_at_three_closes_are_those_of_a_night(place: Place) -> Non
 
 def test_a_settlement_at_a_close_is_heard_at_it(place: Place) -> None:
     place.plays([*hours(0, 0.5), *hours(7.5, 8.5)])
-    assert any(stamp == at(8) for stamp, _ in place.settled["AAA"])
+    assert at(8) in [stamp_ms(one) for one in place.settled]
     rows = place.forecasts()
     assert len(rows) == 8 * 2 * 2
     assert_same(rows, place.night_forecasts(8))
@@ -78,8 +78,7 @@ def test_rest_down_at_a_close_costs_its_forecasts_and_the_next_are_right(place: 
 
 
 def test_a_bar_that_nobody_has_is_a_gap(place: Place) -> None:
-    for symbol in SYMBOLS:
-        place.klines[symbol] = [row for row in place.klines[symbol] if int(row[0]) != at(1)]
+    place.bars = [bar for bar in place.bars if stamp_ms(bar) != at(1)]
     steps = hours(0, 3.5)
     cut = steps.index(trade(2.3))
     _, report = place.plays(steps[:cut])
@@ -90,14 +89,13 @@ def test_a_bar_that_nobody_has_is_a_gap(place: Place) -> None:
 
 @pytest.mark.parametrize("harm", ["missing", "impossible"])
 def test_a_bar_that_one_symbol_lacks_costs_its_forecasts_alone(place: Place, harm: str, caplog) -> None:
-    (odd,) = (row for row in place.klines["BBB"] if int(row[0]) == at(1))
+    (odd,) = (bar for bar in place.bars if (bar["symbol"], stamp_ms(bar)) == ("BBB", at(1)))
+    odd["low"], whole = -1.0, [bar for bar in place.bars if bar is not odd]
     if harm == "missing":
-        place.klines["BBB"].remove(odd)
-    else:
-        odd[3] = "-1"
+        place.bars = whole
     place.plays(hours(0, 3.5))
     assert ("1 impossible bars" in caplog.text) == (harm == "impossible")
-    place.klines["BBB"] = [row for row in place.klines["BBB"] if row is not odd]
+    place.bars = whole
     expected = [row for row in place.night_forecasts(3) if (row[0], row[1].hour) != ("BBB", 1)]
     assert_same(place.forecasts(), expected)
 
@@ -115,10 +113,9 @@ def test_an_event_that_comes_too_late_changes_no_forecast(place: Place, other_pl
 def test_what_happens_after_a_close_changes_no_forecast_at_it(place: Place, other_place: Place) -> None:
     """A millisecond after the first close everything turns out otherwise, and so does the bar of that hour."""
     place.plays(hours(0, 2.5))
-    for symbol in SYMBOLS:
-        for row in other_place.klines[symbol]:
-            if int(row[0]) >= at(1):
-                row[1:5] = [repr(2 * float(price)) for price in row[1:5]]
+    for bar in other_place.bars:
+        if stamp_ms(bar) >= at(1):
+            bar |= {name: 2 * bar[name] for name in ("open", "high", "low", "close")}
     after = [trade(1 + 1 / 3_600_000, value=5e6), liquidation(1.01), trade(2.2), trade(2.3)]
     other_place.plays([*hours(0, 1), *after])
     one, two = place.forecasts(), other_place.forecasts()
@@ -200,7 +197,7 @@ def test_a_stored_row_that_is_no_event_is_left_out_and_counted(place: Place) -> 
 
 def test_while_the_exchange_is_asked_for_bars_the_stream_goes_on(place: Place) -> None:
     with Exchange(hours(0, 3.5), topics_of(SYMBOLS)) as exchange:
-        exchange.klines, exchange.settled = place.klines, place.settled
+        place.tells(exchange)
         stream, taken = place.stream(exchange), []
         market = stream.closes.memory.market.at
 

@@ -28,7 +28,7 @@ def test_killed_three_times_a_stream_forecasts_every_bar_once_and_as_a_night(pla
     steps = hours(0, 8.5)
     place.name_universe()
     with Exchange(steps, topics_of(SYMBOLS)) as exchange:
-        exchange.klines, exchange.settled = place.klines, place.settled
+        place.tells(exchange)
         for left in (150, 100, 50):
             process = started(exchange, place)
             while len(exchange.script) > left and process.poll() is None:
