@@ -74,8 +74,8 @@ def gated(message: Tensor, s: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor,
     from_message, from_s, bias, bias_s = weights
     x = torch.addmm(bias, message, from_message.t())
     y = torch.addmm(bias_s, s, from_s.t())
-    out = s.new_empty(s.shape)
-    side_by_side(gates, len(s), *flats(x, y, s, out), s.shape[1])
+    (g, d), out = s.shape, torch.empty_like(s)
+    side_by_side(gates, g, *flats(x, y, s, out), d)
     return out, x, y
 
 

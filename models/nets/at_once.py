@@ -37,10 +37,10 @@ def knows(graph: TemporalGraph, state: State) -> bool:
 def insert(graph: TemporalGraph, state: State, contacts: Contacts, in_place: bool) -> State | None:
     """The state after the events; None, and nothing written, where an event cannot be, or where a node has messages
     that come together."""
-    e, g = len(contacts.src), 0
+    (e,), g = contacts.src.shape, 0
     if e and contacts.features.shape == (e, graph.sizes.n_features):
         given, rows = flats(*(column.contiguous() for column in contacts)), np.empty(2 * e, np.int64)
-        g = temporal_step.newest(given[:3], len(state[0].seen), rows, graph.parts.aggregator != "last")
+        g = temporal_step.newest(given[:3], state[0].vector.shape[0], rows, graph.parts.aggregator != "last")
     if g < 1:
         return None
     if not in_place:
@@ -64,7 +64,7 @@ def insert(graph: TemporalGraph, state: State, contacts: Contacts, in_place: boo
 def embed(graph: TemporalGraph, state: State, nodes: Tensor, t: Tensor) -> Tensor:
     """z (q, d) of a few nodes (q,) at the times t (q,)."""
     layer: Any = graph.attention[0]
-    merge, out = (layer.merge[0], layer.merge[3]), state[0].vector.new_empty(len(nodes), graph.sizes.d)
+    merge, out = (layer.merge[0], layer.merge[3]), state[0].vector.new_empty(*nodes.shape, graph.sizes.d)
     weights = [graph.encoding.frequency, layer.query.weight, layer.query.bias, layer.key, layer.value]
     weights += [part for linear in merge for part in (linear.weight, linear.bias)]
     memory, asking = state[0], flats(nodes, t.contiguous())

@@ -28,9 +28,9 @@ class LinkPredictor(nn.Module):
     def forward(self, state: State, u: Tensor, v: Tensor, t: Tensor) -> Tensor:
         """Logits (c, q) of the events u → v at the times t (q,), by what came before; v (c, q) are c candidates a time,
         u (c, q), or (1, q) where all of them have one source."""
-        c, q, ends = len(v), len(t), torch.cat([u, v])
-        z = self.graph.embed(state, ends.flatten(), t.expand_as(ends).flatten()).view(len(ends), q, -1)
-        read = [z[: len(u)].expand(c, q, -1), z[len(u) :]]
+        (sources, _), (c, q), ends = u.shape, v.shape, torch.cat([u, v])
+        z = self.graph.embed(state, ends.flatten(), t.expand_as(ends).flatten()).view(sources + c, q, -1)
+        read = [z[:sources].expand(c, q, -1), z[sources:]]
         if self.pairs:
             pairs = u.expand(c, q).flatten(), v.flatten(), t.expand(c, q).flatten()
             read.append(acquaintance(state, *pairs, self.graph.sizes.longest).view(c, q, -1))

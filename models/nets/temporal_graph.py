@@ -157,7 +157,7 @@ class TemporalGraph(nn.Module):
 
     def embed(self, state: State, nodes: Tensor, t: Tensor, own: Tensor | None = None) -> Tensor:
         """z (q, d) of ``nodes`` (q,) at times ``t`` (q,), by the events inserted so far; ``own`` (q, d) features."""
-        if own is None and len(nodes) <= FEW and self._compiled(state):
+        if own is None and nodes.numel() <= FEW and self._compiled(state):
             return at_once.embed(self, state, nodes, t)
         if self.parts.embedding == "attention":
             return self._attended(state, nodes, t, self.parts.layers, own)
