@@ -107,11 +107,12 @@ class Exchange(nn.Module):
         self.edges = LearnedEdges(d_model, hybrid.heads, hybrid.top_k) if learned else None
         self.dropout = Dropout(dropout)
 
-    def forward(self, h: Tensor, graph: Tensor) -> Tensor:
-        """The assets after one round of messages; ``graph`` is A, or the mask (b, l, n) where edges are learned."""
+    def forward(self, h: Tensor, graph: Tensor, drawn: Tensor | None = None) -> Tensor:
+        """The assets after one round of messages; ``graph`` is A, or the mask (b, l, n) where edges are learned, which
+        may have been ``drawn`` already."""
         x, graph = self.norm(h).flatten(0, 1), graph.flatten(0, 1)
-        if self.edges is None:
-            messages = self.messages(x, graph)
+        if self.edges is None or drawn is not None:
+            messages = self.messages(x, graph if drawn is None else drawn.flatten(0, 1))
         else:
             messages = in_pieces(self._by_learned, x, graph, self.edges.heads * x.shape[1] ** 2)
         return h + self.dropout(elu(messages.unflatten(0, h.shape[:2])))
@@ -210,20 +211,19 @@ class SsmGnn(nn.Module):
         """``over_time`` runs a part of the network along the bars of every asset."""
         x = self.embedding(batch)
         graph = self._graph(batch) if self.exchanges else None
-        h = asked = x if self.pool is None else over_time(self.pool, x)
+        h, edges = x if self.pool is None else over_time(self.pool, x), None
         for stage in self._stages():
-            if isinstance(stage, Exchange):
-                asked, h = h, stage(h, graph)
-            else:
+            if not isinstance(stage, Exchange):
                 h = over_time(stage, h)
+                continue
+            if self.hybrid.learns_edges and not self.training and stage is self.exchanges[-1]:
+                edges = stage.drawn(h, batch.mask)
+            h = stage(h, graph, edges)
         if self.join is not None:
             for block in self.blocks:
                 x = over_time(block, x)
             h = self.join(torch.cat([x, h], dim=-1))
-        forecast = self.heads(self.norm(h), batch.mask)
-        if not self.hybrid.learns_edges or self.training:
-            return forecast
-        return replace(forecast, edges=self.exchanges[-1].drawn(asked, batch.mask))
+        return replace(self.heads(self.norm(h), batch.mask), edges=edges)
 
     def _stages(self) -> list[nn.Module]:
         """What the one stream runs through; in parallel, that of the messages."""

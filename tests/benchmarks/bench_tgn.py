@@ -2,7 +2,8 @@
 
 1,000 nodes, 8 features, memory, embedding and time of 100, 10 neighbours, GRU, newest message, two heads, one thread;
 half of the stream is taken in before the clock starts. ``pytest tests/benchmarks/bench_tgn.py -m benchmark -s``. The
-assertions are loose, as a clock is; the goals are 2.5 times in training and streaming, and 0.4 ms for a single event.
+assertions are loose, as a clock is; the goals are 2.5 times in training and streaming, 0.4 ms for a single event, and a
+tenth of each stage's budget.
 """
 
 from __future__ import annotations
@@ -69,32 +70,39 @@ def lead(result: Contest) -> float:
 def test_training_is_faster(contenders: dict[str, Ours | Geometric]) -> None:
     against = torch.randint(NODES // 2, NODES, (BATCH,), generator=torch.Generator().manual_seed(1))
     works = {name: lambda at, c=c: c.learn(at, at + BATCH, against) for name, c in contenders.items()}
-    assert lead(timed(works, "training, batch 200", BATCH, ROUNDS)) > 1.5
+    assert lead(timed(works, "training, batch 200", BATCH, ROUNDS)) > 2
 
 
 @pytest.mark.parametrize("size", [BATCH, 1])
 def test_streaming_is_faster(contenders: dict[str, Ours | Geometric], size: int) -> None:
     works = {name: lambda at, c=c: c.stream(at, at + size) for name, c in contenders.items()}
-    assert lead(timed(works, f"streaming, batch {size}", size, ROUNDS if size > 1 else 400)) > 1.2
+    assert lead(timed(works, f"streaming, batch {size}", size, ROUNDS if size > 1 else 400)) > 2
 
 
-def test_the_latency_budget_is_beaten_at_the_99th_percentile(contenders: dict[str, Ours | Geometric]) -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_latency_budget_is_beaten_at_the_99th_percentile(
+    contenders: dict[str, Ours | Geometric], threads: int
+) -> None:
     """200 events between 1,000 assets: messages, memories, embeddings of all assets, and a signal of each.
 
-    On one thread processor time is what the work takes; the wall's also counts who else wants the core.
+    The caller's processor time is what the work takes; the wall's also counts who else wants the cores. Two threads
+    wait for each other wherever a core is not free, so theirs is printed only.
     """
     ours = contenders["ours"]
     assert isinstance(ours, Ours)
     spent: dict[str, list[tuple[float, float]]] = {stage: [] for stage in BUDGET_MS}
+    torch.set_num_threads(threads)
+    ours.net.eval()
     with torch.inference_mode():
-        for start in range(HALF, HALF + 100 * BATCH, BATCH):
+        for start in range(HALF, HALF + 200 * BATCH, BATCH):
             for stage, seconds in stages(ours, ours.contacts.part(start, start + BATCH)):
                 spent[stage].append(seconds)
-    worst = {stage: 1e3 * np.percentile(seconds, 99, axis=0) for stage, seconds in spent.items()}
-    for stage, (processor, wall) in worst.items():
-        budget = BUDGET_MS[stage]
-        print(f"\n{stage}: 99th percentile {processor:.2f} ms, {wall:.2f} by the wall, of {budget:.0f} ms", end="")
-    assert all(worst[stage][0] < budget for stage, budget in BUDGET_MS.items())
+    torch.set_num_threads(1)
+    for stage, seconds in spent.items():
+        middle, worst = (1e3 * np.percentile(seconds, at, axis=0) for at in (50, 99))
+        print(f"\n{stage}, threads {threads}: {middle[0]:.2f} ms, {middle[1]:.2f} by the wall; 99th percentile", end="")
+        print(f" {worst[0]:.2f} ms, {worst[1]:.2f} by the wall, of {BUDGET_MS[stage]:.0f} ms", end="")
+        assert threads > 1 or worst[0] < BUDGET_MS[stage] / 4
 
 
 def stages(ours: Ours, batch: Contacts) -> Iterator[tuple[str, tuple[float, float]]]:
