@@ -92,7 +92,8 @@ def _run(bars, ends, begin, rule, sums, out):
     window, min_strength, top_k, wildest = rule
     pairs, weight, stops = out
     n = x.shape[1]
-    moments = np.empty(n), np.empty(n), np.empty(n)
+    screen = np.empty(n)
+    moments = np.empty(n), np.empty(n), screen
     own = np.empty((n, window)), np.empty((n, window)), np.empty(n, np.bool_)
     row, found, flags = np.empty(n), np.empty(n + 8, np.int64), np.empty((n + 7) // 8 * 8, np.uint8)
     best, peak = np.empty((n, max(top_k, 1))), _peaks(x)
@@ -108,7 +109,11 @@ def _run(bars, ends, begin, rule, sums, out):
             _advance(sums[i], x, i, end, moved, window)
             for h in range(_screen(sums[i], i, moments, window, floor, (row, found, flags))):
                 j = found[h]
-                value = _weight(row[j], i, j, bars, end, moments, own)
+                place = row[j] / (screen[i] * screen[j]) * SCALE
+                nearest = np.rint(place)
+                if not abs(place - nearest) < 0.5 - SLACK * SCALE:  # the moving sums do not decide it; nor does NaN
+                    nearest = np.rint(_anew(i, j, bars, end, moments, own) * SCALE)
+                value = min(1.0, max(-1.0, nearest / SCALE))
                 if abs(value) >= min_strength:
                     pairs[count, 0], pairs[count, 1], weight[count] = i, j, value
                     count += 1
@@ -194,23 +199,16 @@ def _screen(sums, i, moments, window, floor, space):
     return hits
 
 
-@njit(inline="always")
-def _weight(covariance, i, j, bars, end, moments, own):
-    """Correlation of a pair, to six decimals: of the moving sums where they decide it, else of its own window; 0 for
-    a pair that is unknown."""
-    screen = moments[2]
-    value = covariance / (screen[i] * screen[j])
-    place = value * SCALE
-    if not abs(place - np.floor(place) - 0.5) > SLACK * SCALE:  # NaN is not clear either
-        z, seen, ready = own
-        for k in (i, j):
-            if not ready[k]:
-                _standardise(bars, k, end, moments, z[k], seen[k])
-                ready[k] = True
-        value = _pair(z[i], seen[i], z[j], seen[j])
-        if math.isnan(value):
-            return 0.0
-    return min(1.0, max(-1.0, np.rint(value * SCALE) / SCALE))
+@njit(nogil=True, cache=True, error_model="numpy")
+def _anew(i, j, bars, end, moments, own):
+    """Correlation of a pair over its own window; 0 where it is unknown."""
+    z, seen, ready = own
+    for k in (i, j):
+        if not ready[k]:
+            _standardise(bars, k, end, moments, z[k], seen[k])
+            ready[k] = True
+    value = _pair(z[i], seen[i], z[j], seen[j])
+    return 0.0 if math.isnan(value) else value
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
