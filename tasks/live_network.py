@@ -1,8 +1,7 @@
 """A temporal graph network that a stream feeds: it takes in every bar at its close, as a night does, and forecasts.
 
-It begins where a night would that forecasts the next bar: ``context_bars`` before the segment of that bar, see
-models/training/fit.py. A night begins anew with each segment, of up to 512 bars, the stream goes on: from a segment
-that it did not begin in, its memory is longer than a night's. It learns nothing here.
+It begins, as a night does, ``context_bars`` before the segment of the bar that is forecast, and anew with each segment,
+see models/training/fit.py. It learns nothing here.
 Glossary: e rows · n assets · t bars. Times are microseconds UTC.
 """
 
@@ -12,6 +11,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -95,10 +95,11 @@ def _newest_fold(market: LiveMarket, model: str) -> pa.Table:
 
 @dataclass(frozen=True, eq=False)
 class Position:
-    """Where a network is: its ``state`` after the bar that closed at ``close``, what the features of its events look
-    back to, and when each asset's last event came, ``heard`` (n,)."""
+    """Where a network is: its ``state`` after the bar that closed at ``close``, in the segment whose first bar opened
+    at ``segment``; what the features of its ``events`` look back to; each asset's last event, ``heard`` (n,)."""
 
     close: int
+    segment: int
     state: Any
     events: MarketEvents
     heard: np.ndarray
@@ -122,16 +123,11 @@ class LiveNetwork:
 
     def begin(self) -> np.ndarray:
         """The stored rows after the newest stored bar, up to which the memory then is. Raises NoBarsError."""
-        now = datetime.now(UTC)
-        known = self.market.stored(now)
-        night = Night(now.date(), self.market.source, self.market.universe, self.market.warehouse, now)
-        rows, close = heard_rows(night, known.bars.ts[0], LATER), int(known.closes[-1].astype(np.int64))
-        n, stop = len(self.names), len(known.bars)
-        before = Position(NEVER, self._nothing(), MarketEvents(self.names), np.full(n, NEVER))
-        bars = range(min(self._first(known.bars), stop), stop)
-        self.at, _ = self._taken_in(before, known, _features(known), rows[rows["t"] <= close], bars)
+        known = self.market.stored(datetime.now(UTC))
+        rows, close = self._stored_rows(known), int(_microseconds(known.closes)[-1])
+        self.at = self._begun(known, _features(known), rows, len(known.bars))
         self.told, self.given_up, self.waiting = close, NEVER, [rows[:0]]
-        since, own = rows[rows["t"] > close], np.full(n, -1)
+        since, own = rows[rows["t"] > close], np.full(len(self.names), -1)
         own[self.place] = np.arange(len(self.place))
         since["symbol"] = own[since["symbol"]]
         return since[since["symbol"] >= 0]
@@ -155,18 +151,21 @@ class LiveNetwork:
 
     def close(self, due: Due) -> Closed:
         """The forecasts at each of the closes that did not fail before. Raises what LiveMarket.at does."""
-        at, known = self.at, self.market.at(due.close)
+        at, known, made = self.at, self.market.at(due.close), []
         assert at is not None
         features, ends = _features(known), _microseconds(known.closes)
-        bars = range(int(np.searchsorted(ends, at.close, side="right")), len(ends))
-        after, made = self._taken_in(at, known, features, due.rows, bars)
-        new = slice(bars.start, bars.stop)
-        predictions = predictions_of(made, self.fold.artifact.header.horizons, features.rows(bars.start, bars.stop))
+        new = slice(int(np.searchsorted(ends, at.close, side="right")), len(ends))
         fresh = [freshness(_heard(at.heard, due.rows, t), t, MAX_STALENESS_US) for t in ends[new].tolist()]
-        spoken = ends[new] > self.given_up
+        for bars in self._by_segment(features.ts, range(new.start, new.stop)):
+            if at.segment != self._segment(features.ts, bars.start):
+                at = self._begun(known, features, self._stored_rows(known), bars.start)
+            at, forecasts = self._taken_in(at, known, features, due.rows, bars)
+            made += forecasts
+        predictions = predictions_of(made, self.fold.artifact.header.horizons, features.rows(new.start, new.stop))
         if self.fold.sha256 not in _newest_fold(self.market, self.fold.model)["artifact_sha256"].to_pylist():
             logger.warning("a newer fold of %s is published; start the stream again to use it", self.fold.model)
-        return Closed(after, stream_rows(predictions, known.closes[new], np.stack(fresh), spoken, self.fold.said))
+        spoken = ends[new] > self.given_up
+        return Closed(at, stream_rows(predictions, known.closes[new], np.stack(fresh), spoken, self.fold.said))
 
     def adopt(self, closed: Closed) -> None:
         """Goes on from there."""
@@ -184,32 +183,52 @@ class LiveNetwork:
         """The network's state before the first bar."""
         return self.fold.artifact.network.initial_state(1, len(self.names))  # type: ignore[operator]
 
-    def _first(self, bars: Panel) -> int:
-        """Position of the bar from which a night would begin, to forecast the one after ``bars``."""
+    def _segment(self, ts: np.ndarray, bar: int) -> int:
+        """When the first bar opens of the segment with the ``bar`` of the grid ``ts``, or the one after it."""
         length = segment_bars(self.fold.test_bars, len(self.names))
-        start = int(np.searchsorted(bars.ts, self.fold.test_start))
-        segment = start + max(0, len(bars) - start) // length * length
-        return segment - self.fold.artifact.header.config.context_bars
+        start = int(np.searchsorted(ts, self.fold.test_start))
+        return int(_microseconds(ts)[0]) + (start + max(0, bar - start) // length * length) * self.bar_us
+
+    def _by_segment(self, ts: np.ndarray, bars: range) -> list[range]:
+        """``bars`` in parts that each lie in one segment."""
+        cuts = [bar for bar in bars[1:] if self._segment(ts, bar) != self._segment(ts, bar - 1)]
+        return [range(*ends) for ends in pairwise([bars.start, *cuts, bars.stop])]
+
+    def _stored_rows(self, known: Known) -> np.ndarray:
+        """All that a night at this instant would read of the events."""
+        now, market = datetime.now(UTC), self.market
+        night = Night(now.date(), market.source, market.universe, market.warehouse, now)
+        return heard_rows(night, known.bars.ts[0], LATER)
+
+    def _begun(self, known: Known, features: Panel, rows: np.ndarray, bar: int) -> Position:
+        """Where a night is that is to forecast ``bar``, having run up to it from before its segment."""
+        segment, ts = self._segment(features.ts, bar), _microseconds(features.ts)
+        first = (segment - int(ts[0])) // self.bar_us - self.fold.artifact.header.config.context_bars
+        nothing = np.full(len(self.names), NEVER)
+        before = Position(NEVER, segment, self._nothing(), MarketEvents(self.names), nothing)
+        return self._taken_in(before, known, features, rows, range(min(first, bar), bar))[0]
 
     def _taken_in(
         self, at: Position, known: Known, features: Panel, rows: np.ndarray, bars: range
     ) -> tuple[Position, list[Forecast]]:
-        """Where the network is after ``bars``, told of all ``rows`` (e,) since ``at``, and its forecasts of them."""
-        close, events, settled = int(_microseconds(known.closes)[-1]), MarketEvents(self.names), known.settled
+        """Where the network is after ``bars``, told of those of the ``rows`` (e,) that came since ``at``, and what it
+        forecasts at them."""
+        close, events = int(_microseconds(known.closes)[bars.stop - 1]), MarketEvents(self.names)
         events.restore(at.events.state())
-        told = events(by_time(rows, settled[(settled["t"] > at.close) & (settled["t"] <= close)]))
+        own, settled = (part[(part["t"] > at.close) & (part["t"] <= close)] for part in (rows, known.settled))
+        told = BarEvents.of(events(by_time(own, settled)), features.ts, known.closes)
         graph = zoo.graph_of(self.fold.artifact.header.spec)
         snapshots = self.market.snapshots(graph, features.ts[max(0, bars.start - 1) : bars.stop])
-        around = Surroundings(snapshots, BarEvents.of(told, features.ts, known.closes))
-        made, state = stepped(self.fold.artifact, features, around, bars, at.state, begins=at.close == NEVER)
-        return Position(close, state, events, _heard(at.heard, rows, close)), made
+        around, begins = Surroundings(snapshots, told), at.close == NEVER
+        made, state = stepped(self.fold.artifact, features, around, bars, at.state, begins)
+        return Position(close, at.segment, state, events, _heard(at.heard, own, close)), made
 
     def state(self) -> dict[str, np.ndarray]:
         """Every tensor of the network's state by its place in it, what waits, and which fold it is of."""
         at = self.at
         assert at is not None
         self.waiting = [np.concatenate(self.waiting)]
-        numbers = np.array([at.close, self.told, self.given_up])
+        numbers = np.array([at.close, at.segment, self.told, self.given_up])
         said = {"fold": np.array(self.fold.sha256), "numbers": numbers, "heard": at.heard, "waiting": self.waiting[0]}
         said |= {f"events.{name}": array for name, array in at.events.state().items()}
         return said | {f"state.{place}": value.numpy().copy() for place, value in _tensors(at.state).items()}
@@ -229,8 +248,8 @@ class LiveNetwork:
         """Goes on from where ``state`` was taken."""
         events = MarketEvents(self.names)
         events.restore({name: arrays[f"events.{name}"] for name in events.state()})
-        close, self.told, self.given_up = arrays["numbers"].tolist()
-        self.at = Position(close, _with(self._nothing(), arrays, "state"), events, arrays["heard"])
+        close, segment, self.told, self.given_up = arrays["numbers"].tolist()
+        self.at = Position(close, segment, _with(self._nothing(), arrays, "state"), events, arrays["heard"])
         self.waiting = [arrays["waiting"]]
 
 

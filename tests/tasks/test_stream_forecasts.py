@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from models.graphs.stream import load_arrays, save_arrays
+from models.training import fit
 from tasks.markets.bybit_frames import topics_of
 from tests.exchange import Exchange
 from tests.market_place import SYMBOLS, Place, at, hours, liquidation, stamp_ms, ticker, trade, until_closed
@@ -39,6 +40,14 @@ def test_a_settlement_at_a_close_is_heard_at_it(place: Place) -> None:
     rows = place.forecasts()
     assert len(rows) == 8 * 2 * 2
     assert_same(rows, place.night_forecasts(8))
+
+
+@pytest.mark.parametrize("bars", [34, 23], ids=["after the first bar", "after the second"])
+def test_with_a_new_segment_the_memory_begins_anew_as_a_night_s_does(place: Place, monkeypatch, bars: int) -> None:
+    """The fold's test window began 67 bars before midnight."""
+    monkeypatch.setattr(fit, "SEGMENT_BARS", bars)
+    place.plays(hours(0, 3.5))
+    assert_same(place.forecasts(), place.night_forecasts(3))
 
 
 @pytest.mark.parametrize("lost", ["rows", "nothing"])
