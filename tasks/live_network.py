@@ -81,7 +81,7 @@ def published_fold(market: LiveMarket, model: str) -> PublishedFold:
     if file_hash(path) != row["artifact_sha256"]:
         raise DamagedArtifactError(f"{path}: not the file that the fold wrote; delete it and run the night again")
     artifact = load_artifact(path)
-    if not hasattr(artifact.network, "insert"):
+    if not zoo.network(model).events:
         raise NoModelError(f"{model} reads no events between bars: stream with a temporal graph network, such as tgn")
     start, end = (instants(found[name])[0] for name in ("test_start", "test_end"))
     bars = int((end - start).astype(np.int64) // artifact.header.bar_us)

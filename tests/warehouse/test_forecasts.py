@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import pyarrow as pa
 import pytest
@@ -10,6 +10,7 @@ import pytest
 from warehouse.connect import Warehouse
 from warehouse.errors import RowsRefusedError
 from warehouse.forecasts import append_forecasts
+from warehouse.publish import PublishedCopy, publish_copy
 from warehouse.tables import append
 
 BAR = datetime(2026, 9, 13, 12, tzinfo=UTC)
@@ -59,3 +60,13 @@ def test_signals_now_are_the_newest_of_each_symbol_and_model(warehouse: Warehous
         *(("dyrep", "BTCUSDT", 12, 1), ("tgn", "BTCUSDT", 13, 1), ("tgn", "BTCUSDT", 13, 4), ("tgn", "ETHUSDT", 12, 1)),
     ]
     assert shown[0][4:] == pytest.approx((0.6, 0.2))
+
+
+def test_forecasts_are_published_with_every_night_and_again_with_the_next(warehouse: Warehouse, add_night) -> None:
+    for night, symbol in ((date(2024, 6, 28), "BTCUSDT"), (date(2024, 7, 1), "ETHUSDT")):
+        add_night(night, universe="crypto")
+        write(warehouse, forecast(symbol), source="recorded")
+        publish_copy(warehouse, "recorded", "crypto")
+    with PublishedCopy(warehouse.path).read() as con:
+        shown = con.execute("SELECT symbol FROM stream_forecasts ORDER BY symbol").fetchall()
+    assert shown == [("BTCUSDT",), ("ETHUSDT",)]
