@@ -16,7 +16,7 @@ FAST = {"reassoc", "contract"}  # what a kernel's compiler may do: sum in anothe
 
 def flat(x: torch.Tensor) -> np.ndarray:
     """The values of a contiguous tensor as one row that shares its memory."""
-    return x.numpy(force=True).reshape(-1, copy=False)
+    return x.detach().numpy().reshape(-1, copy=False)
 
 
 def flats(*tensors: torch.Tensor) -> tuple[np.ndarray, ...]:

@@ -132,7 +132,7 @@ class TemporalGraph(nn.Module):
         ``in_place``: the given state's own tensors are written to, but for vectors that gradients run through.
         """
         memory, ring = state
-        after = at_once.insert(self, state, contacts, in_place) if self._compiled(state) else None
+        after = at_once.insert(self, state, contacts, in_place) if at_once.knows(self, state) else None
         if after is not None:
             return after
         self._check(contacts, len(memory.seen))
@@ -157,7 +157,7 @@ class TemporalGraph(nn.Module):
 
     def embed(self, state: State, nodes: Tensor, t: Tensor, own: Tensor | None = None) -> Tensor:
         """z (q, d) of ``nodes`` (q,) at times ``t`` (q,), by the events inserted so far; ``own`` (q, d) features."""
-        if own is None and nodes.numel() <= FEW and self._compiled(state):
+        if own is None and nodes.numel() <= FEW and at_once.knows(self, state):
             return at_once.embed(self, state, nodes, t)
         if self.parts.embedding == "attention":
             return self._attended(state, nodes, t, self.parts.layers, own)
@@ -165,9 +165,6 @@ class TemporalGraph(nn.Module):
         if self.projection is not None:
             s = s * (1 + (elapsed / self.sizes.longest)[:, None] * self.projection)
         return s if own is None else s + own
-
-    def _compiled(self, state: State) -> bool:
-        return at_once.knows(self, state)
 
     def _updated(self, state: State, ends: Ends, groups: Groups) -> Tensor:
         """The new memories of ``groups.node``."""
