@@ -243,17 +243,18 @@ def events(
     url: Annotated[
         str | None, typer.Option(metavar="URL", help="another archive than Bybit's own; its rows are `recorded`")
     ] = None,
+    rest_url: Annotated[str | None, typer.Option(metavar="URL", help="the REST service that goes with --url")] = None,
     warehouse: WarehouseOption = None,
 ) -> None:
-    """Fetch whole days of trades from Bybit's archive into the view `events`.
+    """Fetch whole days of trades from Bybit's archive, and their hourly open interest, into the view `events`.
 
-    A trade that is there already, from an earlier run or from `stream`, stays as it is. A day that the archive lacks is
+    What is there already, from an earlier run or from `stream`, stays as it is. A day that the archive lacks is
     told in the end, when all others are in.
     """
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # its lines are told in our own way
     from flows.events import EventsParameters, run_events
 
-    asked = {"day": day.date(), "days": days, "universe": universe, "url": url}
+    asked = {"day": day.date(), "days": days, "universe": universe, "url": url, "rest_url": rest_url}
     run_events(EventsParameters.model_validate(asked | {"warehouse": str(place(warehouse).path)}), console())
 
 

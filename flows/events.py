@@ -1,10 +1,11 @@
-"""Events: whole days of trades out of Bybit's archive. It is not a step of the night, whose networks read them."""
+"""Events: whole days of trades out of Bybit's archive, and open interest. It is not a step of the night, whose networks
+read them."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Annotated
 
 from prefect import flow
@@ -15,11 +16,13 @@ from flows.parameters import WAREHOUSE, open_warehouse
 from flows.progress import progress
 from flows.settings import SettingsError, load_settings
 from flows.terminal import table, telling
-from tasks.events import ArchiveJob, store_archived_trades
+from tasks.events import ArchiveJob, store_archived_events
+from tasks.markets.bybit import LIVE_URL as REST_URL
+from tasks.markets.bybit import Bybit
 from tasks.markets.bybit_archive import ARCHIVE_URL, TradeArchive
 from warehouse.universes import load_universe
 
-COUNTS = {"day": ("day", ""), "symbol": ("symbol", ""), "count": ("new trades", ",d")}
+COUNTS = {"day": ("day", ""), "symbol": ("symbol", ""), "count": ("new events", ",d")}
 
 
 class EventsParameters(BaseModel):
@@ -33,6 +36,10 @@ class EventsParameters(BaseModel):
     url: Annotated[
         str | None,
         Field(pattern=r"^https?://\S+$", description="another archive than Bybit's own; its rows get source=recorded"),
+    ] = None
+    rest_url: Annotated[
+        str | None,
+        Field(pattern=r"^https?://\S+$", description="the REST service that goes with url; empty: no open interest"),
     ] = None
     warehouse: Annotated[str | None, WAREHOUSE] = None
 
@@ -54,23 +61,30 @@ class EventsParameters(BaseModel):
         ]
         if not wanted:
             raise SettingsError(f"{universe.name} has no member from {days[0]} to {days[-1]}: choose later days")
-        with contextlib.closing(TradeArchive(url=self.url or ARCHIVE_URL)) as archive:
-            yield ArchiveJob(warehouse, archive, "recorded" if self.url else "live", wanted)
+        if self.rest_url and not self.url:
+            raise SettingsError("rest_url goes with url: Bybit's own archive has Bybit's own REST")
+        with contextlib.ExitStack() as open_for:
+            archive = open_for.enter_context(contextlib.closing(TradeArchive(url=self.url or ARCHIVE_URL)))
+            rest = None
+            if self.rest_url or not self.url:
+                rest = Bybit(datetime.now(UTC), url=self.rest_url or REST_URL)
+                open_for.callback(rest.close)
+            yield ArchiveJob(warehouse, archive, "recorded" if self.url else "live", wanted, rest)
 
 
 @flow
 def events(events: EventsParameters) -> int:
-    """How many trades of one universe and some days were new in the warehouse; run again, none is."""
+    """How many events of one universe and some days were new in the warehouse; run again, none is."""
     with events.job() as job:
-        return sum(store_archived_trades(job, progress()).values())
+        return sum(store_archived_events(job, progress()).values())
 
 
 def run_events(parameters: EventsParameters, screen: Console) -> None:
-    """Fetches in this process, telling how far it has got, and prints how many trades of each file were new."""
+    """Fetches in this process, telling how far it has got, and prints how many events of each were new."""
     with (
         parameters.job() as job,
         telling(job.warehouse.path.with_name(f"{job.warehouse.path.stem}.events.log")),
     ):
-        new = store_archived_trades(job, progress())
+        new = store_archived_events(job, progress())
     rows = [{"day": str(day), "symbol": symbol, "count": count} for (day, symbol), count in new.items()]
-    screen.print(table(f"{parameters.universe}, {job.source}: trades of the archive", COUNTS, rows))
+    screen.print(table(f"{parameters.universe}, {job.source}: trades and open interest", COUNTS, rows))

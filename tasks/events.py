@@ -1,4 +1,5 @@
-"""Events in bulk: Bybit's archived trades into the warehouse, and any rows of it as a network reads them."""
+"""Events in bulk: days of Bybit's trades and open interest into the warehouse, and any rows of it as a network reads
+them."""
 
 from __future__ import annotations
 
@@ -6,7 +7,8 @@ import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
+from itertools import chain
 
 import numpy as np
 import pandas as pd
@@ -16,6 +18,7 @@ import pyarrow.compute as pc
 from models.graphs.events import KINDS
 from models.graphs.market_stream import BUILDERS, MARKET_ROW, MEASURES
 from tasks.errors import NoPricesError
+from tasks.markets.bybit import Bybit
 from tasks.markets.bybit_archive import TradeArchive
 from tasks.markets.bybit_frames import LEAST, MOST, MOST_RATE
 from tasks.markets.recorded import midnight_after
@@ -35,18 +38,20 @@ QUANTITIES = {
 
 @dataclass(frozen=True)
 class ArchiveJob:
-    """What to fetch: the trades of these symbols and UTC days, and the ``source`` to write them as."""
+    """What to fetch: the trades of these symbols and UTC days, from ``rest`` their hourly open interest, and the
+    ``source`` to write them as."""
 
     warehouse: Warehouse
     archive: TradeArchive
     source: str
     wanted: Sequence[tuple[date, str]]
+    rest: Bybit | None = None
 
 
-def store_archived_trades(
+def store_archived_events(
     job: ArchiveJob, on_progress: Callable[[int, int, str], None] = lambda *_: None
 ) -> dict[tuple[date, str], int]:
-    """How many trades of each day and symbol were new: none that the stream, or an earlier run, has brought.
+    """How many events of each day and symbol were new: none that the stream, or an earlier run, has brought.
 
     Live ones are received now, recorded ones when their day was over. A day that the archive lacks is left out, and
     NoPricesError tells them all in the end; what else ``TradeArchive.trades`` raises ends it, and what came before that
@@ -62,7 +67,7 @@ def store_archived_trades(
             logger.warning("%s", error)
             missing.append(f"{symbol} {day}")
         else:
-            logger.info("%s %s: %d new trades", symbol, day, new[day, symbol])
+            logger.info("%s %s: %d new events", symbol, day, new[day, symbol])
     on_progress(len(job.wanted), len(job.wanted), "")
     if missing:
         raise NoPricesError(
@@ -76,8 +81,11 @@ def _store_day(job: ArchiveJob, symbol: str, day: date) -> int:
     run_id = hashlib.sha256(f"events|{job.source}|{VENUE}".encode()).hexdigest()[:16]
     received = datetime.now(UTC) if job.source == "live" else midnight_after(day)
     of, stored = {"source": job.source, "venue": VENUE}, 0
-    for table in job.archive.trades(symbol, day):
-        with job.warehouse.write(f"trades of {symbol} on {day}") as con:
+    begins, interest = midnight_after(day) - timedelta(days=1), []
+    if job.rest is not None:
+        interest.append(job.rest.open_interest(symbol, begins, midnight_after(day)))
+    for table in chain(job.archive.trades(symbol, day), interest):
+        with job.warehouse.write(f"events of {symbol} on {day}") as con:
             stored += append_events(con, table, **of, run_id=run_id, fetched_at=received)
     return stored
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import json
 import threading
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 from pydantic import ValidationError
@@ -37,6 +39,24 @@ class Archive:
 
 
 class Silent(SimpleHTTPRequestHandler):
+    """Files of the archive, and as REST the open interest of two hours of every day."""
+
+    def do_GET(self) -> None:
+        url = urlsplit(self.path)
+        if url.path != "/v5/market/open-interest":
+            super().do_GET()
+            return
+        asked = dict(parse_qsl(url.query))
+        midnight = int(asked["startTime"]) - int(asked["startTime"]) % 86_400_000
+        stamps = [midnight + hour * 3_600_000 for hour in (1, 0)]
+        rows = [{"openInterest": str(100 + k), "timestamp": str(stamp)} for k, stamp in enumerate(stamps)]
+        answer = {"retCode": 0, "retMsg": "OK", "result": {"list": rows}, "time": stamps[0] + 86_400_000}
+        body = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
     def log_message(self, *_: object) -> None:
         pass
 
@@ -84,7 +104,7 @@ def test_the_command_fetches_days_of_a_universe_and_again_nothing_new(
     printed = capsys.readouterr()
     rows = [line.split() for line in printed.out.splitlines()]
     assert ["2024-06-28", "BTCUSDT", "3"] in rows and ["2024-06-29", "XRPUSDT", "3"] in rows
-    assert "ETHUSDT 2024-06-29: 3 new trades" in printed.err
+    assert "ETHUSDT 2024-06-29: 3 new events" in printed.err
     found = stored(empty)
     assert len(found) == 8
     # another archive than Bybit's own is a recording: its day was known when it was over
@@ -93,6 +113,19 @@ def test_the_command_fetches_days_of_a_universe_and_again_nothing_new(
     again = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["2024-06-28", "BTCUSDT", "0"] in again
     assert stored(empty) == found
+
+
+def test_with_rest_a_day_has_its_open_interest_too(
+    filled: Archive, empty: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ["--universe", "demo_crypto", "--day", str(DAY), "--url", filled.url, "--rest-url", filled.url]
+    assert fetch(monkeypatch, empty, *asked) == fetch(monkeypatch, empty, *asked) == 0
+    told = (
+        "SELECT ts::VARCHAR, open_interest FROM events WHERE kind = 'open_interest' AND symbol = 'XRPUSDT' ORDER BY ts"
+    )
+    with empty.read() as con:
+        found = con.execute(told).fetchall()
+    assert found == [("2024-06-28 00:00:00+00", 101.0), ("2024-06-28 01:00:00+00", 100.0)]
 
 
 def test_a_day_that_is_missing_is_named_when_all_others_are_in(
@@ -113,6 +146,7 @@ def test_a_day_that_is_missing_is_named_when_all_others_are_in(
         (["--day", "2024-06-28", "--universe", "nowhere"], "unknown universe 'nowhere'"),
         (["--day", "2024-06-28", "--days", "0"], "days: Input should be greater than or equal to 1"),
         (["--day", "2024-06-28", "--url", "ftp://x"], "url: String should match pattern"),
+        (["--day", "2024-06-28", "--rest-url", "http://127.0.0.1"], "rest_url goes with url"),
         (["--day", "2019-01-01"], "crypto has no member from 2019-01-01 to 2019-01-01"),
     ],
 )
@@ -131,7 +165,7 @@ def test_bybit_s_own_archive_is_live_and_only_members_of_the_day_are_wanted(empt
     with EventsParameters(
         day=date(2021, 5, 12), days=2, universe="demo_crypto", warehouse=str(empty.path)
     ).job() as job:
-        assert job.source == "live"
+        assert job.source == "live" and job.rest is not None
         assert list(job.wanted) == [
             (date(2021, 5, 12), "BTCUSDT"),
             (date(2021, 5, 12), "ETHUSDT"),

@@ -14,7 +14,7 @@ import pytest
 import requests
 from requests.adapters import BaseAdapter
 
-from tasks.events import ArchiveJob, market_rows, readable_rows, store_archived_trades
+from tasks.events import ArchiveJob, market_rows, readable_rows, store_archived_events
 from tasks.markets.bybit_archive import TradeArchive
 from tasks.markets.bybit_frames import Frames
 from tasks.markets.event_rows import event_rows
@@ -72,8 +72,8 @@ def test_a_day_of_the_archive_adds_only_the_trades_that_the_stream_has_not(
     canned_archive, warehouse: Warehouse
 ) -> None:
     job, began = ArchiveJob(warehouse, canned_archive, "live", [(DAY, "BTCUSDT")]), datetime.now(UTC)
-    assert store_archived_trades(job) == {(DAY, "BTCUSDT"): 2}
-    assert store_archived_trades(job) == {(DAY, "BTCUSDT"): 0}
+    assert store_archived_events(job) == {(DAY, "BTCUSDT"): 2}
+    assert store_archived_events(job) == {(DAY, "BTCUSDT"): 0}
     with warehouse.read() as con:
         stored = con.execute("SELECT source, venue, trade_id FROM trades ORDER BY ts").fetchall()
         ((received,),) = con.execute("SELECT DISTINCT fetched_at FROM events").fetchall()
@@ -90,7 +90,7 @@ def test_a_trade_that_the_stream_and_the_archive_both_have_is_stored_once(canned
     stamps = {"source": "live", "venue": "bybit", "run_id": "r", "fetched_at": datetime(2024, 8, 9, tzinfo=UTC)}
     with warehouse.write("stream") as con:
         assert append_events(con, streamed, **stamps) == 1
-    assert store_archived_trades(job) == {(DAY, "BTCUSDT"): 1}
+    assert store_archived_events(job) == {(DAY, "BTCUSDT"): 1}
     with warehouse.write("stream") as con:
         assert append_events(con, streamed, **stamps) == 0
     with warehouse.read() as con:
