@@ -8,6 +8,7 @@ and candidate. Arrays are flat.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from models.layers.parallel import FAST, flat, flats, side_by_side
 
 Array = np.ndarray
 Arrays = tuple[Array, ...]
+FEW = 1 << 16  # numbers of states
 POWER = [np.float32(math.log(2) ** k / math.factorial(k)) for k in range(8)]
 P0, P1, P2, P3, P4, P5, P6, P7 = POWER
 
@@ -74,9 +76,18 @@ def gated(message: Tensor, s: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor,
     from_message, from_s, bias, bias_s = weights
     x = torch.addmm(bias, message, from_message.t())
     y = torch.addmm(bias_s, s, from_s.t())
-    (g, d), out = s.shape, torch.empty_like(s)
-    side_by_side(gates, g, *flats(x, y, s, out), d)
+    out = torch.empty_like(s)
+    _by_row(gates, s.shape, *flats(x, y, s, out))
     return out, x, y
+
+
+def _by_row(kernel: Callable[..., None], shape: Sequence[int], *arguments: Any) -> None:
+    """``kernel`` over the rows of states of that shape; a second thread takes longer to wake than a few of them."""
+    g, d = shape
+    if g * d <= FEW:
+        kernel(*arguments, d, 0, g)
+    else:
+        side_by_side(kernel, g, *arguments, d)
 
 
 class Gated(Function):
@@ -97,7 +108,7 @@ class Gated(Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         message, s, from_message, from_s, x, y = ctx.saved_tensors
         g_x, g_y, g_s = grads = x.new_empty(x.shape), y.new_empty(y.shape), s.new_empty(s.shape)
-        side_by_side(_backward, len(s), flats(x, y, s), flat(g.contiguous()), flats(*grads), s.shape[1])
+        _by_row(_backward, s.shape, flats(x, y, s), flat(g.contiguous()), flats(*grads))
         g_weights = g_x.t() @ message, g_y.t() @ s, g_x.sum(0), g_y.sum(0)
         g_before = g_s.addmm_(g_y, from_s) if ctx.needs_input_grad[0] else None
         columns = zip(from_message.split(ctx.widths, dim=1), ctx.needs_input_grad[5:], strict=True)

@@ -176,6 +176,8 @@ def test_the_gru_updater_and_its_gradients_are_those_of_torchs_cell() -> None:
         found.append([out.detach(), *(p.grad.clone() for p in (*leaves, *updater.parameters()))])
     for fused, plain in zip(*found, strict=True):
         torch.testing.assert_close(fused, plain, rtol=1e-5, atol=1e-6)
+    unknown = message.index_fill(0, torch.tensor([2]), torch.nan)
+    assert torch.equal(updater(unknown, s, s).isnan(), updater.cell(unknown, s).isnan())
 
 
 def test_the_rnn_updater_is_one_tanh() -> None:
