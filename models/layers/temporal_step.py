@@ -61,8 +61,8 @@ def _left(memory: Arrays, rate: Any, node: int, t: float) -> tuple[Any, Any]:
 @njit(nogil=True, error_model="numpy", cache=True)
 def newest(contacts: Arrays, nodes: int, rows: Array, once: bool) -> int:
     """How many nodes the events touch; ``rows`` (2e,) begins with the newest end of each: i is the end of event i's
-    source, e + i that of its destination. −1 where an event cannot be, or a node's ends are simultaneous, not in order
-    or several though ``once`` is said."""
+    source, e + i that of its destination. −1 where an event cannot be, or a node's ends are simultaneous, not in order,
+    of events that are not, or several though ``once`` is said."""
     src, dst, t = contacts
     e, count = len(src), 0
     for i in range(e):
@@ -76,7 +76,7 @@ def newest(contacts: Arrays, nodes: int, rows: Array, once: bool) -> int:
     for place in range(2 * e):
         at, after = order[place], order[min(place + 1, 2 * e - 1)]
         if place + 1 < 2 * e and node[at] == node[after]:
-            if once or not t[after % e] > t[at % e]:
+            if once or after % e < at % e or not t[after % e] > t[at % e]:
                 return -1
         else:
             rows[count] = at

@@ -163,6 +163,15 @@ def test_the_compiled_passes_say_what_torch_says(size: int, fades: bool, monkeyp
     assert not torch.equal(found[0][0], found[1][0])  # by another order of sums: the passes did run
 
 
+def test_events_of_a_batch_in_any_order_leave_the_same_neighbours() -> None:
+    """Node 0 hears of the later event as a destination, of the earlier one as a source."""
+    graph, src, dst = network("tgn"), torch.tensor([1, 0]), torch.tensor([0, 2])
+    events = Contacts(src, dst, torch.tensor([2.0, 1.0]).double(), torch.zeros(2, F))
+    back = Contacts(*(column.flip(0) for column in events))
+    for a, b in zip(run(graph, events)[1], run(graph, back)[1], strict=True):
+        assert torch.equal(a, b)
+
+
 def test_no_events_change_nothing() -> None:
     graph = network("tgn")
     state = run(graph, contacts())
