@@ -126,10 +126,14 @@ def remember(ring: Arrays, counted: Arrays, contacts: Arrays, slots: int) -> Non
 @njit(nogil=True, error_model="numpy", cache=True, fastmath=FAST)
 def embed(
     memory: Arrays, ring: Arrays, asking: Arrays, weights: Arrays, rates: Rates, sizes: Sizes, out: Array
-) -> None:
-    """Embeddings (q, d) of the nodes ``asking[0]`` at the times ``asking[1]``. ``ring``: other, t, features;
-    ``weights``: frequencies; query and bias; key, value; merge's two matrices, each with its bias."""
+) -> bool:
+    """Embeddings (q, d) of the nodes ``asking[0]`` at the times ``asking[1]``; False, and none, where there is no such
+    node. ``ring``: other, t, features; ``weights``: frequencies; query and bias; key, value; merge's two matrices, each
+    with its bias."""
     nodes, t = asking
+    for node in nodes:
+        if not 0 <= node < len(memory[1]):
+            return False
     _, rate = rates
     frequency, query, query_bias, key, value, merge, merge_bias, last, last_bias = weights
     k, h, d, f, p = sizes
@@ -161,3 +165,4 @@ def embed(
             hidden[c] = max(hidden[c], np.float32(0.0))
         _times(last, last_bias, hidden, answer)
         copy(out, i * d, answer, 0, d)
+    return True

@@ -61,16 +61,16 @@ def insert(graph: TemporalGraph, state: State, contacts: Contacts, in_place: boo
     return state
 
 
-def embed(graph: TemporalGraph, state: State, nodes: Tensor, t: Tensor) -> Tensor:
-    """z (q, d) of a few nodes (q,) at the times t (q,)."""
+def embed(graph: TemporalGraph, state: State, nodes: Tensor, t: Tensor) -> Tensor | None:
+    """z (q, d) of a few nodes (q,) at the times t (q,); None where there is no such node."""
     layer: Any = graph.attention[0]
     merge, out = (layer.merge[0], layer.merge[3]), state[0].vector.new_empty(*nodes.shape, graph.sizes.d)
     weights = [graph.encoding.frequency, layer.query.weight, layer.query.bias, layer.key, layer.value]
     weights += [part for linear in merge for part in (linear.weight, linear.bias)]
-    memory, asking = state[0], flats(nodes, t.contiguous())
+    memory, asking = state[0], flats(nodes.contiguous(), t.contiguous())
     arrays = flats(memory.vector, memory.updated, memory.decay)
-    temporal_step.embed(arrays, flats(*state[1]), asking, flats(*weights), *_scales(graph), flat(out))
-    return out
+    known = temporal_step.embed(arrays, flats(*state[1]), asking, flats(*weights), *_scales(graph), flat(out))
+    return out if known else None
 
 
 def _scales(graph: TemporalGraph) -> tuple[temporal_step.Rates, temporal_step.Sizes]:

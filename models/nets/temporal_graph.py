@@ -156,9 +156,15 @@ class TemporalGraph(nn.Module):
         return Memory(vector, updated, seen, memory.decay), ring
 
     def embed(self, state: State, nodes: Tensor, t: Tensor, own: Tensor | None = None) -> Tensor:
-        """z (q, d) of ``nodes`` (q,) at times ``t`` (q,), by the events inserted so far; ``own`` (q, d) features."""
-        if own is None and nodes.numel() <= FEW and at_once.knows(self, state):
-            return at_once.embed(self, state, nodes, t)
+        """z (q, d) of ``nodes`` (q,) at times ``t`` (q,), by the events inserted so far; ``own`` (q, d) features.
+
+        Raises ShapeError for a node that the state does not have.
+        """
+        if own is None and len(nodes) <= FEW and at_once.knows(self, state):
+            z = at_once.embed(self, state, nodes, t)
+            if z is not None:
+                return z
+        _check_nodes(nodes, len(state[0].seen))
         if self.parts.embedding == "attention":
             return self._attended(state, nodes, t, self.parts.layers, own)
         s, elapsed = self._remembered(state[0], nodes, t)
@@ -246,6 +252,14 @@ class TemporalGraph(nn.Module):
             raise ShapeError("an event runs from a node to itself; drop it, or name its source")
         if not earliest >= 0:
             raise NotFiniteError(f"an event's time is {earliest}; count from the first event's or before, and drop NaN")
+
+
+def _check_nodes(nodes: Tensor, n: int) -> None:
+    """Raises ShapeError for a node that is none of n."""
+    lowest, highest = (int(one) for one in nodes.aminmax()) if len(nodes) else (0, 0)
+    if lowest < 0 or highest >= n > 0:
+        unknown = lowest if lowest < 0 else highest
+        raise ShapeError(f"an embedding is asked of the node {unknown}; those of this state are 0 … {n - 1}")
 
 
 def _extent(contacts: Contacts) -> tuple[float, ...]:

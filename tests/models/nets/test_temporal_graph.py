@@ -172,6 +172,14 @@ def test_events_of_a_batch_in_any_order_leave_the_same_neighbours() -> None:
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("asked", [[NODES], [1, -1], [0, 1, 2, 3, NODES], [0, 1, 2, 3, -2]])
+def test_an_embedding_of_an_unknown_node_is_refused_by_name(asked: list[int]) -> None:
+    graph, events = network("tgn"), contacts()
+    state, nodes = run(graph, events), torch.tensor(asked)
+    with torch.no_grad(), pytest.raises(ShapeError, match=f"asked of the node {asked[-1]}; those .* are 0 … 7"):
+        graph.embed(state, nodes, torch.full(nodes.shape, 101.0).double())
+
+
 def test_no_events_change_nothing() -> None:
     graph = network("tgn")
     state = run(graph, contacts())
