@@ -78,14 +78,13 @@ class _Waves(Function):
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         t, told = ctx.saved_tensors
-        cos, sin = told.flatten(0, -2).chunk(2, dim=-1)
-        of_cos, of_sin = g.flatten(0, -2).chunk(2, dim=-1)
+        (cos, sin), (of_cos, of_sin) = (x.reshape(-1, x.shape[-1]).chunk(2, dim=-1) for x in (told, g))
         slope = torch.addcmul(of_sin * cos, of_cos, sin, value=-1.0)
-        return None, t.flatten() @ slope, None
+        return None, t.flatten().to(slope.dtype) @ slope, None
 
 
 def _told(t: Tensor, frequency: Tensor, scale: float) -> Tensor:
-    if t.device.type == "cpu" and t.dtype == torch.float32:
+    if t.device.type == "cpu" and t.dtype == frequency.dtype == torch.float32:
         out = t.new_empty(*t.shape, 2 * len(frequency))
         side_by_side(fill, t.numel(), flat(t), flat(frequency), np.float32(scale), flat(out))
         return out

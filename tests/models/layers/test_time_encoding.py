@@ -37,6 +37,25 @@ def test_after_a_second_or_a_century_the_waves_are_those_of_the_angle() -> None:
     torch.testing.assert_close(encoding(t).double(), exact, rtol=0, atol=1e-6)
 
 
+def test_a_single_time_has_its_gradient_too() -> None:
+    encoding, grads = Functional(8), []
+    for form in (encoding, encoding.reference):
+        encoding.zero_grad()
+        form(torch.tensor(3.0)).sum().backward()
+        grads.append(encoding.log_frequency.grad.clone())
+    torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-5)
+
+
+def test_in_double_precision_nothing_is_rounded_to_single() -> None:
+    encoding, t, grads = Functional(8, 1.0, 1e6).double(), torch.tensor([0.5, 3.0, 86400.0]), []
+    for form in (encoding, encoding.reference):
+        encoding.zero_grad()
+        form(t).sum().backward()
+        grads.append(encoding.log_frequency.grad.clone())
+    assert torch.equal(encoding(t), encoding.reference(t))
+    torch.testing.assert_close(*grads, rtol=1e-9, atol=1e-9)
+
+
 def test_time2vec_is_one_line_and_waves() -> None:
     encoding = Time2Vec(4, 1.0, 100.0)
     with torch.no_grad():
