@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from models.graphs.events import KINDS, Events
+from models.graphs.events import KINDS
 from models.graphs.market_events import COLUMN, EXTERNAL, FEATURES, NODE_TYPES
 from models.layers.checks import check_choice
 from models.layers.dropout import Dropout
@@ -104,21 +104,6 @@ class Tgn(nn.Module):
         """The forecast of one more bar, and the state after it."""
         graph = copied((Memory(*state[0]), Ring(*state[1])))
         return self._run(batch, self.embedding(batch), (*graph, state[2]), 1)
-
-    def insert(self, state: State, events: Events, close_us: int, bar_us: int, *, in_place: bool = False) -> State:
-        """The state after ``events`` of one chunk that came after its newest bar, which closed at ``close_us``; written
-        over the one given, if ``in_place``."""
-        memory, ring, (clock, edges) = state
-        contacts = Contacts.of(events, bar_us, close_us)
-        bar = contacts.features.new_zeros(len(events), self.embedding.n_features)
-        contacts = contacts._replace(t=contacts.t + clock, features=torch.cat([bar, contacts.features], dim=1))
-        contacts = _heard_around(contacts, edges)
-        return *self.graph.insert((Memory(*memory), Ring(*ring)), contacts, in_place), (clock, edges)
-
-    def embed(self, state: State, nodes: Tensor, bars: Tensor) -> Tensor:
-        """z (q, d) of the nodes (q,) so many ``bars`` (q,) after the newest close, by the events inserted so far."""
-        chunk = nodes // _nodes(state[2][1].shape[1])
-        return self.graph.embed((Memory(*state[0]), Ring(*state[1])), nodes, state[2][0][chunk] + bars)
 
     def _run(
         self, batch: Batch, own: Tensor, state: State, bars: int, asking: Asking | None = None

@@ -144,20 +144,6 @@ def test_simultaneous_events_in_another_order_change_no_forecast() -> None:
         torch.testing.assert_close(said(made(batch_of(shuffled))), said(made(batch_of(same))), rtol=1e-4, atol=1e-5)
 
 
-def test_events_inserted_after_a_close_move_the_embeddings() -> None:
-    made, given = network("tgn"), market_events()
-    with torch.no_grad():
-        state = made.initial_state(1, len(SYMBOLS))
-        batch = batch_of()
-        for t in range(2, 8):
-            _, state = made.step(batch.bars(t, t + 1), state)
-        close = int(panel().ts[5].astype(np.int64)) + HOUR
-        more = made.insert(state, given.between(close, close + HOUR), close, HOUR)
-        nodes, soon = torch.arange(3), torch.ones(3)
-        assert not torch.allclose(made.embed(state, nodes, soon), made.embed(more, nodes, soon))
-    assert int(more[0][2].sum() - state[0][2].sum()) == 2 * len(given.between(close, close + HOUR))
-
-
 def test_a_snapshots_edges_are_heard_once_when_it_comes_into_force() -> None:
     made, batch = network("tgn"), batch_of()
     adjacency = torch.eye(3)[None].repeat(2, 1, 1)
@@ -197,14 +183,14 @@ def test_a_liquidation_is_heard_by_the_assets_that_its_own_had_an_edge_to_at_the
     assert seen == [[0, 1, 0], [1, 1, 0]]
 
 
-def test_a_liquidation_of_a_stream_is_heard_around_too() -> None:
+def test_a_liquidation_says_the_weight_of_the_edge_that_it_is_heard_over() -> None:
     made, (memory, ring, (clock, edges)) = network("tgn"), network("tgn").initial_state(1, 3)
     edges[0, 2, 0] = 0.5
     row = {name: np.array([1.0]) for name in ("price", "size", "side")}
-    given = liquidation_events(SYMBOLS, row | {"t": np.array([HOUR]), "symbol": np.array(["BTC"])})
+    row |= {"t": panel().ts[:1].astype(np.int64) + HOUR // 2, "symbol": np.array(["BTC"])}
     with torch.no_grad():
-        after = made.insert((memory, ring, (clock, edges)), given, 0, HOUR)
-    assert after[0][2][:3].tolist() == [1, 0, 1]
+        _, after = made.step(batch_of(liquidation_events(SYMBOLS, row)).bars(2, 3), (memory, ring, (clock, edges)))
+    assert after[0][2][:3].tolist() == [2, 1, 2]  # a bar each
     weight = made.embedding.n_features + FEATURES.index("weight")
     assert [after[1][2][asset, 0, weight].item() for asset in (0, 2)] == [0.0, 0.5]
 
