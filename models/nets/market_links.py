@@ -56,7 +56,7 @@ class Past(NamedTuple):
     @classmethod
     def empty(cls, b: int, n: int, like: Tensor) -> Past:
         """Nobody has met."""
-        first = like.new_full((b, SINGLE + TYPES * n, n), torch.inf)
+        first = torch.full((b, SINGLE + TYPES * n, n), torch.inf, device=like.device)  # half precision counts to 256
         return cls(first, torch.zeros(b, n, dtype=torch.bool, device=like.device), 0)
 
     def after(self, meets: Tensor) -> Past:

@@ -69,6 +69,14 @@ def test_each_strategy_draws_from_the_pairs_of_its_rule() -> None:
     assert told_from(found, "temporal") == {own(TRADE, asset) for asset in (2, 4)}
 
 
+def test_the_past_of_a_long_chunk_is_counted_in_mixed_precision_too() -> None:
+    """Two that met first in bars 299 and 300, of which half precision makes one."""
+    past = Past.empty(1, N, torch.zeros(1, dtype=torch.bfloat16))
+    for bar in range(301):
+        past = past.after(meetings(contacts(*([own(TRADE, bar - 299)] if bar >= 299 else [])), 1, N))
+    assert past.first[0, TRADE, :2].tolist() == [299, 300]
+
+
 def test_where_no_pair_fits_a_strategy_any_of_the_row_is_drawn() -> None:
     found = asked([[own(FUNDING, 0)]], [own(TRADE, 3)])
     for strategy in ("random", "historical", "inductive"):
