@@ -116,10 +116,11 @@ def signed_flow(window: np.ndarray) -> np.ndarray:
 def illiquidity(window: np.ndarray) -> np.ndarray:
     """|log price change| per value traded (w, n), after Amihud 2002, since the asset's last trade in the window.
 
-    NaN where a bar has no trade, none before it, or no change of price.
+    NaN where a bar has no trade, none before it, no change of price, or so little value that it is 0.
     """
     price, value = np.log(window[:, :, PRICE]), window[:, :, VALUE]
     bar = np.where(np.isnan(price), 0, np.arange(len(price))[:, None])
     filled = np.take_along_axis(price, np.maximum.accumulate(bar, axis=0), axis=0)
     change = np.abs(np.diff(filled, axis=0, prepend=np.nan))
-    return np.where(change > 0, change / value, np.nan)
+    known = (change > 0) & (value > 0)
+    return np.where(known, change / np.where(known, value, 1.0), np.nan)

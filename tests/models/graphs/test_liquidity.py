@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from models.graphs.catalogue import TRADED, windowed_rules
-from models.graphs.liquidity import TRADE_COLUMNS, TradeRule, flow_between, illiquidity, liquidity, proximity
+from models.graphs.liquidity import TRADE_COLUMNS, VALUE, TradeRule, flow_between, illiquidity, liquidity, proximity
 from models.graphs.snapshot import GraphError
 from models.graphs.windowed import snapshots
 from models.panel import Panel
@@ -77,6 +77,9 @@ def test_illiquidity_by_hand() -> None:
     flat = FEW.copy()
     flat[1, 0, 2] = 10
     assert np.isnan(illiquidity(flat)[1, 0])
+    dust = FEW.copy()
+    dust[1, 0, VALUE] = 0
+    assert np.isnan(illiquidity(dust)[1, 0])
 
 
 def test_the_price_before_a_pause_counts() -> None:
