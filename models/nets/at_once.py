@@ -37,8 +37,8 @@ def knows(graph: TemporalGraph, state: State) -> bool:
 def insert(graph: TemporalGraph, state: State, contacts: Contacts, in_place: bool) -> State | None:
     """The state after the events; None, and nothing written, where an event cannot be, or where a node has messages
     that come together."""
-    (e,), g = contacts.src.shape, 0
-    if e and contacts.features.shape == (e, graph.sizes.n_features):
+    e, g = len(contacts.src), 0
+    if e and contacts.fit(graph.sizes.n_features):
         given, rows = flats(*(column.contiguous() for column in contacts)), np.empty(2 * e, np.int64)
         g = temporal_step.newest(given[:3], state[0].vector.shape[0], rows, graph.parts.aggregator != "last")
     if g < 1:

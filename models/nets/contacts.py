@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from models.graphs.events import KINDS, Events
+from models.layers.errors import NotFiniteError, ShapeError
 from models.layers.neighbours import Ends
 
 
@@ -28,6 +29,11 @@ class Contacts(NamedTuple):
         features = torch.cat([torch.from_numpy(events.features), kinds.float()], dim=1)
         return cls(torch.from_numpy(events.src), torch.from_numpy(events.dst), t, features)
 
+    def fit(self, n_features: int) -> bool:
+        """True where every event has two ends, a time and so many features."""
+        e = self.src.shape
+        return e == self.dst.shape == self.t.shape and self.features.shape == (*e, n_features)
+
     def part(self, start: int, stop: int) -> Contacts:
         """Events [start, stop)."""
         return Contacts(*(column[start:stop] for column in self))
@@ -38,3 +44,35 @@ class Contacts(NamedTuple):
         side = torch.cat([t.new_ones(len(t)), t.new_full((len(t),), -1.0)]).to(features.dtype)
         said = torch.cat([torch.cat([features, features]), side[:, None]], dim=1)
         return Ends(torch.cat([src, dst]), torch.cat([dst, src]), torch.cat([t, t]), said)
+
+
+def check_contacts(contacts: Contacts, n: int, n_features: int) -> None:
+    """Refuses what would be written to the wrong place or time in a state of n nodes. Raises ShapeError,
+    NotFiniteError."""
+    if not contacts.fit(n_features):
+        src, dst, t, features = (tuple(column.shape) for column in contacts)
+        raise ShapeError(
+            f"the events' ends are {src} and {dst}, their times {t}, their features {features}; give as many of each, "
+            f"and {n_features} features for each of the events"
+        )
+    if not len(contacts.src):
+        return
+    lowest, highest, loops, earliest = _extent(contacts)
+    if lowest < 0:
+        raise ShapeError(f"an event names the node {lowest:.0f}; nodes count from 0")
+    if highest >= n:
+        raise ShapeError(f"an event names a node beyond the {n} of this state; begin with a larger initial_state")
+    if loops:
+        raise ShapeError("an event runs from a node to itself; drop it, or name its source")
+    if not earliest >= 0:
+        raise NotFiniteError(f"an event's time is {earliest}; count from the first event's or before, and drop NaN")
+
+
+def _extent(contacts: Contacts) -> tuple[float, ...]:
+    """The lowest and the highest node, whether an event has but one, and the earliest time (NaN if any is)."""
+    src, dst, t, _ = contacts
+    if len(src) == 1:  # a third of the time of what follows
+        u, v = src.item(), dst.item()
+        return min(u, v), max(u, v), u == v, t.item()
+    found = torch.minimum(src, dst).min(), torch.maximum(src, dst).max(), (src == dst).any(), t.min()
+    return tuple(torch.stack([one.double() for one in found]).tolist())

@@ -22,13 +22,13 @@ from torch import Tensor, nn
 from models.layers import memory as mem
 from models.layers import neighbours as near
 from models.layers.checks import check_choice, check_positive
-from models.layers.errors import NotFiniteError, ShapeError, SizeError
+from models.layers.errors import ShapeError, SizeError
 from models.layers.memory import Memory
 from models.layers.neighbours import Ends, Groups, Ring
 from models.layers.temporal_attention import Slots, TemporalAttention
 from models.layers.time_encoding import Functional, time_encoding
 from models.nets import at_once
-from models.nets.contacts import Contacts
+from models.nets.contacts import Contacts, check_contacts
 
 State = tuple[Memory, Ring]
 FEW = 4  # nodes that are embedded sooner one by one in a compiled pass than together in torch operations
@@ -135,7 +135,7 @@ class TemporalGraph(nn.Module):
         after = at_once.insert(self, state, contacts, in_place) if at_once.knows(self, state) else None
         if after is not None:
             return after
-        self._check(contacts, len(memory.seen))
+        check_contacts(contacts, len(memory.seen), self.sizes.n_features)
         if not len(contacts.src):
             return state
         if not in_place:
@@ -158,8 +158,10 @@ class TemporalGraph(nn.Module):
     def embed(self, state: State, nodes: Tensor, t: Tensor, own: Tensor | None = None) -> Tensor:
         """z (q, d) of ``nodes`` (q,) at times ``t`` (q,), by the events inserted so far; ``own`` (q, d) features.
 
-        Raises ShapeError for a node that the state does not have.
+        Raises ShapeError for a node that the state does not have, or without a time.
         """
+        if nodes.shape != t.shape:
+            raise ShapeError(f"nodes are {tuple(nodes.shape)} and times {tuple(t.shape)}; give a time for each node")
         if own is None and len(nodes) <= FEW and at_once.knows(self, state):
             z = at_once.embed(self, state, nodes, t)
             if z is not None:
@@ -234,25 +236,6 @@ class TemporalGraph(nn.Module):
         elapsed = (t - memory.updated.index_select(0, nodes)).clamp(min=0).float()
         return memory.vector.index_select(0, nodes), elapsed
 
-    def _check(self, contacts: Contacts, n: int) -> None:
-        """Refuses what would be written to the wrong place or time. Raises ShapeError, NotFiniteError."""
-        if contacts.features.shape != (len(contacts.src), self.sizes.n_features):
-            raise ShapeError(
-                f"the events' features are {tuple(contacts.features.shape)}; give {self.sizes.n_features} for each of "
-                f"the {len(contacts.src)} events"
-            )
-        if not len(contacts.src):
-            return
-        lowest, highest, loops, earliest = _extent(contacts)
-        if lowest < 0:
-            raise ShapeError(f"an event names the node {lowest:.0f}; nodes count from 0")
-        if highest >= n:
-            raise ShapeError(f"an event names a node beyond the {n} of this state; begin with a larger initial_state")
-        if loops:
-            raise ShapeError("an event runs from a node to itself; drop it, or name its source")
-        if not earliest >= 0:
-            raise NotFiniteError(f"an event's time is {earliest}; count from the first event's or before, and drop NaN")
-
 
 def _check_nodes(nodes: Tensor, n: int) -> None:
     """Raises ShapeError for a node that is none of n."""
@@ -260,16 +243,6 @@ def _check_nodes(nodes: Tensor, n: int) -> None:
     if lowest < 0 or highest >= n > 0:
         unknown = lowest if lowest < 0 else highest
         raise ShapeError(f"an embedding is asked of the node {unknown}; those of this state are 0 … {n - 1}")
-
-
-def _extent(contacts: Contacts) -> tuple[float, ...]:
-    """The lowest and the highest node, whether an event has but one, and the earliest time (NaN if any is)."""
-    src, dst, t, _ = contacts
-    if len(src) == 1:  # a third of the time of what follows
-        u, v = src.item(), dst.item()
-        return min(u, v), max(u, v), u == v, t.item()
-    found = torch.minimum(src, dst).min(), torch.maximum(src, dst).max(), (src == dst).any(), t.min()
-    return tuple(torch.stack([one.double() for one in found]).tolist())
 
 
 def copied(state: State) -> State:

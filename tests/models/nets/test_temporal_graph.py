@@ -197,8 +197,11 @@ def test_events_that_do_not_fit_the_state_are_refused() -> None:
     graph, events = network("tgn"), contacts()
     with pytest.raises(ShapeError, match="beyond the 3 of this state"):
         graph.insert(graph.initial_state(3), events)
-    with pytest.raises(ShapeError, match="give 3 for each"):
-        graph.insert(graph.initial_state(NODES), events._replace(features=events.features[:, :2]))
+    for column, part in (("features", events.features[:, :2]), ("dst", events.dst[1:]), ("t", events.t[:-1])):
+        with torch.no_grad(), pytest.raises(ShapeError, match="give as many of each, and 3 features"):
+            graph.insert(graph.initial_state(NODES), events._replace(**{column: part}))
+    with torch.no_grad(), pytest.raises(ShapeError, match=r"nodes are \(2,\) and times \(1,\)"):
+        graph.embed(graph.initial_state(NODES), torch.arange(2), events.t[:1])
 
 
 @pytest.mark.parametrize("size", [1, 5])
