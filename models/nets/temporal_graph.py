@@ -239,8 +239,10 @@ class TemporalGraph(nn.Module):
 
 def _check_nodes(nodes: Tensor, n: int) -> None:
     """Raises ShapeError for a node that is none of n."""
-    lowest, highest = (int(one) for one in nodes.aminmax()) if len(nodes) else (0, 0)
-    if lowest < 0 or highest >= n > 0:
+    if not len(nodes):
+        return
+    lowest, highest = torch.stack(nodes.aminmax()).tolist()
+    if lowest < 0 or highest >= n:
         unknown = lowest if lowest < 0 else highest
         raise ShapeError(f"an embedding is asked of the node {unknown}; those of this state are 0 … {n - 1}")
 

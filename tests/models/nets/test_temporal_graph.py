@@ -15,7 +15,7 @@ from models.layers.memory import AGGREGATORS
 from models.nets import at_once
 from models.nets.contacts import Contacts
 from models.nets.link import LinkPredictor, acquaintance
-from models.nets.temporal_graph import PRESETS, Sizes, State, TemporalGraph, copied, detached, preset
+from models.nets.temporal_graph import PRESETS, Parts, Sizes, State, TemporalGraph, copied, detached, preset
 
 NODES, E, F = 8, 60, 3
 every_preset = pytest.mark.parametrize("name", PRESETS)
@@ -145,9 +145,20 @@ def test_all_weights_learn_from_the_batch_before(name: str) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 10])
-@pytest.mark.parametrize("fades", [True, False])
-def test_the_compiled_passes_say_what_torch_says(size: int, fades: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    graph, events, found = network("tgn", fades=fades), contacts(), []
+@pytest.mark.parametrize(
+    ("parts", "sizes"),
+    [
+        (Parts(neighbours=4), Sizes(8, F, 8, longest=100.0)),
+        (Parts(neighbours=4, fades=False), Sizes(8, F, 8, longest=100.0)),
+        (Parts(neighbours=1, heads=3), Sizes(15, F, 6, longest=100.0)),
+        (Parts(neighbours=7, heads=1, aggregator="mean"), Sizes(17, F, 2, longest=100.0)),
+    ],
+)
+def test_the_compiled_passes_say_what_torch_says(
+    size: int, parts: Parts, sizes: Sizes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    graph, events, found = TemporalGraph(parts, sizes).eval(), contacts(), []
     for compiled in (True, False):
         if not compiled:
             monkeypatch.setattr(at_once, "knows", lambda graph, state: False)
