@@ -38,8 +38,9 @@ class Slots(NamedTuple):
     frequency: Tensor
 
     def gathered(self) -> Tensor:
-        """u (q, k, r)."""
-        rows = self.table.index_select(0, self.ids.clamp(min=0).flatten()).view(*self.ids.shape, -1)
+        """u (q, k, r); the table may be empty where all slots are."""
+        table = self.table if len(self.table) else self.table.new_zeros(1, self.table.shape[1])
+        rows = table.index_select(0, self.ids.clamp(min=0).flatten()).view(*self.ids.shape, table.shape[1])
         return torch.cat([rows * self.fade[..., None], self.said, waves(self.elapsed, self.frequency)], dim=-1)
 
 

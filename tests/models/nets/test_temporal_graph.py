@@ -144,6 +144,18 @@ def test_all_weights_learn_from_the_batch_before(name: str) -> None:
     assert not detached(state)[0].vector.requires_grad
 
 
+@every_preset
+def test_the_torch_forms_say_the_same_from_before_the_first_event_on(name: str) -> None:
+    """In double precision, which no compiled pass knows, as on a GPU."""
+    events, seen = contacts(), []
+    for double in (False, True):
+        graph = network(name).double() if double else network(name)
+        given = events._replace(features=events.features.double()) if double else events
+        states = graph.initial_state(NODES), run(graph, given)
+        seen.append(torch.stack([view(graph, state) for state in states]).float())
+    torch.testing.assert_close(*seen, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("size", [1, 10])
 @pytest.mark.parametrize(
     ("parts", "sizes"),
