@@ -110,7 +110,7 @@ def load_trade_bars(night: Night, last: np.datetime64 | None = None) -> Panel:
     Masked where nothing was traded.
     """
     opens, closes = bar_grid(night, last)
-    span = {"start": aware(opens[0]), "end": just_after(closes[-1])}
+    span = {"start": just_after(opens[0]), "end": just_after(closes[-1])}  # as a bar has them: after its open
     bar_us = int(INTERVALS[night.universe.interval].astype(np.int64))
     rows = night.warehouse.query("trade_bars_between", **_had(night), **span, bar_us=bar_us)
     return Panel.from_table(rows, TRADE_COLUMNS, night.universe.symbols, opens)

@@ -22,7 +22,7 @@ GRAPH = {"graphs": (*TRADED, "correlation"), "window_bars": 12, "min_correlation
 EVENING = datetime(2024, 6, 27, 20, tzinfo=UTC)
 
 
-def traded(desk, rows: list[tuple[str, datetime, float, float, str]], received: datetime | None = None) -> None:
+def traded(desk, rows: list[tuple[str, datetime, float, float, str | None]], received: datetime | None = None) -> None:
     """Stores trades (symbol, ts, price, size, side), received a second after the last of them by default."""
     symbol, ts, price, size, side = (list(column) for column in zip(*rows, strict=True))
     columns = {"symbol": symbol, "side": side, "price": price, "size": size}
@@ -63,6 +63,22 @@ def test_a_bar_sums_the_trades_after_its_open_up_to_its_close(desk) -> None:
     np.testing.assert_array_equal(bars.values[at, 0], [8.0, 32.0, 12.0, close])
     np.testing.assert_array_equal(bars.values[at - 1, 0], [10.0, 10.0, 10.0, close - 3600])
     np.testing.assert_array_equal(bars.values[at + 1, 1], [-21.0, 21.0, 7.0, close + 1])
+
+
+def test_a_trade_at_the_very_beginning_of_the_history_is_of_no_bar(desk) -> None:
+    night = desk.night(FRIDAY, "perpetuals")
+    begins = night.universe.history_start
+    second = timedelta(seconds=1)
+    traded(desk, [("AAA", begins, 10.0, 1.0, "buy"), ("AAA", begins + second, 10.0, 2.0, "buy")])
+    bars = load_trade_bars(night)
+    assert bars.mask.sum() == 1
+    np.testing.assert_array_equal(bars.values[0, 0], [20.0, 20.0, 10.0, begins.timestamp() + 1])
+
+
+def test_a_trade_of_no_side_is_neither_bought_nor_sold(desk) -> None:
+    traded(desk, [("AAA", EVENING + timedelta(seconds=1), 10.0, 2.0, None)])
+    bars = load_trade_bars(desk.night(FRIDAY, "perpetuals"))
+    np.testing.assert_array_equal(bars.values[bars.mask][:, :3], [[0.0, 20.0, 10.0]])
 
 
 def test_stored_graphs_are_those_of_the_trades_and_only_where_there_are_any(desk) -> None:

@@ -4,7 +4,8 @@ SELECT
     symbol,
     make_timestamptz((epoch_us(ts) - 1) // $bar_us * $bar_us) AS ts,
     -- decimals, because a sum of floats depends on the order in which threads reach them
-    sum(CAST(if(side = 'buy', 1, -1) * price * size AS DECIMAL(38, 8)))::DOUBLE AS signed_value,
+    sum(CAST(price * size * CASE side WHEN 'buy' THEN 1 WHEN 'sell' THEN -1 ELSE 0 END AS DECIMAL(38, 8)))::DOUBLE
+        AS signed_value,
     sum(CAST(price * size AS DECIMAL(38, 8)))::DOUBLE AS value,
     last(price ORDER BY trades.ts, trade_id) AS price,
     epoch_us(max(trades.ts)) / 1e6 AS last_s

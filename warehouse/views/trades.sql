@@ -17,7 +17,7 @@ WHERE kind = 'trade';
 COMMENT ON VIEW main.trades IS
     'Every trade of an exchange, each once. Grain: source, venue, symbol, ts, trade_id';
 COMMENT ON COLUMN main.trades.source IS 'live, recorded or simulated';
-COMMENT ON COLUMN main.trades.venue IS 'Exchange and market: bybit (linear perpetuals), or as the recording names it';
+COMMENT ON COLUMN main.trades.venue IS 'Exchange: bybit (linear perpetuals) or binance, see universes.provider';
 COMMENT ON COLUMN main.trades.symbol IS 'Symbol as the venue names it';
 COMMENT ON COLUMN main.trades.ts IS 'UTC instant of the match by the exchange''s clock';
 COMMENT ON COLUMN main.trades.trade_id IS 'The exchange''s number of the trade';
@@ -27,4 +27,4 @@ COMMENT ON COLUMN main.trades.size IS 'Size, in the base currency (contracts whe
 COMMENT ON COLUMN main.trades.fetched_at IS
     'UTC instant at which the row was received; rises from batch to batch of one stream, which is what a replay starts from';
 COMMENT ON COLUMN main.trades.run_id IS
-    'First 16 hex digits of sha256 of what wrote the row: "stream|source|universe" or "events|source|venue"';
+    'First 16 hex digits of sha256 of what wrote the row: "stream|source|universe", "events|source|venue" or, as of nights, "night|source|universe"';
