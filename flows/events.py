@@ -69,7 +69,7 @@ class EventsParameters(BaseModel):
             if self.rest_url or not self.url:
                 rest = Bybit(datetime.now(UTC), url=self.rest_url or REST_URL)
                 open_for.callback(rest.close)
-            yield ArchiveJob(warehouse, archive, "recorded" if self.url else "live", wanted, rest)
+            yield ArchiveJob(warehouse, archive, "recorded" if self.url else "live", universe.name, wanted, rest)
 
 
 @flow

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,7 @@ from tasks.markets.bybit_frames import LEAST, MOST, MOST_RATE
 from tasks.markets.recorded import midnight_after
 from warehouse.connect import Warehouse
 from warehouse.events import append_events
+from warehouse.tables import read_query
 
 logger = logging.getLogger(__name__)
 
@@ -38,12 +40,13 @@ QUANTITIES = {
 
 @dataclass(frozen=True)
 class ArchiveJob:
-    """What to fetch: the trades of these symbols and UTC days, from ``rest`` their hourly open interest, and the
-    ``source`` to write them as."""
+    """What to fetch: the trades of these symbols of a universe and UTC days, from ``rest`` their hourly open interest, and
+    the ``source`` to write them as."""
 
     warehouse: Warehouse
     archive: TradeArchive
     source: str
+    universe: str
     wanted: Sequence[tuple[date, str]]
     rest: Bybit | None = None
 
@@ -53,9 +56,10 @@ def store_archived_events(
 ) -> dict[tuple[date, str], int]:
     """How many events of each day and symbol were new: none that the stream, or an earlier run, has brought.
 
-    Live ones are received now, recorded ones when their day was over. A day that the archive lacks is left out, and
-    NoPricesError tells them all in the end; what else ``TradeArchive.trades`` raises ends it, and what came before that
-    stays.
+    Live ones are received as they are written, recorded ones when their day was over, but after the universe's newest
+    published night: none of either slips in behind a night that has looked. A day that the archive lacks is left out,
+    and NoPricesError tells them all in the end; what else ``TradeArchive.trades`` raises ends it, and what came before
+    that stays.
     """
     new: dict[tuple[date, str], int] = {}
     missing: list[str] = []
@@ -79,15 +83,22 @@ def store_archived_events(
 
 def _store_day(job: ArchiveJob, symbol: str, day: date) -> int:
     run_id = hashlib.sha256(f"events|{job.source}|{VENUE}".encode()).hexdigest()[:16]
-    received = datetime.now(UTC) if job.source == "live" else midnight_after(day)
     of, stored = {"source": job.source, "venue": VENUE}, 0
     begins, interest = midnight_after(day) - timedelta(days=1), []
     if job.rest is not None:
         interest.append(job.rest.open_interest(symbol, begins, midnight_after(day)))
     for table in chain(job.archive.trades(symbol, day), interest):
         with job.warehouse.write(f"events of {symbol} on {day}") as con:
-            stored += append_events(con, table, **of, run_id=run_id, fetched_at=received)
+            stored += append_events(con, table, **of, run_id=run_id, fetched_at=_received(con, job, day))
     return stored
+
+
+def _received(con: Any, job: ArchiveJob, day: date) -> datetime:
+    """When rows that are written now count as received; asked for under the lock that every night's look waits for."""
+    if job.source == "live":
+        return datetime.now(UTC)
+    seen = read_query(con, "newest_published_clock", source=job.source, universe=job.universe)["clock"][0].as_py()
+    return midnight_after(day) if seen is None else max(midnight_after(day), seen + timedelta(microseconds=1))
 
 
 def readable_rows(table: pa.Table, symbols: Sequence[str]) -> np.ndarray:

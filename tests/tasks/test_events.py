@@ -6,7 +6,7 @@ import gzip
 import io
 import json
 import shutil
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +71,7 @@ def test_a_key_tells_events_apart_by_what_makes_them_one() -> None:
 def test_a_day_of_the_archive_adds_only_the_trades_that_the_stream_has_not(
     canned_archive, warehouse: Warehouse
 ) -> None:
-    job, began = ArchiveJob(warehouse, canned_archive, "live", [(DAY, "BTCUSDT")]), datetime.now(UTC)
+    job, began = ArchiveJob(warehouse, canned_archive, "live", "crypto", [(DAY, "BTCUSDT")]), datetime.now(UTC)
     assert store_archived_events(job) == {(DAY, "BTCUSDT"): 2}
     assert store_archived_events(job) == {(DAY, "BTCUSDT"): 0}
     with warehouse.read() as con:
@@ -81,9 +81,46 @@ def test_a_day_of_the_archive_adds_only_the_trades_that_the_stream_has_not(
     assert began < received < datetime.now(UTC)  # what is fetched today no night of the past has known
 
 
+def test_live_trades_are_received_when_they_are_written_and_not_when_the_download_began(
+    canned_archive, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A night that begins meanwhile reads all of them or none, however often it looks."""
+    download, came = canned_archive.trades, []
+
+    def slowly(symbol: str, day: date):
+        tables = list(download(symbol, day))
+        came.append(datetime.now(UTC))
+        yield from tables
+
+    monkeypatch.setattr(canned_archive, "trades", slowly)
+    store_archived_events(ArchiveJob(warehouse, canned_archive, "live", "crypto", [(DAY, "BTCUSDT")]))
+    with warehouse.read() as con:
+        ((received,),) = con.execute("SELECT DISTINCT fetched_at FROM events").fetchall()
+    assert received > came[0]
+
+
+@pytest.mark.parametrize(("night", "after"), [(date(2024, 8, 7), timedelta()), (DAY, timedelta(microseconds=1))])
+def test_recorded_trades_never_slip_in_behind_a_published_night(
+    canned_archive, warehouse: Warehouse, night: date, after: timedelta
+) -> None:
+    clock = datetime(night.year, night.month, night.day + 1, tzinfo=UTC)
+    with warehouse.write("nights") as con:
+        for universe, published in (("crypto", clock), ("crypto_wide", clock + timedelta(days=9))):
+            con.execute(
+                "INSERT INTO store.nights BY NAME SELECT $night AS night, 'recorded' AS source, $universe AS universe, "
+                "'r' AS run_id, $clock AS clock, '{}' AS settings, '' AS settings_hash, 'published' AS state, "
+                "$clock AS published_at",
+                {"night": night, "universe": universe, "clock": published},
+            )
+    store_archived_events(ArchiveJob(warehouse, canned_archive, "recorded", "crypto", [(DAY, "BTCUSDT")]))
+    with warehouse.read() as con:
+        ((received,),) = con.execute("SELECT DISTINCT fetched_at FROM events").fetchall()
+    assert received == datetime(2024, 8, 9, tzinfo=UTC) + after
+
+
 def test_a_trade_that_the_stream_and_the_archive_both_have_is_stored_once(canned_archive, warehouse: Warehouse) -> None:
     """The archive dates it finer, 00:00:00.2507: whichever comes first, the other adds none."""
-    job = ArchiveJob(warehouse, canned_archive, "live", [(DAY, "BTCUSDT")])
+    job = ArchiveJob(warehouse, canned_archive, "live", "crypto", [(DAY, "BTCUSDT")])
     data = {"T": 1_723_075_200_250, "s": "BTCUSDT", "S": "Buy", "v": "1", "p": "2", "i": "aa-00"}
     frame = json.dumps({"topic": "publicTrade.BTCUSDT", "type": "snapshot", "ts": data["T"], "data": [data]})
     streamed = event_rows(Frames(("BTCUSDT",)).read(frame))
