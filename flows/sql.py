@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import math
@@ -30,20 +31,24 @@ class QueryError(Exception):
 def run(warehouse: Warehouse, statement: str, style: str, output: TextIO, screen: Console, now: bool = False) -> None:
     """Writes the rows of ``statement`` to ``output`` as csv or json, or shows them on ``screen`` as a table.
 
-    It asks the published copy or, ``now``, the warehouse, once nobody else has it open. Raises QueryError for what
-    DuckDB refuses and NotPublishedError before the first publish.
+    It asks the published copy or, ``now``, the warehouse, once nobody else has it open, and lets it go before writing.
+    Raises QueryError for what DuckDB refuses and NotPublishedError before the first publish.
     """
-    with warehouse.read() if now else read_published(warehouse) as con:
+    with contextlib.ExitStack() as opened:
+        con = opened.enter_context(warehouse.read() if now else read_published(warehouse))
         try:
             con.execute(statement)
             if not con.description:
                 raise QueryError("the statement gives no rows")
-            columns = [column[0] for column in con.description]
+            columns, rows = [column[0] for column in con.description], batches(con)
+            if now:
+                rows = iter(list(rows))
+                opened.close()  # whoever reads the output may take his time, which nights and streams have not
             write = {"csv": write_csv, "json": write_json}.get(style)
             if write:
-                write(columns, batches(con), output)
+                write(columns, rows, output)
             else:
-                show(columns, batches(con), screen)
+                show(columns, rows, screen)
         except duckdb.Error as error:
             raise QueryError(one_line(error)) from error
 

@@ -8,11 +8,13 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from flows import cli
+from flows import cli, sql
 from warehouse.connect import Warehouse
 
 REPOSITORY = Path(__file__).parents[2]
@@ -109,6 +111,19 @@ def test_sql_now_asks_the_warehouse_itself(nightgraph, published):
     for options, confidence in (([], "0.5"), (["--now"], "0.75")):
         printed = query(nightgraph, published, "SELECT DISTINCT confidence FROM signals", "--csv", *options)
         assert printed.split() == ["confidence", confidence]
+
+
+def test_sql_now_lets_the_warehouse_go_before_anybody_reads_its_output(published):
+    written = []
+
+    class Slow(io.StringIO):
+        def write(self, text: str) -> int:
+            with replace(published, lock_timeout_s=0.1).write("a stream"):
+                written.append(text)
+            return len(text)
+
+    sql.run(published, "SELECT DISTINCT confidence FROM signals", "csv", Slow(), Console(), now=True)
+    assert written == ["confidence\r\n", "0.5\r\n"]
 
 
 def test_sql_before_the_first_publish_says_what_to_do(nightgraph, empty):
