@@ -144,6 +144,20 @@ def test_a_graph_without_edges_is_no_leak_but_one_that_is_not_stored_is(desk) ->
         audit_leaks.fn(night, models, graph, 5, 20)
 
 
+def test_a_graph_of_trades_where_there_are_none_is_no_leak_but_one_that_is_stored_is(desk) -> None:
+    night, graph = desk.night(FRIDAY), GRAPH | {"graphs": ("correlation", "order_flow")}
+    models = contenders(night, ("lstm",), (0,), RECIPE)
+    build_graphs.fn(night, **graph)
+    audit_leaks.fn(night, models, graph, 5, 20)
+    assert "order_flow edges" not in verdicts(desk)
+    desk.execute(
+        "INSERT INTO store.graph_snapshots SELECT * REPLACE ('order_flow' AS graph) FROM store.graph_snapshots "
+        "WHERE graph = 'correlation'"
+    )
+    with pytest.raises(LeakFoundError, match="order_flow edges"):
+        audit_leaks.fn(night, models, graph, 5, 20)
+
+
 def test_an_edge_that_runs_the_other_way_is_found(desk) -> None:
     desk.execute("UPDATE store.graph_edges SET src = dst, dst = src WHERE graph = 'lead_lag'")
     with pytest.raises(LeakFoundError, match="lead_lag edges"):

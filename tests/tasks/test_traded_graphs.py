@@ -12,9 +12,13 @@ from models.graphs.catalogue import TRADED, windowed_rules
 from models.graphs.liquidity import TRADE_COLUMNS
 from models.graphs.windowed import snapshots
 from models.panel import TS_TYPE
-from tasks.graphs import build_graphs
+from tasks.audit import audit_leaks
+from tasks.graphs import build_graphs, write_features
+from tasks.ledger import write_night
 from tasks.markets.event_rows import event_columns
 from tasks.panels import bar_grid, load_snapshots, load_trade_bars
+from tasks.train import contenders, load_training_data, train_model
+from tests.market_place import RECIPE
 from warehouse.events import append_events
 
 FRIDAY, SATURDAY = date(2024, 6, 28), date(2024, 6, 29)
@@ -124,6 +128,26 @@ def test_trades_received_after_the_clock_are_for_the_next_night(desk) -> None:
     saturday = load_snapshots(desk.night(SATURDAY, "perpetuals"), "order_flow")
     same = [a.weight.tolist() == b.weight.tolist() for a, b in zip(friday, saturday, strict=False)]
     assert same == [True, True, False, False]
+
+
+def audited(desk, as_of: date) -> list[list[float]]:
+    """Weights of the night's order flow; its audit was green, and it is published."""
+    night = desk.night(as_of, "perpetuals")
+    write_features.fn(night)
+    build_graphs.fn(night, **GRAPH)
+    train_model.fn(night, load_training_data.fn(night, RECIPE, ("tgn",)), "tgn", 0, RECIPE)
+    audit_leaks.fn(night, contenders(night, ("tgn",), (0,), RECIPE), GRAPH, 4, RECIPE.folds["test_bars"], 4)
+    write_night(night, state="published", settings="{}", settings_hash="", published_at=night.clock)
+    return [s.weight.tolist() for s in load_snapshots(night, "order_flow")]
+
+
+def test_trades_that_begin_late_and_trades_that_come_late_leave_the_audit_green(desk) -> None:
+    traded(desk, busy())  # after most of the bars that may be cut at
+    friday = audited(desk, FRIDAY)
+    late = [("AAA", datetime(2024, 6, 28, 8, k, tzinfo=UTC), 99.0, 20_000.0, "sell") for k in range(3)]
+    traded(desk, late, received=datetime(2024, 6, 29, 3, tzinfo=UTC))
+    saturday = audited(desk, SATURDAY)
+    assert saturday[:2] == friday[:2] and saturday[2] != friday[2] and len(saturday) > len(friday)
 
 
 @pytest.mark.parametrize("side", ["buy", "sell"])
