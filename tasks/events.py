@@ -81,15 +81,19 @@ def store_archived_events(
     return new
 
 
+def archived_by(source: str) -> str:
+    """``run_id`` of the archive's rows."""
+    return hashlib.sha256(f"events|{source}|{VENUE}".encode()).hexdigest()[:16]
+
+
 def _store_day(job: ArchiveJob, symbol: str, day: date) -> int:
-    run_id = hashlib.sha256(f"events|{job.source}|{VENUE}".encode()).hexdigest()[:16]
-    of, stored = {"source": job.source, "venue": VENUE}, 0
+    of, stored = {"source": job.source, "venue": VENUE, "run_id": archived_by(job.source)}, 0
     begins, interest = midnight_after(day) - timedelta(days=1), []
     if job.rest is not None:
         interest.append(job.rest.open_interest(symbol, begins, midnight_after(day)))
     for table in chain(job.archive.trades(symbol, day), interest):
         with job.warehouse.write(f"events of {symbol} on {day}") as con:
-            stored += append_events(con, table, **of, run_id=run_id, fetched_at=_received(con, job, day))
+            stored += append_events(con, table, **of, fetched_at=_received(con, job, day))
     return stored
 
 

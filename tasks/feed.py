@@ -2,7 +2,8 @@
 the instant up to which they have received.
 
 The warehouse's rows are the log of this state. Rows are written first, then the state in one file; one that is taken up
-again is given the rows received after it, in their order, and is where it would be had it never been put down.
+again is given the rows that streams received after it, in their order, and is where it would be had it never been put
+down.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import pyarrow as pa
 from models.graphs.market_stream import MARKET_ROW
 from models.graphs.stream import EventStream, load_arrays
 from models.panel import TS_TYPE
-from tasks.events import market_rows, readable
+from tasks.events import archived_by, market_rows, readable
 from warehouse.connect import Warehouse
 
 logger = logging.getLogger(__name__)
@@ -142,8 +143,8 @@ class Feed:
         return parts | {RECEIVED: received, SYMBOLS: np.array(self.symbols)}
 
     def resume(self, path: Path, warehouse: Warehouse, keys: Mapping[str, object]) -> None:
-        """Takes up the state at ``path`` and the rows of ``keys`` that were received after it; where there is none, or
-        one of other symbols or of another memory, begins anew from what is stored.
+        """Takes up the state at ``path`` and the rows of ``keys`` that streams received after it; where there is none,
+        or one of other symbols or of another memory, begins anew from what is stored.
 
         Raises GraphError for a damaged file, or one of other bounds.
         """
@@ -160,7 +161,8 @@ class Feed:
         for name, part in self._parts().items():
             part.restore(_of(name, arrays))
         self.received = EPOCH + timedelta(microseconds=int(arrays[RECEIVED]))
-        missed = warehouse.query("events_after", received=self.received, **keys)
+        archived = archived_by(str(keys["source"]))  # whole days of trades that came by no stream
+        missed = warehouse.query("events_after", received=self.received, archived=archived, **keys)
         self._push(missed)
         if missed.num_rows:
             self.received = missed["fetched_at"][-1].as_py()

@@ -19,16 +19,19 @@ import pytest
 from models.graphs.market_stream import MEASURES
 from models.graphs.snapshot import GraphError
 from tasks.errors import RefusedError
+from tasks.events import archived_by
 from tasks.feed import NoMemory
 from tasks.markets.bybit import Bybit
 from tasks.markets.bybit_frames import Frames, topics_of
 from tasks.markets.bybit_ws import Timing
+from tasks.markets.event_rows import event_rows
 from tasks.markets.patience import ON_TAPE, Patience
 from tasks.missed import MissedTrades
 from tasks.stream import AHEAD, MarketStream, stream_events
 from tasks.stream_job import StreamJob, StreamReport
 from tests.exchange import AWAY, BACK, CLOSE, SILENCE, SNAPSHOT, Exchange
 from warehouse.connect import Warehouse
+from warehouse.events import append_events
 from warehouse.migrate import migrate
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
@@ -321,6 +324,27 @@ def test_a_stream_stopped_in_order_and_started_again_is_as_one_that_was_not(clea
     assert rows_of(warehouse) == clean[0]
     same_state(stream.feed.state(), clean[1])
     assert report.counts["stored"] < len(clean[0])
+
+
+def test_days_of_the_archive_that_are_fetched_between_two_runs_are_not_fed(clean, warehouse, rest) -> None:
+    steps = script()
+    half = steps.index(trade(16)) + 1
+    played(steps[:half], warehouse, rest)
+    day_before = {
+        "kind": "trade",
+        "symbol": SYMBOLS[0],
+        "event_id": "archived",
+        "side": "buy",
+        "price": 2.0,
+        "size": 1.0,
+    }
+    rows = event_rows([day_before | {"ts": 1_719_500_000_000_000}])
+    stamps = {"source": "recorded", "venue": "bybit", "run_id": archived_by("recorded")}
+    with warehouse.write("archive") as con:
+        assert append_events(con, rows, **stamps, fetched_at=datetime.now(UTC)) == 1
+    stream, report = played([*opening(steps[:half]), *steps[half:]], warehouse, rest)
+    assert report.counts["late"] == 0
+    same_state(stream.feed.state(), clean[1])
 
 
 def test_a_state_older_than_the_rows_is_brought_up_to_them(clean, warehouse, rest) -> None:

@@ -87,9 +87,9 @@ def test_events_come_back_by_time_and_by_receipt(warehouse) -> None:
         least_value=0.0,
     )
     assert between["event_id"].to_pylist() == ["1", "4"]
-    after = warehouse.query("events_after", **keys, received=START)
+    after = warehouse.query("events_after", **keys, received=START, archived="archive")
     assert after["event_id"].to_pylist() == ["1", "4"]
-    everything = warehouse.query("events_after", **keys, received=START - timedelta(seconds=1))
+    everything = warehouse.query("events_after", **keys, received=START - timedelta(seconds=1), archived="archive")
     assert everything["event_id"].to_pylist() == ["5", "1", "4"]
 
 

@@ -1,5 +1,5 @@
--- events_after: events of $symbols at $venue received after $received, in the order in which they were. One row per
--- (kind, symbol, ts, event_id).
+-- events_after: events of $symbols at $venue received after $received, but for those that $archived wrote, in the order
+-- in which they were. One row per (kind, symbol, ts, event_id).
 SELECT
     kind,
     symbol,
@@ -22,4 +22,5 @@ WHERE
     AND venue = $venue
     AND list_contains($symbols, symbol)
     AND fetched_at > $received
+    AND run_id <> $archived
 ORDER BY fetched_at, ts, kind, symbol, event_id;
