@@ -40,7 +40,7 @@ class RecordedEvents:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder, trades, books = folder, _read(folder, TRADES), _read(folder, BOOKS)
+        self._folder, trades, books = folder, _once(_read(folder, TRADES)), _read(folder, BOOKS)
         if not trades.num_rows:
             raise TapeMissingError(f"no {TRADES} in {folder}: give the folder that holds recorded trades")
         self._rows = pa.concat_tables([_trade_rows(trades), _book_rows(books, _delays(trades, books))]).sort_by("ts")
@@ -85,13 +85,20 @@ def _read(folder: Path, pattern: str) -> pa.Table:
     return pa.concat_tables(tables)
 
 
+def _once(trades: pa.Table) -> pa.Table:
+    """Those rows without repeats, such as files that overlap have: a bar must not sum a trade twice."""
+    keys = trades.select(["venue", "symbol", "ts_ms", "trade_id"]).to_pandas()
+    return trades.filter(pa.array(~keys.duplicated().to_numpy()))
+
+
 def _refuse_unsound(table: pa.Table, path: Path) -> None:
-    """Raises TapeMalformedError for the first row with a missing value, or a number that is not positive."""
+    """Raises TapeMalformedError for the first row with a missing value, or a number that is not positive and finite."""
     sound = np.ones(table.num_rows, dtype=bool)
     for name in table.column_names:
         sound &= table[name].is_valid().to_numpy()
         if name not in ("venue", "symbol", "side", "trade_id"):
-            sound &= pc.fill_null(pc.greater(table[name], 0), False).to_numpy()
+            positive = pc.and_(pc.greater(table[name], 0), pc.is_finite(table[name]))
+            sound &= pc.fill_null(positive, False).to_numpy()
     if "side" in table.column_names:
         sound &= pc.fill_null(pc.is_in(table["side"], pa.array(["buy", "sell"])), False).to_numpy()
     if not table.num_rows or not sound.all():

@@ -82,6 +82,16 @@ def test_a_book_is_dated_by_the_fastest_trade_of_its_venue_before_it(folder: Pat
     assert [row["ask_size"] for row in events.to_pylist() if row["kind"] == "book"] == [6.0] * 4
 
 
+def test_a_trade_that_two_files_have_is_one(folder: Path) -> None:
+    stamps = [BEGAN_MS, BEGAN_MS + 1100, BEGAN_MS + 1200, BEGAN_MS + 2000]
+    whole = pa.table(recording(ts_ms=stamps, venue=["binance_usdm"] * 4, symbol=["AAA"] * 4, trade_id=[1, 2, 3, 4]))
+    pq.write_table(whole, folder / "trades_2024-08-08.parquet")
+    bars = RecordedEvents(folder).bars("usdm:AAA", "1s", BEGAN, LATER)
+    assert bars["volume"].to_pylist() == [0.0, 9.0]
+    pq.write_table(whole.slice(1), folder / "trades_2024-08-08b.parquet")
+    assert RecordedEvents(folder).bars("usdm:AAA", "1s", BEGAN, LATER).equals(bars)
+
+
 def test_no_later_trade_or_book_changes_an_earlier_event(shared_data: Path, tmp_path: Path) -> None:
     whole, cut_ms = RecordedEvents(shared_data / "events"), BEGAN_MS + 60_000
     for name, column, last in (
@@ -142,9 +152,10 @@ def test_books_of_a_venue_without_a_trade_are_refused(folder: Path) -> None:
         {"side": ["buy", "sell", "both", "buy"]},
         {"price": [10.0, 20.0, 0.0, 10.5]},
         {"size": [1.0, 2.0, float("nan"), 4.0]},
+        {"size": [1.0, 2.0, float("inf"), 4.0]},
         {"trade_id": [1, 1, None, 1]},
     ],
-    ids=["side", "price", "size", "id"],
+    ids=["side", "price", "size", "endless", "id"],
 )
 def test_a_row_that_no_trade_can_be_is_named(folder: Path, changes: dict[str, list]) -> None:
     pq.write_table(pa.table(recording(**changes)), folder / "trades_2024-08-08.parquet")
