@@ -40,8 +40,8 @@ QUANTITIES = {
 
 @dataclass(frozen=True)
 class ArchiveJob:
-    """What to fetch: the trades of these symbols of a universe and UTC days, from ``rest`` their hourly open interest, and
-    the ``source`` to write them as."""
+    """What to fetch: the trades of these symbols of a universe and UTC days, from ``rest`` their hourly open interest;
+    and the ``source`` to write them as."""
 
     warehouse: Warehouse
     archive: TradeArchive
