@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from models.features.indicators import BAR_COLUMNS
 from models.graphs.snapshot import Snapshot
 from models.panel import Panel
+from models.sessions import INTERVALS
 from tasks.errors import MalformedAnswerError, NoBarsError, OutageError, RefusedError, UnknownSymbolError
 from tasks.forecasts import aware
 from tasks.markets.bybit import Bybit
@@ -117,7 +118,8 @@ class LiveMarket:
         except NOT_HERE as error:
             logger.warning("%s has no bars: %s", symbol, error)
             return stored.select(BAR_ROWS)[:0], pa.table({"symbol": pa.array([], pa.string()), "ts": stored["ts"][:0]})
-        possible = _possible(klines)
+        after = instants(klines["ts"]) - since
+        possible = _possible(klines) & (after % INTERVALS[self.universe.interval] == np.timedelta64(0))
         if not possible.all():
             logger.warning("%s: %d impossible bars since %s are left out", symbol, (~possible).sum(), since)
         klines = klines.filter(pa.array(possible))

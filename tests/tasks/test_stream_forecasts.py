@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -96,14 +97,15 @@ def test_a_bar_that_nobody_has_is_a_gap(place: Place) -> None:
     assert_same(place.forecasts(), hour(place.night_forecasts(3), 0, 2))
 
 
-@pytest.mark.parametrize("harm", ["missing", "impossible"])
+@pytest.mark.parametrize("harm", ["missing", "impossible", "off the grid"])
 def test_a_bar_that_one_symbol_lacks_costs_its_forecasts_alone(place: Place, harm: str, caplog) -> None:
     (odd,) = (bar for bar in place.bars if (bar["symbol"], stamp_ms(bar)) == ("BBB", at(1)))
-    odd["low"], whole = -1.0, [bar for bar in place.bars if bar is not odd]
+    whole = [bar for bar in place.bars if bar is not odd]
     if harm == "missing":
         place.bars = whole
+    odd |= {"low": -1.0} if harm == "impossible" else {"ts": odd["ts"] + timedelta(seconds=7)}
     place.plays(hours(0, 3.5))
-    assert ("1 impossible bars" in caplog.text) == (harm == "impossible")
+    assert ("1 impossible bars" in caplog.text) == (harm != "missing")
     place.bars = whole
     expected = [row for row in place.night_forecasts(3) if (row[0], row[1].hour) != ("BBB", 1)]
     assert_same(place.forecasts(), expected)
