@@ -165,7 +165,10 @@ def test_a_night_s_network_reads_them_and_its_audit_is_green(trained) -> None:
     assert [one == other for one, other in zip(before, after, strict=True)] == [True, False]
 
 
-@pytest.mark.parametrize("model", ["tgn_links", "tgn_pretrained", "tgn_pairs"])
+SLOW = [pytest.param(model, marks=pytest.mark.slow) for model in ("tgn_links", "tgn_pairs")]
+
+
+@pytest.mark.parametrize("model", ["tgn_pretrained", *SLOW])
 def test_a_night_learns_links_and_pairs_beside_or_before_its_forecasts(desk, model: str) -> None:
     liquidated(desk, datetime(2024, 6, 24, 3, 20, tzinfo=UTC))
     assert train(desk, model=model).fitted == 2

@@ -35,6 +35,7 @@ def test_the_forecasts_at_three_closes_are_those_of_a_night(place: Place) -> Non
     assert_same(rows, place.night_forecasts(3))
 
 
+@pytest.mark.slow
 def test_a_settlement_at_a_close_is_heard_at_it(place: Place) -> None:
     place.plays([*hours(0, 0.5), *hours(7.5, 8.5)])
     assert at(8) in [stamp_ms(one) for one in place.settled]
@@ -43,6 +44,7 @@ def test_a_settlement_at_a_close_is_heard_at_it(place: Place) -> None:
     assert_same(rows, place.night_forecasts(8))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bars", [34, 23], ids=["after the first bar", "after the second"])
 def test_with_a_new_segment_the_memory_begins_anew_as_a_night_s_does(place: Place, monkeypatch, bars: int) -> None:
     """The fold's test window began 67 bars before midnight."""
@@ -51,6 +53,7 @@ def test_with_a_new_segment_the_memory_begins_anew_as_a_night_s_does(place: Plac
     assert_same(place.forecasts(), place.night_forecasts(3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", ["rows", "nothing"])
 def test_killed_between_a_close_and_its_state_a_stream_forecasts_the_same_once(place: Place, lost: str) -> None:
     """Killed before the forecasts were written, or after them and before the state was."""
@@ -76,6 +79,7 @@ def opening(when: float) -> list[str]:
     return [ticker(when + 0.15)]
 
 
+@pytest.mark.slow
 def test_rest_down_at_a_close_costs_its_forecasts_and_the_next_are_right(place: Place, caplog) -> None:
     steps = hours(0, 3.5)
     cut = steps.index(trade(1.8))
@@ -87,6 +91,7 @@ def test_rest_down_at_a_close_costs_its_forecasts_and_the_next_are_right(place: 
     assert_same(place.forecasts(), hour(place.night_forecasts(3), 1, 2))
 
 
+@pytest.mark.slow
 def test_a_bar_that_nobody_has_is_a_gap(place: Place) -> None:
     place.bars = [bar for bar in place.bars if stamp_ms(bar) != at(1)]
     steps = hours(0, 3.5)
@@ -97,6 +102,7 @@ def test_a_bar_that_nobody_has_is_a_gap(place: Place) -> None:
     assert_same(place.forecasts(), hour(place.night_forecasts(3), 0, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", ["missing", "impossible", "off the grid"])
 def test_a_bar_that_one_symbol_lacks_costs_its_forecasts_alone(place: Place, harm: str, caplog) -> None:
     (odd,) = (bar for bar in place.bars if (bar["symbol"], stamp_ms(bar)) == ("BBB", at(1)))
@@ -111,6 +117,7 @@ def test_a_bar_that_one_symbol_lacks_costs_its_forecasts_alone(place: Place, har
     assert_same(place.forecasts(), expected)
 
 
+@pytest.mark.slow
 def test_an_event_that_comes_too_late_changes_no_forecast(place: Place, other_place: Place) -> None:
     steps = hours(0, 2.5)
     place.plays(steps)
@@ -135,6 +142,7 @@ def test_what_happens_after_a_close_changes_no_forecast_at_it(place: Place, othe
     assert not np.allclose([row[3:] for row in hour(one, 1)], [row[3:] for row in hour(two, 1)], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_what_happens_at_a_close_is_heard_at_it(place: Place, other_place: Place) -> None:
     place.plays(hours(0, 1.5))
     steps = hours(0, 1.5)
@@ -176,6 +184,7 @@ def test_signals_now_are_the_newest_of_each_symbol_with_how_sure_they_are(place:
     assert place.desk.rows(f"FROM stream_forecasts WHERE {odd}") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", ["fold", "symbols"])
 def test_on_another_fold_or_symbol_list_the_memory_begins_warm_again(place: Place, other: str, caplog) -> None:
     steps = hours(0, 2.5)
@@ -190,6 +199,7 @@ def test_on_another_fold_or_symbol_list_the_memory_begins_warm_again(place: Plac
     assert_same(place.forecasts(), place.night_forecasts(2))
 
 
+@pytest.mark.slow
 def test_a_stored_row_that_is_no_event_is_left_out_and_counted(place: Place) -> None:
     steps = hours(0, 2.5)
     cut = steps.index(trade(0.55))
@@ -206,6 +216,7 @@ def test_a_stored_row_that_is_no_event_is_left_out_and_counted(place: Place) -> 
     assert_same(place.forecasts(), place.night_forecasts(2))
 
 
+@pytest.mark.slow
 def test_while_the_exchange_is_asked_for_bars_the_stream_goes_on(place: Place) -> None:
     with Exchange(hours(0, 3.5), topics_of(SYMBOLS)) as exchange:
         place.tells(exchange)

@@ -203,6 +203,7 @@ def learned(turns: bool) -> Tgn:
     return made
 
 
+@pytest.mark.slow
 def test_who_is_traded_in_turn_is_learned_and_who_is_traded_at_random_is_not() -> None:
     assert abs(unseen_loss(network(), turns=True) - np.log(2)) < 0.1
     assert unseen_loss(learned(turns=True), turns=True) < 0.35

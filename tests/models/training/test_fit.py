@@ -236,6 +236,7 @@ def test_fit_and_forecasts_are_bit_for_bit_those_of_a_panel_that_ends_there(mark
         np.testing.assert_array_equal(getattr(short, name), getattr(long, name)[:7])
 
 
+@pytest.mark.slow
 def test_two_fits_side_by_side_are_the_two_fits_alone(market, tmp_path: Path) -> None:
     """While other threads load model files, which builds networks too."""
 
