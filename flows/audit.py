@@ -14,6 +14,6 @@ from tasks.ledger import step_run
 def audit(step: StepParameters) -> AuditReport:
     """What past bars get without the bars after them: features, edges, forecasts. A difference stops the night."""
     night, profile = step.open(), step.settings().profile(step.universe)
-    with step_run(night, "audit", step.of_night()):
+    with step_run(night, "audit", step.fingerprint()):
         models, graph = contenders_of(night, step), profile.graph.model_dump()
         return audit_leaks(night, models, graph, profile.class_horizon_bars, profile.folds.test_bars)

@@ -14,5 +14,5 @@ from tasks.ledger import step_run
 def backtest(step: StepParameters) -> BacktestReport:
     """Equity curves, positions and metrics of every model of the night, and the leaderboard they make."""
     night, profile = step.open(), step.settings().profile(step.universe)
-    with step_run(night, "backtest", step.of_night()):
+    with step_run(night, "backtest", step.fingerprint()):
         return run_backtests(night, contenders_of(night, step), limits_of(step), profile.class_horizon_bars)

@@ -16,7 +16,7 @@ from flows.doctor import examine, installed
 from flows.server import ServerError
 from flows.settings import SettingsError, load_settings
 from flows.sql import QueryError, run
-from flows.terminal import console, quieten
+from flows.terminal import console, silence_warnings
 from models.graphs.snapshot import GraphError
 from models.training.errors import TrainingError
 from tasks.errors import TaskError
@@ -168,9 +168,9 @@ def serve(
     Starts a server, creates the work pools, deploys prefect.yaml and starts the workers; Ctrl-C stops them all.
     """
     os.environ["NIGHTLY_WAREHOUSE_URL"] = str(place(warehouse).path)
-    from flows.desk import keep
+    from flows.serve import serve_until_stopped
 
-    keep(prefect_home(place(warehouse)), port, schedules, console())
+    serve_until_stopped(prefect_home(place(warehouse)), port, schedules, console())
 
 
 @app.command()
@@ -279,7 +279,7 @@ def prefect_home(warehouse: Warehouse) -> Path:
 
 def main() -> None:
     """Runs the command line; an error that was foreseen is one line on stderr."""
-    quieten()
+    silence_warnings()
     try:
         app()
     except BAD_INPUT as error:

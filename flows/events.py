@@ -15,7 +15,7 @@ from rich.console import Console
 from flows.parameters import WAREHOUSE, open_warehouse
 from flows.progress import progress
 from flows.settings import SettingsError, load_settings
-from flows.terminal import table, telling
+from flows.terminal import log_to_screen, table
 from tasks.events import ArchiveJob, store_archived_events
 from tasks.markets.bybit import LIVE_URL as REST_URL
 from tasks.markets.bybit import Bybit
@@ -83,7 +83,7 @@ def run_events(parameters: EventsParameters, screen: Console) -> None:
     """Fetches in this process, telling how far it has got, and prints how many events of each were new."""
     with (
         parameters.job() as job,
-        telling(job.warehouse.path.with_name(f"{job.warehouse.path.stem}.events.log")),
+        log_to_screen(job.warehouse.path.with_name(f"{job.warehouse.path.stem}.events.log")),
     ):
         new = store_archived_events(job, progress())
     rows = [{"day": str(day), "symbol": symbol, "count": count} for (day, symbol), count in new.items()]

@@ -13,6 +13,6 @@ from tasks.ledger import step_run
 def graphs(step: StepParameters) -> GraphReport:
     """Features and graph snapshots up to the night; only what is missing is built."""
     night, profile = step.open(), step.settings().profile(step.universe)
-    with step_run(night, "graphs", step.of_night()):
+    with step_run(night, "graphs", step.fingerprint()):
         write_features(night)
         return build_graphs(night, **profile.graph.model_dump())

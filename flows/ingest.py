@@ -14,5 +14,5 @@ from tasks.ledger import step_run
 def ingest(step: StepParameters) -> IngestReport:
     """Raw bars, corporate actions and funding of one universe up to the night's clock: what is new or restated."""
     night, asked = step.open(), step.settings().ingest
-    with step_run(night, "ingest", step.of_night()):
+    with step_run(night, "ingest", step.fingerprint()):
         return ingest_bars(night, **asked.model_dump(), on_progress=progress())

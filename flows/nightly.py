@@ -74,20 +74,20 @@ def nightly(night: NightParameters = NightParameters()) -> list[NightReport]:  #
     latest = settings.simulated_as_of if night.source == "simulated" else latest_night({u.calendar for u in universes})
     as_of = night.as_of or latest
     asked = night.model_dump(exclude={"as_of", "universes"})
-    reports = [night_of(StepParameters(as_of=as_of, universe=universe.name, **asked)) for universe in universes]
+    reports = [run_universe(StepParameters(as_of=as_of, universe=universe.name, **asked)) for universe in universes]
     if failed := [f"{r.universe}: {r.state}: {r.message}" for r in reports if r.state != "published"]:
         raise NightFailedError("; ".join(failed), reports)
     return reports
 
 
-def night_of(step: StepParameters) -> NightReport:
+def run_universe(step: StepParameters) -> NightReport:
     """One universe through all seven steps. A night published before with the same settings is left as it is."""
     night = step.open()
     state, message = "published", "was published before: nothing to do"
     try:
         if night_row(night) is None:
             check_market(night)
-        if begin_night(night, step.of_night()):
+        if begin_night(night, step.fingerprint()):
             for run in (ingest, validate, graphs, train, backtest, audit, publish):
                 run(step)
             message = f"published to {night.warehouse.published}"

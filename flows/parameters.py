@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.settings import Settings, load_settings
-from models.sessions import bar_closes, bar_opens
+from models.sessions import bar_closes, bar_opens, midnight_after
 from tasks.night import Night
 from warehouse.connect import Warehouse
 from warehouse.migrate import migrate
@@ -67,9 +67,9 @@ class StepParameters(BaseModel):
         """The settings with these parameters on top."""
         return load_settings(warehouse_url=self.warehouse, models=self.models, seeds=self.seeds)
 
-    def of_night(self) -> dict[str, Any]:
+    def fingerprint(self) -> dict[str, Any]:
         """What decides the numbers of this night; stored with it."""
-        return self.settings().of_night(self.universe)
+        return self.settings().fingerprint(self.universe)
 
     def open(self) -> Night:
         """The night these parameters name, its warehouse migrated."""
@@ -87,7 +87,7 @@ def open_warehouse(settings: Settings) -> Warehouse:
 
 def night_clock(source: Source, as_of: date, now: datetime | None = None) -> datetime:
     """The instant the night believes it is: the end of ``as_of``, or now if that is earlier and the market is live."""
-    end = datetime.combine(as_of + timedelta(days=1), time(), UTC)
+    end = midnight_after(as_of)
     return min(end, now or datetime.now(UTC)) if source == "live" else end
 
 

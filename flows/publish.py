@@ -16,7 +16,7 @@ from tasks.signals import next_signals
 def publish(step: StepParameters) -> Published:
     """Signals written once, the night marked as published, the read-only copy swapped, and the artifacts of the UI."""
     night, profile = step.open(), step.settings().profile(step.universe)
-    with step_run(night, "publish", step.of_night()):
+    with step_run(night, "publish", step.fingerprint()):
         signals = next_signals(
             night, contenders_of(night, step), limits_of(step), profile.horizons_bars, profile.class_horizon_bars
         )

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from flows.parameters import NightParameters
 from flows.server import ONE_NIGHT, local_server
-from flows.terminal import console, table, telling
+from flows.terminal import console, log_to_screen, table
 from warehouse.connect import Warehouse
 from warehouse.publish import read_published
 from warehouse.tables import read_query
@@ -55,7 +55,7 @@ def run_night(parameters: NightParameters, warehouse: Warehouse, home: Path, scr
     with local_server(home, environment=ONE_NIGHT) as server:
         from flows.nightly import NightFailedError, nightly  # takes seconds, in which the server starts
 
-        with telling(log):
+        with log_to_screen(log):
             server.wait()
             try:
                 reports: Sequence[NightReport] = nightly(parameters)

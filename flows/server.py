@@ -72,7 +72,7 @@ class Child:
         self.command, self.log = " ".join(["prefect", *arguments]), log
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "flows.child", *arguments],
+                [sys.executable, "-m", "flows.prefect_child", *arguments],
                 cwd=REPOSITORY,
                 env={**os.environ, **environment},
                 stdin=subprocess.PIPE,

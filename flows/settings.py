@@ -148,7 +148,7 @@ class Settings(BaseSettings):
                 f"universe {universe!r} has no profile in {DEFAULTS}; those that have: {known}"
             ) from None
 
-    def of_night(self, universe: str) -> dict[str, Any]:
+    def fingerprint(self, universe: str) -> dict[str, Any]:
         """What decides the numbers of one universe's night, as JSON-able values."""
         limits, profile = self.limits.model_dump(mode="json"), self.profile(universe).model_dump(mode="json")
         return {"models": list(self.models), "seeds": list(self.seeds), "limits": limits, **profile}

@@ -13,17 +13,17 @@ from rich.console import Console
 
 from flows.parameters import WAREHOUSE, open_warehouse
 from flows.settings import SettingsError, load_settings
-from flows.terminal import table, telling
-from tasks.feed import Memory, NoMemory
-from tasks.live_bars import LiveMarket
+from flows.terminal import log_to_screen, table
+from models.sessions import FAR_FUTURE
+from tasks.live.event_feed import EventConsumer, NoConsumer
+from tasks.live.job import StreamJob, StreamReport
+from tasks.live.market import LiveMarket
+from tasks.live.stream import stream_events
 from tasks.markets.bybit import LIVE_URL as REST_URL
 from tasks.markets.bybit import Bybit
 from tasks.markets.bybit_ws import LIVE_URL
-from tasks.stream import stream_events
-from tasks.stream_job import StreamJob, StreamReport
 from warehouse.universes import load_universe
 
-LATER = datetime(2100, 1, 1, tzinfo=UTC)  # a stream has no clock at which it stops believing REST
 COUNTS = {"name": ("what", ""), "count": ("how many", ",d")}
 
 
@@ -64,7 +64,7 @@ class StreamParameters(BaseModel):
         today = datetime.now(UTC).date()
         symbols = {one.symbol for one in universe.members if (one.valid_to or date.max) > today}
         asked = self.model_dump(include={"model", "minutes", "save_every_s", "book_every_ms", "bound_ms"})
-        rest = Bybit(LATER, url=self.rest_url or REST_URL) if self.rest_url or not self.url else None
+        rest = Bybit(FAR_FUTURE, url=self.rest_url or REST_URL) if self.rest_url or not self.url else None
         source, url = ("recorded", self.url) if self.url else ("live", LIVE_URL)
         try:
             yield StreamJob(warehouse, universe.name, tuple(sorted(symbols)), source, url, rest, **asked)
@@ -72,11 +72,11 @@ class StreamParameters(BaseModel):
             if rest is not None:
                 rest.close()
 
-    def memory(self, job: StreamJob) -> Memory:
+    def memory(self, job: StreamJob) -> EventConsumer:
         """What reads the events: the newest published fold of the model, or nothing."""
         if self.model is None:
-            return NoMemory()
-        from tasks.live_network import LiveNetwork, published_fold  # torch takes seconds: only for who forecasts
+            return NoConsumer()
+        from tasks.live.network import LiveNetwork, published_fold  # torch takes seconds: only for who forecasts
 
         market = LiveMarket(job.warehouse, load_universe(job.warehouse, job.universe), job.source, job.rest)
         return LiveNetwork(published_fold(market, self.model), market, job.symbols)
@@ -91,7 +91,7 @@ def stream(stream: StreamParameters = StreamParameters()) -> StreamReport:  # no
 
 def run_stream(parameters: StreamParameters, screen: Console) -> None:
     """Streams in this process, telling how far it has got, and prints the counts at the end."""
-    with parameters.job() as job, telling(job.warehouse.path.with_name(f"{job.warehouse.path.stem}.stream.log")):
+    with parameters.job() as job, log_to_screen(job.warehouse.path.with_name(f"{job.warehouse.path.stem}.stream.log")):
         report = stream_events(job, parameters.memory(job))
     screen.print(f"{report.universe}, {report.source}, {report.seconds:.0f} s", style="bold", markup=False)
     screen.print(table("Counts", COUNTS, [{"name": name, "count": count} for name, count in report.counts.items()]))

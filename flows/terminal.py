@@ -19,7 +19,7 @@ from flows.progress import Report, lines, show_with
 
 ROOMS = ("flows", "tasks", "models", "warehouse")
 TOLD = (  # steps, progress, waits
-    *("tasks.ledger", "tasks.events", "tasks.feed", "tasks.stream", "tasks.closes"),
+    *("tasks.ledger", "tasks.events", "tasks.live.event_feed", "tasks.live.stream", "tasks.live.bar_closer"),
     *("flows.progress", "warehouse.connect"),
 )
 NO_TERMINAL_WIDTH = 160
@@ -49,7 +49,7 @@ class StepLines(logging.Handler):
 
 
 @contextlib.contextmanager
-def telling(log: Path) -> Iterator[None]:
+def log_to_screen(log: Path) -> Iterator[None]:
     """Step lines and progress on stderr for the block, and everything, tracebacks too, in the file ``log``.
 
     Enter it after Prefect is imported: its import sets up logging anew.
@@ -91,7 +91,7 @@ def bars(screen: Console) -> Iterator[Callable[[], Report]]:
         yield start
 
 
-def quieten() -> None:
+def silence_warnings() -> None:
     """Keeps other libraries' warnings off the screen; ``python -W`` brings them back."""
     if not sys.warnoptions:
         warnings.simplefilter("ignore")

@@ -21,7 +21,7 @@ def train(step: StepParameters) -> list[TrialReport]:
     night, settings = step.open(), step.settings()
     check_graphs(settings, step.universe)
     recipe = recipe_of(settings.profile(step.universe))
-    with step_run(night, "train", step.of_night()):
+    with step_run(night, "train", step.fingerprint()):
         models = [c.model for c in networks(contenders(night, settings.models, settings.seeds, recipe))]
         data = load_training_data(night, recipe, models)
         return [
@@ -35,7 +35,7 @@ def check_graphs(settings: Settings, universe: str) -> None:
     """Raises SettingsError for a model that reads a graph which the universe's profile does not build."""
     built = settings.profile(universe).graph.graphs
     for model in settings.models:
-        graph = None if isinstance(zoo.entry(model), zoo.Rule) else zoo.graph_of(zoo.Spec(model))
+        graph = None if isinstance(zoo.entry(model), zoo.TradingRule) else zoo.graph_of(zoo.Spec(model))
         if graph is not None and graph not in built:
             profile = settings.universes[universe]
             raise SettingsError(

@@ -13,5 +13,5 @@ from tasks.validate import ValidationReport, validate_night
 def validate(step: StepParameters) -> ValidationReport:
     """Verdicts on the night's delta in ``checks``; good rows in ``bars``, bad ones in ``quarantine``."""
     night = step.open()
-    with step_run(night, "validate", step.of_night()):
+    with step_run(night, "validate", step.fingerprint()):
         return validate_night(night)

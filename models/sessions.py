@@ -7,7 +7,7 @@ by its open.
 
 from __future__ import annotations
 
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
 
 import numpy as np
@@ -20,10 +20,26 @@ SESSIONS = {"1d": DAY, "1h": DAY, "1s": SECOND}  # by interval: a market that ne
 FIRST_SESSION, LAST_SESSION = "2000-01-03", "2035-12-31"
 DAYS_PER_YEAR = 365
 SESSIONS_PER_YEAR = {"XNYS": 252, "24/7": DAYS_PER_YEAR}
+FAR_FUTURE = datetime(2100, 1, 1, tzinfo=UTC)  # an instant after every bar, for what is not cut at a clock
 
 
 class UnknownCalendarError(ValueError):
     """A calendar name that is neither XNYS nor 24/7."""
+
+
+def midnight(day: date) -> datetime:
+    """00:00 UTC of the day."""
+    return datetime.combine(day, time(), UTC)
+
+
+def midnight_after(day: date) -> datetime:
+    """00:00 UTC of the day after: the end of a night's date."""
+    return midnight(day + timedelta(days=1))
+
+
+def microseconds(instants: np.ndarray) -> np.ndarray:
+    """Instants as int64 microseconds since 1970."""
+    return instants.astype("datetime64[us]").astype(np.int64)
 
 
 @lru_cache(maxsize=4)

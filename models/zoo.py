@@ -19,16 +19,16 @@ from torch import nn
 from models.nets import baselines
 from models.nets.boosting import GradientBoosting
 from models.nets.garch import Garch
-from models.nets.layers import sequence
 from models.nets.on_demand import OnDemand
 from models.nets.ridge import Ridge
+from models.nets.sequence_layers import sequence
 from models.nets.spec import Spec
 from models.nets.ssm_gnn import LEARNED, ssm_gnn
 from models.nets.tgn import Tgn
 from models.panel import Panel
 
 __all__ = [
-    *("DRAWING", "ENTRIES", "Entry", "Network", "Rule", "Spec", "UnknownModelError"),
+    *("RNG_LOCK", "ENTRIES", "Entry", "Network", "TradingRule", "Spec", "UnknownModelError"),
     *("build", "entry", "graph_of", "network", "rule"),
 ]
 
@@ -50,7 +50,7 @@ class Network:
 
 
 @dataclass(frozen=True)
-class Rule:
+class TradingRule:
     """An entry without parameters: ``weights(bars) → (t, n)``. ``benchmark_only``: it holds the benchmark alone."""
 
     weights: Callable[[Panel], np.ndarray]
@@ -58,8 +58,8 @@ class Rule:
     benchmark_only: bool = False
 
 
-Entry = Network | Rule
-DRAWING = threading.Lock()  # whoever draws from torch's generator, or puts it back, holds it
+Entry = Network | TradingRule
+RNG_LOCK = threading.Lock()  # whoever draws from torch's generator, or puts it back, holds it
 
 ENTRIES: dict[str, Entry] = {
     "s4": Network(sequence, "structured state-space model: normal plus low rank, from HiPPO-LegS"),
@@ -125,9 +125,9 @@ ENTRIES: dict[str, Entry] = {
     "ridge": Network(Ridge, "linear and logistic regression with a penalty, the baseline of every model"),
     "gradient_boosting": Network(GradientBoosting, "gradient-boosted trees, by LightGBM"),
     "garch": Network(Garch, "GARCH(1, 1): volatility of every asset by itself, no view on returns"),
-    "buy_and_hold": Rule(baselines.buy_and_hold, "the benchmark, bought once", benchmark_only=True),
-    "equal_weight": Rule(baselines.equal_weight, "1/n of every asset"),
-    "momentum": Rule(baselines.momentum, "the best quarter by trailing return, those that rose"),
+    "buy_and_hold": TradingRule(baselines.buy_and_hold, "the benchmark, bought once", benchmark_only=True),
+    "equal_weight": TradingRule(baselines.equal_weight, "1/n of every asset"),
+    "momentum": TradingRule(baselines.momentum, "the best quarter by trailing return, those that rose"),
 }
 
 
@@ -147,10 +147,10 @@ def network(name: str) -> Network:
     return found
 
 
-def rule(name: str) -> Rule:
+def rule(name: str) -> TradingRule:
     """The rule of that name. Raises UnknownModelError."""
     found = entry(name)
-    if not isinstance(found, Rule):
+    if not isinstance(found, TradingRule):
         raise UnknownModelError(f"model {name!r} is a network: its weights come from its predictions")
     return found
 
@@ -170,6 +170,6 @@ def build(spec: Spec, n_features: int, n_horizons: int, seed: int = 0) -> nn.Mod
     Raises UnknownModelError, and TypeError for an option that its builder does not have.
     """
     entry = network(spec.model)
-    with DRAWING, torch.random.fork_rng(devices=[]):
+    with RNG_LOCK, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return entry.build(spec, n_features, n_horizons, **spec.options)

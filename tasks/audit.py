@@ -15,10 +15,10 @@ from prefect.cache_policies import NO_CACHE
 from models import zoo
 from models.features.indicators import compute_features
 from models.graphs.catalogue import windowed_rules
+from models.graphs.context import SideInputs
 from models.graphs.liquidity import TradeRule
 from models.graphs.membership import membership_snapshot
 from models.graphs.snapshot import Snapshot
-from models.graphs.surroundings import Surroundings
 from models.graphs.windowed import snapshots
 from models.panel import Panel
 from models.scoring.folds import Fold
@@ -126,7 +126,7 @@ def _audit_cut(
         if edges.rows_compared or not isinstance(rules[name], TradeRule):  # there may be no trades up to a cut
             found[f"{name} edges"] = edges
     told = any(zoo.network(contender.model).events for contender in contenders)
-    around = Surroundings(known, load_bar_events(night, bars.ts[bar]) if told else None)
+    around = SideInputs(known, load_bar_events(night, bars.ts[bar]) if told else None)
     for contender in contenders:
         for trial_id in contender.trial_ids:
             subject = f"predictions of {contender.model}, trial {trial_id}"
@@ -157,7 +157,7 @@ def _edges(snapshots: Iterable[Snapshot]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _compare_forecasts(
-    night: Night, trial_id: str, features: Panel, surroundings: Surroundings, test_bars: int
+    night: Night, trial_id: str, features: Panel, side_inputs: SideInputs, test_bars: int
 ) -> Comparison:
     """The stored forecasts of the last bar of ``features`` against those of the fold's artifact."""
     ts = features.ts[-1]
@@ -165,9 +165,7 @@ def _compare_forecasts(
     fold = night.warehouse.query("fold_at", **at).to_pylist()[0]
     start = int(np.searchsorted(features.ts, np.datetime64(fold["test_start"].replace(tzinfo=None), "us")))
     window = Fold(fold["fold"], np.zeros(0, dtype=np.int64), start, start, start + test_bars, 0)
-    again = predict_fold(
-        night.warehouse.artifacts / fold["artifact"], features, surroundings, window, len(features) - 1
-    )
+    again = predict_fold(night.warehouse.artifacts / fold["artifact"], features, side_inputs, window, len(features) - 1)
     shape = (len(again.symbols), len(again.horizons), len(FORECAST_COLUMNS))
     values = np.empty(shape)
     values[:, :, : len(PROBABILITIES)] = again.probabilities[0][:, None, :]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
@@ -15,16 +14,25 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from models import zoo
+from models.hashing import short_hash
 from models.panel import Panel
 from models.scoring.costs import Costs
 from models.scoring.portfolio import Limits
 from models.scoring.simulate import by_session, simulate
 from models.sessions import bars_per_session
-from tasks.book import Asset, Book, forecast_weights, funding_by_bar, funding_coverage, load_book, session_bars
 from tasks.forecasts import Contender, load_forecasts, networks
 from tasks.leaderboard import FILL, Row, Run, leaderboard, store_runs
 from tasks.night import Night
 from tasks.panels import PERPETUALS
+from tasks.portfolio_inputs import (
+    Asset,
+    PortfolioInputs,
+    forecast_weights,
+    funding_by_bar,
+    funding_coverage,
+    load_portfolio_inputs,
+    session_bars,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +73,7 @@ def run_backtests(
     is a rate per year: 0, because cash earns nothing in the simulation.
     """
     contenders = [Contender(*m) for m in models]
-    book = load_book(night)
+    book = load_portfolio_inputs(night)
     forecasts = {c.model: load_forecasts(night, c, class_horizon, book.ts) for c in networks(contenders)}
     first = _first_decision(book, list(forecasts.values()), limits)
     runs = []
@@ -84,7 +92,7 @@ def run_backtests(
     return report
 
 
-def _first_decision(book: Book, forecasts: Sequence[Panel], limits: Limits) -> int:
+def _first_decision(book: PortfolioInputs, forecasts: Sequence[Panel], limits: Limits) -> int:
     """The first decision that every network forecasts; without networks, the first after a correlation window."""
     last = len(book.decisions) - 1
     if not forecasts:
@@ -94,7 +102,7 @@ def _first_decision(book: Book, forecasts: Sequence[Panel], limits: Limits) -> i
 
 
 def _of_network(
-    night: Night, book: Book, contender: Contender, forecast: Panel, limits: Limits, first: int
+    night: Night, book: PortfolioInputs, contender: Contender, forecast: Panel, limits: Limits, first: int
 ) -> Portfolio:
     cooldown = limits.cooldown_sessions * bars_per_session(night.universe.interval)
     return Portfolio(
@@ -106,7 +114,7 @@ def _of_network(
     )
 
 
-def _of_rule(book: Book, contender: Contender, first: int) -> Portfolio:
+def _of_rule(book: PortfolioInputs, contender: Contender, first: int) -> Portfolio:
     rule = zoo.rule(contender.model)
     asset = book.benchmark if rule.benchmark_only else book.members
     weights = rule.weights(session_bars(asset, book.decisions))[first:]
@@ -115,7 +123,7 @@ def _of_rule(book: Book, contender: Contender, first: int) -> Portfolio:
     return Portfolio(contender, asset, weights)
 
 
-def _simulate(night: Night, book: Book, portfolio: Portfolio, first: int) -> Run:
+def _simulate(night: Night, book: PortfolioInputs, portfolio: Portfolio, first: int) -> Run:
     universe, asset, contender = night.universe, portfolio.asset, portfolio.contender
     decisions, start = book.decisions[first:], book.decisions[first]
     target = np.full(asset.bars.mask.shape, np.nan)
@@ -141,7 +149,7 @@ def _simulate(night: Night, book: Book, portfolio: Portfolio, first: int) -> Run
         "fill": FILL,
         "start": str(book.ts[start]),
     }
-    backtest_id = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    backtest_id = short_hash(json.dumps(identity, sort_keys=True))
     sessions = by_session(path, decisions - start)
     held = np.where(path.flat[decisions - start][:, None], 0.0, portfolio.weights)
     limits = portfolio.terms.get("limits", {})

@@ -3,7 +3,6 @@ them."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,13 +15,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from models.graphs.events import KINDS
-from models.graphs.market_stream import BUILDERS, MARKET_ROW, MEASURES
+from models.graphs.events import EVENT_KINDS
+from models.graphs.market_stream import BUILDERS, EVENT_VALUES, MARKET_ROW
+from models.hashing import short_hash
+from models.sessions import midnight_after
 from tasks.errors import NoPricesError
 from tasks.markets.bybit import Bybit
 from tasks.markets.bybit_archive import TradeArchive
 from tasks.markets.bybit_frames import LEAST, MOST, MOST_RATE
-from tasks.markets.recorded import midnight_after
 from warehouse.connect import Warehouse
 from warehouse.events import append_events
 from warehouse.tables import read_query
@@ -83,7 +83,7 @@ def store_archived_events(
 
 def archived_by(source: str) -> str:
     """``run_id`` of the archive's rows."""
-    return hashlib.sha256(f"events|{source}|{VENUE}".encode()).hexdigest()[:16]
+    return short_hash(f"events|{source}|{VENUE}")
 
 
 def _store_day(job: ArchiveJob, symbol: str, day: date) -> int:
@@ -120,11 +120,11 @@ def readable_rows(table: pa.Table, symbols: Sequence[str]) -> np.ndarray:
 
 def readable(rows: np.ndarray) -> np.ndarray:
     """True (e,) where a row has the measures of its kind, each a number that a feature can hold."""
-    known = (rows["t"] >= 0) & np.isin(rows["kind"], [KINDS.index(kind) for kind in BUILDERS])
+    known = (rows["t"] >= 0) & np.isin(rows["kind"], [EVENT_KINDS.index(kind) for kind in BUILDERS])
     for kind, names in QUANTITIES.items():
         for name in names:
             lowest = 0.0 if name in ("bid_size", "ask_size") else LEAST
-            known &= (rows["kind"] != KINDS.index(kind)) | ((rows[name] >= lowest) & (rows[name] < MOST))
+            known &= (rows["kind"] != EVENT_KINDS.index(kind)) | ((rows[name] >= lowest) & (rows[name] < MOST))
     return known & (np.abs(rows["rate"]) <= MOST_RATE)
 
 
@@ -136,10 +136,10 @@ def market_rows(table: pa.Table, symbols: Sequence[str]) -> np.ndarray:
     settles = table["next_ts"].cast(pa.timestamp("us")).to_numpy()
     rows["next_t"] = np.where(np.isnat(settles), ts, settles).astype(np.int64)
     rows["key"] = _keys(table)
-    rows["kind"] = pc.index_in(table["kind"], pa.array(KINDS)).fill_null(-1).to_numpy()
+    rows["kind"] = pc.index_in(table["kind"], pa.array(EVENT_KINDS)).fill_null(-1).to_numpy()
     rows["symbol"] = pc.index_in(table["symbol"], pa.array(list(symbols))).to_numpy()
     rows["side"] = np.where(pc.equal(table["side"], "sell").fill_null(False).to_numpy(), -1.0, 1.0)
-    for name in MEASURES:
+    for name in EVENT_VALUES:
         if name != "side":
             rows[name] = table[name].fill_null(0.0).to_numpy()
     return rows

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +17,8 @@ from models.graphs.catalogue import windowed_rules
 from models.graphs.membership import INDUSTRY, SECTOR, membership_snapshot
 from models.graphs.snapshot import Snapshot
 from models.graphs.stability import TRAIL, mean_correlation
-from models.graphs.windowed import Rule, due_snapshots, snapshots, window_returns
+from models.graphs.windowed import GraphRule, due_snapshots, snapshots, window_returns
+from models.hashing import short_hash
 from models.panel import Panel
 from tasks.graph_rows import edge_rows, snapshot_rows, timestamps, write_snapshots
 from tasks.night import Night
@@ -89,7 +89,7 @@ def build_graphs(
     panels = windowed_panels(night, rules, bars)
     plans = [_windowed(graph, rule, bars, panels[graph]) for graph, rule in rules.items()]
     plans += [_membership(graph, groups, bars) for graph, groups in memberships(night).items() if graph in graphs]
-    reports = [_bring_up(night, plan, bars.ts[-1]) for plan in plans]
+    reports = [_add_missing_snapshots(night, plan, bars.ts[-1]) for plan in plans]
     total = GraphReport(*(sum(counts) for counts in zip(*(asdict(r).values() for r in reports), strict=True)))
     logger.info("%s: graphs %s", night.universe.name, total)
     return total
@@ -123,16 +123,16 @@ class Plan:
     mean_correlation: Callable[[np.datetime64], float | None] = lambda _: None
 
 
-def _windowed(graph: str, rule: Rule, bars: Panel, panel: Panel) -> Plan:
+def _windowed(graph: str, rule: GraphRule, bars: Panel, panel: Panel) -> Plan:
     """Of a graph made of windows of ``panel``; a snapshot's parameters name its data and that of what it is compared
     with."""
     returns, inputs = window_returns(bars), rule.inputs(panel)
     names = " ".join(bars.symbols).encode()
     windows = {bars.ts[i]: slice(i - rule.window_bars + 1, i + 1) for i in due_snapshots(rule, inputs)}
-    data = [_digest(names + inputs[window].tobytes()) for window in windows.values()]
+    data = [short_hash(names + inputs[window].tobytes()) for window in windows.values()]
     said = asdict(rule)  # type: ignore[call-overload]
     parameters = {
-        as_of: _json(**said, data=data[k], trailing=_digest("".join(data[max(0, k - TRAIL) : k]).encode()))
+        as_of: _json(**said, data=data[k], trailing=short_hash("".join(data[max(0, k - TRAIL) : k]).encode()))
         for k, as_of in enumerate(windows)
     }
 
@@ -149,11 +149,7 @@ def _membership(graph: str, groups: Mapping[str, str], bars: Panel) -> Plan:
     def build(missing: list[np.datetime64]) -> list[Snapshot]:
         return [membership_snapshot(graph, as_of, bars.symbols, groups) for as_of in missing]
 
-    return Plan(graph, {bars.ts[0]: _json(data=_digest(members))}, build)
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:16]
+    return Plan(graph, {bars.ts[0]: _json(data=short_hash(members))}, build)
 
 
 def _json(**parameters: object) -> str:
@@ -161,7 +157,7 @@ def _json(**parameters: object) -> str:
     return json.dumps(parameters, sort_keys=True)
 
 
-def _bring_up(night: Night, plan: Plan, last: np.datetime64) -> GraphReport:
+def _add_missing_snapshots(night: Night, plan: Plan, last: np.datetime64) -> GraphReport:
     """Makes the stored snapshots up to ``last`` those of the plan, building what differs."""
     span = {**night.slice, "graph": plan.graph}
     found = night.warehouse.query("snapshots_before", **span, start=BEGINNING, end=just_after(last))

@@ -23,9 +23,9 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.errors import MarketDownError, MarketError, NightOutOfRangeError, OutageError, TooManyBadSymbolsError
+from tasks.fetch import Pull, PullRequest, pull, symbols_due
 from tasks.markets.session import Market, open_market
 from tasks.night import Night
-from tasks.pulls import Due, Pull, pull, symbols_due
 from warehouse.connect import Warehouse
 from warehouse.events import append_events
 from warehouse.tables import append, read_query, upsert
@@ -53,7 +53,7 @@ class IngestReport:
     restated: int
 
 
-def may_pass(task: object, run: object, state: Any) -> bool:
+def is_outage(task: object, run: object, state: Any) -> bool:
     """True when a step failed for an outage, which is worth another try."""
     return isinstance(state.result(raise_on_failure=False), OutageError)
 
@@ -62,7 +62,7 @@ def may_pass(task: object, run: object, state: Any) -> bool:
     name="ingest_bars",
     retries=2,
     retry_delay_seconds=[30, 120],
-    retry_condition_fn=may_pass,
+    retry_condition_fn=is_outage,
     cache_policy=NO_CACHE,
     persist_result=False,
 )
@@ -135,7 +135,7 @@ def ingest_universe(
 def _pull_all(
     market: Market,
     universe: Universe,
-    due: list[Due],
+    due: list[PullRequest],
     writer: Writer,
     threads: int,
     max_bad_fraction: float,
@@ -166,7 +166,7 @@ def _pull_all(
 
 
 def _as_pulled(
-    pool: ThreadPoolExecutor, market: Market, universe: Universe, due: list[Due], ahead: int
+    pool: ThreadPoolExecutor, market: Market, universe: Universe, due: list[PullRequest], ahead: int
 ) -> Iterator[Pull]:
     """Pulls as they arrive; at most ``ahead`` are under way or wait to be taken, which bounds memory."""
     waiting = iter(due)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import time
@@ -13,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from models.hashing import short_hash
 from tasks.night import Night
 from warehouse.errors import PublishedNightError
 from warehouse.tables import append, read_query, replace_slice
@@ -33,7 +33,7 @@ def begin_night(night: Night, settings: Row) -> bool:
     Raises PublishedNightError when it was published with other settings: what readers saw is never altered.
     """
     text = json.dumps(settings, sort_keys=True)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    digest = short_hash(text)
     row = night_row(night)
     if row is not None and row["published_at"] is not None:
         if row["settings_hash"] != digest:

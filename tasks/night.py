@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
 
+from models.hashing import short_hash
 from warehouse.connect import Warehouse
 from warehouse.universes import Universe
 
@@ -28,7 +28,7 @@ class Night:
     @property
     def run_id(self) -> str:
         """First 16 hex digits of sha256("as_of|source|universe")."""
-        return hashlib.sha256(f"{self.as_of}|{self.source}|{self.universe.name}".encode()).hexdigest()[:16]
+        return short_hash(f"{self.as_of}|{self.source}|{self.universe.name}")
 
     @property
     def slice(self) -> dict[str, object]:

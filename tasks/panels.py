@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 
 from models.features.indicators import BAR_COLUMNS, FEATURES
-from models.graphs.events import KINDS
+from models.graphs.context import BarEvents
+from models.graphs.events import EVENT_KINDS
 from models.graphs.liquidity import TRADE_COLUMNS, TradeRule
 from models.graphs.market_stream import MARKET_ROW, MarketEvents
 from models.graphs.snapshot import Snapshot
-from models.graphs.surroundings import BarEvents
-from models.graphs.windowed import Rule
+from models.graphs.windowed import GraphRule
 from models.panel import Panel
 from models.sessions import INTERVALS, bar_closes, bar_opens
 from tasks.errors import NoBarsError
@@ -116,7 +116,7 @@ def load_trade_bars(night: Night, last: np.datetime64 | None = None) -> Panel:
     return Panel.from_table(rows, TRADE_COLUMNS, night.universe.symbols, opens)
 
 
-def windowed_panels(night: Night, rules: Mapping[str, Rule], bars: Panel) -> dict[str, Panel]:
+def windowed_panels(night: Night, rules: Mapping[str, GraphRule], bars: Panel) -> dict[str, Panel]:
     """What the windows of each graph are cut from: ``bars``, or the trades of the same bars."""
     traded = {name for name, rule in rules.items() if isinstance(rule, TradeRule)}
     trades = load_trade_bars(night, bars.ts[-1]) if traded else bars
@@ -149,7 +149,7 @@ def settlements(settled: pa.Table, symbols: Sequence[str]) -> np.ndarray:
     """Settlements of funding (symbol, ts, rate), by symbol and ts, as rows of MARKET_ROW."""
     rates = np.zeros(settled.num_rows, MARKET_ROW)
     rates["t"] = rates["next_t"] = instants(settled["ts"]).astype(np.int64)
-    rates["kind"], rates["rate"] = KINDS.index("funding"), settled["rate"].to_numpy()
+    rates["kind"], rates["rate"] = EVENT_KINDS.index("funding"), settled["rate"].to_numpy()
     rates["symbol"] = [symbols.index(symbol) for symbol in settled["symbol"].to_pylist()]
     return rates
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import threading
@@ -19,19 +18,20 @@ from prefect.cache_policies import NO_CACHE
 
 from models import zoo
 from models.features.labels import Labels, compute_labels
+from models.graphs.context import BarEvents, SideInputs
 from models.graphs.snapshot import Snapshot
-from models.graphs.surroundings import BarEvents, Surroundings
+from models.hashing import short_hash
 from models.panel import Panel
 from models.scoring.folds import Fold, walk_forward
 from models.sessions import bar_after
 from models.training.allocator import tune_allocator
 from models.training.artifact import Outcome, file_hash, read_header
 from models.training.errors import ArtifactError, FitError
-from models.training.fit import TrainConfig, fit_fold, fits_at_once, fold_key, predict_fold
+from models.training.fit import TrainConfig, fit_fold, fold_key, max_parallel_fits, predict_fold
 from models.zoo import Spec
-from tasks.drawn_graphs import drawn_snapshots, with_trailing, write_drawn
 from tasks.errors import NoFoldsError
 from tasks.forecasts import RULE, Contender, aware, prediction_rows
+from tasks.learned_graphs import learned_snapshots, with_trailing, write_learned_graphs
 from tasks.night import Night
 from tasks.panels import first_unseen_bar, instants, load_bar_events, load_bars, load_features, load_snapshots
 from warehouse.tables import append, read_query, replace_slice
@@ -60,7 +60,7 @@ class Recipe:
 @dataclass(frozen=True, eq=False)
 class TrainingData:
     """What a universe's networks learn from, ``snapshots`` by the name of their graph; with ``changed`` (k,), the bars
-    with features not published yet, and ``told`` (k,), those from the first event on that no published night has seen.
+    with features not published yet, and ``changed_by_events`` (k,), those from the first event on that no published night has seen.
     """
 
     features: Panel
@@ -69,16 +69,16 @@ class TrainingData:
     folds: list[Fold]
     changed: np.ndarray
     events: BarEvents | None
-    told: np.ndarray
+    changed_by_events: np.ndarray
 
-    def surroundings_of(self, spec: Spec) -> Surroundings:
+    def side_inputs_of(self, spec: Spec) -> SideInputs:
         """The graph that the network of ``spec`` reads, if it reads one, and the events."""
         graph = zoo.graph_of(spec)
-        return Surroundings(None if graph is None else self.snapshots[graph], self.events)
+        return SideInputs(None if graph is None else self.snapshots[graph], self.events)
 
     def changed_for(self, spec: Spec) -> np.ndarray:
         """The bars where what the network of ``spec`` reads is not what a published night read."""
-        return np.union1d(self.changed, self.told) if zoo.network(spec.model).events else self.changed
+        return np.union1d(self.changed, self.changed_by_events) if zoo.network(spec.model).events else self.changed
 
 
 @dataclass(frozen=True)
@@ -97,14 +97,14 @@ class TrialReport:
 def trial_id(night: Night, model: str, seed: int, recipe: Recipe) -> str:
     """First 16 hex digits of the sha256 of everything that names a trial: market, network, settings and seed."""
     said = [night.slice, Spec(model).to_json(), recipe.config(seed).to_json(), asdict(recipe)]
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+    return short_hash(json.dumps(said, sort_keys=True))
 
 
 def contenders(night: Night, models: Sequence[str], seeds: Sequence[int], recipe: Recipe) -> list[Contender]:
     """The models of a night as the leaderboard knows them. Raises UnknownModelError."""
     return [
         Contender(name, RULE)
-        if isinstance(zoo.entry(name), zoo.Rule)
+        if isinstance(zoo.entry(name), zoo.TradingRule)
         else Contender(name, "network", tuple(trial_id(night, name, seed, recipe) for seed in seeds))
         for name in models
     ]
@@ -133,8 +133,8 @@ def load_training_data(night: Night, recipe: Recipe, models: Sequence[str] | Non
     graphs = {graph for name in names if (graph := zoo.graph_of(Spec(name))) is not None}
     snapshots = {graph: load_snapshots(night, graph) for graph in sorted(graphs)}
     events = load_bar_events(night) if any(zoo.network(name).events for name in names) else None
-    told = features.ts[:0] if events is None else features.ts[first_unseen_bar(night, events) :]
-    return TrainingData(features, labels, snapshots, folds, changed, events, told)
+    changed_by_events = features.ts[:0] if events is None else features.ts[first_unseen_bar(night, events) :]
+    return TrainingData(features, labels, snapshots, folds, changed, events, changed_by_events)
 
 
 @task(name="train model", cache_policy=NO_CACHE, persist_result=False)
@@ -156,9 +156,9 @@ def train_model(
     trial = Trial(night, data, Spec(model), recipe.config(seed), trial_id(night, model, seed, recipe))
     stored = {row["fold"]: row for row in night.warehouse.query("folds_of_trial", **trial.keys).to_pylist()}
     fitted = skipped = written = 0
-    pool, stop = ThreadPoolExecutor(workers or fits_at_once()), threading.Event()
+    pool, stop = ThreadPoolExecutor(workers or max_parallel_fits()), threading.Event()
     try:
-        due = [pool.submit(_bring_up, trial, fold, stored.get(fold.index), stop) for fold in data.folds]
+        due = [pool.submit(_fit_and_forecast, trial, fold, stored.get(fold.index), stop) for fold in data.folds]
         for k, future in enumerate(due):
             if on_progress is not None:
                 on_progress(k, len(due), f"{model}, fold {k + 1} of {len(due)}")
@@ -195,9 +195,9 @@ class Trial:
         return {**self.night.slice, "trial_id": self.trial_id}
 
     @property
-    def inputs(self) -> tuple[Spec, TrainConfig, Panel, Labels, Surroundings]:
+    def inputs(self) -> tuple[Spec, TrainConfig, Panel, Labels, SideInputs]:
         """What every function of a fold takes first."""
-        return self.spec, self.config, self.data.features, self.data.labels, self.data.surroundings_of(self.spec)
+        return self.spec, self.config, self.data.features, self.data.labels, self.data.side_inputs_of(self.spec)
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,7 +218,7 @@ class StoppedError(Exception):
     """A fit was given up because another failed or the night was interrupted."""
 
 
-def _bring_up(trial: Trial, fold: Fold, stored: dict[str, Any] | None, stop: threading.Event) -> FoldWork:
+def _fit_and_forecast(trial: Trial, fold: Fold, stored: dict[str, Any] | None, stop: threading.Event) -> FoldWork:
     """The fold fitted, if it was not, and its missing forecasts made. Runs beside others: touches no warehouse."""
 
     def on_epoch(epoch: int, loss: float) -> None:
@@ -241,7 +241,7 @@ def _bring_up(trial: Trial, fold: Fold, stored: dict[str, Any] | None, stop: thr
     if row is not None or first < min(fold.test_stop, len(features)):
         made = predict_fold(artifact, features, trial.inputs[4], fold, first, keep_state=True)
         predictions = prediction_rows(made)
-        drawn = drawn_snapshots(made, first, trial.spec.model, trial.config.seed)
+        drawn = learned_snapshots(made, first, trial.spec.model, trial.config.seed)
     return FoldWork(fold, missing, outcome, row, first, predictions, drawn)
 
 
@@ -256,7 +256,7 @@ def _write(trial: Trial, work: FoldWork) -> int:
             _write_trial(con, trial, work.outcome)
             replace_slice(con, "store.folds", work.row, **keys)
         read_query(con, "delete_predictions", **keys, start=aware(ts[work.first]), end=aware(ts[-1]))
-        write_drawn(con, night, work.drawn, series, trial_id=trial.trial_id, fold=work.fold.index)
+        write_learned_graphs(con, night, work.drawn, series, trial_id=trial.trial_id, fold=work.fold.index)
         return append(con, "store.predictions", work.predictions, **keys, run_id=night.run_id)
 
 

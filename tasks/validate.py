@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -17,13 +17,13 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from models.panel import TS_TYPE
-from models.sessions import INTERVALS, bar_closes, bar_opens, session_dates
+from models.sessions import INTERVALS, bar_closes, bar_opens, midnight, session_dates
 from tasks.errors import NightBlockedError
 from tasks.night import Night
 from tasks.panels import instant
 from warehouse.expectations import Inspection, inspect_delta
-from warehouse.measures import Evidence
 from warehouse.price_series import RETURN_WINDOW
+from warehouse.row_checks import CheckContext
 from warehouse.rules import FLAG, QUARANTINE, TABLES
 from warehouse.tables import read_query, replace_slice, upsert
 
@@ -75,7 +75,7 @@ def validate_night(night: Night, max_quarantined_fraction: float = 0.2) -> Valid
     return report
 
 
-def _read(night: Night) -> tuple[dict[str, pa.Table], Evidence]:
+def _read(night: Night) -> tuple[dict[str, pa.Table], CheckContext]:
     keys, interval = night.slice, night.universe.interval
     with night.warehouse.read() as con:
         runs = read_query(con, "pending_runs", night=night.as_of, run_id=night.run_id, **keys)["run_id"].to_pylist()
@@ -90,7 +90,7 @@ def _read(night: Night) -> tuple[dict[str, pa.Table], Evidence]:
         history = {"start": night.universe.history_start, "clock": night.clock, "interval": interval, **keys}
         first_bars = _frame(read_query(con, "first_bars", **history))
     opens, closed_at = _calendar(night, start, bars["ts"].to_numpy())
-    evidence = Evidence(
+    evidence = CheckContext(
         clock=instant(night.clock),
         interval=interval,
         opens=opens,
@@ -110,7 +110,7 @@ def _checked_from(night: Night, ts: np.ndarray) -> datetime:
     """The earliest instant of the checked window: the last sessions, or the delta's first bar, within the history."""
     recent = session_dates(night.universe.calendar, night.as_of - timedelta(days=31), night.as_of + timedelta(days=1))
     first = np.concatenate([recent[-GAP_SESSIONS:][:1], ts.astype("datetime64[D]")]).min()
-    return max(_midnight(first.astype(date)), night.universe.history_start)
+    return max(midnight(first.astype(date)), night.universe.history_start)
 
 
 def _calendar(night: Night, start: datetime, ts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -210,7 +210,3 @@ def _frame(rows: pa.Table) -> pd.DataFrame:
     """A pandas frame with ``ts`` in UTC without a zone, as the rules want it."""
     ts = rows["ts"].cast(pa.timestamp("us"))
     return rows.set_column(rows.column_names.index("ts"), "ts", ts).to_pandas()
-
-
-def _midnight(day: date) -> datetime:
-    return datetime.combine(day, time(), UTC)

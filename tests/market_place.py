@@ -14,21 +14,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from models.features.indicators import compute_features
-from models.graphs.surroundings import Surroundings
+from models.graphs.context import SideInputs
 from models.scoring.folds import Fold
 from models.training.fit import predict_fold
 from tasks.graphs import build_graphs, write_features
 from tasks.ledger import write_night
-from tasks.live_bars import LiveMarket
-from tasks.live_network import LiveNetwork, published_fold
+from tasks.live.job import StreamJob, StreamReport
+from tasks.live.market import LiveMarket
+from tasks.live.network import LiveNetwork, published_fold
+from tasks.live.stream import MarketStream
 from tasks.markets.bybit import Bybit
 from tasks.markets.bybit_frames import topics_of
 from tasks.markets.bybit_ws import Timing
-from tasks.markets.patience import ON_TAPE
+from tasks.markets.retry_policy import NO_RETRY
 from tasks.night import Night
 from tasks.panels import bar_grid, load_bar_events, load_bars, load_snapshots
-from tasks.stream import MarketStream
-from tasks.stream_job import StreamJob, StreamReport
 from tasks.train import Recipe, load_training_data, train_model
 from tests.exchange import Exchange
 from warehouse.publish import publish_copy
@@ -135,7 +135,7 @@ class Place:
 
     def market(self, rest_url: str | None = None) -> LiveMarket:
         if rest_url is not None:
-            self.clients.append(Bybit(datetime(2100, 1, 1, tzinfo=UTC), patience=ON_TAPE, url=rest_url))
+            self.clients.append(Bybit(datetime(2100, 1, 1, tzinfo=UTC), patience=NO_RETRY, url=rest_url))
         return LiveMarket(self.desk.warehouse, self.universe, "recorded", self.clients[-1] if rest_url else None)
 
     def network(self, rest_url: str | None = None, symbols: tuple[str, ...] = SYMBOLS) -> LiveNetwork:
@@ -181,10 +181,10 @@ class Place:
         start = int(np.searchsorted(features.ts, fold.test_start))
         window = Fold(fold.fold, np.arange(0), 0, start, start + fold.test_bars, 0)
         graphs = load_snapshots(self.desk.night(FRIDAY, "perpetuals"), "correlation")
-        around = Surroundings(graphs, load_bar_events(night)).events.of_bars(features.ts[: first + bars])
+        around = SideInputs(graphs, load_bar_events(night)).events.of_bars(features.ts[: first + bars])
         (name,) = self.desk.rows(f"SELECT artifact FROM folds WHERE artifact_sha256 = '{fold.sha256}'")[0]
         artifact = self.desk.warehouse.artifacts / name
-        made = predict_fold(artifact, features.rows(0, first + bars), Surroundings(graphs, around), window, first)
+        made = predict_fold(artifact, features.rows(0, first + bars), SideInputs(graphs, around), window, first)
         return as_rows(made)
 
 

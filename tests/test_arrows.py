@@ -42,6 +42,10 @@ def test_the_house_keeps_its_arrows(copy: Path) -> None:
         ("tasks/night.py", "import flows.settings"),
         ("tasks/markets/bybit.py", "import prefect"),
         ("flows/ingest.py", "import torch"),
+        ("models/layers/kernels/simd.py", "import models.layers.errors"),
+        ("models/graphs/rolling.py", "import models.layers.kernels.simd"),
+        ("tasks/night.py", "import tasks.live.job"),
+        ("models/layers/checks.py", "import models.layers.mamba"),
     ],
 )
 def test_a_planted_back_arrow_is_refused(copy: Path, file: str, line: str) -> None:

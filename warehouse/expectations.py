@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from warehouse.measures import Evidence, coverage, latest
-from warehouse.rules import BLOCK, FLAG, QUARANTINE, RULES, TABLES, Rule, holds
+from warehouse.row_checks import CheckContext, coverage, latest
+from warehouse.rules import BLOCK, FLAG, QUARANTINE, RULES, TABLES, CheckRule, holds
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ _library = threading.Lock()  # its context is one per process
 class Verdict:
     """What one rule found in its batch: ``rows`` are the positions that fail, ``keys`` the first hundred of them."""
 
-    rule: Rule
+    rule: CheckRule
     passed: bool
     rows_checked: int
     rows: np.ndarray
@@ -77,9 +77,9 @@ class Inspection:
         """The verdicts that stop the night."""
         return tuple(verdict for verdict in self.verdicts if verdict.blocks)
 
-    def failing(self, table: str, policy: str) -> dict[int, list[Rule]]:
+    def failing(self, table: str, policy: str) -> dict[int, list[CheckRule]]:
         """Row of the table's delta → the rules of that policy that it fails, in the rules' order; rows ascending."""
-        found: dict[int, list[Rule]] = {}
+        found: dict[int, list[CheckRule]] = {}
         for verdict in self.verdicts:
             if verdict.rule.reads == table and verdict.policy == policy:
                 for row in verdict.rows.tolist():
@@ -89,9 +89,9 @@ class Inspection:
 
 def inspect_delta(
     delta: Mapping[str, pd.DataFrame],
-    evidence: Evidence,
+    evidence: CheckContext,
     max_quarantined_fraction: float,
-    rules: Sequence[Rule] = RULES,
+    rules: Sequence[CheckRule] = RULES,
 ) -> Inspection:
     """The verdicts on a night's delta, a frame per table with ``ts`` in UTC without a zone.
 
@@ -111,7 +111,9 @@ def inspect_delta(
     return Inspection(judged + judge(batches, [*rules, *shares], evidence))
 
 
-def judge(batches: Mapping[str, pd.DataFrame], rules: Sequence[Rule], evidence: Evidence) -> tuple[Verdict, ...]:
+def judge(
+    batches: Mapping[str, pd.DataFrame], rules: Sequence[CheckRule], evidence: CheckContext
+) -> tuple[Verdict, ...]:
     """The verdicts of those rules whose batch is given, in the rules' order."""
     verdicts: dict[int, Verdict] = {}
     for name, frame in batches.items():
@@ -121,7 +123,7 @@ def judge(batches: Mapping[str, pd.DataFrame], rules: Sequence[Rule], evidence: 
     return tuple(verdicts[k] for k in sorted(verdicts))
 
 
-def _run_suite(name: str, frame: pd.DataFrame, rules: list[Rule], evidence: Evidence) -> list[Verdict]:
+def _run_suite(name: str, frame: pd.DataFrame, rules: list[CheckRule], evidence: CheckContext) -> list[Verdict]:
     if frame.empty:
         return [Verdict(rule, True, 0, np.zeros(0, dtype=np.int64)) for rule in rules]
     problems: dict[str, str] = {}
@@ -138,7 +140,7 @@ def _run_suite(name: str, frame: pd.DataFrame, rules: list[Rule], evidence: Evid
     return [_verdict(rule, frame, results.get(rule.name, []), problems.get(rule.name, "")) for rule in rules]
 
 
-def _validate(name: str, frame: pd.DataFrame, rules: list[Rule]) -> dict[str, list[Any]]:
+def _validate(name: str, frame: pd.DataFrame, rules: list[CheckRule]) -> dict[str, list[Any]]:
     """The library's results by rule; it names failing rows by the frame's index, which is their position."""
     with _library:
         gx, context = _context()
@@ -173,7 +175,7 @@ def _context() -> tuple[Any, Any]:
     return gx, context
 
 
-def _verdict(rule: Rule, frame: pd.DataFrame, results: list[Any], problem: str) -> Verdict:
+def _verdict(rule: CheckRule, frame: pd.DataFrame, results: list[Any], problem: str) -> Verdict:
     rows = np.zeros(0, dtype=np.int64)
     broken = [r for r in results if "unexpected_index_list" not in r.result]
     if not problem and (broken or len(results) != len(rule.expectations)):
@@ -197,14 +199,14 @@ def _keys(frame: pd.DataFrame, rows: np.ndarray) -> tuple[dict[str, str], ...]:
     return tuple({"symbol": s, "ts": str(t)} for s, t in zip(some["symbol"], stamps, strict=True))
 
 
-def _share(table: str, frame: pd.DataFrame, refused: list[int], limit: float) -> tuple[Rule, pd.DataFrame]:
+def _share(table: str, frame: pd.DataFrame, refused: list[int], limit: float) -> tuple[CheckRule, pd.DataFrame]:
     """The rule that quarantine takes at most ``limit`` of the rows, and its batch; one bad symbol is never fatal."""
     kept = np.ones(len(frame), dtype=bool)
     kept[refused] = False
     one = frame.loc[~kept, "symbol"].nunique() <= 1
     says = f"row is kept out by other rules, and at most {limit:.0%} of the rows may be"
     advice = "read this night's other verdicts: the pull itself is in doubt"
-    rule = Rule(
+    rule = CheckRule(
         "quarantined_share",
         table,
         BLOCK,

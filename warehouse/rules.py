@@ -2,7 +2,7 @@
 
 ``block`` stops the night, ``quarantine`` takes the rows out with their reason, ``flag`` publishes them marked (bars
 carry the rule's name in ``flag``; other tables only the verdict). To add a rule: one line here, and a measure in
-``warehouse/measures.py`` when no expectation of the library says it.
+``warehouse/row_checks.py`` when no expectation of the library says it.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from warehouse import measures
-from warehouse.measures import Evidence
+from warehouse import row_checks
+from warehouse.row_checks import CheckContext
 
 BLOCK: Literal["block"] = "block"
 QUARANTINE: Literal["quarantine"] = "quarantine"
 FLAG: Literal["flag"] = "flag"
 TABLES = ("bars", "corporate_actions", "funding_rates")
-PRICES = ("open", "high", "low", "close")
+OHLC = ("open", "high", "low", "close")
 
 MAX_FUNDING_RATE = 0.04  # twice the ±2 % that bound Bybit's widest contracts; the recorded extreme is 0.68 %
 MIN_SHARE_ON_LAST_BAR = 0.5  # a delisted symbol or two is no reason to stop; half the universe missing is
 LARGEST = float(np.finfo(np.float64).max)  # as an upper bound it refuses infinity
 
-Measure = Callable[[pd.DataFrame, Evidence], np.ndarray]
+RowCheck = Callable[[pd.DataFrame, CheckContext], np.ndarray]
 Demand = tuple[str, dict[str, Any]]  # an expectation class of the library and its arguments
 
 
 @dataclass(frozen=True)
-class Rule:
+class CheckRule:
     """One rule: rows of ``batch`` must meet every demand, or ``policy`` is applied to them.
 
     With a ``measure`` the demand is that its column, named like the rule, is True. ``says`` completes "rows whose …" in
@@ -45,7 +45,7 @@ class Rule:
     says: str
     advice: str
     demands: tuple[Demand, ...] = ()
-    measure: Measure | None = None
+    measure: RowCheck | None = None
     mostly: float = 1.0
     batch: str = ""
 
@@ -82,85 +82,94 @@ PULL_AGAIN = "compare with the provider; a corrected answer is taken in by the n
 LOOKAHEAD = "the ingest step let rows through that were not final; check the night's clock, then run it again"
 
 BARS = (
-    Rule(
+    CheckRule(
         "null",
         "bars",
         QUARANTINE,
         "open, high, low, close or volume is missing",
         PULL_AGAIN,
-        present(*PRICES, "volume"),
+        present(*OHLC, "volume"),
     ),
-    Rule(
+    CheckRule(
         "price",
         "bars",
         QUARANTINE,
         "price is zero, negative or infinite",
         PULL_AGAIN,
-        between(0, LARGEST, *PRICES, strict=True),
+        between(0, LARGEST, *OHLC, strict=True),
     ),
-    Rule("volume", "bars", QUARANTINE, "volume is negative or infinite", PULL_AGAIN, between(0, LARGEST, "volume")),
-    Rule(
+    CheckRule(
+        "volume", "bars", QUARANTINE, "volume is negative or infinite", PULL_AGAIN, between(0, LARGEST, "volume")
+    ),
+    CheckRule(
         "high_low",
         "bars",
         QUARANTINE,
         "high or low does not contain the open and the close",
         PULL_AGAIN,
-        measure=measures.ordered,
+        measure=row_checks.ordered,
     ),
-    Rule(
-        "duplicate", "bars", QUARANTINE, "key came more than once in one pull", PULL_AGAIN, measure=measures.unique_bars
+    CheckRule(
+        "duplicate",
+        "bars",
+        QUARANTINE,
+        "key came more than once in one pull",
+        PULL_AGAIN,
+        measure=row_checks.unique_bars,
     ),
-    Rule(
+    CheckRule(
         "bar_interval",
         "bars",
         QUARANTINE,
         "interval is not the universe's",
         "pull the universe's own interval",
-        measure=measures.of_interval,
+        measure=row_checks.of_interval,
     ),
-    Rule(
+    CheckRule(
         "off_grid",
         "bars",
         QUARANTINE,
         "ts is no bar open of the calendar",
         "check the exchange calendar and the provider's time zone",
-        measure=measures.on_grid,
+        measure=row_checks.on_grid,
     ),
-    Rule("future", "bars", BLOCK, "bar had not closed at the night's clock", LOOKAHEAD, measure=measures.closed),
-    Rule(
+    CheckRule("future", "bars", BLOCK, "bar had not closed at the night's clock", LOOKAHEAD, measure=row_checks.closed),
+    CheckRule(
         "unit_error",
         "bars",
         QUARANTINE,
         "price is off its own history by 100, by 1000, or by a factor that reverts",
         PULL_AGAIN,
-        measure=measures.in_unit,
+        measure=row_checks.in_unit,
     ),
-    Rule(
+    CheckRule(
         "split_scale",
         "bars",
         QUARANTINE,
         "price breaks by the ratio of a split nearby",
         "pull the symbol's whole history again, on one side of the split",
-        measure=measures.in_split_scale,
+        measure=row_checks.in_split_scale,
     ),
-    Rule(
+    CheckRule(
         "jump",
         "bars",
         FLAG,
         "return is beyond 12 robust deviations of the 60 before it",
         "look for news before trusting the symbol's signal",
-        measure=measures.no_jump,
+        measure=row_checks.no_jump,
     ),
-    Rule(
+    CheckRule(
         "stale",
         "bars",
         FLAG,
         "close has not moved for five bars",
         "check that the symbol still trades",
-        measure=measures.moving,
+        measure=row_checks.moving,
     ),
-    Rule("zero_volume", "bars", FLAG, "volume is zero", "check that the symbol still trades", measure=measures.traded),
-    Rule(
+    CheckRule(
+        "zero_volume", "bars", FLAG, "volume is zero", "check that the symbol still trades", measure=row_checks.traded
+    ),
+    CheckRule(
         "gap",
         "bars",
         FLAG,
@@ -169,7 +178,7 @@ BARS = (
         (holds("present"),),
         batch="coverage",
     ),
-    Rule(
+    CheckRule(
         "last_bar",
         "bars",
         BLOCK,
@@ -181,8 +190,8 @@ BARS = (
     ),
 )
 CORPORATE_ACTIONS = (
-    Rule("null", "corporate_actions", QUARANTINE, "value is missing", PULL_AGAIN, present("value")),
-    Rule(
+    CheckRule("null", "corporate_actions", QUARANTINE, "value is missing", PULL_AGAIN, present("value")),
+    CheckRule(
         "kind",
         "corporate_actions",
         QUARANTINE,
@@ -190,7 +199,7 @@ CORPORATE_ACTIONS = (
         PULL_AGAIN,
         (("ExpectColumnValuesToBeInSet", {"column": "kind", "value_set": ["dividend", "split"]}),),
     ),
-    Rule(
+    CheckRule(
         "positive",
         "corporate_actions",
         QUARANTINE,
@@ -198,45 +207,45 @@ CORPORATE_ACTIONS = (
         PULL_AGAIN,
         between(0, LARGEST, "value", strict=True),
     ),
-    Rule(
+    CheckRule(
         "split_ratio",
         "corporate_actions",
         QUARANTINE,
         "split is beyond 1000 to 1",
         PULL_AGAIN,
-        measure=measures.possible_split,
+        measure=row_checks.possible_split,
     ),
-    Rule(
+    CheckRule(
         "duplicate",
         "corporate_actions",
         QUARANTINE,
         "key came more than once in one pull",
         PULL_AGAIN,
-        measure=measures.unique_actions,
+        measure=row_checks.unique_actions,
     ),
-    Rule(
-        "future", "corporate_actions", BLOCK, "ex-date lies after the night's clock", LOOKAHEAD, measure=measures.past
+    CheckRule(
+        "future", "corporate_actions", BLOCK, "ex-date lies after the night's clock", LOOKAHEAD, measure=row_checks.past
     ),
-    Rule(
+    CheckRule(
         "dividend_size",
         "corporate_actions",
         QUARANTINE,
         "dividend is worth the whole share or more",
         PULL_AGAIN,
-        measure=measures.possible_dividend,
+        measure=row_checks.possible_dividend,
     ),
-    Rule(
+    CheckRule(
         "dividend_scale",
         "corporate_actions",
         FLAG,
         "dividend is over a quarter of the price, or 20 times off the symbol's usual one",
         "check currency and unit of the dividend",
-        measure=measures.usual_dividend,
+        measure=row_checks.usual_dividend,
     ),
 )
 FUNDING_RATES = (
-    Rule("null", "funding_rates", QUARANTINE, "rate is missing", PULL_AGAIN, present("rate")),
-    Rule(
+    CheckRule("null", "funding_rates", QUARANTINE, "rate is missing", PULL_AGAIN, present("rate")),
+    CheckRule(
         "bounds",
         "funding_rates",
         QUARANTINE,
@@ -244,30 +253,32 @@ FUNDING_RATES = (
         "check whether it came in percent",
         between(-MAX_FUNDING_RATE, MAX_FUNDING_RATE, "rate"),
     ),
-    Rule(
+    CheckRule(
         "duplicate",
         "funding_rates",
         QUARANTINE,
         "key came more than once in one pull",
         PULL_AGAIN,
-        measure=measures.unique_settlements,
+        measure=row_checks.unique_settlements,
     ),
-    Rule(
+    CheckRule(
         "off_grid",
         "funding_rates",
         QUARANTINE,
         "settlement is not on a whole hour",
         PULL_AGAIN,
-        measure=measures.on_the_hour,
+        measure=row_checks.on_the_hour,
     ),
-    Rule("future", "funding_rates", BLOCK, "settlement lies after the night's clock", LOOKAHEAD, measure=measures.past),
-    Rule(
+    CheckRule(
+        "future", "funding_rates", BLOCK, "settlement lies after the night's clock", LOOKAHEAD, measure=row_checks.past
+    ),
+    CheckRule(
         "gap",
         "funding_rates",
         FLAG,
         "settlement comes more than 8 hours after the one before",
         "pull the symbol's funding again: a missing settlement counts as no cost",
-        measure=measures.follows_on,
+        measure=row_checks.follows_on,
     ),
 )
 RULES = BARS + CORPORATE_ACTIONS + FUNDING_RATES

@@ -14,10 +14,10 @@ from models.graphs.lead_lag import GrangerRule, LeadLagRule
 from models.graphs.liquidity import TradeRule
 from models.graphs.membership import INDUSTRY, SECTOR
 from models.graphs.snapshot import GraphError
-from models.graphs.windowed import Rule
+from models.graphs.windowed import GraphRule
 
 # (window_bars, min_correlation, top_k, every_bars) → rule
-WINDOWED: dict[str, Callable[[int, float, int, int], Rule]] = {
+WINDOWED: dict[str, Callable[[int, float, int, int], GraphRule]] = {
     "correlation": CorrelationRule,
     "spearman": lambda w, least, k, every: CorrelationRule(w, least, k, every, measure="spearman"),
     "ewma": lambda w, least, k, every: CorrelationRule(w, least, k, every, measure="ewma", half_life_bars=w / 3),
@@ -27,7 +27,7 @@ WINDOWED: dict[str, Callable[[int, float, int, int], Rule]] = {
     "granger": lambda w, least, k, every: GrangerRule(w, k, every),
 }
 # the same, made of trades and not of returns: flows move together less than prices do
-TRADED: dict[str, Callable[[int, float, int, int], Rule]] = {
+TRADED: dict[str, Callable[[int, float, int, int], GraphRule]] = {
     "order_flow": lambda w, least, k, every: TradeRule("order_flow", w, least / 5, k, every),
     "flow_between": lambda w, least, k, every: TradeRule("flow_between", w, 0.0, k, every),
     "liquidity": lambda w, least, k, every: TradeRule("liquidity", w, least / 5, k, every),
@@ -45,7 +45,7 @@ def check_names(names: Sequence[str]) -> None:
 
 def windowed_rules(
     graphs: Sequence[str], window_bars: int, min_correlation: float, top_k: int, every_bars: int
-) -> dict[str, Rule]:
+) -> dict[str, GraphRule]:
     """The rules of the windowed ones among ``graphs``, by name. Raises GraphError."""
     check_names(graphs)
     said = (window_bars, min_correlation, top_k, every_bars)

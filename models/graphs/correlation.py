@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from models.graphs.keeping import Edges, spanning_tree, strongest
+from models.graphs.edge_selection import Edges, spanning_tree, strongest
 from models.graphs.measures import MEASURES
 from models.graphs.rolling import rolling_edges
 from models.graphs.snapshot import GraphError, Snapshot

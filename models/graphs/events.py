@@ -14,7 +14,7 @@ import numpy as np
 
 from models.graphs.snapshot import GraphError
 
-KINDS = ("trade", "book", "bar", "funding", "open_interest", "liquidation", "correlation", "flow")
+EVENT_KINDS = ("trade", "book", "bar", "funding", "open_interest", "liquidation", "correlation", "flow")
 DTYPES = {"src": np.int64, "dst": np.int64, "t": np.int64, "kind": np.int8, "features": np.float32}
 
 
@@ -47,7 +47,10 @@ class Events:
         self._refuse(self.src == self.dst, "it runs from a node to itself; drop it or name its source")
         self._refuse(t < 0, "its time is negative; give microseconds since 1970, UTC")
         self._refuse(np.diff(t, prepend=t[:1]) < 0, "it comes before the event ahead of it; sort the events by time")
-        self._refuse((self.kind < 0) | (self.kind >= len(KINDS)), f"its kind is not in 0 … {len(KINDS) - 1}, see KINDS")
+        self._refuse(
+            (self.kind < 0) | (self.kind >= len(EVENT_KINDS)),
+            f"its kind is not in 0 … {len(EVENT_KINDS) - 1}, see KINDS",
+        )
         self._refuse(~np.isfinite(self.features).all(axis=1), "a feature is NaN or infinite; fill or drop it")
 
     def __len__(self) -> int:
@@ -87,7 +90,7 @@ def concatenate(parts: Sequence[Events]) -> Events:
     return Events(src, dst, t, kind, features, first.nodes)
 
 
-def from_contacts(src: np.ndarray, dst: np.ndarray, seconds: np.ndarray) -> Events:
+def events_from_edges(src: np.ndarray, dst: np.ndarray, seconds: np.ndarray) -> Events:
     """Contacts between people (SNAP's CollegeMsg): ids as they come (e,), ``seconds`` (e,) since 1970 in order.
 
     Nodes are the ids in ascending order; there are no features (f = 0), the kind is flow.
@@ -98,7 +101,7 @@ def from_contacts(src: np.ndarray, dst: np.ndarray, seconds: np.ndarray) -> Even
         ends[:e].astype(np.int64),
         ends[e:].astype(np.int64),
         np.asarray(seconds).astype(np.int64) * 1_000_000,
-        np.full(e, KINDS.index("flow"), dtype=np.int8),
+        np.full(e, EVENT_KINDS.index("flow"), dtype=np.int8),
         np.empty((e, 0), dtype=np.float32),
         tuple(str(i) for i in ids),
     )

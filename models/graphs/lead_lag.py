@@ -21,7 +21,7 @@ import numpy as np
 from scipy.special import erfc, fdtrc
 from scipy.stats import false_discovery_control
 
-from models.graphs.keeping import Edges, strongest_directed
+from models.graphs.edge_selection import Edges, strongest_directed
 from models.graphs.measures import DECIMALS, FLAT, pairwise, standardise
 from models.graphs.snapshot import GraphError
 from models.graphs.windowed import OfReturns, check_window

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.graphs.keeping import Edges, strongest, strongest_directed
+from models.graphs.edge_selection import Edges, strongest, strongest_directed
 from models.graphs.measures import DECIMALS, correlation
 from models.graphs.snapshot import GraphError
 from models.graphs.windowed import check_window

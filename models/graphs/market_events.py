@@ -13,10 +13,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from models.graphs.events import KINDS, Events
+from models.graphs.events import EVENT_KINDS, Events
 from models.graphs.snapshot import GraphError, Snapshot
 
-Rows = Mapping[str, np.ndarray]
+EventColumns = Mapping[str, np.ndarray]
 
 NODE_TYPES = ("asset:{}", "trade:{}", "liquidation:{}", "funding:{}", "book:{}:bid", "book:{}:ask")
 EXTERNAL = ("external:market", "external:open_interest")
@@ -60,19 +60,19 @@ def market_nodes(symbols: Sequence[str]) -> tuple[str, ...]:
     return (*(kind.format(symbol) for kind in NODE_TYPES for symbol in symbols), *EXTERNAL)
 
 
-def trade_events(symbols: Sequence[str], rows: Rows) -> Events:
+def trade_events(symbols: Sequence[str], rows: EventColumns) -> Events:
     """trade → asset. Rows: t, symbol, price, size, side (+1 the taker bought, −1 sold)."""
     asset, move = _assets(symbols, rows), _log_change(rows, "price")
     return _events(symbols, "trade", rows["t"], (TRADE * len(symbols) + asset, asset), _traded(rows, move))
 
 
-def liquidation_events(symbols: Sequence[str], rows: Rows) -> Events:
+def liquidation_events(symbols: Sequence[str], rows: EventColumns) -> Events:
     """liquidation → asset; which others hear of it, a network knows by its graph. Rows as of trades."""
     asset, move = _assets(symbols, rows), _log_change(rows, "price")
     return _events(symbols, "liquidation", rows["t"], (LIQUIDATION * len(symbols) + asset, asset), _traded(rows, move))
 
 
-def book_events(symbols: Sequence[str], rows: Rows) -> Events:
+def book_events(symbols: Sequence[str], rows: EventColumns) -> Events:
     """The heavier side of the book → asset. Rows: t, symbol, bid, ask (prices), bid_size, ask_size (depths)."""
     asset, depth = _assets(symbols, rows), rows["bid_size"] + rows["ask_size"]
     imbalance = (rows["bid_size"] - rows["ask_size"]) / np.where(depth > 0, depth, 1.0)
@@ -86,7 +86,7 @@ def book_events(symbols: Sequence[str], rows: Rows) -> Events:
     return _events(symbols, "book", rows["t"], (side * len(symbols) + asset, asset), said)
 
 
-def bar_events(symbols: Sequence[str], rows: Rows) -> Events:
+def bar_events(symbols: Sequence[str], rows: EventColumns) -> Events:
     """market → asset at a bar's close. Rows: t (the close), symbol, open, high, low, close, volume."""
     asset = _assets(symbols, rows)
     said = {
@@ -101,7 +101,7 @@ def bar_events(symbols: Sequence[str], rows: Rows) -> Events:
     return _events(symbols, "bar", rows["t"], (market, asset), said)
 
 
-def funding_events(symbols: Sequence[str], rows: Rows) -> Events:
+def funding_events(symbols: Sequence[str], rows: EventColumns) -> Events:
     """funding → asset. Rows: t, symbol, rate, and where known next_t, the settlement that the rate belongs to: one to
     come, as a ticker says it, where that is after t."""
     asset, t = _assets(symbols, rows), rows["t"]
@@ -114,7 +114,7 @@ def funding_events(symbols: Sequence[str], rows: Rows) -> Events:
     return _events(symbols, "funding", t, (FUNDING * len(symbols) + asset, asset), said)
 
 
-def open_interest_events(symbols: Sequence[str], rows: Rows) -> Events:
+def open_interest_events(symbols: Sequence[str], rows: EventColumns) -> Events:
     """open interest → asset. Rows: t, symbol, open_interest, and where known long_short (long ÷ short accounts)."""
     asset = _assets(symbols, rows)
     said = {
@@ -149,7 +149,7 @@ def with_clocks(events: Events, large_value: float = 100_000.0) -> Events:
     Only events at earlier times count, so simultaneous ones do not know of each other. Before the first one, the time
     since counts from the first event of all.
     """
-    is_trade, is_funding = (events.kind == KINDS.index(name) for name in ("trade", "funding"))
+    is_trade, is_funding = (events.kind == EVENT_KINDS.index(name) for name in ("trade", "funding"))
     large = is_trade & (events.features[:, COLUMN["log_value"]] >= np.log1p(large_value))
     features = events.features.copy()
     features[:, COLUMN["log_since_trade"]] = _log_since(events, is_trade)
@@ -160,7 +160,7 @@ def with_clocks(events: Events, large_value: float = 100_000.0) -> Events:
     return replace(events, features=features)
 
 
-def _traded(rows: Rows, move: np.ndarray) -> Rows:
+def _traded(rows: EventColumns, move: np.ndarray) -> EventColumns:
     """What a trade or a liquidation says, of rows whose prices moved by ``move`` (e,)."""
     return {
         "return": move,
@@ -172,7 +172,7 @@ def _traded(rows: Rows, move: np.ndarray) -> Rows:
 
 
 def _events(
-    symbols: Sequence[str], kind: str, t: np.ndarray, ends: tuple[np.ndarray, np.ndarray], said: Rows
+    symbols: Sequence[str], kind: str, t: np.ndarray, ends: tuple[np.ndarray, np.ndarray], said: EventColumns
 ) -> Events:
     """Events of one kind with the features ``said`` and the calendar's."""
     features = np.zeros((len(t), len(FEATURES)), dtype=np.float32)
@@ -181,12 +181,12 @@ def _events(
     calendar |= {"weekday_sin": np.sin(week), "weekday_cos": np.cos(week)}
     for name, values in {**said, **calendar}.items():
         features[:, COLUMN[name]] = values
-    codes = np.full(len(t), KINDS.index(kind), dtype=np.int8)
+    codes = np.full(len(t), EVENT_KINDS.index(kind), dtype=np.int8)
     src, dst = (end.astype(np.int64) for end in ends)
     return Events(src, dst, t.astype(np.int64), codes, features, market_nodes(symbols))
 
 
-def _assets(symbols: Sequence[str], rows: Rows) -> np.ndarray:
+def _assets(symbols: Sequence[str], rows: EventColumns) -> np.ndarray:
     return _positions(symbols, rows["symbol"])
 
 
@@ -200,7 +200,7 @@ def _positions(symbols: Sequence[str], names: np.ndarray) -> np.ndarray:
     return np.array([place[name] for name in seen.tolist()], dtype=np.int64)[inverse]
 
 
-def _log_change(rows: Rows, column: str) -> np.ndarray:
+def _log_change(rows: EventColumns, column: str) -> np.ndarray:
     """Percent log change of a column against the same symbol's row before, 0 for its first."""
     _, asset = np.unique(np.asarray(rows["symbol"], dtype=str), return_inverse=True)
     order = np.argsort(asset, kind="stable")

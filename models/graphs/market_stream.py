@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from models.graphs import market_events as market
-from models.graphs.events import KINDS, Events, concatenate
+from models.graphs.events import EVENT_KINDS, Events, concatenate
 from models.graphs.snapshot import GraphError
 
 BUILDERS = {
@@ -23,15 +23,15 @@ BUILDERS = {
     "open_interest": market.open_interest_events,
     "liquidation": market.liquidation_events,
 }
-MEASURES = ("price", "size", "side", "bid", "ask", "bid_size", "ask_size", "rate", "open_interest")
+EVENT_VALUES = ("price", "size", "side", "bid", "ask", "bid_size", "ask_size", "rate", "open_interest")
 # one event: positions in KINDS and in the symbols, the measures of its kind, when its next settlement is
 MARKET_ROW = np.dtype(
     [("t", np.int64), ("key", np.uint64), ("kind", np.int8), ("symbol", np.int64), ("next_t", np.int64)]
-    + [(name, np.float64) for name in MEASURES]
+    + [(name, np.float64) for name in EVENT_VALUES]
 )
 WHEN = np.dtype([("t", np.int64), ("symbol", np.int64)])
-TRADE = KINDS.index("trade")
-CLOCKS = (TRADE, KINDS.index("funding"))  # whose times every kind of event is told
+TRADE = EVENT_KINDS.index("trade")
+CLOCKS = (TRADE, EVENT_KINDS.index("funding"))  # whose times every kind of event is told
 
 
 class MarketEvents:
@@ -71,9 +71,9 @@ class MarketEvents:
         """Events of rows whose symbols are all in ``own``, positions in the symbols, ascending."""
         names = [self.symbols[i] for i in own]
         parts = []
-        for kind in [kind for kind in BUILDERS if KINDS.index(kind) in rows["kind"]] or ["trade"]:
-            of_kind = rows[rows["kind"] == KINDS.index(kind)]
-            columns = {name: of_kind[name] for name in ("t", "next_t", *MEASURES)}
+        for kind in [kind for kind in BUILDERS if EVENT_KINDS.index(kind) in rows["kind"]] or ["trade"]:
+            of_kind = rows[rows["kind"] == EVENT_KINDS.index(kind)]
+            columns = {name: of_kind[name] for name in ("t", "next_t", *EVENT_VALUES)}
             columns["symbol"] = np.array(names)[np.searchsorted(own, of_kind["symbol"])]
             parts.append(BUILDERS[kind](names, columns))
         told, n = market.with_clocks(concatenate(parts), self.large_value), len(self.symbols)

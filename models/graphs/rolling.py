@@ -23,7 +23,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 from numba import config, njit
 
-from models.graphs.keeping import LEAST, Edges
+from models.graphs.edge_selection import LEAST, Edges
 from models.graphs.measures import DECIMALS, FLAT, MIN_OBSERVED
 
 BLOCK_BARS = 128  # a block restarts its sums; two windows where that is more, so that the restart stays cheap

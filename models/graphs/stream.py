@@ -19,7 +19,7 @@ import numpy as np
 from models.graphs.snapshot import GraphError
 
 T = TypeVar("T")
-NEVER = -(1 << 62)
+NO_TIME = -(1 << 62)
 COUNTS = ("received", "late", "duplicates", "handed_over")
 SEEN = np.dtype([("t", np.int64), ("key", np.uint64)])
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
@@ -49,15 +49,15 @@ class EventStream(Generic[T]):
         self._consume = consume
         self.window_us, self.bound_us, self.max_events = window_us, bound_us, max_events
         self.counts = dict.fromkeys(COUNTS, 0)
-        self._newest = NEVER
+        self._newest = NO_TIME
         self._seen = np.empty(0, SEEN)
         self._waiting: list[np.ndarray] = []
-        self._end = NEVER  # up to which all has been handed over
+        self._end = NO_TIME  # up to which all has been handed over
 
     @property
     def newest(self) -> int | None:
         """The latest time of any event so far; None before the first."""
-        return None if self._newest == NEVER else self._newest
+        return None if self._newest == NO_TIME else self._newest
 
     def push(self, rows: np.ndarray) -> list[T]:
         """What ``consume`` returned for each batch that these rows, in the order of arrival, have completed."""
@@ -77,7 +77,7 @@ class EventStream(Generic[T]):
 
     def finish(self) -> list[T]:
         """What ``consume`` returned for all that still waits; whatever belongs before its end is late from here on."""
-        if self._newest == NEVER:
+        if self._newest == NO_TIME:
             return []
         end = (self._newest // self.window_us + 1) * self.window_us
         self._newest = end + self.bound_us
@@ -98,7 +98,7 @@ class EventStream(Generic[T]):
                 f"the state was left by a stream with window, bound and batch {arrays['shape'].tolist()}, this one has "
                 f"{shape}; give it the same, or begin without the state"
             )
-        self._newest, self._seen, self._end = int(arrays["newest"]), arrays["seen"], NEVER
+        self._newest, self._seen, self._end = int(arrays["newest"]), arrays["seen"], NO_TIME
         self._waiting = [arrays["waiting"]] if "waiting" in arrays else []
         self.counts = dict(zip(COUNTS, arrays["counts"].tolist(), strict=True))
 

@@ -12,12 +12,12 @@ from typing import Protocol
 
 import numpy as np
 
-from models.graphs.keeping import Edges
+from models.graphs.edge_selection import Edges
 from models.graphs.snapshot import GraphError, Snapshot
 from models.panel import Panel
 
 
-class Rule(Protocol):
+class GraphRule(Protocol):
     """How one kind of graph is made: which windows, and which edges each gives."""
 
     @property
@@ -46,7 +46,7 @@ class OfReturns:
         return window_returns(bars)
 
 
-def snapshots(graph: str, bars: Panel, rule: Rule, due: Iterable[int] | None = None) -> list[Snapshot]:
+def snapshots(graph: str, bars: Panel, rule: GraphRule, due: Iterable[int] | None = None) -> list[Snapshot]:
     """Graphs at the positions ``due`` of ``bars``, ascending (default: all that are), oldest first.
 
     Each is made of the rule's inputs at the ``window_bars`` bars up to and including its own. Raises GraphError for
@@ -67,7 +67,7 @@ def snapshots(graph: str, bars: Panel, rule: Rule, due: Iterable[int] | None = N
     ]
 
 
-def due_snapshots(rule: Rule, inputs: np.ndarray) -> np.ndarray:
+def due_snapshots(rule: GraphRule, inputs: np.ndarray) -> np.ndarray:
     """Positions of the snapshots among the bars of ``inputs`` (t, n, …): multiples of ``every_bars`` with a full window
     up to them in which something is known.
 

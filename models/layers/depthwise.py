@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
-from models.layers import convolution_cpu
+from models.layers.kernels import convolution_cpu
 
 
 def causal_depthwise_silu(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Chance(nn.Module):
+class RandomModule(nn.Module):
     """What draws at random, from a generator of its own."""
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class Chance(nn.Module):
         return self._generator
 
 
-class Dropout(Chance):
+class Dropout(RandomModule):
     """Zeroes each value with probability ``p`` in training and scales the rest by 1 / (1 − p)."""
 
     def __init__(self, p: float) -> None:
@@ -48,7 +48,7 @@ class Dropout(Chance):
 
 def reseed(network: nn.Module, *seed: int) -> None:
     """Reseeds all that draws in ``network``, from the numbers given and its place in the network."""
-    layers = [m for m in network.modules() if isinstance(m, Chance)]
+    layers = [m for m in network.modules() if isinstance(m, RandomModule)]
     for place, layer in enumerate(layers):
         layer.reseed(seed_of(*seed, place))
 

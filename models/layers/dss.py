@@ -32,18 +32,18 @@ from models.layers.checks import (
     check_state,
     check_weights,
 )
-from models.layers.constants import Constants, Keeping
-from models.layers.diagonal_cpu import ssm_step
 from models.layers.hippo import SPECTRA
-from models.layers.initial import log_steps
+from models.layers.initialisers import log_steps
 from models.layers.irregular import diagonal_ssm_irregular
+from models.layers.kernels.diagonal_cpu import ssm_step
 from models.layers.scan import diagonal_ssm
+from models.layers.weight_cache import CachingModule, WeightCache
 
 State = tuple[Tensor, ...]
 FORMS = ("exp", "softmax")
 
 
-class DSS(Keeping):
+class DSS(CachingModule):
     """(b, l, d) → (b, l, d). ``dt_min`` and ``dt_max`` bound the first step sizes Δ, per bar, log-uniform."""
 
     def __init__(
@@ -70,7 +70,7 @@ class DSS(Keeping):
         self.log_dt = nn.Parameter(log_dt, requires_grad=learn_dt)
         self.w = nn.Parameter(torch.randn(d_model, d_state // 2, 2) * math.sqrt(0.5))
         self.D = nn.Parameter(torch.randn(d_model))
-        self._constants = Constants(self._ready_to_step)
+        self._constants = WeightCache(self._ready_to_step)
 
     def undecayed(self) -> list[nn.Parameter]:
         """Parameters that weight decay would pull towards a meaningless value."""

@@ -19,7 +19,7 @@ from torch.nn.functional import linear, silu, softplus
 
 from models.layers.checks import check_bar, check_choice, check_positive, check_sequence, check_state, check_weights
 from models.layers.depthwise import causal_depthwise_silu, depthwise_silu_step
-from models.layers.initial import inverse_softplus, log_steps
+from models.layers.initialisers import inverse_softplus, log_steps
 from models.layers.scan import RULES, discretise, selective_scan
 
 State = tuple[Tensor, ...]

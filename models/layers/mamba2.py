@@ -33,18 +33,18 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad, silu, softplus
 
 from models.layers.checks import check_bar, check_positive, check_sequence, check_state, check_weights
-from models.layers.constants import Constants, Keeping
 from models.layers.depthwise import causal_depthwise_silu, depthwise_silu_step
 from models.layers.errors import SizeError
-from models.layers.initial import inverse_softplus, log_steps
-from models.layers.mamba2_step import one_bar
-from models.layers.scan_exported import over_bars
+from models.layers.initialisers import inverse_softplus, log_steps
+from models.layers.kernels.mamba2_step import one_bar
+from models.layers.kernels.scan_onnx import over_bars
+from models.layers.weight_cache import CachingModule, WeightCache
 
 State = tuple[Tensor, ...]
 SPAN_BARS = 1 << 10  # of all sequences together, worked on at once: about what a cache holds
 
 
-class Mamba2(Keeping):
+class Mamba2(CachingModule):
     """(b, l, d) → (b, l, d). ``dt_min`` and ``dt_max`` bound the first step sizes Δ, per bar, log-uniform.
 
     ``head_dim`` divides the channels inside; unless said, the largest power of two that leaves four heads, 64 at most.
@@ -84,7 +84,7 @@ class Mamba2(Keeping):
         self.D = nn.Parameter(torch.ones(heads))
         self.norm_weight = nn.Parameter(torch.ones(inner))
         self.out_proj = nn.Linear(inner, d_model, bias=False)
-        self._constants = Constants(self._ready_to_step)
+        self._constants = WeightCache(self._ready_to_step)
 
     def undecayed(self) -> list[nn.Parameter]:
         """Parameters that weight decay would pull towards a meaningless value."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from models.layers.checks import check_choice
-from models.layers.gru_cpu import Gated
+from models.layers.kernels.gru_cpu import Gated
 from models.layers.neighbours import Groups
 
 AGGREGATORS = ("last", "mean", "sum", "attention", "lstm")
@@ -24,19 +24,19 @@ UPDATERS = ("gru", "lstm", "rnn", "attention", "decay")
 
 
 class Memory(NamedTuple):
-    """``vector`` (n, w); ``updated`` (n,) float64, time of the last event; ``seen`` (n,) int64, events so far;
+    """``vector`` (n, w); ``updated`` (n,) float64, time of the last event; ``event_count`` (n,) int64, events so far;
     ``decay`` (n,), by how much faster than the others a node forgets."""
 
     vector: Tensor
     updated: Tensor
-    seen: Tensor
+    event_count: Tensor
     decay: Tensor
 
 
 def empty_memory(n: int, w: int, like: Tensor) -> Memory:
     """Nothing has happened yet, and all nodes forget alike."""
-    seen = torch.zeros(n, dtype=torch.int64, device=like.device)
-    return Memory(like.new_zeros(n, w), like.new_zeros(n, dtype=torch.float64), seen, like.new_ones(n))
+    event_count = torch.zeros(n, dtype=torch.int64, device=like.device)
+    return Memory(like.new_zeros(n, w), like.new_zeros(n, dtype=torch.float64), event_count, like.new_ones(n))
 
 
 class Fading(nn.Module):
@@ -51,10 +51,10 @@ class Fading(nn.Module):
 
     def forward(self, memory: Memory, nodes: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """The faded vectors, and Δt (m,) float32 since each node's last event."""
-        left, elapsed = self.left(memory, nodes, t)
+        left, elapsed = self.decay_factor(memory, nodes, t)
         return memory.vector.index_select(0, nodes) * left[:, None], elapsed
 
-    def left(self, memory: Memory, nodes: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    def decay_factor(self, memory: Memory, nodes: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """exp(−λΔt) (m,) and Δt."""
         elapsed = (t - memory.updated.index_select(0, nodes)).clamp(min=0).float()
         rate = memory.decay.index_select(0, nodes) * self.log_rate.exp()

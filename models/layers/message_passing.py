@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 from torch.utils.checkpoint import checkpoint
 
-from models.layers import attention_cpu, edges_cpu
-from models.layers.attention_cpu import SLOPE
 from models.layers.checks import check_positive
 from models.layers.errors import ShapeError, SizeError
+from models.layers.kernels import attention_cpu, edges_cpu
+from models.layers.kernels.attention_cpu import SLOPE
 
 LEAST_DEGREE = 1e-12
 MANY_NODES = 48  # from here on eight neighbours are so few that going along the edges beats a product with mostly zeros
@@ -183,7 +183,7 @@ class GATv2(nn.Module):
         return edge_by_edge(score, sent, adjacency, self.gain) + self.bias
 
 
-KINDS: dict[str, Callable[..., nn.Module]] = {"gcn": GCN, "gat": GAT, "gatv2": GATv2, "sage": SAGE}
+MESSAGE_LAYERS: dict[str, Callable[..., nn.Module]] = {"gcn": GCN, "gat": GAT, "gatv2": GATv2, "sage": SAGE}
 ATTENTIVE = ("gat", "gatv2")  # those with heads and gains
 
 

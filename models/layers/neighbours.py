@@ -11,10 +11,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-NOBODY = -1
+NO_NEIGHBOUR = -1
 
 
-class Ring(NamedTuple):
+class NeighbourBuffer(NamedTuple):
     """``other`` (n, k) int64, the node at the far end, NOBODY in slots not yet used; ``t`` (n, k) float64, when;
     ``features`` (n, k, f). The slots stand in no order of time: the oldest is the next to be written over."""
 
@@ -47,10 +47,10 @@ class Groups(NamedTuple):
     newest: Tensor
 
 
-def empty_ring(n: int, k: int, f: int, like: Tensor) -> Ring:
+def empty_buffer(n: int, k: int, f: int, like: Tensor) -> NeighbourBuffer:
     """Nobody has met anybody yet."""
-    other = torch.full((n, k), NOBODY, dtype=torch.int64, device=like.device)
-    return Ring(other, like.new_zeros(n, k, dtype=torch.float64), like.new_zeros(n, k, f))
+    other = torch.full((n, k), NO_NEIGHBOUR, dtype=torch.int64, device=like.device)
+    return NeighbourBuffer(other, like.new_zeros(n, k, dtype=torch.float64), like.new_zeros(n, k, f))
 
 
 def grouped(ends: Ends) -> tuple[Ends, Groups]:
@@ -70,7 +70,7 @@ def grouped(ends: Ends) -> tuple[Ends, Groups]:
     return ends, Groups(node, of, place, size, ends.t.index_select(0, stop - 1))
 
 
-def insert(ring: Ring, count: Tensor, ends: Ends, groups: Groups) -> None:
+def insert(ring: NeighbourBuffer, count: Tensor, ends: Ends, groups: Groups) -> None:
     """Writes the sorted ``ends`` into ``ring``, in place; ``count`` (n,): how many events each node had before.
 
     Of more than k ends of one node the last k stay.
@@ -86,9 +86,9 @@ def insert(ring: Ring, count: Tensor, ends: Ends, groups: Groups) -> None:
     ring.features.view(-1, ring.features.shape[2]).index_copy_(0, place, ends.features)
 
 
-def neighbours(ring: Ring, nodes: Tensor) -> Ring:
+def neighbours(ring: NeighbourBuffer, nodes: Tensor) -> NeighbourBuffer:
     """The rows of ``nodes`` (m,): (m, k), (m, k), (m, k, f)."""
-    return Ring(*(part.index_select(0, nodes) for part in ring))
+    return NeighbourBuffer(*(part.index_select(0, nodes) for part in ring))
 
 
 def _order(ends: Ends) -> Tensor:

@@ -40,12 +40,13 @@ from models.layers.checks import (
     check_state,
     check_weights,
 )
-from models.layers.constants import Constants, Keeping
 from models.layers.convolution import block_bars, causal_toeplitz, from_columns, to_columns
 from models.layers.errors import SizeError
 from models.layers.hippo import nplr, random_spectrum
-from models.layers.initial import log_steps
+from models.layers.initialisers import log_steps
 from models.layers.irregular import BLOCK_ELEMENTS, in_blocks
+from models.layers.kernels import complex_pairs
+from models.layers.weight_cache import CachingModule, WeightCache
 
 State = tuple[Tensor, ...]
 DISCRETISATIONS = ("bilinear", "zoh")
@@ -53,7 +54,7 @@ SPECTRA = ("legs", "random")
 ZOH_GAPS = 64  # distinct gaps that a zero-order hold keeps a matrix for
 
 
-class S4(Keeping):
+class S4(CachingModule):
     """(b, l, d) → (b, l, d). ``dt_min`` and ``dt_max`` bound the first step sizes Δ, per bar, log-uniform.
 
     ``spectrum``: "legs", or "random" for the ablation. ``learn_dt=False`` keeps Δ as drawn.
@@ -86,7 +87,7 @@ class S4(Keeping):
         self.D = nn.Parameter(torch.randn(d_model))
         log_dt = log_steps(d_model, dt_min, dt_max)
         self.log_dt = nn.Parameter(log_dt, requires_grad=learn_dt)
-        self._kept = Constants(self._nothing_yet)
+        self._kept = WeightCache(self._nothing_yet)
 
     def undecayed(self) -> list[nn.Parameter]:
         """Parameters that weight decay would pull towards a meaningless value."""
@@ -306,12 +307,6 @@ def _advance(powers: list[Tensor], h: Tensor, bars: int) -> Tensor:
     return h
 
 
-def _times(left: Tensor, right: Tensor) -> Tensor:
-    """The complex product of two (…, 2)."""
-    (a, b), (c, d) = left.unbind(-1), right.unbind(-1)
-    return torch.stack([a * c - b * d, a * d + b * c], dim=-1)
-
-
 def _blocks_of(value: Tensor) -> Tensor:
     """The matrix (d, 2m, 2m) that multiplies by ``value`` (d, m, 2) complex, over real and imaginary parts."""
     real, imag = value.unbind(-1)
@@ -326,18 +321,18 @@ def _diagonal(dt: Tensor, decay: Tensor, frequency: Tensor, P: Tensor) -> tuple[
     real, imag = 1 + half * decay, half * frequency
     E = torch.stack([real, imag], dim=-1) / (real.square() + imag.square())[..., None]
     through_p = (P.square().sum(-1) * E[..., 0]).sum(-1)  # half of P* E P: one of each pair
-    return E, _times(E, P), dt / (1 + dt * through_p)
+    return E, complex_pairs.times(E, P), dt / (1 + dt * through_p)
 
 
 def _resolved(h: Tensor, dt: Tensor, decay: Tensor, frequency: Tensor, P: Tensor) -> Tensor:
     """R h for h (…, d, m, 2), by Woodbury: E h − E P · Δ Re(P* E h) / (1 + Δ/2 P* E P)."""
     E, into, weight = _diagonal(dt, decay, frequency, P)
-    h = _times(E, h)
+    h = complex_pairs.times(E, h)
     return h - into * ((P * h).sum((-1, -2)) * weight)[..., None, None]
 
 
 def _resolvent(dt: Tensor, decay: Tensor, frequency: Tensor, P: Tensor) -> Tensor:
     """R (d, N, N) itself, for ``dt`` (d,)."""
     E, into, weight = _diagonal(dt, decay, frequency, P)
-    read = _times(E * E.new_tensor([1.0, -1.0]), P)
+    read = complex_pairs.times(E * E.new_tensor([1.0, -1.0]), P)
     return _blocks_of(E) - (into * weight[:, None, None]).flatten(1)[:, :, None] * read.flatten(1)[:, None]

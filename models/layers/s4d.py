@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.layers import pairs, scan_exported
 from models.layers.checks import (
     check_bar,
     check_choice,
@@ -32,18 +31,19 @@ from models.layers.checks import (
     check_state,
     check_weights,
 )
-from models.layers.constants import Constants, Keeping
-from models.layers.diagonal_cpu import ssm_gap_step, ssm_step
 from models.layers.hippo import SPECTRA
-from models.layers.initial import log_steps
+from models.layers.initialisers import log_steps
 from models.layers.irregular import diagonal_ssm_irregular
+from models.layers.kernels import complex_pairs, scan_onnx
+from models.layers.kernels.diagonal_cpu import ssm_gap_step, ssm_step
 from models.layers.scan import diagonal_ssm
+from models.layers.weight_cache import CachingModule, WeightCache
 
 State = tuple[Tensor, ...]
 RULES = ("zoh", "bilinear")
 
 
-class S4D(Keeping):
+class S4D(CachingModule):
     """(b, l, d) → (b, l, d). ``dt_min`` and ``dt_max`` bound the first step sizes Δ, per bar, log-uniform."""
 
     def __init__(
@@ -69,7 +69,7 @@ class S4D(Keeping):
         self.log_dt = nn.Parameter(log_dt, requires_grad=learn_dt)
         self.C = nn.Parameter(torch.randn(d_model, d_state // 2, 2) * math.sqrt(0.5))
         self.D = nn.Parameter(torch.randn(d_model))
-        self._constants = Constants(self._ready_to_step)
+        self._constants = WeightCache(self._ready_to_step)
 
     def undecayed(self) -> list[nn.Parameter]:
         """Parameters that weight decay would pull towards a meaningless value."""
@@ -94,7 +94,7 @@ class S4D(Keeping):
                 y, h = diagonal_ssm(signal, a_bar, 2 * C * b_bar, self.D, h)
             else:
                 check_choice("discretisation with gaps", self.discretisation, ("zoh",))
-                form = scan_exported.diagonal_ssm_irregular if torch.compiler.is_exporting() else diagonal_ssm_irregular
+                form = scan_onnx.diagonal_ssm_irregular if torch.compiler.is_exporting() else diagonal_ssm_irregular
                 dt = torch.exp(self.log_dt)
                 y, h = form(signal, self._continuous(), dt, gaps, C * b_bar, self.D, h, 1 / b_bar)
         return y.to(x.dtype), (torch.view_as_real(h),)
@@ -140,14 +140,14 @@ class S4D(Keeping):
         """As step, for a graph: complex numbers only where they are made of weights alone."""
         a_bar, b_bar, C = self._discrete()
         if gap is None:
-            h = pairs.plus(pairs.times(torch.view_as_real(a_bar), state[0]), x[..., None])
+            h = complex_pairs.plus(complex_pairs.times(torch.view_as_real(a_bar), state[0]), x[..., None])
         else:
             check_choice("discretisation with gaps", self.discretisation, ("zoh",))
             z = self._continuous() * torch.exp(self.log_dt)[:, None]
             exponent = torch.view_as_real(z) * gap[:, None, None, None]
-            entering = pairs.times(pairs.expm1(exponent), torch.view_as_real(1 / torch.expm1(z)))
-            h = pairs.times(pairs.exp(exponent), state[0]) + entering * x[..., None, None]
-        y = pairs.real_of_product(torch.view_as_real(2 * C * b_bar), h).sum(-1) + self.D * x
+            entering = complex_pairs.times(complex_pairs.expm1(exponent), torch.view_as_real(1 / torch.expm1(z)))
+            h = complex_pairs.times(complex_pairs.exp(exponent), state[0]) + entering * x[..., None, None]
+        y = complex_pairs.real_of_product(torch.view_as_real(2 * C * b_bar), h).sum(-1) + self.D * x
         return y, (h,)
 
     def _ready_to_step(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

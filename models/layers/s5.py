@@ -36,18 +36,18 @@ from models.layers.checks import (
     check_state,
     check_weights,
 )
-from models.layers.constants import Constants, Keeping
 from models.layers.errors import SizeError
 from models.layers.hippo import nplr
-from models.layers.initial import log_steps
+from models.layers.initialisers import log_steps
+from models.layers.kernels.scan_onnx import over_bars
 from models.layers.scan import diagonal_scan
-from models.layers.scan_exported import over_bars
+from models.layers.weight_cache import CachingModule, WeightCache
 
 State = tuple[Tensor, ...]
 RULES = ("zoh", "bilinear")
 
 
-class S5(Keeping):
+class S5(CachingModule):
     """(b, l, d) → (b, l, d). ``dt_min`` and ``dt_max`` bound the first step sizes Δ, per bar, log-uniform.
 
     ``blocks``: HiPPO-N matrices of d_state / blocks on the first state matrix's diagonal; each must be of even size.
@@ -80,7 +80,7 @@ class S5(Keeping):
         self.B = nn.Parameter(torch.view_as_real(B).float())  # (p, d, 2)
         self.C = nn.Parameter(torch.view_as_real(C).float())  # (d, p, 2)
         self.D = nn.Parameter(torch.randn(d_model))
-        self._constants = Constants(self._ready_to_step)
+        self._constants = WeightCache(self._ready_to_step)
 
     def undecayed(self) -> list[nn.Parameter]:
         """Parameters that weight decay would pull towards a meaningless value."""

@@ -26,8 +26,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu, softplus
 
-from models.layers import diagonal_cpu, scan_chunked, scan_cpu, scan_exported
+from models.layers import scan_chunked
 from models.layers.errors import DtypeError, ShapeError, SizeError
+from models.layers.kernels import diagonal_cpu, scan_cpu, scan_onnx
 
 RULES = ("zoh_euler", "zoh", "euler")
 
@@ -89,7 +90,7 @@ def selective_scan(
     _check_scan(dict(zip(names, (*given, initial_state, gaps), strict=True)), rule)
     if torch.compiler.is_exporting():
         hold = partial(discretise, rule=rule)
-        return scan_exported.selective(*given, delta_softplus, initial_state, return_last_state, gaps, hold)
+        return scan_onnx.selective(*given, delta_softplus, initial_state, return_last_state, gaps, hold)
     if u.device.type not in ("cpu", "cuda") or (u.device.type == "cuda" and u.dtype == torch.float64):
         return selective_scan_reference(*given, delta_softplus, initial_state, return_last_state, gaps, rule)
     if gaps is not None:
@@ -172,7 +173,7 @@ def diagonal_ssm(x: Tensor, a: Tensor, w: Tensor, D: Tensor, h: Tensor | None = 
 
 
 def _on_cuda() -> Any:
-    from models.layers import scan_triton  # only where there is a CUDA device, and so Triton
+    from models.layers.kernels import scan_triton  # only where there is a CUDA device, and so Triton
 
     return scan_triton.selective
 

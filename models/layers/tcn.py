@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, relu
 
 from models.layers.checks import check_bar, check_positive, check_sequence, check_state
-from models.layers.constants import Constants, Keeping
+from models.layers.weight_cache import CachingModule, WeightCache
 
 State = tuple[Tensor, ...]
 
@@ -72,7 +72,7 @@ class TCN(nn.Module):
         return [(batch, c.reach, self.d_model) for c in self.convolutions]
 
 
-class _Convolution(Keeping):
+class _Convolution(CachingModule):
     """One causal dilated convolution with normalised weights, (b, l, d) and its tail (b, (k − 1) δ, d) → the same."""
 
     def __init__(self, d_model: int, taps: int, dilation: int) -> None:
@@ -82,7 +82,7 @@ class _Convolution(Keeping):
         self.direction = nn.Parameter(torch.empty(d_model, taps * d_model).uniform_(-bound, bound))
         self.gain = nn.Parameter(self.direction.detach().norm(dim=1))
         self.bias = nn.Parameter(torch.empty(d_model).uniform_(-bound, bound))
-        self._constants = Constants(self._weight)
+        self._constants = WeightCache(self._weight)
 
     def forward(self, x: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
         """The convolved bars and the new tail."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from models.layers.dropout import Dropout
 from models.layers.errors import SizeError
-from models.layers.temporal_attention_cpu import Attend
+from models.layers.kernels.temporal_attention_cpu import Attend
 from models.layers.time_encoding import waves
 
 HIDDEN = -1e9
@@ -57,7 +57,9 @@ class TemporalAttention(nn.Module):
         self.value = nn.Parameter(torch.empty(heads, r, d // heads))
         for weight in (self.key, self.value):
             nn.init.uniform_(weight, -(r**-0.5), r**-0.5)
-        self.merge = nn.Sequential(nn.Linear(2 * d, d), nn.ReLU(), Dropout(dropout), nn.Linear(d, d))
+        self.merge_in = nn.Linear(2 * d, d)
+        self.dropout = Dropout(dropout)
+        self.merge_out = nn.Linear(d, d)
 
     def forward(self, z: Tensor, slots: Slots) -> Tensor:
         """The embeddings (q, d)."""
@@ -66,7 +68,7 @@ class TemporalAttention(nn.Module):
         fused = z.device.type == "cpu" and z.dtype == torch.float32
         heard = Attend.apply(asked, *slots) if fused else _attend(asked, slots)
         heard = torch.bmm(heard, self.value)  # (h, q, d / h)
-        return self.merge(torch.cat([*heard, z], dim=1))
+        return self._merge(torch.cat([*heard, z], dim=1))
 
     def reference(self, z: Tensor, slots: Slots) -> Tensor:
         """The same, node by node and head by head as the papers write it."""
@@ -77,7 +79,11 @@ class TemporalAttention(nn.Module):
                 asked = self.query(z[i]).view(self.heads, -1)[h]
                 scores = torch.stack([asked @ (self.key[h] @ slot) for slot in u]) * self.scale
                 heard[i, h] = torch.softmax(scores, dim=0) @ torch.stack([slot @ self.value[h] for slot in u])
-        return self.merge(torch.cat([heard.flatten(1), z], dim=1))
+        return self._merge(torch.cat([heard.flatten(1), z], dim=1))
+
+    def _merge(self, attended: Tensor) -> Tensor:
+        """The answer (q, d) to what was attended to beside the node's own embedding (q, 2d)."""
+        return self.merge_out(self.dropout(torch.relu(self.merge_in(attended))))
 
 
 def _attend(asked: Tensor, slots: Slots) -> Tensor:

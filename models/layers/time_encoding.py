@@ -21,8 +21,8 @@ from torch.autograd.function import once_differentiable
 
 from models.layers.checks import check_choice, check_even
 from models.layers.errors import SizeError
-from models.layers.parallel import flat, side_by_side
-from models.layers.waves_cpu import fill
+from models.layers.kernels.parallel import as_array, parallel_for
+from models.layers.kernels.time_encoding_cpu import fill
 
 MILLISECOND_TO_DAY = (1e-3, 1.0, 60.0, 3600.0, 86400.0)  # seconds
 
@@ -86,7 +86,7 @@ class _Waves(Function):
 def _told(t: Tensor, frequency: Tensor, scale: float) -> Tensor:
     if t.device.type == "cpu" and t.dtype == frequency.dtype == torch.float32:
         out = t.new_empty(*t.shape, 2 * len(frequency))
-        side_by_side(fill, t.numel(), flat(t), flat(frequency), np.float32(scale), flat(out))
+        parallel_for(fill, t.numel(), as_array(t), as_array(frequency), np.float32(scale), as_array(out))
         return out
     return waves(t, frequency)
 

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.nets.estimators import LaggedEstimator, TrainingRows
 from models.nets.forecast import CLASSES, Forecast
-from models.nets.rows import LaggedModel, Rows
 from models.nets.spec import Spec
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ FIXED = {
 }
 
 
-class GradientBoosting(LaggedModel):
+class GradientBoosting(LaggedEstimator):
     """Options: lags (bars before the present one that are read), rounds, leaves, rate, min_rows (of a leaf), patience
     (rounds without gain before it stops)."""
 
@@ -75,7 +75,7 @@ class GradientBoosting(LaggedModel):
         *returns, log_variance, logits = (score.reshape(*x.shape[:3], -1) for score in scores)
         return Forecast(torch.cat(returns, dim=-1), 0.5 * log_variance[..., 0], logits)
 
-    def fit_rows(self, rows: Rows) -> None:
+    def fit_rows(self, rows: TrainingRows) -> None:
         """Grows the trees of every output whose target is known in learned and validated rows; others stay empty."""
         x = self.inputs(rows.batch)[0]
         *returns, log_volatility, classes = rows.targets()
@@ -84,7 +84,7 @@ class GradientBoosting(LaggedModel):
         self._fit("log_volatility", rows, x, torch.exp(2 * log_volatility), {"objective": "gamma"})
         self._fit("classes", rows, x, classes, {"objective": "multiclass", "num_class": CLASSES})
 
-    def _fit(self, name: str, rows: Rows, x: Tensor, target: Tensor, objective: dict[str, Any]) -> None:
+    def _fit(self, name: str, rows: TrainingRows, x: Tensor, target: Tensor, objective: dict[str, Any]) -> None:
         import lightgbm  # takes a second, which a night without trees need not spend
 
         learned_x, learned_y, validated_x, validated_y = (v.numpy() for v in rows.known(x, target))

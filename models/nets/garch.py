@@ -28,8 +28,8 @@ from torch import Tensor
 
 from models.features.indicators import FeatureError
 from models.layers.errors import ShapeError, StateError
+from models.nets.estimators import Estimator, TrainingRows
 from models.nets.forecast import CLASSES, Batch, Forecast, check_batch
-from models.nets.rows import RowModel, Rows
 from models.nets.sequence import State, flat
 from models.nets.spec import Spec
 
@@ -39,7 +39,7 @@ BELIEVED = 4.0
 FEW_BARS = 20  # for a mean square
 
 
-class Garch(RowModel):
+class Garch(Estimator):
     """Options: min_bars, the learned bars that an asset needs for α and β of its own."""
 
     scaled = False
@@ -96,7 +96,7 @@ class Garch(RowModel):
         nothing = log_volatility.new_zeros(*log_volatility.shape, self.n_horizons)
         return Forecast(nothing, log_volatility, self.prior.expand(*log_volatility.shape, CLASSES)), ((v,),)
 
-    def fit_rows(self, rows: Rows) -> None:
+    def fit_rows(self, rows: TrainingRows) -> None:
         """Fits ω, α and β to every asset's learned returns. Raises FeatureError without return_1 or volatility_60."""
         missing = [name for name in (RETURN, SIGMA) if name not in rows.columns]
         if missing:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from models.layers.dropout import Dropout
 from models.layers.neighbours import neighbours
-from models.nets.temporal_graph import Parts, Sizes, State, TemporalGraph
+from models.nets.temporal_graph import Parts, Sizes, State
+from models.nets.temporal_graph_cpu import CompiledTemporalGraph
 
 PAIR_FEATURES = 9
 
@@ -22,7 +23,7 @@ class LinkPredictor(nn.Module):
 
     def __init__(self, parts: Parts, sizes: Sizes, pairs: bool = True) -> None:
         super().__init__()
-        self.graph, self.pairs, d = TemporalGraph(parts, sizes), pairs, sizes.d
+        self.graph, self.pairs, d = CompiledTemporalGraph(parts, sizes), pairs, sizes.d
         self.decode = pair_decoder(2 * d + (PAIR_FEATURES if pairs else 0), d, sizes.dropout)
 
     def forward(self, state: State, u: Tensor, v: Tensor, t: Tensor) -> Tensor:
@@ -33,7 +34,7 @@ class LinkPredictor(nn.Module):
         read = [z[:sources].expand(c, q, -1), z[sources:]]
         if self.pairs:
             pairs = u.expand(c, q).flatten(), v.flatten(), t.expand(c, q).flatten()
-            read.append(acquaintance(state, *pairs, self.graph.sizes.longest).view(c, q, -1))
+            read.append(pair_history_features(state, *pairs, self.graph.sizes.longest).view(c, q, -1))
         return self.decode(torch.cat(read, dim=2))[..., 0]
 
 
@@ -42,7 +43,7 @@ def pair_decoder(m: int, d: int, dropout: float) -> nn.Sequential:
     return nn.Sequential(nn.Linear(m, d), nn.ReLU(), Dropout(dropout), nn.Linear(d, 1))
 
 
-def acquaintance(state: State, u: Tensor, v: Tensor, t: Tensor, longest: float) -> Tensor:
+def pair_history_features(state: State, u: Tensor, v: Tensor, t: Tensor, longest: float) -> Tensor:
     """What u and v know of each other (q, 9), of their newest k neighbours each: how often they met seen from either
     side, how long ago, neighbours in common seen from either side; of each, how many events (k at most), how long ago.
 
@@ -54,7 +55,7 @@ def acquaintance(state: State, u: Tensor, v: Tensor, t: Tensor, longest: float) 
     shared = (mine.other[:, :, None] == theirs.other[:, None, :]) & (mine.other >= 0)[:, :, None]
     since = torch.where(met, t[:, None] - mine.t, torch.inf).amin(1)
     counts = [met.sum(1), met_back.sum(1), shared.any(2).sum(1), shared.any(1).sum(1)]
-    counts += [memory.seen.index_select(0, nodes).clamp(max=mine.other.shape[1]) for nodes in (u, v)]
+    counts += [memory.event_count.index_select(0, nodes).clamp(max=mine.other.shape[1]) for nodes in (u, v)]
     times = [since] + [t - memory.updated.index_select(0, nodes) for nodes in (u, v)]
     scaled = torch.stack(times, dim=1).clamp(min=0).log1p() / torch.tensor(longest).log1p()
     return torch.cat([torch.stack(counts, dim=1).float().log1p(), scaled.clamp(max=2).float()], dim=1)

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from models.layers.errors import SizeError
 from models.nets.forecast import CLASSES, Batch, Embedding, Forecast, Heads
-from models.nets.layers import kind
 from models.nets.sequence import Encoder, State, flat, nested
+from models.nets.sequence_layers import sequence_layer
 from models.nets.spec import Spec
 
 HOLD = CLASSES // 2
@@ -34,8 +34,8 @@ class OnDemand(nn.Module):
         super().__init__()
         if layer not in GAPS_ANYWHERE:
             raise SizeError(f"{layer} cannot leave bars out; choose one of {', '.join(GAPS_ANYWHERE)}")
-        chosen, self.hold, taken = kind(layer), hold, set(options)
-        self.glance, self.cheap = Embedding(n_features, spec.d_model), Heads(spec.d_model, n_horizons)
+        chosen, self.hold, taken = sequence_layer(layer), hold, set(options)
+        self.gate, self.cheap = Embedding(n_features, spec.d_model), Heads(spec.d_model, n_horizons)
         make = chosen.maker(spec, options)
         if options or "discretisation" in taken:
             raise SizeError(f"on_demand has no {', '.join(options) or 'discretisation'}; leave it out")
@@ -48,21 +48,21 @@ class OnDemand(nn.Module):
 
     def forward(self, batch: Batch) -> Forecast:
         """The forecast of every bar, the encoder's part left out where it is off."""
-        glance = self.cheap(self.glance(batch), batch.mask)
-        on = self.switched_on(glance)
+        gate = self.cheap(self.gate(batch), batch.mask)
+        on = self.switched_on(gate)
         gaps = _since(batch.gaps[..., None].expand(on.shape), on)
-        return _added(glance, self.heads(self.encoder(batch, gaps), batch.mask), on)
+        return _added(gate, self.heads(self.encoder(batch, gaps), batch.mask), on)
 
     def step(self, batch: Batch, state: State) -> tuple[Forecast, State]:
         """The forecast of one more bar; the encoder runs for the assets that are on, if any."""
-        glance = self.cheap(self.glance(batch), batch.mask)
-        on = self.switched_on(glance)
+        gate = self.cheap(self.gate(batch), batch.mask)
+        on = self.switched_on(gate)
         *parts, (waited,) = state
         inner = tuple(parts)
         waited = waited + batch.gaps.expand(on.shape[0], 1).repeat_interleave(on.shape[2], dim=0)[:, 0]
         chosen = on.flatten().nonzero()[:, 0]
         if not len(chosen):
-            return glance, (*inner, (waited,))
+            return gate, (*inner, (waited,))
         x, mask = batch.x.flatten(0, 2)[chosen, None, None], batch.mask.flatten()[chosen, None, None]
         gaps = waited[chosen, None]
         own = tuple(tuple(t[chosen] for t in part) for part in inner)
@@ -70,11 +70,11 @@ class OnDemand(nn.Module):
         heard = h.new_zeros(on.numel(), h.shape[-1]).index_copy(0, chosen, h[:, 0, 0]).view(*on.shape, -1)
         merged = [old.index_copy(0, chosen, new) for old, new in zip(flat(inner), flat(own), strict=True)]
         waited = waited.index_fill(0, chosen, 0.0)
-        return _added(glance, self.heads(heard, batch.mask), on), (*nested(merged, inner), (waited,))
+        return _added(gate, self.heads(heard, batch.mask), on), (*nested(merged, inner), (waited,))
 
-    def switched_on(self, glance: Forecast) -> Tensor:
+    def switched_on(self, gate: Forecast) -> Tensor:
         """Where the encoder runs, (b, l, n) bool."""
-        return torch.softmax(glance.logits.detach(), dim=-1)[..., HOLD] < self.hold
+        return torch.softmax(gate.logits.detach(), dim=-1)[..., HOLD] < self.hold
 
 
 def _since(gaps: Tensor, on: Tensor) -> Tensor:
@@ -85,11 +85,11 @@ def _since(gaps: Tensor, on: Tensor) -> Tensor:
     return torch.where(on, elapsed - last, 0.0)
 
 
-def _added(glance: Forecast, more: Forecast, on: Tensor) -> Forecast:
-    """The glance, and where ``on`` (b, l, n) the sum of both."""
+def _added(gate: Forecast, more: Forecast, on: Tensor) -> Forecast:
+    """The gate, and where ``on`` (b, l, n) the sum of both."""
     wide = on[..., None]
     return Forecast(
-        glance.returns + torch.where(wide, more.returns, 0.0),
-        glance.log_volatility + torch.where(on, more.log_volatility, 0.0),
-        glance.logits + torch.where(wide, more.logits, 0.0),
+        gate.returns + torch.where(wide, more.returns, 0.0),
+        gate.log_volatility + torch.where(on, more.log_volatility, 0.0),
+        gate.logits + torch.where(wide, more.logits, 0.0),
     )

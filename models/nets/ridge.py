@@ -18,15 +18,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from models.nets.estimators import LaggedEstimator, TrainingRows
 from models.nets.forecast import CLASSES, Forecast
-from models.nets.rows import LaggedModel, Rows
 from models.nets.spec import Spec
 
 PENALTIES = (100.0, 10.0, 1.0, 0.1, 0.01, 1e-3, 1e-4)  # for features scaled to a deviation of about 1
 ITERATIONS = 60
 
 
-class Ridge(LaggedModel):
+class Ridge(LaggedEstimator):
     """Options: lags, how many bars before the present one are read."""
 
     weight: Tensor
@@ -50,7 +50,7 @@ class Ridge(LaggedModel):
         returns, log_volatility, logits = (x @ self.weight + self.bias).split(self.sizes, dim=-1)
         return Forecast(returns, log_volatility[..., 0], logits)
 
-    def fit_rows(self, rows: Rows) -> None:
+    def fit_rows(self, rows: TrainingRows) -> None:
         """Fits every output on the rows where its target is known; one without any has no opinion."""
         x = self.inputs(rows.batch)[0].double()
         *regressed, classes = rows.targets()

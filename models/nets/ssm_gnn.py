@@ -27,10 +27,10 @@ from models.layers.checks import check_choice, check_positive
 from models.layers.dropout import Dropout
 from models.layers.errors import NotCausalError, ShapeError, SizeError, StateError
 from models.layers.learned_edges import LearnedEdges
-from models.layers.message_passing import ATTENTIVE, KINDS, in_pieces
-from models.nets import layers
+from models.layers.message_passing import ATTENTIVE, MESSAGE_LAYERS, in_pieces
+from models.nets import sequence_layers
 from models.nets.forecast import Batch, Embedding, Forecast, Heads
-from models.nets.halves import Alone, take_over
+from models.nets.pretraining import PretrainingPhase, load_pretrained
 from models.nets.sequence import Block, RunningMean, State
 from models.nets.spec import Spec
 
@@ -42,7 +42,7 @@ DECIMALS = 6  # of a learned weight that is stored: one bar stepped and the whol
 class Hybrid:
     """How the two halves are put together.
 
-    ``layer`` is one of models.nets.layers, ``message_passing`` of models.layers.message_passing. ``graph`` names stored
+    ``layer`` is one of models.nets.sequence_layers, ``message_passing`` of models.layers.message_passing. ``graph`` names stored
     snapshots, or is LEARNED: edges between the nodes' embeddings, the ``top_k`` heaviest to each. ``heads`` are those
     of the attention, ``hops`` the rounds of messages where the fusion does not say how many. ``pooling``: what messages
     carry where no layer ran before them, "last" the bar, "mean" all bars so far. ``pretrained``: the part that is first
@@ -63,7 +63,7 @@ class Hybrid:
     frozen: bool = False
 
     def __post_init__(self) -> None:
-        check_choice("message_passing", self.message_passing, KINDS)
+        check_choice("message_passing", self.message_passing, MESSAGE_LAYERS)
         check_choice("fusion", self.fusion, ("sequential", "interleaved", "parallel"))
         check_choice("order", self.order, ("ssm_gnn", "gnn_ssm"))
         check_choice("parts", self.parts, ("both", "ssm", "gnn"))
@@ -90,7 +90,7 @@ class Hybrid:
         return (self.pooling or ("mean" if self.fusion == "parallel" else "last")) == "mean"
 
 
-class Exchange(nn.Module):
+class MessageBlock(nn.Module):
     """h + dropout(ELU(messages(norm(h)))), (b, l, n, d) → (b, l, n, d), between the assets of every bar."""
 
     edges: Any
@@ -103,7 +103,7 @@ class Exchange(nn.Module):
         if hybrid.message_passing == "gat":
             options["dense"] = learned and hybrid.top_k is None
         self.norm = nn.LayerNorm(d_model)
-        self.messages = KINDS[hybrid.message_passing](d_model, **options)
+        self.messages = MESSAGE_LAYERS[hybrid.message_passing](d_model, **options)
         self.edges = LearnedEdges(d_model, hybrid.heads, hybrid.top_k) if learned else None
         self.dropout = Dropout(dropout)
 
@@ -138,14 +138,14 @@ class SsmGnn(nn.Module):
     def __init__(self, spec: Spec, n_features: int, n_horizons: int, hybrid: Hybrid, **options: Any) -> None:
         super().__init__()
         check_positive(n_layers=spec.n_layers)
-        chosen, d = layers.kind(hybrid.layer), spec.d_model
+        chosen, d = sequence_layers.sequence_layer(hybrid.layer), spec.d_model
         make = chosen.maker(spec, options)
         over_time = 0 if hybrid.parts == "gnn" else spec.n_layers
         rounds = spec.n_layers if hybrid.fusion == "interleaved" else hybrid.hops
         self.hybrid, self.embedding = hybrid, Embedding(n_features, d)
         self.blocks = nn.ModuleList(Block(make(), d, spec.dropout, chosen.gated) for _ in range(over_time))
         self.exchanges = nn.ModuleList(
-            Exchange(d, spec.dropout, hybrid) for _ in range(0 if hybrid.parts == "ssm" else rounds)
+            MessageBlock(d, spec.dropout, hybrid) for _ in range(0 if hybrid.parts == "ssm" else rounds)
         )
         self.pool = RunningMean() if hybrid.means else None
         side_by_side = hybrid.fusion == "parallel" and hybrid.parts == "both"
@@ -188,11 +188,11 @@ class SsmGnn(nn.Module):
         return self._run(batch, one_bar), tuple(after)
 
     @property
-    def alone(self) -> Alone | None:
+    def pretraining(self) -> PretrainingPhase | None:
         """How the half that is fitted first is fitted; None for a network that is fitted in one go."""
         if self.hybrid.pretrained is None:
             return None
-        return Alone({"parts": self.hybrid.pretrained, "pretrained": None, "frozen": False})
+        return PretrainingPhase({"parts": self.hybrid.pretrained, "pretrained": None, "frozen": False})
 
     def part(self, name: str) -> dict[str, nn.Module]:
         """The modules of "ssm" or of "gnn" by name; the embedding belongs to both."""
@@ -200,12 +200,12 @@ class SsmGnn(nn.Module):
             {"blocks": self.blocks} if name == "ssm" else {"exchanges": self.exchanges}
         )
 
-    def adopt(self, weights: Mapping[str, Tensor]) -> None:
+    def load_pretrained(self, weights: Mapping[str, Tensor]) -> None:
         """Takes the pretrained half's weights from those of a network of that half alone, or of the sequence network of
         the same layer. Raises StateError where they are not those of this half."""
         assert self.hybrid.pretrained is not None
         found = {name.removeprefix("encoder."): value for name, value in weights.items()}
-        take_over(self.part(self.hybrid.pretrained), found, self.hybrid.pretrained)
+        load_pretrained(self.part(self.hybrid.pretrained), found, self.hybrid.pretrained)
 
     def _run(self, batch: Batch, over_time: Callable[[nn.Module, Tensor], Tensor]) -> Forecast:
         """``over_time`` runs a part of the network along the bars of every asset."""
@@ -213,7 +213,7 @@ class SsmGnn(nn.Module):
         graph = self._graph(batch) if self.exchanges else None
         h, edges = x if self.pool is None else over_time(self.pool, x), None
         for stage in self._stages():
-            if not isinstance(stage, Exchange):
+            if not isinstance(stage, MessageBlock):
                 h = over_time(stage, h)
                 continue
             if self.hybrid.learns_edges and not self.training and stage is self.exchanges[-1]:
@@ -259,10 +259,10 @@ def attention_edges(network: SsmGnn, batch: Batch, as_of: np.datetime64, nodes: 
         edges = network(batch).edges
     if edges is None:
         raise SizeError(f"this network reads the {network.hybrid.graph} graph and draws none of its own")
-    return drawn_graph(LEARNED, edges[0, -1].double().cpu().numpy(), as_of, nodes)
+    return learned_graph(LEARNED, edges[0, -1].double().cpu().numpy(), as_of, nodes)
 
 
-def drawn_graph(name: str, adjacency: np.ndarray, as_of: np.datetime64, nodes: tuple[str, ...]) -> Snapshot:
+def learned_graph(name: str, adjacency: np.ndarray, as_of: np.datetime64, nodes: tuple[str, ...]) -> Snapshot:
     """The directed snapshot of a learned adjacency (n, n), weights to six decimals; own loops are no edges."""
     weights = np.round(adjacency, DECIMALS) * ~np.eye(len(nodes), dtype=bool)
     dst, src = np.nonzero(weights)

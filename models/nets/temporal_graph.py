@@ -24,14 +24,12 @@ from models.layers import neighbours as near
 from models.layers.checks import check_choice, check_positive
 from models.layers.errors import ShapeError, SizeError
 from models.layers.memory import Memory
-from models.layers.neighbours import Ends, Groups, Ring
+from models.layers.neighbours import Ends, Groups, NeighbourBuffer
 from models.layers.temporal_attention import Slots, TemporalAttention
 from models.layers.time_encoding import Functional, time_encoding
-from models.nets import at_once
-from models.nets.contacts import Contacts, check_contacts
+from models.nets.event_batch import EventBatch, check_event_batch
 
-State = tuple[Memory, Ring]
-FEW = 4  # nodes that are embedded sooner one by one in a compiled pass than together in torch operations
+State = tuple[Memory, NeighbourBuffer]
 
 
 @dataclass(frozen=True)
@@ -58,8 +56,8 @@ class Parts:
         return self.updater == "gru" and self.message == "identity" and alone
 
     @cached_property
-    def plain(self) -> bool:
-        """True for a single layer of attention beside it: the paper's own parts, which at_once.py knows."""
+    def has_compiled_passes(self) -> bool:
+        """True for the paper's own parts with one layer of attention, which temporal_graph_cpu.py computes."""
         attends = self.embedding == "attention" and self.layers == 1
         return self.unchanged and attends and self.message_reads == "memory"
 
@@ -123,56 +121,49 @@ class TemporalGraph(nn.Module):
         """The state of n nodes before the first event."""
         like = next(self.parameters())
         width = 0 if self.updater is None else self.updater.width
-        ring = near.empty_ring(n, self.parts.neighbours, self.sizes.n_features + 1, like)
+        ring = near.empty_buffer(n, self.parts.neighbours, self.sizes.n_features + 1, like)
         return mem.empty_memory(n, width, like), ring
 
-    def insert(self, state: State, contacts: Contacts, in_place: bool = False) -> State:
+    def insert(self, state: State, events: EventBatch, in_place: bool = False) -> State:
         """The state after the events, all of which see the memories from before them.
 
         ``in_place``: the given state's own tensors are written to, but for vectors that gradients run through.
         """
         memory, ring = state
-        after = at_once.insert(self, state, contacts, in_place) if at_once.knows(self, state) else None
-        if after is not None:
-            return after
-        check_contacts(contacts, len(memory.seen), self.sizes.n_features)
-        if not len(contacts.src):
+        check_event_batch(events, len(memory.event_count), self.sizes.n_features)
+        if not len(events.src):
             return state
         if not in_place:
-            ring = Ring(*(part.clone() for part in ring))
-        ends, groups = near.grouped(contacts.ends())
+            ring = NeighbourBuffer(*(part.clone() for part in ring))
+        ends, groups = near.grouped(events.ends())
         vector = memory.vector
         if self.updater is not None:
             write = vector.index_copy_ if in_place and not torch.is_grad_enabled() else vector.index_copy
             vector = write(0, groups.node, self._updated(state, ends, groups))
-        near.insert(ring, memory.seen, ends, groups)
+        near.insert(ring, memory.event_count, ends, groups)
         newest = torch.maximum(groups.newest, memory.updated.index_select(0, groups.node))
         if in_place:
             memory.updated.index_copy_(0, groups.node, newest)
-            memory.seen.index_add_(0, groups.node, groups.size)
+            memory.event_count.index_add_(0, groups.node, groups.size)
             return memory._replace(vector=vector), ring
         updated = memory.updated.index_copy(0, groups.node, newest)
-        seen = memory.seen.index_add(0, groups.node, groups.size)
-        return Memory(vector, updated, seen, memory.decay), ring
+        event_count = memory.event_count.index_add(0, groups.node, groups.size)
+        return Memory(vector, updated, event_count, memory.decay), ring
 
-    def embed(self, state: State, nodes: Tensor, t: Tensor, own: Tensor | None = None) -> Tensor:
-        """z (q, d) of ``nodes`` (q,) at times ``t`` (q,), by the events inserted so far; ``own`` (q, d) features.
+    def embed(self, state: State, nodes: Tensor, t: Tensor, node_features: Tensor | None = None) -> Tensor:
+        """z (q, d) of ``nodes`` (q,) at times ``t`` (q,), by the events inserted so far; ``node_features`` (q, d) are added.
 
         Raises ShapeError for a node that the state does not have, or without a time.
         """
         if nodes.shape != t.shape:
             raise ShapeError(f"nodes are {tuple(nodes.shape)} and times {tuple(t.shape)}; give a time for each node")
-        if own is None and len(nodes) <= FEW and at_once.knows(self, state):
-            z = at_once.embed(self, state, nodes, t)
-            if z is not None:
-                return z
-        _check_nodes(nodes, len(state[0].seen))
+        _check_nodes(nodes, len(state[0].event_count))
         if self.parts.embedding == "attention":
-            return self._attended(state, nodes, t, self.parts.layers, own)
+            return self._attended(state, nodes, t, self.parts.layers, node_features)
         s, elapsed = self._remembered(state[0], nodes, t)
         if self.projection is not None:
             s = s * (1 + (elapsed / self.sizes.longest)[:, None] * self.projection)
-        return s if own is None else s + own
+        return s if node_features is None else s + node_features
 
     def _updated(self, state: State, ends: Ends, groups: Groups) -> Tensor:
         """The new memories of ``groups.node``."""
@@ -195,13 +186,13 @@ class TemporalGraph(nn.Module):
             kept = torch.exp(-rate * memory.decay.index_select(0, groups.node) * kept)
         return self.updater(message, before, kept)  # type: ignore[misc]  # there is one where this is called
 
-    def _attended(self, state: State, nodes: Tensor, t: Tensor, layers: int, own: Tensor | None) -> Tensor:
+    def _attended(self, state: State, nodes: Tensor, t: Tensor, layers: int, node_features: Tensor | None) -> Tensor:
         """z (q, d) after ``layers`` of attention; before the first, what the nodes remember and their own features."""
         if not layers:
             s, _ = self._remembered(state[0], nodes, t)
             z = s if self.remembered else s.new_zeros(len(nodes), self.sizes.d)
-            return z if own is None else z + own
-        z, memory = self._attended(state, nodes, t, layers - 1, own), state[0]
+            return z if node_features is None else z + node_features
+        z, memory = self._attended(state, nodes, t, layers - 1, node_features), state[0]
         ids, when, features = near.neighbours(state[1], nodes)
         elapsed, fade = (t[:, None] - when).float(), torch.ones_like(when, dtype=features.dtype)
         if layers > 1:
@@ -210,7 +201,7 @@ class TemporalGraph(nn.Module):
             table = memory.vector[:, : self.remembered]
             if self.fading is not None:
                 known = ids.clamp(min=0).flatten()
-                fade = self.fading.left(memory, known, t.repeat_interleave(ids.shape[1]))[0].view_as(when)
+                fade = self.fading.decay_factor(memory, known, t.repeat_interleave(ids.shape[1]))[0].view_as(when)
         if isinstance(self.encoding, Functional):
             return self.attention[layers - 1](z, Slots(table, ids, fade, features, elapsed, self.encoding.frequency))
         said = torch.cat([features, self.encoding(elapsed)], dim=-1)
@@ -248,9 +239,9 @@ def _check_nodes(nodes: Tensor, n: int) -> None:
 
 
 def copied(state: State) -> State:
-    """The same state in tensors of its own, to be changed in place."""
+    """The same state in new tensors, to be changed in place."""
     memory, ring = state
-    return Memory(*(part.clone() for part in memory)), Ring(*(part.clone() for part in ring))
+    return Memory(*(part.clone() for part in memory)), NeighbourBuffer(*(part.clone() for part in ring))
 
 
 def detached(state: State) -> State:

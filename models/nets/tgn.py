@@ -19,19 +19,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from models.graphs.events import KINDS
+from models.graphs.events import EVENT_KINDS
 from models.graphs.market_events import COLUMN, EXTERNAL, FEATURES, NODE_TYPES
 from models.layers.checks import check_choice
 from models.layers.dropout import Dropout
 from models.layers.errors import ShapeError
 from models.layers.memory import Memory
-from models.layers.neighbours import Ring
-from models.nets.contacts import Contacts
+from models.layers.neighbours import NeighbourBuffer
+from models.nets.event_batch import EventBatch
 from models.nets.forecast import Batch, Embedding, EventSteps, Forecast, Heads
-from models.nets.halves import Alone, take_over
-from models.nets.market_links import Asking, MarketLinks
+from models.nets.link_prediction import LinkQueries, MarketLinks
+from models.nets.pretraining import PretrainingPhase, load_pretrained
 from models.nets.spec import Spec
-from models.nets.temporal_graph import Sizes, TemporalGraph, copied, preset
+from models.nets.temporal_graph import Sizes, copied, preset
+from models.nets.temporal_graph_cpu import CompiledTemporalGraph
 
 State = tuple[tuple[Tensor, ...], ...]
 SHORTEST, LONGEST = 0.1, 1000.0  # bars between which elapsed times matter
@@ -62,10 +63,10 @@ class Tgn(nn.Module):
     ) -> None:
         super().__init__()
         check_choice("links", links or "jointly", ("jointly", "first", "alone"))
-        d, said = spec.d_model, n_features + len(FEATURES) + len(KINDS)
+        d, said = spec.d_model, n_features + len(FEATURES) + len(EVENT_KINDS)
         self.embedding = Embedding(n_features, d)
         sizes = Sizes(d, said, d + d % 2, SHORTEST, LONGEST, spec.dropout)
-        self.graph = TemporalGraph(preset(base, **parts), sizes)
+        self.graph = CompiledTemporalGraph(preset(base, **parts), sizes)
         self.dropout, self.norm = Dropout(spec.dropout), nn.LayerNorm(d)
         self.heads = Heads(d, n_horizons)
         self.pairs = nn.Linear(d, d) if together else None
@@ -73,13 +74,13 @@ class Tgn(nn.Module):
         self.links = MarketLinks(sizes) if links in ("jointly", "alone") else None
 
     @property
-    def alone(self) -> Alone | None:
+    def pretraining(self) -> PretrainingPhase | None:
         """How links are learned before all else; None for a network that is fitted in one go."""
-        return Alone({"links": "alone"}, LINKS_ONLY) if self.learns == "first" else None
+        return PretrainingPhase({"links": "alone"}, LINKS_ONLY) if self.learns == "first" else None
 
-    def adopt(self, weights: Mapping[str, Tensor]) -> None:
+    def load_pretrained(self, weights: Mapping[str, Tensor]) -> None:
         """Takes over what a network fitted to links alone remembers by, of its weights. Raises StateError."""
-        take_over({"graph": self.graph}, weights, "links")
+        load_pretrained({"graph": self.graph}, weights, "links")
 
     def initial_state(self, b: int, n: int) -> State:
         """The state of n assets in b chunks before the first bar."""
@@ -96,22 +97,22 @@ class Tgn(nn.Module):
             )
         own, asking = self.embedding(batch), None
         if self.links is not None and (self.training or self.learns == "alone"):
-            asking = Asking(self.links, b, n, own)
+            asking = LinkQueries(self.links, b, n, own)
         forecast, _ = self._run(batch, own, self.initial_state(b, n), bars, asking)
         return forecast if asking is None else replace(forecast, links=asking.said())
 
     def step(self, batch: Batch, state: State) -> tuple[Forecast, State]:
         """The forecast of one more bar, and the state after it."""
-        graph = copied((Memory(*state[0]), Ring(*state[1])))
+        graph = copied((Memory(*state[0]), NeighbourBuffer(*state[1])))
         return self._run(batch, self.embedding(batch), (*graph, state[2]), 1)
 
     def _run(
-        self, batch: Batch, own: Tensor, state: State, bars: int, asking: Asking | None = None
+        self, batch: Batch, own: Tensor, state: State, bars: int, asking: LinkQueries | None = None
     ) -> tuple[Forecast, State]:
         """The forecasts, and the state that they leave, written over the one given; ``asking`` of events to come."""
         b, _, n, _ = batch.x.shape
         memory, ring, (clock, edges) = state
-        graph, assets = (Memory(*memory), Ring(*ring)), _assets(b, n, own.device)
+        graph, assets = (Memory(*memory), NeighbourBuffer(*ring)), _assets(b, n, own.device)
         bar_edges, seen = _edges_in_force(batch), []
         with torch.autocast(own.device.type, enabled=False):
             own = own.float()
@@ -133,22 +134,22 @@ class Tgn(nn.Module):
             forecast = replace(forecast, together=p @ p.mT / p.shape[-1] ** 0.5)
         return forecast, (*graph, (clock, edges))
 
-    def _between(self, batch: Batch, t: int, clock: Tensor, before: Tensor, now: Tensor) -> Contacts:
+    def _between(self, batch: Batch, t: int, clock: Tensor, before: Tensor, now: Tensor) -> EventBatch:
         """The events since the last close, and the edges (b, n, n) of chunks whose graph is another than ``before``."""
         n = now.shape[1]
         changed = (now != before).flatten(1).any(1)
         chunk, dst, src = (now * changed[:, None, None]).nonzero().unbind(1)
         said = now.new_zeros(len(chunk), self.graph.sizes.n_features)
         said[:, self.embedding.n_features + COLUMN["weight"]] = now[chunk, dst, src]
-        said[:, KINDS.index("correlation") - len(KINDS)] = 1.0
+        said[:, EVENT_KINDS.index("correlation") - len(EVENT_KINDS)] = 1.0
         first = chunk * _nodes(n)
-        edges = Contacts(first + src, first + dst, clock[chunk], said)
+        edges = EventBatch(first + src, first + dst, clock[chunk], said)
         if batch.events is None:
             return edges
         events = _heard_around(self._given(batch.events, t, clock, n), before)
-        return Contacts(*(torch.cat(parts) for parts in zip(events, edges, strict=True)))
+        return EventBatch(*(torch.cat(parts) for parts in zip(events, edges, strict=True)))
 
-    def _given(self, events: EventSteps, t: int, clock: Tensor, n: int) -> Contacts:
+    def _given(self, events: EventSteps, t: int, clock: Tensor, n: int) -> EventBatch:
         """The batch's own events of bar t."""
         if events.features.shape[1] != len(FEATURES):
             raise ShapeError(
@@ -159,40 +160,40 @@ class Tgn(nn.Module):
         size = stop - start
         chunk = torch.repeat_interleave(torch.arange(len(size), device=size.device), size)
         at = torch.arange(len(chunk), device=size.device) + (stop - size.cumsum(0))[chunk]
-        kinds = one_hot(events.kind[at], len(KINDS)).float()
+        kinds = one_hot(events.kind[at], len(EVENT_KINDS)).float()
         bar = kinds.new_zeros(len(at), self.embedding.n_features)
         first = chunk * _nodes(n)
         said = torch.cat([bar, events.features[at], kinds], dim=1)
         # a chunk's first bar may follow a longer pause than its gap says: nothing is older than the chunk
         when = (clock[chunk] - events.age[at]).clamp(min=0)
-        return Contacts(first + events.src[at], first + events.dst[at], when, said)
+        return EventBatch(first + events.src[at], first + events.dst[at], when, said)
 
-    def _bars(self, batch: Batch, t: int, clock: Tensor) -> Contacts:
+    def _bars(self, batch: Batch, t: int, clock: Tensor) -> EventBatch:
         """market → asset, with the bar's features, for every asset that has the bar."""
         n = batch.mask.shape[2]
         chunk, asset = batch.mask[:, t].nonzero().unbind(1)
         x = batch.x[:, t][chunk, asset]
         said = x.new_zeros(len(x), self.graph.sizes.n_features)
         said[:, : x.shape[1]] = x
-        said[:, KINDS.index("bar") - len(KINDS)] = 1.0
+        said[:, EVENT_KINDS.index("bar") - len(EVENT_KINDS)] = 1.0
         first = chunk * _nodes(n)
         market = first + TYPES * n + EXTERNAL.index("external:market")
-        return Contacts(market, first + asset, clock[chunk], said)
+        return EventBatch(market, first + asset, clock[chunk], said)
 
 
-def _heard_around(events: Contacts, edges: Tensor) -> Contacts:
+def _heard_around(events: EventBatch, edges: Tensor) -> EventBatch:
     """The events, each liquidation also from its node to the assets that its own has edges (b, n, n) to; their weight
     is said with it."""
-    liquidated = (events.features[:, KINDS.index("liquidation") - len(KINDS)] > 0).nonzero()[:, 0]
+    liquidated = (events.features[:, EVENT_KINDS.index("liquidation") - len(EVENT_KINDS)] > 0).nonzero()[:, 0]
     if not len(liquidated):
         return events
     nodes = _nodes(edges.shape[1])
     chunk, asset = events.dst[liquidated] // nodes, events.dst[liquidated] % nodes
     which, other = edges[chunk, :, asset].nonzero().unbind(1)
-    more = Contacts(*(column[liquidated[which]] for column in events))
-    more.features[:, COLUMN["weight"] - len(FEATURES) - len(KINDS)] = edges[chunk[which], other, asset[which]]
+    more = EventBatch(*(column[liquidated[which]] for column in events))
+    more.features[:, COLUMN["weight"] - len(FEATURES) - len(EVENT_KINDS)] = edges[chunk[which], other, asset[which]]
     more = more._replace(dst=chunk[which] * nodes + other)
-    return Contacts(*(torch.cat(parts) for parts in zip(events, more, strict=True)))
+    return EventBatch(*(torch.cat(parts) for parts in zip(events, more, strict=True)))
 
 
 def _nodes(n: int) -> int:

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from models.features.labels import UNKNOWN, Labels
 from models.features.scaling import Scaler
+from models.graphs.context import BarEvents, SideInputs
 from models.graphs.market_events import market_nodes
 from models.graphs.snapshot import GraphError, to_adjacency
-from models.graphs.surroundings import BarEvents, Surroundings
 from models.layers.dropout import seed_of
 from models.nets.forecast import Batch, EventSteps, GraphSteps
 from models.panel import Panel
@@ -61,18 +61,18 @@ class Inputs:
     events: EventSteps | None = None
 
     @classmethod
-    def of(cls, features: Panel, scaler: Scaler, bar_us: int, surroundings: Surroundings) -> Inputs:
+    def of(cls, features: Panel, scaler: Scaler, bar_us: int, side_inputs: SideInputs) -> Inputs:
         """Inputs of ``features``; ``bar_us`` is a bar's length in microseconds, the snapshots are of one graph."""
         gaps = np.ones(len(features), dtype=np.float32)
         gaps[1:] = np.diff(features.ts).astype(np.int64) / bar_us
         step = np.full(len(features), -1)
-        adjacency, snapshots = None, surroundings.snapshots
+        adjacency, snapshots = None, side_inputs.snapshots
         if snapshots is not None:
             as_of = np.array([s.as_of for s in snapshots], dtype="datetime64[us]")
             step = np.searchsorted(as_of, features.ts, side="right") - 1
             adjacency = torch.from_numpy(to_adjacency(snapshots, len(features.symbols)))
         x, mask = torch.from_numpy(scaler.transform(features.values)), torch.from_numpy(features.mask.copy())
-        events = None if surroundings.events is None else event_steps(surroundings.events, features, bar_us)
+        events = None if side_inputs.events is None else event_steps(side_inputs.events, features, bar_us)
         return cls(x, mask, torch.from_numpy(gaps), adjacency, torch.from_numpy(step.astype(np.int64)), events)
 
     def batch(self, bars: Tensor) -> Batch:
@@ -96,7 +96,7 @@ class FoldData(lightning.LightningDataModule):
     """
 
     def __init__(
-        self, config: TrainConfig, features: Panel, labels: Labels, surroundings: Surroundings, fold: Fold
+        self, config: TrainConfig, features: Panel, labels: Labels, side_inputs: SideInputs, fold: Fold
     ) -> None:
         super().__init__()
         self.config, first, stop = config, int(fold.train[0]), int(fold.train[-1]) + 1
@@ -108,7 +108,7 @@ class FoldData(lightning.LightningDataModule):
             raise EmptyFoldError(f"fold {fold.index}: no asset has a bar from {learned.ts[0]} to {learned.ts[-1]}")
         self.scaler = Scaler.fit(learned.values, learned.mask, features.columns)
         self.bar_us = int(np.median(np.diff(features.ts[first:stop]).astype(np.int64)))
-        self.inputs = Inputs.of(panel, self.scaler, self.bar_us, surroundings)
+        self.inputs = Inputs.of(panel, self.scaler, self.bar_us, side_inputs)
         self.targets = _targets(panel, known)
         self.train_rows, self.validation_rows = (self._known_rows(span) for span in self.spans)
         if not (self.train_rows and self.validation_rows):

@@ -7,15 +7,15 @@ from dataclasses import replace
 import torch
 
 from models.features.scaling import Scaler
-from models.nets.rows import RowModel, Rows
+from models.nets.estimators import Estimator, TrainingRows
 from models.panel import Panel
 from models.training.data import FoldData
 from models.training.losses import LOG_BOUND
 from models.training.module import BestEpoch, FoldModule
 
 
-def fit_in_one_go(
-    network: RowModel, data: FoldData, features: Panel, horizons: tuple[int, ...], best: BestEpoch
+def fit_estimator(
+    network: Estimator, data: FoldData, features: Panel, horizons: tuple[int, ...], best: BestEpoch
 ) -> None:
     """Fits ``network`` and leaves its weights and validation loss in ``best``.
 
@@ -30,10 +30,10 @@ def fit_in_one_go(
         best.on_epoch(best.epoch, best.loss)
 
 
-def rows_of(data: FoldData, columns: tuple[str, ...], horizons: tuple[int, ...]) -> Rows:
+def rows_of(data: FoldData, columns: tuple[str, ...], horizons: tuple[int, ...]) -> TrainingRows:
     """What the fold lets a model see; log-volatilities are bounded as in the loss."""
     learned, held_out = ((start - data.start, stop - data.start) for start, stop in data.spans)
-    return Rows(
+    return TrainingRows(
         data.inputs.batch(torch.arange(len(data.inputs.x))[None]),
         data.targets.returns,
         data.targets.log_volatility.clamp(-LOG_BOUND, LOG_BOUND),

@@ -30,8 +30,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.nets.estimators import Estimator
 from models.nets.forecast import Batch, Forecast
-from models.nets.rows import RowModel
 from models.nets.sequence import SequenceNetwork
 from models.training.artifact import Artifact, weights_hash
 from models.training.errors import ExportError
@@ -132,7 +132,7 @@ def _exportable(model: Artifact | nn.Module) -> SequenceNetwork:
     """A copy of the network, on the CPU and in evaluation mode. Raises ExportError."""
     network: Any = model.network if isinstance(model, Artifact) else model
     kind = type(network).__name__
-    if isinstance(network, RowModel):
+    if isinstance(network, Estimator):
         raise ExportError(f"{kind} is fitted in one go and has no layers to write as ONNX; {INSTEAD}")
     if isinstance(model, Artifact):
         spec = model.header.spec

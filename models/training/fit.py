@@ -24,25 +24,33 @@ import torch
 from lightning.pytorch.callbacks import LambdaCallback
 
 from models.features.labels import Labels
-from models.graphs.surroundings import Surroundings
+from models.graphs.context import SideInputs
+from models.nets.estimators import Estimator
 from models.nets.forecast import CLASSES, Forecast
-from models.nets.rows import RowModel
 from models.panel import Panel
 from models.scoring.folds import Fold
 from models.training.artifact import Header, Outcome, load_artifact, save_artifact
 from models.training.config import TrainConfig
 from models.training.data import FoldData, Inputs, known_sigma
 from models.training.errors import DivergedFitError, ForeignArtifactError
-from models.training.estimate import fit_in_one_go
-from models.training.keys import code_version, data_hash, fold_key, heard
+from models.training.estimate import fit_estimator
+from models.training.incremental_inference import IncrementalForecaster, can_step
+from models.training.keys import code_version, data_hash, fold_key, inputs_for
 from models.training.module import BestEpoch, FoldModule, OnEpoch
-from models.training.pretrained import fitted_weights, part_alone
-from models.training.stepping import Walk, can_walk
-from models.zoo import DRAWING, Spec, build
+from models.training.pretraining import fitted_weights, pretraining_fit
+from models.zoo import RNG_LOCK, Spec, build
 
 __all__ = [
     *("FittedFold", "Predictions", "TrainConfig"),
-    *("fit_fold", "fits_at_once", "fold_key", "predict_fold", "predictions_of", "segment_bars", "settle_process"),
+    *(
+        "fit_fold",
+        "max_parallel_fits",
+        "fold_key",
+        "predict_fold",
+        "predictions_of",
+        "segment_bars",
+        "make_deterministic",
+    ),
 ]
 logger = logging.getLogger(__name__)
 
@@ -80,7 +88,7 @@ def fit_fold(
     config: TrainConfig,
     features: Panel,
     labels: Labels,
-    surroundings: Surroundings,
+    side_inputs: SideInputs,
     fold: Fold,
     artifact: Path,
     checkpoint: Path | None = None,
@@ -91,18 +99,18 @@ def fit_fold(
     With ``checkpoint`` every epoch is kept there, a fit that finds one goes on from it, and it is gone at the end.
     ``on_epoch(epoch, validation_loss)`` is called after each. Raises EmptyFoldError, DivergedFitError.
     """
-    settle_process()
-    around = heard(spec, surroundings, features.ts[: fold.train[-1] + 1])
+    make_deterministic()
+    around = inputs_for(spec, side_inputs, features.ts[: fold.train[-1] + 1])
     data = FoldData(config, features, labels, around, fold)
     network: Any = build(spec, len(features.columns), len(labels.horizons), config.seed)
-    alone = part_alone(spec, config, network)
-    if alone is not None:
-        said = (*alone, features, labels, surroundings, fold)
-        first = artifact.with_name(f"{fold_key(*said)}.safetensors")
-        network.adopt(fitted_weights(first, partial(fit_fold, *said), on_epoch))
+    pretraining = pretraining_fit(spec, config, network)
+    if pretraining is not None:
+        arguments = (*pretraining, features, labels, side_inputs, fold)
+        first = artifact.with_name(f"{fold_key(*arguments)}.safetensors")
+        network.load_pretrained(fitted_weights(first, partial(fit_fold, *arguments), on_epoch))
     best = BestEpoch(config.patience, checkpoint, on_epoch)
-    if isinstance(network, RowModel):
-        fit_in_one_go(network, data, features, labels.horizons, best)
+    if isinstance(network, Estimator):
+        fit_estimator(network, data, features, labels.horizons, best)
     else:
         _run(FoldModule(network, config), data, best)
     if not math.isfinite(best.loss):
@@ -111,14 +119,14 @@ def fit_fold(
             "lr, or look for wild feature values"
         )
     trained = sum(p.numel() for p in network.parameters())
-    parameters = network.fitted_numbers if isinstance(network, RowModel) else trained
+    parameters = network.fitted_numbers if isinstance(network, Estimator) else trained
     outcome = Outcome(
         best.epochs,
         best.loss,
         data.train_rows,
         data.validation_rows,
         parameters,
-        data_hash(spec, config, features, labels, surroundings, fold),
+        data_hash(spec, config, features, labels, side_inputs, fold),
         code_version(),
     )
     header = Header(spec, config, data.scaler, labels.horizons, data.bar_us, outcome)
@@ -131,7 +139,7 @@ def fit_fold(
 def predict_fold(
     artifact: Path,
     features: Panel,
-    surroundings: Surroundings,
+    side_inputs: SideInputs,
     fold: Fold,
     first: int | None = None,
     keep_state: bool = False,
@@ -143,7 +151,7 @@ def predict_fold(
     kept beside the model file, and the bars after it cost a step each. Raises the errors of ``load_artifact``, and
     ForeignArtifactError when the features are not those it was fitted on.
     """
-    settle_process()
+    make_deterministic()
     loaded = load_artifact(artifact)
     header, network = loaded.header, loaded.network
     if features.columns != header.scaler.columns:
@@ -153,14 +161,14 @@ def predict_fold(
     length = segment_bars(fold.test_stop - fold.test_start, len(features.symbols))
     start = fold.test_start + (first - fold.test_start) // length * length
     newest = fold.test_start + (max(first, stop - 1) - fold.test_start) // length * length
-    walk = Walk(artifact, loaded, features, surroundings, newest - header.config.context_bars)
-    walks = keep_state and can_walk(network) and first < stop == len(features)
+    walk = IncrementalForecaster(artifact, loaded, features, side_inputs, newest - header.config.context_bars)
+    walks = keep_state and can_step(network) and first < stop == len(features)
     stepped = walk.forecasts(first, stop) if walks and first >= newest else None
     if stepped is not None:
         return predictions_of(stepped, header.horizons, features.rows(first, stop))
-    rows = [_segment(network, header, features, surroundings, bar, length) for bar in range(start, stop, length)]
+    rows = [_segment(network, header, features, side_inputs, bar, length) for bar in range(start, stop, length)]
     if walks:
-        walk.leave_state(stop)
+        walk.save_state(stop)
     return _predictions(rows, header.horizons, features, start, first, stop)
 
 
@@ -175,7 +183,7 @@ def predictions_of(forecasts: Sequence[Forecast], horizons: tuple[int, ...], fea
     return _predictions(rows, horizons, features, 0, 0, len(features))
 
 
-def fits_at_once() -> int:
+def max_parallel_fits() -> int:
     """How many fits this machine runs side by side: one a core, or one when there is a GPU to share."""
     if torch.cuda.is_available():
         return 1
@@ -206,7 +214,7 @@ def _run(module: FoldModule, data: FoldData, best: BestEpoch) -> None:
         num_sanity_val_steps=0,
     )
     with starting:
-        starting.enter_context(DRAWING)
+        starting.enter_context(RNG_LOCK)
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
 
 
@@ -221,7 +229,7 @@ def _readable(checkpoint: Path) -> bool:
     return True
 
 
-def settle_process() -> None:
+def make_deterministic() -> None:
     """Sets what torch and Lightning keep per process; the same every time, so fits may run side by side in threads.
 
     One thread a fit: at these sizes a second gains little, stalls whenever another program wants its core, and would
@@ -240,14 +248,14 @@ Segment = tuple[np.ndarray, ...]
 
 
 def _segment(
-    network: torch.nn.Module, header: Header, features: Panel, surroundings: Surroundings, bar: int, length: int
+    network: torch.nn.Module, header: Header, features: Panel, side_inputs: SideInputs, bar: int, length: int
 ) -> Segment:
     """Scaled returns, log-volatility, class probabilities and, if the network draws them, edges of bars [bar, bar +
     length): one pass of fixed shape."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     begin = max(0, bar - header.config.context_bars)
     panel = features.rows(begin, bar + length)
-    inputs = Inputs.of(panel, header.scaler, header.bar_us, heard(header.spec, surroundings, panel.ts))
+    inputs = Inputs.of(panel, header.scaler, header.bar_us, inputs_for(header.spec, side_inputs, panel.ts))
     bars = torch.arange(bar - header.config.context_bars, bar + length) - begin
     with torch.inference_mode():
         forecast = network.to(device)(inputs.batch(bars[None]).to(device))

@@ -15,8 +15,8 @@ import torch
 
 from models import zoo
 from models.features.labels import Labels
+from models.graphs.context import SideInputs
 from models.graphs.snapshot import Snapshot
-from models.graphs.surroundings import Surroundings
 from models.panel import Panel
 from models.scoring.folds import Fold
 from models.training.config import TrainConfig
@@ -39,7 +39,7 @@ def code_version() -> str:
 
 
 def data_hash(
-    spec: Spec, config: TrainConfig, features: Panel, labels: Labels, surroundings: Surroundings, fold: Fold
+    spec: Spec, config: TrainConfig, features: Panel, labels: Labels, side_inputs: SideInputs, fold: Fold
 ) -> str:
     """The sha256 of all a fit of the fold reads: bars from the first burn-in to the last training row, their labels,
     and what the network hears beside them. What comes later changes nothing."""
@@ -47,16 +47,16 @@ def data_hash(
     start = max(0, first - config.burn_in_bars)
     known = labels.rows(first, stop)
     targets = (known.returns, known.volatility, known.class_5, known.end)
-    return inputs_hash(spec, features.rows(start, stop), surroundings, [labels.horizons, first - start], targets)
+    return inputs_hash(spec, features.rows(start, stop), side_inputs, [labels.horizons, first - start], targets)
 
 
 def inputs_hash(
-    spec: Spec, panel: Panel, surroundings: Surroundings, said: Sequence[Any], more: Sequence[np.ndarray] = ()
+    spec: Spec, panel: Panel, side_inputs: SideInputs, said: Sequence[Any], more: Sequence[np.ndarray] = ()
 ) -> str:
     """The sha256 of all a network reads at the bars of ``panel``: their features, the snapshots in force and the events
     up to the last close, and of what else is ``said`` (JSON-able) or given as arrays."""
     digest = hashlib.sha256(json.dumps([panel.symbols, panel.columns, *said]).encode())
-    arrays, around = [panel.ts, panel.mask, panel.values, *more], heard(spec, surroundings, panel.ts)
+    arrays, around = [panel.ts, panel.mask, panel.values, *more], inputs_for(spec, side_inputs, panel.ts)
     for snapshot in around.snapshots or ():
         digest.update(json.dumps([str(snapshot.as_of), snapshot.nodes, snapshot.directed]).encode())
         arrays += [snapshot.src, snapshot.dst, snapshot.weight]
@@ -73,27 +73,27 @@ def inputs_hash(
 
 
 def fold_key(
-    spec: Spec, config: TrainConfig, features: Panel, labels: Labels, surroundings: Surroundings, fold: Fold
+    spec: Spec, config: TrainConfig, features: Panel, labels: Labels, side_inputs: SideInputs, fold: Fold
 ) -> str:
     """The sha256 of spec, config (with the seed), code version and data: the same fit, the same key."""
-    data = data_hash(spec, config, features, labels, surroundings, fold)
+    data = data_hash(spec, config, features, labels, side_inputs, fold)
     said = {"spec": spec.to_json(), "config": config.to_json(), "code": code_version(), "data": data}
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
-def heard(spec: Spec, surroundings: Surroundings, ts: np.ndarray) -> Surroundings:
+def inputs_for(spec: Spec, side_inputs: SideInputs, ts: np.ndarray) -> SideInputs:
     """What the network of ``spec`` reads beside the successive bars ``ts``: the snapshots of its graph in force, oldest
     first, and the events of those bars; None of what it reads none of."""
     graph, snapshots, events = zoo.graph_of(spec), None, None
     if graph is not None:
-        of_graph = sorted((s for s in surroundings.snapshots or () if s.graph == graph), key=lambda s: s.as_of)
-        snapshots = in_force(of_graph, ts[0], ts[-1])
-    if surroundings.events is not None and zoo.network(spec.model).events:
-        events = surroundings.events.of_bars(ts)
-    return Surroundings(snapshots, events)
+        of_graph = sorted((s for s in side_inputs.snapshots or () if s.graph == graph), key=lambda s: s.as_of)
+        snapshots = snapshots_in_force(of_graph, ts[0], ts[-1])
+    if side_inputs.events is not None and zoo.network(spec.model).events:
+        events = side_inputs.events.of_bars(ts)
+    return SideInputs(snapshots, events)
 
 
-def in_force(snapshots: Sequence[Snapshot], first: np.datetime64, last: np.datetime64) -> list[Snapshot]:
+def snapshots_in_force(snapshots: Sequence[Snapshot], first: np.datetime64, last: np.datetime64) -> list[Snapshot]:
     """Of ``snapshots``, oldest first, those that are the latest at some bar in [first, last]."""
     until = [s for s in snapshots if s.as_of <= last]
     before = sum(s.as_of <= first for s in until)

@@ -18,7 +18,7 @@ import torch
 from models.graphs.events import Events
 from models.graphs.negatives import STRATEGIES, Negatives
 from models.layers.dropout import reseed
-from models.nets.contacts import Contacts
+from models.nets.event_batch import EventBatch
 from models.nets.link import LinkPredictor
 from models.nets.temporal_graph import State, detached
 from models.scoring.ranking import average_precision, roc_auc
@@ -135,9 +135,9 @@ def figures(
     return {s: dict(zip(names, np.nanmean(found, axis=0).tolist(), strict=True)) for s, found in rows.items()}
 
 
-def seconds(events: Events) -> Contacts:
+def seconds(events: Events) -> EventBatch:
     """The events with times in seconds since the first."""
-    return Contacts.of(events, 1e6, int(events.t[0]))
+    return EventBatch.of(events, 1e6, int(events.t[0]))
 
 
 @dataclass
@@ -145,7 +145,7 @@ class _Reader:
     """Predicts a batch from the state before it, and only then takes it in."""
 
     predictor: LinkPredictor
-    contacts: Contacts
+    contacts: EventBatch
     state: State
 
     def score(self, src: np.ndarray, dst: np.ndarray, start: int, stop: int) -> np.ndarray:
@@ -157,7 +157,7 @@ class _Reader:
 
 def _epoch(
     predictor: LinkPredictor,
-    contacts: Contacts,
+    contacts: EventBatch,
     negatives: Negatives,
     optimiser: torch.optim.Optimizer,
     draw: np.random.Generator,

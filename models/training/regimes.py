@@ -133,7 +133,7 @@ def study(
         labels = regimes(coming, edges)
         x = scaled(features, fold)
         windows = np.lib.stride_tricks.sliding_window_view(x, config.lookback_bars, axis=0).swapaxes(1, 2)
-        rows = Rows(torch.from_numpy(windows.copy()), torch.from_numpy(labels), config)
+        rows = RegimeRows(torch.from_numpy(windows.copy()), torch.from_numpy(labels), config)
         most = np.bincount(labels[fold.train], minlength=len(REGIMES)).argmax()
         said["majority"].append(np.full((1, len(test)), most))
         said["persistence"].append(regimes(trailing, edges)[test][None])
@@ -184,7 +184,7 @@ def scaled(features: np.ndarray, fold: Fold) -> np.ndarray:
     return Scaler.fit(cube, np.ones(cube.shape[:2], dtype=bool), names).transform(features)
 
 
-class Rows:
+class RegimeRows:
     """The quarter before every session and the regime after it, to fit a model on some rows and ask it on others."""
 
     def __init__(self, windows: Tensor, labels: Tensor, config: RegimeConfig) -> None:

@@ -26,7 +26,7 @@ from tasks.errors import (
     UnknownSymbolError,
 )
 from tasks.markets.event_rows import event_columns
-from tasks.markets.patience import Patience, refuse_status
+from tasks.markets.retry_policy import RetryPolicy, refuse_status
 
 LIVE_URL = "https://api.bybit.com"
 REQUESTS_PER_SECOND = 10
@@ -38,7 +38,7 @@ RATE_LIMITED = {10006, 10018}  # too many visits; too many from this address
 OUT_OF_ORDER = {10000, 10016}  # server time-out; server error
 FORBIDDEN = {10009, 10024}  # address banned; region not served
 TAKERS = {"Buy": "buy", "Sell": "sell"}
-PRICES = ("open", "high", "low", "close", "volume", "turnover")
+KLINE_VALUES = ("open", "high", "low", "close", "volume", "turnover")
 
 
 class Bybit:
@@ -52,13 +52,13 @@ class Bybit:
         self,
         until: datetime,
         session: requests.Session | None = None,
-        patience: Patience | None = None,
+        patience: RetryPolicy | None = None,
         url: str = LIVE_URL,
         timeout_s: float = TIMEOUT_S,
     ):
         self._until_ms = _milliseconds(until)
         self._session = session or requests.Session()
-        self._patience = patience or Patience(REQUESTS_PER_SECOND)
+        self._patience = patience or RetryPolicy(REQUESTS_PER_SECOND)
         self._url, self._timeout_s = url, timeout_s
 
     def close(self) -> None:
@@ -240,7 +240,7 @@ def _kline_table(symbol: str, interval: str, rows: list[list[str]]) -> pa.Table:
         "interval": pa.array([interval] * len(rows), pa.string()),
         "ts": _instants(row[0] for row in rows),
     }
-    for k, name in enumerate(PRICES, start=1):
+    for k, name in enumerate(KLINE_VALUES, start=1):
         columns[name] = pa.array([_number(row[k]) for row in rows], pa.float64())
     table = pa.table(columns)
     return table.add_column(table.column_names.index("volume"), "close_adjusted", table["close"])

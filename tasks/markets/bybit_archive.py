@@ -21,7 +21,7 @@ from pyarrow import csv
 from models.panel import TS_TYPE
 from tasks.errors import MalformedAnswerError, NoPricesError, OutageError
 from tasks.markets.event_rows import event_columns
-from tasks.markets.patience import Patience, refuse_status
+from tasks.markets.retry_policy import RetryPolicy, refuse_status
 
 ARCHIVE_URL = "https://public.bybit.com"
 REQUESTS_PER_SECOND = 2
@@ -46,12 +46,12 @@ class TradeArchive:
     def __init__(
         self,
         session: requests.Session | None = None,
-        patience: Patience | None = None,
+        patience: RetryPolicy | None = None,
         url: str = ARCHIVE_URL,
         timeout_s: float = TIMEOUT_S,
     ):
         self._session = session or requests.Session()
-        self._patience = patience or Patience(REQUESTS_PER_SECOND)
+        self._patience = patience or RetryPolicy(REQUESTS_PER_SECOND)
         self._url, self._timeout_s = url, timeout_s
 
     def close(self) -> None:

@@ -39,7 +39,7 @@ def topics_of(symbols: tuple[str, ...]) -> list[str]:
 
 
 @dataclass
-class Book:
+class OrderBook:
     """One symbol's book as it stands: size by price, and the number of the last change."""
 
     bids: dict[float, float] = field(default_factory=dict)
@@ -75,7 +75,7 @@ class Frames:
         self.counts: Counter[str] = Counter()
         self.rejected: dict[str, str] = {}
         self._book_every_us = book_every_us
-        self._books: dict[str, Book] = {}
+        self._books: dict[str, OrderBook] = {}
         self._tickers: dict[str, Row] = {}
         self._slots: dict[str, int] = {}
         self._told: dict[tuple[str, str], tuple[Any, ...]] = {}
@@ -122,7 +122,7 @@ class Frames:
             logger.warning("frame not understood (%r): %.*s", exc, SHOWN_CHARACTERS, text)
             return []
 
-    def book(self, symbol: str) -> Book | None:
+    def book(self, symbol: str) -> OrderBook | None:
         """The book as it stands; None between a gap and the next snapshot."""
         return self._books.get(symbol)
 
@@ -151,7 +151,7 @@ class Frames:
         update, ts = int(data["u"]), _instant(frame["cts"] if "cts" in frame else frame["ts"])
         bids, asks = _levels(data["b"]), _levels(data["a"])
         if frame["type"] == "snapshot" or update == RESTARTED:
-            self._books[symbol] = Book()
+            self._books[symbol] = OrderBook()
         book = self._books.get(symbol)
         if book is None or update <= book.update:
             self.counts["repeated"] += 1  # of before the gap, or sent twice

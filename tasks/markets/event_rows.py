@@ -11,10 +11,10 @@ import pyarrow as pa
 
 from models.panel import TS_TYPE
 
-MEASURES = ("price", "size", "bid", "ask", "bid_size", "ask_size", "rate", "open_interest")
+VALUE_COLUMNS = ("price", "size", "bid", "ask", "bid_size", "ask_size", "rate", "open_interest")
 EVENT_ROWS = pa.schema(
     [("kind", pa.string()), ("symbol", pa.string()), ("ts", TS_TYPE), ("event_id", pa.string()), ("side", pa.string())]
-    + [(name, pa.float64()) for name in MEASURES]
+    + [(name, pa.float64()) for name in VALUE_COLUMNS]
     + [("next_ts", TS_TYPE)]
 )
 

@@ -13,7 +13,7 @@ before a later split a price is a fraction of what was then seen. Returns, and v
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from models.sessions import INTERVALS, bar_closes, bar_opens, last_session, sess
 from tasks.errors import NightOutOfRangeError, TapeMalformedError, TapeMissingError
 from tasks.markets import recorded_events
 from tasks.markets.recorded_events import RecordedEvents
-from tasks.markets.recording import PRICES, Bars, Perpetual, Stock
+from tasks.markets.recording import OHLC, Bars, Perpetual, Stock
 
 DAILY, HOURLY, BY_DAY, FUNDING = (
     "yahoo/bars_1d.parquet",
@@ -104,18 +104,18 @@ class Recorded:
 
     @cached_property
     def _daily(self) -> Table:
-        return Table(self._folder / DAILY, "date", (*PRICES, "adj_close", "volume"))
+        return Table(self._folder / DAILY, "date", (*OHLC, "adj_close", "volume"))
 
     @cached_property
     def _hourly(self) -> Table:
-        return Table(self._folder / HOURLY, "ts", (*PRICES, "volume"), optional=("turnover",))
+        return Table(self._folder / HOURLY, "ts", (*OHLC, "volume"), optional=("turnover",))
 
     @cached_property
     def _by_day(self) -> Table | None:
         path = self._folder / BY_DAY
         if not path.is_file():
             return None
-        return Table(path, "ts", (*PRICES, "volume"), optional=("turnover",), may_be_empty=True)
+        return Table(path, "ts", (*OHLC, "volume"), optional=("turnover",), may_be_empty=True)
 
     @cached_property
     def _funding(self) -> Table | None:
@@ -175,7 +175,7 @@ class Table:
 
 
 def _bars(columns: dict[str, np.ndarray], ts: np.ndarray, closes: np.ndarray) -> Bars:
-    prices = {name: columns[name] for name in PRICES}
+    prices = {name: columns[name] for name in OHLC}
     return Bars(ts, closes, **prices, volume=columns["volume"], turnover=columns.get("turnover"))
 
 
@@ -197,8 +197,3 @@ def dividends(close: np.ndarray, adj_close: np.ndarray) -> np.ndarray:
         decimals = int(np.floor(-np.log10(close[k - 1] * PRICE_NOISE)))
         paid[k] = round(close[k - 1] * step[k] / (1 + step[k]), decimals)
     return paid
-
-
-def midnight_after(day: date) -> datetime:
-    """00:00 UTC of the day after: the instant a night on tape believes it is."""
-    return datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1)

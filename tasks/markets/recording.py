@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-PRICES = ("open", "high", "low", "close")
+OHLC = ("open", "high", "low", "close")
 
 
 @dataclass(frozen=True, eq=False)

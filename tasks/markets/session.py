@@ -11,6 +11,7 @@ from pathlib import Path
 
 import requests
 
+from models.sessions import midnight_after
 from tasks.errors import (
     NightOutOfRangeError,
     NoNetworkError,
@@ -20,11 +21,11 @@ from tasks.errors import (
     UnknownSourceError,
 )
 from tasks.markets.bybit import Bybit
-from tasks.markets.patience import ON_TAPE
-from tasks.markets.recorded import Recorded, midnight_after
+from tasks.markets.recorded import Recorded
 from tasks.markets.recorded_events import PROVIDER as BINANCE
 from tasks.markets.recorded_events import RecordedEvents
 from tasks.markets.recording import Recording
+from tasks.markets.retry_policy import NO_RETRY
 from tasks.markets.simulated import Simulated
 from tasks.markets.tape import Tape
 from tasks.markets.yahoo import Yahoo
@@ -122,7 +123,9 @@ def _on_tape(source: str, as_of: date, folder: Path | None, providers: tuple[str
         _check_any(recording, as_of)
     tape = Tape(recording, clock)
     binance = recording.events if isinstance(recording, Recorded) and BINANCE in providers else None
-    return Market(source, clock, Yahoo(clock, tape.session(), ON_TAPE), Bybit(clock, tape.session(), ON_TAPE), binance)
+    return Market(
+        source, clock, Yahoo(clock, tape.session(), NO_RETRY), Bybit(clock, tape.session(), NO_RETRY), binance
+    )
 
 
 def _check_any(recording: Recording, as_of: date) -> None:

@@ -18,7 +18,7 @@ import requests
 from requests.adapters import BaseAdapter
 
 from models.sessions import INTERVALS
-from tasks.markets.recording import PRICES, Bars, Recording, Stock
+from tasks.markets.recording import OHLC, Bars, Recording, Stock
 
 CHART = "/v8/finance/chart/"
 KLINE_CAP, FUNDING_CAP, INSTRUMENT_CAP = 1000, 200, 1000
@@ -196,7 +196,7 @@ def as_seen(stock: Stock, visible: int) -> tuple[dict[str, np.ndarray], np.ndarr
     later = np.where(splits > 0, splits, 1.0)
     shares = np.append(np.cumprod(later[::-1])[::-1][1:], 1.0)
     bars = stock.bars
-    columns = {name: getattr(bars, name)[:visible] / shares for name in PRICES}
+    columns = {name: getattr(bars, name)[:visible] / shares for name in OHLC}
     columns["volume"] = bars.volume[:visible] * shares
     dividends = stock.dividends[:visible] / shares
     kept = np.ones(visible)
@@ -260,6 +260,6 @@ def _newest_first(bars: Bars, visible: int, query: dict[str, str], cap: int) -> 
     stamps = _milliseconds(bars.ts[:visible])
     start, stop, limit = _span(stamps, query, "start", "end", cap)
     first = max(start, stop - limit)
-    columns = [getattr(bars, name)[first:stop].tolist() for name in (*PRICES, "volume")]
+    columns = [getattr(bars, name)[first:stop].tolist() for name in (*OHLC, "volume")]
     turnover = [None] * (stop - first) if bars.turnover is None else bars.turnover[first:stop].tolist()
     return list(zip(stamps[first:stop].tolist(), *columns, turnover, strict=True))[::-1]

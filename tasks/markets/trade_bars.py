@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from models.panel import TS_TYPE
 from models.sessions import INTERVALS
-from tasks.markets.recording import PRICES
+from tasks.markets.recording import OHLC
 
 
 def bars_of_trades(trades: pa.Table, interval: str, end: np.datetime64) -> pa.Table:
@@ -30,7 +30,7 @@ def bars_of_trades(trades: pa.Table, interval: str, end: np.datetime64) -> pa.Ta
             "symbol": pa.repeat(trades["symbol"][0], len(bars)),
             "interval": pa.repeat(interval, len(bars)),
             "ts": pa.array(opens).cast(TS_TYPE),
-            **{name: pa.array(bars[name].to_numpy()) for name in PRICES},
+            **{name: pa.array(bars[name].to_numpy()) for name in OHLC},
             "close_adjusted": pa.array(bars["close"].to_numpy()),
             "volume": pa.array(bars["volume"].to_numpy()),
             "turnover": pa.nulls(len(bars), pa.float64()),

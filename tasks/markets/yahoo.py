@@ -31,7 +31,7 @@ from tasks.errors import (
     RefusedError,
     UnknownSymbolError,
 )
-from tasks.markets.patience import Patience, refuse_status
+from tasks.markets.retry_policy import RetryPolicy, refuse_status
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ COLUMNS = {
     "Adj Close": "close_adjusted",
     "Volume": "volume",
 }
-KINDS = {"Dividends": "dividend", "Stock Splits": "split"}
+ACTION_KINDS = {"Dividends": "dividend", "Stock Splits": "split"}
 # yfinance turns its own deprecation warnings back on; nobody who runs a night can act on them
 warnings.filterwarnings("ignore", category=DeprecationWarning, module="yfinance")
 
@@ -54,7 +54,7 @@ warnings.filterwarnings("ignore", category=DeprecationWarning, module="yfinance"
 class _Wire(YfData):
     """yfinance's way to the wire, paced by our limiter and without its caches."""
 
-    def __init__(self, session: object, patience: Patience) -> None:
+    def __init__(self, session: object, patience: RetryPolicy) -> None:
         super().__init__(session)
         self._patience = patience
 
@@ -89,12 +89,12 @@ class Yahoo:
         self,
         until: datetime,
         session: requests.Session | None = None,
-        patience: Patience | None = None,
+        patience: RetryPolicy | None = None,
         timeout_s: float = TIMEOUT_S,
     ):
         YfConfig.debug.hide_exceptions = False
         self._until = np.datetime64(until.replace(tzinfo=None), "us")
-        self._patience = patience or Patience(REQUESTS_PER_SECOND)
+        self._patience = patience or RetryPolicy(REQUESTS_PER_SECOND)
         self._session, self._timeout_s = session or new_session(), timeout_s
         # past the metaclass, which would hand every client of the process the same instance
         self._wire = type.__call__(_Wire, self._session, self._patience)
@@ -171,7 +171,7 @@ def _bars(symbol: str, frame: pd.DataFrame, opens: np.ndarray) -> pa.Table:
 
 def _actions(symbol: str, frame: pd.DataFrame, opens: np.ndarray) -> pa.Table:
     tables = []
-    for theirs, kind in KINDS.items():
+    for theirs, kind in ACTION_KINDS.items():
         values = frame[theirs].to_numpy(np.float64)
         happened = np.nan_to_num(values) != 0
         n = int(happened.sum())

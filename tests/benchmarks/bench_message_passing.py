@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.layers.message_passing import KINDS
+from models.layers.message_passing import MESSAGE_LAYERS
 from models.nets.forecast import Batch, GraphSteps
 from models.nets.spec import Spec
 from models.nets.ssm_gnn import ssm_gnn
@@ -46,12 +46,12 @@ def peer_of(name: str) -> Any:
 
 
 @pytest.mark.parametrize(("s", "n"), SIZES)
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", MESSAGE_LAYERS)
 def test_dense_against_torch_geometric(name: str, s: int, n: int) -> None:
     tune_allocator()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    ours: nn.Module = KINDS[name](D, **({"heads": HEADS} if name in ("gat", "gatv2") else {}))
+    ours: nn.Module = MESSAGE_LAYERS[name](D, **({"heads": HEADS} if name in ("gat", "gatv2") else {}))
     theirs, adjacency, h = peer_of(name), graphs(s, n), torch.randn(s, n, D, requires_grad=True)
     graph, to, source = adjacency.nonzero(as_tuple=True)
     index, weight = torch.stack([graph * n + source, graph * n + to]), adjacency[graph, to, source]
@@ -79,7 +79,7 @@ def hybrid(fusion: str, name: str, bars: int, assets: int, d: int) -> Callable[[
     return lambda: network(batch).returns.square().mean().backward()
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", MESSAGE_LAYERS)
 def test_messages_in_every_layer_cost_at_most_three_times_those_after_the_last(name: str) -> None:
     tune_allocator()
     torch.set_num_threads(1)

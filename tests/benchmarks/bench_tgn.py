@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.nets.contacts import Contacts
+from models.nets.event_batch import EventBatch
 from models.training.allocator import tune_allocator
 from tests.benchmarks.contest import Contest, contest
 from tests.benchmarks.tgn_peers import EVENTS, FEATURES, NODES, Geometric, Ours, stream
@@ -105,7 +105,7 @@ def test_the_latency_budget_is_beaten_at_the_99th_percentile(
         assert threads > 1 or worst[0] < BUDGET_MS[stage] / 4
 
 
-def stages(ours: Ours, batch: Contacts) -> Iterator[tuple[str, tuple[float, float]]]:
+def stages(ours: Ours, batch: EventBatch) -> Iterator[tuple[str, tuple[float, float]]]:
     """Seconds of each stage of the sources' budget, of the processor and by the wall. Memory is taking events in, their
     messages included."""
     graph, nodes = ours.net.graph, torch.cat([batch.src, batch.dst])

@@ -21,14 +21,14 @@ import numpy as np
 
 from flows.settings import load_settings
 from flows.train import recipe_of
-from models.graphs.surroundings import Surroundings
+from models.graphs.context import SideInputs
 from models.scoring.bootstrap import interval, resampled_means
+from models.sessions import midnight_after
 from models.training.config import TrainConfig
 from models.training.fit import fit_fold, predict_fold
 from models.zoo import Spec
 from tasks.graphs import build_graphs, write_features
 from tasks.ingest import ingest_bars
-from tasks.markets.recorded import midnight_after
 from tasks.night import Night
 from tasks.train import TrainingData, load_training_data
 from tasks.validate import validate_night
@@ -69,9 +69,9 @@ def recorded_data(folder: Path, scratch: Path) -> TrainingData:
 def scored(data: TrainingData, name: str, seeds: int, epochs: int, folder: Path) -> list[Score]:
     """The network's score of each seed, over the test windows of all folds."""
     spec, found = Spec(NETWORKS[name], d_model=16, n_layers=1), []
-    around = data.surroundings_of(spec)
+    around = data.side_inputs_of(spec)
     if name == WITHOUT:
-        around = Surroundings(around.snapshots)
+        around = SideInputs(around.snapshots)
     for seed in range(seeds):
         config = TrainConfig(
             epochs=epochs, chunk_bars=32, burn_in_bars=12, context_bars=24, batch_sequences=12, seed=seed

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from models.graphs.events import KINDS, Events, from_contacts
+from models.graphs.events import EVENT_KINDS, Events, events_from_edges
 from models.graphs.negatives import STRATEGIES, EdgeBank
 from models.nets.link import LinkPredictor
 from models.nets.temporal_graph import Sizes, preset
@@ -26,7 +26,7 @@ from models.training.links import Figures, LinkConfig, Split, chronological, eva
 
 FILE = Path(__file__).parents[3] / "shared/data/temporal_graphs/CollegeMsg.txt.gz"
 PUBLISHED, LR = 92.34, 3e-4
-SIZES = Sizes(100, len(KINDS), 100, longest=1e6, dropout=0.1)
+SIZES = Sizes(100, len(EVENT_KINDS), 100, longest=1e6, dropout=0.1)
 # name: preset, parts that differ, whether the decoder reads the pair's past
 ROWS = {
     "TGN, pairs": ("tgn", {"aggregator": "mean", "neighbours": 20}, True),
@@ -39,7 +39,7 @@ ROWS = {
 
 def messages() -> Events:
     """CollegeMsg."""
-    return from_contacts(*np.loadtxt(FILE, dtype=np.int64).T)
+    return events_from_edges(*np.loadtxt(FILE, dtype=np.int64).T)
 
 
 def edge_banks(split: Split, span: tuple[int, int], config: LinkConfig) -> Iterator[tuple[str, Figures]]:

@@ -29,9 +29,9 @@ from unittest import mock
 import torch
 
 from models import zoo
+from models.nets.estimators import Estimator
 from models.nets.forecast import Batch
-from models.nets.layers import sequence
-from models.nets.rows import RowModel
+from models.nets.sequence_layers import sequence
 from models.training.artifact import read_header
 from models.training.errors import FitError
 from models.zoo import Network, Spec
@@ -81,7 +81,7 @@ def usable(models: list[str]) -> tuple[list[str], dict[str, str]]:
     for name in models:
         try:
             network = zoo.build(Spec(name), 4, 2)
-            if not isinstance(network, RowModel):  # those know nothing before they are fitted
+            if not isinstance(network, Estimator):  # those know nothing before they are fitted
                 network(batch)
         except Exception as error:
             failed[name] = reason(error)
@@ -188,13 +188,12 @@ def figures(
 
 def inference(artifact: Path, data: Any, fold: Any) -> dict[str, Any]:
     """Milliseconds of one more bar of all assets, and of all forecasts of a fold's window."""
-    from models.graphs.surroundings import Surroundings
     from models.training.artifact import load_artifact
     from models.training.data import Inputs
     from models.training.fit import predict_fold
 
     def predicted() -> None:
-        predict_fold(artifact, data.features, data.surroundings_of(read_header(artifact).spec), fold)
+        predict_fold(artifact, data.features, data.side_inputs_of(read_header(artifact).spec), fold)
 
     loaded, assets = load_artifact(artifact), len(data.features.symbols)
     header, network = loaded.header, loaded.network
@@ -202,7 +201,7 @@ def inference(artifact: Path, data: Any, fold: Any) -> dict[str, Any]:
     found["fold_ms"] = clock(predicted, 3)
     if hasattr(network, "step"):
         panel = data.features.rows(fold.test_start - 1, fold.test_start + 1)
-        bar = Inputs.of(panel, header.scaler, header.bar_us, Surroundings()).batch(torch.tensor([[1]]))
+        bar = Inputs.of(panel, header.scaler, header.bar_us, SideInputs()).batch(torch.tensor([[1]]))
         state = network.initial_state(1, assets)
         with torch.no_grad():
             _, state = network.step(bar, state)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from models.nets.contacts import Contacts
+from models.nets.event_batch import EventBatch
 from models.nets.link import LinkPredictor
 from models.nets.temporal_graph import Parts, Sizes, detached
 from models.training.links import link_loss
@@ -16,18 +16,18 @@ from models.training.links import link_loss
 NODES, EVENTS, FEATURES, MEMORY, SLOTS = 1000, 100_000, 8, 100, 10
 
 
-def stream(events: int = EVENTS) -> Contacts:
+def stream(events: int = EVENTS) -> EventBatch:
     """Random events between the first half of the nodes and the second, one a second."""
     draw = torch.Generator().manual_seed(0)
     src = torch.randint(0, NODES // 2, (events,), generator=draw)
     dst = torch.randint(NODES // 2, NODES, (events,), generator=draw)
-    return Contacts(src, dst, torch.arange(events).double(), torch.randn(events, FEATURES, generator=draw))
+    return EventBatch(src, dst, torch.arange(events).double(), torch.randn(events, FEATURES, generator=draw))
 
 
 class Ours:
     """Our network; ``learn`` and ``stream`` take the events [start, stop)."""
 
-    def __init__(self, contacts: Contacts) -> None:
+    def __init__(self, contacts: EventBatch) -> None:
         torch.manual_seed(0)
         self.contacts, sizes = contacts, Sizes(MEMORY, FEATURES, MEMORY, longest=1e5)
         parts = Parts(neighbours=SLOTS, fades=False)  # as theirs
@@ -72,7 +72,7 @@ class Ours:
 class Geometric:
     """torch_geometric's TGNMemory, its neighbour loader and attention, as its examples/tgn.py puts them together."""
 
-    def __init__(self, contacts: Contacts) -> None:
+    def __init__(self, contacts: EventBatch) -> None:
         from torch_geometric.nn.models.tgn import IdentityMessage, LastAggregator, LastNeighborLoader, TGNMemory
 
         torch.manual_seed(0)

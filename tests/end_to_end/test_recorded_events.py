@@ -14,7 +14,7 @@ import pytest
 
 from flows.settings import Profile, load_settings
 from flows.train import recipe_of
-from models.graphs.surroundings import Surroundings
+from models.graphs.context import SideInputs
 from models.scoring.folds import walk_forward
 from models.training.fit import predict_fold
 from models.zoo import Spec
@@ -103,7 +103,7 @@ def test_networks_that_read_events_forecast_otherwise_without_them(recorded: Pat
     data = load_training_data.fn(night, recipe, MODELS[:-1])
     fold = walk_forward(data.features.ts, data.labels.end, **recipe.folds)[0]
     for model in MODELS[:-1]:
-        around = data.surroundings_of(Spec(model))
+        around = data.side_inputs_of(Spec(model))
         (stored,) = rows(
             recorded,
             "SELECT artifact FROM folds WHERE trial_id = $id AND fold = 0",
@@ -111,7 +111,7 @@ def test_networks_that_read_events_forecast_otherwise_without_them(recorded: Pat
         )
         artifact = night.warehouse.artifacts / stored[0]
         heard = predict_fold(artifact, data.features, around, fold).returns
-        deaf = predict_fold(artifact, data.features, Surroundings(around.snapshots), fold).returns
+        deaf = predict_fold(artifact, data.features, SideInputs(around.snapshots), fold).returns
         assert np.isfinite(heard[1:]).any()
         assert np.array_equal(heard, deaf, equal_nan=True) == (model not in READERS), model
 

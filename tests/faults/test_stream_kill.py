@@ -29,7 +29,7 @@ def trade(number: int) -> str:
 STREAM = """
 import sys
 from flows.stream import StreamParameters
-from tasks.stream import stream_events
+from tasks.live.stream import stream_events
 url, rest_url, warehouse = sys.argv[1:]
 asked = {"universe": "demo_crypto", "url": url, "rest_url": rest_url, "warehouse": warehouse, "save_every_s": 0.2}
 with StreamParameters(**asked).job() as job:

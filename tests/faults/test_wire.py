@@ -20,7 +20,7 @@ from tasks import ingest
 from tasks.errors import ForbiddenError, MarketDownError, OutageError, RateLimitedError, TooManyBadSymbolsError
 from tasks.ingest import ingest_universe
 from tasks.markets.bybit import Bybit
-from tasks.markets.patience import Patience
+from tasks.markets.retry_policy import RetryPolicy
 from tasks.markets.session import Market
 from tasks.markets.yahoo import Yahoo
 from warehouse.connect import Warehouse
@@ -140,14 +140,14 @@ def waits() -> list[float]:
 
 @pytest.fixture
 def bybit_client(server: Script, waits: list[float]) -> Bybit:
-    return Bybit(CLOCK, patience=Patience(attempts=4, sleep=waits.append), url=server.url, timeout_s=0.3)
+    return Bybit(CLOCK, patience=RetryPolicy(attempts=4, sleep=waits.append), url=server.url, timeout_s=0.3)
 
 
 @pytest.fixture
 def yahoo_client(server: Script, waits: list[float]) -> Yahoo:
     session = requests.Session()
     session.mount("https://", Rerouted(server.url))
-    return Yahoo(CLOCK, session, Patience(attempts=3, sleep=waits.append), timeout_s=0.3)
+    return Yahoo(CLOCK, session, RetryPolicy(attempts=3, sleep=waits.append), timeout_s=0.3)
 
 
 PASSING = {
@@ -192,7 +192,7 @@ def test_a_403_says_rate_limit_or_region_and_is_not_hammered(server, bybit_clien
 
 
 def test_a_market_that_is_not_there_is_an_outage(bybit_client, server) -> None:
-    gone = Bybit(CLOCK, patience=Patience(attempts=1), url="http://127.0.0.1:9", timeout_s=0.3)
+    gone = Bybit(CLOCK, patience=RetryPolicy(attempts=1), url="http://127.0.0.1:9", timeout_s=0.3)
     with pytest.raises(OutageError, match="try again later"):
         gone.funding("XUSDT", START, CLOCK)
 

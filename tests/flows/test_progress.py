@@ -41,7 +41,7 @@ def test_a_bar_is_drawn_on_a_terminal_and_goes_away_when_done():
 def test_steps_and_warnings_are_told_and_the_log_file_has_all_the_rest(tmp_path, capsys, monkeypatch):
     for name in ("", "prefect", "prefect.flow_runs"):  # other tests may have imported Prefect, which adds its own
         monkeypatch.setattr(logging.getLogger(name), "handlers", [])
-    with terminal.telling(tmp_path / "night.log"):
+    with terminal.log_to_screen(tmp_path / "night.log"):
         logging.getLogger("tasks.ledger").info("2024-06-28 simulated demo_stocks: ingest")
         logging.getLogger("tasks.graphs").info("87 rows")
         logging.getLogger("tasks.ingest").warning("2 symbols failed: AAA, BBB")

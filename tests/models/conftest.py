@@ -16,10 +16,10 @@ import torch
 
 from models.features.indicators import BAR_COLUMNS
 from models.features.labels import Labels
+from models.graphs.context import BarEvents, SideInputs
 from models.graphs.events import concatenate
 from models.graphs.market_events import funding_events, trade_events
 from models.graphs.snapshot import Snapshot
-from models.graphs.surroundings import BarEvents, Surroundings
 from models.panel import Panel
 from models.scoring.folds import Fold, walk_forward
 from models.sessions import bar_opens
@@ -125,8 +125,8 @@ class Market:
     events: BarEvents
 
     @property
-    def surroundings(self) -> Surroundings:
-        return Surroundings(self.snapshots, self.events)
+    def side_inputs(self) -> SideInputs:
+        return SideInputs(self.snapshots, self.events)
 
     @property
     def folds(self) -> list[Fold]:
@@ -155,7 +155,7 @@ class Market:
             "config": config,
             "features": self.features,
             "labels": self.labels,
-            "surroundings": self.surroundings,
+            "side_inputs": self.side_inputs,
             "fold": self.folds[fold],
         }
 

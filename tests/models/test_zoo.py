@@ -12,7 +12,7 @@ from torch import nn
 from models import zoo
 from models.nets.forecast import Batch, Embedding, Forecast, Heads
 from models.training.fit import fit_fold, predict_fold
-from models.zoo import ENTRIES, Network, Rule, Spec, UnknownModelError, build
+from models.zoo import ENTRIES, Network, Spec, TradingRule, UnknownModelError, build
 
 
 class Tiny(nn.Module):
@@ -38,7 +38,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def test_a_model_registered_by_one_line_is_fitted_and_forecasts(registered: None, market, tmp_path: Path) -> None:
     fit_fold(**market.arguments("tiny"), artifact=tmp_path / "tiny.safetensors")
-    made = predict_fold(tmp_path / "tiny.safetensors", market.features, market.surroundings, market.folds[0])
+    made = predict_fold(tmp_path / "tiny.safetensors", market.features, market.side_inputs, market.folds[0])
     assert made.valid.any()
 
 
@@ -58,7 +58,7 @@ def test_first_weights_follow_from_the_seed_and_nothing_else_is_drawn() -> None:
 def test_the_issue_s_entries_are_there() -> None:
     kinds = {name: type(entry) for name, entry in ENTRIES.items()}
     assert {"s4d", "mamba", "lstm", "ssm_gnn"} <= {name for name, kind in kinds.items() if kind is Network}
-    assert {"buy_and_hold", "equal_weight", "momentum"} == {name for name, kind in kinds.items() if kind is Rule}
+    assert {"buy_and_hold", "equal_weight", "momentum"} == {name for name, kind in kinds.items() if kind is TradingRule}
     assert all(entry.summary for entry in ENTRIES.values())
 
 

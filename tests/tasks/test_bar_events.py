@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.graphs.events import KINDS
+from models.graphs.events import EVENT_KINDS
 from models.graphs.market_events import COLUMN
 from tasks.audit import audit_leaks
 from tasks.errors import LeakFoundError
@@ -97,8 +97,8 @@ def test_a_bar_has_the_settlements_and_events_up_to_its_close(desk) -> None:
     assert counts["2024-06-27T12"] == 2
     assert counts["2024-06-27T07"] == 1 and counts["2024-06-27T08"] == 0  # settled at 08:00, as a bar closes
     first = events.spans[list(counts).index("2024-06-27T12"), 0]
-    assert {KINDS[k] for k in events.events.kind[first : first + 2]} == {"trade", "liquidation"}
-    settled = events.events.kind == KINDS.index("funding")
+    assert {EVENT_KINDS[k] for k in events.events.kind[first : first + 2]} == {"trade", "liquidation"}
+    settled = events.events.kind == EVENT_KINDS.index("funding")
     assert settled.sum() == 2 + 3 * 18 + 1  # from 10 June, 8:00, to midnight, the close of the last bar
     np.testing.assert_allclose(events.events.features[settled, COLUMN["rate"]], np.arange(57) * 0.1, atol=1e-6)
 
@@ -123,7 +123,7 @@ def test_bars_of_a_second_have_the_books_and_the_small_trades_too(desk) -> None:
     events = load_bar_events(seconds)
     assert events is not None
     own = events.of_bars(events.opens)
-    assert [KINDS[kind] for kind in own.events.kind[:2]] == ["trade", "book"]
+    assert [EVENT_KINDS[kind] for kind in own.events.kind[:2]] == ["trade", "book"]
     assert own.spans[:3].tolist() == [[0, 0], [0, 2], [2, 2]]  # the book came at the very close
     publish(desk, FRIDAY)
     assert first_unseen_bar(seconds, events) == len(events.opens)

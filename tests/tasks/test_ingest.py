@@ -17,8 +17,8 @@ from prefect.states import Failed
 
 from tasks import ingest
 from tasks.errors import MarketDownError, NightOutOfRangeError, OutageError, TapeMissingError, TooManyBadSymbolsError
-from tasks.ingest import IngestReport, ingest_bars, ingest_universe, may_pass
-from tasks.markets.recording import PRICES, Bars
+from tasks.ingest import IngestReport, ingest_bars, ingest_universe, is_outage
+from tasks.markets.recording import OHLC, Bars
 from tasks.markets.simulated import Simulated
 from tasks.markets.tape import as_seen
 from tasks.night import Night
@@ -75,7 +75,7 @@ def _daily(market: Simulated, symbol: str) -> pa.Table:
 def _hourly(market: Simulated, symbol: str) -> pa.Table:
     bars: Bars = market.perpetual(symbol).bars["1h"]
     ts = pa.array(bars.ts).cast(pa.timestamp("us", "UTC"))
-    prices = {name: getattr(bars, name) for name in (*PRICES, "volume")}
+    prices = {name: getattr(bars, name) for name in (*OHLC, "volume")}
     return pa.table({"symbol": [symbol] * len(ts), "ts": ts, **prices})
 
 
@@ -423,5 +423,5 @@ def test_the_task_runs_a_night_and_is_tried_again_for_outages_only(warehouse, ta
     night = Night(FRIDAY, "recorded", STOCKS, warehouse, datetime(2024, 5, 18, tzinfo=UTC), tape)
     assert ingest_bars.fn(night, **OPTIONS).bars == 4 * 13
     assert {row["run_id"] for row in rows(warehouse, "bars")} == {night.run_id}
-    verdicts = [may_pass(None, None, Failed(data=error("x"))) for error in (OutageError, MarketDownError, ValueError)]
+    verdicts = [is_outage(None, None, Failed(data=error("x"))) for error in (OutageError, MarketDownError, ValueError)]
     assert verdicts == [True, True, False]

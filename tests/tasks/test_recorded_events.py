@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from models.graphs.events import KINDS
-from models.graphs.surroundings import Surroundings
+from models.graphs.context import SideInputs
+from models.graphs.events import EVENT_KINDS
 from models.training.config import TrainConfig
 from models.training.fit import fit_fold, predict_fold
 from models.zoo import Spec
@@ -30,7 +30,7 @@ def test_a_bar_is_made_of_the_very_trades_that_reach_it_as_events(market: Traini
     by_bar = market.events
     assert by_bar is not None
     close = by_bar.closes.astype(np.int64) // 1000
-    mine = (by_bar.events.kind == KINDS.index("trade")) & (by_bar.events.dst == place)
+    mine = (by_bar.events.kind == EVENT_KINDS.index("trade")) & (by_bar.events.dst == place)
     for bar in (1, 100, 343):
         start, stop = by_bar.spans[bar]
         inside = own[(own["ts_ms"] > close[bar]) & (own["ts_ms"] <= close[bar + 1])]
@@ -41,13 +41,13 @@ def test_a_temporal_graph_network_learns_from_them_and_only_of_the_past(market: 
     fold, path = market.folds[0], tmp_path / "m.safetensors"
     config = TrainConfig(epochs=1, chunk_bars=32, burn_in_bars=12, context_bars=24, batch_sequences=12)
     spec = Spec("tgn", d_model=8, n_layers=1)
-    around = market.surroundings_of(spec)
+    around = market.side_inputs_of(spec)
     fit_fold(spec, config, market.features, market.labels, around, fold, path)
     made = predict_fold(path, market.features, around, fold).returns
     at, by_bar = 20, around.events
     assert np.isfinite(made).all() and by_bar is not None
     known = by_bar.events.between(0, int(by_bar.closes[fold.test_start + at + 1].astype(np.int64)))
-    cut = Surroundings(around.snapshots, replace(by_bar, events=known))
+    cut = SideInputs(around.snapshots, replace(by_bar, events=known))
     again = predict_fold(path, market.features, cut, fold).returns
     np.testing.assert_array_equal(again[: at + 1], made[: at + 1])
     assert not np.array_equal(again[at + 1 :], made[at + 1 :])

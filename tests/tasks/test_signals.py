@@ -13,11 +13,11 @@ import pytest
 
 from models.scoring.portfolio import Limits
 from tasks.backtest import run_backtests
-from tasks.book import forecast_weights, load_book
 from tasks.errors import NoForecastsError, SourceMismatchError
 from tasks.forecasts import Contender, load_forecasts
 from tasks.graphs import write_features
 from tasks.ledger import write_night
+from tasks.portfolio_inputs import forecast_weights, load_portfolio_inputs
 from tasks.signals import SignalReport, next_signals
 from warehouse.errors import PublishedNightError
 
@@ -70,7 +70,7 @@ def test_every_network_speaks_of_every_symbol_for_the_next_session(desk, night) 
 
 def test_weights_are_the_last_decision_of_the_backtest(desk, night) -> None:
     speak(night)
-    book = load_book(night)
+    book = load_portfolio_inputs(night)
     for contender in (NET, OTHER):
         forecast = load_forecasts(night, contender, 5, book.ts)
         expected = forecast_weights(book, forecast, LIMITS, 0)[-1]

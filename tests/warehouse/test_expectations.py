@@ -15,8 +15,8 @@ import pandas as pd
 import pytest
 
 from warehouse.expectations import Verdict, inspect_delta, judge
-from warehouse.measures import Evidence, coverage, latest
-from warehouse.rules import BLOCK, FLAG, QUARANTINE, RULES, TABLES, Rule, holds
+from warehouse.row_checks import CheckContext, coverage, latest
+from warehouse.rules import BLOCK, FLAG, QUARANTINE, RULES, TABLES, CheckRule, holds
 
 DAY = np.timedelta64(1, "D")
 FIRST = np.datetime64("2024-01-01", "us")
@@ -50,12 +50,14 @@ def clean() -> Frames:
     return {"bars": bars(), "corporate_actions": actions(), "funding_rates": funding()}
 
 
-def evidence(frames: Frames, known: pd.DataFrame | None = None, until: np.datetime64 = FIRST + DAY * BARS) -> Evidence:
+def evidence(
+    frames: Frames, known: pd.DataFrame | None = None, until: np.datetime64 = FIRST + DAY * BARS
+) -> CheckContext:
     """What surrounds the frames on a market that never closes; ``known`` bars were accepted before."""
     before = bars(0) if known is None else known
     own = frames["bars"]
     symbols = sorted({*own["symbol"], *before["symbol"]})
-    return Evidence(
+    return CheckContext(
         clock=until,
         interval="1d",
         opens=np.arange(FIRST, until, DAY),
@@ -70,12 +72,12 @@ def evidence(frames: Frames, known: pd.DataFrame | None = None, until: np.dateti
     )
 
 
-def rule_named(table: str, name: str) -> Rule:
+def rule_named(table: str, name: str) -> CheckRule:
     (found,) = [rule for rule in RULES if (rule.table, rule.name) == (table, name)]
     return found
 
 
-def verdict(table: str, name: str, frames: Frames, around: Evidence | None = None) -> Verdict:
+def verdict(table: str, name: str, frames: Frames, around: CheckContext | None = None) -> Verdict:
     """The verdict of one rule on the frames, through the library."""
     around = around or evidence(frames)
     covered = coverage(around, frames["bars"][["symbol", "ts"]])
@@ -333,7 +335,7 @@ def test_a_universe_without_any_bar_is_no_pass() -> None:
     assert [v.rule.name for v in inspect_delta(frames, around, 0.1).blocking] == ["last_bar"]
 
 
-def many(bad_symbols: int) -> tuple[Frames, Evidence]:
+def many(bad_symbols: int) -> tuple[Frames, CheckContext]:
     """Ten symbols, of which the first ones have a bar of negative volume on each of 50 days."""
     frames = {**clean(), "bars": pd.concat([bars(symbol=f"S{k}") for k in range(10)], ignore_index=True)}
     for k in range(bad_symbols):
@@ -376,12 +378,12 @@ def test_at_most_a_hundred_keys_are_kept_and_all_rows_counted() -> None:
 
 
 def test_a_rule_that_cannot_be_measured_blocks_and_the_others_still_speak(caplog: pytest.LogCaptureFixture) -> None:
-    def stumble(_: pd.DataFrame, __: Evidence) -> np.ndarray:
+    def stumble(_: pd.DataFrame, __: CheckContext) -> np.ndarray:
         raise ZeroDivisionError("no way to tell")
 
     frames = clean()
     put("bars", 7, volume=0.0)(frames)
-    rules = [Rule("odd", "bars", FLAG, "is odd", "look", measure=stumble), rule_named("bars", "zero_volume")]
+    rules = [CheckRule("odd", "bars", FLAG, "is odd", "look", measure=stumble), rule_named("bars", "zero_volume")]
     with caplog.at_level(logging.ERROR):
         odd, volume = judge({"bars": frames["bars"]}, rules, evidence(frames))
     assert odd.blocks and "ZeroDivisionError: no way to tell" in odd.message
@@ -395,7 +397,7 @@ def test_a_rule_that_cannot_be_measured_blocks_and_the_others_still_speak(caplog
 def test_a_rule_the_library_stumbles_over_blocks_and_the_others_still_speak(demand: tuple) -> None:
     frames = clean()
     put("bars", 7, volume=0.0)(frames)
-    rules = [Rule("odd", "bars", FLAG, "is odd", "look", (demand,)), rule_named("bars", "zero_volume")]
+    rules = [CheckRule("odd", "bars", FLAG, "is odd", "look", (demand,)), rule_named("bars", "zero_volume")]
     odd, volume = judge({"bars": frames["bars"]}, rules, evidence(frames))
     assert odd.blocks and odd.policy == BLOCK and "could not be evaluated" in odd.message
     assert volume.rows.tolist() == [7] and not volume.problem

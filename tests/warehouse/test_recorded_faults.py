@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from warehouse.expectations import inspect_delta, judge
-from warehouse.measures import Evidence
+from warehouse.row_checks import CheckContext
 from warehouse.rules import RULES, TABLES
 
 DAY = np.timedelta64(1, "D")
@@ -51,11 +51,11 @@ def table(name: str, frame: pd.DataFrame) -> pd.DataFrame:
 
 def first_night(
     bars: pd.DataFrame, actions: pd.DataFrame, funding: pd.DataFrame, step: np.timedelta64
-) -> tuple[dict[str, pd.DataFrame], Evidence]:
+) -> tuple[dict[str, pd.DataFrame], CheckContext]:
     """Everything as the delta of one first night; the grid is what the bars themselves print."""
     delta = dict(zip(TABLES, map(table, TABLES, (bars, actions, funding)), strict=True))
     ts, nothing = delta["bars"]["ts"], pd.DataFrame()
-    return delta, Evidence(
+    return delta, CheckContext(
         clock=ts.to_numpy().max() + step,
         interval=delta["bars"]["interval"][0],
         opens=np.unique(ts),

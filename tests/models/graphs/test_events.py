@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.graphs.events import KINDS, Events, concatenate, from_contacts
+from models.graphs.events import EVENT_KINDS, Events, concatenate, events_from_edges
 from models.graphs.snapshot import GraphError
 
 NODES = ("asset:A", "asset:B", "trade:A")
@@ -53,7 +53,7 @@ def test_features_that_are_no_numbers_kinds_unknown_and_wrong_types_are_refused(
     with pytest.raises(GraphError, match=r"event 1 .*NaN or infinite"):
         replace(good, features=np.array([[0.0], [np.nan]], dtype=np.float32))
     with pytest.raises(GraphError, match=r"event 0 .*kind is not in"):
-        replace(good, kind=np.array([len(KINDS), 0], dtype=np.int8))
+        replace(good, kind=np.array([len(EVENT_KINDS), 0], dtype=np.int8))
     with pytest.raises(GraphError, match=r"t is float64 .*give int64"):
         replace(good, t=good.t / 2)
     with pytest.raises(GraphError, match="dst is int64"):
@@ -77,7 +77,7 @@ def test_parts_between_other_nodes_are_refused() -> None:
 
 
 def test_contacts_become_events_between_ids_in_their_order() -> None:
-    made = from_contacts(np.array([30, 10]), np.array([10, 20]), np.array([100, 101]))
+    made = events_from_edges(np.array([30, 10]), np.array([10, 20]), np.array([100, 101]))
     assert made.nodes == ("10", "20", "30")
     assert (made.src.tolist(), made.dst.tolist()) == ([2, 0], [0, 1])
     assert made.t.tolist() == [100_000_000, 101_000_000]
@@ -86,5 +86,5 @@ def test_contacts_become_events_between_ids_in_their_order() -> None:
 
 def test_the_recorded_messages_of_a_college_are_read_whole(shared_data: Path) -> None:
     src, dst, seconds = np.loadtxt(shared_data / "temporal_graphs/CollegeMsg.txt.gz", dtype=np.int64).T
-    made = from_contacts(src, dst, seconds)
+    made = events_from_edges(src, dst, seconds)
     assert (len(made), len(made.nodes)) == (59_835, 1_899)

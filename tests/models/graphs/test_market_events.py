@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.graphs.events import KINDS, Events, concatenate
+from models.graphs.events import EVENT_KINDS, Events, concatenate
 from models.graphs.market_events import (
     COLUMN,
     FEATURES,
@@ -46,7 +46,7 @@ def named(events: Events) -> list[tuple[str, str]]:
 def test_a_trade_says_size_side_value_and_how_it_moved_its_own_price() -> None:
     made = trades([10, 20, 30], ["BTC", "ETH", "BTC"], [100.0, 50.0, 99.0], [1.0, 1.0, -1.0])
     assert named(made) == [("trade:BTC", "asset:BTC"), ("trade:ETH", "asset:ETH"), ("trade:BTC", "asset:BTC")]
-    assert {KINDS[k] for k in made.kind} == {"trade"}
+    assert {EVENT_KINDS[k] for k in made.kind} == {"trade"}
     move = 100 * np.log(0.99)
     assert said(made, "return") == pytest.approx([0, 0, move])
     assert said(made, "impact") == pytest.approx([0, 0, -move])

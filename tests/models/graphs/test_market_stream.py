@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.graphs.events import KINDS, Events, concatenate
+from models.graphs.events import EVENT_KINDS, Events, concatenate
 from models.graphs.market_events import market_nodes, with_clocks
-from models.graphs.market_stream import BUILDERS, MARKET_ROW, MEASURES, MarketEvents
+from models.graphs.market_stream import BUILDERS, EVENT_VALUES, MARKET_ROW, MarketEvents
 from models.graphs.snapshot import GraphError
 
 SYMBOLS = ("AAA", "BBB", "CCC")
@@ -20,7 +20,9 @@ def market_rows(events: int, seconds: int, seed: int = 0) -> np.ndarray:
     rows = np.zeros(events, MARKET_ROW)
     rows["t"] = np.sort(draw.integers(0, seconds * 1_000, events)) * 1_000 + 1_700_000_000_000_000
     rows["key"] = np.arange(events)
-    rows["kind"] = [KINDS.index(kind) for kind in draw.choice(list(BUILDERS), events, p=[0.6, 0.3, 0.02, 0.04, 0.04])]
+    rows["kind"] = [
+        EVENT_KINDS.index(kind) for kind in draw.choice(list(BUILDERS), events, p=[0.6, 0.3, 0.02, 0.04, 0.04])
+    ]
     rows["symbol"] = draw.integers(0, len(SYMBOLS), events)
     rows["next_t"] = rows["t"] + 3_600_000_000
     rows["price"], rows["size"] = draw.uniform(90, 110, events), np.exp(draw.normal(3, 3, events))
@@ -40,8 +42,8 @@ def test_one_batch_has_the_features_that_the_builders_give_to_a_table() -> None:
     rows = market_rows(2_000, 300)
     parts = []
     for kind, build in BUILDERS.items():
-        own = rows[rows["kind"] == KINDS.index(kind)]
-        columns = {name: own[name] for name in ("t", "next_t", *MEASURES)}
+        own = rows[rows["kind"] == EVENT_KINDS.index(kind)]
+        columns = {name: own[name] for name in ("t", "next_t", *EVENT_VALUES)}
         parts.append(build(SYMBOLS, columns | {"symbol": np.array(SYMBOLS)[own["symbol"]]}))
     table, batch = with_clocks(concatenate(parts)), MarketEvents(SYMBOLS)(rows)
     for name in DTYPES:
@@ -74,7 +76,7 @@ def test_only_what_may_be_looked_back_to_is_kept() -> None:
     rows = market_rows(20_000, 3_600)
     build = MarketEvents(SYMBOLS)
     build(rows)
-    trades = rows["t"][rows["kind"] == KINDS.index("trade")]
+    trades = rows["t"][rows["kind"] == EVENT_KINDS.index("trade")]
     assert len(build.traded) == (trades >= trades[-1] - 60_000_000).sum()
     assert len(build.past) <= len(SYMBOLS) * (len(BUILDERS) + 1) + 1
     assert build.past[0] == rows[0]

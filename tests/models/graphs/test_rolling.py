@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.graphs.keeping import Edges, strongest
+from models.graphs.edge_selection import Edges, strongest
 from models.graphs.measures import correlation
 from models.graphs.rolling import rolling_edges
 

@@ -5,12 +5,12 @@ import torch
 from torch import nn
 
 from models.layers.errors import DtypeError, LayerError, NotFiniteError, ShapeError, SizeError, StateError
-from models.nets.layers import KINDS
+from models.nets.sequence_layers import SEQUENCE_LAYERS
 
 D = 4
-LAYERS = {name: kind.layer(D, 4) if kind.stateful else kind.layer(D) for name, kind in KINDS.items()}
+LAYERS = {name: kind.layer(D, 4) if kind.state_space else kind.layer(D) for name, kind in SEQUENCE_LAYERS.items()}
 every_layer = pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
-with_gaps = pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if kind.stateful])
+with_gaps = pytest.mark.parametrize("name", [name for name, kind in SEQUENCE_LAYERS.items() if kind.state_space])
 
 
 @every_layer
@@ -63,15 +63,15 @@ def test_gaps(name: str) -> None:
 def test_sizes(name: str) -> None:
     for sizes in ((D, 0), (0, 4)):
         with pytest.raises(SizeError):
-            KINDS[name].layer(*sizes)
+            SEQUENCE_LAYERS[name].layer(*sizes)
     if name != "mamba_simplified":
         for bounds in ((0.0, 0.1), (0.2, 0.1)):
             with pytest.raises(SizeError, match="dt_min"):
-                KINDS[name].layer(D, 4, dt_min=bounds[0], dt_max=bounds[1])
+                SEQUENCE_LAYERS[name].layer(D, 4, dt_min=bounds[0], dt_max=bounds[1])
 
 
 @with_gaps
 def test_weights_in_half_precision_say_to_use_autocast(name: str) -> None:
-    kind = KINDS[name]
+    kind = SEQUENCE_LAYERS[name]
     with pytest.raises(LayerError, match="autocast"):
         kind.layer(D, 4).bfloat16()(torch.zeros(2, 3, D, dtype=torch.bfloat16))

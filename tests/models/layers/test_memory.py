@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from models.layers import memory as mem
 from models.layers.errors import SizeError
-from models.layers.neighbours import NOBODY, Ends, grouped
-from models.nets.contacts import Contacts
+from models.layers.neighbours import NO_NEIGHBOUR, Ends, grouped
+from models.nets.event_batch import EventBatch
 from models.nets.temporal_graph import Parts, Sizes, State, TemporalGraph, preset
 
 # src, dst, time, feature; nodes 0 and 1 speak to 2, 3 and 4. Batches: [0, 4), [4, 8), [8, 10)
@@ -29,10 +29,10 @@ N, SLOTS = 6, 3  # node 5 never takes part
 SAID = {0: [1, 3, 5], 1: [2], 2: [1, 2, 5], 3: [3]}  # what each node hears in the first batch, in order
 
 
-def contacts(first: int = 0, stop: int = 10) -> Contacts:
+def contacts(first: int = 0, stop: int = 10) -> EventBatch:
     src, dst, t, said = zip(*EVENTS[first:stop], strict=True)
     times, features = torch.tensor(t, dtype=torch.float64), torch.tensor(said)[:, None]
-    return Contacts(torch.tensor(src), torch.tensor(dst), times, features)
+    return EventBatch(torch.tensor(src), torch.tensor(dst), times, features)
 
 
 def listening(aggregator: str, updater: str = "rnn", **parts: object) -> TemporalGraph:
@@ -66,14 +66,14 @@ def heard(state: State) -> list[float]:
 
 def test_counts_and_last_updates_are_those_of_the_ten_events() -> None:
     memory, _ = run(listening("last"))
-    assert memory.seen.tolist() == [6, 5, 4, 3, 2, 0]
+    assert memory.event_count.tolist() == [6, 5, 4, 3, 2, 0]
     assert memory.updated.tolist() == [9.0, 8.0, 7.0, 9.0, 7.0, 0.0]
 
 
 def test_the_ring_holds_the_three_newest_neighbours_of_every_node() -> None:
     _, ring = run(listening("last"))
     found = [
-        sorted((t, other, x[0]) for t, other, x in zip(*row, strict=True) if other != NOBODY)
+        sorted((t, other, x[0]) for t, other, x in zip(*row, strict=True) if other != NO_NEIGHBOUR)
         for row in zip(ring.t.tolist(), ring.other.tolist(), ring.features.tolist(), strict=True)
     ]
     assert found == [
@@ -85,7 +85,7 @@ def test_the_ring_holds_the_three_newest_neighbours_of_every_node() -> None:
         [],
     ]
     sides = {1.0: 0, -1.0: 0}
-    for side in ring.features[ring.other != NOBODY][:, 1].tolist():
+    for side in ring.features[ring.other != NO_NEIGHBOUR][:, 1].tolist():
         sides[side] += 1
     assert sides == {1.0: 5, -1.0: 9}
 
@@ -97,7 +97,7 @@ def test_many_events_of_one_node_in_one_batch_leave_the_same_ring_as_one_by_one(
         one_by_one = graph.insert(one_by_one, contacts(i, i + 1))
     for a, b in zip(at_once[1], one_by_one[1], strict=True):
         assert torch.equal(a, b)
-    assert torch.equal(at_once[0].seen, one_by_one[0].seen)
+    assert torch.equal(at_once[0].event_count, one_by_one[0].event_count)
 
 
 @pytest.mark.parametrize(

@@ -9,19 +9,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.layers import attention_cpu, edges_cpu, message_passing
+from models.layers import message_passing
 from models.layers.errors import ShapeError, SizeError
+from models.layers.kernels import attention_cpu, edges_cpu
 from models.layers.learned_edges import LearnedEdges
-from models.layers.message_passing import GAT, GCN, KINDS, SAGE, GATv2
+from models.layers.message_passing import GAT, GCN, MESSAGE_LAYERS, SAGE, GATv2
 
 S, N, D, HEADS = 3, 6, 8, 2
-every_kind = pytest.mark.parametrize("kind", KINDS)
+every_kind = pytest.mark.parametrize("kind", MESSAGE_LAYERS)
 
 
 def layer_of(kind: str) -> nn.Module:
     """A layer all of whose weights are random, but for the gains."""
     torch.manual_seed(0)
-    layer = KINDS[kind](D)
+    layer = MESSAGE_LAYERS[kind](D)
     with torch.no_grad():
         layer.get_parameter("hear.bias" if kind == "sage" else "bias").normal_()
     return layer
@@ -162,7 +163,7 @@ def test_every_form_gives_the_same_values_and_gradients(kind: str, width: int, m
     for form, chunk in (("_sparse", message_passing.CHUNK), ("_dense", message_passing.CHUNK), ("_dense", 1)):
         monkeypatch.setattr(message_passing, "CHUNK", chunk)
         torch.manual_seed(0)
-        layer = KINDS[kind](width, heads=2)
+        layer = MESSAGE_LAYERS[kind](width, heads=2)
         nn.init.normal_(layer.gain)
         h, adjacency = torch.randn(S, N, width).requires_grad_(), random_graphs(signed=True).requires_grad_()
         y = message_passing.in_pieces(getattr(layer, form), h, adjacency, size=1)
@@ -231,7 +232,7 @@ def test_what_is_no_batch_of_graphs_is_refused(kind: str) -> None:
 @pytest.mark.parametrize("kind", message_passing.ATTENTIVE)
 def test_heads_must_divide_the_width(kind: str) -> None:
     with pytest.raises(SizeError, match="not divisible by 3 heads"):
-        KINDS[kind](8, heads=3)
+        MESSAGE_LAYERS[kind](8, heads=3)
 
 
 def test_learned_edges_are_the_mean_softmax_of_the_heads() -> None:

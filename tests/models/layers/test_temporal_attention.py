@@ -67,7 +67,7 @@ def test_the_gathered_form_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_node_without_neighbours_hears_nothing_and_an_empty_slot_is_never_read() -> None:
     torch.manual_seed(0)
     layer, slots, z = TemporalAttention(D, 12 + F + P, heads=2), slots_of(12), torch.randn(Q, D)
-    expected = layer.merge(torch.cat([torch.zeros(1, D), z[2:3]], dim=1))
+    expected = layer._merge(torch.cat([torch.zeros(1, D), z[2:3]], dim=1))
     torch.testing.assert_close(layer(z, slots)[2:3], expected)
     empty = slots.ids < 0
     said, elapsed = torch.where(empty[..., None], 99.0, slots.said), torch.where(empty, 99.0, slots.elapsed)

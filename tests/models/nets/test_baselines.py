@@ -7,9 +7,9 @@ import pytest
 
 from models.nets.baselines import buy_and_hold, equal_weight, momentum
 from models.panel import Panel
-from models.zoo import ENTRIES, Rule
+from models.zoo import ENTRIES, TradingRule
 
-RULES = {name: entry.weights for name, entry in ENTRIES.items() if isinstance(entry, Rule)}
+RULES = {name: entry.weights for name, entry in ENTRIES.items() if isinstance(entry, TradingRule)}
 
 
 def bars_of(total_return: np.ndarray, mask: np.ndarray | None = None) -> Panel:
@@ -30,7 +30,7 @@ def test_buy_and_hold_keeps_the_benchmark_through_a_missed_bar() -> None:
     weights = buy_and_hold(bars_of(np.zeros((4, 1)), np.array([[False], [True], [False], [True]])))
     assert weights[:, 0].tolist() == [0, 1, 1, 1]
     entry = ENTRIES["buy_and_hold"]
-    assert isinstance(entry, Rule) and entry.benchmark_only
+    assert isinstance(entry, TradingRule) and entry.benchmark_only
 
 
 def test_momentum_buys_the_best_that_rose_and_holds_until_the_next_choice() -> None:

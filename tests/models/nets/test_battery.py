@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from models.features.scaling import Scaler
 from models.layers.dropout import Dropout, reseed
+from models.nets.estimators import Estimator, TrainingRows
 from models.nets.forecast import CLASSES, Batch, Forecast, GraphSteps
-from models.nets.rows import RowModel, Rows
 from models.nets.sequence import RunningMean
 from models.training.artifact import Header, Outcome, load_artifact, save_artifact
 from models.training.config import TrainConfig
@@ -38,7 +38,7 @@ def network_of(name: str, dropout: float = 0.0, seed: int = 0) -> nn.Module:
 def outspoken(network: nn.Module, seed: int) -> nn.Module:
     """With random heads; or, if it is fitted in one go, fitted to a few rows."""
     torch.manual_seed(seed)
-    if isinstance(network, RowModel):
+    if isinstance(network, Estimator):
         network.fit_rows(rows_of(seed))
     else:
         for parameter in network.heads.parameters():
@@ -46,14 +46,14 @@ def outspoken(network: nn.Module, seed: int) -> nn.Module:
     return network.eval()
 
 
-def rows_of(seed: int) -> Rows:
+def rows_of(seed: int) -> TrainingRows:
     """160 bars whose targets follow from the bar and the one before it."""
     draw = torch.Generator().manual_seed(7)
     x, noise = torch.randn(1, 160, N, F, generator=draw), torch.randn(160, N, H, generator=draw)
     before = x[0].roll(1, dims=0)
     returns = (0.8 * x[0, ..., 0] + 0.6 * before[..., 1])[..., None] + 0.3 * noise
     classes = torch.bucketize(returns[..., 0].contiguous(), torch.tensor([-1.0, -0.25, 0.25, 1.0]))
-    return Rows(
+    return TrainingRows(
         Batch(x, torch.rand(1, 160, N, generator=draw) < 0.95, torch.ones(1, 160)),
         returns,
         0.3 * x[0, ..., 0] + 0.2 * before[..., 2] + 0.1 * noise[..., 0],
@@ -67,7 +67,7 @@ def rows_of(seed: int) -> Rows:
 
 
 def skip_without_gradient(network: nn.Module) -> None:
-    if isinstance(network, RowModel):
+    if isinstance(network, Estimator):
         pytest.skip("fitted in one go: no gradient, no dropout, no layer")
 
 

@@ -17,9 +17,9 @@ from torch.nn.functional import cross_entropy
 
 from models.layers.errors import SizeError
 from models.nets.boosting import GradientBoosting
+from models.nets.estimators import Estimator, TrainingRows
 from models.nets.forecast import Batch, Forecast
 from models.nets.ridge import PENALTIES, Ridge, linear, logistic
-from models.nets.rows import RowModel, Rows
 from models.nets.spec import Spec
 from models.training.artifact import load_artifact, save_artifact
 from models.training.errors import ForeignArtifactError
@@ -28,7 +28,7 @@ from models.training.fit import fit_fold
 T, N, COLUMNS = 1500, 3, ("return_1", "noise", "volatility_60")
 
 
-def planted(seed: int = 0) -> Rows:
+def planted(seed: int = 0) -> TrainingRows:
     """Returns follow the bar before, volatility and classes the bar itself; horizon 5 is never known."""
     draw = torch.Generator().manual_seed(seed)
     x = torch.randn(1, T, N, 3, generator=draw)
@@ -38,16 +38,16 @@ def planted(seed: int = 0) -> Rows:
     scores = x[0, ..., 2, None] * torch.tensor([-1.0, -0.5, 0.0, 0.5, 1.0]) + torch.tensor([0.0, 0.5, 1.0, 0.5, 0.0])
     classes = torch.multinomial(torch.softmax(scores, -1).flatten(0, 1), 1, generator=draw).reshape(T, N)
     batch = Batch(x, torch.ones(1, T, N, dtype=torch.bool), torch.ones(1, T))
-    return Rows(batch, returns, log_volatility, classes, (0, 1000), (1005, T), COLUMNS, (1, 5), seed)
+    return TrainingRows(batch, returns, log_volatility, classes, (0, 1000), (1005, T), COLUMNS, (1, 5), seed)
 
 
-def fitted(kind: Callable[..., RowModel], rows: Rows, **options: object) -> RowModel:
+def fitted(kind: Callable[..., Estimator], rows: TrainingRows, **options: object) -> Estimator:
     model = kind(Spec("any"), rows.batch.x.shape[-1], len(rows.horizons), **options)
     model.fit_rows(rows)
     return model
 
 
-def forecast(model: RowModel, rows: Rows) -> Forecast:
+def forecast(model: Estimator, rows: TrainingRows) -> Forecast:
     with torch.no_grad():
         return model(rows.batch)
 
@@ -57,14 +57,14 @@ def correlation(one: Tensor, other: Tensor) -> float:
 
 
 @pytest.fixture(scope="module", params=[Ridge, GradientBoosting])
-def lagged(request: pytest.FixtureRequest) -> tuple[RowModel, Rows, Forecast]:
+def lagged(request: pytest.FixtureRequest) -> tuple[Estimator, TrainingRows, Forecast]:
     """A model fitted to planted rows, and its forecasts of others."""
     other = planted(seed=1)
     model = fitted(request.param, planted())
     return model, other, forecast(model, other)
 
 
-def test_a_return_that_follows_the_bar_before_is_found(lagged: tuple[RowModel, Rows, Forecast]) -> None:
+def test_a_return_that_follows_the_bar_before_is_found(lagged: tuple[Estimator, TrainingRows, Forecast]) -> None:
     _, other, made = lagged
     assert correlation(made.returns[0, 1:, :, 0], other.returns[1:, :, 0]) > 0.6  # 0.71 at best
 
@@ -74,18 +74,18 @@ def test_without_the_bar_before_there_is_nothing_to_find() -> None:
     assert abs(correlation(made.returns[0, ..., 0], other.returns[..., 0])) < 0.1
 
 
-def test_an_output_that_is_never_known_has_no_opinion(lagged: tuple[RowModel, Rows, Forecast]) -> None:
+def test_an_output_that_is_never_known_has_no_opinion(lagged: tuple[Estimator, TrainingRows, Forecast]) -> None:
     assert torch.equal(lagged[2].returns[..., 1], torch.zeros(1, T, N))
 
 
-def test_volatility_is_that_which_squares_average_to(lagged: tuple[RowModel, Rows, Forecast]) -> None:
+def test_volatility_is_that_which_squares_average_to(lagged: tuple[Estimator, TrainingRows, Forecast]) -> None:
     _, other, made = lagged
     surprise = 2 * (other.log_volatility - made.log_volatility[0])
     assert float(surprise.exp().mean()) == pytest.approx(1.0, abs=0.2)  # exp of the mean log would give 1.65
     assert correlation(made.log_volatility[0], other.log_volatility) > 0.55  # 0.62 at best
 
 
-def test_class_probabilities_are_calibrated(lagged: tuple[RowModel, Rows, Forecast]) -> None:
+def test_class_probabilities_are_calibrated(lagged: tuple[Estimator, TrainingRows, Forecast]) -> None:
     """In every tenth of the forecasts the class comes up about as often as was said; and more is known than its
     frequency."""
     _, other, made = lagged
@@ -99,7 +99,7 @@ def test_class_probabilities_are_calibrated(lagged: tuple[RowModel, Rows, Foreca
     assert informed < float(cross_entropy(frequencies.expand(T * N, 5), other.class_5.flatten())) - 0.05
 
 
-def test_rows_between_and_after_the_spans_are_never_read(lagged: tuple[RowModel, Rows, Forecast]) -> None:
+def test_rows_between_and_after_the_spans_are_never_read(lagged: tuple[Estimator, TrainingRows, Forecast]) -> None:
     model, rows = lagged[0], planted()
     for part in (slice(1000, 1005), slice(1400, None)):
         rows.returns[part], rows.log_volatility[part], rows.class_5[part] = 1e6, 1e6, 0

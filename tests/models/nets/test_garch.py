@@ -16,11 +16,11 @@ from arch import arch_model
 
 from models.features.indicators import FeatureError, compute_features
 from models.features.labels import compute_labels
-from models.graphs.surroundings import Surroundings
+from models.graphs.context import SideInputs
 from models.layers.errors import ShapeError, StateError
+from models.nets.estimators import TrainingRows
 from models.nets.forecast import Batch, Forecast
 from models.nets.garch import Garch, label_bars, mean_ahead
-from models.nets.rows import Rows
 from models.nets.spec import Spec
 from models.panel import Panel
 from models.scoring.folds import walk_forward
@@ -32,18 +32,18 @@ T, N, COLUMNS = 1500, 3, ("return_1", "noise", "volatility_60")
 OMEGA, ALPHA, BETA = 4e-6, 0.12, 0.84
 
 
-def fitted(rows: Rows) -> Garch:
+def fitted(rows: TrainingRows) -> Garch:
     model = Garch(Spec("garch"), len(rows.columns), len(rows.horizons))
     model.fit_rows(rows)
     return model
 
 
-def forecast(model: Garch, rows: Rows) -> Forecast:
+def forecast(model: Garch, rows: TrainingRows) -> Forecast:
     with torch.no_grad():
         return model(rows.batch)
 
 
-def garch_rows(seed: int = 0, bars: int = T) -> tuple[Rows, np.ndarray]:
+def garch_rows(seed: int = 0, bars: int = T) -> tuple[TrainingRows, np.ndarray]:
     """Rows whose returns are a GARCH(1, 1), and its true variances (t, n) of the next bar."""
     draw = np.random.default_rng(seed)
     variance, returns = np.full(N, OMEGA / (1 - ALPHA - BETA)), np.empty((bars, N))
@@ -60,7 +60,7 @@ def garch_rows(seed: int = 0, bars: int = T) -> tuple[Rows, np.ndarray]:
     label = torch.from_numpy(0.5 * np.log(ahead) - np.log(sigma)).float()
     classes = torch.from_numpy(draw.choice(5, p=[0.1, 0.2, 0.4, 0.2, 0.1], size=(bars, N)))
     unknown = torch.full((bars, N, 2), torch.nan)
-    return Rows(
+    return TrainingRows(
         batch, unknown, label, classes, (0, bars * 2 // 3), (bars * 2 // 3 + 5, bars), COLUMNS, (1, 5), 0
     ), variances
 
@@ -163,12 +163,12 @@ def test_garch_is_given_features_as_they_are(random_bars: Callable[..., Panel], 
     labels = compute_labels(bars, features.column("volatility_60"), (1, 5), 5)
     fold = walk_forward(features.ts, labels.end, warmup_bars=61, train_bars=250, test_bars=60, embargo_bars=2)[0]
     path = tmp_path / "garch.safetensors"
-    outcome = fit_fold(Spec("garch"), TrainConfig(), features, labels, Surroundings(), fold, path).outcome
+    outcome = fit_fold(Spec("garch"), TrainConfig(), features, labels, SideInputs(), fold, path).outcome
     header = read_header(path)
     row = features.values[fold.train[0], 0]
     np.testing.assert_array_equal(header.scaler.transform(row), row.astype(np.float32))
     assert (outcome.epochs, outcome.parameters) == (1, 3 * 4 + 5)
-    made = predict_fold(path, features, Surroundings(), fold)
+    made = predict_fold(path, features, SideInputs(), fold)
     made_volatility = made.volatility[made.valid]
     assert 0.015 < float(np.median(made_volatility)) < 0.025  # the bars were drawn with 0.02
 

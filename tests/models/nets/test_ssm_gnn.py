@@ -18,7 +18,7 @@ from torch.nn.functional import elu
 
 from models import zoo
 from models.layers.errors import NotCausalError, ShapeError, SizeError, StateError
-from models.layers.message_passing import GAT, GCN, KINDS, SAGE, GATv2
+from models.layers.message_passing import GAT, GCN, MESSAGE_LAYERS, SAGE, GATv2
 from models.nets.forecast import Batch, Forecast, GraphSteps
 from models.nets.sequence import flat
 from models.nets.spec import Spec
@@ -70,7 +70,7 @@ def nudged(batch: Batch, bar: int, asset: int) -> Batch:
     return replace(batch, x=x)
 
 
-@pytest.mark.parametrize(("layer", "messages"), [*product(["s4d", "mamba", "gru"], KINDS)])
+@pytest.mark.parametrize(("layer", "messages"), [*product(["s4d", "mamba", "gru"], MESSAGE_LAYERS)])
 @pytest.mark.parametrize("fusion", ["sequential", "interleaved", "parallel"])
 def test_any_layer_goes_with_any_messages_step_by_step_too(fusion: str, layer: str, messages: str) -> None:
     network, batch = network_of(fusion=fusion, layer=layer, message_passing=messages), batch_of()
@@ -212,7 +212,7 @@ def test_the_pretrained_half_is_taken_over_and_kept_when_frozen() -> None:
     alone, both = network_of(parts="ssm"), network_of(pretrained="ssm", frozen=True)
     with torch.no_grad():
         alone.blocks[0].mix.weight.normal_()
-    both.adopt(alone.state_dict())
+    both.load_pretrained(alone.state_dict())
     assert torch.equal(both.blocks[0].mix.weight, alone.blocks[0].mix.weight)
     assert {name.split(".")[0] for name, p in both.named_parameters() if p.requires_grad} == {
         "exchanges",
@@ -220,10 +220,10 @@ def test_the_pretrained_half_is_taken_over_and_kept_when_frozen() -> None:
         "heads",
     }
     spec = Spec("s4d", d_model=8, n_layers=2, d_state=4)
-    both.adopt(zoo.build(spec, F, H, seed=5).state_dict())
+    both.load_pretrained(zoo.build(spec, F, H, seed=5).state_dict())
     assert torch.equal(both.blocks[0].mix.weight, zoo.build(spec, F, H, seed=5).encoder.blocks[0].mix.weight)
     with pytest.raises(StateError, match="pretrained ssm part are missing or of another shape, the first embedding"):
-        both.adopt(zoo.build(replace(spec, d_model=16), F, H).state_dict())
+        both.load_pretrained(zoo.build(replace(spec, d_model=16), F, H).state_dict())
 
 
 def test_a_fold_fits_the_first_half_on_itself_then_the_rest(market, tmp_path) -> None:
@@ -240,7 +240,7 @@ def test_a_fold_fits_the_first_half_on_itself_then_the_rest(market, tmp_path) ->
     assert again.sha256 == fitted.sha256 and first.stat().st_mtime_ns == written
     first.write_bytes(first.read_bytes()[:400])
     assert fit_fold(**{**arguments, "spec": spec}, artifact=tmp_path / "both.safetensors").sha256 == fitted.sha256
-    assert predict_fold(fitted.artifact, market.features, market.surroundings, market.folds[0]).valid.any()
+    assert predict_fold(fitted.artifact, market.features, market.side_inputs, market.folds[0]).valid.any()
 
 
 @pytest.mark.parametrize(

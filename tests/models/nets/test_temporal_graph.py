@@ -9,34 +9,34 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.graphs.events import KINDS, Events
+from models.graphs.events import EVENT_KINDS, Events
 from models.layers.errors import NotFiniteError, ShapeError, SizeError
 from models.layers.memory import AGGREGATORS
-from models.nets import at_once
-from models.nets.contacts import Contacts
-from models.nets.link import LinkPredictor, acquaintance
+from models.nets.event_batch import EventBatch
+from models.nets.link import LinkPredictor, pair_history_features
 from models.nets.temporal_graph import PRESETS, Parts, Sizes, State, TemporalGraph, copied, detached, preset
+from models.nets.temporal_graph_cpu import CompiledTemporalGraph
 
 NODES, E, F = 8, 60, 3
 every_preset = pytest.mark.parametrize("name", PRESETS)
 
 
-def contacts(seed: int = 0, ties: bool = False) -> Contacts:
+def contacts(seed: int = 0, ties: bool = False) -> EventBatch:
     """Random events between all nodes, in order; with ``ties`` ten at a time."""
     draw = torch.Generator().manual_seed(seed)
     src = torch.randint(0, NODES, (E,), generator=draw)
     dst = (src + torch.randint(1, NODES, (E,), generator=draw)) % NODES
     t = 100 * torch.rand(E, generator=draw, dtype=torch.float64).sort().values
     t = t[::10].repeat_interleave(10) if ties else t
-    return Contacts(src, dst, t, torch.randn(E, F, generator=draw))
+    return EventBatch(src, dst, t, torch.randn(E, F, generator=draw))
 
 
 def network(name: str, **parts: object) -> TemporalGraph:
     torch.manual_seed(0)
-    return TemporalGraph(preset(name, neighbours=4, **parts), Sizes(8, F, 8, longest=100.0)).eval()
+    return CompiledTemporalGraph(preset(name, neighbours=4, **parts), Sizes(8, F, 8, longest=100.0)).eval()
 
 
-def run(graph: TemporalGraph, events: Contacts, state: State | None = None, size: int = 10) -> State:
+def run(graph: TemporalGraph, events: EventBatch, state: State | None = None, size: int = 10) -> State:
     state = graph.initial_state(NODES) if state is None else state
     with torch.no_grad():
         for start in range(0, len(events.src), size):
@@ -49,7 +49,7 @@ def view(graph: TemporalGraph, state: State, at: float = 101.0) -> Tensor:
         return graph.embed(state, torch.arange(NODES), torch.full((NODES,), at, dtype=torch.float64))
 
 
-def predicted(graph: TemporalGraph, events: Contacts, size: int, peeks: bool = False) -> list[Tensor]:
+def predicted(graph: TemporalGraph, events: EventBatch, size: int, peeks: bool = False) -> list[Tensor]:
     """What is predicted for every batch at its own times before it is inserted; after that, if it ``peeks``."""
     state, seen = graph.initial_state(NODES), []
     with torch.no_grad():
@@ -69,7 +69,7 @@ def test_what_happens_later_changes_nothing_before_it(name: str, size: int) -> N
     """Other events from the 30th on leave every prediction up to that of their own batch as it was, to the bit."""
     graph, events, other = network(name), contacts(), contacts(seed=5)
     late = [torch.cat([a[:30], b[30:]]) for a, b in zip(events, other, strict=True)]
-    changed = Contacts(late[0], late[1], events.t, late[3])
+    changed = EventBatch(late[0], late[1], events.t, late[3])
     apart = []
     for peeks in (False, True):
         both = (predicted(graph, stream, size, peeks) for stream in (events, changed))
@@ -83,7 +83,7 @@ def test_simultaneous_events_in_any_order_give_the_same_predictions(name: str, a
     graph, events = network(name, aggregator=aggregator), contacts(ties=True)
     draw = torch.Generator().manual_seed(3)
     order = torch.cat([torch.randperm(10, generator=draw) + start for start in range(0, E, 10)])
-    shuffled = Contacts(*(column[order] for column in events))
+    shuffled = EventBatch(*(column[order] for column in events))
     assert not torch.equal(shuffled.src, events.src)
     torch.testing.assert_close(view(graph, run(graph, shuffled)), view(graph, run(graph, events)), rtol=1e-5, atol=1e-6)
 
@@ -166,14 +166,11 @@ def test_the_torch_forms_say_the_same_from_before_the_first_event_on(name: str) 
         (Parts(neighbours=7, heads=1, aggregator="mean"), Sizes(17, F, 2, longest=100.0)),
     ],
 )
-def test_the_compiled_passes_say_what_torch_says(
-    size: int, parts: Parts, sizes: Sizes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    torch.manual_seed(0)
-    graph, events, found = TemporalGraph(parts, sizes).eval(), contacts(), []
-    for compiled in (True, False):
-        if not compiled:
-            monkeypatch.setattr(at_once, "knows", lambda graph, state: False)
+def test_the_compiled_passes_say_what_torch_says(size: int, parts: Parts, sizes: Sizes) -> None:
+    events, found = contacts(), []
+    for kind in (CompiledTemporalGraph, TemporalGraph):
+        torch.manual_seed(0)
+        graph = kind(parts, sizes).eval()
         state, seen = graph.initial_state(NODES), []
         with torch.no_grad():
             for i in range(0, E, size):
@@ -189,8 +186,8 @@ def test_the_compiled_passes_say_what_torch_says(
 def test_events_of_a_batch_in_any_order_leave_the_same_neighbours() -> None:
     """Node 0 hears of the later event as a destination, of the earlier one as a source."""
     graph, src, dst = network("tgn"), torch.tensor([1, 0]), torch.tensor([0, 2])
-    events = Contacts(src, dst, torch.tensor([2.0, 1.0]).double(), torch.zeros(2, F))
-    back = Contacts(*(column.flip(0) for column in events))
+    events = EventBatch(src, dst, torch.tensor([2.0, 1.0]).double(), torch.zeros(2, F))
+    back = EventBatch(*(column.flip(0) for column in events))
     for a, b in zip(run(graph, events)[1], run(graph, back)[1], strict=True):
         assert torch.equal(a, b)
 
@@ -272,9 +269,9 @@ def test_parts_that_there_are_not_are_refused() -> None:
 def test_events_become_tensors_in_the_unit_asked_for() -> None:
     t, kind = np.array([5_000_000, 8_000_000]), np.array([0, 2], dtype=np.int8)
     given = Events(np.array([0, 1]), np.array([1, 0]), t, kind, np.ones((2, 1), dtype=np.float32), ("a", "b"))
-    made = Contacts.of(given, unit_us=2e6, since_us=1_000_000)
+    made = EventBatch.of(given, unit_us=2e6, since_us=1_000_000)
     assert made.t.tolist() == [2.0, 3.5]
-    assert made.features.shape == (2, 1 + len(KINDS))
+    assert made.features.shape == (2, 1 + len(EVENT_KINDS))
     assert made.features[1].tolist() == [1.0, 0, 0, 1, 0, 0, 0, 0, 0]
 
 
@@ -282,9 +279,9 @@ def test_acquaintance_counts_what_the_rings_hold() -> None:
     graph = network("tgn")
     src, dst = torch.tensor([0, 0, 1, 3]), torch.tensor([1, 2, 2, 0])
     t = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
-    state = graph.insert(graph.initial_state(NODES), Contacts(src, dst, t, torch.zeros(4, F)))
+    state = graph.insert(graph.initial_state(NODES), EventBatch(src, dst, t, torch.zeros(4, F)))
     now = torch.full((2,), 10.0, dtype=torch.float64)
-    known, stranger = acquaintance(state, torch.tensor([0, 0]), torch.tensor([1, 7]), now, 100.0)
+    known, stranger = pair_history_features(state, torch.tensor([0, 0]), torch.tensor([1, 7]), now, 100.0)
     one, two, three = (float(np.log1p(k)) for k in (1, 2, 3))
     # 0 and 1 met once, 9 ago; both know 2; 0 had three events, its last 6 ago, and 1 had two, its last 7 ago
     times = [float(np.log1p(x) / np.log1p(100)) for x in (9, 6, 7)]

@@ -11,6 +11,7 @@ from torch import nn
 
 from models.features.labels import UNKNOWN
 from models.features.scaling import Scaler
+from models.graphs.context import BarEvents, SideInputs
 from models.graphs.events import Events, concatenate
 from models.graphs.market_events import (
     FEATURES,
@@ -21,7 +22,6 @@ from models.graphs.market_events import (
     trade_events,
 )
 from models.graphs.snapshot import GraphError, Snapshot
-from models.graphs.surroundings import BarEvents, Surroundings
 from models.layers.errors import ShapeError
 from models.nets.forecast import Batch, Forecast, GraphSteps
 from models.nets.tgn import Tgn
@@ -60,7 +60,7 @@ def by_bar(events: Events) -> BarEvents:
 
 def batch_of(events: Events | None = None) -> Batch:
     scaler = Scaler(("a", "b"), (0.0, 0.0), (1.0, 1.0))
-    around = Surroundings(events=None if events is None else by_bar(events))
+    around = SideInputs(events=None if events is None else by_bar(events))
     return Inputs.of(panel(), scaler, HOUR, around).batch(torch.arange(-2, BARS)[None])
 
 

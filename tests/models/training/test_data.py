@@ -8,7 +8,7 @@ import torch
 
 from models.features.labels import UNKNOWN, Labels
 from models.features.scaling import Scaler
-from models.graphs.surroundings import Surroundings
+from models.graphs.context import SideInputs
 from models.training.config import TrainConfig
 from models.training.data import FoldData, Inputs
 from models.training.errors import EmptyFoldError
@@ -17,7 +17,7 @@ CONFIG = TrainConfig(epochs=1, chunk_bars=24, burn_in_bars=8, batch_sequences=15
 
 
 def data_of(market, **changes) -> FoldData:
-    return FoldData(CONFIG, market.features, replace(market.labels, **changes), Surroundings(), market.folds[0])
+    return FoldData(CONFIG, market.features, replace(market.labels, **changes), SideInputs(), market.folds[0])
 
 
 def traced(market) -> FoldData:
@@ -62,7 +62,7 @@ def test_the_scaler_knows_only_rows_that_are_learned_from(market) -> None:
     other = market.features.values.copy()
     other[:start] += 7.0
     other[stop:] += 7.0
-    shifted = FoldData(CONFIG, replace(market.features, values=other), market.labels, Surroundings(), market.folds[0])
+    shifted = FoldData(CONFIG, replace(market.features, values=other), market.labels, SideInputs(), market.folds[0])
     assert shifted.scaler == data_of(market).scaler
 
 
@@ -81,7 +81,7 @@ def test_chunks_reach_before_the_training_rows_and_are_masked_before_the_panel(m
 def test_the_order_of_chunks_follows_from_seed_and_epoch(market) -> None:
     def order(seed: int, epoch: int) -> list[float]:
         config = replace(CONFIG, seed=seed)
-        data = FoldData(config, market.features, market.labels, Surroundings(), market.folds[0])
+        data = FoldData(config, market.features, market.labels, SideInputs(), market.folds[0])
         data.trainer = type("At", (), {"current_epoch": epoch})()
         return [float(batch.x.sum()) for batch, _ in data.train_dataloader()]
 
@@ -111,7 +111,7 @@ def test_a_bar_without_trailing_volatility_has_no_target(market) -> None:
 
 def test_each_bar_steps_to_the_latest_snapshot_at_or_before_it(market) -> None:
     scaler = data_of(market).scaler
-    inputs = Inputs.of(market.features, scaler, 86_400_000_000, Surroundings(market.snapshots))
+    inputs = Inputs.of(market.features, scaler, 86_400_000_000, SideInputs(market.snapshots))
     assert inputs.adjacency is not None and inputs.adjacency.shape == (len(market.snapshots), 5, 5)
     assert inputs.step[:10].tolist() == [-1] * 10
     assert inputs.step[10:31].tolist() == [0] * 10 + [1] * 10 + [2]
@@ -119,7 +119,7 @@ def test_each_bar_steps_to_the_latest_snapshot_at_or_before_it(market) -> None:
 
 def test_gaps_are_in_bars(market) -> None:
     holes = replace(market.features.rows(0, 3), ts=market.features.ts[[0, 1, 4]])
-    inputs = Inputs.of(holes, data_of(market).scaler, 86_400_000_000, Surroundings())
+    inputs = Inputs.of(holes, data_of(market).scaler, 86_400_000_000, SideInputs())
     assert inputs.gaps.tolist() == [1, 1, 3]
 
 
@@ -131,7 +131,7 @@ def test_a_fold_without_a_label_says_which_fold_and_when(market) -> None:
 def test_a_slice_shorter_than_its_horizon_is_refused(market) -> None:
     short = replace(market.folds[0], train=market.folds[0].train[-8:])
     with pytest.raises(EmptyFoldError, match="fold 0: none of 8 training rows has a label that ends before validation"):
-        FoldData(CONFIG, market.features, market.labels, Surroundings(), short)
+        FoldData(CONFIG, market.features, market.labels, SideInputs(), short)
 
 
 def test_config_refuses_chunks_that_are_all_burn_in() -> None:

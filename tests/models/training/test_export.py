@@ -23,8 +23,8 @@ from models.features.scaling import Scaler
 from models.layers.bidirectional import Bidirectional
 from models.layers.lstm import LSTM
 from models.nets.forecast import Batch, Forecast
-from models.nets.layers import sequence
 from models.nets.sequence import SequenceNetwork, flat
+from models.nets.sequence_layers import sequence
 from models.training import export
 from models.training.artifact import KEY, Artifact, Header, Outcome, load_artifact, save_artifact
 from models.training.config import TrainConfig

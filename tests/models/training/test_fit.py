@@ -17,7 +17,7 @@ import torch
 from lightning.pytorch.trainer import trainer
 
 from models import zoo
-from models.graphs.surroundings import Surroundings
+from models.graphs.context import SideInputs
 from models.training import fit as fit_module
 from models.training.artifact import load_artifact, read_header
 from models.training.data import FoldData
@@ -58,7 +58,7 @@ def test_a_planted_signal_is_learned(market, tmp_path: Path) -> None:
     config = replace(market.arguments()["config"], epochs=30, patience=30, lr=0.02)
     artifact = tmp_path / "m.safetensors"
     fit_fold(**market.arguments(config=config), artifact=artifact)
-    made = predict_fold(artifact, market.features, market.surroundings, market.folds[0])
+    made = predict_fold(artifact, market.features, market.side_inputs, market.folds[0])
     window = slice(market.folds[0].test_start, market.folds[0].test_stop)
     for h in range(2):
         known = made.valid & ~np.isnan(market.labels.returns[window, :, h])
@@ -74,7 +74,7 @@ def test_the_outcome_says_what_the_fit_came_to(market, fitted: FittedFold) -> No
     assert header.outcome == fitted.outcome
     assert fitted.outcome.epochs == 3
     assert fitted.outcome.parameters == sum(p.numel() for p in load_artifact(fitted.artifact).network.parameters())
-    data = FoldData(header.config, market.features, market.labels, Surroundings(), market.folds[0])
+    data = FoldData(header.config, market.features, market.labels, SideInputs(), market.folds[0])
     assert (fitted.outcome.train_rows, fitted.outcome.validation_rows) == (data.train_rows, data.validation_rows)
     assert data.validation_rows > 50 and data.train_rows > 200
 
@@ -183,7 +183,7 @@ def test_the_weights_kept_are_those_of_the_best_epoch(market, tmp_path: Path) ->
     )
     assert np.argmin(losses) < 5
     assert fitted.outcome.validation_loss == min(losses)
-    data = FoldData(config, market.features, market.labels, Surroundings(), market.folds[0])
+    data = FoldData(config, market.features, market.labels, SideInputs(), market.folds[0])
     network = load_artifact(artifact).network
     with torch.no_grad():
         parts = [
@@ -199,7 +199,7 @@ def test_a_model_fitted_in_one_go_is_validated_as_every_network(market, tmp_path
     arguments = {**market.arguments(model), "artifact": tmp_path / "m.safetensors"}
     fitted = fit_fold(**arguments, on_epoch=lambda epoch, loss: seen.append((epoch, loss)))
     loaded = load_artifact(fitted.artifact)
-    data = FoldData(loaded.header.config, market.features, market.labels, Surroundings(), market.folds[0])
+    data = FoldData(loaded.header.config, market.features, market.labels, SideInputs(), market.folds[0])
     if model == "garch":
         leave_unscaled(data, market.features)
     total = known = 0.0
@@ -229,8 +229,8 @@ def test_fit_and_forecasts_are_bit_for_bit_those_of_a_panel_that_ends_there(mark
     then = fit_fold(**early.arguments(model), artifact=tmp_path / "then.safetensors")
     now = fit_fold(**market.arguments(model), artifact=tmp_path / "now.safetensors")
     assert then.sha256 == now.sha256
-    short = predict_fold(then.artifact, early.features, early.surroundings, early.folds[0])
-    long = predict_fold(now.artifact, market.features, market.surroundings, fold)
+    short = predict_fold(then.artifact, early.features, early.side_inputs, early.folds[0])
+    long = predict_fold(now.artifact, market.features, market.side_inputs, fold)
     assert (len(short.ts), len(long.ts)) == (7, 25)
     for name in ("ts", "returns", "volatility", "probabilities", "valid"):
         np.testing.assert_array_equal(getattr(short, name), getattr(long, name)[:7])
@@ -243,7 +243,7 @@ def test_two_fits_side_by_side_are_the_two_fits_alone(market, tmp_path: Path) ->
     def run(name: str, model: str) -> str:
         artifact = tmp_path / name
         sha256 = fit_fold(**market.arguments(model), artifact=artifact).sha256
-        predict_fold(artifact, market.features, market.surroundings, market.folds[0])
+        predict_fold(artifact, market.features, market.side_inputs, market.folds[0])
         return sha256
 
     names = [name for name in NETWORKS for _ in range(3)]
@@ -261,13 +261,13 @@ def test_the_generator_is_put_back_only_while_nobody_draws(
 
     @contextmanager
     def isolated() -> Iterator[None]:
-        held.append(zoo.DRAWING.locked())
+        held.append(zoo.RNG_LOCK.locked())
         yield
 
     monkeypatch.setattr(trainer, "isolate_rng", isolated)
     fit_fold(**market.arguments("s4d"), artifact=tmp_path / "m.safetensors")
     assert held == [True]
-    assert not zoo.DRAWING.locked()
+    assert not zoo.RNG_LOCK.locked()
 
 
 @pytest.mark.parametrize("model", ["s4d", *IN_ONE_GO])
@@ -290,7 +290,7 @@ def test_a_fit_says_nothing_and_leaves_nothing_behind(
 
 def test_forecasts_cover_the_test_window_and_only_cells_that_can_be_known(market, fitted: FittedFold) -> None:
     fold = market.folds[0]
-    made = predict_fold(fitted.artifact, market.features, market.surroundings, fold)
+    made = predict_fold(fitted.artifact, market.features, market.side_inputs, fold)
     window = market.features.rows(fold.test_start, fold.test_stop)
     np.testing.assert_array_equal(made.ts, window.ts)
     np.testing.assert_array_equal(made.valid, window.mask & ~np.isnan(window.column("volatility_60")))
@@ -311,7 +311,7 @@ def test_forecasts_are_in_log_returns_and_volatility_per_bar(market, fitted: Fit
         loaded.network.heads.bias[0, :2] = torch.tensor([1.0, 0.5])
     fit_module.save_artifact(fitted.artifact, loaded.header, loaded.network.state_dict())
     fold = market.folds[0]
-    made = predict_fold(fitted.artifact, market.features, market.surroundings, fold)
+    made = predict_fold(fitted.artifact, market.features, market.side_inputs, fold)
     sigma = market.features.column("volatility_60")[fold.test_start : fold.test_stop][made.valid]
     np.testing.assert_allclose(made.returns[made.valid], np.column_stack([sigma, 0.5 * np.sqrt(5) * sigma]))
     np.testing.assert_allclose(made.volatility[made.valid], sigma)
@@ -324,9 +324,9 @@ def test_forecasts_from_a_later_bar_on_are_the_same_rows(
 ) -> None:
     monkeypatch.setattr(fit_module, "SEGMENT_BARS", segment)
     fold = market.folds[0]
-    whole = predict_fold(fitted.artifact, market.features, market.surroundings, fold)
+    whole = predict_fold(fitted.artifact, market.features, market.side_inputs, fold)
     for first in (fold.test_start - 5, fold.test_start + 1, fold.test_start + 9, fold.test_stop - 1, fold.test_stop):
-        part = predict_fold(fitted.artifact, market.features, market.surroundings, fold, first)
+        part = predict_fold(fitted.artifact, market.features, market.side_inputs, fold, first)
         skipped = max(0, first - fold.test_start)
         np.testing.assert_array_equal(part.ts, whole.ts[skipped:])
         np.testing.assert_array_equal(part.returns, whole.returns[skipped:])
@@ -335,12 +335,12 @@ def test_forecasts_from_a_later_bar_on_are_the_same_rows(
 
 def test_history_before_the_window_is_heard_as_far_as_the_context_goes(market, fitted: FittedFold) -> None:
     fold, context = market.folds[0], read_header(fitted.artifact).config.context_bars
-    before = predict_fold(fitted.artifact, market.features, market.surroundings, fold).returns[0]
+    before = predict_fold(fitted.artifact, market.features, market.side_inputs, fold).returns[0]
     for bar, heard in ((fold.test_start - context - 1, False), (fold.test_start - 1, True)):
         values = market.features.values.copy()
         values[bar, :, 0] += 3.0
         after = predict_fold(
-            fitted.artifact, replace(market.features, values=values), market.surroundings, fold
+            fitted.artifact, replace(market.features, values=values), market.side_inputs, fold
         ).returns[0]
         assert (not np.array_equal(before, after, equal_nan=True)) == heard
 
@@ -348,12 +348,12 @@ def test_history_before_the_window_is_heard_as_far_as_the_context_goes(market, f
 def test_other_features_are_refused(market, fitted: FittedFold) -> None:
     renamed = replace(market.features, columns=("signal", "rumour", "volatility_60"))
     with pytest.raises(ForeignArtifactError, match="fitted on other features"):
-        predict_fold(fitted.artifact, renamed, market.surroundings, market.folds[0])
+        predict_fold(fitted.artifact, renamed, market.side_inputs, market.folds[0])
 
 
 def test_a_model_file_works_wherever_it_lies(market, fitted: FittedFold, tmp_path: Path) -> None:
     moved = Path(shutil.move(fitted.artifact, tmp_path / "elsewhere"))
-    assert predict_fold(moved, market.features, market.surroundings, market.folds[0]).valid.any()
+    assert predict_fold(moved, market.features, market.side_inputs, market.folds[0]).valid.any()
 
 
 @pytest.mark.gpu

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from models.graphs.context import SideInputs
 from models.graphs.events import concatenate
 from models.graphs.market_events import funding_events
 from models.graphs.snapshot import Snapshot
-from models.graphs.surroundings import Surroundings
 from models.training import keys
 from models.training.keys import code_version, fold_key
 from models.zoo import Spec
@@ -73,8 +73,8 @@ def test_a_changed_snapshot_changes_it_only_for_a_network_that_reads_the_graph(m
     for at, read in ((used, True), (len(market.snapshots) - 1, False)):
         snapshots = list(market.snapshots)
         snapshots[at] = replace(snapshots[at], weight=snapshots[at].weight * 0.5)
-        assert key(market, surroundings=Surroundings(snapshots)) == key(market)
-        assert (key(market, "ssm_gnn", surroundings=Surroundings(snapshots)) != key(market, "ssm_gnn")) == read
+        assert key(market, side_inputs=SideInputs(snapshots)) == key(market)
+        assert (key(market, "ssm_gnn", side_inputs=SideInputs(snapshots)) != key(market, "ssm_gnn")) == read
 
 
 def test_it_is_the_graph_the_network_names_that_counts(market) -> None:
@@ -83,7 +83,7 @@ def test_it_is_the_graph_the_network_names_that_counts(market) -> None:
     other = [replace(s, weight=s.weight * 0.5) for s in sector]
 
     def heard(model: str, snapshots: list[Snapshot]) -> str:
-        return key(market, model, surroundings=Surroundings(snapshots))
+        return key(market, model, side_inputs=SideInputs(snapshots))
 
     assert heard("ssm_gnn_sector", sector) == heard("ssm_gnn_sector", [*market.snapshots, *sector])
     assert heard("ssm_gnn_sector", other) != heard("ssm_gnn_sector", sector)
@@ -91,12 +91,12 @@ def test_it_is_the_graph_the_network_names_that_counts(market) -> None:
     assert heard("ssm_gnn_attention", []) == key(market, "ssm_gnn_attention")
 
 
-def with_event(market, t: int) -> Surroundings:
+def with_event(market, t: int) -> SideInputs:
     """The market's, with one more settlement at ``t``."""
     symbols, events = market.features.symbols, market.events.events
     rows = {"t": np.array([t]), "symbol": np.array(["B"]), "rate": np.array([3e-4])}
     more = concatenate([events, funding_events(symbols, rows)])
-    return replace(market.surroundings, events=replace(market.events, events=more))
+    return replace(market.side_inputs, events=replace(market.events, events=more))
 
 
 @pytest.mark.parametrize("model", ["tgn", "tgat", "jodie", "dyrep"])
@@ -106,8 +106,8 @@ def test_an_event_changes_it_only_where_the_fit_reads_and_the_network_reads_even
     begin, end = close[int(fold.train[0]) - burn_in], close[int(fold.train[-1]) + 1]
     for t, read in ((begin, False), (begin + 1, True), (end, True), (end + 1, False)):
         told = with_event(market, int(t))
-        assert (key(market, model, surroundings=told) != key(market, model)) == read
-        assert key(market, "ssm_gnn", surroundings=told) == key(market, "ssm_gnn")
+        assert (key(market, model, side_inputs=told) != key(market, model)) == read
+        assert key(market, "ssm_gnn", side_inputs=told) == key(market, "ssm_gnn")
 
 
 @pytest.mark.parametrize("room", ["layers", "graphs"])

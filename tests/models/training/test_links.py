@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.graphs.events import Events, from_contacts
+from models.graphs.events import Events, events_from_edges
 from models.graphs.negatives import RECENT, STRATEGIES, EdgeBank, Negatives
 from models.nets.link import LinkPredictor
 from models.nets.temporal_graph import Sizes, preset
@@ -26,7 +26,7 @@ def habits(events: int = 1200, people: int = 40) -> Events:
     friend = (src + np.where(draw.random(events) < 0.5, 7, 13)) % people
     anybody = (src + draw.integers(1, people, events)) % people
     dst = np.where(draw.random(events) < 0.9, friend, anybody)
-    return from_contacts(src, dst, 60 * np.arange(events))
+    return events_from_edges(src, dst, 60 * np.arange(events))
 
 
 def predictor() -> LinkPredictor:
@@ -71,14 +71,14 @@ def test_negatives_do_not_happen_in_their_batch_and_keep_their_rule(strategy: st
 def test_temporal_negatives_are_of_those_who_are_about() -> None:
     quiet, busy = np.arange(10, 20), np.arange(20, 25)
     dst = np.concatenate([np.repeat(quiet, 30), np.resize(busy, RECENT + 50)])
-    events = from_contacts(np.resize(np.arange(10), len(dst)), dst, np.arange(len(dst)))
+    events = events_from_edges(np.resize(np.arange(10), len(dst)), dst, np.arange(len(dst)))
     start = 300 + RECENT
     _, chosen = Negatives(events, 100).sample("temporal", start, start + 50, np.random.default_rng(0))
     assert {events.nodes[v] for v in chosen} == {str(v) for v in busy}
 
 
 def test_edge_bank_remembers_pairs_and_forgets_outside_its_window() -> None:
-    events = from_contacts(np.array([0, 1, 0, 2]), np.array([1, 2, 2, 1]), np.array([0, 10, 20, 30]))
+    events = events_from_edges(np.array([0, 1, 0, 2]), np.array([1, 2, 2, 1]), np.array([0, 10, 20, 30]))
     src, dst = np.array([0, 1, 0, 2, 1]), np.array([1, 2, 2, 1, 0])
     assert EdgeBank(events).score(src, dst, 3).tolist() == [1, 1, 1, 0, 0]
     assert EdgeBank(events).score(src, dst, 1).tolist() == [1, 0, 0, 0, 0]

@@ -14,7 +14,7 @@ from models.training.regimes import (
     NETWORKS,
     RegimeConfig,
     RegimeNetwork,
-    Rows,
+    RegimeRows,
     fitted,
     regime_folds,
     scaled,
@@ -101,7 +101,7 @@ def test_days_that_are_still_to_come_change_nothing_that_was_said(market) -> Non
 def test_what_a_model_reads_ends_with_its_row_and_begins_a_look_back_before() -> None:
     x = torch.arange(40.0)[:, None]
     windows = x.unfold(0, CONFIG.lookback_bars, 1).transpose(1, 2)
-    read, labels = Rows(windows, torch.arange(40), CONFIG).at(np.array([11, 30, 39]))
+    read, labels = RegimeRows(windows, torch.arange(40), CONFIG).at(np.array([11, 30, 39]))
     assert read[:, -1, 0].tolist() == [11, 30, 39] == labels.tolist()
     assert read[:, 0, 0].tolist() == [0, 19, 28]
     assert read.shape == (3, CONFIG.lookback_bars, 1)

@@ -13,8 +13,8 @@ from tasks.errors import (
     UnknownSymbolError,
 )
 from tasks.markets.bybit import Bybit
-from tasks.markets.patience import ON_TAPE
 from tasks.markets.recorded import Recorded
+from tasks.markets.retry_policy import NO_RETRY
 from tasks.markets.tape import Tape
 
 KLINE, FUNDING, INSTRUMENTS = "v5/market/kline", "v5/market/funding/history", "v5/market/instruments-info"
@@ -31,7 +31,7 @@ def client(canned):
 
     def build(answers):
         session, _ = canned(answers)
-        return Bybit(STOP, session, ON_TAPE)
+        return Bybit(STOP, session, NO_RETRY)
 
     return build
 
@@ -118,7 +118,7 @@ def test_an_answer_of_another_shape_is_refused(client, answer) -> None:
 @pytest.mark.parametrize("hours", [1, 999, 1000, 1001, 2000, 2161])
 def test_paging_backwards_gives_every_bar_once_S4_34(small_tape, hours: int) -> None:
     clock = datetime(2024, 4, 1, tzinfo=UTC)
-    bybit = Bybit(clock, Tape(Recorded(small_tape), clock).session(), ON_TAPE)
+    bybit = Bybit(clock, Tape(Recorded(small_tape), clock).session(), NO_RETRY)
     start = clock - timedelta(hours=hours)
     bars = bybit.klines("XUSDT", "1h", start, clock)
     assert bars["ts"].to_pylist() == [start + timedelta(hours=k) for k in range(hours)]
@@ -126,7 +126,7 @@ def test_paging_backwards_gives_every_bar_once_S4_34(small_tape, hours: int) -> 
 
 def test_funding_pages_past_two_hundred_rows_and_includes_the_settlement_at_the_clock(small_tape) -> None:
     clock = datetime(2024, 3, 31, tzinfo=UTC)
-    bybit = Bybit(clock, Tape(Recorded(small_tape), clock).session(), ON_TAPE)
+    bybit = Bybit(clock, Tape(Recorded(small_tape), clock).session(), NO_RETRY)
     rates = bybit.funding("XUSDT", datetime(2024, 1, 1, tzinfo=UTC), clock + timedelta(milliseconds=1))
     first = datetime(2024, 1, 1, 8, tzinfo=UTC)
     assert rates["ts"].to_pylist() == [first + timedelta(hours=8 * k) for k in range(270)]
@@ -146,7 +146,7 @@ def test_instruments_follow_the_cursor(canned) -> None:
             return body[len(adapter.asked) - 1]
 
     session, adapter = canned(Pages())
-    rows = Bybit(STOP, session, ON_TAPE).instruments(["A", "B"])
+    rows = Bybit(STOP, session, NO_RETRY).instruments(["A", "B"])
     assert rows["symbol"].to_pylist() == ["A", "B"]
     assert len(adapter.asked) == 2
 

@@ -15,7 +15,7 @@ from tasks.errors import ForbiddenError, MalformedAnswerError, NoPricesError, Ou
 from tasks.markets import bybit_archive
 from tasks.markets.bybit_archive import TradeArchive
 from tasks.markets.event_rows import EVENT_ROWS
-from tasks.markets.patience import Patience
+from tasks.markets.retry_policy import RetryPolicy
 
 DAY, PATH = date(2024, 8, 8), "/trading/BTCUSDT/BTCUSDT2024-08-08.csv.gz"
 HEADER = "timestamp,symbol,side,size,price,tickDirection,trdMatchID,grossValue,homeNotional,foreignNotional\n"
@@ -64,7 +64,7 @@ def shelf() -> Iterator[Shelf]:
 
 @pytest.fixture
 def archive(shelf: Shelf) -> Iterator[TradeArchive]:
-    client = TradeArchive(patience=Patience(attempts=3, sleep=lambda _: None), url=shelf.url)
+    client = TradeArchive(patience=RetryPolicy(attempts=3, sleep=lambda _: None), url=shelf.url)
     yield client
     client.close()
 

@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.markets.bybit import Bybit
-from tasks.markets.patience import ON_TAPE
 from tasks.markets.recorded import Recorded
 from tasks.markets.recording import Bars, Stock
+from tasks.markets.retry_policy import NO_RETRY
 from tasks.markets.tape import Tape, as_seen
 from tasks.markets.yahoo import Yahoo
 
@@ -58,7 +58,7 @@ def test_a_tape_cut_at_the_clock_answers_as_the_whole_one_does(whole, shared_dat
 
 
 def chart(recording: Recorded, clock: datetime, symbol: str, start: date):
-    return Yahoo(clock, Tape(recording, clock).session(), ON_TAPE).daily_bars(symbol, start, clock.date())
+    return Yahoo(clock, Tape(recording, clock).session(), NO_RETRY).daily_bars(symbol, start, clock.date())
 
 
 def test_dividends_come_out_to_the_cent(whole) -> None:
@@ -103,7 +103,7 @@ def test_a_symbol_is_unknown_before_its_first_bar_and_known_after(whole) -> None
 
 
 def test_the_funding_interval_is_that_of_the_last_settlements_TRAP_10(whole) -> None:
-    rows = Bybit(CUTS[-1], Tape(whole, CUTS[-1]).session(), ON_TAPE).instruments(["BTCUSDT", "WIFUSDT", "XRPUSDT"])
+    rows = Bybit(CUTS[-1], Tape(whole, CUTS[-1]).session(), NO_RETRY).instruments(["BTCUSDT", "WIFUSDT", "XRPUSDT"])
     minutes = dict(zip(rows["symbol"].to_pylist(), rows["funding_interval_minutes"].to_pylist(), strict=True))
     assert minutes["BTCUSDT"] == 480
     assert minutes["WIFUSDT"] in (240, 480)
@@ -135,7 +135,7 @@ def test_the_bar_that_has_not_closed_is_sent_and_the_client_drops_it(small_tape,
     clock = datetime(2024, 2, 1, 12, minutes, tzinfo=UTC)
     session = Tape(Recorded(small_tape), clock, partial=True).session()
     sent = session.get(f"{BYBIT}kline?category=linear&symbol=XUSDT&interval=60").json()["result"]["list"]
-    kept = Bybit(clock, session, ON_TAPE).klines("XUSDT", "1h", clock - timedelta(days=1), clock + timedelta(hours=1))
+    kept = Bybit(clock, session, NO_RETRY).klines("XUSDT", "1h", clock - timedelta(days=1), clock + timedelta(hours=1))
     assert int(sent[0][0]) == int(clock.replace(minute=0).timestamp() * 1000)
     assert kept["ts"][-1].as_py() == datetime(2024, 2, 1, 11, tzinfo=UTC)
 
@@ -146,7 +146,7 @@ def test_yahoos_null_bar_of_the_running_session_is_sent_and_dropped(small_tape) 
     quote = session.get(f"{YAHOO}AAA?period1=0&period2=1893456000").json()["chart"]["result"][0]["indicators"]["quote"][
         0
     ]
-    bars, _ = Yahoo(clock, session, ON_TAPE).daily_bars("AAA", date(2024, 1, 1), date(2024, 4, 1))
+    bars, _ = Yahoo(clock, session, NO_RETRY).daily_bars("AAA", date(2024, 1, 1), date(2024, 4, 1))
     assert quote["close"][-1] is None
     assert bars["ts"][-1].as_py() == datetime(2024, 1, 31, 14, 30, tzinfo=UTC)
 

@@ -7,8 +7,8 @@ import pytest
 from yfinance import cache
 
 from tasks.errors import MalformedAnswerError, MarketError, NoPricesError, OutageError, RefusedError, UnknownSymbolError
-from tasks.markets.patience import ON_TAPE
 from tasks.markets.recorded import Recorded
+from tasks.markets.retry_policy import NO_RETRY
 from tasks.markets.tape import Tape
 from tasks.markets.yahoo import Yahoo
 
@@ -22,7 +22,7 @@ def client(canned):
 
     def build(body: Any, symbol: str = "AAPL", until: datetime = UNTIL, status: int = 200) -> Yahoo:
         session, _ = canned({f"v8/finance/chart/{symbol}": (status, body), "v1/test/getcrumb": (200, "crumb")})
-        return Yahoo(until, session, ON_TAPE)
+        return Yahoo(until, session, NO_RETRY)
 
     return build
 
@@ -119,7 +119,7 @@ def test_refusals_become_typed_errors_that_name_the_symbol(client, status: int, 
 
 def test_two_clients_in_one_process_never_answer_for_each_other(small_tape) -> None:
     clocks = [datetime(2024, 3, day, tzinfo=UTC) for day in (2, 9)]
-    clients = [Yahoo(clock, Tape(Recorded(small_tape), clock).session(), ON_TAPE) for clock in clocks]
+    clients = [Yahoo(clock, Tape(Recorded(small_tape), clock).session(), NO_RETRY) for clock in clocks]
     ask = ("AAA", date(2024, 1, 2), date(2024, 4, 1))
     lengths = [len(client.daily_bars(*ask)[0]) for client in (*clients, *clients)]
     assert lengths[0] == lengths[2] == lengths[1] - 5 == lengths[3] - 5
@@ -133,7 +133,7 @@ def test_nothing_is_kept_on_disk(client, wire) -> None:
 
 def test_the_cookie_and_the_crumb_are_asked_for_once(canned, wire) -> None:
     session, adapter = canned({"v8/finance/chart/AAPL": (200, wire(AAPL)), "v1/test/getcrumb": (200, "crumb")})
-    yahoo = Yahoo(UNTIL, session, ON_TAPE)
+    yahoo = Yahoo(UNTIL, session, NO_RETRY)
     for _ in range(3):
         yahoo.daily_bars("AAPL", date(2020, 1, 1), date(2020, 1, 3))
     assert sorted(adapter.asked) == ["", "v1/test/getcrumb", *["v8/finance/chart/AAPL"] * 3]

@@ -1,0 +1,40 @@
+"""``python -m flows.prefect_child ARGUMENTS``: the Prefect command line, ended as soon as the process that started it is gone.
+
+The parent keeps the other end of standard input. The operating system closes it however the parent dies, so a killed
+``nightgraph`` leaves no server, no worker and no flow run behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import runpy
+import signal
+import sys
+import threading
+
+import psutil
+
+GRACE_S = 5.0
+
+
+def end_with_parent() -> None:
+    """Never returns: waits for the end of standard input, then ends this process and all that it started."""
+    while os.read(0, 4096):
+        pass
+    started = psutil.Process().children(recursive=True)  # a worker puts each flow run into a session of its own
+    for process in started:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.terminate()
+    os.kill(os.getpid(), signal.SIGTERM)
+    _, left = psutil.wait_procs(started, timeout=GRACE_S)
+    for process in left:
+        process.kill()
+    threading.Event().wait(GRACE_S)  # kindly asked, it has ended by now
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    sys.argv[0] = "prefect"
+    runpy.run_module("prefect", run_name="__main__")

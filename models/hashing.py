@@ -1,0 +1,11 @@
+"""Short names that follow from a content: the same content, the same name, on every machine."""
+
+from __future__ import annotations
+
+import hashlib
+
+
+def short_hash(content: str | bytes) -> str:
+    """First 16 hex digits of the sha256 of ``content``; text as UTF-8."""
+    data = content.encode() if isinstance(content, str) else content
+    return hashlib.sha256(data).hexdigest()[:16]

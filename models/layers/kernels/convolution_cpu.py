@@ -1,0 +1,96 @@
+"""The short causal convolution of Mamba with its SiLU on a CPU, in one pass; the backward pass computes it again.
+
+Glossary: b sequences · l bars · d channels · k taps · W lanes of a vector, one channel each ·
+p = bias + Σ_j w_j x_{t+j}, y = p · sigmoid(p). Arrays are flat, channels last: x (b, l + k − 1, d), the k − 1 bars
+before the first included; w (k, d); bias (d,); y (b, l, d).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import pad
+
+from models.layers.kernels.parallel import as_array, as_arrays, parallel_for
+from models.layers.kernels.simd import add, constant, fma, lanes_of, load, mul, sigmoid, store, sub
+
+Array = np.ndarray
+Arrays = tuple[Array, ...]
+Sizes = tuple[int, int, int, int]  # l, d, k, W
+
+
+@njit(inline="always")
+def _before_silu(x: Array, w: Array, bias: Array, at: int, c: int, d: int, k: int) -> Any:
+    p = load(bias, c)
+    for j in range(k):
+        p = fma(load(w, j * d + c), load(x, at + j * d), p)
+    return p
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def _forward(inputs: Arrays, y: Array, sizes: Sizes, first: int, stop: int) -> None:
+    """Fills ``y`` for items (sequence, W channels) in [first, stop)."""
+    x, w, bias = inputs
+    length, d, k, W = sizes
+    for item in range(first, stop):
+        b, c = item * W // d, item * W % d
+        for t in range(length):
+            p = _before_silu(x, w, bias, (b * (length + k - 1) + t) * d + c, c, d, k)
+            store(y, (b * length + t) * d + c, mul(p, sigmoid(p)))
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def _backward(inputs: Arrays, grads: Arrays, sizes: Sizes, first: int, stop: int) -> None:
+    """Gradients of items [first, stop), added to gx, gw (b, k, d) and gbias (b, d)."""
+    x, w, bias, gy = inputs
+    gx, gw, gbias = grads
+    length, d, k, W = sizes
+    for item in range(first, stop):
+        b, c = item * W // d, item * W % d
+        for t in range(length):
+            at = (b * (length + k - 1) + t) * d + c
+            p = _before_silu(x, w, bias, at, c, d, k)
+            s = sigmoid(p)
+            g = mul(load(gy, (b * length + t) * d + c), mul(s, fma(p, sub(constant(p, 1.0), s), constant(p, 1.0))))
+            store(gbias, b * d + c, add(g, load(gbias, b * d + c)))
+            for j in range(k):
+                summed = (b * k + j) * d + c
+                store(gx, at + j * d, fma(g, load(w, j * d + c), load(gx, at + j * d)))
+                store(gw, summed, fma(g, load(x, at + j * d), load(gw, summed)))
+
+
+def depthwise_silu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """y (b, l, d) of x (b, l + k − 1, d), weight (d, k), bias (d,)."""
+    d = x.shape[2]
+    added = -d % lanes_of(as_array(bias).dtype)
+    w = weight.t()
+    if added:  # the kernels know whole vectors
+        x, w, bias = pad(x, (0, added)), pad(w, (0, added)), pad(bias, (0, added))
+    return _DepthwiseSilu.apply(x.contiguous(), w.contiguous(), bias)[..., :d]
+
+
+class _DepthwiseSilu(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, bias: Tensor) -> Tensor:
+        b, padded, d = x.shape
+        k, W = len(w), lanes_of(as_array(bias).dtype)
+        y = x.new_empty(b, padded - k + 1, d)
+        ctx.save_for_backward(x, w, bias)
+        ctx.sizes = (padded - k + 1, d, k, W)
+        parallel_for(_forward, b * d // W, as_arrays(x, w, bias), as_array(y), ctx.sizes)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gy: Tensor) -> tuple[Tensor, ...]:
+        x, w, bias = ctx.saved_tensors
+        b, (_, d, k, W) = len(x), ctx.sizes
+        gx, gw, gbias = x.new_zeros(x.shape), x.new_zeros(b, k, d), x.new_zeros(b, d)
+        inputs = as_arrays(x, w, bias, gy.contiguous())
+        parallel_for(_backward, b * d // W, inputs, as_arrays(gx, gw, gbias), ctx.sizes)
+        return gx, gw.sum(0), gbias.sum(0)

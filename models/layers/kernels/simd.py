@@ -1,0 +1,320 @@
+"""Vectors of one machine register in numba functions: what a compiler's autovectoriser would have to guess, said.
+
+A vector holds 64 bytes: 16 float32 or 8 float64, one channel a lane; a machine with shorter registers works on it in
+pieces. numba compiles it on the machine it runs on, so no compiler needs to be installed.
+
+Arrays are flat and contiguous; ``at`` is the position of the first lane, in elements. Nothing is checked.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import extending, njit, types
+from numba.core import cgutils
+
+intrinsic: Any = extending.intrinsic  # its annotations count the typing context as an argument
+
+BYTES = 64
+
+
+class VectorType(types.Type):
+    """A vector of ``lanes`` values of numba type ``scalar``."""
+
+    def __init__(self, scalar: types.Float) -> None:
+        self.scalar, self.lanes = scalar, BYTES * 8 // scalar.bitwidth
+        super().__init__(f"Vector({scalar})")
+
+
+@extending.register_model(VectorType)
+class _VectorModel(extending.models.PrimitiveModel):
+    def __init__(self, dmm: Any, fe_type: VectorType) -> None:
+        scalar = ir.FloatType() if fe_type.scalar.bitwidth == 32 else ir.DoubleType()
+        super().__init__(dmm, fe_type, ir.VectorType(scalar, fe_type.lanes))
+
+
+def lanes_of(dtype: Any) -> int:
+    """How many values of ``dtype`` a vector holds."""
+    return BYTES // np.dtype(dtype).itemsize
+
+
+def _pointer(context: Any, builder: Any, array_type: Any, array: Any, at: Any) -> Any:
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.gep(data, [at])
+
+
+def _spread(builder: Any, kind: Any, value: Any) -> Any:
+    undefined = ir.Constant(kind, ir.Undefined)
+    first = builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), kind.count), None))
+
+
+def _llvm_name(name: str, vector: VectorType) -> str:
+    return f"llvm.{name}.v{vector.lanes}f{vector.scalar.bitwidth}"
+
+
+@intrinsic
+def load(typing: Any, array: Any, at: Any) -> Any:
+    """The vector at ``array[at : at + lanes]``."""
+    vector = VectorType(array.dtype)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = context.get_value_type(vector)
+        pointer = _pointer(context, builder, signature.args[0], *arguments)
+        return builder.load(builder.bitcast(pointer, kind.as_pointer()), align=vector.scalar.bitwidth // 8)
+
+    return vector(array, types.intp), generate
+
+
+@intrinsic
+def store(typing: Any, array: Any, at: Any, value: Any) -> Any:
+    """Writes ``value`` to ``array[at : at + lanes]``."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        vector = signature.args[2]
+        kind = context.get_value_type(vector)
+        pointer = _pointer(context, builder, signature.args[0], *arguments[:2])
+        pointer = builder.bitcast(pointer, kind.as_pointer())
+        builder.store(arguments[2], pointer, align=vector.scalar.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return types.none(array, types.intp, value), generate
+
+
+@intrinsic
+def splat(typing: Any, array: Any, at: Any) -> Any:
+    """``array[at]`` in every lane."""
+    vector = VectorType(array.dtype)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        value = builder.load(_pointer(context, builder, signature.args[0], *arguments))
+        return _spread(builder, context.get_value_type(vector), value)
+
+    return vector(array, types.intp), generate
+
+
+@intrinsic
+def lanes(typing: Any, a: Any) -> Any:
+    """How many values a vector holds, a constant when compiled."""
+    count = a.lanes
+    return types.intp(a), lambda context, builder, signature, arguments: ir.Constant(ir.IntType(64), count)
+
+
+def _binary(name: str, doc: str) -> Any:
+    def function(typing: Any, a: Any, b: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return getattr(builder, name)(*arguments, flags=("contract",))
+
+        return a(a, b), generate
+
+    function.__doc__ = doc
+    return intrinsic(function)
+
+
+add = _binary("fadd", "a + b.")
+sub = _binary("fsub", "a − b.")
+mul = _binary("fmul", "a · b.")
+div = _binary("fdiv", "a / b.")
+
+
+def _call(llvm: str, count: int, doc: str) -> Any:
+    def emit(context: Any, builder: Any, vector: Any, arguments: Any) -> Any:
+        kind = context.get_value_type(vector)
+        signature = ir.FunctionType(kind, [kind] * count)
+        called = cgutils.get_or_insert_function(builder.module, signature, _llvm_name(llvm, vector))
+        return builder.call(called, arguments)
+
+    def one(typing: Any, a: Any) -> Any:
+        return a(a), lambda context, builder, signature, arguments: emit(context, builder, a, arguments)
+
+    def two(typing: Any, a: Any, b: Any) -> Any:
+        return a(a, b), lambda context, builder, signature, arguments: emit(context, builder, a, arguments)
+
+    def three(typing: Any, a: Any, b: Any, c: Any) -> Any:
+        return a(a, b, c), lambda context, builder, signature, arguments: emit(context, builder, a, arguments)
+
+    function = (one, two, three)[count - 1]
+    function.__doc__ = doc
+    return intrinsic(function)
+
+
+fma = _call("fma", 3, "a · b + c, rounded once.")
+fabs = _call("fabs", 1, "|a|.")
+
+
+def _chosen(comparison: str, doc: str) -> Any:
+    def function(typing: Any, a: Any, b: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            one, other = arguments
+            return builder.select(builder.fcmp_ordered(comparison, other, one), other, one)
+
+        return a(a, b), generate
+
+    function.__doc__ = doc
+    return intrinsic(function)
+
+
+fmax = _chosen(">", "The larger of a and b; a where it is not a number.")
+fmin = _chosen("<", "The smaller of a and b; a where it is not a number.")
+
+
+@intrinsic
+def select_lt(typing: Any, a: Any, b: Any, low: Any, high: Any) -> Any:
+    """``low`` where a < b, ``high`` elsewhere."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        one, other, below, above = arguments
+        return builder.select(builder.fcmp_ordered("<", one, other), below, above)
+
+    return low(a, b, low, high), generate
+
+
+@intrinsic
+def reduce_add(typing: Any, a: Any) -> Any:
+    """The sum of all lanes, in halves."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        (value,), width = arguments, a.lanes
+        undefined = ir.Constant(context.get_value_type(a), ir.Undefined)
+        while width > 1:
+            width //= 2
+            order = [i + width if i < width else i for i in range(a.lanes)]
+            mask = ir.Constant(ir.VectorType(ir.IntType(32), a.lanes), order)
+            value = builder.fadd(value, builder.shuffle_vector(value, undefined, mask))
+        return builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
+
+    return a.scalar(a), generate
+
+
+@intrinsic
+def movemask(typing: Any, a: Any) -> Any:
+    """A whole number whose bit k is set where lane k of a is not 0."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        (value,) = arguments
+        set_lanes = builder.fcmp_unordered("!=", value, ir.Constant(value.type, [0.0] * a.lanes))
+        return builder.zext(builder.bitcast(set_lanes, ir.IntType(a.lanes)), ir.IntType(64))
+
+    return types.int64(a), generate
+
+
+@intrinsic
+def count_trailing_zeros(typing: Any, bits: Any) -> Any:
+    """The position of the lowest bit that is set in a whole number other than 0."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(types.int64), generate
+
+
+@intrinsic
+def _scaled(typing: Any, a: Any, power: Any) -> Any:
+    """``a`` times 2 to the whole number in the low bits of ``power``, added to the exponent bits of a."""
+    bits = 23 if a.scalar.bitwidth == 32 else 52
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = ir.VectorType(ir.IntType(a.scalar.bitwidth), a.lanes)
+        value, shift = (builder.bitcast(argument, kind) for argument in arguments)
+        exponent = builder.shl(shift, ir.Constant(kind, [bits] * a.lanes))
+        return builder.bitcast(builder.add(value, exponent), context.get_value_type(a))
+
+    return a(a, power), generate
+
+
+@intrinsic
+def constant(typing: Any, a: Any, number: Any) -> Any:
+    """``number`` in every lane of a vector as ``a``."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        value = context.cast(builder, arguments[1], number, a.scalar)
+        return _spread(builder, context.get_value_type(a), value)
+
+    return a(a, number), generate
+
+
+def _polynomial(single: list[float], double: list[float], doc: str) -> Any:
+    """An intrinsic for Σ c_k a^k by Horner's rule, with coefficients for each precision."""
+
+    def function(typing: Any, a: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            kind = context.get_value_type(a)
+            fused = ir.FunctionType(kind, [kind] * 3)
+            called = cgutils.get_or_insert_function(builder.module, fused, _llvm_name("fma", a))
+            constants = [ir.Constant(kind, [c] * a.lanes) for c in (single if a.scalar.bitwidth == 32 else double)]
+            value = constants[-1]
+            for constant in reversed(constants[:-1]):
+                value = builder.call(called, [value, arguments[0], constant])
+            return value
+
+        return a(a), generate
+
+    function.__doc__ = doc
+    return intrinsic(function)
+
+
+_LN2 = math.log(2)
+_two_to_fraction = _polynomial(  # least squares on Chebyshev points of [−½, ½]; Taylor's series in double precision
+    np.polynomial.chebyshev.Chebyshev.interpolate(np.exp2, 6, domain=[-0.5, 0.5])
+    .convert(kind=np.polynomial.Polynomial)
+    .coef.tolist(),
+    [_LN2**k / math.factorial(k) for k in range(14)],
+    "2 to the power of a in [−½, ½].",
+)
+_half_log_series = _polynomial(
+    [1 / (2 * k + 1) for k in range(8)], [1 / (2 * k + 1) for k in range(18)], "artanh(s) / s as a series in s² ≤ 1/9."
+)
+
+
+@njit(inline="always")
+def exp(x: Any) -> Any:
+    """e to the power of x, x held within ±87 (±708): nothing overflows, and nothing becomes a slow denormal."""
+    limit, rounder = (87.0, 12582912.0) if lanes(x) == 16 else (708.0, 6755399441055744.0)  # 1.5 · 2^23, 1.5 · 2^52
+    x = fmin(fmax(x, constant(x, -limit)), constant(x, limit))
+    shifted = fma(
+        x, constant(x, 1.4426950408889634), constant(x, rounder)
+    )  # its low bits are the nearest whole power of two
+    inside = fma(x, constant(x, 1.4426950408889634), sub(constant(x, rounder), shifted))
+    return _scaled(_two_to_fraction(inside), shifted)
+
+
+_phi_series = _polynomial(
+    [1 / math.factorial(k + 1) for k in range(8)], [1 / math.factorial(k + 1) for k in range(17)], "phi for |a| ≤ ½."
+)
+_slope_series = _polynomial(
+    [(k + 1) / math.factorial(k + 2) for k in range(8)],
+    [(k + 1) / math.factorial(k + 2) for k in range(17)],
+    "The derivative of phi for |a| ≤ ½.",
+)
+
+
+@njit(inline="always")
+def phi(x: Any, exp_x: Any) -> Any:
+    """(e^x − 1) / x, 1 at 0; ``exp_x`` is e^x."""
+    ratio = div(sub(exp_x, constant(x, 1.0)), x)
+    return select_lt(fabs(x), constant(x, 0.5), _phi_series(x), ratio)
+
+
+@njit(inline="always")
+def phi_slope(x: Any, exp_x: Any) -> Any:
+    """The derivative of ``phi``, (x e^x − e^x + 1) / x², ½ at 0."""
+    ratio = div(add(fma(x, exp_x, sub(constant(x, 0.0), exp_x)), constant(x, 1.0)), mul(x, x))
+    return select_lt(fabs(x), constant(x, 0.5), _slope_series(x), ratio)
+
+
+@njit(inline="always")
+def sigmoid(x: Any) -> Any:
+    """1 / (1 + e^−x)."""
+    one = constant(x, 1.0)
+    return div(one, add(one, exp(sub(constant(x, 0.0), x))))
+
+
+@njit(inline="always")
+def softplus(x: Any) -> Any:
+    """log(1 + e^x) = max(x, 0) + log(1 + e^−|x|), the last term as 2 artanh(e / (2 + e)); accurate at both ends."""
+    e = exp(sub(constant(x, 0.0), fabs(x)))
+    s = div(e, add(constant(x, 2.0), e))
+    return fma(mul(constant(x, 2.0), s), _half_log_series(mul(s, s)), fmax(x, constant(x, 0.0)))

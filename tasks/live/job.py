@@ -1,0 +1,71 @@
+"""What a stream is asked to do, and what it says of itself at its end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from models.hashing import short_hash
+from tasks.events import VENUE
+from tasks.markets.bybit import Bybit
+from tasks.markets.bybit_ws import Timing
+from warehouse.connect import Warehouse
+
+COUNTED = (
+    *("events", "stored", "late", "duplicates", "gaps", "reconnects", "malformed", "rejected", "filled", "unfilled"),
+    *("unreadable", "forecasts", "unforecast"),
+)
+BREAKERS = ("ahead", "stale", "storms")
+
+
+@dataclass(frozen=True)
+class StreamJob:
+    """What to stream, from where, and for how long (``minutes``; None: until stopped).
+
+    ``rest`` answers for the trades that were missed, every ``sweep_every_s`` at most; without it they stay missed.
+    ``model`` names the memory, which has a state of its own. ``bound_ms``: how much later than a newer one an event may
+    arrive. ``stale_s``, ``storm_per_s``: when silence, or a flood, is warned of (TGN-39).
+    """
+
+    warehouse: Warehouse
+    universe: str
+    symbols: tuple[str, ...]
+    source: str
+    url: str
+    rest: Bybit | None = None
+    model: str | None = None
+    minutes: float | None = None
+    save_every_s: float = 5.0
+    sweep_every_s: float = 10.0
+    book_every_ms: int = 1_000
+    bound_ms: int = 1_000
+    stale_s: float = 60.0
+    storm_per_s: float = 10_000.0
+    timing: Timing = field(default_factory=Timing)
+
+    @property
+    def state_file(self) -> Path:
+        """Where the state is kept, beside the warehouse."""
+        folder = self.warehouse.path.with_name(f"{self.warehouse.path.stem}.streams")
+        return folder / f"{'-'.join(filter(None, (self.source, self.universe, self.model)))}.npz"
+
+    @property
+    def keys(self) -> dict[str, object]:
+        """Which of the warehouse's events are this stream's."""
+        return {"source": self.source, "venue": VENUE, "symbols": list(self.symbols)}
+
+    @property
+    def run_id(self) -> str:
+        """First 16 hex digits of sha256("stream|source|universe")."""
+        return short_hash(f"stream|{self.source}|{self.universe}")
+
+
+@dataclass(frozen=True)
+class StreamReport:
+    """How a stream went: seconds, and counts by the names COUNTED and BREAKERS. ``forecasts`` are rows written,
+    ``unforecast`` the bars whose close passed without one."""
+
+    universe: str
+    source: str
+    seconds: float
+    counts: dict[str, int]

@@ -1,0 +1,45 @@
+"""prefect.yaml, as it is before any server has seen it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flows.parameters import NightParameters
+from flows.serve import DEPLOYMENTS, POOLS
+
+FILE = yaml.safe_load(DEPLOYMENTS.read_text())
+FLOWS = DEPLOYMENTS.parent / "flows"
+
+
+@pytest.mark.parametrize("deployment", FILE["deployments"], ids=lambda d: d["name"])
+def test_a_deployment_names_a_flow_by_its_module_and_says_what_it_does(deployment):
+    module, function = deployment["entrypoint"].split(":")
+    assert module == f"flows.{function}"
+    text = (FLOWS / f"{function}.py").read_text()
+    assert f"@flow\ndef {function}(" in text
+    assert deployment["description"]
+    assert deployment["tags"]
+    assert deployment["work_pool"]["name"] in POOLS
+    assert deployment["work_pool"]["job_variables"]["working_dir"] == "."
+
+
+def test_every_flow_has_a_deployment_of_its_name():
+    flows = {path.stem for path in FLOWS.glob("*.py") if f"@flow\ndef {path.stem}(" in path.read_text()}
+    assert flows - {deployment["name"] for deployment in FILE["deployments"]} == set()
+
+
+def test_scheduled_nights_are_live_and_their_parameters_belong_to_the_deployment():
+    scheduled = [deployment for deployment in FILE["deployments"] if "schedules" in deployment]
+    assert len(scheduled) == 2
+    for deployment in scheduled:
+        night = NightParameters(**deployment["parameters"]["night"])
+        assert (night.source, len(night.universes)) == ("live", 1)
+        assert all("parameters" not in schedule and schedule["timezone"] for schedule in deployment["schedules"])
+
+
+def test_no_path_of_one_machine_is_deployed():
+    assert str(Path.home()) not in DEPLOYMENTS.read_text()
+    assert FILE["pull"] == [{"prefect.deployments.steps.set_working_directory": {"directory": "."}}]
