@@ -188,6 +188,7 @@ def figures(
 
 def inference(artifact: Path, data: Any, fold: Any) -> dict[str, Any]:
     """Milliseconds of one more bar of all assets, and of all forecasts of a fold's window."""
+    from models.graphs.context import SideInputs
     from models.training.artifact import load_artifact
     from models.training.data import Inputs
     from models.training.fit import predict_fold
