@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Two workers or more, one thread each: tensors of tests are small, and a second thread would only wait for the first.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadgroup
 
 .DEFAULT_GOAL := help
 .PHONY: help setup night serve test test-all check bench bench-models bench-graphs clean
@@ -27,12 +29,12 @@ night: setup  ## one whole night on the simulated market, then the leaderboard a
 serve: setup  ## a Prefect server with every deployment and a worker; trigger `nightly` at the address it prints
 	@$(BIN)/nightgraph serve
 
-test: setup  ## the default tests
-	@$(BIN)/python -m pytest
+test: setup  ## the default tests (OPTIONS=… for pytest)
+	@$(PYTEST) $(OPTIONS)
 
-test-all: setup  ## the default tests, then the slow ones
-	@$(BIN)/python -m pytest
-	@$(BIN)/python -m pytest -m slow
+test-all: setup  ## the default tests, then the slow ones (OPTIONS=… for pytest)
+	@$(PYTEST) $(OPTIONS)
+	@$(PYTEST) -m slow $(OPTIONS)
 
 check: setup  ## format, lint, types and the arrows between the rooms
 	@$(BIN)/ruff format --check .

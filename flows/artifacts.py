@@ -1,4 +1,4 @@
-"""What a night shows in the Prefect UI: leaderboard, signals, checks, and the equity curves as a picture."""
+"""The artifacts of a night in the Prefect UI: leaderboard, signals, checks, and the equity curves as a picture."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tasks.publish import Published
 
 
 def show_night(step: StepParameters, published: Published) -> None:
-    """Creates the night's four artifacts; their keys name the universe, so that the UI keeps a history of each."""
+    """Creates the night's four artifacts. Their keys contain universe and source, so the UI keeps a history of each."""
     title = f"{step.universe}, night {step.as_of}, {step.source}"
     for name in ("leaderboard", "signals", "checks"):
         table: pa.Table = getattr(published, name)
@@ -32,7 +32,7 @@ def show_night(step: StepParameters, published: Published) -> None:
 
 
 def equity_plot(equity: pa.Table, title: str) -> bytes:
-    """A PNG of the equity curves (model, rank, session, equity), logarithmic, the best model first in the legend."""
+    """A PNG of the equity curves (columns model, rank, session, equity), logarithmic, the best model first."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 5), dpi=110, layout="constrained")

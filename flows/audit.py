@@ -1,4 +1,4 @@
-"""Audit: what the night computed, computed again from truncated data."""
+"""Audit: the night's results computed again from truncated data and compared."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ from tasks.ledger import step_run
 
 @flow
 def audit(step: StepParameters) -> AuditReport:
-    """What past bars get without the bars after them: features, edges, forecasts. A difference stops the night."""
-    night, profile = step.open(), step.settings().profile(step.universe)
-    with step_run(night, "audit", step.fingerprint()):
-        models, graph = contenders_of(night, step), profile.graph.model_dump()
-        return audit_leaks(night, models, graph, profile.class_horizon_bars, profile.folds.test_bars)
+    """Features, edges and forecasts of past bars, made without the bars after them. A difference stops the night."""
+    settings = step.settings()
+    night = step.open_night(settings)
+    profile = settings.profile(step.universe)
+    with step_run(night, "audit", settings.fingerprint(step.universe)):
+        models = contenders_of(night, settings)
+        return audit_leaks(
+            night, models, profile.graph.model_dump(), profile.class_horizon_bars, profile.folds.test_bars
+        )

@@ -12,7 +12,10 @@ from tasks.ledger import step_run
 
 @flow
 def backtest(step: StepParameters) -> BacktestReport:
-    """Equity curves, positions and metrics of every model of the night, and the leaderboard they make."""
-    night, profile = step.open(), step.settings().profile(step.universe)
-    with step_run(night, "backtest", step.fingerprint()):
-        return run_backtests(night, contenders_of(night, step), limits_of(step), profile.class_horizon_bars)
+    """Equity curves, positions and metrics of every model of the night, and their leaderboard."""
+    settings = step.settings()
+    night = step.open_night(settings)
+    profile = settings.profile(step.universe)
+    with step_run(night, "backtest", settings.fingerprint(step.universe)):
+        models = contenders_of(night, settings)
+        return run_backtests(night, models, limits_of(settings, step.universe), profile.class_horizon_bars)

@@ -23,8 +23,8 @@ from tasks.errors import TaskError
 from warehouse.connect import Warehouse
 from warehouse.errors import UnknownUniverseError, UnsupportedUrlError, WarehouseError
 
-BAD_INPUT = (SettingsError, ValidationError, UnknownUniverseError, UnsupportedUrlError)
-FORESEEN = (TaskError, GraphError, TrainingError, WarehouseError, ServerError, QueryError)
+INPUT_ERRORS = (SettingsError, ValidationError, UnknownUniverseError, UnsupportedUrlError)
+EXPECTED_ERRORS = (TaskError, GraphError, TrainingError, WarehouseError, ServerError, QueryError)
 CODES = "Exit codes: 0 done, 1 it failed, 2 the command line or a setting is not usable, 130 Ctrl-C."
 app = typer.Typer(
     help="A research desk that runs itself every night: market data, graphs, models, backtests, signals.",
@@ -41,9 +41,9 @@ WarehouseOption = Annotated[
 ]
 
 
-def print_version(asked: bool) -> None:
-    """Prints the version and exits, when asked."""
-    if asked:
+def print_version(is_requested: bool) -> None:
+    """Prints the version and exits, if requested."""
+    if is_requested:
         print(installed("nightgraph") or "not installed: this is a checkout")
         raise typer.Exit
 
@@ -81,19 +81,25 @@ def night(
     """
     from flows.parameters import NightParameters
 
-    asked = {"as_of": as_of and as_of.date(), "source": source, "tape": tape, "universes": universe or ()}
-    shape = {"models": model or None, "seeds": seed or None, "warehouse": str(place(warehouse).path)}
-    parameters = NightParameters.model_validate(asked | shape)
+    target = resolve_warehouse(warehouse)
+    options: dict[str, object] = {
+        "as_of": as_of and as_of.date(),
+        "source": source,
+        "tape": tape,
+        "universes": universe or (),
+    }
+    options |= {"models": model or None, "seeds": seed or None, "warehouse": str(target.path)}
+    parameters = NightParameters.model_validate(options)
     if (source == "recorded") != (tape is not None):
         raise SettingsError("--source recorded and --tape DIR belong together")
     from flows.report import run_night
 
     try:
-        published = run_night(parameters, place(warehouse), prefect_home(place(warehouse)), console())
+        published = run_night(parameters, target, prefect_home(target), console())
     except BaseException as error:
-        if not interrupted(error):
+        if not is_interrupt(error):
             raise
-        refuse("stopped before its end; the same command goes on from here", 130)
+        exit_with_error("stopped before its end; the same command goes on from here", 130)
     raise typer.Exit(0 if published else 1)
 
 
@@ -115,7 +121,7 @@ def sql(
     if csv and json:
         raise SettingsError("--csv or --json, not both")
     style = "csv" if csv else "json" if json else "table"
-    run(place(warehouse), statement, style, sys.stdout, console(), now)
+    run(resolve_warehouse(warehouse), statement, style, sys.stdout, console(), now)
 
 
 @app.command()
@@ -134,25 +140,27 @@ def export(
     """
     from tasks.export import export_model
 
-    made = export_model(place(warehouse), universe, model, out, bars, assets)
-    print(f"{made.weights}: fold {made.fold} of {model}, {made.source} night {made.night}")
-    for graph in made.graphs:
+    exported = export_model(resolve_warehouse(warehouse), universe, model, out, bars, assets)
+    print(f"{exported.weights}: fold {exported.fold} of {model}, {exported.source} night {exported.night}")
+    for graph in exported.graphs:
         print(f"{graph.path}: {graph.nodes} nodes, {graph.bytes / 1024:.0f} KiB, off by {graph.error:.1g} at most")
 
 
 @app.command(epilog="Exit codes: 0 nothing fails (warnings allowed), 1 something does.")
 def doctor(warehouse: WarehouseOption = None) -> None:
-    """Say what is wrong here and what to do about it.
+    """Check this machine: what is wrong, and what to do about it.
 
-    Looks at versions, GPU, disk, warehouse, published copy, Prefect and how the last nights ended.
+    Checks versions, GPU, disk, warehouse, published copy, Prefect and how the last nights ended.
     """
-    screen, worst = console(), 0
-    for finding in examine(place(warehouse), prefect_home(place(warehouse))):
+    screen = console()
+    exit_code = 0
+    target = resolve_warehouse(warehouse)
+    for finding in examine(target, prefect_home(target)):
         colour = {"ok": "green", "warn": "yellow", "fail": "red"}[finding.state]
         screen.print(f"[{colour}]{finding.state:4}[/]  [bold]{finding.subject}[/]: ", end="")
-        screen.print(finding.found + (f"\n      to do: {finding.todo}" if finding.todo else ""), markup=False)
-        worst = max(worst, finding.state == "fail")
-    raise typer.Exit(worst)
+        screen.print(finding.detail + (f"\n      to do: {finding.todo}" if finding.todo else ""), markup=False)
+        exit_code = max(exit_code, int(finding.state == "fail"))
+    raise typer.Exit(exit_code)
 
 
 @app.command()
@@ -167,10 +175,11 @@ def serve(
 
     Starts a server, creates the work pools, deploys prefect.yaml and starts the workers; Ctrl-C stops them all.
     """
-    os.environ["NIGHTLY_WAREHOUSE_URL"] = str(place(warehouse).path)
+    target = resolve_warehouse(warehouse)
+    os.environ["NIGHTLY_WAREHOUSE_URL"] = str(target.path)
     from flows.serve import serve_until_stopped
 
-    serve_until_stopped(prefect_home(place(warehouse)), port, schedules, console())
+    serve_until_stopped(prefect_home(target), port, schedules, console())
 
 
 @app.command()
@@ -225,14 +234,15 @@ def stream(
 ) -> None:
     """Write trades, books, funding, open interest and liquidations to the view `events` as they happen.
 
-    Comes back from lost connections, asks for the trades it missed, and goes on from where the last run stopped. With
-    --model, what that network forecasts at the close of each bar goes to `stream_forecasts` and `signals_now`.
+    Reconnects after lost connections, fetches the trades it missed, and continues where the last run stopped. With
+    --model, the network's forecasts at the close of each bar go to `stream_forecasts` and `signals_now`.
     """
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # its lines are told in our own way
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # we print our own lines
     from flows.stream import StreamParameters, run_stream
 
-    asked = {"universe": universe, "minutes": minutes, "url": url, "rest_url": rest_url, "model": model}
-    run_stream(StreamParameters.model_validate(asked | {"warehouse": str(place(warehouse).path)}), console())
+    options = {"universe": universe, "minutes": minutes, "url": url, "rest_url": rest_url, "model": model}
+    options["warehouse"] = str(resolve_warehouse(warehouse).path)
+    run_stream(StreamParameters.model_validate(options), console())
 
 
 @app.command()
@@ -248,14 +258,15 @@ def events(
 ) -> None:
     """Fetch whole days of trades from Bybit's archive, and their hourly open interest, into the view `events`.
 
-    What is there already, from an earlier run or from `stream`, stays as it is. A day that the archive lacks is
-    told in the end, when all others are in.
+    Events that are stored already, by an earlier run or by `stream`, stay as they are. Days that the archive lacks are
+    reported at the end, when all others are stored.
     """
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # its lines are told in our own way
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # we print our own lines
     from flows.events import EventsParameters, run_events
 
-    asked = {"day": day.date(), "days": days, "universe": universe, "url": url, "rest_url": rest_url}
-    run_events(EventsParameters.model_validate(asked | {"warehouse": str(place(warehouse).path)}), console())
+    options = {"day": day.date(), "days": days, "universe": universe, "url": url, "rest_url": rest_url}
+    options["warehouse"] = str(resolve_warehouse(warehouse).path)
+    run_events(EventsParameters.model_validate(options), console())
 
 
 @app.callback()
@@ -264,41 +275,43 @@ def options(
         bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """What belongs to every command."""
+    """Options of every command."""
 
 
-def place(warehouse: str | None) -> Warehouse:
-    """The warehouse of the option, or of the settings."""
-    return Warehouse.at(load_settings(warehouse_url=warehouse).warehouse_url)
+def resolve_warehouse(url_or_file: str | None) -> Warehouse:
+    """The warehouse of the option --warehouse, or of the settings."""
+    return Warehouse.from_url(load_settings(warehouse_url=url_or_file).warehouse_url)
 
 
 def prefect_home(warehouse: Warehouse) -> Path:
-    """Where Prefect keeps its database and logs: PREFECT_HOME, or a folder beside the warehouse."""
+    """The folder of Prefect's database and logs: PREFECT_HOME, or one beside the warehouse."""
     return Path(os.environ.get("PREFECT_HOME") or warehouse.path.with_name(f"{warehouse.path.stem}.prefect"))
 
 
 def main() -> None:
-    """Runs the command line; an error that was foreseen is one line on stderr."""
+    """Runs the command line; an expected error is one line on stderr."""
     silence_warnings()
     try:
         app()
-    except BAD_INPUT as error:
-        refuse(error, 2)
-    except FORESEEN as error:
-        refuse(error, 1)
+    except INPUT_ERRORS as error:
+        exit_with_error(error, 2)
+    except EXPECTED_ERRORS as error:
+        exit_with_error(error, 1)
     except Exception:
         traceback.print_exc()
-        refuse("this is a defect of nightgraph; please report it with the lines above (.github/CONTRIBUTING.md)", 1)
+        exit_with_error(
+            "this is a defect of nightgraph; please report it with the lines above (.github/CONTRIBUTING.md)", 1
+        )
 
 
-def interrupted(error: BaseException | None) -> bool:
-    """True when Ctrl-C is what the error comes from; DuckDB, for one, makes a RuntimeError of it."""
+def is_interrupt(error: BaseException | None) -> bool:
+    """True when Ctrl-C caused the error; DuckDB, for example, raises a RuntimeError for it."""
     while error and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
     return error is not None
 
 
-def refuse(error: object, code: int) -> NoReturn:
+def exit_with_error(error: object, code: int) -> NoReturn:
     """Prints ``error: …`` and exits."""
     if isinstance(error, ValidationError):
         error = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())

@@ -1,5 +1,5 @@
-"""Events: whole days of trades out of Bybit's archive, and open interest. It is not a step of the night, whose networks
-read them."""
+"""Events: whole days of trades from Bybit's archive, and open interest. It is no step of the night, but the networks of
+later nights read the events."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 
-from flows.parameters import WAREHOUSE, open_warehouse
+from flows.parameters import WAREHOUSE, load_bybit_universe, open_warehouse
 from flows.progress import progress
 from flows.settings import SettingsError, load_settings
 from flows.terminal import log_to_screen, table
@@ -20,13 +20,12 @@ from tasks.events import ArchiveJob, store_archived_events
 from tasks.markets.bybit import LIVE_URL as REST_URL
 from tasks.markets.bybit import Bybit
 from tasks.markets.bybit_archive import ARCHIVE_URL, TradeArchive
-from warehouse.universes import load_universe
 
 COUNTS = {"day": ("day", ""), "symbol": ("symbol", ""), "count": ("new events", ",d")}
 
 
 class EventsParameters(BaseModel):
-    """What `events` can be told."""
+    """Parameters of the flow `events`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -45,46 +44,40 @@ class EventsParameters(BaseModel):
 
     @contextlib.contextmanager
     def job(self) -> Iterator[ArchiveJob]:
-        """The job these parameters name, its warehouse migrated and its connections open for the block."""
+        """The job of these parameters; its warehouse is migrated, its connections are open for the block."""
         warehouse = open_warehouse(load_settings(warehouse_url=self.warehouse))
-        universe = load_universe(warehouse, self.universe)
-        if universe.provider != "bybit":
-            raise SettingsError(
-                f"{universe.name} is no universe of Bybit's: the archive has only those, such as crypto"
-            )
+        universe = load_bybit_universe(warehouse, self.universe, self.url, self.rest_url)
         days = [self.day + timedelta(days=k) for k in range(self.days)]
-        wanted = [
+        files = [
             (day, member.symbol)
             for day in days
             for member in universe.members
             if member.valid_from <= day < (member.valid_to or date.max)
         ]
-        if not wanted:
+        if not files:
             raise SettingsError(f"{universe.name} has no member from {days[0]} to {days[-1]}: choose later days")
-        if self.rest_url and not self.url:
-            raise SettingsError("rest_url goes with url: Bybit's own archive has Bybit's own REST")
-        with contextlib.ExitStack() as open_for:
-            archive = open_for.enter_context(contextlib.closing(TradeArchive(url=self.url or ARCHIVE_URL)))
+        with contextlib.ExitStack() as stack:
+            archive = stack.enter_context(contextlib.closing(TradeArchive(url=self.url or ARCHIVE_URL)))
             rest = None
             if self.rest_url or not self.url:
                 rest = Bybit(datetime.now(UTC), url=self.rest_url or REST_URL)
-                open_for.callback(rest.close)
-            yield ArchiveJob(warehouse, archive, "recorded" if self.url else "live", universe.name, wanted, rest)
+                stack.callback(rest.close)
+            yield ArchiveJob(warehouse, archive, "recorded" if self.url else "live", universe.name, files, rest)
 
 
 @flow
 def events(events: EventsParameters) -> int:
-    """How many events of one universe and some days were new in the warehouse; run again, none is."""
+    """Number of new events of one universe and some days in the warehouse; 0 when run again."""
     with events.job() as job:
         return sum(store_archived_events(job, progress()).values())
 
 
 def run_events(parameters: EventsParameters, screen: Console) -> None:
-    """Fetches in this process, telling how far it has got, and prints how many events of each were new."""
+    """Fetches in this process, shows the progress, and prints the number of new events by day and symbol."""
     with (
         parameters.job() as job,
         log_to_screen(job.warehouse.path.with_name(f"{job.warehouse.path.stem}.events.log")),
     ):
-        new = store_archived_events(job, progress())
-    rows = [{"day": str(day), "symbol": symbol, "count": count} for (day, symbol), count in new.items()]
+        counts = store_archived_events(job, progress())
+    rows = [{"day": str(day), "symbol": symbol, "count": count} for (day, symbol), count in counts.items()]
     screen.print(table(f"{parameters.universe}, {job.source}: trades and open interest", COUNTS, rows))

@@ -11,8 +11,10 @@ from tasks.ledger import step_run
 
 @flow
 def graphs(step: StepParameters) -> GraphReport:
-    """Features and graph snapshots up to the night; only what is missing is built."""
-    night, profile = step.open(), step.settings().profile(step.universe)
-    with step_run(night, "graphs", step.fingerprint()):
+    """Features and graph snapshots up to the night. Only missing ones are built."""
+    settings = step.settings()
+    night = step.open_night(settings)
+    profile = settings.profile(step.universe)
+    with step_run(night, "graphs", settings.fingerprint(step.universe)):
         write_features(night)
         return build_graphs(night, **profile.graph.model_dump())

@@ -1,4 +1,4 @@
-"""Ingest: what the market printed since the last night."""
+"""Ingest: the market's data since the last night."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from tasks.ledger import step_run
 
 @flow
 def ingest(step: StepParameters) -> IngestReport:
-    """Raw bars, corporate actions and funding of one universe up to the night's clock: what is new or restated."""
-    night, asked = step.open(), step.settings().ingest
-    with step_run(night, "ingest", step.fingerprint()):
-        return ingest_bars(night, **asked.model_dump(), on_progress=progress())
+    """New and restated raw bars, corporate actions and funding of one universe, up to the night's clock."""
+    settings = step.settings()
+    night = step.open_night(settings)
+    with step_run(night, "ingest", settings.fingerprint(step.universe)):
+        return ingest_bars(night, **settings.ingest.model_dump(), on_progress=progress())

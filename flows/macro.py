@@ -1,4 +1,4 @@
-"""The command `nightgraph macro`: the macro-regime example, measured and printed."""
+"""The command `nightgraph macro`: runs the macro-regime example and prints its report."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ COLUMNS = {
 
 
 def run_macro(fred: Path, tape: Path, seeds: Sequence[int], markdown: Path | None, screen: Console) -> None:
-    """Prints the accuracies, the paired differences and the sources' figure beside ours; writes ``markdown`` too."""
+    """Prints accuracies, paired differences and the source articles' figure; writes the report to ``markdown``."""
     config = RegimeConfig()
-    steps = console(stderr=True)
+    errors = console(stderr=True)
     report = macro_regimes(
         fred,
         tape,
         replace(config, seeds=tuple(seeds)) if seeds else config,
-        lambda done, total: steps.print(f"fold {done} of {total}"),
+        lambda done, total: errors.print(f"fold {done} of {total}"),
     )
     screen.print(table("Macro regimes", COLUMNS, report.rows))
     for line in report.setting:

@@ -15,7 +15,7 @@ from flows.graphs import graphs
 from flows.ingest import ingest
 from flows.parameters import NightParameters, StepParameters, latest_night, open_warehouse
 from flows.publish import publish
-from flows.settings import SettingsError
+from flows.settings import Settings, SettingsError
 from flows.train import check_graphs, train
 from flows.validate import validate
 from models import zoo
@@ -30,8 +30,8 @@ from warehouse.errors import WarehouseError
 from warehouse.universes import load_universe
 
 logger = logging.getLogger(__name__)
-BLOCKING = (NightBlockedError, LeakFoundError)
-FORESEEN = (TaskError, WarehouseError, TrainingError, FeatureError, GraphError)
+BLOCKING_ERRORS = (NightBlockedError, LeakFoundError)
+EXPECTED_ERRORS = (TaskError, WarehouseError, TrainingError, FeatureError, GraphError)
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class NightReport:
 
 
 class NightFailedError(RuntimeError):
-    """At least one universe of the night was not published; ``reports`` says how each of them ended."""
+    """At least one universe of the night was not published; ``reports`` has the report of every universe."""
 
     def __init__(self, message: str, reports: Sequence[NightReport] = ()) -> None:
         super().__init__(message)
@@ -57,9 +57,9 @@ class NightFailedError(RuntimeError):
 
 @flow
 def nightly(night: NightParameters = NightParameters()) -> list[NightReport]:  # noqa: B008 (frozen; the UI's defaults)
-    """Ingest, validate, graphs, train, backtest, audit, publish for each universe; one that fails stops no other.
+    """Ingest, validate, graphs, train, backtest, audit, publish for each universe; a failed universe stops no other.
 
-    Raises NightFailedError at the end when any universe was not published; what was published before stays as it was.
+    Raises NightFailedError at the end when a universe was not published; what was published before stays as it was.
     """
     settings = night.settings()
     try:
@@ -73,34 +73,37 @@ def nightly(night: NightParameters = NightParameters()) -> list[NightReport]:  #
         check_graphs(settings, universe.name)
     latest = settings.simulated_as_of if night.source == "simulated" else latest_night({u.calendar for u in universes})
     as_of = night.as_of or latest
-    asked = night.model_dump(exclude={"as_of", "universes"})
-    reports = [run_universe(StepParameters(as_of=as_of, universe=universe.name, **asked)) for universe in universes]
+    shared = night.model_dump(exclude={"as_of", "universes"})
+    steps = [StepParameters(as_of=as_of, universe=universe.name, **shared) for universe in universes]
+    reports = [run_universe(step, settings) for step in steps]
     if failed := [f"{r.universe}: {r.state}: {r.message}" for r in reports if r.state != "published"]:
         raise NightFailedError("; ".join(failed), reports)
     return reports
 
 
-def run_universe(step: StepParameters) -> NightReport:
-    """One universe through all seven steps. A night published before with the same settings is left as it is."""
-    night = step.open()
-    state, message = "published", "was published before: nothing to do"
+def run_universe(step: StepParameters, settings: Settings) -> NightReport:
+    """Report on one universe after all seven steps. A night published with the same settings is not run again."""
+    night = step.open_night(settings)
+    state = "published"
+    message = "was published before: nothing to do"
     try:
         if night_row(night) is None:
             check_market(night)
-        if begin_night(night, step.fingerprint()):
-            for run in (ingest, validate, graphs, train, backtest, audit, publish):
-                run(step)
+        if begin_night(night, settings.fingerprint(step.universe)):
+            for flow_of_step in (ingest, validate, graphs, train, backtest, audit, publish):
+                flow_of_step(step)
             message = f"published to {night.warehouse.published}"
         else:
             complete_copy(night)
-    except Exception as error:  # whatever it was, it must not stop the other universes
-        state, message = "blocked" if isinstance(error, BLOCKING) else "failed", str(error)
-        if not isinstance(error, FORESEEN):
+    except Exception as error:  # no error of one universe may stop the others
+        state = "blocked" if isinstance(error, BLOCKING_ERRORS) else "failed"
+        message = str(error)
+        if not isinstance(error, EXPECTED_ERRORS):
             logger.exception("%s %s: a fault of the program", step.as_of, step.universe)
             message = f"{type(error).__name__}: {error} (a fault of the program: the log has its traceback)"
         logger.error("%s %s: %s: %s", step.as_of, step.universe, state, message)
-        begun = night_row(night)
-        if begun is not None and begun["published_at"] is None:
+        unfinished = night_row(night)
+        if unfinished is not None and unfinished["published_at"] is None:
             write_night(night, state=state, message=message)
     row = night_row(night) or {}
     return NightReport(step.as_of, step.source, step.universe, state, message, row.get("champion"), step_seconds(night))

@@ -1,6 +1,6 @@
-"""``python -m flows.prefect_child ARGUMENTS``: the Prefect command line, ended as soon as the process that started it is gone.
+"""``python -m flows.prefect_child ARGUMENTS``: the Prefect command line as a process that ends with its parent.
 
-The parent keeps the other end of standard input. The operating system closes it however the parent dies, so a killed
+The parent holds the other end of standard input. The operating system closes it however the parent dies, so a killed
 ``nightgraph`` leaves no server, no worker and no flow run behind.
 """
 
@@ -19,7 +19,7 @@ GRACE_S = 5.0
 
 
 def end_with_parent() -> None:
-    """Never returns: waits for the end of standard input, then ends this process and all that it started."""
+    """Never returns: waits for the end of standard input, then ends this process and all processes that it started."""
     while os.read(0, 4096):
         pass
     started = psutil.Process().children(recursive=True)  # a worker puts each flow run into a session of its own
@@ -27,10 +27,10 @@ def end_with_parent() -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.terminate()
     os.kill(os.getpid(), signal.SIGTERM)
-    _, left = psutil.wait_procs(started, timeout=GRACE_S)
-    for process in left:
+    _, still_running = psutil.wait_procs(started, timeout=GRACE_S)
+    for process in still_running:
         process.kill()
-    threading.Event().wait(GRACE_S)  # kindly asked, it has ended by now
+    threading.Event().wait(GRACE_S)  # after SIGTERM this process has usually ended by now
     os._exit(1)
 
 

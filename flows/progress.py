@@ -1,4 +1,4 @@
-"""How far long work has got: a bar on a terminal, elsewhere a line now and then."""
+"""Progress of long work: a bar on a terminal, elsewhere a log line every few seconds."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def progress() -> Report:
     return _start()
 
 
-def lines() -> Report:
-    """Logs a line at most every five seconds: short work stays silent."""
+def log_lines() -> Report:
+    """A callback that logs a line at most every five seconds; short work logs none."""
     last = time.monotonic()
 
     def report(done: int, total: int, label: str) -> None:
@@ -30,10 +30,10 @@ def lines() -> Report:
     return report
 
 
-def show_with(start: Callable[[], Report]) -> None:
-    """From here on every new piece of work reports to its own ``start()``."""
+def set_progress(start: Callable[[], Report]) -> None:
+    """Makes ``progress`` return ``start()`` from here on."""
     global _start
     _start = start
 
 
-_start: Callable[[], Report] = lines
+_start: Callable[[], Report] = log_lines

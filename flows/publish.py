@@ -1,4 +1,4 @@
-"""Publish: the signals for the next session, and the moment readers see the night."""
+"""Publish: the signals for the next session. From here on readers see the night."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from tasks.signals import next_signals
 
 @flow
 def publish(step: StepParameters) -> Published:
-    """Signals written once, the night marked as published, the read-only copy swapped, and the artifacts of the UI."""
-    night, profile = step.open(), step.settings().profile(step.universe)
-    with step_run(night, "publish", step.fingerprint()):
-        signals = next_signals(
-            night, contenders_of(night, step), limits_of(step), profile.horizons_bars, profile.class_horizon_bars
-        )
+    """Writes the signals, marks the night as published, replaces the read-only copy, creates the UI's artifacts."""
+    settings = step.settings()
+    night = step.open_night(settings)
+    profile = settings.profile(step.universe)
+    with step_run(night, "publish", settings.fingerprint(step.universe)):
+        models = contenders_of(night, settings)
+        limits = limits_of(settings, step.universe)
+        signals = next_signals(night, models, limits, profile.horizons_bars, profile.class_horizon_bars)
         mark_published(night, signals.champion, signals.for_session)
     published = swap_copy(night)
     show_night(step, published)

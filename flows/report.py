@@ -1,4 +1,4 @@
-"""A night run in this process, and what it prints when it is over."""
+"""Runs a night in this process and prints its report."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from rich.console import Console
 
 from flows.parameters import NightParameters
 from flows.server import ONE_NIGHT, local_server
+from flows.settings import load_settings
 from flows.terminal import console, log_to_screen, table
 from warehouse.connect import Warehouse
 from warehouse.publish import read_published
@@ -47,13 +48,13 @@ STOP = {"stop_price": ("stop", ".6g")}
 
 
 def run_night(parameters: NightParameters, warehouse: Warehouse, home: Path, screen: Console) -> bool:
-    """True when every universe was published. Prints each one's steps, leaderboard and signals, and where they are."""
+    """True when every universe was published. Prints steps, leaderboard and signals of each, and where to look next."""
     started = time.perf_counter()
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # the log file has it all
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # the log file has all records
     log = warehouse.path.with_name(f"{warehouse.path.stem}.log")
     console(stderr=True).print("Starting a local Prefect server and loading the models ...")
     with local_server(home, environment=ONE_NIGHT) as server:
-        from flows.nightly import NightFailedError, nightly  # takes seconds, in which the server starts
+        from flows.nightly import NightFailedError, nightly  # the import takes seconds, in which the server starts
 
         with log_to_screen(log):
             server.wait()
@@ -64,7 +65,8 @@ def run_night(parameters: NightParameters, warehouse: Warehouse, home: Path, scr
     for report in reports:
         show_universe(report, warehouse, screen)
     failed = [report for report in reports if report.state != "published"]
-    seconds, gigabytes = time.perf_counter() - started, peak_bytes() / 2**30
+    seconds = time.perf_counter() - started
+    gigabytes = peak_bytes() / 2**30
     screen.print(f"\n{seconds:.0f} s, peak memory {gigabytes:.1f} GiB")
     if len(failed) < len(reports):
         screen.print(where_to_look_next(warehouse), markup=False, soft_wrap=True)
@@ -75,7 +77,7 @@ def run_night(parameters: NightParameters, warehouse: Warehouse, home: Path, scr
 
 
 def show_universe(report: NightReport, warehouse: Warehouse, screen: Console) -> None:
-    """How the night of one universe went; when it was published, what readers now see of it."""
+    """Prints how the night of one universe ended and, when it was published, its leaderboard, champion and signals."""
     screen.print(
         f"\n{report.universe}, night {report.night}, {report.source}: {report.state}", style="bold", markup=False
     )
@@ -98,7 +100,7 @@ def show_universe(report: NightReport, warehouse: Warehouse, screen: Console) ->
 
 
 def show_signals(signals: list[dict], screen: Console) -> None:
-    """The signals with the largest weights, and how many there are besides."""
+    """Prints the signals with the largest weights, and the number of other signals."""
     session: date = signals[0]["for_session"]
     horizons = {f"return_{bars}": bars for bars, _ in as_items(signals[0]["expected_return"])}
     rows = [
@@ -113,22 +115,22 @@ def show_signals(signals: list[dict], screen: Console) -> None:
 
 
 def as_items(mapping: dict | list) -> list[tuple]:
-    """A MAP's pairs; Arrow gives it as a list of pairs, DuckDB as a dict."""
+    """The pairs of a MAP, which Arrow returns as a list of pairs and DuckDB as a dict."""
     return list(mapping.items() if isinstance(mapping, dict) else mapping)
 
 
 def peak_bytes() -> int:
-    """The most memory this process has held at once."""
+    """Peak memory of this process."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
 def where_to_look_next(warehouse: Warehouse) -> str:
-    """The commands that show more, spelt so that they work in this shell."""
+    """Text with the commands to run next, written so that they work in this shell."""
     program = "nightgraph" if shutil.which("nightgraph") else relative(Path(sys.executable).with_name("nightgraph"))
-    default = Warehouse.at(NightParameters().settings().warehouse_url)
+    default = Warehouse.from_url(load_settings().warehouse_url)
     option = "" if warehouse == default else f" --warehouse {relative(warehouse.path)}"
-    ways = {
+    commands = {
         f'{program} sql "SELECT * FROM signals_next_day"{option}': "",
         f'{program} sql "SELECT * FROM leaderboard"{option}': "",
         f"{program} schema": "what every table and column means",
@@ -136,11 +138,11 @@ def where_to_look_next(warehouse: Warehouse) -> str:
         f"{program} serve": "the Prefect UI: run nights by hand, or every night by itself",
         "README.md": "all the rest",
     }
-    width = max(len(way) for way, what in ways.items() if what)
-    lines = "".join(f"\n  {way:{width}}  {what}".rstrip() for way, what in ways.items())
+    width = max(len(command) for command, purpose in commands.items() if purpose)
+    lines = "".join(f"\n  {command:{width}}  {purpose}".rstrip() for command, purpose in commands.items())
     return f"Published, read-only: {relative(warehouse.published)}\n\nWhere to look next{lines}"
 
 
 def relative(path: Path) -> str:
-    """The path as seen from here when it is below, else whole."""
+    """The path relative to the working directory when it is inside it, else unchanged."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

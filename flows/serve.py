@@ -1,4 +1,4 @@
-"""What `nightgraph serve` runs: a Prefect server with the work pools, every deployment of prefect.yaml, and workers."""
+"""The command `nightgraph serve`: a Prefect server with work pools, every deployment of prefect.yaml, and workers."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from uuid import UUID
 
 from rich.console import Console
 
-from flows.server import REPOSITORY, Child, Server, ServerError, answers, local_server
+from flows.server import REPOSITORY, Child, Server, ServerError, is_answering, local_server
 
 DEPLOYMENTS = REPOSITORY / "prefect.yaml"
 POOLS = {"default": "every step but the fits", "gpu": "the fits, one flow run at a time"}
-RUNS_AT_ONCE = {"default": 4, "gpu": 1}
+MAX_PARALLEL_RUNS = {"default": 4, "gpu": 1}
 
 GREETING = """\
 Ready after {seconds:.0f} s at {ui}
@@ -29,18 +29,18 @@ NO_SCHEDULES = (
 
 
 def serve_until_stopped(home: Path, port: int, schedules: bool | None, screen: Console) -> None:
-    """Runs a desk until Ctrl-C or SIGTERM; ServerError when one of its processes ends by itself."""
-    for ending in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(ending, signal.default_int_handler)
+    """Runs server and workers until Ctrl-C or SIGTERM. Raises ServerError when one of them ends by itself."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     started = time.perf_counter()
     screen.print("Starting the Prefect server, deploying every flow, starting the workers ...")
     try:
-        with serve_desk(home, port, schedules) as (server, workers):
-            on = asyncio.run(schedules_on())
+        with server_and_workers(home, port, schedules) as (server, workers):
+            active = asyncio.run(active_schedules())
             screen.print(
                 GREETING.format(seconds=time.perf_counter() - started, ui=server.ui_url, home=home), markup=False
             )
-            screen.print(f"Schedules: {len(on)} on." if on else NO_SCHEDULES, markup=False)
+            screen.print(f"Schedules: {len(active)} on." if active else NO_SCHEDULES, markup=False)
             while True:
                 for child in filter(None, (server.child, *workers)):
                     child.check()
@@ -50,38 +50,38 @@ def serve_until_stopped(home: Path, port: int, schedules: bool | None, screen: C
 
 
 @contextlib.contextmanager
-def serve_desk(
+def server_and_workers(
     home: Path, port: int | None = None, schedules: bool | None = None
 ) -> Iterator[tuple[Server, list[Child]]]:
-    """A server that has everything deployed, and one worker per pool; what it started is stopped after the block.
+    """A server with all deployments, and one worker per pool; all are stopped after the block, if started by it.
 
     ``schedules`` switches every cron schedule on or off; None leaves each as it was, and a new one off. Enter it before
-    Prefect is imported.
+    Prefect is imported. Raises ServerError when a server runs in ``home`` already.
     """
     if not DEPLOYMENTS.exists():
         raise ServerError(f"no {DEPLOYMENTS}: run this from a checkout of the repository")
-    kept = home / "server.url"
-    if kept.exists() and answers(kept.read_text()):
-        raise ServerError(f"running already at {kept.read_text().removesuffix('/api')}: stop it there first")
+    url_file = home / "server.url"
+    if url_file.exists() and is_answering(url_file.read_text()):
+        raise ServerError(f"running already at {url_file.read_text().removesuffix('/api')}: stop it there first")
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(local_server(home, port))
         server.wait()
         if server.child is not None:
-            kept.write_text(server.api_url)
-            stack.callback(kept.unlink, missing_ok=True)
-            asyncio.run(close_dead_runs())
+            url_file.write_text(server.api_url)
+            stack.callback(url_file.unlink, missing_ok=True)
+            asyncio.run(mark_crashed_runs())
         asyncio.run(create_pools())
-        before = asyncio.run(schedules_on())
-        workers = [stack.enter_context(worker(pool, home / f"worker-{pool}.log")) for pool in POOLS]
+        active_before = asyncio.run(active_schedules())
+        workers = [stack.enter_context(pool_worker(pool, home / f"worker-{pool}.log")) for pool in POOLS]
         deploy(home / "deploy.log")
-        asyncio.run(switch_schedules(before if schedules is None else schedules))
+        asyncio.run(switch_schedules(active_before if schedules is None else schedules))
         yield server, workers
 
 
 @contextlib.contextmanager
-def worker(pool: str, log: Path) -> Iterator[Child]:
-    """A worker that asks for runs every three seconds; a run's code is that of this checkout."""
-    start = ("worker", "start", "--pool", pool, "--limit", str(RUNS_AT_ONCE[pool]))
+def pool_worker(pool: str, log: Path) -> Iterator[Child]:
+    """A worker that polls its pool every three seconds and runs the code of this checkout."""
+    start = ("worker", "start", "--pool", pool, "--limit", str(MAX_PARALLEL_RUNS[pool]))
     child = Child(*start, log=log, PREFECT_WORKER_QUERY_SECONDS="3")
     try:
         yield child
@@ -90,7 +90,7 @@ def worker(pool: str, log: Path) -> Iterator[Child]:
 
 
 async def create_pools() -> None:
-    """Creates the work pools that are not there yet."""
+    """Creates the work pools that do not exist yet."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.exceptions import ObjectAlreadyExists
@@ -105,13 +105,13 @@ async def create_pools() -> None:
 
 
 def deploy(log: Path) -> None:
-    """Deploys all of prefect.yaml; ServerError with Prefect's words when it refuses."""
+    """Deploys all of prefect.yaml. Raises ServerError with Prefect's message when that fails."""
     child = Child("--no-prompt", "deploy", "--all", log=log)
     if child.process.wait() != 0:
         child.check()
 
 
-async def schedules_on() -> set[UUID]:
+async def active_schedules() -> set[UUID]:
     """Ids of the schedules that are switched on."""
     from prefect.client.orchestration import get_client
 
@@ -119,24 +119,25 @@ async def schedules_on() -> set[UUID]:
         return {s.id for d in await client.read_deployments() for s in d.schedules if s.active}
 
 
-async def switch_schedules(on: bool | set[UUID]) -> None:
-    """Switches the schedules of this program's deployments on or off: all alike, or on exactly those in the set."""
+async def switch_schedules(active: bool | set[UUID]) -> None:
+    """Switches all schedules of this program's deployments on or off, or those in the set on and all others off."""
     from prefect.client.orchestration import get_client
 
     async with get_client() as client:
         for deployment in await client.read_deployments():
-            if not (deployment.entrypoint or "").startswith("flows."):  # a server may have others' too
+            # the server may have deployments of other programs
+            if not (deployment.entrypoint or "").startswith("flows."):
                 continue
             for schedule in deployment.schedules:
-                active = on if isinstance(on, bool) else schedule.id in on
-                if schedule.active != active:
-                    await client.update_deployment_schedule(deployment.id, schedule.id, active=active)
+                is_active = active if isinstance(active, bool) else schedule.id in active
+                if schedule.active != is_active:
+                    await client.update_deployment_schedule(deployment.id, schedule.id, active=is_active)
 
 
-async def close_dead_runs() -> None:
-    """Marks as crashed what was running when this server was last stopped: its workers stopped with it.
+async def mark_crashed_runs() -> None:
+    """Marks as crashed the runs that were unfinished when this server was last stopped: its workers stopped with it.
 
-    Such a run would stay "running" for ever and keep the concurrency slot of its deployment.
+    Such a run would stay "running" for ever and occupy the concurrency slot of its deployment.
     """
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter

@@ -1,10 +1,10 @@
-"""Everything a night can be told, in one frozen object: arguments, environment (``NIGHTLY_…``), settings.toml."""
+"""The settings in one frozen object, read from arguments, environment (``NIGHTLY_…``) and settings.toml."""
 
 from __future__ import annotations
 
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -12,21 +12,6 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 DEFAULTS = Path(__file__).with_name("settings.toml")
 Bars = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
-Graph = Literal[  # those of models/graphs/catalogue.py, whose import would make every command wait
-    "correlation",
-    "spearman",
-    "ewma",
-    "partial",
-    "spanning_tree",
-    "lead_lag",
-    "granger",
-    "order_flow",
-    "flow_between",
-    "liquidity",
-    "proximity",
-    "sector",
-    "industry",
-]
 
 
 class SettingsError(ValueError):
@@ -40,7 +25,7 @@ class Frozen(BaseModel):
 
 
 class IngestSettings(Frozen):
-    """How the market is asked."""
+    """How the market's data is fetched."""
 
     overlap_bars: Annotated[int, Field(ge=0, description="bars re-pulled before the watermark, to see restated rows")]
     max_bad_fraction: Annotated[float, Field(ge=0, le=1, description="share of failing symbols that stops the night")]
@@ -48,7 +33,7 @@ class IngestSettings(Frozen):
 
 
 class LimitSettings(Frozen):
-    """Portfolio limits (inventory TGN-38)."""
+    """Portfolio limits (TGN-38)."""
 
     max_position: Share
     max_correlated_exposure: Share
@@ -69,9 +54,9 @@ class FoldSettings(Frozen):
 
 
 class GraphSettings(Frozen):
-    """Which graphs of models/graphs/catalogue.py are built, and of which windows."""
+    """The graphs of models/graphs/catalogue.py to build, and their windows; ``Settings.profile`` checks the names."""
 
-    graphs: Annotated[tuple[Graph, ...], Field(min_length=1)]
+    graphs: Annotated[tuple[str, ...], Field(min_length=1)]
     window_bars: Annotated[int, Field(ge=5, description="fewer leave the directed graphs nothing to test")]
     min_correlation: Share
     top_k: Bars
@@ -79,7 +64,7 @@ class GraphSettings(Frozen):
 
 
 class TrainSettings(Frozen):
-    """One fit. What is not set here keeps the default of ``models.training.fit.TrainConfig``."""
+    """Options of one fit. All others keep the default of ``models.training.fit.TrainConfig``."""
 
     epochs: Annotated[int, Field(ge=1, le=1000)]
     chunk_bars: Annotated[int, Field(ge=8)]
@@ -94,7 +79,7 @@ class TrainSettings(Frozen):
 
 
 class Profile(Frozen):
-    """What depends on how often a market prints a bar."""
+    """The settings that depend on the length of a market's bars."""
 
     horizons_bars: Annotated[tuple[Bars, ...], Field(min_length=1)]
     class_horizon_bars: Bars
@@ -111,7 +96,7 @@ class Profile(Frozen):
 
 
 class Settings(BaseSettings):
-    """The settings of one flow run; built once by the flow and handed down as plain values."""
+    """The settings of one flow run, built once by the flow and passed on as plain values."""
 
     model_config = SettingsConfigDict(
         frozen=True, extra="forbid", env_prefix="NIGHTLY_", env_nested_delimiter="__", toml_file=DEFAULTS
@@ -135,27 +120,39 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments, environment, settings.toml: the first that names a value wins."""
+        """Arguments, environment, settings.toml: the first that has a value wins."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
     def profile(self, universe: str) -> Profile:
-        """The profile of one universe."""
+        """The profile of one universe. Raises SettingsError when it has none, or for a graph that does not exist."""
+        # Here and not when the settings are built: the catalogue's import takes half a second, and most commands read
+        # no profile.
+        from models.graphs.catalogue import check_names
+        from models.graphs.snapshot import GraphError
+
         try:
-            return self.profiles[self.universes[universe]]
+            profile = self.profiles[self.universes[universe]]
         except KeyError:
-            known = ", ".join(self.universes)
+            names = ", ".join(self.universes)
             raise SettingsError(
-                f"universe {universe!r} has no profile in {DEFAULTS}; those that have: {known}"
+                f"universe {universe!r} has no profile in {DEFAULTS}; those that have: {names}"
             ) from None
+        try:
+            check_names(profile.graph.graphs)
+        except GraphError as error:
+            where = f"profiles.{self.universes[universe]}.graph.graphs"
+            raise SettingsError(f"{where}: {error} (environment NIGHTLY_…, or {DEFAULTS})") from error
+        return profile
 
     def fingerprint(self, universe: str) -> dict[str, Any]:
-        """What decides the numbers of one universe's night, as JSON-able values."""
-        limits, profile = self.limits.model_dump(mode="json"), self.profile(universe).model_dump(mode="json")
+        """The settings that the numbers of one universe's night depend on, as values that JSON can hold."""
+        limits = self.limits.model_dump(mode="json")
+        profile = self.profile(universe).model_dump(mode="json")
         return {"models": list(self.models), "seeds": list(self.seeds), "limits": limits, **profile}
 
 
 def load_settings(**arguments: Any) -> Settings:
-    """The settings, with ``arguments`` that are not None on top. Raises SettingsError."""
+    """The settings, overridden by those ``arguments`` that are not None. Raises SettingsError."""
     try:
         return Settings(**{name: value for name, value in arguments.items() if value is not None})
     except ValidationError as error:

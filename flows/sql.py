@@ -31,19 +31,20 @@ class QueryError(Exception):
 def run(warehouse: Warehouse, statement: str, style: str, output: TextIO, screen: Console, now: bool = False) -> None:
     """Writes the rows of ``statement`` to ``output`` as csv or json, or shows them on ``screen`` as a table.
 
-    It asks the published copy or, ``now``, the warehouse, once nobody else has it open, and lets it go before writing.
-    Raises QueryError for what DuckDB refuses and NotPublishedError before the first publish.
+    It queries the published copy or, with ``now``, the warehouse itself: waits for its lock and releases it before it
+    writes. Raises QueryError for a statement that DuckDB refuses, NotPublishedError before the first publish.
     """
-    with contextlib.ExitStack() as opened:
-        con = opened.enter_context(warehouse.read() if now else read_published(warehouse))
+    with contextlib.ExitStack() as connection:
+        con = connection.enter_context(warehouse.read() if now else read_published(warehouse))
         try:
             con.execute(statement)
             if not con.description:
                 raise QueryError("the statement gives no rows")
-            columns, rows = [column[0] for column in con.description], batches(con)
+            columns = [column[0] for column in con.description]
+            rows = fetched_rows(con)
             if now:
                 rows = iter(list(rows))
-                opened.close()  # whoever reads the output may take his time, which nights and streams have not
+                connection.close()  # a slow reader of the output must not hold up nights and streams
             write = {"csv": write_csv, "json": write_json}.get(style)
             if write:
                 write(columns, rows, output)
@@ -53,20 +54,20 @@ def run(warehouse: Warehouse, statement: str, style: str, output: TextIO, screen
             raise QueryError(one_line(error)) from error
 
 
-def batches(con: duckdb.DuckDBPyConnection) -> Iterator[tuple]:
+def fetched_rows(con: duckdb.DuckDBPyConnection) -> Iterator[tuple]:
     """The rows of the statement that was executed last, one by one."""
     while rows := con.fetchmany(BATCH_ROWS):
         yield from rows
 
 
 def one_line(error: duckdb.Error) -> str:
-    """DuckDB's message without the picture of the statement and its line breaks."""
+    """DuckDB's message without its copy of the statement and without line breaks."""
     text = str(error).split("\n\nLINE ")[0]
     return " ".join(text.split())
 
 
 def write_csv(columns: list[str], rows: Iterator[tuple], output: TextIO) -> None:
-    """RFC 4180: header, CRLF, quotes where needed; NULL is empty, times are ISO 8601, maps and lists are JSON."""
+    """Writes RFC 4180: header, CRLF, quotes where needed; NULL is empty, times are ISO 8601, maps and lists JSON."""
     writer = csv.writer(output)
     writer.writerow(columns)
     for row in rows:
@@ -74,7 +75,7 @@ def write_csv(columns: list[str], rows: Iterator[tuple], output: TextIO) -> None
 
 
 def write_json(columns: list[str], rows: Iterator[tuple], output: TextIO) -> None:
-    """One array with an object per row; NULL and numbers JSON does not know are null, times are ISO 8601."""
+    """Writes an array with one object per row; NULL, NaN and infinity are null, times are ISO 8601."""
     separator = "["
     for row in rows:
         output.write(separator + json.dumps(dict(zip(columns, map(plain, row), strict=True)), ensure_ascii=False))
@@ -83,21 +84,21 @@ def write_json(columns: list[str], rows: Iterator[tuple], output: TextIO) -> Non
 
 
 def show(columns: list[str], rows: Iterator[tuple], screen: Console) -> None:
-    """A table of the first rows, numbers to the right, and how many there are besides."""
+    """Prints a table of the first rows, numbers aligned to the right, and the number of other rows."""
     first = list(islice(rows, SHOWN_ROWS))
-    drawn = Table(box=None, header_style="bold", pad_edge=False)
+    output = Table(box=None, header_style="bold", pad_edge=False)
     for number, column in enumerate(columns):
         numeric = any(isinstance(row[number], (int, float, Decimal)) for row in first)
-        drawn.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        output.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in first:
-        drawn.add_row(*(cell(plain(v) if isinstance(v, (dict, list)) else v) for v in row))
-    screen.print(drawn, markup=False)
+        output.add_row(*(cell(plain(v) if isinstance(v, (dict, list)) else v) for v in row))
+    screen.print(output, markup=False)
     if more := sum(1 for _ in rows):
         screen.print(f"… and {more} more rows; --csv and --json print all", style="dim")
 
 
 def plain(value: object) -> object:
-    """A value JSON can hold."""
+    """The value as one that JSON can hold."""
     match value:
         case bool() | int() | str() | None:
             return value

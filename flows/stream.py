@@ -1,4 +1,4 @@
-"""Stream: what happens on the exchange, event by event, for as long as one likes. It is not a step of the night."""
+"""Stream: the events of an exchange as they happen, until it is stopped. It is no step of the night."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 
-from flows.parameters import WAREHOUSE, open_warehouse
-from flows.settings import SettingsError, load_settings
+from flows.parameters import WAREHOUSE, load_bybit_universe, open_warehouse
+from flows.settings import load_settings
 from flows.terminal import log_to_screen, table
 from models.sessions import FAR_FUTURE
-from tasks.live.event_feed import EventConsumer, NoConsumer
+from tasks.live.event_feed import EventConsumer, StoreOnly
 from tasks.live.job import StreamJob, StreamReport
 from tasks.live.market import LiveMarket
 from tasks.live.stream import stream_events
@@ -28,7 +28,7 @@ COUNTS = {"name": ("what", ""), "count": ("how many", ",d")}
 
 
 class StreamParameters(BaseModel):
-    """What `stream` can be told."""
+    """Parameters of the flow `stream`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -52,31 +52,27 @@ class StreamParameters(BaseModel):
 
     @contextlib.contextmanager
     def job(self) -> Iterator[StreamJob]:
-        """The job these parameters name, its warehouse migrated and its connections open for the block."""
+        """The job of these parameters; its warehouse is migrated, its connections are open for the block."""
         warehouse = open_warehouse(load_settings(warehouse_url=self.warehouse))
-        universe = load_universe(warehouse, self.universe)
-        if universe.provider != "bybit":
-            raise SettingsError(
-                f"{universe.name} is no universe of Bybit's: only those can be streamed, such as crypto"
-            )
-        if self.rest_url and not self.url:
-            raise SettingsError("rest_url goes with url: Bybit's own websocket has Bybit's own REST")
+        universe = load_bybit_universe(warehouse, self.universe, self.url, self.rest_url)
         today = datetime.now(UTC).date()
-        symbols = {one.symbol for one in universe.members if (one.valid_to or date.max) > today}
-        asked = self.model_dump(include={"model", "minutes", "save_every_s", "book_every_ms", "bound_ms"})
+        symbols = {member.symbol for member in universe.members if (member.valid_to or date.max) > today}
+        options = self.model_dump(include={"model", "minutes", "save_every_s", "book_every_ms", "bound_ms"})
         rest = Bybit(FAR_FUTURE, url=self.rest_url or REST_URL) if self.rest_url or not self.url else None
-        source, url = ("recorded", self.url) if self.url else ("live", LIVE_URL)
+        source = "recorded" if self.url else "live"
         try:
-            yield StreamJob(warehouse, universe.name, tuple(sorted(symbols)), source, url, rest, **asked)
+            yield StreamJob(
+                warehouse, universe.name, tuple(sorted(symbols)), source, self.url or LIVE_URL, rest, **options
+            )
         finally:
             if rest is not None:
                 rest.close()
 
-    def memory(self, job: StreamJob) -> EventConsumer:
-        """What reads the events: the newest published fold of the model, or nothing."""
+    def consumer(self, job: StreamJob) -> EventConsumer:
+        """The consumer of the events: the newest published fold of the model, or StoreOnly without a model."""
         if self.model is None:
-            return NoConsumer()
-        from tasks.live.network import LiveNetwork, published_fold  # torch takes seconds: only for who forecasts
+            return StoreOnly()
+        from tasks.live.network import LiveNetwork, published_fold  # torch takes seconds to import: only for forecasts
 
         market = LiveMarket(job.warehouse, load_universe(job.warehouse, job.universe), job.source, job.rest)
         return LiveNetwork(published_fold(market, self.model), market, job.symbols)
@@ -84,15 +80,15 @@ class StreamParameters(BaseModel):
 
 @flow
 def stream(stream: StreamParameters = StreamParameters()) -> StreamReport:  # noqa: B008 (frozen; the UI's defaults)
-    """Events of one universe as they happen, into the warehouse; goes on from where the last one stopped."""
+    """Stores the events of one universe as they happen; continues where the last run stopped."""
     with stream.job() as job:
-        return stream_events(job, stream.memory(job))
+        return stream_events(job, stream.consumer(job))
 
 
 def run_stream(parameters: StreamParameters, screen: Console) -> None:
-    """Streams in this process, telling how far it has got, and prints the counts at the end."""
+    """Streams in this process, shows the progress, and prints the counts at the end."""
     with parameters.job() as job, log_to_screen(job.warehouse.path.with_name(f"{job.warehouse.path.stem}.stream.log")):
-        report = stream_events(job, parameters.memory(job))
+        report = stream_events(job, parameters.consumer(job))
     screen.print(f"{report.universe}, {report.source}, {report.seconds:.0f} s", style="bold", markup=False)
     screen.print(table("Counts", COUNTS, [{"name": name, "count": count} for name, count in report.counts.items()]))
     screen.print(f"State: {job.state_file}", markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""What the command line prints: step lines and progress bars on standard error, tables on standard output."""
+"""Output of the command line: step lines and progress bars on standard error, tables on standard output."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from flows.progress import Report, lines, show_with
+from flows.progress import Report, log_lines, set_progress
 
 ROOMS = ("flows", "tasks", "models", "warehouse")
-TOLD = (  # steps, progress, waits
+SHOWN_LOGGERS = (  # steps, progress, waits
     *("tasks.ledger", "tasks.events", "tasks.live.event_feed", "tasks.live.stream", "tasks.live.bar_closer"),
     *("flows.progress", "warehouse.connect"),
 )
@@ -26,23 +26,24 @@ NO_TERMINAL_WIDTH = 160
 
 
 def console(stderr: bool = False) -> Console:
-    """A console as wide as the terminal; where there is none, as wide as COLUMNS says or 160."""
-    found = Console(stderr=stderr, highlight=False, soft_wrap=False)
-    if not found.is_terminal and "COLUMNS" not in found._environ:
-        found.width = NO_TERMINAL_WIDTH
-    return found
+    """A console as wide as the terminal; without a terminal, as wide as COLUMNS or 160."""
+    screen = Console(stderr=stderr, highlight=False, soft_wrap=False)
+    if not screen.is_terminal and "COLUMNS" not in screen._environ:
+        screen.width = NO_TERMINAL_WIDTH
+    return screen
 
 
 class StepLines(logging.Handler):
-    """Prints the rooms' steps, waits and warnings as they happen, each after the seconds since the start."""
+    """Prints the steps, waits and warnings of our packages as they happen, with the seconds since the start."""
 
     def __init__(self, screen: Console) -> None:
         super().__init__(logging.INFO)
-        self.screen, self.started = screen, time.perf_counter()
+        self.screen = screen
+        self.started = time.perf_counter()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Prints one record; without its traceback, which is for the log file."""
-        if record.levelno >= logging.WARNING or record.name in TOLD:
+        """Prints one record without its traceback, which goes to the log file."""
+        if record.levelno >= logging.WARNING or record.name in SHOWN_LOGGERS:
             colour = {logging.WARNING: "yellow", logging.ERROR: "red", logging.CRITICAL: "red"}.get(record.levelno, "")
             elapsed = time.perf_counter() - self.started
             self.screen.print(f"{elapsed:7.1f} s  {record.getMessage()}", style=colour, markup=False, soft_wrap=True)
@@ -50,41 +51,42 @@ class StepLines(logging.Handler):
 
 @contextlib.contextmanager
 def log_to_screen(log: Path) -> Iterator[None]:
-    """Step lines and progress on stderr for the block, and everything, tracebacks too, in the file ``log``.
+    """Shows step lines and progress on stderr for the block, and writes all records with tracebacks to ``log``.
 
-    Enter it after Prefect is imported: its import sets up logging anew.
+    Enter it after Prefect is imported: the import configures logging anew.
     """
     screen = console(stderr=True)
     log.parent.mkdir(parents=True, exist_ok=True)
-    everything = logging.FileHandler(log, mode="w", encoding="utf-8")
-    everything.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    lines_of = StepLines(screen)
-    handlers = {name: [lines_of, everything] for name in ROOMS} | {"prefect": [everything]}
+    log_file = logging.FileHandler(log, mode="w", encoding="utf-8")
+    log_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    step_lines = StepLines(screen)
+    handlers: dict[str, list[logging.Handler]] = {name: [step_lines, log_file] for name in ROOMS}
+    handlers["prefect"] = [log_file]
     with contextlib.ExitStack() as stack:
-        stack.callback(everything.close)
-        for name, mine in handlers.items():
-            for handler in mine:
+        stack.callback(log_file.close)
+        for name, handlers_of_room in handlers.items():
+            for handler in handlers_of_room:
                 logging.getLogger(name).addHandler(handler)
                 stack.callback(logging.getLogger(name).removeHandler, handler)
         for name in ROOMS:
             logging.getLogger(name).setLevel(logging.INFO)
         if screen.is_terminal:
-            show_with(stack.enter_context(bars(screen)))
-            stack.callback(show_with, lines)
+            set_progress(stack.enter_context(progress_bars(screen)))
+            stack.callback(set_progress, log_lines)
         yield
 
 
 @contextlib.contextmanager
-def bars(screen: Console) -> Iterator[Callable[[], Report]]:
-    """A factory of progress bars at the foot of the screen; a bar goes away when its work is done."""
+def progress_bars(screen: Console) -> Iterator[Callable[[], Report]]:
+    """A factory of progress bars at the foot of the screen; a bar disappears when its work is done."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=screen, transient=True) as shown:
+    with Progress(*columns, console=screen, transient=True) as display:
 
         def start() -> Report:
-            bar = shown.add_task("", total=None, visible=False)
+            bar = display.add_task("", total=None, visible=False)
 
             def report(done: int, total: int, label: str) -> None:
-                shown.update(bar, description=label, completed=done, total=total, visible=done < total)
+                display.update(bar, description=label, completed=done, total=total, visible=done < total)
 
             return report
 
@@ -92,23 +94,23 @@ def bars(screen: Console) -> Iterator[Callable[[], Report]]:
 
 
 def silence_warnings() -> None:
-    """Keeps other libraries' warnings off the screen; ``python -W`` brings them back."""
+    """Hides the warnings of libraries, unless ``python -W`` sets a filter."""
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
 
 
 def table(title: str, columns: dict[str, tuple[str, str]], rows: list[dict]) -> Table:
     """A table of ``rows``; ``columns`` maps a row's key to its heading and format specification ("" for text)."""
-    drawn = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    output = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
     for heading, spec in columns.values():
-        drawn.add_column(heading, justify="right" if spec else "left", no_wrap=True)
+        output.add_column(heading, justify="right" if spec else "left", no_wrap=True)
     for row in rows:
-        drawn.add_row(*(cell(row[key], spec) for key, (_, spec) in columns.items()))
-    return drawn
+        output.add_row(*(cell(row[key], spec) for key, (_, spec) in columns.items()))
+    return output
 
 
 def cell(value: object, spec: str = "") -> str:
-    """One value as a table shows it: nothing for NULL, times without a needless clock."""
+    """One value as the text of a table's cell: empty for NULL; a time at midnight is shown as its date."""
     if value is None:
         return ""
     if spec:

@@ -17,11 +17,12 @@ from tasks.train import Recipe, TrialReport, contenders, load_training_data, tra
 
 @flow
 def train(step: StepParameters) -> list[TrialReport]:
-    """Fits what is not fitted yet and forecasts the bars that have no forecast; a cached fold costs a look."""
-    night, settings = step.open(), step.settings()
+    """Fits the folds that are not in the cache, and forecasts the bars that have no forecast yet."""
+    settings = step.settings()
+    night = step.open_night(settings)
     check_graphs(settings, step.universe)
     recipe = recipe_of(settings.profile(step.universe))
-    with step_run(night, "train", step.fingerprint()):
+    with step_run(night, "train", settings.fingerprint(step.universe)):
         models = [c.model for c in networks(contenders(night, settings.models, settings.seeds, recipe))]
         data = load_training_data(night, recipe, models)
         return [
@@ -33,10 +34,10 @@ def train(step: StepParameters) -> list[TrialReport]:
 
 def check_graphs(settings: Settings, universe: str) -> None:
     """Raises SettingsError for a model that reads a graph which the universe's profile does not build."""
-    built = settings.profile(universe).graph.graphs
+    graphs = settings.profile(universe).graph.graphs
     for model in settings.models:
         graph = None if isinstance(zoo.entry(model), zoo.TradingRule) else zoo.graph_of(zoo.Spec(model))
-        if graph is not None and graph not in built:
+        if graph is not None and graph not in graphs:
             profile = settings.universes[universe]
             raise SettingsError(
                 f"model {model!r} reads the graph {graph!r}, which profile {profile!r} does not build for {universe}; "
@@ -51,14 +52,13 @@ def recipe_of(profile: Profile) -> Recipe:
     )
 
 
-def contenders_of(night: Night, step: StepParameters) -> list[Contender]:
+def contenders_of(night: Night, settings: Settings) -> list[Contender]:
     """The models of a night, with the trials that forecast for them."""
-    settings = step.settings()
-    return contenders(night, settings.models, settings.seeds, recipe_of(settings.profile(step.universe)))
+    recipe = recipe_of(settings.profile(night.universe.name))
+    return contenders(night, settings.models, settings.seeds, recipe)
 
 
-def limits_of(step: StepParameters) -> Limits:
-    """The portfolio limits of a night."""
-    settings = step.settings()
-    staleness = settings.profile(step.universe).max_staleness_hours
-    return Limits(**settings.limits.model_dump(), max_staleness_hours=staleness)
+def limits_of(settings: Settings, universe: str) -> Limits:
+    """The portfolio limits of one universe."""
+    max_staleness_hours = settings.profile(universe).max_staleness_hours
+    return Limits(**settings.limits.model_dump(), max_staleness_hours=max_staleness_hours)

@@ -1,4 +1,4 @@
-"""Validate: which of the night's raw rows are fit to be used."""
+"""Validate: checks of the night's raw rows, which decide the rows that are used."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from tasks.validate import ValidationReport, validate_night
 
 @flow
 def validate(step: StepParameters) -> ValidationReport:
-    """Verdicts on the night's delta in ``checks``; good rows in ``bars``, bad ones in ``quarantine``."""
-    night = step.open()
-    with step_run(night, "validate", step.fingerprint()):
+    """Writes verdicts on the night's delta to ``checks``, good rows to ``bars``, bad ones to ``quarantine``."""
+    settings = step.settings()
+    night = step.open_night(settings)
+    with step_run(night, "validate", settings.fingerprint(step.universe)):
         return validate_night(night)

@@ -1,4 +1,4 @@
-"""Short names that follow from a content: the same content, the same name, on every machine."""
+"""Short names derived from content: the same content gives the same name on every machine."""
 
 from __future__ import annotations
 

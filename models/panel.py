@@ -1,4 +1,4 @@
-"""The (time, asset, feature) cube with its mask: what every other room speaks.
+"""The (time, asset, feature) cube with its mask: the data type that the other packages exchange.
 
 Glossary: t bars, n assets, f columns.
 """
@@ -48,7 +48,7 @@ class Panel:
         return Panel(self.ts[start:stop], self.symbols, self.columns, self.values[start:stop], self.mask[start:stop])
 
     def until(self, last: np.datetime64) -> Panel:
-        """Every bar whose open is at or before ``last``."""
+        """The bars whose open is at or before ``last``."""
         return self.rows(0, int(np.searchsorted(self.ts, last, side="right")))
 
     @classmethod
@@ -57,16 +57,17 @@ class Panel:
     ) -> Panel:
         """A panel from long rows (symbol, ts, *columns), one row per (symbol, ts), in any order.
 
-        ``ts`` is the grid; without it the distinct timestamps of the rows are. Rows off the grid are refused.
+        ``ts`` is the grid; the default is the distinct timestamps of the rows. Raises ValueError for a row whose
+        timestamp is not on the grid.
         """
         row_ts = table["ts"].to_numpy().astype("datetime64[us]")
         grid = np.unique(row_ts) if ts is None else np.asarray(ts, dtype="datetime64[us]")
         i = np.searchsorted(grid, row_ts)
-        inside = i < len(grid)
-        if not inside.all() or not (grid[np.minimum(i, len(grid) - 1)] == row_ts).all():
+        is_inside = i < len(grid)
+        if not is_inside.all() or not (grid[np.minimum(i, len(grid) - 1)] == row_ts).all():
             raise ValueError("a row's timestamp is not on the panel's grid")
-        order = {symbol: k for k, symbol in enumerate(symbols)}
-        j = np.array([order[s] for s in table["symbol"].to_pylist()], dtype=np.int64)
+        symbol_index = {symbol: k for k, symbol in enumerate(symbols)}
+        j = np.array([symbol_index[s] for s in table["symbol"].to_pylist()], dtype=np.int64)
         values = np.full((len(grid), len(symbols), len(columns)), np.nan)
         for k, name in enumerate(columns):
             values[i, j, k] = table[name].to_numpy(zero_copy_only=False)
@@ -75,7 +76,7 @@ class Panel:
         return cls(grid, tuple(symbols), tuple(columns), values, mask)
 
     def to_table(self, first: int = 0) -> pa.Table:
-        """Long rows (symbol, ts, *columns) of the unmasked cells from bar ``first`` on, by (ts, symbol position)."""
+        """Long rows (symbol, ts, *columns) of the cells with a bar, from bar ``first`` on, sorted by (ts, symbol)."""
         i, j = np.nonzero(self.mask[first:])
         arrays = {
             "symbol": pa.array(np.asarray(self.symbols, dtype=object)[j], pa.string()),

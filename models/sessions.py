@@ -1,4 +1,4 @@
-"""Trading sessions and calendar constants: the one place that knows how long a year is.
+"""Trading sessions and calendar constants: the only file that defines the length of a year.
 
 Two calendars: ``XNYS`` (New York Stock Exchange, from exchange-calendars) and ``24/7`` (perpetuals; a session is a UTC
 day, or a single bar where bars are as short as a second). All instants are numpy datetime64[us] in UTC; a bar is named
@@ -16,11 +16,11 @@ DAY = np.timedelta64(1, "D").astype("timedelta64[us]")
 HOUR = np.timedelta64(1, "h").astype("timedelta64[us]")
 SECOND = np.timedelta64(1, "s").astype("timedelta64[us]")
 INTERVALS = {"1d": DAY, "1h": HOUR, "1s": SECOND}
-SESSIONS = {"1d": DAY, "1h": DAY, "1s": SECOND}  # by interval: a market that never closes is decided on so often
+SESSIONS = {"1d": DAY, "1h": DAY, "1s": SECOND}  # by interval: time between two decisions in a market that never closes
 FIRST_SESSION, LAST_SESSION = "2000-01-03", "2035-12-31"
 DAYS_PER_YEAR = 365
 SESSIONS_PER_YEAR = {"XNYS": 252, "24/7": DAYS_PER_YEAR}
-FAR_FUTURE = datetime(2100, 1, 1, tzinfo=UTC)  # an instant after every bar, for what is not cut at a clock
+FAR_FUTURE = datetime(2100, 1, 1, tzinfo=UTC)  # an instant after every bar, for queries without an upper bound
 
 
 class UnknownCalendarError(ValueError):
@@ -33,7 +33,7 @@ def midnight(day: date) -> datetime:
 
 
 def midnight_after(day: date) -> datetime:
-    """00:00 UTC of the day after: the end of a night's date."""
+    """00:00 UTC of the next day: the end of a night's date."""
     return midnight(day + timedelta(days=1))
 
 
@@ -63,7 +63,7 @@ def session_dates(calendar: str, start: date, end: date) -> np.ndarray:
 
 
 def bar_opens(calendar: str, interval: str, start: date, end: date) -> np.ndarray:
-    """Opens of every bar that a full market would print for sessions in [start, end)."""
+    """Opens of every bar of the sessions in [start, end), datetime64[us], as if no bar were missing."""
     if calendar == "24/7":
         first, stop = (np.datetime64(d, "D").astype("datetime64[us]") for d in (start, end))
         return np.arange(first, stop, INTERVALS[interval])
@@ -72,14 +72,14 @@ def bar_opens(calendar: str, interval: str, start: date, end: date) -> np.ndarra
 
 
 def bar_closes(calendar: str, interval: str, opens: np.ndarray) -> np.ndarray:
-    """The instant each bar has closed: the session's close for daily exchange bars, else open plus interval."""
+    """The close of each bar, datetime64[us]: the session's close for daily exchange bars, otherwise open + interval."""
     opens = np.asarray(opens, dtype="datetime64[us]")
     if calendar == "24/7":
         return opens + INTERVALS[interval]
     dates, _, closes = _schedule(calendar)
     i = np.searchsorted(dates, opens.astype("datetime64[D]"))
-    found = (i < len(dates)) & (dates[np.minimum(i, len(dates) - 1)] == opens.astype("datetime64[D]"))
-    return np.where(found, closes[np.minimum(i, len(dates) - 1)], opens + INTERVALS[interval])
+    is_session = (i < len(dates)) & (dates[np.minimum(i, len(dates) - 1)] == opens.astype("datetime64[D]"))
+    return np.where(is_session, closes[np.minimum(i, len(dates) - 1)], opens + INTERVALS[interval])
 
 
 def last_session(calendar: str, as_of: date) -> date:
@@ -93,30 +93,30 @@ def next_session(calendar: str, after: date) -> date:
 
 
 def bar_after(calendar: str, interval: str, ts: np.datetime64, count: int) -> np.datetime64:
-    """Open of the bar ``count`` bars after the one at ``ts``."""
+    """Open of the bar that comes ``count`` bars after the one at ``ts``."""
     day = ts.astype("datetime64[D]").astype(date)
     days = 15 + count * 365 // periods_per_year(calendar, interval)
     opens = bar_opens(calendar, interval, day, day + timedelta(days=days))
     return opens[int(np.searchsorted(opens, ts)) + count]
 
 
-def session_ends(calendar: str, interval: str, closed: np.ndarray) -> np.ndarray:
-    """Positions of the bars that end their session, (d,); ``closed`` (t,) when each bar of the grid closes."""
+def session_ends(calendar: str, interval: str, closes: np.ndarray) -> np.ndarray:
+    """Positions of the bars that end their session, (d,); ``closes`` (t,) is the close of each bar of the grid."""
     if calendar != "24/7":
-        return np.arange(len(closed))
-    return np.flatnonzero(closed.astype("datetime64[us]").astype(np.int64) % SESSIONS[interval].astype(np.int64) == 0)
+        return np.arange(len(closes))
+    return np.flatnonzero(closes.astype("datetime64[us]").astype(np.int64) % SESSIONS[interval].astype(np.int64) == 0)
 
 
 def bars_per_session(interval: str) -> int:
-    """How many bars one session prints."""
+    """The number of bars in one session."""
     return int(SESSIONS[interval] // INTERVALS[interval])
 
 
 def sessions_per_year(calendar: str, interval: str) -> int:
-    """Sessions in a year: 252 of an exchange, 365 days of a market that never closes, or all its seconds."""
+    """Sessions in a year: 252 on an exchange; 365 days in a market that never closes, or its seconds for 1s bars."""
     return SESSIONS_PER_YEAR[calendar] * int(DAY // SESSIONS[interval])
 
 
 def periods_per_year(calendar: str, interval: str) -> int:
-    """Bars in a year: 252 daily exchange bars, 365 daily or 8760 hourly bars of a market that never closes."""
+    """Bars in a year: 252 daily bars on an exchange, 365 daily or 8760 hourly bars in a market that never closes."""
     return sessions_per_year(calendar, interval) * bars_per_session(interval)

@@ -1,8 +1,8 @@
-"""Name → spec → network: the one place to add a model.
+"""All models by name: the one place to add a model.
 
-A network is a builder ``(spec, n_features, n_horizons, **options) → Module`` whose forward takes a Batch and gives a
-Forecast, trained by gradient or, if it is a RowModel, fitted in one go; a rule is a function of the bars that gives
-weights. Registering one is one line in ENTRIES.
+A network is a builder ``(spec, n_features, n_horizons, **options) → Module``. The module's forward maps a Batch to a
+Forecast; it is trained by gradient or, if it is an Estimator, fitted in one call. A rule is a function from bars to
+weights. One line in ENTRIES registers either.
 """
 
 from __future__ import annotations
@@ -34,14 +34,13 @@ __all__ = [
 
 
 class UnknownModelError(ValueError):
-    """A name that the zoo does not hold, or that is not of the kind asked for."""
+    """A name that is not in the zoo, or that names the other kind of entry."""
 
 
 @dataclass(frozen=True)
 class Network:
-    """A trained entry. ``graph``: name of the graph whose snapshots it reads unless its options say
-    another or none, see ``graph_of``. ``events``: it reads what
-    happens in the market between its bars."""
+    """A trained entry. ``graph``: the graph whose snapshots it reads unless its options name another or none, see
+    ``graph_of``. ``events``: it reads the market events between its bars."""
 
     build: Callable[..., nn.Module]
     summary: str
@@ -51,7 +50,7 @@ class Network:
 
 @dataclass(frozen=True)
 class TradingRule:
-    """An entry without parameters: ``weights(bars) → (t, n)``. ``benchmark_only``: it holds the benchmark alone."""
+    """An entry without parameters: ``weights(bars) → (t, n)``. ``benchmark_only``: it trades the benchmark alone."""
 
     weights: Callable[[Panel], np.ndarray]
     summary: str
@@ -59,7 +58,7 @@ class TradingRule:
 
 
 Entry = Network | TradingRule
-RNG_LOCK = threading.Lock()  # whoever draws from torch's generator, or puts it back, holds it
+RNG_LOCK = threading.Lock()  # held while code draws from torch's global generator or restores it
 
 ENTRIES: dict[str, Entry] = {
     "s4": Network(sequence, "structured state-space model: normal plus low rank, from HiPPO-LegS"),
@@ -69,7 +68,7 @@ ENTRIES: dict[str, Entry] = {
     "mamba": Network(sequence, "selective state-space model"),
     "mamba_simplified": Network(sequence, "Mamba with one step size and one decay for all channels"),
     "mamba2": Network(sequence, "selective state-space model with heads of scalar decay"),
-    "on_demand": Network(OnDemand, "S4D switched on where a linear glance expects a move"),
+    "on_demand": Network(OnDemand, "S4D that runs only where a linear gate expects a move"),
     "lstm": Network(sequence, "long short-term memory, the baseline"),
     "gru": Network(sequence, "gated recurrent unit"),
     "transformer": Network(sequence, "causal attention over a window of bars"),
@@ -79,7 +78,9 @@ ENTRIES: dict[str, Entry] = {
         partial(ssm_gnn, layer="mamba"), "Mamba per asset, then attention over the correlation graph", "correlation"
     ),
     "ssm_gnn_interleaved": Network(
-        partial(ssm_gnn, fusion="interleaved"), "S4D and attention over the correlation graph in turns", "correlation"
+        partial(ssm_gnn, fusion="interleaved"),
+        "S4D and attention over the correlation graph, alternating",
+        "correlation",
     ),
     "ssm_gnn_messages_first": Network(
         partial(ssm_gnn, fusion="interleaved", order="gnn_ssm"), "the same, messages before S4D", "correlation"
@@ -91,13 +92,15 @@ ENTRIES: dict[str, Entry] = {
         partial(ssm_gnn, graph="sector"), "S4D per asset, then attention within the sector", "sector"
     ),
     "ssm_gnn_attention": Network(
-        partial(ssm_gnn, graph=LEARNED, top_k=8), "S4D per asset, then attention over edges it draws itself"
+        partial(ssm_gnn, graph=LEARNED, top_k=8), "S4D per asset, then attention over learned edges"
     ),
     "ssm_gnn_pretrained": Network(
-        partial(ssm_gnn, pretrained="ssm"), "ssm_gnn whose S4D is fitted alone first, then both", "correlation"
+        partial(ssm_gnn, pretrained="ssm"), "ssm_gnn whose S4D is first fitted alone", "correlation"
     ),
     "ssm": Network(partial(ssm_gnn, parts="ssm"), "ssm_gnn without its messages", "correlation"),
-    "gnn": Network(partial(ssm_gnn, parts="gnn"), "ssm_gnn without its memory: the bar alone", "correlation"),
+    "gnn": Network(
+        partial(ssm_gnn, parts="gnn"), "ssm_gnn without its sequence layer: reads the current bar alone", "correlation"
+    ),
     "tgn": Network(
         partial(Tgn, aggregator="mean"), "temporal graph network: memory and attention", "correlation", events=True
     ),
@@ -108,19 +111,25 @@ ENTRIES: dict[str, Entry] = {
         partial(Tgn, base="jodie"), "recurrent memory, projected in time", graph="correlation", events=True
     ),
     "dyrep": Network(
-        partial(Tgn, base="dyrep"), "recurrent memory of what neighbours say", graph="correlation", events=True
+        partial(Tgn, base="dyrep"), "recurrent memory of the neighbours' embeddings", graph="correlation", events=True
     ),
     "tgn_links": Network(
         partial(Tgn, aggregator="mean", links="jointly"),
-        "tgn that also learns which events come next",
+        "tgn that also learns to predict the next events",
         "correlation",
         True,
     ),
     "tgn_pretrained": Network(
-        partial(Tgn, aggregator="mean", links="first"), "tgn that learned so before its forecasts", "correlation", True
+        partial(Tgn, aggregator="mean", links="first"),
+        "tgn that first learns to predict the next events",
+        "correlation",
+        True,
     ),
     "tgn_pairs": Network(
-        partial(Tgn, aggregator="mean", together=True), "tgn that also says who moves with whom", "correlation", True
+        partial(Tgn, aggregator="mean", together=True),
+        "tgn that also forecasts which assets move together",
+        "correlation",
+        True,
     ),
     "ridge": Network(Ridge, "linear and logistic regression with a penalty, the baseline of every model"),
     "gradient_boosting": Network(GradientBoosting, "gradient-boosted trees, by LightGBM"),
@@ -141,35 +150,36 @@ def entry(name: str) -> Entry:
 
 def network(name: str) -> Network:
     """The trained entry of that name. Raises UnknownModelError."""
-    found = entry(name)
-    if not isinstance(found, Network):
+    named = entry(name)
+    if not isinstance(named, Network):
         raise UnknownModelError(f"model {name!r} is a rule: there is nothing to train")
-    return found
+    return named
 
 
 def rule(name: str) -> TradingRule:
     """The rule of that name. Raises UnknownModelError."""
-    found = entry(name)
-    if not isinstance(found, TradingRule):
+    named = entry(name)
+    if not isinstance(named, TradingRule):
         raise UnknownModelError(f"model {name!r} is a network: its weights come from its predictions")
-    return found
+    return named
 
 
 def graph_of(spec: Spec) -> str | None:
-    """Name of the graph whose stored snapshots the network of ``spec`` reads, its entry's unless its options say
-    another; None for none. Raises UnknownModelError."""
-    entry = network(spec.model)
-    preset = entry.build.keywords if isinstance(entry.build, partial) else {}
-    options = {"graph": entry.graph, **preset, **spec.options}
+    """Name of the graph whose stored snapshots the network of ``spec`` reads: its options', else its entry's; None for
+    none. Raises UnknownModelError."""
+    trained = network(spec.model)
+    preset = trained.build.keywords if isinstance(trained.build, partial) else {}
+    options = {"graph": trained.graph, **preset, **spec.options}
     return None if options["graph"] == LEARNED or options.get("parts") == "ssm" else options["graph"]
 
 
 def build(spec: Spec, n_features: int, n_horizons: int, seed: int = 0) -> nn.Module:
-    """A fresh network whose weights follow from ``seed``; torch's generator is left as it was, also between threads.
+    """A new network whose weights depend on ``seed`` alone; the state of torch's global generator does not change.
 
-    Raises UnknownModelError, and TypeError for an option that its builder does not have.
+    Safe to call from several threads. Raises UnknownModelError, and TypeError for an option that its builder does not
+    have.
     """
-    entry = network(spec.model)
+    trained = network(spec.model)
     with RNG_LOCK, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return entry.build(spec, n_features, n_horizons, **spec.options)
+        return trained.build(spec, n_features, n_horizons, **spec.options)

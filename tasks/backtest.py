@@ -1,4 +1,4 @@
-"""Backtests of a night: every model over the same out-of-sample window, and the leaderboard they make."""
+"""Backtests of a night: every model over the same out-of-sample window, and the leaderboard of the results."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class BacktestReport:
-    """What was scored: how many models over how many sessions, and who leads."""
+    """Number of models and sessions scored, the span of the sessions, and the best model."""
 
     models: int
     sessions: int
@@ -50,9 +50,9 @@ class BacktestReport:
 
 @dataclass(frozen=True, eq=False)
 class Portfolio:
-    """What a contender wants to hold: ``weights`` (d, n) of ``asset`` at each decision, a row of NaN for no decision.
+    """Target ``weights`` (d, n) of ``asset`` at each decision; a row of NaN changes nothing.
 
-    ``terms`` tell it from another portfolio of the same model; ``guard`` goes to the simulation.
+    ``terms`` distinguish it from other portfolios of the same model; ``guard`` holds arguments of the simulation.
     """
 
     contender: Contender
@@ -68,22 +68,22 @@ def run_backtests(
 ) -> BacktestReport:
     """Scores ``models`` from the first session that all networks forecast; writes curves, metrics and leaderboard.
 
-    Networks hold what ``limits`` make of their forecasts ``class_horizon`` bars ahead; rules, whose bars are sessions
-    here, hold what they say. Rows of earlier nights stay as they are unless a restated bar changes them. ``risk_free``
-    is a rate per year: 0, because cash earns nothing in the simulation.
+    Networks hold the weights that ``limits`` derive from their forecasts ``class_horizon`` bars ahead; rules hold their
+    own weights, computed on sessions. Rows of earlier nights stay unchanged unless a restated bar changes them.
+    ``risk_free`` is a rate per year: 0, because cash earns nothing in the simulation.
     """
     contenders = [Contender(*m) for m in models]
-    book = load_portfolio_inputs(night)
-    forecasts = {c.model: load_forecasts(night, c, class_horizon, book.ts) for c in networks(contenders)}
-    first = _first_decision(book, list(forecasts.values()), limits)
+    inputs = load_portfolio_inputs(night)
+    forecasts = {c.model: load_forecasts(night, c, class_horizon, inputs.ts) for c in networks(contenders)}
+    first = _first_decision(inputs, list(forecasts.values()), limits)
     runs = []
     for contender in contenders:
         if contender.model in forecasts:
-            portfolio = _of_network(night, book, contender, forecasts[contender.model], limits, first)
+            portfolio = _network_portfolio(night, inputs, contender, forecasts[contender.model], limits, first)
             portfolio.terms["class_horizon"] = class_horizon
         else:
-            portfolio = _of_rule(book, contender, first)
-        runs.append(_simulate(night, book, portfolio, first))
+            portfolio = _rule_portfolio(inputs, contender, first)
+        runs.append(_simulate(night, inputs, portfolio, first))
     board = leaderboard(night, runs, risk_free)
     store_runs(night, runs, board)
     best = board[0]
@@ -92,46 +92,50 @@ def run_backtests(
     return report
 
 
-def _first_decision(book: PortfolioInputs, forecasts: Sequence[Panel], limits: Limits) -> int:
+def _first_decision(inputs: PortfolioInputs, forecasts: Sequence[Panel], limits: Limits) -> int:
     """The first decision that every network forecasts; without networks, the first after a correlation window."""
-    last = len(book.decisions) - 1
+    last = len(inputs.decisions) - 1
     if not forecasts:
         return min(limits.correlation_sessions, last)
     start = max(int(f.mask.any(axis=1).argmax()) for f in forecasts)
-    return min(int(np.searchsorted(book.decisions, start)), last)
+    return min(int(np.searchsorted(inputs.decisions, start)), last)
 
 
-def _of_network(
-    night: Night, book: PortfolioInputs, contender: Contender, forecast: Panel, limits: Limits, first: int
+def _network_portfolio(
+    night: Night, inputs: PortfolioInputs, contender: Contender, forecast: Panel, limits: Limits, first: int
 ) -> Portfolio:
     cooldown = limits.cooldown_sessions * bars_per_session(night.universe.interval)
     return Portfolio(
         contender,
-        book.members,
-        forecast_weights(book, forecast, limits, first),
+        inputs.members,
+        forecast_weights(inputs, forecast, limits, first),
         {"limits": asdict(limits)},
         {"drawdown_trigger": limits.drawdown_trigger, "cooldown_bars": cooldown},
     )
 
 
-def _of_rule(book: PortfolioInputs, contender: Contender, first: int) -> Portfolio:
+def _rule_portfolio(inputs: PortfolioInputs, contender: Contender, first: int) -> Portfolio:
     rule = zoo.rule(contender.model)
-    asset = book.benchmark if rule.benchmark_only else book.members
-    weights = rule.weights(session_bars(asset, book.decisions))[first:]
+    asset = inputs.benchmark if rule.benchmark_only else inputs.members
+    weights = rule.weights(session_bars(asset, inputs.decisions))[first:]
     if rule.benchmark_only:  # bought once: to rebalance a single asset would only trade its own costs
         weights[1:] = np.nan
     return Portfolio(contender, asset, weights)
 
 
-def _simulate(night: Night, book: PortfolioInputs, portfolio: Portfolio, first: int) -> Run:
-    universe, asset, contender = night.universe, portfolio.asset, portfolio.contender
-    decisions, start = book.decisions[first:], book.decisions[first]
+def _simulate(night: Night, inputs: PortfolioInputs, portfolio: Portfolio, first: int) -> Run:
+    universe = night.universe
+    asset = portfolio.asset
+    contender = portfolio.contender
+    start = inputs.decisions[first]
+    decisions = inputs.decisions[first:]
     target = np.full(asset.bars.mask.shape, np.nan)
     target[decisions] = portfolio.weights
-    funding, coverage = None, math.nan
+    funding = None
+    coverage = math.nan
     if universe.calendar == PERPETUALS:
-        funding = funding_by_bar(night, book, asset.bars.symbols)[start:]
-        coverage = funding_coverage(funding[1:], asset.bars.mask[start + 1 :], book.closed[start + 1 :])
+        funding = funding_by_bar(night, inputs, asset.bars.symbols)[start:]
+        coverage = funding_coverage(funding[1:], asset.bars.mask[start + 1 :], inputs.closed_at[start + 1 :])
     path = simulate(
         asset.opens[start:],
         asset.closes[start:],
@@ -147,10 +151,10 @@ def _simulate(night: Night, book: PortfolioInputs, portfolio: Portfolio, first: 
         "trial_ids": sorted(contender.trial_ids),
         "costs_bps": [universe.commission_bps, universe.slippage_bps],
         "fill": FILL,
-        "start": str(book.ts[start]),
+        "start": str(inputs.ts[start]),
     }
     backtest_id = short_hash(json.dumps(identity, sort_keys=True))
     sessions = by_session(path, decisions - start)
     held = np.where(path.flat[decisions - start][:, None], 0.0, portfolio.weights)
     limits = portfolio.terms.get("limits", {})
-    return Run(contender, backtest_id, limits, book.ts[decisions], sessions, asset.bars.symbols, held, coverage)
+    return Run(contender, backtest_id, limits, inputs.ts[decisions], sessions, asset.bars.symbols, held, coverage)

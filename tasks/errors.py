@@ -1,30 +1,30 @@
 """The tasks room's error tree.
 
 TaskError
-├── MarketError                 an outside market did not give what was asked
-│   ├── NoNetworkError          nothing outside this machine answers
-│   ├── OutageError             it may pass: retried with back-off, then by the task
+├── MarketError                 an outside market did not return what was requested
+│   ├── NoNetworkError          no address outside this machine responds
+│   ├── OutageError             temporary: retried with back-off, then by the task
 │   │   ├── RateLimitedError    HTTP 429, Bybit 10006
-│   │   └── MarketDownError     so many symbols met an outage that the night cannot go on
-│   ├── ForbiddenError          HTTP 403: rate limit or region, the answer does not say which; never hammered
+│   │   └── MarketDownError     an outage of so many symbols that the night cannot go on
+│   ├── ForbiddenError          HTTP 403: rate limit or region, the response does not tell which; not retried at once
 │   ├── UnknownSymbolError      the market does not list the symbol
-│   ├── NoPricesError           the symbol is listed, but has no bar in the span asked for
+│   ├── NoPricesError           the symbol is listed, but has no bar in the requested span
 │   ├── RefusedError            any other refusal, with the market's own code
-│   ├── MalformedAnswerError    an answer in a shape that is not known
+│   ├── MalformedAnswerError    a response that does not have the documented shape
 │   ├── NightOutOfRangeError    a date this source has no market for
 │   ├── UnknownSourceError      a source that is neither live, recorded nor simulated
-│   ├── OnlyRecordedError       a provider whose market is on record alone, asked for live or simulated
+│   ├── OnlyRecordedError       a live or simulated night of a provider that has only recordings
 │   └── TapeError
-│       ├── TapeMissingError    no such folder, or not the file asked for
-│       └── TapeMalformedError  a file that is not what the layout says
+│       ├── TapeMissingError    the folder, or the requested file in it, does not exist
+│       └── TapeMalformedError  a file that does not have the documented layout
 ├── TooManyBadSymbolsError      more symbols failed than a night may lose
 ├── NightBlockedError           a blocking rule of the validation failed; nothing of the night was accepted
 ├── NoBarsError                 the warehouse holds no usable bars of the universe to compute on
 ├── NoFoldsError                the history is too short for a single walk-forward fold
-├── NoForecastsError            a model has no stored predictions, or a night no network to give signals
-├── NoModelError                no published fold of the model asked for, or the model is none that is fitted
-├── SourceMismatchError         a night of one source would write what belongs to another
-└── LeakFoundError              recomputed without the future, a stored row comes out different
+├── NoForecastsError            a model has no stored predictions, or a night has no network for signals
+├── NoModelError                no published fold of the requested model, or a model that is never fitted
+├── SourceMismatchError         a night of one source would write rows of another source
+└── LeakFoundError              a stored row differs when recomputed without later data
 """
 
 
@@ -33,7 +33,7 @@ class TaskError(Exception):
 
 
 class MarketError(TaskError):
-    """An outside market, or the tape that stands in for it, did not give what was asked."""
+    """An outside market, or the tape in its place, did not return what was requested."""
 
 
 class NoNetworkError(MarketError):
@@ -41,15 +41,15 @@ class NoNetworkError(MarketError):
 
 
 class OutageError(MarketError):
-    """The market did not answer, or not wholly; the same request may work later."""
+    """The market did not respond, or only in part; the same request may work later."""
 
 
 class RateLimitedError(OutageError):
-    """The market asked for fewer requests."""
+    """The market refuses further requests for a while."""
 
 
 class MarketDownError(OutageError):
-    """Too many symbols met an outage for the night to go on; it may be tried again later."""
+    """Requests for too many symbols met an outage; the night may be run again later."""
 
 
 class ForbiddenError(MarketError):
@@ -61,7 +61,7 @@ class UnknownSymbolError(MarketError):
 
 
 class NoPricesError(MarketError):
-    """The symbol is listed, but the market has no bar in the span asked for."""
+    """The symbol is listed, but the market has no bar in the requested span."""
 
 
 class RefusedError(MarketError):
@@ -69,7 +69,7 @@ class RefusedError(MarketError):
 
 
 class MalformedAnswerError(MarketError):
-    """The market answered in a shape that is not known."""
+    """The market's response does not have the documented shape."""
 
 
 class NightOutOfRangeError(MarketError):
@@ -81,19 +81,19 @@ class UnknownSourceError(MarketError):
 
 
 class OnlyRecordedError(MarketError):
-    """Nothing but a recording serves this provider's market."""
+    """This provider has recordings only, no live or simulated market."""
 
 
 class TapeError(MarketError):
-    """The tape cannot be played."""
+    """The tape cannot be read."""
 
 
 class TapeMissingError(TapeError):
-    """The tape's folder, or the file a request needs, is not there."""
+    """The tape's folder, or the file that a request needs, does not exist."""
 
 
 class TapeMalformedError(TapeError):
-    """A file of the tape does not hold what the layout says."""
+    """A file of the tape does not have the documented layout."""
 
 
 class TooManyBadSymbolsError(TaskError):
@@ -101,7 +101,7 @@ class TooManyBadSymbolsError(TaskError):
 
 
 class NightBlockedError(TaskError):
-    """A data rule that must hold does not, or too much of the night's data went to quarantine."""
+    """A blocking data rule failed, or too much of the night's data went to quarantine."""
 
 
 class NoBarsError(TaskError):
@@ -113,7 +113,7 @@ class NoFoldsError(TaskError):
 
 
 class NoForecastsError(TaskError):
-    """A model has no predictions to be scored on, or the night has none to publish."""
+    """A model has no predictions to score, or the night has none to publish."""
 
 
 class NoModelError(TaskError):
@@ -121,8 +121,8 @@ class NoModelError(TaskError):
 
 
 class SourceMismatchError(TaskError):
-    """A night says live and has a tape, or says recorded and has none."""
+    """The night's source is live and it has a tape, or recorded and it has none."""
 
 
 class LeakFoundError(TaskError):
-    """The audit found a row that depends on what came after it; nothing of the night is published."""
+    """The audit found a row that depends on later data; nothing of the night is published."""

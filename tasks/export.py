@@ -11,7 +11,7 @@ from pathlib import Path
 from models import zoo
 from models.training.artifact import load_artifact
 from models.training.errors import DamagedArtifactError, MissingArtifactError
-from models.training.export import Graph, export_onnx
+from models.training.export import OnnxFile, export_onnx
 from tasks.errors import NoModelError
 from warehouse.connect import Warehouse
 from warehouse.publish import read_published
@@ -19,20 +19,22 @@ from warehouse.tables import read_query
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportedModel:
     """The files of one fold, and the published night it predicted for."""
 
     source: str
     night: date
     fold: int
     weights: Path
-    graphs: tuple[Graph, Graph]
+    graphs: tuple[OnnxFile, OnnxFile]
 
 
-def export_model(warehouse: Warehouse, universe: str, model: str, folder: Path, bars: int, assets: int) -> Exported:
-    """model.safetensors, step.onnx and sequence.onnx of a model's newest published fold, in ``folder``; all or none.
+def export_model(
+    warehouse: Warehouse, universe: str, model: str, folder: Path, bars: int, assets: int
+) -> ExportedModel:
+    """Writes the newest published fold of a model as model.safetensors, step.onnx and sequence.onnx, all or none.
 
-    Raises NoModelError, NotPublishedError, ArtifactError for a file that is not the one the fold made, ExportError.
+    Raises NoModelError, NotPublishedError, ArtifactError for a model file that the fold did not write, ExportError.
     """
     try:
         zoo.network(model)
@@ -46,7 +48,7 @@ def export_model(warehouse: Warehouse, universe: str, model: str, folder: Path, 
             "which there are: SELECT universe, model, night FROM model_registry"
         )
     (row,) = rows
-    contents = _verified(warehouse.artifacts / row["artifact"], row["artifact_sha256"])
+    contents = _read_verified(warehouse.artifacts / row["artifact"], row["artifact_sha256"])
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / "model.safetensors"
     partial = weights.with_name(f"{weights.name}.{os.getpid()}.partial")
@@ -56,10 +58,11 @@ def export_model(warehouse: Warehouse, universe: str, model: str, folder: Path, 
         partial.replace(weights)
     finally:
         partial.unlink(missing_ok=True)
-    return Exported(row["source"], row["night"], row["fold"], weights, graphs)
+    return ExportedModel(row["source"], row["night"], row["fold"], weights, graphs)
 
 
-def _verified(artifact: Path, sha256: str) -> bytes:
+def _read_verified(artifact: Path, sha256: str) -> bytes:
+    """The file's bytes. Raises MissingArtifactError, and DamagedArtifactError unless their hash is ``sha256``."""
     try:
         contents = artifact.read_bytes()
     except FileNotFoundError as exc:

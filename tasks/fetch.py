@@ -1,4 +1,4 @@
-"""One symbol's pull: from where, up to when, and whether what came is still of the vintage that we have."""
+"""The pull of one symbol: which span to ask for, its rows, and whether the market has restated its history."""
 
 from __future__ import annotations
 
@@ -19,27 +19,28 @@ logger = logging.getLogger(__name__)
 
 BAR_VALUES = ("open", "high", "low", "close", "volume", "turnover")
 SAME = 1e-9  # relative: below it two floats are the same price
-FUNDING_OVERLAP = timedelta(days=2)  # one page of answers either way
+FUNDING_OVERLAP = timedelta(days=2)  # costs no second page of answers
 
 
 @dataclass(frozen=True)
 class PullRequest:
-    """One symbol to pull: its history is [first, end), and ``known`` (oldest first) are the last bars of it we have."""
+    """One symbol to pull: its history is [first, end), and ``stored`` holds the last bars of it that the warehouse has,
+    oldest first."""
 
     symbol: str
     first: datetime
     end: datetime
-    known: pa.Table
+    stored: pa.Table
 
     @property
     def start(self) -> datetime:
-        """Where the pull begins: at the oldest of the known bars, or at the beginning."""
-        return self.known["ts"][0].as_py() if len(self.known) else self.first
+        """Where the pull begins: at the oldest bar of ``stored``, at ``first`` without one."""
+        return self.stored["ts"][0].as_py() if len(self.stored) else self.first
 
 
 @dataclass(frozen=True)
-class Pull:
-    """What came of one symbol: rows by raw table, and ``events``; or the error."""
+class PullResult:
+    """The answer for one symbol: rows by raw table, and ``events``; or the error."""
 
     symbol: str
     tables: dict[str, pa.Table] = field(default_factory=dict)
@@ -51,43 +52,46 @@ class Pull:
         return sum(len(table) for table in self.tables.values())
 
 
-def symbols_due(universe: Universe, night: date, known: pa.Table) -> list[PullRequest]:
-    """What the night has to pull, by symbol; ``known`` are the last bars of every symbol.
+def pull_requests(universe: Universe, night: date, stored: pa.Table) -> list[PullRequest]:
+    """The requests of a night, by symbol; ``stored`` holds the last bars of every symbol.
 
-    A member is pulled from the day it joined, and no more once it has left and we have its bars. A benchmark outside
+    A member is pulled from the day it joined, and no more once it has left and its bars are stored. A benchmark outside
     the members is pulled from the beginning of the universe's history.
     """
-    due = []
-    for symbol in universe.fetched:
-        bars = known.filter(pc.equal(known["symbol"], symbol))
+    requests = []
+    for symbol in universe.symbols_to_fetch:
+        bars = stored.filter(pc.equal(stored["symbol"], symbol))
         memberships = [member for member in universe.members if member.symbol == symbol]
         joined = min((member.valid_from for member in memberships), default=universe.history_start.date())
-        stays = not memberships or any(m.valid_to is None or m.valid_to > night for m in memberships)
-        if joined > night or (not stays and len(bars)):
+        is_member = not memberships or any(m.valid_to is None or m.valid_to > night for m in memberships)
+        if joined > night or (not is_member and len(bars)):
             continue
-        left = max(m.valid_to or night for m in memberships) if not stays else night + timedelta(days=1)
-        due.append(PullRequest(symbol, max(midnight(joined), universe.history_start), midnight(left), bars))
-    return due
+        last = night + timedelta(days=1) if is_member else max(m.valid_to or night for m in memberships)
+        requests.append(PullRequest(symbol, max(midnight(joined), universe.history_start), midnight(last), bars))
+    return requests
 
 
-def pull(market: Market, universe: Universe, due: PullRequest) -> Pull:
-    """One symbol's rows, or its error; ForbiddenError is raised, for it concerns every symbol.
+def pull(market: Market, universe: Universe, request: PullRequest) -> PullResult:
+    """The rows of one symbol, or its error. Raises ForbiddenError, because it concerns every symbol.
 
     When a bar before the watermark has changed, or a split came after it, the whole history is pulled again.
     """
     try:
-        tables = _ask(market, universe, due.symbol, due.start, due.end)
-        if due.start > due.first and _history_restated(tables, due.known):
-            logger.info("%s: its history was restated; pulling all of it again", due.symbol)
-            tables = _ask(market, universe, due.symbol, due.first, due.end)
+        tables = _request_tables(market, universe, request.symbol, request.start, request.end)
+        if request.start > request.first and _history_restated(tables, request.stored):
+            logger.info("%s: its history was restated; pulling all of it again", request.symbol)
+            tables = _request_tables(market, universe, request.symbol, request.first, request.end)
     except ForbiddenError:
         raise
     except MarketError as error:
-        return Pull(due.symbol, error=error)
-    return Pull(due.symbol, tables)
+        return PullResult(request.symbol, error=error)
+    return PullResult(request.symbol, tables)
 
 
-def _ask(market: Market, universe: Universe, symbol: str, start: datetime, end: datetime) -> dict[str, pa.Table]:
+def _request_tables(
+    market: Market, universe: Universe, symbol: str, start: datetime, end: datetime
+) -> dict[str, pa.Table]:
+    """Rows of [start, end) by raw table, from the universe's provider."""
     if market.binance is not None:
         until = min(end, market.clock)
         bars = market.binance.bars(symbol, universe.interval, start, until)
@@ -95,21 +99,21 @@ def _ask(market: Market, universe: Universe, symbol: str, start: datetime, end: 
     if universe.provider == "yahoo":
         bars, actions = market.yahoo.daily_bars(symbol, start.date(), end.date())
         return {"bars": bars, "corporate_actions": actions}
-    # a settlement at the very end is known then, and belongs to the bar that closes with it
+    # a settlement at the very end is public by then, and belongs to the bar that closes with it
     settled = market.bybit.funding(symbol, start - FUNDING_OVERLAP, end + timedelta(milliseconds=1))
     return {"bars": market.bybit.klines(symbol, universe.interval, start, end), "funding_rates": settled}
 
 
-def _history_restated(tables: dict[str, pa.Table], known: pa.Table) -> bool:
+def _history_restated(tables: dict[str, pa.Table], stored: pa.Table) -> bool:
     """True when a bar before the watermark has changed, or a split came after it."""
     actions = tables.get("corporate_actions")
     if actions is not None:
-        new_split = pc.and_(pc.equal(actions["kind"], "split"), pc.greater(actions["ts"], known["ts"][-1]))
+        new_split = pc.and_(pc.equal(actions["kind"], "split"), pc.greater(actions["ts"], stored["ts"][-1]))
         if pc.any(new_split).as_py():
             return True
     bars = tables["bars"]
-    _, before, now = np.intersect1d(known["ts"].to_numpy()[:-1], bars["ts"].to_numpy(), return_indices=True)
+    _, before, now = np.intersect1d(stored["ts"].to_numpy()[:-1], bars["ts"].to_numpy(), return_indices=True)
     return not all(
-        np.allclose(bars[name].to_numpy()[now], known[name].to_numpy()[before], rtol=SAME, atol=0.0, equal_nan=True)
+        np.allclose(bars[name].to_numpy()[now], stored[name].to_numpy()[before], rtol=SAME, atol=0.0, equal_nan=True)
         for name in BAR_VALUES
     )

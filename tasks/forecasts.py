@@ -1,4 +1,4 @@
-"""Predictions as rows to store, and stored ones as panels, averaged over the seeds of a model."""
+"""Predictions as rows to store, and stored predictions as panels, averaged over the seeds of a model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tasks.errors import NoForecastsError
 from tasks.night import Night
 from warehouse.tables import read_query
 
-if TYPE_CHECKING:  # who only reads forecasts need not wait for torch
+if TYPE_CHECKING:  # reading forecasts does not import torch
     from models.training.fit import Predictions
 
 PROBABILITIES = ("p_strong_sell", "p_sell", "p_hold", "p_buy", "p_strong_buy")
@@ -33,18 +33,18 @@ class Contender(NamedTuple):
 
 
 def networks(contenders: Sequence[Contender]) -> list[Contender]:
-    """Those that forecast."""
+    """The contenders that forecast."""
     return [c for c in (Contender(*c) for c in contenders) if c.kind != RULE]
 
 
 def load_forecasts(night: Night, contender: Contender, horizon_bars: int, opens: np.ndarray) -> Panel:
     """FORECAST_COLUMNS of the members on the grid ``opens`` (t,): the mean over the contender's trials.
 
-    Masked where any of its trials has no prediction. Raises NoForecastsError when nothing is left.
+    Masked where any of the trials has no prediction. Raises NoForecastsError when every row is masked.
     """
     symbols = night.universe.symbols
     keys = {**night.slice, "horizon_bars": horizon_bars, "symbols": list(symbols)}
-    span = {"start": aware(opens[0]), "end": aware(opens[-1]) + timedelta(microseconds=1)}
+    span = {"start": utc_datetime(opens[0]), "end": utc_datetime(opens[-1]) + timedelta(microseconds=1)}
     with night.warehouse.read() as con:
         tables = [read_query(con, "predictions_between", **keys, **span, trial_id=t) for t in contender.trial_ids]
     trials = [Panel.from_table(table, FORECAST_COLUMNS, symbols, opens) for table in tables]
@@ -59,46 +59,52 @@ def load_forecasts(night: Night, contender: Contender, horizon_bars: int, opens:
     return Panel(opens, symbols, FORECAST_COLUMNS, np.where(mask[:, :, None], mean, np.nan), mask)
 
 
-def prediction_rows(made: Predictions) -> pa.Table:
+def prediction_rows(predictions: Predictions) -> pa.Table:
     """Rows of store.predictions without their keys: one per valid (bar, asset) and horizon."""
-    i, j = np.nonzero(made.valid)
-    count = len(made.horizons)
-    ts = pa.array(made.ts[i].repeat(count), pa.timestamp("us")).cast(TS_TYPE)
+    i, j = np.nonzero(predictions.valid)
+    count = len(predictions.horizons)
+    ts = pa.array(predictions.ts[i].repeat(count), pa.timestamp("us")).cast(TS_TYPE)
     columns: dict[str, Any] = {
-        "symbol": np.asarray(made.symbols, dtype=object)[j].repeat(count),
+        "symbol": np.asarray(predictions.symbols, dtype=object)[j].repeat(count),
         "ts": ts,
-        "horizon_bars": np.tile(np.asarray(made.horizons, dtype=np.int32), len(i)),
-        "expected_return": made.returns[i, j].ravel(),
-        "expected_volatility": made.volatility[i, j].repeat(count),
+        "horizon_bars": np.tile(np.asarray(predictions.horizons, dtype=np.int32), len(i)),
+        "expected_return": predictions.returns[i, j].ravel(),
+        "expected_volatility": predictions.volatility[i, j].repeat(count),
     }
     for k, name in enumerate(PROBABILITIES):
-        columns[name] = made.probabilities[i, j, k].repeat(count)
+        columns[name] = predictions.probabilities[i, j, k].repeat(count)
     return pa.table(columns)
 
 
 def stream_rows(
-    made: Predictions, closes: np.ndarray, fresh: np.ndarray, spoken: np.ndarray, said: Mapping[str, object]
+    predictions: Predictions,
+    closes: np.ndarray,
+    freshness: np.ndarray,
+    is_written: np.ndarray,
+    origin: Mapping[str, object],
 ) -> pa.Table:
-    """Rows of store.stream_forecasts without its keys: those of ``prediction_rows`` at the bars where ``spoken`` (t,).
+    """Rows of store.stream_forecasts without its keys: the ``prediction_rows`` of the bars where ``is_written`` (t,).
 
-    ``closes`` (t,) of the bars, freshness ``fresh`` (t, n) of each memory at them, NaN for never, and what every row
-    has ``said``.
+    ``closes`` (t,) of the bars; ``freshness`` (t, n) of each memory at them, NaN for a memory without an event;
+    ``origin``: columns that are the same in every row.
     """
-    of = replace(made, valid=made.valid & spoken[:, None])
-    (i, j), count, view = np.nonzero(of.valid), len(made.horizons), views(made.probabilities)
+    written = replace(predictions, valid=predictions.valid & is_written[:, None])
+    i, j = np.nonzero(written.valid)
+    count = len(predictions.horizons)
+    view = views(predictions.probabilities)
     columns: dict[str, Any] = {
         "closes_at": pa.array(closes[i].repeat(count), pa.timestamp("us")).cast(TS_TYPE),
         "label_3": np.array(LABELS_3, dtype=object)[view.label_3[i, j]].repeat(count),
         "confidence": view.confidence[i, j].repeat(count),
-        "freshness": pa.array(fresh[i, j].repeat(count), from_pandas=True),
-        "stale": ~(fresh[i, j] >= 0.5).repeat(count),  # half: the memory is as old as it may be
+        "freshness": pa.array(freshness[i, j].repeat(count), from_pandas=True),
+        "stale": ~(freshness[i, j] >= 0.5).repeat(count),  # 0.5: the memory has reached its greatest allowed age
         "made_at": pa.repeat(pa.scalar(datetime.now(UTC), TS_TYPE), len(i) * count),
     }
-    columns |= {name: pa.repeat(value, len(i) * count) for name, value in said.items()}
-    rows = prediction_rows(of)
+    columns |= {name: pa.repeat(value, len(i) * count) for name, value in origin.items()}
+    rows = prediction_rows(written)
     return pa.table({**{name: rows[name] for name in rows.column_names}, **columns})
 
 
-def aware(ts: np.datetime64) -> datetime:
+def utc_datetime(ts: np.datetime64) -> datetime:
     """The instant as an aware datetime, UTC."""
     return ts.astype("datetime64[us]").astype(datetime).replace(tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""Snapshots of a graph as rows of graph_snapshots and graph_edges, and into them."""
+"""Snapshots of a graph as rows of graph_snapshots and graph_edges, and their writing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from warehouse.tables import append, read_query
 def write_snapshots(
     con: Any, night: Night, graph: str, rows: pa.Table, edges: pa.Table, gone: Sequence[np.datetime64] = ()
 ) -> None:
-    """Puts ``rows`` and ``edges`` in the place of those of the same dates, and takes away those dated ``gone``."""
+    """Writes ``rows`` and ``edges`` over those of the same dates, and deletes those dated ``gone``."""
     keys = {**night.slice, "graph": graph}
     replaced = rows["as_of"].to_pylist() + timestamps(gone).to_pylist()
     for query in ("delete_snapshots", "delete_edges"):
@@ -33,10 +33,12 @@ def snapshot_rows(
     parameters: Sequence[str],
     mean_correlation: Sequence[float | None],
 ) -> pa.Table:
-    """Rows of store.graph_snapshots without their keys; ``series`` holds them and what they are compared with, oldest
-    first."""
-    place = {s.as_of: k for k, s in enumerate(series)}
-    found = [stability(s, series[max(0, place[s.as_of] - TRAIL) : place[s.as_of]]) for s in built]
+    """Rows of store.graph_snapshots without their keys.
+
+    ``series`` holds the snapshots ``built`` and the earlier ones that they are compared with, oldest first.
+    """
+    position = {s.as_of: k for k, s in enumerate(series)}
+    changes = [stability(s, series[max(0, position[s.as_of] - TRAIL) : position[s.as_of]]) for s in built]
     return pa.table(
         {
             "as_of": timestamps([s.as_of for s in built]),
@@ -47,8 +49,8 @@ def snapshot_rows(
             "density": pa.array([s.density for s in built], pa.float64()),
             "mean_weight": pa.array([float(s.weight.mean()) if len(s.weight) else None for s in built], pa.float64()),
             "mean_correlation": pa.array(mean_correlation, pa.float64()),
-            "turnover": pa.array([s.turnover for s in found], pa.float64()),
-            "drift": pa.array([s.drift for s in found], pa.float64()),
+            "turnover": pa.array([change.turnover for change in changes], pa.float64()),
+            "drift": pa.array([change.drift for change in changes], pa.float64()),
             "parameters": pa.array(parameters, pa.string()),
         }
     )

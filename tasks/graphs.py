@@ -1,4 +1,4 @@
-"""Feature rows and graph snapshots of a night: computed whole, written only where they are missing or changed."""
+"""Feature rows and graph snapshots of a night: computed in full, written only where they are missing or changed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FEATURE_KEY = ("source", "universe", "interval", "symbol", "ts")
 
 @dataclass(frozen=True)
 class FeatureReport:
-    """What became of the feature rows: in all, new, replaced because a bar was restated, removed with their bar."""
+    """Counts of feature rows: in all, added, replaced because a bar was restated, removed with their bar."""
 
     rows: int
     added: int
@@ -43,7 +43,7 @@ class FeatureReport:
 
 @dataclass(frozen=True)
 class GraphReport:
-    """What became of the graph snapshots: in all, built in this run with so many edges, removed as no longer due."""
+    """Counts of graph snapshots: in all, built in this run, their edges, removed because they are no longer planned."""
 
     snapshots: int
     built: int
@@ -53,15 +53,16 @@ class GraphReport:
 
 @task(name="write features", cache_policy=NO_CACHE, persist_result=False)
 def write_features(night: Night) -> FeatureReport:
-    """Brings the universe's feature rows up to the night; a row that is stored with the same numbers is left alone."""
-    bars, stored = load_bars(night), load_features(night)
+    """Writes the universe's feature rows up to the night; a row stored with the same numbers is left unchanged."""
+    bars = load_bars(night)
+    stored = load_features(night)
     features = compute_features(bars, bar_grid(night)[1])
     same = np.all((features.values == stored.values) | (np.isnan(features.values) & np.isnan(stored.values)), axis=2)
-    wrong = features.mask & stored.mask & ~same
+    differs = features.mask & stored.mask & ~same
     report = FeatureReport(
         rows=int(features.mask.sum()),
         added=int((features.mask & ~stored.mask).sum()),
-        replaced=int(wrong.sum()),
+        replaced=int(differs.sum()),
         removed=int((stored.mask & ~features.mask).sum()),
     )
     if report.added or report.replaced or report.removed:
@@ -79,10 +80,10 @@ def build_graphs(
     top_k: int = 10,
     every_bars: int = 5,
 ) -> GraphReport:
-    """Brings the snapshots of ``graphs`` (models/graphs/catalogue.py) up to the night, building only what is missing.
+    """Writes the snapshots of ``graphs`` (models/graphs/catalogue.py) up to the night, building only missing ones.
 
-    A snapshot counts as missing too when it is stored with other parameters, or when a bar of its window, or of that of
-    a trailing snapshot it is compared with, was restated since. Graphs that are not named stay as they are stored.
+    A snapshot also counts as missing when it is stored with other parameters, or when a bar of its window, or of the
+    window of a trailing snapshot it is compared with, was restated since. Graphs that are not named stay as stored.
     """
     rules = windowed_rules(graphs, window_bars, min_correlation, top_k, every_bars)
     bars = load_bars(night)
@@ -113,8 +114,10 @@ def _store_features(night: Night, rows: Panel, gone: np.ndarray) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """How one graph should be stored: ``parameters`` by as_of, ascending, how to build the snapshots at some of them,
-    and the mean correlation of the window of one, None where there is no window.
+    """How one graph should be stored.
+
+    ``parameters`` of each snapshot by as_of, ascending; ``build`` makes the snapshots of some of these dates;
+    ``mean_correlation`` of the window of one date, None where there is no window.
     """
 
     graph: str
@@ -124,15 +127,16 @@ class Plan:
 
 
 def _windowed(graph: str, rule: GraphRule, bars: Panel, panel: Panel) -> Plan:
-    """Of a graph made of windows of ``panel``; a snapshot's parameters name its data and that of what it is compared
-    with."""
-    returns, inputs = window_returns(bars), rule.inputs(panel)
+    """The plan of a graph of windows of ``panel``; a snapshot's parameters hold hashes of its own data and of the data
+    of the trailing snapshots."""
+    returns = window_returns(bars)
+    inputs = rule.inputs(panel)
     names = " ".join(bars.symbols).encode()
     windows = {bars.ts[i]: slice(i - rule.window_bars + 1, i + 1) for i in due_snapshots(rule, inputs)}
     data = [short_hash(names + inputs[window].tobytes()) for window in windows.values()]
-    said = asdict(rule)  # type: ignore[call-overload]
+    settings = asdict(rule)  # type: ignore[call-overload]
     parameters = {
-        as_of: _json(**said, data=data[k], trailing=short_hash("".join(data[max(0, k - TRAIL) : k]).encode()))
+        as_of: _json(**settings, data=data[k], trailing=short_hash("".join(data[max(0, k - TRAIL) : k]).encode()))
         for k, as_of in enumerate(windows)
     }
 
@@ -143,7 +147,7 @@ def _windowed(graph: str, rule: GraphRule, bars: Panel, panel: Panel) -> Plan:
 
 
 def _membership(graph: str, groups: Mapping[str, str], bars: Panel) -> Plan:
-    """Of a graph that is one fact about every symbol: a single snapshot, at the first bar."""
+    """The plan of a graph of fixed groups of symbols: a single snapshot, at the first bar."""
     members = json.dumps([(symbol, groups.get(symbol)) for symbol in bars.symbols]).encode()
 
     def build(missing: list[np.datetime64]) -> list[Snapshot]:
@@ -153,15 +157,15 @@ def _membership(graph: str, groups: Mapping[str, str], bars: Panel) -> Plan:
 
 
 def _json(**parameters: object) -> str:
-    """How a snapshot is built and from what: one that is stored with the same text need not be built again."""
+    """The parameters column of a snapshot: one that is stored with the same text need not be built again."""
     return json.dumps(parameters, sort_keys=True)
 
 
 def _add_missing_snapshots(night: Night, plan: Plan, last: np.datetime64) -> GraphReport:
-    """Makes the stored snapshots up to ``last`` those of the plan, building what differs."""
+    """Makes the stored snapshots up to ``last`` equal to the plan, building those that are missing or differ."""
     span = {**night.slice, "graph": plan.graph}
-    found = night.warehouse.query("snapshots_before", **span, start=BEGINNING, end=just_after(last))
-    stored = dict(zip(instants(found["as_of"]), found["parameters"].to_pylist(), strict=True))
+    rows = night.warehouse.query("snapshots_before", **span, start=BEGINNING, end=just_after(last))
+    stored = dict(zip(instants(rows["as_of"]), rows["parameters"].to_pylist(), strict=True))
     missing = [as_of for as_of, parameters in plan.parameters.items() if stored.get(as_of) != parameters]
     gone = [as_of for as_of in stored if as_of not in plan.parameters]
     built = plan.build(missing)
@@ -174,12 +178,13 @@ def _add_missing_snapshots(night: Night, plan: Plan, last: np.datetime64) -> Gra
 
 
 def _with_trailing(night: Night, plan: Plan, built: Sequence[Snapshot]) -> list[Snapshot]:
-    """``built`` and the stored snapshots that those are compared with, oldest first."""
+    """``built`` and the stored snapshots that they are compared with, oldest first."""
     by_as_of = {s.as_of: s for s in built}
     order = list(plan.parameters)
-    at = {as_of: k for k, as_of in enumerate(order)}
-    needed = sorted({t for s in built for t in order[max(0, at[s.as_of] - TRAIL) : at[s.as_of]]} - by_as_of.keys())
+    position = {as_of: k for k, as_of in enumerate(order)}
+    trailing = {t for s in built for t in order[max(0, position[s.as_of] - TRAIL) : position[s.as_of]]}
+    needed = sorted(trailing - by_as_of.keys())
     if needed:
-        kept = load_snapshots(night, plan.graph, last=needed[-1], first=needed[0])
-        by_as_of = {s.as_of: s for s in kept} | by_as_of
+        stored = load_snapshots(night, plan.graph, last=needed[-1], first=needed[0])
+        by_as_of = {s.as_of: s for s in stored} | by_as_of
     return [by_as_of[as_of] for as_of in order if as_of in by_as_of]

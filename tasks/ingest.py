@@ -1,8 +1,8 @@
-"""Ingest: what the markets printed since the last night, as versions of rows; nothing received is ever overwritten.
+"""Ingest: the rows that the markets published since the last night, as versions; no stored version is overwritten.
 
-Each symbol is pulled from a few bars before its watermark, so that restated bars are seen. ``raw.fetches`` is the
-night's ledger: a symbol's bars, actions, funding and ledger row come in one transaction, and a night run again asks
-only for what the ledger lacks.
+Each symbol is pulled from a few bars before its watermark, so that restated bars are noticed. ``raw.fetches`` has the
+pull status of each symbol and night: a symbol's bars, actions, funding and status are written in one transaction, and a
+night run again pulls only the symbols whose status is missing or failed.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import datetime
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -23,19 +23,20 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.errors import MarketDownError, MarketError, NightOutOfRangeError, OutageError, TooManyBadSymbolsError
-from tasks.fetch import Pull, PullRequest, pull, symbols_due
+from tasks.fetch import PullRequest, PullResult, pull, pull_requests
 from tasks.markets.session import Market, open_market
 from tasks.night import Night
-from warehouse.connect import Warehouse
 from warehouse.events import append_events
 from warehouse.tables import append, read_query, upsert
 from warehouse.universes import Universe
 
 logger = logging.getLogger(__name__)
 
-BATCH_SYMBOLS, BATCH_ROWS = 32, 100_000  # a transaction's size: what a kill can cost, and what memory must hold
-OK, FAILED = "ok", "failed"
-LEDGER = pa.schema(
+BATCH_SYMBOLS = 32  # in one transaction: a kill loses at most so many
+BATCH_ROWS = 100_000  # in one transaction: they are held in memory
+OK = "ok"
+FAILED = "failed"
+PULL_STATUS = pa.schema(  # raw.fetches without its keys
     [("symbol", pa.string()), ("status", pa.string()), ("error", pa.string())]
     + [(name, pa.int32()) for name in ("bars", "restated", "actions", "funding")]
     + [(name, pa.timestamp("us", "UTC")) for name in ("first_ts", "last_ts")]
@@ -44,8 +45,17 @@ Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
+class PullOptions:
+    """How a night pulls: ``overlap_bars`` before the watermark, the fraction of symbols that may fail, and threads."""
+
+    overlap_bars: int
+    max_bad_fraction: float
+    threads: int
+
+
+@dataclass(frozen=True)
 class IngestReport:
-    """How a night's pull went: symbols fetched, error by failed symbol, bars written, those of them restated."""
+    """Result of a night's pull: symbols fetched, error by failed symbol, bars written, and of these restated."""
 
     fetched: int
     failed: dict[str, str]
@@ -69,192 +79,165 @@ def is_outage(task: object, run: object, state: Any) -> bool:
 def ingest_bars(
     night: Night, overlap_bars: int, max_bad_fraction: float, threads: int, on_progress: Progress | None = None
 ) -> IngestReport:
-    """The night's raw bars, corporate actions, funding, instruments and events; tried again only for an outage."""
-    return ingest_universe(
-        night.warehouse,
-        night.universe,
-        night.source,
-        night.as_of,
-        night.run_id,
-        night.tape,
-        overlap_bars=overlap_bars,
-        max_bad_fraction=max_bad_fraction,
-        threads=threads,
-        clock=night.clock,
-        on_progress=on_progress,
-    )
+    """Writes the night's raw bars, corporate actions, funding, instruments and events; retried only after an outage."""
+    return ingest_universe(night, PullOptions(overlap_bars, max_bad_fraction, threads), on_progress)
 
 
 def check_market(night: Night) -> None:
-    """Raises what makes a night impossible (its date, tape or network), before anything is written for it."""
-    _refuse_before_history(night.universe, night.as_of)
-    with open_market(night.source, night.as_of, night.tape, providers=(night.universe.provider,), clock=night.clock):
-        logger.debug("the market of %s can be asked for %s", night.universe.name, night.as_of)
+    """Raises the error that makes a night impossible (its date, tape or network), before anything is written for it."""
+    _check_history_start(night)
+    with _open_market(night):
+        logger.debug("the market of %s is open for %s", night.universe.name, night.as_of)
 
 
-def _refuse_before_history(universe: Universe, night: date) -> None:
-    begins = universe.history_start.date()
-    if night < begins:
-        raise NightOutOfRangeError(f"{universe.name} begins on {begins}: it has no night {night}")
+def _check_history_start(night: Night) -> None:
+    begins = night.universe.history_start.date()
+    if night.as_of < begins:
+        raise NightOutOfRangeError(f"{night.universe.name} begins on {begins}: it has no night {night.as_of}")
 
 
-def ingest_universe(
-    warehouse: Warehouse,
-    universe: Universe,
-    source: str,
-    night: date,
-    run_id: str,
-    tape: Path | None,
-    *,
-    overlap_bars: int,
-    max_bad_fraction: float,
-    threads: int,
-    clock: datetime | None = None,
-    on_progress: Progress | None = None,
-) -> IngestReport:
-    """What the run has written of one universe; symbols that its ledger has already are not asked for again.
+def _open_market(night: Night) -> AbstractContextManager[Market]:
+    return open_market(night.source, night.as_of, night.tape, providers=(night.universe.provider,), clock=night.clock)
 
-    A failing symbol is recorded and skipped. TooManyBadSymbolsError when more than ``max_bad_fraction`` of the symbols
-    failed, MarketDownError when all of those were outages; an error that concerns every symbol is raised as it is.
+
+def ingest_universe(night: Night, options: PullOptions, on_progress: Progress | None = None) -> IngestReport:
+    """Counts of all rows that the run has written; symbols that it has fetched already are not pulled again.
+
+    A failing symbol is recorded and skipped. Raises TooManyBadSymbolsError when more than ``max_bad_fraction`` of the
+    symbols failed, MarketDownError when all of these failures were outages, and ForbiddenError at once.
     """
-    _refuse_before_history(universe, night)
-    done = {row["symbol"] for row in _fetches(warehouse, run_id) if _is_done(row, clock)}
-    if done.issuperset(universe.fetched):  # a night that has its data needs no market, nor a network, to go on
-        return _report(warehouse, run_id)
-    with open_market(source, night, tape, providers=(universe.provider,), clock=clock) as market:
-        writer = Writer(warehouse, universe, source, night, market.clock, run_id)
-        due = symbols_due(universe, night, writer.last_bars(overlap_bars + 1))
-        waiting = [one for one in due if one.symbol not in done]
-        if waiting and universe.provider == "bybit":
-            writer.write_instruments(market.bybit.instruments([one.symbol for one in waiting]))
-        total = len(done | {one.symbol for one in due})
-        _pull_all(market, universe, waiting, writer, threads, max_bad_fraction, total, on_progress)
-    return _report(warehouse, run_id)
+    _check_history_start(night)
+    fetched = {row["symbol"] for row in _statuses(night) if _is_fetched(row, night.clock)}
+    if fetched.issuperset(night.universe.symbols_to_fetch):  # a night that has its data needs no market and no network
+        return _report(night)
+    with _open_market(night) as market:
+        writer = Writer(night)
+        requests = pull_requests(night.universe, night.as_of, writer.last_bars(options.overlap_bars + 1))
+        pending = [request for request in requests if request.symbol not in fetched]
+        if pending and night.universe.provider == "bybit":
+            writer.write_instruments(market.bybit.instruments([request.symbol for request in pending]))
+        total = len(fetched | {request.symbol for request in requests})
+        _pull_all(market, writer, pending, total, options, on_progress)
+    return _report(night)
 
 
 def _pull_all(
     market: Market,
-    universe: Universe,
-    due: list[PullRequest],
     writer: Writer,
-    threads: int,
-    max_bad_fraction: float,
+    pending: list[PullRequest],
     total: int,
+    options: PullOptions,
     on_progress: Progress | None,
 ) -> None:
-    """Pulls and writes every due symbol, a few at a time; stops as soon as too many have failed."""
+    """Pulls and writes every pending symbol, a few at a time; stops as soon as too many of ``total`` have failed."""
     failed: dict[str, MarketError] = {}
-    batch: list[Pull] = []
-    done = total - len(due)
-    with ThreadPoolExecutor(threads, thread_name_prefix="ingest") as pool:
-        for pulled in _as_pulled(pool, market, universe, due, ahead=2 * threads):
+    batch: list[PullResult] = []
+    done = total - len(pending)
+    with ThreadPoolExecutor(options.threads, thread_name_prefix="ingest") as pool:
+        for result in _as_pulled(pool, market, writer.night.universe, pending, ahead=2 * options.threads):
             done += 1
-            batch.append(pulled)
-            if pulled.error is not None:
-                failed[pulled.symbol] = pulled.error
-                logger.warning("%s skipped: %s", pulled.symbol, pulled.error)
-            too_many = len(failed) > max_bad_fraction * total
-            if too_many or len(batch) >= BATCH_SYMBOLS or sum(one.rows for one in batch) >= BATCH_ROWS:
+            batch.append(result)
+            if result.error is not None:
+                failed[result.symbol] = result.error
+                logger.warning("%s skipped: %s", result.symbol, result.error)
+            too_many = len(failed) > options.max_bad_fraction * total
+            if too_many or len(batch) >= BATCH_SYMBOLS or sum(pulled.rows for pulled in batch) >= BATCH_ROWS:
                 writer.write(batch)
                 batch = []
             if on_progress is not None:
-                on_progress(done, total, pulled.symbol)
+                on_progress(done, total, result.symbol)
             if too_many:
-                raise _too_many(failed, total, max_bad_fraction)
+                raise _too_many(failed, total, options.max_bad_fraction)
     if batch:
         writer.write(batch)
 
 
 def _as_pulled(
-    pool: ThreadPoolExecutor, market: Market, universe: Universe, due: list[PullRequest], ahead: int
-) -> Iterator[Pull]:
-    """Pulls as they arrive; at most ``ahead`` are under way or wait to be taken, which bounds memory."""
-    waiting = iter(due)
-    running = {pool.submit(pull, market, universe, one) for one in islice(waiting, ahead)}
+    pool: ThreadPoolExecutor, market: Market, universe: Universe, pending: list[PullRequest], ahead: int
+) -> Iterator[PullResult]:
+    """Results as they arrive; at most ``ahead`` are running or not consumed yet, which bounds memory."""
+    queue = iter(pending)
+    running = {pool.submit(pull, market, universe, request) for request in islice(queue, ahead)}
     try:
         while running:
             arrived, running = wait(running, return_when=FIRST_COMPLETED)
-            running |= {pool.submit(pull, market, universe, one) for one in islice(waiting, len(arrived))}
+            running |= {pool.submit(pull, market, universe, request) for request in islice(queue, len(arrived))}
             for future in arrived:
                 yield future.result()
-    finally:  # whoever stops taking leaves nothing to be asked for
+    finally:  # a consumer that stops early leaves no request behind
         pool.shutdown(wait=False, cancel_futures=True)
 
 
 class Writer:
-    """Puts pulls into the raw tables: only rows that are new or changed, and the ledger's row with them."""
+    """Writes a night's results into the raw tables: only new or changed rows, with the pull status of their symbols."""
 
-    def __init__(
-        self, warehouse: Warehouse, universe: Universe, source: str, night: date, clock: datetime, run_id: str
-    ) -> None:
-        self._warehouse, self._universe, self._night, self._clock = warehouse, universe, night, clock
-        self._source, self._run_id = source, run_id
-        self._slice: dict[str, object] = {"source": source, "universe": universe.name}
-        self._stamps: dict[str, object] = {**self._slice, "fetched_at": clock, "run_id": run_id}
+    def __init__(self, night: Night) -> None:
+        self.night = night
+        self._universe = night.universe
+        self._stamps: dict[str, object] = {**night.slice, **night.stamp}
 
     def last_bars(self, bars: int) -> pa.Table:
-        """The last bars of every symbol as they are known at the clock, oldest first."""
-        interval = self._universe.interval
-        return self._warehouse.query("ingest_overlap", bars=bars, interval=interval, clock=self._clock, **self._slice)
+        """The last bars of every symbol, oldest first, as received up to the night's clock."""
+        span = {"bars": bars, "interval": self._universe.interval, "clock": self.night.clock}
+        return self.night.warehouse.query("ingest_overlap", **span, **self.night.slice)
 
-    def write(self, pulls: list[Pull]) -> None:
+    def write(self, results: list[PullResult]) -> None:
         """Writes these symbols in one transaction."""
-        with self._warehouse.write(f"ingest {self._universe.name} {self._night}") as con:
+        with self.night.warehouse.write(f"ingest {self._universe.name} {self.night.as_of}") as con:
             written = {
-                name: self._append_changed(con, name, [one.tables[name] for one in pulls if name in one.tables])
+                name: self._append_changed(con, name, [r.tables[name] for r in results if name in r.tables])
                 for name in ("bars", "corporate_actions", "funding_rates")
             }
-            for one in pulls:
-                if "events" in one.tables:
-                    self._append_events(con, one.tables["events"])
-            ledger = pa.Table.from_pylist([_ledger_row(one, written) for one in pulls], schema=LEDGER)
-            upsert(con, "raw.fetches", ledger, by=("run_id", "symbol"), night=self._night, **self._stamps)
+            for result in results:
+                if "events" in result.tables:
+                    self._append_events(con, result.tables["events"])
+            statuses = pa.Table.from_pylist([_status_row(result, written) for result in results], schema=PULL_STATUS)
+            upsert(con, "raw.fetches", statuses, by=("run_id", "symbol"), night=self.night.as_of, **self._stamps)
 
     def _append_events(self, con: duckdb.DuckDBPyConnection, rows: pa.Table) -> None:
-        """Writes those that are new: an event never changes."""
-        of = {"source": self._source, "venue": self._universe.provider}
-        append_events(con, rows, **of, fetched_at=self._clock, run_id=self._run_id)
+        """Writes the events that are not stored yet: an event never changes."""
+        append_events(con, rows, source=self.night.source, venue=self._universe.provider, **self.night.stamp)
 
     def write_instruments(self, rows: pa.Table) -> None:
-        """Writes what has changed of the instruments."""
-        with self._warehouse.write(f"ingest instruments of {self._universe.name}") as con:
+        """Writes the instruments that are new or changed."""
+        with self.night.warehouse.write(f"ingest instruments of {self._universe.name}") as con:
             self._append_changed(con, "instruments", [rows])
 
     def _append_changed(self, con: duckdb.DuckDBPyConnection, name: str, tables: list[pa.Table]) -> pa.Table | None:
-        """The rows that were written, with a column ``restated`` in bars; None when there was nothing to look at."""
+        """The rows that were written, with a column ``restated`` in bars; None when ``tables`` is empty."""
         if not tables:
             return None
         interval = {"interval": self._universe.interval} if name == "bars" else {}
         con.register("pulled", pa.concat_tables(tables))
-        changed = read_query(con, f"changed_{name}", clock=self._clock, **self._slice, **interval)
+        changed = read_query(con, f"changed_{name}", clock=self.night.clock, **self.night.slice, **interval)
         con.unregister("pulled")
         rows = changed.drop_columns(["restated"]) if name == "bars" else changed
         append(con, f"raw.{name}", rows, provider=self._universe.provider, **self._stamps)
         return changed
 
 
-def _is_done(fetch: dict[str, Any], clock: datetime | None) -> bool:
-    """True for a symbol fetched at this very clock: a live night run again later asks for what has closed since."""
-    return fetch["status"] == OK and clock in (None, fetch["fetched_at"])
+def _is_fetched(status: dict[str, Any], clock: datetime) -> bool:
+    """True for a symbol fetched at this very clock: a live night run again later pulls the bars closed since."""
+    return status["status"] == OK and status["fetched_at"] == clock
 
 
-def _ledger_row(pulled: Pull, written: dict[str, pa.Table | None]) -> dict[str, object]:
-    """The ledger's row of one symbol: what was written of it, and the span of the bars that it answered."""
-    own = {
-        name: table.filter(pc.equal(table["symbol"], pulled.symbol))
+def _status_row(result: PullResult, written: dict[str, pa.Table | None]) -> dict[str, object]:
+    """The pull status of one symbol: the rows written of it, and the span of the bars that the market returned."""
+    tables = {
+        name: table.filter(pc.equal(table["symbol"], result.symbol))
         for name, table in written.items()
         if table is not None
     }
-    bars = own.get("bars")
-    span = pc.min_max(pulled.tables["bars"]["ts"]).as_py() if pulled.error is None else {"min": None, "max": None}
+    bars = tables.get("bars")
+    span = pc.min_max(result.tables["bars"]["ts"]).as_py() if result.error is None else {"min": None, "max": None}
     return {
-        "symbol": pulled.symbol,
-        "status": OK if pulled.error is None else FAILED,
-        "error": None if pulled.error is None else f"{type(pulled.error).__name__}: {pulled.error}",
+        "symbol": result.symbol,
+        "status": OK if result.error is None else FAILED,
+        "error": None if result.error is None else f"{type(result.error).__name__}: {result.error}",
         "bars": 0 if bars is None else len(bars),
         "restated": 0 if bars is None else pc.sum(bars["restated"]).as_py() or 0,
-        "actions": len(own.get("corporate_actions", ())),
-        "funding": len(own.get("funding_rates", ())),
+        "actions": len(tables.get("corporate_actions", ())),
+        "funding": len(tables.get("funding_rates", ())),
         "first_ts": span["min"],
         "last_ts": span["max"],
     }
@@ -268,12 +251,13 @@ def _too_many(failed: dict[str, MarketError], total: int, max_bad_fraction: floa
     return TooManyBadSymbolsError(f"{text}; raw.fetches has the others: correct the universe, run the night again")
 
 
-def _fetches(warehouse: Warehouse, run_id: str) -> list[dict[str, Any]]:
-    return warehouse.query("fetches_of_run", run_id=run_id).to_pylist()
+def _statuses(night: Night) -> list[dict[str, Any]]:
+    """The rows of raw.fetches that this night's run has written."""
+    return night.warehouse.query("fetches_of_run", run_id=night.run_id).to_pylist()
 
 
-def _report(warehouse: Warehouse, run_id: str) -> IngestReport:
-    rows = _fetches(warehouse, run_id)
+def _report(night: Night) -> IngestReport:
+    rows = _statuses(night)
     report = IngestReport(
         fetched=sum(row["status"] == OK for row in rows),
         failed={row["symbol"]: row["error"] for row in rows if row["status"] == FAILED},

@@ -1,4 +1,4 @@
-"""Simulated portfolios ranked and written down: curves and positions by session, figures and ranks by night."""
+"""The leaderboard of simulated portfolios and its storage: curves and positions by session, metrics by night."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from models.panel import TS_TYPE
 from models.scoring import metrics
 from models.scoring.simulate import Sessions
 from models.sessions import sessions_per_year
-from tasks.forecasts import Contender, aware
+from tasks.forecasts import Contender, utc_datetime
 from tasks.night import Night
 from warehouse.tables import append, read_query, replace_slice
 
@@ -43,7 +43,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A portfolio simulated: its sessions (d,), the bars ``ts`` that end them, and the weights (d, n) decided there.
+    """A simulated portfolio: its sessions (d,), the bars ``ts`` that end them, and the weights (d, n) decided there.
 
     ``coverage`` is the share of the funding settlements on record, NaN where there is no funding.
     """
@@ -59,7 +59,7 @@ class Run:
 
 
 def leaderboard(night: Night, runs: Sequence[Run], risk_free: float) -> list[Row]:
-    """One row per run, the best Sharpe first and those without one last."""
+    """One row per run, ranked by Sharpe; runs without a Sharpe come last."""
     rows = [_score(night, run, risk_free) for run in runs]
     covered = min((run.coverage for run in runs if run.coverage < 1), default=1)
     if covered < 1:
@@ -68,16 +68,17 @@ def leaderboard(night: Night, runs: Sequence[Run], risk_free: float) -> list[Row
             night.universe.name,
             100 * covered,
         )
-    held = next((row["annual_return"] for row in rows if row["model"] == BENCHMARK_RULE), math.nan)
+    benchmark = next((row["annual_return"] for row in rows if row["model"] == BENCHMARK_RULE), math.nan)
     rows.sort(key=lambda row: (math.inf if math.isnan(row["sharpe"]) else -row["sharpe"], row["model"]))
     for rank, row in enumerate(rows, start=1):
-        row |= {"rank": rank, "excess_annual_return": row["annual_return"] - held}
+        row |= {"rank": rank, "excess_annual_return": row["annual_return"] - benchmark}
     return [{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for row in rows]
 
 
 def _score(night: Night, run: Run, risk_free: float) -> Row:
-    """The leaderboard's figures of one run; the first session, which ends with the first decision, is not measured."""
-    periods, sessions = sessions_per_year(night.universe.calendar, night.universe.interval), run.sessions
+    """The leaderboard row of one run, without the first session, which ends with the first decision."""
+    periods = sessions_per_year(night.universe.calendar, night.universe.interval)
+    sessions = run.sessions
     days = run.ts.astype("datetime64[D]").tolist()
     return {
         "model": run.contender.model,
@@ -97,20 +98,24 @@ def _score(night: Night, run: Run, risk_free: float) -> Row:
 
 def store_runs(night: Night, runs: Sequence[Run], board: list[Row]) -> None:
     """Writes the night's runs and its leaderboard in one transaction."""
-    figures = [name for name, value in board[0].items() if value is None or isinstance(value, float)]
-    rows = [{"backtest_id": b["backtest_id"], "metric": f, "value": b[f]} for b in board for f in figures]
+    metric_names = [name for name, value in board[0].items() if value is None or isinstance(value, float)]
+    rows = [
+        {"backtest_id": row["backtest_id"], "metric": name, "value": row[name]}
+        for row in board
+        for name in metric_names
+    ]
     keys = {"night": night.as_of, **night.slice}
     with night.warehouse.write(f"backtests of {night.universe.name}") as con:
         for run in runs:
             _store_run(con, night, run)
-        scores = pa.Table.from_pylist([{**row, "run_id": night.run_id} for row in rows])
-        replace_slice(con, "store.metrics", scores, **keys)
+        table = pa.Table.from_pylist([{**row, "run_id": night.run_id} for row in rows])
+        replace_slice(con, "store.metrics", table, **keys)
         replace_slice(con, "store.leaderboard", pa.Table.from_pylist(board), **keys)
 
 
 def _store_run(con: duckdb.DuckDBPyConnection, night: Night, run: Run) -> None:
     keys = {**night.slice, "backtest_id": run.backtest_id}
-    if not read_query(con, "backtest_exists", **keys)["found"][0].as_py():
+    if not read_query(con, "backtest_exists", **keys)["is_stored"][0].as_py():
         row = {
             "model": run.contender.model,
             "trial_ids": list(run.contender.trial_ids),
@@ -155,12 +160,12 @@ def _position_rows(run: Run) -> pa.Table:
 def _store_new(
     con: duckdb.DuckDBPyConnection, night: Night, name: str, rows: pa.Table, ts: np.ndarray, keys: Row
 ) -> None:
-    """Writes ``rows`` from the first that is new or differs from what is stored; those before keep their ``run_id``.
+    """Writes ``rows`` from the first one on that is new or differs from the stored one; earlier rows stay unchanged.
 
-    Nothing after the last of ``ts`` is touched, so an earlier night run again leaves the later ones alone.
+    Rows after the last of ``ts`` stay too, so that an earlier night run again does not change later ones.
     """
-    end = aware(ts[-1]) + timedelta(microseconds=1)
-    stored = read_query(con, f"{name}_between", **keys, start=aware(ts[0]), end=end)
+    end = utc_datetime(ts[-1]) + timedelta(microseconds=1)
+    stored = read_query(con, f"{name}_between", **keys, start=utc_datetime(ts[0]), end=end)
     same = _same_rows(stored, rows)
     if same == stored.num_rows == rows.num_rows:
         return
@@ -173,7 +178,7 @@ def _store_new(
 
 
 def _same_rows(stored: pa.Table, rows: pa.Table) -> int:
-    """How many leading rows are the same in both; the columns are those of ``rows``, ``stored`` has them too."""
+    """Number of leading rows that are the same in both, compared in the columns of ``rows``."""
     length = min(stored.num_rows, rows.num_rows)
     same = np.ones(length, dtype=bool)
     for name in rows.column_names:

@@ -1,4 +1,4 @@
-"""The graphs that networks drew themselves, read out of their forecasts into graph_snapshots and graph_edges."""
+"""Graphs that networks learn themselves: read out of their forecasts, stored as graph_snapshots and graph_edges."""
 
 from __future__ import annotations
 
@@ -16,34 +16,41 @@ from tasks.graph_rows import edge_rows, snapshot_rows, write_snapshots
 from tasks.night import Night
 from tasks.panels import load_snapshots
 
-EVERY_BARS = 5  # from one graph that is kept to the next, counted from the panel's first bar: more bars move none
+EVERY_BARS = 5  # between stored graphs, counted from the panel's first bar, so that a longer panel moves none
 
 
-def learned_snapshots(made: Predictions, first: int, model: str, seed: int) -> list[Snapshot]:
-    """Those of every EVERY_BARS-th of the forecast bars, the first of which is bar ``first`` of the panel; none from a
-    network that reads a stored graph. They are named attention:MODEL, those of a seed s above 0 attention:MODEL:s."""
-    if made.edges is None:
+def learned_snapshots(predictions: Predictions, first: int, model: str, seed: int) -> list[Snapshot]:
+    """Snapshots of the learned graph at every EVERY_BARS-th bar; empty for a network that reads a stored graph.
+
+    ``first`` is the position in the panel of the first predicted bar. The graph is named attention:MODEL, with a seed
+    above 0 attention:MODEL:SEED.
+    """
+    if predictions.edges is None:
         return []
     name = f"{LEARNED}:{model}" + (f":{seed}" if seed else "")
-    due = range(-first % EVERY_BARS, len(made.ts), EVERY_BARS)
-    return [learned_graph(name, made.edges[k].astype(np.float64), made.ts[k], made.symbols) for k in due]
+    return [
+        learned_graph(name, predictions.edges[k].astype(np.float64), predictions.ts[k], predictions.symbols)
+        for k in range(-first % EVERY_BARS, len(predictions.ts), EVERY_BARS)
+    ]
 
 
-def with_trailing(night: Night, drawn: Sequence[Snapshot], ts: np.ndarray) -> list[Snapshot]:
-    """``drawn`` and the stored snapshots that those are compared with, oldest first; ``ts`` are the panel's bars."""
-    start = int(np.searchsorted(ts, drawn[0].as_of)) if drawn else 0
+def with_trailing(night: Night, learned: Sequence[Snapshot], ts: np.ndarray) -> list[Snapshot]:
+    """``learned`` after the stored snapshots that they are compared with, oldest first; ``ts`` are the panel's bars."""
+    start = int(np.searchsorted(ts, learned[0].as_of)) if learned else 0
     if not start:
-        return list(drawn)
+        return list(learned)
     first = ts[max(0, start - TRAIL * EVERY_BARS)]
-    return [*load_snapshots(night, drawn[0].graph, last=ts[start - 1], first=first), *drawn]
+    return [*load_snapshots(night, learned[0].graph, last=ts[start - 1], first=first), *learned]
 
 
 def write_learned_graphs(
-    con: Any, night: Night, drawn: Sequence[Snapshot], series: Sequence[Snapshot], **said: object
+    con: Any, night: Night, learned: Sequence[Snapshot], series: Sequence[Snapshot], **origin: object
 ) -> None:
-    """Puts the snapshots, of one graph, in the place of those of the same dates; ``series`` as ``with_trailing`` gives
-    it, ``said``: how they came about."""
-    if drawn:
-        parameters = [json.dumps(said, sort_keys=True)] * len(drawn)
-        rows = snapshot_rows(drawn, series, parameters, [None] * len(drawn))
-        write_snapshots(con, night, drawn[0].graph, rows, edge_rows(drawn))
+    """Writes the snapshots, all of one graph, over those of the same dates.
+
+    ``series`` comes from ``with_trailing``; ``origin``, such as the trial, is stored as the snapshots' parameters.
+    """
+    if learned:
+        parameters = [json.dumps(origin, sort_keys=True)] * len(learned)
+        rows = snapshot_rows(learned, series, parameters, [None] * len(learned))
+        write_snapshots(con, night, learned[0].graph, rows, edge_rows(learned))

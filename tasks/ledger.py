@@ -1,4 +1,4 @@
-"""The night's own rows: its state in ``nights`` and, in wall time, what ran when in ``step_runs``."""
+"""The night's record: its state in ``nights``, and the runs of its steps, in wall time, in ``step_runs``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Row = dict[str, Any]
 
 
 def night_row(night: Night) -> Row | None:
-    """The night's row, or None before it has begun."""
+    """The night's row of ``nights``, or None before the night has begun."""
     rows = night.warehouse.query("night_row", night=night.as_of, **night.slice).to_pylist()
     return rows[0] if rows else None
 
@@ -30,7 +30,7 @@ def night_row(night: Night) -> Row | None:
 def begin_night(night: Night, settings: Row) -> bool:
     """True when there is work to do, False when this very night is published already.
 
-    Raises PublishedNightError when it was published with other settings: what readers saw is never altered.
+    Raises PublishedNightError when it was published with other settings: published rows are never altered.
     """
     text = json.dumps(settings, sort_keys=True)
     digest = short_hash(text)
@@ -49,7 +49,7 @@ def begin_night(night: Night, settings: Row) -> bool:
 
 
 def write_night(night: Night, **changes: object) -> None:
-    """Writes the night's row: what it holds already with ``changes`` on top."""
+    """Writes the night's row: the stored one, if any, with ``changes`` applied."""
     keys = {"night": night.as_of, **night.slice}
     row = {"run_id": night.run_id, **(night_row(night) or {}), "clock": night.clock, **changes, **keys}
     with night.warehouse.write(f"night {night.as_of} of {night.universe.name}: {row['state']}") as con:
@@ -58,25 +58,26 @@ def write_night(night: Night, **changes: object) -> None:
 
 @contextmanager
 def step_run(night: Night, step: str, settings: Row) -> Iterator[None]:
-    """Records one step in ``step_runs``: running, then done or failed, with its wall time. It begins its night.
+    """Records one step in ``step_runs``: running, then done or failed, with its wall time. Begins the night if need be.
 
-    Raises PublishedNightError when that is published: no step alters it.
+    Raises PublishedNightError when the night is published: no step may alter it.
     """
     if not begin_night(night, settings):
         raise PublishedNightError(
             f"the {night.source} night {night.as_of} of {night.universe.name} is published: {step} would alter it. "
             "Give --warehouse another file to compute it anew"
         )
-    started, clock = datetime.now(UTC), time.perf_counter()
+    started_at = datetime.now(UTC)
+    start_s = time.perf_counter()
     keys: dict[str, object] = {"night": night.as_of, **night.slice, "run_id": night.run_id, "step": step}
 
     def record(state: str, **columns: object) -> None:
         with night.warehouse.write(f"step {step}: {state}") as con:
-            read_query(con, "delete_step_run", run_id=night.run_id, step=step, started_at=started)
+            read_query(con, "delete_step_run", run_id=night.run_id, step=step, started_at=started_at)
             append(
                 con,
                 "store.step_runs",
-                pa.Table.from_pylist([{"state": state, "started_at": started, **columns}]),
+                pa.Table.from_pylist([{"state": state, "started_at": started_at, **columns}]),
                 **keys,
             )
 
@@ -85,9 +86,10 @@ def step_run(night: Night, step: str, settings: Row) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        record("failed", finished_at=datetime.now(UTC), seconds=time.perf_counter() - clock, detail=str(error)[:2000])
+        seconds = time.perf_counter() - start_s
+        record("failed", finished_at=datetime.now(UTC), seconds=seconds, detail=str(error)[:2000])
         raise
-    record("done", finished_at=datetime.now(UTC), seconds=time.perf_counter() - clock)
+    record("done", finished_at=datetime.now(UTC), seconds=time.perf_counter() - start_s)
 
 
 def step_seconds(night: Night) -> dict[str, float]:

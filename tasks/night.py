@@ -1,4 +1,4 @@
-"""One night of one universe: what every task needs to know to read and write its slice."""
+"""One night of one universe: the keys and the clock that every task reads and writes its slice with."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from warehouse.universes import Universe
 
 @dataclass(frozen=True)
 class Night:
-    """The night ``as_of`` (UTC date) of one universe from one source, as its ``clock`` (UTC instant) believes it is.
+    """The night ``as_of`` (UTC date) of one universe from one source.
 
-    ``run_id`` follows from the night alone, so that the same night run again writes the same rows.
+    ``clock`` (UTC instant) is the time of the night: it reads nothing received after it. ``run_id`` follows from the
+    night alone, so that the same night run again writes the same rows.
     """
 
     as_of: date
@@ -37,5 +38,5 @@ class Night:
 
     @property
     def stamp(self) -> dict[str, object]:
-        """Columns that say which night wrote a row, and when it believed it was."""
+        """Columns of a raw row: the run of the night that received it, and the night's clock."""
         return {"run_id": self.run_id, "fetched_at": self.clock}

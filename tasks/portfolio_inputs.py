@@ -1,4 +1,4 @@
-"""What a night's portfolios trade: prices, the bars to decide on, funding by bar, and the weights of a forecast."""
+"""Inputs of a night's portfolios: prices, the bars to decide on, funding by bar, and target weights of a forecast."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from models.features.indicators import log_total_return_index
 from models.panel import Panel
-from models.scoring.portfolio import Limits, decide, last_seen, session_returns
+from models.scoring.portfolio import Limits, decide, latest_views, session_returns
 from models.scoring.signals import views
 from models.sessions import HOUR, bar_closes, session_ends
 from tasks.forecasts import PROBABILITIES
@@ -27,23 +27,23 @@ class Asset:
     closes: np.ndarray
 
     @classmethod
-    def of(cls, bars: Panel) -> Asset:
-        """The index starts at 1 at a symbol's first bar, so no later dividend moves it."""
+    def from_bars(cls, bars: Panel) -> Asset:
+        """The index of each symbol is 1 at its first bar, so that a later dividend moves no earlier value."""
         index = np.exp(log_total_return_index(bars))
         return cls(bars, index * bars.column("open") / bars.column("close"), index)
 
 
 @dataclass(frozen=True, eq=False)
 class PortfolioInputs:
-    """The members and the benchmark on one grid; ``closed`` (t,) when each bar closes.
+    """The members and the benchmark on one grid; ``closed_at`` (t,) is when each bar closes.
 
     ``decisions`` (d,) are the bars that end a session: each daily bar of an exchange, the last of a UTC day for
-    perpetuals, each bar of a second. A day without its last bar decides nothing.
+    perpetuals, each one-second bar. A day without its last bar has no decision.
     """
 
     members: Asset
     benchmark: Asset
-    closed: np.ndarray
+    closed_at: np.ndarray
     decisions: np.ndarray
 
     @property
@@ -53,12 +53,12 @@ class PortfolioInputs:
 
 
 def load_portfolio_inputs(night: Night) -> PortfolioInputs:
-    """The book of a night, up to its clock."""
+    """The portfolio inputs of a night, up to its clock."""
     universe = night.universe
     bars = load_bars(night)
-    closed = bar_closes(universe.calendar, universe.interval, bars.ts)
-    decisions = session_ends(universe.calendar, universe.interval, closed)
-    return PortfolioInputs(Asset.of(bars), Asset.of(load_benchmark(night)), closed, decisions)
+    closed_at = bar_closes(universe.calendar, universe.interval, bars.ts)
+    decisions = session_ends(universe.calendar, universe.interval, closed_at)
+    return PortfolioInputs(Asset.from_bars(bars), Asset.from_bars(load_benchmark(night)), closed_at, decisions)
 
 
 def session_bars(asset: Asset, decisions: np.ndarray) -> Panel:
@@ -69,33 +69,34 @@ def session_bars(asset: Asset, decisions: np.ndarray) -> Panel:
     return Panel(asset.bars.ts[decisions], asset.bars.symbols, ("close", "total_return"), values, mask)
 
 
-def forecast_weights(book: PortfolioInputs, forecast: Panel, limits: Limits, first: int) -> np.ndarray:
+def forecast_weights(inputs: PortfolioInputs, forecast: Panel, limits: Limits, first: int) -> np.ndarray:
     """Target weights (d − first, n) of a forecast at the decisions from ``first`` on, under the limits."""
-    last, age = last_seen(forecast.mask, book.closed, book.decisions)
+    last, age = latest_views(forecast.mask, inputs.closed_at, inputs.decisions)
     probabilities = np.stack([forecast.column(name) for name in PROBABILITIES], axis=-1)
     view = views(np.take_along_axis(probabilities, np.maximum(last, 0)[:, :, None], axis=0))
-    return decide(view.side, view.confidence, age, book.members.closes[book.decisions], limits, first)
+    return decide(view.side, view.confidence, age, inputs.members.closes[inputs.decisions], limits, first)
 
 
-def funding_by_bar(night: Night, book: PortfolioInputs, symbols: tuple[str, ...]) -> np.ndarray:
+def funding_by_bar(night: Night, inputs: PortfolioInputs, symbols: tuple[str, ...]) -> np.ndarray:
     """Sum of the funding rates settled in (open, close] of each bar, (t, n); NaN where none is on record."""
     settled = load_funding(night, symbols)
     ts = settled["ts"].to_numpy().astype("datetime64[us]")
     column = {symbol: j for j, symbol in enumerate(symbols)}
     j = np.array([column[s] for s in settled["symbol"].to_pylist()], dtype=np.int64)
-    i = np.searchsorted(book.closed, ts)
-    inside = (i < len(book.closed)) & (ts > book.ts[0])
-    total, known = np.zeros((len(book.ts), len(symbols))), np.zeros((len(book.ts), len(symbols)), dtype=bool)
+    i = np.searchsorted(inputs.closed_at, ts)
+    inside = (i < len(inputs.closed_at)) & (ts > inputs.ts[0])
+    total = np.zeros((len(inputs.ts), len(symbols)))
+    has_settled = np.zeros(total.shape, dtype=bool)
     np.add.at(total, (i[inside], j[inside]), settled["rate"].to_numpy()[inside])
-    known[i[inside], j[inside]] = True
-    return np.where(known, total, np.nan)
+    has_settled[i[inside], j[inside]] = True
+    return np.where(has_settled, total, np.nan)
 
 
-def funding_coverage(funding: np.ndarray, trades: np.ndarray, closed: np.ndarray) -> float:
+def funding_coverage(funding: np.ndarray, has_bar: np.ndarray, closed_at: np.ndarray) -> float:
     """Share of the due settlements that are on record; NaN when none was due.
 
-    ``funding`` (t, n) from ``funding_by_bar``, ``trades`` (t, n) where an asset has a bar. Counted at every eighth
-    hour, where each perpetual settles whatever its own interval, so that need not be known.
+    ``funding`` (t, n) from ``funding_by_bar``; ``has_bar`` (t, n) bool; ``closed_at`` (t,). Only settlements at every
+    eighth hour are counted: each perpetual has those, whatever its own interval.
     """
-    due = trades & (closed.astype(np.int64) % SETTLEMENT_GRID.astype(np.int64) == 0)[:, None]
+    due = has_bar & (closed_at.astype(np.int64) % SETTLEMENT_GRID.astype(np.int64) == 0)[:, None]
     return float((due & ~np.isnan(funding)).sum() / due.sum()) if due.any() else float("nan")

@@ -1,4 +1,4 @@
-"""Publish: the night becomes visible to readers, all of it at once."""
+"""Publish: makes the whole night visible to readers at once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.errors import NightBlockedError
-from tasks.forecasts import aware
+from tasks.forecasts import utc_datetime
 from tasks.ledger import write_night
 from tasks.night import Night
 from tasks.panels import bar_grid
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Published:
-    """What readers can now see of one night: small tables, ready to be shown."""
+    """The tables of one published night that are small enough to be shown, and the path of the copy."""
 
     copy: Path
     champion: str
@@ -36,17 +36,17 @@ class Published:
 
 @task(name="mark_published", cache_policy=NO_CACHE, persist_result=False)
 def mark_published(night: Night, champion: str, for_session: date) -> None:
-    """Sets ``published_at`` to the night's clock: from here on its rows are never altered.
+    """Sets ``published_at`` to the night's clock; no step alters the night's rows from then on.
 
-    Raises NightBlockedError unless the night was validated and audited, and nothing of that stands against it.
+    Raises NightBlockedError unless the night was validated and audited, without a blocking check or a leak.
     """
     keys = {"night": night.as_of, **night.slice}
-    stand = night.warehouse.query("publish_gate", **keys).to_pylist()[0]
-    if not stand["validated"] or not stand["audited"] or stand["blocking"] or stand["leaks"]:
+    gate = night.warehouse.query("publish_gate", **keys).to_pylist()[0]
+    if not gate["validated"] or not gate["audited"] or gate["blocking"] or gate["leaks"]:
         raise NightBlockedError(
             f"the {night.source} night {night.as_of} of {night.universe.name} is not fit to publish: "
-            f"{stand['validated']} checks ({stand['blocking']} blocking), {stand['audited']} audit rows "
-            f"({stand['leaks']} leaks). Run validate and audit, and see the views checks and leak_audit"
+            f"{gate['validated']} checks ({gate['blocking']} blocking), {gate['audited']} audit rows "
+            f"({gate['leaks']} leaks). Run validate and audit, and see the views checks and leak_audit"
         )
     message = f"published; champion {champion}"
     write_night(
@@ -54,7 +54,7 @@ def mark_published(night: Night, champion: str, for_session: date) -> None:
         state="published",
         champion=champion,
         for_session=for_session,
-        last_ts=aware(bar_grid(night)[0][-1]),
+        last_ts=utc_datetime(bar_grid(night)[0][-1]),
         published_at=night.clock,
         message=message,
     )
@@ -62,22 +62,22 @@ def mark_published(night: Night, champion: str, for_session: date) -> None:
 
 @task(name="swap_copy", cache_policy=NO_CACHE, persist_result=False)
 def swap_copy(night: Night) -> Published:
-    """Puts the night into the read-only copy, atomically, and reads back from the copy what readers now see.
+    """Replaces the read-only copy atomically by one that includes the night, and returns the night's tables from it.
 
     Raises NotPublishedError while a later night of the universe is unfinished.
     """
     path = publish_copy(night.warehouse, night.source, night.universe.name)
     keys = {"night": night.as_of, **night.slice}
     with read_published(night.warehouse) as copy:
-        shown = ("leaderboard", "signals", "checks", "equity")
-        tables = {name: read_query(copy, f"published_{name}", **keys) for name in shown}
+        names = ("leaderboard", "signals", "checks", "equity")
+        tables = {name: read_query(copy, f"published_{name}", **keys) for name in names}
     champion = tables["signals"]["model"][0].as_py() if len(tables["signals"]) else ""
     logger.info("%s %s: %d signals in %s", night.as_of, night.universe.name, len(tables["signals"]), path)
     return Published(path, champion, **tables)
 
 
 def complete_copy(night: Night) -> None:
-    """Swaps the copy in if the process died after the night was marked and before its copy was."""
+    """Replaces the copy if the process died after the night was marked as published and before its copy was made."""
     if night.warehouse.published.exists():
         with read_published(night.warehouse) as copy:
             rows = read_query(copy, "night_row", night=night.as_of, **night.slice).to_pylist()

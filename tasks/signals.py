@@ -1,4 +1,4 @@
-"""Signals of a night: what each network says of each symbol for the next session, written once."""
+"""Signals of a night: the view of each network on each symbol for the next session, written once."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from models.panel import TS_TYPE, Panel
-from models.scoring.portfolio import HOUR, Limits, last_seen
+from models.scoring.portfolio import WHOLE_HOUR, Limits, latest_views
 from models.scoring.signals import LABELS_3, LABELS_5, SIDES, stop_price, views
 from models.sessions import last_session, next_session, session_ends
 from tasks.errors import NoForecastsError, SourceMismatchError
-from tasks.forecasts import PROBABILITIES, Contender, aware, load_forecasts, networks
+from tasks.forecasts import PROBABILITIES, Contender, load_forecasts, networks, utc_datetime
 from tasks.leaderboard import Row
 from tasks.ledger import night_row
 from tasks.night import Night
@@ -57,7 +57,7 @@ REGISTRY = pa.schema(
 
 @dataclass(frozen=True)
 class SignalReport:
-    """What was written: how many signals, for which session, and whose are recommended."""
+    """Number of signals written, the session they are for, and the champion, whose signals are recommended."""
 
     signals: int
     for_session: date
@@ -66,10 +66,13 @@ class SignalReport:
 
 @dataclass(frozen=True, eq=False)
 class Decision:
-    """The bars (t,) whose forecasts are fresh enough for the night's last decision, which is the last of them."""
+    """The bars (t,) whose forecasts are fresh enough for the night's last decision, which is made at the last of them.
+
+    ``closed_at`` (t,) is when each bar closes; ``prices`` has columns close and atr_14.
+    """
 
     opens: np.ndarray
-    closed: np.ndarray
+    closed_at: np.ndarray
     prices: Panel
 
 
@@ -77,12 +80,12 @@ class Decision:
 def next_signals(
     night: Night, models: Sequence[Contender], limits: Limits, horizons: Sequence[int], class_horizon: int
 ) -> SignalReport:
-    """Writes the signals of every network of ``models``, and who is champion and challenger.
+    """Writes the signals of every network of ``models``, and which of them are champion and challenger.
 
     A signal carries the weight that the backtest decided at the close of the night's last session; a symbol without a
     forecast by then, or with one older than the limits allow, has no signal. A night that is not published yet may be
-    written again. Raises PublishedNightError when a published one would change, NoForecastsError when there is no
-    network to speak, SourceMismatchError for a night that is not what it says.
+    written again. Raises PublishedNightError when a published night would change, NoForecastsError when the leaderboard
+    has no network, SourceMismatchError when source and tape do not go together.
     """
     refuse_mixed_sources(night)
     contenders = {c.model: c for c in networks(models)}
@@ -116,26 +119,30 @@ def refuse_mixed_sources(night: Night) -> None:
 
 
 def _last_decision(night: Night, limits: Limits) -> Decision:
-    """The close of the night's last session. Raises NoForecastsError when that session's last bar has not closed."""
+    """The decision at the close of the night's last session.
+
+    Raises NoForecastsError when that session's last bar has not closed.
+    """
     universe = night.universe
-    opens, closed = bar_grid(night)
-    ends = session_ends(universe.calendar, universe.interval, closed)
-    due = last_session(universe.calendar, night.as_of)
-    if not len(ends) or opens[ends[-1]].astype("datetime64[D]").astype(date) != due:
+    opens, closed_at = bar_grid(night)
+    ends = session_ends(universe.calendar, universe.interval, closed_at)
+    session = last_session(universe.calendar, night.as_of)
+    if not len(ends) or opens[ends[-1]].astype("datetime64[D]").astype(date) != session:
         raise NoForecastsError(
-            f"{universe.name}: the session {due} has not closed by {night.clock}; run the night later"
+            f"{universe.name}: the session {session} has not closed by {night.clock}; run the night later"
         )
-    fresh = slice(int(np.searchsorted(closed, closed[ends[-1]] - limits.max_staleness_hours * HOUR)), ends[-1] + 1)
+    oldest = closed_at[ends[-1]] - limits.max_staleness_hours * WHOLE_HOUR
+    fresh = slice(int(np.searchsorted(closed_at, oldest)), ends[-1] + 1)
     opens = opens[fresh]
     rows = night.warehouse.query(
         "atr_between",
         **night.slice,
         interval=universe.interval,
         symbols=list(universe.symbols),
-        start=aware(opens[0]),
-        end=aware(opens[-1]) + timedelta(microseconds=1),
+        start=utc_datetime(opens[0]),
+        end=utc_datetime(opens[-1]) + timedelta(microseconds=1),
     )
-    return Decision(opens, closed[fresh], Panel.from_table(rows, ("close", "atr_14"), universe.symbols, opens))
+    return Decision(opens, closed_at[fresh], Panel.from_table(rows, ("close", "atr_14"), universe.symbols, opens))
 
 
 def _signals(
@@ -148,50 +155,52 @@ def _signals(
 ) -> pa.Table:
     """One row per symbol with a fresh forecast, by symbol."""
     forecasts = {h: load_forecasts(night, contender, h, decision.opens) for h in horizons}
-    spoken = forecasts[class_horizon]
-    bar, _ = last_seen(spoken.mask & decision.prices.mask, decision.closed, np.array([len(decision.opens) - 1]))
-    known = np.flatnonzero(bar[0] >= 0)
-    bar = bar[0, known]
+    forecast = forecasts[class_horizon]
+    last_bar, _ = latest_views(
+        forecast.mask & decision.prices.mask, decision.closed_at, np.array([len(decision.opens) - 1])
+    )
+    assets = np.flatnonzero(last_bar[0] >= 0)
+    bar = last_bar[0, assets]
 
-    def of(panel: Panel, column: str) -> np.ndarray:
-        return panel.column(column)[bar, known]
+    def latest(panel: Panel, column: str) -> np.ndarray:
+        return panel.column(column)[bar, assets]
 
-    view = views(np.stack([of(spoken, name) for name in PROBABILITIES], axis=-1))
-    weight = _decided_weights(night, backtest_id, decision)[known]
+    view = views(np.stack([latest(forecast, name) for name in PROBABILITIES], axis=-1))
+    weight = _decided_weights(night, backtest_id, decision)[assets]
     side = np.sign(weight).astype(np.int64)
-    close = of(decision.prices, "close")
-    returns = np.stack([of(forecasts[h], "expected_return") for h in horizons], axis=-1)
+    close = latest(decision.prices, "close")
+    returns = np.stack([latest(forecasts[h], "expected_return") for h in horizons], axis=-1)
     columns = {
-        "model": [contender.model] * len(known),
-        "symbol": [night.universe.symbols[j] for j in known],
+        "model": [contender.model] * len(assets),
+        "symbol": [night.universe.symbols[j] for j in assets],
         "as_of": pa.array(decision.opens[bar], pa.timestamp("us")).cast(TS_TYPE),
-        "for_session": [next_session(night.universe.calendar, night.as_of)] * len(known),
+        "for_session": [next_session(night.universe.calendar, night.as_of)] * len(assets),
         "side": [SIDES[s + 1] for s in side],
         "label_3": [LABELS_3[k] for k in view.label_3],
         "label_5": [LABELS_5[k] for k in view.label_5],
         "confidence": view.confidence,
         "expected_return": [list(zip(horizons, row, strict=True)) for row in returns.tolist()],
-        "expected_volatility": of(spoken, "expected_volatility"),
+        "expected_volatility": latest(forecast, "expected_volatility"),
         "weight": weight,
         "close": close,
-        "stop_price": pa.array(stop_price(side, close, close * of(decision.prices, "atr_14")), from_pandas=True),
+        "stop_price": pa.array(stop_price(side, close, close * latest(decision.prices, "atr_14")), from_pandas=True),
     }
     return pa.table(columns, schema=SIGNAL)
 
 
 def _decided_weights(night: Night, backtest_id: str, decision: Decision) -> np.ndarray:
-    """Weights (n,) that the backtest decided at the last bar of ``decision``; those on record are the others than 0."""
-    last = aware(decision.opens[-1])
+    """Weights (n,) that the backtest decided at the last bar of ``decision``; 0 where no position is stored."""
+    last = utc_datetime(decision.opens[-1])
     span = {"start": last, "end": last + timedelta(microseconds=1)}
     rows = night.warehouse.query("positions_between", **night.slice, backtest_id=backtest_id, **span)
-    held = Panel.from_table(rows, ("weight",), night.universe.symbols, decision.opens[-1:])
-    return np.nan_to_num(held.column("weight")[0])
+    weights = Panel.from_table(rows, ("weight",), night.universe.symbols, decision.opens[-1:])
+    return np.nan_to_num(weights.column("weight")[0])
 
 
 def _registry(board: Sequence[Row], ranked: Sequence[Row], contenders: dict[str, Contender]) -> pa.Table:
     """The champion, the best-ranked network, and the next best as challenger, with the reason in words."""
     rules = [row for row in board if row["model"] not in contenders]
-    beside = "".join(f"; {row['model']} {_in_words(row)}" for row in rules)
+    comparison = "".join(f"; {row['model']} {_in_words(row)}" for row in rules)
     rows = [
         {
             "role": role,
@@ -199,7 +208,7 @@ def _registry(board: Sequence[Row], ranked: Sequence[Row], contenders: dict[str,
             "trial_ids": list(contenders[row["model"]].trial_ids),
             "sharpe": row["sharpe"],
             "reason": f"{place} of {len(ranked)} networks by Sharpe net of costs over {row['sessions']} sessions: "
-            f"{_in_words(row)}{beside}",
+            f"{_in_words(row)}{comparison}",
         }
         for role, place, row in zip(("champion", "challenger"), ("first", "second"), ranked, strict=False)
     ]
@@ -212,7 +221,10 @@ def _in_words(row: Row) -> str:
 
 
 def _write_once(night: Night, signals: pa.Table, registry: pa.Table) -> None:
-    """Writes signals and registry, or leaves a published night as it is when its signals are these."""
+    """Writes signals and registry; does nothing for a published night with these very signals.
+
+    Raises PublishedNightError for a published night with other signals.
+    """
     keys = {"night": night.as_of, **night.slice}
     row = night_row(night)
     if row is not None and row["published_at"] is not None:

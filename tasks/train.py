@@ -1,4 +1,4 @@
-"""Train: every network of the night on every fold that is due, and forecasts of the bars that have none yet."""
+"""Train: fits every network of the night on every fold that is not fitted yet, and forecasts the bars without one."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from models.panel import Panel
 from models.scoring.folds import Fold, walk_forward
 from models.sessions import bar_after
 from models.training.allocator import tune_allocator
-from models.training.artifact import Outcome, file_hash, read_header
+from models.training.artifact import FitResult, file_hash, read_header
 from models.training.errors import ArtifactError, FitError
 from models.training.fit import TrainConfig, fit_fold, fold_key, max_parallel_fits, predict_fold
 from models.zoo import Spec
 from tasks.errors import NoFoldsError
-from tasks.forecasts import RULE, Contender, aware, prediction_rows
+from tasks.forecasts import RULE, Contender, prediction_rows, utc_datetime
 from tasks.learned_graphs import learned_snapshots, with_trailing, write_learned_graphs
 from tasks.night import Night
 from tasks.panels import first_unseen_bar, instants, load_bar_events, load_bars, load_features, load_snapshots
@@ -59,8 +59,10 @@ class Recipe:
 
 @dataclass(frozen=True, eq=False)
 class TrainingData:
-    """What a universe's networks learn from, ``snapshots`` by the name of their graph; with ``changed`` (k,), the bars
-    with features not published yet, and ``changed_by_events`` (k,), those from the first event on that no published night has seen.
+    """Training data of a universe's networks; ``snapshots`` by graph name.
+
+    ``changed`` (k,) are the bars whose features no night has published yet; ``changed_by_events`` (k,) the bars from
+    the first event on that no published night has read.
     """
 
     features: Panel
@@ -72,18 +74,18 @@ class TrainingData:
     changed_by_events: np.ndarray
 
     def side_inputs_of(self, spec: Spec) -> SideInputs:
-        """The graph that the network of ``spec`` reads, if it reads one, and the events."""
+        """The snapshots that the network of ``spec`` reads, None if it reads no graph, and the events."""
         graph = zoo.graph_of(spec)
         return SideInputs(None if graph is None else self.snapshots[graph], self.events)
 
     def changed_for(self, spec: Spec) -> np.ndarray:
-        """The bars where what the network of ``spec`` reads is not what a published night read."""
+        """The bars whose inputs to the network of ``spec`` differ from those of the published nights."""
         return np.union1d(self.changed, self.changed_by_events) if zoo.network(spec.model).events else self.changed
 
 
 @dataclass(frozen=True)
 class TrialReport:
-    """One model and seed: folds in all, fitted now, left out because they cannot be, and prediction rows written."""
+    """One model and seed: number of folds, fitted in this run, skipped as unfit to train, prediction rows written."""
 
     model: str
     seed: int
@@ -95,13 +97,13 @@ class TrialReport:
 
 
 def trial_id(night: Night, model: str, seed: int, recipe: Recipe) -> str:
-    """First 16 hex digits of the sha256 of everything that names a trial: market, network, settings and seed."""
-    said = [night.slice, Spec(model).to_json(), recipe.config(seed).to_json(), asdict(recipe)]
-    return short_hash(json.dumps(said, sort_keys=True))
+    """First 16 hex digits of the sha256 of everything that identifies a trial: market, network, settings and seed."""
+    identity = [night.slice, Spec(model).to_json(), recipe.config(seed).to_json(), asdict(recipe)]
+    return short_hash(json.dumps(identity, sort_keys=True))
 
 
 def contenders(night: Night, models: Sequence[str], seeds: Sequence[int], recipe: Recipe) -> list[Contender]:
-    """The models of a night as the leaderboard knows them. Raises UnknownModelError."""
+    """The models of a night as entries of its leaderboard. Raises UnknownModelError."""
     return [
         Contender(name, RULE)
         if isinstance(zoo.entry(name), zoo.TradingRule)
@@ -112,12 +114,13 @@ def contenders(night: Night, models: Sequence[str], seeds: Sequence[int], recipe
 
 @task(name="load training data", cache_policy=NO_CACHE, persist_result=False)
 def load_training_data(night: Night, recipe: Recipe, models: Sequence[str] | None = None) -> TrainingData:
-    """Features, labels, folds and the graphs and events that ``models`` read (default: all networks of the zoo), up to
-    the night.
+    """Features, labels, folds, and the graphs and events that ``models`` read, up to the night.
 
+    ``models`` defaults to all networks of the zoo.
     Raises NoFoldsError when the history is too short for one fold, and UnknownModelError.
     """
-    bars, features = load_bars(night), load_features(night)
+    bars = load_bars(night)
+    features = load_features(night)
     labels = compute_labels(bars, features.column("volatility_60"), recipe.horizons, recipe.class_horizon)
     folds = walk_forward(features.ts, labels.end, **recipe.folds)
     if not folds:
@@ -149,31 +152,33 @@ def train_model(
 ) -> TrialReport:
     """Fits the folds of one model that are not fitted yet, and forecasts every test bar that is new or was restated.
 
-    Folds are fitted side by side, as many as ``workers`` or as the machine takes. A fold, its row and its predictions
-    are written together, so a killed night loses at most the fits under way, and those go on from their last epoch.
+    ``workers`` folds are fitted in parallel, by default as many as the machine allows. A fold's row and predictions are
+    written together, so a killed night loses at most the running fits, and those resume from their last epoch.
     """
     tune_allocator()
     trial = Trial(night, data, Spec(model), recipe.config(seed), trial_id(night, model, seed, recipe))
     stored = {row["fold"]: row for row in night.warehouse.query("folds_of_trial", **trial.keys).to_pylist()}
     fitted = skipped = written = 0
-    pool, stop = ThreadPoolExecutor(workers or max_parallel_fits()), threading.Event()
+    pool = ThreadPoolExecutor(workers or max_parallel_fits())
+    stop = threading.Event()
     try:
-        due = [pool.submit(_fit_and_forecast, trial, fold, stored.get(fold.index), stop) for fold in data.folds]
-        for k, future in enumerate(due):
+        futures = [pool.submit(_fit_and_forecast, trial, fold, stored.get(fold.index), stop) for fold in data.folds]
+        for k, future in enumerate(futures):
             if on_progress is not None:
-                on_progress(k, len(due), f"{model}, fold {k + 1} of {len(due)}")
+                on_progress(k, len(futures), f"{model}, fold {k + 1} of {len(futures)}")
             try:
-                fold = future.result()
+                work = future.result()
             except FitError as error:
                 logger.warning("%s, %s: left out: %s", night.universe.name, model, error)
                 skipped += 1
             else:
-                fitted, written = fitted + fold.fitted, written + _write(trial, fold)
+                fitted += work.fitted
+                written += _write(trial, work)
     finally:
         stop.set()
         pool.shutdown(cancel_futures=True)
     if on_progress is not None:
-        on_progress(len(due), len(due), model)
+        on_progress(len(futures), len(futures), model)
     report = TrialReport(model, seed, trial.trial_id, len(data.folds), fitted, skipped, written)
     logger.info("%s %s: %s", night.as_of, night.universe.name, report)
     return report
@@ -196,30 +201,33 @@ class Trial:
 
     @property
     def inputs(self) -> tuple[Spec, TrainConfig, Panel, Labels, SideInputs]:
-        """What every function of a fold takes first."""
+        """The leading arguments of ``fit_fold`` and ``fold_key``."""
         return self.spec, self.config, self.data.features, self.data.labels, self.data.side_inputs_of(self.spec)
 
 
 @dataclass(frozen=True, eq=False)
 class FoldWork:
-    """A fold brought up in memory; ``row``, and ``predictions`` from bar ``first`` on, are None when stored already.
-    ``drawn``: the graphs that the network drew itself at those bars."""
+    """Result of one fold, not written yet: ``row``, and ``predictions`` from bar ``first`` on, are None when they are
+    stored already. ``learned_graphs``: the snapshots of the network's own graph at those bars."""
 
     fold: Fold
     fitted: bool
-    outcome: Outcome
+    fit_result: FitResult
     row: pa.Table | None
     first: int
     predictions: pa.Table | None
-    drawn: list[Snapshot]
+    learned_graphs: list[Snapshot]
 
 
 class StoppedError(Exception):
-    """A fit was given up because another failed or the night was interrupted."""
+    """A fit was stopped because another one failed or the night was interrupted."""
 
 
 def _fit_and_forecast(trial: Trial, fold: Fold, stored: dict[str, Any] | None, stop: threading.Event) -> FoldWork:
-    """The fold fitted, if it was not, and its missing forecasts made. Runs beside others: touches no warehouse."""
+    """The fold's fit, made now unless its file exists, and its missing forecasts.
+
+    Runs in a thread beside other folds, so it does not use the warehouse.
+    """
 
     def on_epoch(epoch: int, loss: float) -> None:
         if stop.is_set():
@@ -228,96 +236,101 @@ def _fit_and_forecast(trial: Trial, fold: Fold, stored: dict[str, Any] | None, s
     features = trial.data.features
     key = fold_key(*trial.inputs, fold)
     artifact = trial.night.warehouse.artifacts / f"{key}.safetensors"
-    outcome = _outcome(artifact)
-    missing = outcome is None
-    if outcome is None:
+    fit_result = _stored_fit(artifact)
+    needs_fit = fit_result is None
+    if fit_result is None:
         artifact.parent.mkdir(parents=True, exist_ok=True)
-        outcome = fit_fold(*trial.inputs, fold, artifact, artifact.with_suffix(".ckpt"), on_epoch).outcome
+        fit_result = fit_fold(*trial.inputs, fold, artifact, artifact.with_suffix(".ckpt"), on_epoch).fit_result
     if stored is not None and stored["fold_key"] == key:
-        row, first = None, _first_due(trial, fold, stored)
+        row = None
+        first = _first_due(trial, fold, stored)
     else:
-        row, first = _fold_row(trial, fold, key, artifact, outcome), fold.test_start
-    predictions, drawn = None, []
-    if row is not None or first < min(fold.test_stop, len(features)):
-        made = predict_fold(artifact, features, trial.inputs[4], fold, first, keep_state=True)
-        predictions = prediction_rows(made)
-        drawn = learned_snapshots(made, first, trial.spec.model, trial.config.seed)
-    return FoldWork(fold, missing, outcome, row, first, predictions, drawn)
+        row = _fold_row(trial, fold, key, artifact, fit_result)
+        first = fold.test_start
+    if row is None and first >= min(fold.test_stop, len(features)):
+        return FoldWork(fold, needs_fit, fit_result, row, first, predictions=None, learned_graphs=[])
+    predictions = predict_fold(artifact, features, trial.inputs[4], fold, first, keep_state=True)
+    graphs = learned_snapshots(predictions, first, trial.spec.model, trial.config.seed)
+    return FoldWork(fold, needs_fit, fit_result, row, first, prediction_rows(predictions), graphs)
 
 
 def _write(trial: Trial, work: FoldWork) -> int:
-    """How many prediction rows were written, with the fold's row if it is new, in one transaction."""
-    night, ts, keys = trial.night, trial.data.features.ts, {**trial.keys, "fold": work.fold.index}
+    """Number of prediction rows written, in one transaction with the fold's row if it is new."""
     if work.predictions is None:
         return 0
-    series = with_trailing(night, work.drawn, ts)
+    night = trial.night
+    ts = trial.data.features.ts
+    keys = {**trial.keys, "fold": work.fold.index}
+    series = with_trailing(night, work.learned_graphs, ts)
     with night.warehouse.write(f"fold {work.fold.index} of {trial.spec.model}, {night.universe.name}") as con:
         if work.row is not None:
-            _write_trial(con, trial, work.outcome)
+            _write_trial(con, trial, work.fit_result)
             replace_slice(con, "store.folds", work.row, **keys)
-        read_query(con, "delete_predictions", **keys, start=aware(ts[work.first]), end=aware(ts[-1]))
-        write_learned_graphs(con, night, work.drawn, series, trial_id=trial.trial_id, fold=work.fold.index)
+        read_query(con, "delete_predictions", **keys, start=utc_datetime(ts[work.first]), end=utc_datetime(ts[-1]))
+        write_learned_graphs(con, night, work.learned_graphs, series, trial_id=trial.trial_id, fold=work.fold.index)
         return append(con, "store.predictions", work.predictions, **keys, run_id=night.run_id)
 
 
 def _first_due(trial: Trial, fold: Fold, stored: dict[str, Any]) -> int:
     """The first bar of the fold's window that has no prediction yet, or whose inputs changed since."""
     ts = trial.data.features.ts
-    after_last = fold.test_start
+    first = fold.test_start
     if stored["last_prediction"] is not None:
         last = np.datetime64(stored["last_prediction"].replace(tzinfo=None), "us")
-        after_last = int(np.searchsorted(ts, last, side="right"))
+        first = int(np.searchsorted(ts, last, side="right"))
     changed = trial.data.changed_for(trial.spec)
-    read = changed >= ts[max(0, fold.test_start - trial.config.context_bars)]
-    if read.any():
-        after_last = min(after_last, int(np.searchsorted(ts, changed[read][0])))
-    return max(fold.test_start, after_last)
+    is_read = changed >= ts[max(0, fold.test_start - trial.config.context_bars)]
+    if is_read.any():
+        first = min(first, int(np.searchsorted(ts, changed[is_read][0])))
+    return max(fold.test_start, first)
 
 
-def _outcome(artifact: Path) -> Outcome | None:
-    """What the fit in a model file came to; None when there is no usable file, so that it is fitted (again)."""
+def _stored_fit(artifact: Path) -> FitResult | None:
+    """The fit result recorded in a model file; None when no file is usable, so that the fold is fitted (again)."""
     if not artifact.exists():
         return None
     try:
-        return read_header(artifact).outcome
+        return read_header(artifact).fit_result
     except ArtifactError as error:
         logger.warning("fitting again: %s", error)
         return None
 
 
-def _write_trial(con: Any, trial: Trial, outcome: Outcome) -> None:
+def _write_trial(con: Any, trial: Trial, fit_result: FitResult) -> None:
     if read_query(con, "trial_exists", **trial.keys).num_rows:
         return
     row = {
         "model": trial.spec.model,
         "seed": trial.config.seed,
         "spec": json.dumps({"network": trial.spec.to_json(), "fit": trial.config.to_json()}, sort_keys=True),
-        "parameters": outcome.parameters,
+        "parameters": fit_result.parameters,
         "horizons_bars": list(trial.data.labels.horizons),
         "run_id": trial.night.run_id,
     }
     append(con, "store.trials", pa.Table.from_pylist([row]), **trial.keys)
 
 
-def _fold_row(trial: Trial, fold: Fold, key: str, artifact: Path, outcome: Outcome) -> pa.Table:
+def _fold_row(trial: Trial, fold: Fold, key: str, artifact: Path, fit_result: FitResult) -> pa.Table:
     """The row of store.folds without its keys; ``test_end`` is the open of the first bar after the window."""
-    ts, labels, universe = trial.data.features.ts, trial.data.labels, trial.night.universe
+    ts = trial.data.features.ts
+    labels = trial.data.labels
+    universe = trial.night.universe
     test_bars = fold.test_stop - fold.test_start
     row = {
         "fold_key": key,
-        "train_start": aware(ts[fold.train[0]]),
-        "train_end": aware(ts[fold.train[-1]]),
-        "last_label_end": aware(labels.end[fold.train].max()),
-        "test_start": aware(ts[fold.test_start]),
-        "test_end": aware(bar_after(universe.calendar, universe.interval, ts[fold.test_start], test_bars)),
+        "train_start": utc_datetime(ts[fold.train[0]]),
+        "train_end": utc_datetime(ts[fold.train[-1]]),
+        "last_label_end": utc_datetime(labels.end[fold.train].max()),
+        "test_start": utc_datetime(ts[fold.test_start]),
+        "test_end": utc_datetime(bar_after(universe.calendar, universe.interval, ts[fold.test_start], test_bars)),
         "purge_bars": fold.purge_bars,
         "embargo_bars": fold.test_start - fold.train_stop,
-        "train_rows": outcome.train_rows,
-        "validation_rows": outcome.validation_rows,
-        "epochs": outcome.epochs,
-        "validation_loss": outcome.validation_loss,
-        "data_hash": outcome.data_hash,
-        "code_version": outcome.code_version,
+        "train_rows": fit_result.train_rows,
+        "validation_rows": fit_result.validation_rows,
+        "epochs": fit_result.epochs,
+        "validation_loss": fit_result.validation_loss,
+        "data_hash": fit_result.data_hash,
+        "code_version": fit_result.code_version,
         "artifact": artifact.name,
         "artifact_sha256": file_hash(artifact),
         "run_id": trial.night.run_id,

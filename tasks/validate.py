@@ -1,4 +1,4 @@
-"""Validate: the night's raw rows become the store's rows, each judged by the rules of warehouse/rules.py."""
+"""Validate: checks the night's raw rows by the rules of warehouse/rules.py, and accepts good rows into the store."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from warehouse.tables import read_query, replace_slice, upsert
 
 logger = logging.getLogger(__name__)
 
-GAP_SESSIONS = 10  # a missing bar is reported for so long, or as far back as the delta reaches
-BEYOND_CLOCK = timedelta(days=7)  # the calendar reaches past the clock, to tell an early bar from an odd stamp
+GAP_SESSIONS = 10  # a missing bar is reported for so many sessions, or as far back as the delta reaches
+BEYOND_CLOCK = timedelta(days=7)  # how far past the clock the calendar reaches, to tell early bars from stray ones
 ROW_KEYS = {
     "bars": ("symbol", "interval", "ts"),
     "corporate_actions": ("symbol", "ts", "kind"),
@@ -47,7 +47,7 @@ Delta = Mapping[str, pa.Table]
 
 @dataclass(frozen=True)
 class ValidationReport:
-    """Rows of the night's delta: checked, accepted, of these flagged, put in quarantine; and the rules that failed."""
+    """Counts of the night's delta: rows checked, accepted, of these flagged, quarantined; and the rules that failed."""
 
     checked: int
     accepted: int
@@ -58,39 +58,43 @@ class ValidationReport:
 
 @task(name="validate night", cache_policy=NO_CACHE, persist_result=False)
 def validate_night(night: Night, max_quarantined_fraction: float = 0.2) -> ValidationReport:
-    """Counts of what became of the night's delta; its verdicts are written, its good rows accepted.
+    """Writes the verdicts on the night's delta, accepts its good rows, and returns the counts.
 
-    The delta holds the raw rows of this night and of nights before it that were never accepted. Raises
-    NightBlockedError when a blocking rule fails: then the verdicts are written and no row is accepted. Run again, it
+    The delta consists of the raw rows of this night and of earlier nights that were never accepted. Raises
+    NightBlockedError when a blocking rule fails: then the verdicts are written and no row is accepted. A second run
     writes the same rows.
     """
-    delta, evidence = _read(night)
+    delta, context = _read(night)
     frames = {table: _frame(rows) for table, rows in delta.items()}
-    inspection = inspect_delta(frames, evidence, max_quarantined_fraction)
+    inspection = inspect_delta(frames, context, max_quarantined_fraction)
     report = _write(night, delta, inspection)
     if inspection.blocking:
-        found = "; ".join(f"{v.rule.table} {v.rule.name}: {v.message}" for v in inspection.blocking)
-        raise NightBlockedError(f"the {night.source} night {night.as_of} of {night.universe.name} is blocked. {found}")
+        reasons = "; ".join(f"{v.rule.table} {v.rule.name}: {v.message}" for v in inspection.blocking)
+        raise NightBlockedError(
+            f"the {night.source} night {night.as_of} of {night.universe.name} is blocked. {reasons}"
+        )
     logger.info("%s %s: %s", night.as_of, night.universe.name, report)
     return report
 
 
 def _read(night: Night) -> tuple[dict[str, pa.Table], CheckContext]:
-    keys, interval = night.slice, night.universe.interval
+    """The delta by table, and the stored rows that the rules compare it with."""
+    keys = night.slice
+    interval = night.universe.interval
     with night.warehouse.read() as con:
         runs = read_query(con, "pending_runs", night=night.as_of, run_id=night.run_id, **keys)["run_id"].to_pylist()
         delta = {table: read_query(con, f"pending_{table}", run_ids=runs, **keys) for table in TABLES}
         bars = _frame(delta["bars"])
         start = _checked_from(night, bars["ts"].to_numpy())
         before = start - RETURN_WINDOW * 2 * INTERVALS[interval].item() - timedelta(days=7)
-        known = {"night": night.as_of, "clock": night.clock, "run_ids": runs, **keys}
-        known_bars = read_query(con, "known_bars", start=before, interval=interval, **known)
-        actions = read_query(con, "known_corporate_actions", **known)
-        settlements = read_query(con, "known_settlements", **known)
+        received = {"night": night.as_of, "clock": night.clock, "run_ids": runs, **keys}
+        known_bars = read_query(con, "known_bars", start=before, interval=interval, **received)
+        actions = read_query(con, "known_corporate_actions", **received)
+        settlements = read_query(con, "known_settlements", **received)
         history = {"start": night.universe.history_start, "clock": night.clock, "interval": interval, **keys}
         first_bars = _frame(read_query(con, "first_bars", **history))
     opens, closed_at = _calendar(night, start, bars["ts"].to_numpy())
-    evidence = CheckContext(
+    context = CheckContext(
         clock=instant(night.clock),
         interval=interval,
         opens=opens,
@@ -103,35 +107,36 @@ def _read(night: Night) -> tuple[dict[str, pa.Table], CheckContext]:
         delta_bars=bars,
         delta_actions=_frame(delta["corporate_actions"]),
     )
-    return delta, evidence
+    return delta, context
 
 
 def _checked_from(night: Night, ts: np.ndarray) -> datetime:
-    """The earliest instant of the checked window: the last sessions, or the delta's first bar, within the history."""
+    """Start of the checked window: the last sessions, or earlier the delta's first bar, but within the history."""
     recent = session_dates(night.universe.calendar, night.as_of - timedelta(days=31), night.as_of + timedelta(days=1))
     first = np.concatenate([recent[-GAP_SESSIONS:][:1], ts.astype("datetime64[D]")]).min()
     return max(midnight(first.astype(date)), night.universe.history_start)
 
 
 def _calendar(night: Night, start: datetime, ts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Opens of the window's closed bars; when each bar at ``ts`` closes, at once where the calendar has none."""
-    calendar, interval = night.universe.calendar, night.universe.interval
+    """Opens of the window's closed bars, and closes of the bars at ``ts``; ``ts`` itself where off the calendar."""
+    calendar = night.universe.calendar
+    interval = night.universe.interval
     opens = bar_opens(calendar, interval, start.date(), night.clock.astimezone(UTC).date() + BEYOND_CLOCK)
     closed_at = np.where(np.isin(ts, opens), bar_closes(calendar, interval, ts), ts)
-    due = bar_closes(calendar, interval, opens) <= instant(night.clock)
-    return opens[due & (opens < np.datetime64(night.as_of) + np.timedelta64(1, "D"))], closed_at
+    has_closed = bar_closes(calendar, interval, opens) <= instant(night.clock)
+    return opens[has_closed & (opens < np.datetime64(night.as_of) + np.timedelta64(1, "D"))], closed_at
 
 
 def _memberships(night: Night) -> dict[str, np.datetime64]:
-    """Every fetched symbol → the end of its latest membership, NaT while it lasts."""
+    """End of the latest membership of every fetched symbol, NaT for a current one."""
     ends: dict[str, np.datetime64] = {}
     for member in sorted(night.universe.members, key=lambda m: m.valid_from):
         ends[member.symbol] = np.datetime64(member.valid_to or "NaT", "us")
-    return {symbol: ends.get(symbol, np.datetime64("NaT")) for symbol in night.universe.fetched}
+    return {symbol: ends.get(symbol, np.datetime64("NaT")) for symbol in night.universe.symbols_to_fetch}
 
 
 def _write(night: Night, delta: Delta, inspection: Inspection) -> ValidationReport:
-    """One transaction: the verdicts and, unless the night is blocked, the accepted rows and the quarantined ones."""
+    """Writes verdicts and, unless the night is blocked, accepted and quarantined rows, in one transaction."""
     blocked = bool(inspection.blocking)
     accepted = {} if blocked else {table: _accepted(delta[table], inspection, table) for table in TABLES}
     quarantined = _quarantined({} if blocked else delta, inspection)
@@ -152,18 +157,18 @@ def _write(night: Night, delta: Delta, inspection: Inspection) -> ValidationRepo
 
 
 def _accepted(rows: pa.Table, inspection: Inspection, table: str) -> pa.Table:
-    """The rows no rule takes out; bars carry the names of the rules that flag them."""
+    """The rows that no rule quarantines; bars carry the names of the rules that flag them."""
     if table == "bars":
-        found = inspection.failing(table, FLAG)
-        flags = [",".join(rule.name for rule in found[k]) if k in found else None for k in range(len(rows))]
+        failing = inspection.failing(table, FLAG)
+        flags = [",".join(rule.name for rule in failing[k]) if k in failing else None for k in range(len(rows))]
         rows = rows.append_column("flag", pa.array(flags, pa.string()))
-    kept = np.ones(len(rows), dtype=bool)
-    kept[list(inspection.failing(table, QUARANTINE))] = False
-    return rows.filter(pa.array(kept))
+    is_accepted = np.ones(len(rows), dtype=bool)
+    is_accepted[list(inspection.failing(table, QUARANTINE))] = False
+    return rows.filter(pa.array(is_accepted))
 
 
 def _without(rows: pa.Table, newer: pa.Table) -> pa.Table:
-    """The rows whose key a later night has not restated already: a night run again does not bring old prices back."""
+    """The rows whose key no later night has restated, so that a night run again does not restore old prices."""
     if not len(newer):
         return rows
     key = [name for name in ("symbol", "ts", "kind") if name in rows.column_names]
@@ -188,15 +193,15 @@ def _checks(inspection: Inspection) -> pa.Table:
 
 
 def _quarantined(delta: Delta, inspection: Inspection) -> pa.Table:
-    """One row per refused raw row and rule that refuses it."""
-    found = []
+    """One row per quarantined raw row and rule that quarantines it."""
+    refused: list[dict[str, object]] = []
     for table, rows in delta.items():
         for k, rules in inspection.failing(table, QUARANTINE).items():
             row = rows.slice(k, 1).to_pylist()[0]
             contents = json.dumps({name: _plain(value) for name, value in row.items()})
             same = {"table_name": table, "symbol": row["symbol"], "ts": row["ts"], "fetched_at": row["fetched_at"]}
-            found += [{**same, "rule": rule.name, "reason": rule.says, "contents": contents} for rule in rules]
-    return pa.Table.from_pylist(found, QUARANTINE_SCHEMA)
+            refused += [{**same, "rule": rule.name, "reason": rule.description, "contents": contents} for rule in rules]
+    return pa.Table.from_pylist(refused, QUARANTINE_SCHEMA)
 
 
 def _plain(value: Any) -> Any:
@@ -207,6 +212,6 @@ def _plain(value: Any) -> Any:
 
 
 def _frame(rows: pa.Table) -> pd.DataFrame:
-    """A pandas frame with ``ts`` in UTC without a zone, as the rules want it."""
+    """A pandas frame with ``ts`` in UTC without a zone, the form that the rules take."""
     ts = rows["ts"].cast(pa.timestamp("us"))
     return rows.set_column(rows.column_names.index("ts"), "ts", ts).to_pandas()

@@ -1,4 +1,4 @@
-"""Fixtures every room's tests share."""
+"""Fixtures shared by the tests of every package."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from hypothesis import settings
 
 SHARED_DATA = Path(__file__).parents[1].parent / "shared" / "data"
 
-settings.register_profile("nightgraph", deadline=None)  # a busy machine, or a kernel's first call, is no fault
+settings.register_profile("nightgraph", deadline=None)  # a busy machine or a kernel's compilation must not fail a test
 settings.load_profile("nightgraph")
 
 

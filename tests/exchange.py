@@ -1,8 +1,9 @@
-"""A Bybit of our own on 127.0.0.1: a websocket that plays a script of frames and faults, and REST beside it.
+"""A fake Bybit on 127.0.0.1: a websocket that plays a script of frames and faults, and REST beside it.
 
-Every step is a frame, sent if its topic is subscribed, or one of the faults below. What is played while nobody is
-connected, or while the exchange is silent, is lost to the websocket; REST knows every trade that has been played, and
-what it is given by symbol: ``klines`` as on the wire, ``settled`` rates of funding (ms, rate).
+Every step of the script is a frame, which is sent if the client has subscribed to its topic, or one of the faults
+below. The websocket loses what is played while no client is connected, or while the exchange is silent. REST returns
+every trade that has been played, and by symbol what a test has put into ``klines`` (as on the wire) and
+``funding_rates`` (ms, rate).
 """
 
 from __future__ import annotations
@@ -18,20 +19,26 @@ from urllib.parse import parse_qs, urlsplit
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
-CLOSE = "close"  # the connection breaks off
-AWAY = "away"  # it does, and what follows is played while nobody is connected, until BACK
-BACK = "back"
-SILENCE = "silence"  # nothing is sent or answered any more, until the client connects anew
-SNAPSHOT = "snapshot"  # waits until the client has asked for a snapshot again
-NOW_MS = 4_000_000_000_000  # by its own clock every bar that it has is closed
-PACE_S = 0.003  # between frames: what REST knows and the websocket has not yet delivered stays little
+from tasks.live.job import StreamReport
+from tasks.live.stream import MarketStream
+from tasks.markets.bybit_ws import Timing
+
+DISCONNECT = "disconnect"  # closes the connection
+GO_AWAY = "go away"  # closes the connection and plays the steps up to COME_BACK while no client is connected
+COME_BACK = "come back"  # ends GO_AWAY and FALL_SILENT
+FALL_SILENT = "fall silent"  # sends and answers nothing until the client opens a new connection
+AWAIT_SNAPSHOT_REQUEST = "await snapshot request"  # waits until the client has left and joined a topic again
+NOW_MS = 4_000_000_000_000  # the time of every REST answer: late enough that every bar has closed
+QUICK_TIMING = Timing(heartbeat_s=0.05, silence_s=0.3, open_s=5, first_wait_s=0.01, longest_wait_s=0.05)
+PACE_S = 0.003  # between frames, so that REST is only slightly ahead of what the websocket has delivered
 
 
-class Exchange:
-    """Plays ``script`` to one client at a time, once that has subscribed to all of ``topics``.
+class FakeExchange:
+    """Plays ``script`` to one client at a time, once that client has subscribed to all of ``topics``.
 
-    ``snapshots`` by topic are sent upon a subscription; a frame of type snapshot takes the place of its topic's, and
-    ``books`` gives the snapshots that a book's later frames (by their text) leave behind. Enter it to start it.
+    A subscription is answered with the topic's latest snapshot. Frames of type snapshot replace it, and ``books`` maps
+    the text of a book's change to the snapshot after that change. ``rejected`` topics are refused. ``requests`` are the
+    client's websocket requests, ``done`` is set at the end of the script. Use it as a context manager.
     """
 
     def __init__(
@@ -41,25 +48,30 @@ class Exchange:
         rejected: Sequence[str] = (),
         books: dict[str, str] | None = None,
     ) -> None:
-        self.script, self.topics, self.rejected = list(script), set(topics), set(rejected)
-        self.books, self.snapshots = books or {}, {}
+        self.script = list(script)
+        self.topics = set(topics)
+        self.rejected = set(rejected)
+        self.books = books or {}
+        self.snapshots: dict[str, str] = {}
         self.trades: dict[str, list[dict[str, str]]] = {}
         self.klines: dict[str, list[list[str]]] = {}
-        self.settled: dict[str, list[tuple[int, str]]] = {}
-        self.asked: list[dict[str, Any]] = []
-        self.connections = self.pings = 0
-        self.done, self.rest_down = threading.Event(), False
-        self._silent = False
-        self._left: set[str] = set()
-        self._again = asyncio.Event()
+        self.funding_rates: dict[str, list[tuple[int, str]]] = {}
+        self.requests: list[dict[str, Any]] = []
+        self.connections = 0
+        self.pings = 0
+        self.done = threading.Event()
+        self.is_rest_down = False
+        self._is_silent = False
+        self._left_topics: set[str] = set()
+        self._topic_rejoined = asyncio.Event()
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
 
-    def __enter__(self) -> Exchange:
+    def __enter__(self) -> FakeExchange:
         ready = threading.Event()
         self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(ready),))
         self._thread.start()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._rest())
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._rest_handler())
         self._rest_thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01})
         self._rest_thread.start()
         assert ready.wait(10)
@@ -75,30 +87,31 @@ class Exchange:
 
     @property
     def url(self) -> str:
-        """Of the websocket."""
+        """The address of the websocket."""
         return f"ws://127.0.0.1:{self._port}/v5/public/linear"
 
     @property
     def rest_url(self) -> str:
-        """Of REST."""
+        """The address of the REST service."""
         return f"http://127.0.0.1:{self._http.server_port}"
 
     async def _serve(self, ready: threading.Event) -> None:
-        async with serve(self._client, "127.0.0.1", 0, ping_interval=None, close_timeout=0.1) as server:
+        async with serve(self._serve_client, "127.0.0.1", 0, ping_interval=None, close_timeout=0.1) as server:
             self._port = server.sockets[0].getsockname()[1]
             ready.set()
             await self._stop.wait()
 
-    async def _client(self, socket: ServerConnection) -> None:
+    async def _serve_client(self, socket: ServerConnection) -> None:
         self.connections += 1
-        self._silent, joined = False, set()
+        self._is_silent = False
+        joined: set[str] = set()
         playing: asyncio.Task[None] | None = None
         try:
             async for text in socket:
-                if self._silent:
+                if self._is_silent:
                     continue
                 request = json.loads(text)
-                self.asked.append(request)
+                self.requests.append(request)
                 if request["op"] == "ping":
                     self.pings += 1
                     await socket.send(json.dumps({"success": True, "ret_msg": "pong", "op": "ping"}))
@@ -113,7 +126,7 @@ class Exchange:
                 playing.cancel()
 
     async def _answer(self, socket: ServerConnection, request: dict[str, Any], joined: set[str]) -> None:
-        """Acknowledges a subscription, and sends the snapshot of its topic; or rejects it."""
+        """Acknowledges a subscription and sends the topic's snapshot, or rejects the subscription."""
         (topic,) = request["args"]
         accepted = topic not in self.rejected
         message = "" if accepted else f"Invalid symbol :[{topic}]"
@@ -121,47 +134,48 @@ class Exchange:
         await socket.send(json.dumps(body))
         if request["op"] == "unsubscribe":
             joined.discard(topic)
-            self._left.add(topic)
+            self._left_topics.add(topic)
             return
         if accepted:
             joined.add(topic)
             if topic in self.snapshots:
                 await socket.send(self.snapshots[topic])
-            if topic in self._left:
-                self._left.discard(topic)
-                self._again.set()
+            if topic in self._left_topics:
+                self._left_topics.discard(topic)
+                self._topic_rejoined.set()
 
     async def _play(self, socket: ServerConnection, joined: set[str]) -> None:
         while self.script:
             step = self.script.pop(0)
-            if step == CLOSE:
+            if step == DISCONNECT:
                 await socket.close(1011)
                 return
-            if step == SILENCE:
-                self._silent = True
-                while self.script[0] != BACK:
-                    self._know(self.script.pop(0))
+            if step == FALL_SILENT:
+                self._is_silent = True
+                while self.script[0] != COME_BACK:
+                    self.publish(self.script.pop(0))
                 return
-            if step == AWAY:
-                while self.script[0] != BACK:
-                    self._know(self.script.pop(0))
+            if step == GO_AWAY:
+                while self.script[0] != COME_BACK:
+                    self.publish(self.script.pop(0))
                 await socket.close(1011)
                 return
-            if step == SNAPSHOT:
-                await asyncio.wait_for(self._again.wait(), 10)
-                self._again.clear()
-            elif step != BACK:
-                topic = self._know(step)
+            if step == AWAIT_SNAPSHOT_REQUEST:
+                await asyncio.wait_for(self._topic_rejoined.wait(), 10)
+                self._topic_rejoined.clear()
+            elif step != COME_BACK:
+                topic = self.publish(step)
                 if topic is None or topic in joined:
                     await socket.send(step)
                     await asyncio.sleep(PACE_S)
         self.done.set()
 
-    def _know(self, text: str) -> str | None:
-        """The topic of a frame; REST and later subscribers know from here on what it says."""
+    def publish(self, text: str) -> str | None:
+        """The topic of a frame, None for text without one; adds the frame to what REST and new subscribers receive."""
         try:
             frame = json.loads(text)
-            topic, data = frame["topic"], frame["data"]
+            topic = frame["topic"]
+            data = frame["data"]
         except (ValueError, KeyError, TypeError):
             return None
         if frame.get("type") == "snapshot" and not isinstance(data, list):
@@ -169,9 +183,9 @@ class Exchange:
         if text in self.books:
             self.snapshots[topic] = self.books[text]
         if topic.startswith("publicTrade."):
-            known = self.trades.setdefault(topic.partition(".")[2], [])
-            ids = {trade["execId"] for trade in known}
-            known += [
+            trades = self.trades.setdefault(topic.partition(".")[2], [])
+            ids = {trade["execId"] for trade in trades}
+            trades += [
                 {"execId": one["i"], "symbol": one["s"], "price": one["p"], "size": one["v"], "side": one["S"]}
                 | {"time": str(one["T"]), "isBlockTrade": False}
                 for one in data
@@ -180,38 +194,41 @@ class Exchange:
         return topic
 
     @property
-    def _answers(self) -> dict[str, Callable[[dict[str, str]], list[Any]]]:
-        """What REST says, newest first, by path."""
+    def _endpoints(self) -> dict[str, Callable[[dict[str, str]], list[Any]]]:
+        """By path, the function of the query that returns the rows of the REST answer, newest first."""
 
-        def of_span(rows: list[Any], stamp: Callable[[Any], int], first: str, last: str) -> list[Any]:
+        def rows_between(rows: list[Any], stamp: Callable[[Any], int], first: str, last: str) -> list[Any]:
             return sorted((row for row in rows if int(first) <= stamp(row) <= int(last)), key=stamp, reverse=True)
 
         return {
-            "recent-trade": lambda asked: sorted(
-                self.trades.get(asked["symbol"], []), key=lambda one: -int(one["time"])
+            "recent-trade": lambda query: sorted(
+                self.trades.get(query["symbol"], []), key=lambda one: -int(one["time"])
             ),
-            "kline": lambda asked: of_span(
-                self.klines.get(asked["symbol"], []), lambda row: int(row[0]), asked["start"], asked["end"]
+            "kline": lambda query: rows_between(
+                self.klines.get(query["symbol"], []), lambda row: int(row[0]), query["start"], query["end"]
             ),
-            "funding/history": lambda asked: [
-                {"symbol": asked["symbol"], "fundingRate": rate, "fundingRateTimestamp": str(ms)}
-                for ms, rate in of_span(
-                    self.settled.get(asked["symbol"], []), lambda row: row[0], asked["startTime"], asked["endTime"]
+            "funding/history": lambda query: [
+                {"symbol": query["symbol"], "fundingRate": rate, "fundingRateTimestamp": str(ms)}
+                for ms, rate in rows_between(
+                    self.funding_rates.get(query["symbol"], []),
+                    lambda row: row[0],
+                    query["startTime"],
+                    query["endTime"],
                 )
             ],
         }
 
-    def _rest(self) -> type[BaseHTTPRequestHandler]:
+    def _rest_handler(self) -> type[BaseHTTPRequestHandler]:
         exchange = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 url = urlsplit(self.path)
-                asked = {name: value for name, (value,) in parse_qs(url.query).items()}
-                answer = exchange._answers[url.path.removeprefix("/v5/market/")](asked)
-                result = {"category": "linear", "list": answer}
+                query = {name: value for name, (value,) in parse_qs(url.query).items()}
+                rows = exchange._endpoints[url.path.removeprefix("/v5/market/")](query)
+                result = {"category": "linear", "list": rows}
                 body = json.dumps({"retCode": 0, "retMsg": "OK", "result": result, "time": NOW_MS}).encode()
-                self.send_response(503 if exchange.rest_down else 200)
+                self.send_response(503 if exchange.is_rest_down else 200)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
@@ -220,3 +237,26 @@ class Exchange:
                 pass
 
         return Handler
+
+
+async def run_until_script_ends(stream: MarketStream, exchange: FakeExchange) -> StreamReport:
+    """Runs the stream until the script is played, no frame has arrived for 0.2 s, and no bar's close is due or running;
+    then stops it and returns its report."""
+    stop = asyncio.Event()
+    running = asyncio.create_task(stream.run(stop))
+    counts = stream.frames.counts
+    bar_closer = stream.bar_closer
+    frames_before = -1
+    quiet_polls = 0
+    async with asyncio.timeout(60):
+        while not running.done() and quiet_polls < 4:
+            await asyncio.sleep(0.05)
+            frames = counts["frames"] + counts["malformed"] - counts["pongs"]
+            is_closing = bar_closer is not None and (
+                bar_closer._closing is not None or bar_closer.forecaster.due() is not None
+            )
+            is_quiet = exchange.done.is_set() and frames == frames_before and not is_closing
+            quiet_polls = quiet_polls + 1 if is_quiet else 0
+            frames_before = frames
+    stop.set()
+    return await running

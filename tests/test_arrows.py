@@ -1,4 +1,4 @@
-"""The arrows between the rooms: import-linter passes the house as it is, and refuses a planted back arrow."""
+"""The import contracts between the packages: import-linter accepts the repository and refuses a forbidden import."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from pathlib import Path
 
 import pytest
 
-HOUSE = Path(__file__).parents[1]
-ROOMS = ("flows", "tasks", "models", "warehouse")
+REPOSITORY = Path(__file__).parents[1]
+PACKAGES = ("flows", "tasks", "models", "warehouse")
 
 
-def lint(house: Path) -> subprocess.CompletedProcess[str]:
-    """What `lint-imports`, the last command of `make check`, says of a house."""
+def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Runs `lint-imports`, the last command of `make check`, in a folder."""
     command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
-    return subprocess.run(command, cwd=house, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """The rooms and their contracts, to plant faults in."""
-    for room in ROOMS:
-        shutil.copytree(HOUSE / room, tmp_path / room, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(HOUSE / "pyproject.toml", tmp_path)
+    """A copy of the packages and their contracts, to add forbidden imports to."""
+    for package in PACKAGES:
+        shutil.copytree(REPOSITORY / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(REPOSITORY / "pyproject.toml", tmp_path)
     return tmp_path
 
 
-def test_the_house_keeps_its_arrows(copy: Path) -> None:
-    done = lint(copy)
-    assert done.returncode == 0, done.stdout
+def test_the_repository_keeps_its_import_contracts(copy: Path) -> None:
+    result = lint_imports(copy)
+    assert result.returncode == 0, result.stdout
 
 
 @pytest.mark.parametrize(
@@ -48,9 +48,9 @@ def test_the_house_keeps_its_arrows(copy: Path) -> None:
         ("models/layers/checks.py", "import models.layers.mamba"),
     ],
 )
-def test_a_planted_back_arrow_is_refused(copy: Path, file: str, line: str) -> None:
-    with (copy / file).open("a") as planted:
-        planted.write(f"\n{line}\n")
-    done = lint(copy)
-    assert done.returncode != 0
-    assert "BROKEN" in done.stdout
+def test_a_forbidden_import_is_refused(copy: Path, file: str, line: str) -> None:
+    with (copy / file).open("a") as module:
+        module.write(f"\n{line}\n")
+    result = lint_imports(copy)
+    assert result.returncode != 0
+    assert "BROKEN" in result.stdout

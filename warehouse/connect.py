@@ -1,8 +1,8 @@
 """Opening the warehouse: one DuckDB file, one process at a time.
 
-DuckDB lets one process write and shuts every other out, even readers. So each access waits for an inter-process lock
-(released by the operating system when its holder dies) and says for whom it waits; analysts read the published copy
-(``warehouse/publish.py``), which nobody writes.
+DuckDB lets one process write and locks every other process out, readers too. So each access waits for an inter-process
+lock, which the operating system releases when its holder dies, and logs which process holds it. Analysts read the
+published copy (``warehouse/publish.py``), which is never written to.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ from warehouse.tables import read_query
 logger = logging.getLogger(__name__)
 
 LOCK_TIMEOUT_S = 300.0
-FIRST_NOTICE_S, NOTICE_EVERY_S = 1.0, 10.0
+FIRST_NOTICE_S = 1.0
+NOTICE_EVERY_S = 10.0
 
 DUCKDB_FAULTS: tuple[type[Exception], ...] = (
     duckdb.IOException,
@@ -46,7 +47,7 @@ DUCKDB_FAULTS: tuple[type[Exception], ...] = (
     duckdb.TransactionException,
 )
 RESTORE = "not a readable DuckDB database; move it away and put its published copy or a backup in its place"
-# Faults are told apart only by their text; (error, texts, what to do).
+# DuckDB's faults differ only in their text: (our error, texts of the fault, what to do).
 SYMPTOMS: tuple[tuple[type[WarehouseError], tuple[str, ...], str], ...] = (
     (
         WarehouseFullError,
@@ -78,14 +79,17 @@ SYMPTOMS: tuple[tuple[type[WarehouseError], tuple[str, ...], str], ...] = (
 
 @dataclass(frozen=True)
 class Warehouse:
-    """One DuckDB file and what lies beside it; ``lock_timeout_s`` bounds every wait for its lock."""
+    """One DuckDB file and the files beside it; ``lock_timeout_s`` bounds every wait for its lock."""
 
     path: Path
     lock_timeout_s: float = LOCK_TIMEOUT_S
 
     @classmethod
-    def at(cls, url_or_file: str | Path) -> Warehouse:
-        """The warehouse at a path or ``duckdb://`` URL (``duckdb:///data/w.duckdb`` is ``/data/w.duckdb``)."""
+    def from_url(cls, url_or_file: str | Path) -> Warehouse:
+        """The warehouse at a path or ``duckdb://`` URL (``duckdb:///data/w.duckdb`` is ``/data/w.duckdb``).
+
+        Raises UnsupportedUrlError for another scheme or an empty path.
+        """
         text = str(url_or_file).removeprefix("duckdb://")
         if not text or ":" in text.partition("/")[0]:
             raise UnsupportedUrlError(f"{url_or_file!s}: give the path of a DuckDB file, or duckdb:///path")
@@ -93,21 +97,21 @@ class Warehouse:
 
     @property
     def published(self) -> Path:
-        """The read-only copy for analysts."""
+        """Path of the read-only copy for analysts."""
         return self.path.with_name(f"{self.path.stem}.published.duckdb")
 
     @property
     def artifacts(self) -> Path:
-        """The folder of model files."""
+        """Path of the folder of model files."""
         return self.path.with_name(f"{self.path.stem}.artifacts")
 
     @contextlib.contextmanager
     def write(self, purpose: str) -> Iterator[duckdb.DuckDBPyConnection]:
         """A connection inside one transaction: committed at the end of the block, rolled back on any error.
 
-        Waits for the lock; whoever waits meanwhile is told ``purpose``. The file is made if there is none.
+        Waits for the lock; processes that wait meanwhile log ``purpose``. Creates the file if there is none.
         """
-        with self.locked(purpose), opened(self.path, read_only=False) as con:
+        with self.hold_lock(purpose), open_database(self.path, read_only=False) as con:
             con.begin()
             try:
                 yield con
@@ -119,76 +123,81 @@ class Warehouse:
 
     @contextlib.contextmanager
     def read(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A read-only connection under the same lock: fetch, leave, then compute."""
+        """A read-only connection under the same lock. Fetch in the block and compute after it: it holds the lock.
+
+        Raises WarehouseMissingError when there is no file.
+        """
         if not self.path.exists():
             raise WarehouseMissingError(f"no warehouse at {self.path}; run a night to make one, or check the path")
-        with self.locked("read"), opened(self.path, read_only=True) as con:
+        with self.hold_lock("read"), open_database(self.path, read_only=True) as con:
             yield con
 
     def query(self, name: str, /, **parameters: object) -> pa.Table:
-        """Rows of ``warehouse/queries/<name>.sql`` with its ``$parameters``."""
+        """Rows of the statement in ``warehouse/queries/<name>.sql``, run with its ``$parameters``."""
         with self.read() as con:
             return read_query(con, name, **parameters)
 
     @contextlib.contextmanager
-    def locked(self, purpose: str) -> Iterator[None]:
-        """The inter-process lock, held for the block; WarehouseLockedError after ``lock_timeout_s``."""
-        lock = FileLock(self._beside("lock"))
+    def hold_lock(self, purpose: str) -> Iterator[None]:
+        """Holds the inter-process lock for the block. Raises WarehouseLockedError after ``lock_timeout_s``."""
+        lock = FileLock(self._path_with_suffix("lock"))
         with domain_errors(self.path, OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._acquire(lock)
         try:
-            self._leave_note(purpose)
+            self._write_holder(purpose)
             yield
         finally:
             lock.release()
 
     def _acquire(self, lock: FileLock) -> None:
         deadline = time.monotonic() + self.lock_timeout_s
-        patience = FIRST_NOTICE_S
+        notice_after_s = FIRST_NOTICE_S
         while True:
             remaining = deadline - time.monotonic()
             try:
-                lock.acquire(timeout=max(0.0, min(patience, remaining)))
+                lock.acquire(timeout=max(0.0, min(notice_after_s, remaining)))
                 return
             except Timeout as exc:
-                holder = self._holder()
+                holder = self._read_holder()
                 if (holder.get("pid"), holder.get("thread")) == (os.getpid(), threading.get_ident()):
                     raise WarehouseLockedError(
                         f"{self.path}: this very thread holds the lock ({holder['purpose']}); close that block first"
                     ) from exc
-                described = "pid {pid}, {purpose}, since {since}".format_map(holder) if holder else "an unknown holder"
-                if remaining <= patience:
+                description = (
+                    "pid {pid}, {purpose}, since {since}".format_map(holder) if holder else "an unknown holder"
+                )
+                if remaining <= notice_after_s:
                     raise WarehouseLockedError(
-                        f"{self.path}: still held by {described} after {self.lock_timeout_s:g} s; "
+                        f"{self.path}: still held by {description} after {self.lock_timeout_s:g} s; "
                         "let it finish or end that process, then run again"
                     ) from exc
-                logger.info("waiting for %s (%s)", described, self.path.name)
-                patience = NOTICE_EVERY_S
+                logger.info("waiting for %s (%s)", description, self.path.name)
+                notice_after_s = NOTICE_EVERY_S
 
-    def _leave_note(self, purpose: str) -> None:
-        note = {
+    def _write_holder(self, purpose: str) -> None:
+        holder = {
             "pid": os.getpid(),
             "thread": threading.get_ident(),
             "purpose": purpose,
             "since": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        with contextlib.suppress(OSError):  # the note is a courtesy: a full disk must not stop a reader
-            self._beside("holder").write_text(json.dumps(note))
+        with contextlib.suppress(OSError):  # the file only informs: a full disk must not stop a reader
+            self._path_with_suffix("holder").write_text(json.dumps(holder))
 
-    def _holder(self) -> dict:
+    def _read_holder(self) -> dict:
         try:
-            return json.loads(self._beside("holder").read_text())
+            return json.loads(self._path_with_suffix("holder").read_text())
         except (OSError, ValueError):  # not written yet, or half written at this instant
             return {}
 
-    def _beside(self, suffix: str) -> Path:
+    def _path_with_suffix(self, suffix: str) -> Path:
         return self.path.with_name(f"{self.path.name}.{suffix}")
 
 
 @contextlib.contextmanager
-def opened(path: Path, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection to one DuckDB file in UTC, without any lock; DuckDB's own faults come out as this room's errors."""
+def open_database(path: Path, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection to one DuckDB file in UTC, without our lock. Raises this room's errors in place of DuckDB's."""
     with domain_errors(path, *DUCKDB_FAULTS):
         if path.is_file() and not _is_duckdb(path):
             raise WarehouseCorruptError(f"{path}: {RESTORE} (no DuckDB header)")
@@ -202,17 +211,17 @@ def opened(path: Path, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
 
 @contextlib.contextmanager
 def domain_errors(path: Path, *faults: type[Exception]) -> Iterator[None]:
-    """Runs the block; of ``faults``, those whose symptom is known are raised as this room's errors about ``path``."""
+    """Runs the block; raises a WarehouseError about ``path`` for those of ``faults`` that SYMPTOMS lists."""
     try:
         yield
     except faults as exc:
-        for kind, phrases, advice in SYMPTOMS:
+        for error_type, phrases, advice in SYMPTOMS:
             if any(phrase in str(exc) for phrase in phrases):
-                raise kind(f"{path}: {advice} ({exc})") from exc
+                raise error_type(f"{path}: {advice} ({exc})") from exc
         raise
 
 
 def _is_duckdb(path: Path) -> bool:
-    """Whether the file begins as DuckDB's do; of others, DuckDB would open some as a table in memory."""
+    """True when the file has DuckDB's header; DuckDB opens some other files as a table in memory."""
     with path.open("rb") as file:
         return file.read(12)[8:] == b"DUCK"

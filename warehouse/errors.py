@@ -1,15 +1,15 @@
-"""What can go wrong in the warehouse.
+"""Errors of the warehouse.
 
 WarehouseError
 ├── UnsupportedUrlError    not a DuckDB file
 ├── WarehouseMissingError  no file where one was named
-├── WarehouseLockedError   another program kept it for too long
+├── WarehouseLockedError   another program held the lock for too long
 ├── WarehouseCorruptError  not a database, or a damaged one
 ├── WarehouseFullError     the disk is full; what was there before stays readable
 ├── NewerMigrationError    a file from a newer program
 ├── ChangedMigrationError  a migration was edited after it had been applied
 ├── RowsRefusedError       rows that do not fit their table
-├── UnknownUniverseError   a universe that no seed knows
+├── UnknownUniverseError   a universe that is in no seed
 ├── NotPublishedError      nothing published yet, or a night that is not finished
 └── PublishedNightError    rows of a published night would change
 """
@@ -18,11 +18,11 @@ from __future__ import annotations
 
 
 class WarehouseError(Exception):
-    """Anything the warehouse refuses or fails to do; the message says what, where, and what to do."""
+    """Base of the errors of this room; the message states what failed, where, and what to do."""
 
 
 class UnsupportedUrlError(WarehouseError):
-    """A warehouse URL of a scheme that is not offered."""
+    """A warehouse URL of a scheme that is not supported."""
 
 
 class WarehouseMissingError(WarehouseError):
@@ -54,11 +54,11 @@ class RowsRefusedError(WarehouseError):
 
 
 class UnknownUniverseError(WarehouseError):
-    """A universe name that the warehouse does not know."""
+    """A universe name that is not in the warehouse."""
 
 
 class NotPublishedError(WarehouseError):
-    """No published copy yet, or one was asked of a night that is not finished."""
+    """There is no published copy yet, or the night to publish is not finished."""
 
 
 class PublishedNightError(WarehouseError):

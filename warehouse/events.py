@@ -1,4 +1,4 @@
-"""Events of an exchange in bulk: what is new goes in, each once, and comes out in the order of time or of receipt."""
+"""Writing events of an exchange in bulk: only new events are stored, each once."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from warehouse.tables import append, read_query
 
 
 def append_events(con: duckdb.DuckDBPyConnection, rows: pa.Table, *, source: str, venue: str, **stamps: object) -> int:
-    """How many of ``rows`` were new and are written; an event that is there already stays as it is.
+    """How many of ``rows`` were new and are written; an event that is stored already stays as it is.
 
-    ``rows`` have the columns of tasks/markets/event_rows.py; ``fetched_at`` and ``run_id`` are columns too, or stamps.
+    ``rows`` have the columns of tasks/markets/event_rows.py; ``fetched_at`` and ``run_id`` are columns of ``rows`` or
+    come from ``stamps``.
     """
     if not rows.num_rows:
         return 0

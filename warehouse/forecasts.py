@@ -1,4 +1,4 @@
-"""A stream's forecasts in bulk: each is written once, however often it is made."""
+"""Writing a stream's forecasts in bulk: each is written once, however often it is made."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from warehouse.tables import append, read_query
 def append_forecasts(
     con: duckdb.DuckDBPyConnection, rows: pa.Table, *, source: str, universe: str, model: str, **stamps: object
 ) -> int:
-    """How many of ``rows``, which have each key once, were new and are written; one that is there stays as it is."""
+    """How many of ``rows`` were new and are written; a forecast that is stored already stays as it is.
+
+    ``rows`` contain each key (symbol, ts, horizon_bars) once.
+    """
     keys = {"source": source, "universe": universe, "model": model}
     con.register("arriving", rows)
     try:

@@ -1,8 +1,8 @@
-"""The data rules as data: every rule of every suite, what it demands, and what happens to rows that break it.
+"""The data rules as data: what each rule demands of the rows, and what happens to rows that fail it.
 
-``block`` stops the night, ``quarantine`` takes the rows out with their reason, ``flag`` publishes them marked (bars
-carry the rule's name in ``flag``; other tables only the verdict). To add a rule: one line here, and a measure in
-``warehouse/row_checks.py`` when no expectation of the library says it.
+``block`` stops the night. ``quarantine`` keeps the rows out, with the reason. ``flag`` publishes the rows marked: bars
+have the rule's name in ``flag``, other tables only the verdict. To add a rule: one entry here, and a check in
+``warehouse/row_checks.py`` when no expectation of the library covers it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ OHLC = ("open", "high", "low", "close")
 
 MAX_FUNDING_RATE = 0.04  # twice the ±2 % that bound Bybit's widest contracts; the recorded extreme is 0.68 %
 MIN_SHARE_ON_LAST_BAR = 0.5  # a delisted symbol or two is no reason to stop; half the universe missing is
-LARGEST = float(np.finfo(np.float64).max)  # as an upper bound it refuses infinity
+LARGEST = float(np.finfo(np.float64).max)  # as an upper bound it excludes infinity
 
 RowCheck = Callable[[pd.DataFrame, CheckContext], np.ndarray]
 Demand = tuple[str, dict[str, Any]]  # an expectation class of the library and its arguments
@@ -35,43 +35,43 @@ Demand = tuple[str, dict[str, Any]]  # an expectation class of the library and i
 class CheckRule:
     """One rule: rows of ``batch`` must meet every demand, or ``policy`` is applied to them.
 
-    With a ``measure`` the demand is that its column, named like the rule, is True. ``says`` completes "rows whose …" in
-    verdicts; ``advice`` is what a person can do.
+    With a ``check`` the demand is that the check's column, named like the rule, is True. ``description`` completes
+    "rows whose …" in verdicts; ``advice`` is what a person can do.
     """
 
     name: str
     table: str
     policy: Literal["block", "quarantine", "flag"]
-    says: str
+    description: str
     advice: str
     demands: tuple[Demand, ...] = ()
-    measure: RowCheck | None = None
+    check: RowCheck | None = None
     mostly: float = 1.0
     batch: str = ""
 
     @property
-    def reads(self) -> str:
-        """The batch the rule runs on: the delta of its table unless it names another."""
+    def batch_name(self) -> str:
+        """The batch that the rule runs on: the delta of its table, unless ``batch`` names another."""
         return self.batch or self.table
 
     @property
     def expectations(self) -> tuple[Demand, ...]:
-        """Its demands, or the one that its measured column is True."""
-        return self.demands or (holds(self.name),)
+        """Its demands, or the demand that the column of its check is True."""
+        return self.demands or (is_true(self.name),)
 
 
-def holds(column: str) -> Demand:
+def is_true(column: str) -> Demand:
     """The demand that a boolean column is True."""
     return "ExpectColumnValuesToBeInSet", {"column": column, "value_set": [True]}
 
 
-def present(*columns: str) -> tuple[Demand, ...]:
+def not_null(*columns: str) -> tuple[Demand, ...]:
     """The demand that no value is null or NaN, per column."""
     return tuple(("ExpectColumnValuesToNotBeNull", {"column": column}) for column in columns)
 
 
 def between(low: float, high: float, *columns: str, strict: bool = False) -> tuple[Demand, ...]:
-    """The demand that values lie within [low, high], or above ``low`` when strict, per column; nulls are not judged."""
+    """The demand that values lie within [low, high], or above ``low`` when strict, per column; nulls pass."""
     return tuple(
         ("ExpectColumnValuesToBeBetween", {"column": c, "min_value": low, "max_value": high, "strict_min": strict})
         for c in columns
@@ -88,7 +88,7 @@ BARS = (
         QUARANTINE,
         "open, high, low, close or volume is missing",
         PULL_AGAIN,
-        present(*OHLC, "volume"),
+        not_null(*OHLC, "volume"),
     ),
     CheckRule(
         "price",
@@ -107,7 +107,7 @@ BARS = (
         QUARANTINE,
         "high or low does not contain the open and the close",
         PULL_AGAIN,
-        measure=row_checks.ordered,
+        check=row_checks.ordered_prices,
     ),
     CheckRule(
         "duplicate",
@@ -115,7 +115,7 @@ BARS = (
         QUARANTINE,
         "key came more than once in one pull",
         PULL_AGAIN,
-        measure=row_checks.unique_bars,
+        check=row_checks.unique_bars,
     ),
     CheckRule(
         "bar_interval",
@@ -123,7 +123,7 @@ BARS = (
         QUARANTINE,
         "interval is not the universe's",
         "pull the universe's own interval",
-        measure=row_checks.of_interval,
+        check=row_checks.bars_of_interval,
     ),
     CheckRule(
         "off_grid",
@@ -131,16 +131,18 @@ BARS = (
         QUARANTINE,
         "ts is no bar open of the calendar",
         "check the exchange calendar and the provider's time zone",
-        measure=row_checks.on_grid,
+        check=row_checks.bars_on_grid,
     ),
-    CheckRule("future", "bars", BLOCK, "bar had not closed at the night's clock", LOOKAHEAD, measure=row_checks.closed),
+    CheckRule(
+        "future", "bars", BLOCK, "bar had not closed at the night's clock", LOOKAHEAD, check=row_checks.closed_bars
+    ),
     CheckRule(
         "unit_error",
         "bars",
         QUARANTINE,
         "price is off its own history by 100, by 1000, or by a factor that reverts",
         PULL_AGAIN,
-        measure=row_checks.in_unit,
+        check=row_checks.bars_in_unit,
     ),
     CheckRule(
         "split_scale",
@@ -148,7 +150,7 @@ BARS = (
         QUARANTINE,
         "price breaks by the ratio of a split nearby",
         "pull the symbol's whole history again, on one side of the split",
-        measure=row_checks.in_split_scale,
+        check=row_checks.bars_in_split_scale,
     ),
     CheckRule(
         "jump",
@@ -156,7 +158,7 @@ BARS = (
         FLAG,
         "return is beyond 12 robust deviations of the 60 before it",
         "look for news before trusting the symbol's signal",
-        measure=row_checks.no_jump,
+        check=row_checks.bars_without_jump,
     ),
     CheckRule(
         "stale",
@@ -164,10 +166,15 @@ BARS = (
         FLAG,
         "close has not moved for five bars",
         "check that the symbol still trades",
-        measure=row_checks.moving,
+        check=row_checks.moving_bars,
     ),
     CheckRule(
-        "zero_volume", "bars", FLAG, "volume is zero", "check that the symbol still trades", measure=row_checks.traded
+        "zero_volume",
+        "bars",
+        FLAG,
+        "volume is zero",
+        "check that the symbol still trades",
+        check=row_checks.traded_bars,
     ),
     CheckRule(
         "gap",
@@ -175,7 +182,7 @@ BARS = (
         FLAG,
         "expected bar is missing",
         "pull the symbol again, or end its membership if it no longer trades",
-        (holds("present"),),
+        (is_true("present"),),
         batch="coverage",
     ),
     CheckRule(
@@ -184,13 +191,13 @@ BARS = (
         BLOCK,
         "latest closed bar is missing",
         "wait until the provider has it, or check that the tape reaches this night",
-        (holds("present"),),
+        (is_true("present"),),
         mostly=MIN_SHARE_ON_LAST_BAR,
         batch="latest",
     ),
 )
 CORPORATE_ACTIONS = (
-    CheckRule("null", "corporate_actions", QUARANTINE, "value is missing", PULL_AGAIN, present("value")),
+    CheckRule("null", "corporate_actions", QUARANTINE, "value is missing", PULL_AGAIN, not_null("value")),
     CheckRule(
         "kind",
         "corporate_actions",
@@ -213,7 +220,7 @@ CORPORATE_ACTIONS = (
         QUARANTINE,
         "split is beyond 1000 to 1",
         PULL_AGAIN,
-        measure=row_checks.possible_split,
+        check=row_checks.possible_splits,
     ),
     CheckRule(
         "duplicate",
@@ -221,10 +228,15 @@ CORPORATE_ACTIONS = (
         QUARANTINE,
         "key came more than once in one pull",
         PULL_AGAIN,
-        measure=row_checks.unique_actions,
+        check=row_checks.unique_actions,
     ),
     CheckRule(
-        "future", "corporate_actions", BLOCK, "ex-date lies after the night's clock", LOOKAHEAD, measure=row_checks.past
+        "future",
+        "corporate_actions",
+        BLOCK,
+        "ex-date lies after the night's clock",
+        LOOKAHEAD,
+        check=row_checks.past_rows,
     ),
     CheckRule(
         "dividend_size",
@@ -232,7 +244,7 @@ CORPORATE_ACTIONS = (
         QUARANTINE,
         "dividend is worth the whole share or more",
         PULL_AGAIN,
-        measure=row_checks.possible_dividend,
+        check=row_checks.possible_dividends,
     ),
     CheckRule(
         "dividend_scale",
@@ -240,11 +252,11 @@ CORPORATE_ACTIONS = (
         FLAG,
         "dividend is over a quarter of the price, or 20 times off the symbol's usual one",
         "check currency and unit of the dividend",
-        measure=row_checks.usual_dividend,
+        check=row_checks.usual_dividends,
     ),
 )
 FUNDING_RATES = (
-    CheckRule("null", "funding_rates", QUARANTINE, "rate is missing", PULL_AGAIN, present("rate")),
+    CheckRule("null", "funding_rates", QUARANTINE, "rate is missing", PULL_AGAIN, not_null("rate")),
     CheckRule(
         "bounds",
         "funding_rates",
@@ -259,7 +271,7 @@ FUNDING_RATES = (
         QUARANTINE,
         "key came more than once in one pull",
         PULL_AGAIN,
-        measure=row_checks.unique_settlements,
+        check=row_checks.unique_settlements,
     ),
     CheckRule(
         "off_grid",
@@ -267,10 +279,15 @@ FUNDING_RATES = (
         QUARANTINE,
         "settlement is not on a whole hour",
         PULL_AGAIN,
-        measure=row_checks.on_the_hour,
+        check=row_checks.hourly_settlements,
     ),
     CheckRule(
-        "future", "funding_rates", BLOCK, "settlement lies after the night's clock", LOOKAHEAD, measure=row_checks.past
+        "future",
+        "funding_rates",
+        BLOCK,
+        "settlement lies after the night's clock",
+        LOOKAHEAD,
+        check=row_checks.past_rows,
     ),
     CheckRule(
         "gap",
@@ -278,7 +295,7 @@ FUNDING_RATES = (
         FLAG,
         "settlement comes more than 8 hours after the one before",
         "pull the symbol's funding again: a missing settlement counts as no cost",
-        measure=row_checks.follows_on,
+        check=row_checks.consecutive_settlements,
     ),
 )
 RULES = BARS + CORPORATE_ACTIONS + FUNDING_RATES

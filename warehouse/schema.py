@@ -1,4 +1,4 @@
-"""The schema page, written from the comments that live in the database."""
+"""The schema page, made of the comments in the database."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arrow tables in and out of the warehouse, in bulk, inside the caller's transaction."""
+"""Reading and writing the warehouse's tables as Arrow tables, in bulk, inside the caller's transaction."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ BATCH = "arriving_rows"
 
 
 def replace_slice(con: duckdb.DuckDBPyConnection, table: str, rows: pa.Table, /, **keys: object) -> int:
-    """How many rows now make the slice ``key = value AND …`` of ``table``: its old rows are gone, ``rows`` are there.
+    """How many rows were written: ``rows`` replace the slice ``key = value AND …`` of ``table``.
 
-    Key columns that ``rows`` lack come from ``keys``; those they have must agree with them, or RowsRefusedError.
+    Key columns that ``rows`` lack come from ``keys``. Raises RowsRefusedError when one that they have differs from it.
     """
     if not keys:
         raise ValueError(f"replace_slice of {table} needs at least one key column")
@@ -29,15 +29,18 @@ def replace_slice(con: duckdb.DuckDBPyConnection, table: str, rows: pa.Table, /,
 
 
 def append(con: duckdb.DuckDBPyConnection, table: str, rows: pa.Table, /, **constants: object) -> int:
-    """How many rows were added to ``table``, matched by column name; ``constants`` become columns of every row."""
+    """How many rows were added to ``table``, matched by column name; ``constants`` become columns of every row.
+
+    Raises RowsRefusedError when they do not fit the table; then none is written.
+    """
     columns = [_identifier(column) for column in rows.column_names]
     con.register(BATCH, rows)
     try:
         for name in constants.keys() & set(columns):
             _refuse_disagreement(con, table, name, constants[name])
-        added = [f"${_identifier(name)} AS {name}" for name in constants if name not in columns]
-        used = {name: value for name, value in constants.items() if name not in columns}
-        con.execute(f"INSERT INTO {_table(table)} BY NAME SELECT {', '.join([*columns, *added])} FROM {BATCH}", used)
+        parameters = {name: value for name, value in constants.items() if name not in columns}
+        selected = [*columns, *(f"${_identifier(name)} AS {name}" for name in parameters)]
+        con.execute(f"INSERT INTO {_table(table)} BY NAME SELECT {', '.join(selected)} FROM {BATCH}", parameters)
     except (duckdb.BinderException, duckdb.ConstraintException, duckdb.ConversionException) as exc:
         raise RowsRefusedError(f"{rows.num_rows} rows do not fit {table}: {exc}") from exc
     finally:
@@ -50,10 +53,10 @@ def upsert(
 ) -> int:
     """How many rows were written: each replaces the row of ``table`` with the same ``by`` columns, or is added.
 
-    ``rows`` hold each key once. A key column may be a constant.
+    ``rows`` contain each key once. A key column may be a constant.
     """
-    source = {name: f"${_identifier(name)}" if name in constants else f"{BATCH}.{_identifier(name)}" for name in by}
-    condition = " AND ".join(f"old.{name} = {value}" for name, value in source.items())
+    key_values = {name: f"${_identifier(name)}" if name in constants else f"{BATCH}.{_identifier(name)}" for name in by}
+    condition = " AND ".join(f"old.{name} = {value}" for name, value in key_values.items())
     con.register(BATCH, rows)
     try:
         con.execute(
@@ -66,7 +69,7 @@ def upsert(
 
 
 def read_query(con: duckdb.DuckDBPyConnection, name: str, /, **parameters: object) -> pa.Table:
-    """Rows of ``warehouse/queries/<name>.sql`` with its ``$parameters``."""
+    """Rows of the statement in ``warehouse/queries/<name>.sql``, run with its ``$parameters``."""
     return con.execute(query_text(name), parameters).to_arrow_table()
 
 
@@ -74,6 +77,11 @@ def read_query(con: duckdb.DuckDBPyConnection, name: str, /, **parameters: objec
 def query_text(name: str) -> str:
     """The statement in ``warehouse/queries/<name>.sql``."""
     return (QUERIES / f"{_identifier(name)}.sql").read_text()
+
+
+def sql_literal(text: str) -> str:
+    """``text`` as an SQL string, for statements that take no parameters."""
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _refuse_disagreement(con: duckdb.DuckDBPyConnection, table: str, name: str, value: object) -> None:
@@ -85,11 +93,12 @@ def _refuse_disagreement(con: duckdb.DuckDBPyConnection, table: str, name: str, 
 
 
 def _table(name: str) -> str:
-    """``schema.table`` as it is, refused when it is not a plain pair of identifiers."""
+    """``name`` (``schema.table``) unchanged. Raises ValueError when a part of it is not an identifier."""
     return ".".join(_identifier(part) for part in name.split(".", 1))
 
 
 def _identifier(name: str) -> str:
+    """``name`` unchanged. Raises ValueError when it is not an identifier."""
     if not IDENTIFIER.fullmatch(name):
         raise ValueError(f"{name!r} is not a table or column name of the warehouse")
     return name

@@ -1,4 +1,4 @@
-"""Universes: which symbols, from which provider, at what cost; filled from warehouse/seeds."""
+"""Universes: their symbols, provider and trading costs, as warehouse/seeds lists them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Member:
 class Universe:
     """A named set of symbols that are researched together, with their calendar and trading costs in basis points.
 
-    ``history_start``: no bar that opens before this UTC instant is wanted.
+    ``history_start``: the UTC instant from which bars are fetched.
     """
 
     name: str
@@ -45,8 +45,8 @@ class Universe:
         return tuple(sorted({member.symbol for member in self.members}))
 
     @property
-    def fetched(self) -> tuple[str, ...]:
-        """Symbols whose data a night needs: the members' and the benchmark, sorted."""
+    def symbols_to_fetch(self) -> tuple[str, ...]:
+        """The symbols whose data a night needs: the members and the benchmark, sorted."""
         return tuple(sorted({*self.symbols, self.benchmark}))
 
     @property
@@ -61,11 +61,11 @@ class Universe:
 
 
 def load_universe(warehouse: Warehouse, name: str) -> Universe:
-    """The universe called ``name``; UnknownUniverseError names those there are."""
+    """The universe called ``name``. Raises UnknownUniverseError, which lists the existing names."""
     with warehouse.read() as con:
-        found = read_query(con, "universe_named", universe=name).to_pylist()
-        known = read_query(con, "universe_names")["universe"].to_pylist()
+        rows = read_query(con, "universe_named", universe=name).to_pylist()
+        names = read_query(con, "universe_names")["universe"].to_pylist()
         members = read_query(con, "members_of", universe=name).to_pylist()
-    if not found:
-        raise UnknownUniverseError(f"unknown universe {name!r}; known: {', '.join(known)}")
-    return Universe(**found[0], members=tuple(Member(**member) for member in members))
+    if not rows:
+        raise UnknownUniverseError(f"unknown universe {name!r}; known: {', '.join(names)}")
+    return Universe(**rows[0], members=tuple(Member(**member) for member in members))

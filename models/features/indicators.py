@@ -1,11 +1,12 @@
-"""Indicators known at the close of each bar, most of them through TA-Lib.
+"""Indicators known at the close of each bar, most of them computed by TA-Lib.
 
-Glossary: t bars, n assets, f features, m own bars of one symbol.
+Glossary: t bars, n assets, f features, m bars of one symbol.
 
 Prices are put on a forward total-return index (1 at a symbol's first bar, times 1 + total return at each later one):
 adjusting backwards from the last bar, as data vendors do, would change every past row with the next dividend. The
-indicators of a symbol run on its own consecutive bars: one NaN inside TA-Lib's recursions (EMA, RSI, ATR) spoils
-all that follows; gaps are skipped, not filled. Every value is a ratio, so no feature depends on the price level.
+indicators of a symbol are computed on its bars alone, without its gaps, because one NaN inside TA-Lib's recursions
+(EMA, RSI, ATR) makes all later values NaN; gaps are skipped, not filled. Every value is a ratio, so no feature depends
+on the price level.
 """
 
 from __future__ import annotations
@@ -39,21 +40,22 @@ INDICATORS = (
 CALENDAR = ("hour_sin", "hour_cos", "weekday_sin", "weekday_cos")
 FEATURES = (*INDICATORS, *CALENDAR, "funding_rate")
 MONDAY = np.datetime64("1970-01-05T00:00:00", "us")
-SMOOTHED = ("ATR", "EMA", "RSI")  # what TA-Lib's process-wide unstable period would change
+SMOOTHED = ("ATR", "EMA", "RSI")  # the functions that TA-Lib's process-wide unstable period would change
 
 
 class FeatureError(ValueError):
-    """Bars, horizons or settings that no feature can be computed from; the message names them.
+    """Features cannot be computed from these bars, horizons or settings; the message names them.
 
     FeatureError ← ValueError
     """
 
 
 def compute_features(bars: Panel, closes: np.ndarray) -> Panel:
-    """The panel of FEATURES on the grid of ``bars``, float64; a row holds what was known when its bar closed.
+    """The panel of FEATURES on the grid of ``bars``, float64; a row contains only what was known when its bar closed.
 
-    ``bars`` has BAR_COLUMNS; ``closes`` (t,) datetime64 is when each bar closed. NaN while an indicator warms up, and
-    in ``funding_rate`` before the first known settlement. Raises FeatureError for bars that no market could print.
+    ``bars`` has BAR_COLUMNS; ``closes`` (t,) datetime64 is the close of each bar. NaN while an indicator warms up, and
+    in ``funding_rate`` before the first known settlement. Raises FeatureError for bars with missing or impossible
+    numbers.
     """
     if any(talib.get_unstable_period(name) for name in SMOOTHED) or talib.get_compatibility():
         raise FeatureError("TA-Lib's unstable period or compatibility was changed in this process; set both back to 0")
@@ -65,9 +67,9 @@ def compute_features(bars: Panel, closes: np.ndarray) -> Panel:
     log_close = np.ascontiguousarray(log_index.T)
     values = np.full((len(FEATURES), n, t), np.nan)
     for j in range(n):
-        own = _own_bars(bars.mask[:, j])
-        values[: len(INDICATORS), j, own] = _indicators(
-            open_[j, own], high[j, own], low[j, own], close[j, own], volume[j, own], log_close[j, own]
+        index = _bar_index(bars.mask[:, j])
+        values[: len(INDICATORS), j, index] = _indicators(
+            open_[j, index], high[j, index], low[j, index], close[j, index], volume[j, index], log_close[j, index]
         )
     values[len(INDICATORS) : -1] = _calendar(bars.ts, np.asarray(closes, dtype="datetime64[us]"))[:, None, :]
     values[-1] = funding_rate
@@ -76,19 +78,19 @@ def compute_features(bars: Panel, closes: np.ndarray) -> Panel:
 
 
 def log_total_return_index(bars: Panel) -> np.ndarray:
-    """Log of the forward total-return index at each close, (t, n): 0 at a symbol's first bar, NaN where it has none."""
+    """Log of the forward total-return index at each close, (t, n): 0 at a symbol's first bar, NaN without a bar."""
     returns = log_returns(bars)
     return np.where(bars.mask, np.cumsum(np.nan_to_num(returns, nan=0.0), axis=0), np.nan)
 
 
 def log_returns(bars: Panel) -> np.ndarray:
-    """Log total return of each bar over the symbol's previous one, (t, n); NaN at its first and where it has none."""
+    """Log total return of each bar since the symbol's previous bar, (t, n); NaN at its first bar and without a bar."""
     _check_bars(bars)
     return np.log1p(bars.column("total_return"), where=_has_return(bars), out=np.full(bars.mask.shape, np.nan))
 
 
 def _has_return(bars: Panel) -> np.ndarray:
-    """True where a bar has a previous one of the same symbol, (t, n)."""
+    """True at every bar of a symbol except its first one, (t, n)."""
     return bars.mask & (np.cumsum(bars.mask, axis=0) > 1)
 
 
@@ -112,25 +114,25 @@ def _check_bars(bars: Panel) -> None:
                 )
 
 
-def _own_bars(mask: np.ndarray) -> slice | np.ndarray:
-    """Where one symbol has bars: a slice (no copy) if they are consecutive, else their positions."""
-    at = np.flatnonzero(mask)
-    if len(at) and at[-1] - at[0] + 1 == len(at):
-        return slice(at[0], at[-1] + 1)
-    return at
+def _bar_index(mask: np.ndarray) -> slice | np.ndarray:
+    """The positions of one symbol's bars: a slice (no copy) if they are consecutive, else an integer array."""
+    positions = np.flatnonzero(mask)
+    if len(positions) and positions[-1] - positions[0] + 1 == len(positions):
+        return slice(positions[0], positions[-1] + 1)
+    return positions
 
 
 def _indicators(
     open_: np.ndarray, high: np.ndarray, low: np.ndarray, close: np.ndarray, volume: np.ndarray, log_index: np.ndarray
 ) -> np.ndarray:
-    """INDICATORS of one symbol over its own bars, (len(INDICATORS), m)."""
+    """INDICATORS of one symbol over its bars, (len(INDICATORS), m)."""
     price = np.exp(log_index)
     scale = price / close
     returns = _lag_difference(log_index, 1)
     macd, macd_signal, macd_histogram = talib.MACD(price, fastperiod=12, slowperiod=26, signalperiod=9)
     upper, middle, lower = talib.BBANDS(price, timeperiod=20, nbdevup=2, nbdevdn=2)
     log_volume = np.log1p(volume)
-    # differences of running sums: exactly 0 over bars without volume, as TA-Lib's own moving sum is not
+    # differences of running sums are exactly 0 over bars without volume; TA-Lib's moving sum is not
     flow = _lag_difference(talib.OBV(price, volume), 20)
     traded = _lag_difference(np.cumsum(volume), 20)
     return np.stack(
@@ -169,7 +171,7 @@ def _ratio(numerator: np.ndarray, denominator: np.ndarray, flat: float) -> np.nd
 def _calendar(ts: np.ndarray, closes: np.ndarray) -> np.ndarray:
     """CALENDAR of each bar's close, (4, t).
 
-    The hour counts only for bars of at most an hour: the UTC close of a daily bar says nothing but daylight saving.
+    The hour is used only for bars of at most an hour: the UTC close of a daily bar varies only with daylight saving.
     """
     since_monday = closes - MONDAY
     hour = 2 * np.pi * np.where(closes - ts <= HOUR, (since_monday % DAY) / DAY, 0.0)

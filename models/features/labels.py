@@ -1,10 +1,10 @@
-"""What a forecast is judged by: returns from the next open on, realised volatility, and classes.
+"""Labels: the return from the next open on, realised volatility, and classes.
 
 Glossary: t bars, n assets, h horizons.
 
-A decision is taken at the close of bar t, so it is filled at the open of t + 1 and left at the open of t + 1 + horizon,
-both on the panel's grid; opens are adjusted by the total-return index (index · open / close). A label is known only at
-its ``end``: whoever trains drops every row whose label had not ended when the test began.
+A decision is taken at the close of bar t, so the position is entered at the open of t + 1 and exited at the open of
+t + 1 + horizon, both on the panel's grid; opens are adjusted by the total-return index (index · open / close). A label
+is known only at its ``end``: training must drop every row whose label had not ended when the test began.
 """
 
 from __future__ import annotations
@@ -18,20 +18,18 @@ from models.features.indicators import FeatureError, log_returns, log_total_retu
 from models.panel import Panel
 
 CLASS_5 = ("STRONG_SELL", "SELL", "HOLD", "BUY", "STRONG_BUY")
-CLASS_3 = ("SELL", "HOLD", "BUY")
-TO_CLASS_3 = np.array([0, 0, 1, 2, 2], dtype=np.int8)
 UNKNOWN = -1
-WEAK, STRONG = 0.25, 1.0  # thresholds in trailing volatilities over the class horizon
+WEAK, STRONG = 0.25, 1.0  # class thresholds, in trailing volatilities over the class horizon
 
 
 @dataclass(frozen=True, eq=False)
 class Labels:
-    """Labels of every bar and asset; unknown where the asset has no bar at t to decide on.
+    """Labels of every bar and asset; unknown where the asset has no bar at t.
 
-    ``returns`` (t, n, h) log, entry at the open of t + 1, exit at the open of t + 1 + horizon, NaN if either bar is not
-    there. ``volatility`` (t, n): realised, per bar, over the class horizon after t, NaN if one of its bars is missing.
-    ``class_5`` (t, n) int8 in 0..4, UNKNOWN without a return or a trailing volatility. ``end`` (t, h) datetime64[us]:
-    the open of bar t + 1 + horizon, NaT while the grid does not reach it.
+    ``returns`` (t, n, h) log, entry at the open of t + 1, exit at the open of t + 1 + horizon, NaN if either bar is
+    missing. ``volatility`` (t, n): realised, per bar, over the class horizon after t, NaN if one of its bars is
+    missing. ``class_5`` (t, n) int8 in 0..4, UNKNOWN without a return or a trailing volatility. ``end`` (t, h)
+    datetime64[us]: the open of bar t + 1 + horizon, NaT if the grid ends before it.
     """
 
     horizons: tuple[int, ...]
@@ -40,28 +38,24 @@ class Labels:
     class_5: np.ndarray
     end: np.ndarray
 
-    @property
-    def class_3(self) -> np.ndarray:
-        """SELL, HOLD, BUY as 0, 1, 2 (t, n), both strengths of ``class_5`` taken together; UNKNOWN stays."""
-        return np.where(self.class_5 == UNKNOWN, np.int8(UNKNOWN), TO_CLASS_3[self.class_5])
-
     def rows(self, start: int, stop: int) -> Labels:
         """Labels of bars [start, stop) by position."""
-        cut = slice(start, stop)
+        bars = slice(start, stop)
         return replace(
             self,
-            returns=self.returns[cut],
-            volatility=self.volatility[cut],
-            class_5=self.class_5[cut],
-            end=self.end[cut],
+            returns=self.returns[bars],
+            volatility=self.volatility[bars],
+            class_5=self.class_5[bars],
+            end=self.end[bars],
         )
 
 
 def compute_labels(bars: Panel, trailing_volatility: np.ndarray, horizons: Sequence[int], class_horizon: int) -> Labels:
-    """Labels of ``bars`` at the horizons (bars ahead, each at least 1), classes at ``class_horizon``, one of them.
+    """Labels of ``bars`` at ``horizons`` (bars ahead, each at least 1); classes at ``class_horizon``, one of them.
 
-    ``trailing_volatility`` (t, n) is what was known at t, per bar: the feature ``volatility_60``. Classes part at ±0.25
-    and ±1 times volatility · √horizon; a return on a threshold belongs to the milder class.
+    ``trailing_volatility`` (t, n), per bar, is the volatility known at t: the feature ``volatility_60``. The class
+    thresholds are ±0.25 and ±1 times volatility · √horizon; a return on a threshold belongs to the milder class. Raises
+    FeatureError for invalid horizons, and for a volatility of another shape.
     """
     horizons = tuple(int(h) for h in horizons)
     if not horizons or min(horizons) < 1 or len(set(horizons)) < len(horizons):
@@ -85,7 +79,7 @@ def compute_labels(bars: Panel, trailing_volatility: np.ndarray, horizons: Seque
 
 
 def _ahead(x: np.ndarray, k: int) -> np.ndarray:
-    """x_{t+k} at t along the first axis, NaN or NaT where the grid ends before."""
+    """x_{t+k} at t along the first axis, NaN or NaT where t + k is after the grid's end."""
     out = np.full_like(x, np.datetime64("NaT") if x.dtype.kind == "M" else np.nan)
     out[: max(len(x) - k, 0)] = x[k:]
     return out
@@ -94,7 +88,7 @@ def _ahead(x: np.ndarray, k: int) -> np.ndarray:
 def _realised_volatility(returns: np.ndarray, horizon: int) -> np.ndarray:
     """Root mean square of the returns of bars t + 1 to t + horizon, (t, n).
 
-    About zero and not about their mean, which over a few bars is noise (and over one bar is the return itself).
+    About zero and not about their mean, because the mean of a few bars is noise (and of one bar the return itself).
     """
     squares = returns**2
     total = np.zeros_like(returns)
@@ -104,7 +98,7 @@ def _realised_volatility(returns: np.ndarray, horizon: int) -> np.ndarray:
 
 
 def _classes(returns: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Five classes of ``returns`` by thresholds of ``scale``, (t, n) int8."""
+    """Classes 0..4 of ``returns`` by the thresholds in units of ``scale``, (t, n) int8; UNKNOWN where either is NaN."""
     steps = np.zeros(returns.shape, dtype=np.int8)
     with np.errstate(invalid="ignore"):
         for threshold in (WEAK * scale, STRONG * scale):

@@ -1,10 +1,11 @@
 """Macroeconomic indicators as they were known at each session's close.
 
-A FRED series is dated by its period, not by its publication: a value counts from the day it was out, ``known_on``. The
-delays are upper bounds, so a feature is at times a few days staler than a desk's own; never earlier.
+A FRED series is dated by its period, not by its publication: a value is used from its ``availability_dates`` on. The
+delays are upper bounds, so a feature may be a few days staler than the published value; it is never early.
 
-Not cured by any delay: the values are today's revision. Payrolls, claims, permits and seasonally adjusted prices were
-first published differently, so this is a little kinder than life. Point-in-time vintages (ALFRED) would settle it.
+A delay does not correct for revisions: the values are today's revision. Payrolls, claims, permits and seasonally
+adjusted prices were first published differently, so results are slightly optimistic. Point-in-time vintages (ALFRED)
+would correct it.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ Observations = Mapping[str, tuple[np.ndarray, np.ndarray]]  # series → dates (
 
 @dataclass(frozen=True)
 class Indicator:
-    """A FRED series as one feature: its value, or its log, less that of ``over`` periods before (0: the level).
+    """A FRED series as one feature: the change of its value, or of its log, over ``over`` periods (0: the level).
 
-    ``dated``: a daily or weekly value bears the day it is of, a monthly one the first day of its month.
-    ``delay_days``: calendar days from the period's end until everyone had it; ``source``: who publishes it, and when.
+    ``dated``: a daily or weekly value has the date of its day, a monthly value that of the first day of its month.
+    ``delay_days``: calendar days from the period's end to the publication; ``source``: the publisher and the schedule.
     """
 
     series: str
@@ -50,7 +51,7 @@ INDICATORS = (
     Indicator("PERMIT", "month", 30, True, 12, "Census, 12th workday of the next month; its revision a week later"),
     Indicator("UMCSENT", "month", 35, False, 0, "Michigan; FRED may show it a month after the period"),
 )
-SHUTDOWNS = (  # releases due in [from, before) came when the government was open again, by the last date at the latest
+SHUTDOWNS = (  # releases due in [start, stop) were delayed by a government shutdown, to the last date at the latest
     (("PERMIT",), "2018-12-22", "2019-03-08", "2019-03-11"),
     (("UNRATE", "PAYEMS", "CPIAUCSL"), "2025-10-01", "2025-12-20", "2025-12-19"),
     (("ICSA",), "2025-10-01", "2025-11-20", "2025-11-21"),
@@ -59,29 +60,29 @@ SHUTDOWNS = (  # releases due in [from, before) came when the government was ope
 )
 
 
-def known_on(indicator: Indicator, dates: np.ndarray) -> np.ndarray:
-    """The day from whose close on each value of ``dates`` (k,) is used, datetime64[D], never falling."""
+def availability_dates(indicator: Indicator, dates: np.ndarray) -> np.ndarray:
+    """The day from whose close on each value of ``dates`` (k,) is used, datetime64[D], non-decreasing."""
     ends = dates.astype("datetime64[D]")
     if indicator.dated == "month":
         ends = (dates.astype("datetime64[M]") + 1).astype("datetime64[D]") - 1
-    known = ends + indicator.delay_days
-    for series, start, stop, out in SHUTDOWNS:
+    available = ends + indicator.delay_days
+    for series, start, stop, published in SHUTDOWNS:
         if indicator.series in series:
-            held = (known >= np.datetime64(start)) & (known < np.datetime64(stop))
-            known = np.where(held, np.maximum(known, np.datetime64(out)), known)
-    return np.maximum.accumulate(known)  # a delay that overtakes the next period's would reorder them
+            is_delayed = (available >= np.datetime64(start)) & (available < np.datetime64(stop))
+            available = np.where(is_delayed, np.maximum(available, np.datetime64(published)), available)
+    return np.maximum.accumulate(available)  # a long delay must not put a value after its successor
 
 
 def macro_features(observations: Observations, sessions: np.ndarray) -> np.ndarray:
-    """INDICATORS at the close of each session, (t, 12) float64, NaN before a series' first.
+    """INDICATORS at the close of each session, (t, len(INDICATORS)) float64, NaN before a series' first value.
 
-    Raises FeatureError for a series that is missing, out of order, or where a log meets a value that is not positive.
+    Raises FeatureError for a series that is missing or out of order, and for a log of a value that is not positive.
     """
-    return np.stack([_as_known(indicator, observations, sessions) for indicator in INDICATORS], axis=-1)
+    return np.stack([_newest_available(indicator, observations, sessions) for indicator in INDICATORS], axis=-1)
 
 
-def _as_known(indicator: Indicator, observations: Observations, sessions: np.ndarray) -> np.ndarray:
-    """One indicator at each session, (t,): the newest value that was out by then."""
+def _newest_available(indicator: Indicator, observations: Observations, sessions: np.ndarray) -> np.ndarray:
+    """One indicator at each session, (t,): the newest value that was available by then."""
     if indicator.series not in observations:
         raise FeatureError(f"no observations of {indicator.series}; needed: {', '.join(i.series for i in INDICATORS)}")
     dates, values = observations[indicator.series]
@@ -89,18 +90,18 @@ def _as_known(indicator: Indicator, observations: Observations, sessions: np.nda
         raise FeatureError(f"{indicator.series}: dates must be there, distinct and ascending")
     if indicator.log and not (values > 0).all():
         raise FeatureError(f"{indicator.series}: its log needs positive values, the least is {np.min(values):g}")
-    dates, values = _changed(indicator, dates, np.log(values) if indicator.log else values)
-    newest = np.searchsorted(known_on(indicator, dates), sessions, side="right") - 1
+    dates, values = _changes(indicator, dates, np.log(values) if indicator.log else values)
+    newest = np.searchsorted(availability_dates(indicator, dates), sessions, side="right") - 1
     return np.where(newest >= 0, values[newest], np.nan) if len(values) else np.full(len(sessions), np.nan)
 
 
-def _changed(indicator: Indicator, dates: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Dates and changes over ``over`` periods; a month whose counterpart was never surveyed has none."""
+def _changes(indicator: Indicator, dates: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Dates and changes over ``over`` periods, without the months whose earlier month has no value."""
     if indicator.over == 0:
         return dates, values
     if indicator.dated != "month":
         return dates[indicator.over :], values[indicator.over :] - values[: -indicator.over]
     months = dates.astype("datetime64[M]")
-    place = np.searchsorted(months, months - indicator.over)
-    there = months[place] == months - indicator.over
-    return dates[there], (values - values[place])[there]
+    earlier = np.searchsorted(months, months - indicator.over)
+    has_earlier = months[earlier] == months - indicator.over
+    return dates[has_earlier], (values - values[earlier])[has_earlier]

@@ -1,4 +1,4 @@
-"""Feature scaling, fitted on the training rows of one fold and on nothing else.
+"""Feature scaling, fitted on the training rows of one fold only.
 
 Glossary: t bars, n assets, f features.
 """
@@ -13,12 +13,12 @@ import numpy as np
 from models.features.indicators import FeatureError
 
 CLIP = 5.0
-NORMAL_IQR = 1.3489795003921634  # interquartile range of a standard normal: makes it a robust standard deviation
+NORMAL_IQR = 1.3489795003921634  # interquartile range of a standard normal: IQR ÷ it is a robust standard deviation
 
 
 @dataclass(frozen=True)
 class Scaler:
-    """Centre and scale of each feature over all assets: median and robust deviation, which outliers do not move."""
+    """Centre and scale of each feature over all assets: median and robust deviation, which resist outliers."""
 
     columns: tuple[str, ...]
     centre: tuple[float, ...]
@@ -26,10 +26,10 @@ class Scaler:
 
     @classmethod
     def fit(cls, values: np.ndarray, mask: np.ndarray, columns: Sequence[str]) -> Scaler:
-        """A scaler of the training rows ``values`` (t, n, f) where ``mask`` (t, n); NaN values are left out.
+        """A scaler fitted on the training rows ``values`` (t, n, f) where ``mask`` (t, n) is True; NaN is ignored.
 
-        A feature whose middle half is one value is scaled by its standard deviation, a constant one by 1; one that is
-        never known has centre 0 and scale 1.
+        A feature whose interquartile range is 0 is scaled by its standard deviation, and a constant one by 1; a feature
+        that is always NaN has centre 0 and scale 1. Raises FeatureError for shapes that differ or an empty mask.
         """
         if values.shape != (*mask.shape, len(columns)):
             raise FeatureError(f"values {values.shape} do not fit mask {mask.shape} and {len(columns)} columns")
@@ -39,7 +39,7 @@ class Scaler:
         return cls(tuple(columns), tuple(c for c, _ in fitted), tuple(s for _, s in fitted))
 
     def transform(self, values: np.ndarray) -> np.ndarray:
-        """``values`` (…, f) scaled and clipped to ±5, float32; 0, the centre, where they are NaN."""
+        """``values`` (…, f) scaled and clipped to ±CLIP, float32; NaN becomes 0, the centre."""
         if values.shape[-1] != len(self.columns):
             raise FeatureError(f"values have {values.shape[-1]} features, the scaler knows {len(self.columns)}")
         scaled = values - np.array(self.centre)
@@ -48,24 +48,24 @@ class Scaler:
         return np.nan_to_num(scaled, copy=False, nan=0.0).astype(np.float32)
 
     def to_dict(self) -> dict[str, list]:
-        """The scaler as JSON can hold it, exactly."""
+        """The scaler as JSON values, without loss of precision."""
         return {"columns": list(self.columns), "centre": list(self.centre), "scale": list(self.scale)}
 
     @classmethod
     def from_dict(cls, fitted: Mapping[str, Sequence]) -> Scaler:
-        """The scaler that ``to_dict`` described."""
+        """The scaler from the result of ``to_dict``."""
         return cls(tuple(fitted["columns"]), tuple(fitted["centre"]), tuple(fitted["scale"]))
 
 
 def _centre_and_scale(values: np.ndarray) -> tuple[float, float]:
-    """Median and robust deviation of ``values`` (k,) without NaN."""
-    known = values[~np.isnan(values)]
-    if not len(known):
+    """Median and robust deviation of ``values`` (k,), ignoring NaN."""
+    numbers = values[~np.isnan(values)]
+    if not len(numbers):
         return 0.0, 1.0
-    low, median, high = np.percentile(known, (25, 50, 75))
-    # below the rounding of its own level a spread is no spread
+    low, median, high = np.percentile(numbers, (25, 50, 75))
+    # a spread below the rounding error of the median is rounding error itself
     floor = 1e-12 * max(abs(median), 1e-3)
-    for scale in ((high - low) / NORMAL_IQR, known.std()):
+    for scale in ((high - low) / NORMAL_IQR, numbers.std()):
         if scale > floor:
             return float(median), float(scale)
     return float(median), 1.0

@@ -1,8 +1,9 @@
-"""Events of a market: trades, books, bars, funding, open interest, liquidations and graph edges (TGN-06, 07, 16 to 27).
+"""Events of a market: trades, books, bars, funding, open interest and liquidations (TGN-06, 07, 16 to 27).
 
-Every builder takes ``symbols`` and ``rows``, columns by name (arrays (e,), in the order of ``t``, microseconds UTC when
-the row became known), and gives Events between ``market_nodes(symbols)`` with the features FEATURES, 0 where a kind has
-none. What needs all kinds at once, the clocks, is filled by ``with_clocks`` once they are joined.
+Every builder receives ``symbols`` and ``rows``, columns by name: arrays (e,) ordered by ``t``, the time at which a row
+became known, in microseconds UTC. It returns Events between ``market_nodes(symbols)`` with the features FEATURES, 0
+where a kind has no such feature. Features that depend on events of other kinds (see ``with_clocks``) stay 0 until the
+events of all kinds are joined.
 Glossary: e events · n symbols · f features.
 """
 
@@ -14,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from models.graphs.events import EVENT_KINDS, Events
-from models.graphs.snapshot import GraphError, Snapshot
+from models.graphs.snapshot import GraphError
 
 EventColumns = Mapping[str, np.ndarray]
 
@@ -26,21 +27,21 @@ FEATURES = (
     "log_size",  # log(1 + size in units of the asset)
     "side",  # +1 the taker bought, −1 sold
     "log_value",  # log(1 + size · price)
-    "impact",  # side · return: above 0 where the trade moved the price its own way
+    "impact",  # side · return: above 0 where the price moved in the direction of the trade
     "spread",  # ask over bid, hundredths of a percent
     "imbalance",  # (bid depth − ask depth) ÷ their sum
     "log_depth",  # log(1 + both depths)
     "range",  # log(high ÷ low), percent: a bar's volatility
     "trend",  # log(close ÷ open), percent
     "volume_rank",  # share of the asset's bars so far (PAST_BARS at most) with less volume
-    "rate",  # funding rate that was settled, hundredths of a percent
-    "predicted_rate",  # the same, of the settlement to come
+    "rate",  # funding rate of a settlement, hundredths of a percent
+    "predicted_rate",  # the rate predicted for the next settlement, hundredths of a percent
     "countdown",  # hours to the next settlement ÷ 8
     "log_open_interest",
-    "open_interest_change",  # log over the asset's last, percent
-    "long_short",  # log(long accounts ÷ short accounts); 0 from a stream, whose tickers do not say it
-    "weight",  # of a graph's edge
-    "log_since_trade",  # log(1 + seconds), from here on see with_clocks
+    "open_interest_change",  # log change since the asset's last, percent
+    "long_short",  # log(long accounts ÷ short accounts); 0 from a stream, whose tickers do not contain it
+    "weight",  # of a graph's edge, for the kinds correlation and flow; no builder makes them, fitted models read it
+    "log_since_trade",  # log(1 + seconds); this and the following are computed by with_clocks
     "log_trade_rate",  # log(1 + trades in the last minute)
     "log_since_funding",
     "log_since_large_trade",
@@ -51,117 +52,116 @@ FEATURES = (
 )
 COLUMN = {name: i for i, name in enumerate(FEATURES)}
 PAST_BARS = 240
-SECOND, MINUTE, HOUR, DAY = 1_000_000, 60_000_000, 3_600_000_000, 86_400_000_000
-THURSDAY = 3  # 1970-01-01, where Monday is 0
+SECOND_US = 1_000_000
+MINUTE_US = 60_000_000
+HOUR_US = 3_600_000_000
+DAY_US = 86_400_000_000
+THURSDAY = 3  # the weekday of 1970-01-01, where Monday is 0
 
 
 def market_nodes(symbols: Sequence[str]) -> tuple[str, ...]:
-    """All nodes of a market, assets first: type k of symbol i stands at k · n + i, the external ones at the end."""
+    """All nodes of a market: node type k of symbol i is at position k · n + i, the external nodes are last."""
     return (*(kind.format(symbol) for kind in NODE_TYPES for symbol in symbols), *EXTERNAL)
 
 
 def trade_events(symbols: Sequence[str], rows: EventColumns) -> Events:
-    """trade → asset. Rows: t, symbol, price, size, side (+1 the taker bought, −1 sold)."""
-    asset, move = _assets(symbols, rows), _log_change(rows, "price")
-    return _events(symbols, "trade", rows["t"], (TRADE * len(symbols) + asset, asset), _traded(rows, move))
+    """Events trade → asset. Rows: t, symbol, price, size, side (+1 the taker bought, −1 sold)."""
+    asset = _asset_positions(symbols, rows)
+    return _events(symbols, "trade", rows["t"], (TRADE * len(symbols) + asset, asset), _trade_features(rows))
 
 
 def liquidation_events(symbols: Sequence[str], rows: EventColumns) -> Events:
-    """liquidation → asset; which others hear of it, a network knows by its graph. Rows as of trades."""
-    asset, move = _assets(symbols, rows), _log_change(rows, "price")
-    return _events(symbols, "liquidation", rows["t"], (LIQUIDATION * len(symbols) + asset, asset), _traded(rows, move))
+    """Events liquidation → asset. Rows as for ``trade_events``. A network passes them on to correlated assets by its
+    own graph."""
+    asset = _asset_positions(symbols, rows)
+    ends = (LIQUIDATION * len(symbols) + asset, asset)
+    return _events(symbols, "liquidation", rows["t"], ends, _trade_features(rows))
 
 
 def book_events(symbols: Sequence[str], rows: EventColumns) -> Events:
-    """The heavier side of the book → asset. Rows: t, symbol, bid, ask (prices), bid_size, ask_size (depths)."""
-    asset, depth = _assets(symbols, rows), rows["bid_size"] + rows["ask_size"]
+    """Events from the heavier side of the book → asset. Rows: t, symbol, bid, ask (prices), bid_size, ask_size
+    (depths)."""
+    asset = _asset_positions(symbols, rows)
+    depth = rows["bid_size"] + rows["ask_size"]
     imbalance = (rows["bid_size"] - rows["ask_size"]) / np.where(depth > 0, depth, 1.0)
-    said = {
+    features = {
         "return": _log_change({**rows, "mid": (rows["bid"] + rows["ask"]) / 2}, "mid"),
         "spread": 1e4 * (rows["ask"] / rows["bid"] - 1),
         "imbalance": imbalance,
         "log_depth": np.log1p(depth),
     }
     side = np.where(imbalance >= 0, BID, ASK)
-    return _events(symbols, "book", rows["t"], (side * len(symbols) + asset, asset), said)
+    return _events(symbols, "book", rows["t"], (side * len(symbols) + asset, asset), features)
 
 
 def bar_events(symbols: Sequence[str], rows: EventColumns) -> Events:
-    """market → asset at a bar's close. Rows: t (the close), symbol, open, high, low, close, volume."""
-    asset = _assets(symbols, rows)
-    said = {
+    """Events market → asset at a bar's close. Rows: t (the close), symbol, open, high, low, close, volume."""
+    asset = _asset_positions(symbols, rows)
+    features = {
         "return": _log_change(rows, "close"),
         "log_size": np.log1p(rows["volume"]),
         "log_value": np.log1p(rows["volume"] * rows["close"]),
         "range": 100 * np.log(rows["high"] / rows["low"]),
         "trend": 100 * np.log(rows["close"] / rows["open"]),
-        "volume_rank": _rank(asset, rows["volume"]),
+        "volume_rank": _volume_rank(asset, rows["volume"]),
     }
     market = np.full(len(asset), len(NODE_TYPES) * len(symbols) + EXTERNAL.index("external:market"))
-    return _events(symbols, "bar", rows["t"], (market, asset), said)
+    return _events(symbols, "bar", rows["t"], (market, asset), features)
 
 
 def funding_events(symbols: Sequence[str], rows: EventColumns) -> Events:
-    """funding → asset. Rows: t, symbol, rate, and where known next_t, the settlement that the rate belongs to: one to
-    come, as a ticker says it, where that is after t."""
-    asset, t = _assets(symbols, rows), rows["t"]
+    """Events funding → asset. Rows: t, symbol, rate, and optionally next_t, the time of the settlement that the rate
+    belongs to.
+
+    Where next_t is after t, as in a ticker, the rate is the predicted one of that settlement; otherwise it is the
+    settled one.
+    """
+    asset = _asset_positions(symbols, rows)
+    t = rows["t"]
     next_t = rows.get("next_t", t)
-    said = {
+    features = {
         "rate": np.where(next_t > t, 0.0, 1e4 * rows["rate"]),
         "predicted_rate": np.where(next_t > t, 1e4 * rows["rate"], 0.0),
-        "countdown": (next_t - t) / (8 * HOUR),
+        "countdown": (next_t - t) / (8 * HOUR_US),
     }
-    return _events(symbols, "funding", t, (FUNDING * len(symbols) + asset, asset), said)
+    return _events(symbols, "funding", t, (FUNDING * len(symbols) + asset, asset), features)
 
 
 def open_interest_events(symbols: Sequence[str], rows: EventColumns) -> Events:
-    """open interest → asset. Rows: t, symbol, open_interest, and where known long_short (long ÷ short accounts)."""
-    asset = _assets(symbols, rows)
-    said = {
+    """Events open interest → asset. Rows: t, symbol, open_interest, and optionally long_short (long ÷ short
+    accounts)."""
+    asset = _asset_positions(symbols, rows)
+    features = {
         "log_open_interest": np.log1p(rows["open_interest"]),
         "open_interest_change": _log_change(rows, "open_interest"),
         "long_short": np.log(rows.get("long_short", np.ones(len(asset)))),
     }
     source = np.full(len(asset), len(NODE_TYPES) * len(symbols) + EXTERNAL.index("external:open_interest"))
-    return _events(symbols, "open_interest", rows["t"], (source, asset), said)
-
-
-def edge_events(symbols: Sequence[str], snapshots: Sequence[Snapshot], bar_us: int, kind: str) -> Events:
-    """asset → asset for every edge of the snapshots, oldest first, when their last bar closes (``bar_us`` after its
-    open); an undirected edge goes both ways. ``kind``: correlation or flow. Raises GraphError for other assets."""
-    empty = np.empty(0, dtype=np.int64)
-    src, dst, t, weight = [empty], [empty], [empty], [empty.astype(np.float64)]
-    for snapshot in snapshots:
-        place = _positions(symbols, np.array(snapshot.nodes))
-        ends, both = (place[snapshot.src], place[snapshot.dst]), not getattr(snapshot, "directed", False)
-        src.append(np.concatenate([ends[0], ends[1]]) if both else ends[0])
-        dst.append(np.concatenate([ends[1], ends[0]]) if both else ends[1])
-        weight.append(np.tile(snapshot.weight, 2) if both else snapshot.weight)
-        t.append(np.full(len(src[-1]), snapshot.as_of.astype("datetime64[us]").astype(np.int64) + bar_us))
-    ends = np.concatenate(src), np.concatenate(dst)
-    return _events(symbols, kind, np.concatenate(t), ends, {"weight": np.concatenate(weight)})
+    return _events(symbols, "open_interest", rows["t"], (source, asset), features)
 
 
 def with_clocks(events: Events, large_value: float = 100_000.0) -> Events:
-    """The same events, each told how long ago its asset (its dst) last saw a trade, a funding settlement and a trade of
-    ``large_value`` or more, and how many trades the last minute had.
+    """The same events with the features that count time: how long ago the event's asset (its dst) had its last trade,
+    its last funding settlement and its last trade of ``large_value`` or more, and how many trades the asset had in the
+    minute before.
 
-    Only events at earlier times count, so simultaneous ones do not know of each other. Before the first one, the time
-    since counts from the first event of all.
+    Only events at earlier times count, so simultaneous events do not affect each other. Where an asset has no earlier
+    one, the time counts from the first event of all.
     """
     is_trade, is_funding = (events.kind == EVENT_KINDS.index(name) for name in ("trade", "funding"))
-    large = is_trade & (events.features[:, COLUMN["log_value"]] >= np.log1p(large_value))
+    is_large = is_trade & (events.features[:, COLUMN["log_value"]] >= np.log1p(large_value))
     features = events.features.copy()
     features[:, COLUMN["log_since_trade"]] = _log_since(events, is_trade)
     features[:, COLUMN["log_since_funding"]] = _log_since(events, is_funding)
-    features[:, COLUMN["log_since_large_trade"]] = _log_since(events, large)
-    recent = _count_before(events, is_trade, events.t) - _count_before(events, is_trade, events.t - MINUTE)
+    features[:, COLUMN["log_since_large_trade"]] = _log_since(events, is_large)
+    recent = _count_before(events, is_trade, events.t) - _count_before(events, is_trade, events.t - MINUTE_US)
     features[:, COLUMN["log_trade_rate"]] = np.log1p(recent)
     return replace(events, features=features)
 
 
-def _traded(rows: EventColumns, move: np.ndarray) -> EventColumns:
-    """What a trade or a liquidation says, of rows whose prices moved by ``move`` (e,)."""
+def _trade_features(rows: EventColumns) -> EventColumns:
+    """The features of trades or liquidations, by name."""
+    move = _log_change(rows, "price")
     return {
         "return": move,
         "log_size": np.log1p(rows["size"]),
@@ -172,75 +172,76 @@ def _traded(rows: EventColumns, move: np.ndarray) -> EventColumns:
 
 
 def _events(
-    symbols: Sequence[str], kind: str, t: np.ndarray, ends: tuple[np.ndarray, np.ndarray], said: EventColumns
+    symbols: Sequence[str], kind: str, t: np.ndarray, ends: tuple[np.ndarray, np.ndarray], columns: EventColumns
 ) -> Events:
-    """Events of one kind with the features ``said`` and the calendar's."""
+    """Events of one kind from src to dst, the two arrays of ``ends``, with the features ``columns`` and those of the
+    calendar."""
     features = np.zeros((len(t), len(FEATURES)), dtype=np.float32)
-    day, week = 2 * np.pi * (t % DAY) / DAY, 2 * np.pi * ((t // DAY + THURSDAY) % 7) / 7
+    day = 2 * np.pi * (t % DAY_US) / DAY_US
+    week = 2 * np.pi * ((t // DAY_US + THURSDAY) % 7) / 7
     calendar = {"hour_sin": np.sin(day), "hour_cos": np.cos(day)}
     calendar |= {"weekday_sin": np.sin(week), "weekday_cos": np.cos(week)}
-    for name, values in {**said, **calendar}.items():
+    for name, values in {**columns, **calendar}.items():
         features[:, COLUMN[name]] = values
     codes = np.full(len(t), EVENT_KINDS.index(kind), dtype=np.int8)
     src, dst = (end.astype(np.int64) for end in ends)
     return Events(src, dst, t.astype(np.int64), codes, features, market_nodes(symbols))
 
 
-def _assets(symbols: Sequence[str], rows: EventColumns) -> np.ndarray:
-    return _positions(symbols, rows["symbol"])
-
-
-def _positions(symbols: Sequence[str], names: np.ndarray) -> np.ndarray:
-    """Where each name stands in ``symbols``. Raises GraphError."""
-    seen, inverse = np.unique(np.asarray(names, dtype=str), return_inverse=True)
-    place = {symbol: i for i, symbol in enumerate(symbols)}
-    unknown = [name for name in seen.tolist() if name not in place]
+def _asset_positions(symbols: Sequence[str], rows: EventColumns) -> np.ndarray:
+    """Position (e,) of each row's symbol in ``symbols``. Raises GraphError for a symbol that is not among them."""
+    names, inverse = np.unique(np.asarray(rows["symbol"], dtype=str), return_inverse=True)
+    position = {symbol: i for i, symbol in enumerate(symbols)}
+    unknown = [name for name in names.tolist() if name not in position]
     if unknown:
         raise GraphError(f"rows of {', '.join(unknown)}, which is not among the {len(symbols)} symbols; add or drop it")
-    return np.array([place[name] for name in seen.tolist()], dtype=np.int64)[inverse]
+    return np.array([position[name] for name in names.tolist()], dtype=np.int64)[inverse]
 
 
 def _log_change(rows: EventColumns, column: str) -> np.ndarray:
-    """Percent log change of a column against the same symbol's row before, 0 for its first."""
+    """Log change (e,) of a column since the same symbol's row before, in percent; 0 for a symbol's first row."""
     _, asset = np.unique(np.asarray(rows["symbol"], dtype=str), return_inverse=True)
     order = np.argsort(asset, kind="stable")
-    logs, same = np.log(rows[column])[order], np.diff(asset[order], prepend=-1) == 0
+    logs = np.log(rows[column])[order]
+    has_previous = np.diff(asset[order], prepend=-1) == 0
     change = np.empty(len(order))
-    change[order] = np.where(same, 100 * np.diff(logs, prepend=0.0), 0.0)
+    change[order] = np.where(has_previous, 100 * np.diff(logs, prepend=0.0), 0.0)
     return change
 
 
-def _rank(asset: np.ndarray, volume: np.ndarray) -> np.ndarray:
-    """Share of the asset's last PAST_BARS bars with less volume than this one, 0.5 for its first."""
-    order, rank = np.argsort(asset, kind="stable"), np.empty(len(asset))
+def _volume_rank(asset: np.ndarray, volume: np.ndarray) -> np.ndarray:
+    """Share (e,) of the asset's previous PAST_BARS bars that had less volume than this one; 0.5 for its first bar."""
+    order = np.argsort(asset, kind="stable")
+    rank = np.empty(len(asset))
     window = np.lib.stride_tricks.sliding_window_view
-    of = window(np.concatenate([np.full(PAST_BARS, -1), asset[order]]), PAST_BARS)[:-1]
-    past = window(np.concatenate([np.zeros(PAST_BARS), volume[order]]), PAST_BARS)[:-1]
-    own = of == asset[order, None]
-    known, less = own.sum(axis=1), (own & (past < volume[order, None])).sum(axis=1)
-    rank[order] = np.where(known, less / np.maximum(known, 1), 0.5)
+    past_asset = window(np.concatenate([np.full(PAST_BARS, -1), asset[order]]), PAST_BARS)[:-1]
+    past_volume = window(np.concatenate([np.zeros(PAST_BARS), volume[order]]), PAST_BARS)[:-1]
+    is_same_asset = past_asset == asset[order, None]
+    bars = is_same_asset.sum(axis=1)
+    lower_bars = (is_same_asset & (past_volume < volume[order, None])).sum(axis=1)
+    rank[order] = np.where(bars, lower_bars / np.maximum(bars, 1), 0.5)
     return rank
 
 
-def _count_before(events: Events, chosen: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """How many ``chosen`` events came before time ``t`` (e,) at each event's dst; up to a constant of the dst."""
-    return np.searchsorted(np.sort(_keys(events, events.t)[chosen]), _keys(events, t))
+def _count_before(events: Events, mask: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """How many events of ``mask`` (e,) each event's dst had before time ``t`` (e,), plus a constant of the dst."""
+    return np.searchsorted(np.sort(_sort_keys(events, events.t)[mask]), _sort_keys(events, t))
 
 
-def _log_since(events: Events, chosen: np.ndarray) -> np.ndarray:
-    """log(1 + seconds since the dst's last ``chosen`` event before this one)."""
-    now, began = (
-        _keys(events, events.t),
-        _keys(events, np.full_like(events.t, events.t[0]) if len(events) else events.t),
-    )
-    seen = np.concatenate([[-1], np.sort(now[chosen])])
-    last = seen[np.searchsorted(seen, now) - 1]
-    return np.log1p((now - np.maximum(last, began)) / SECOND)
+def _log_since(events: Events, mask: np.ndarray) -> np.ndarray:
+    """log(1 + seconds) (e,) since the last event of ``mask`` (e,) that each event's dst had before it."""
+    keys = _sort_keys(events, events.t)
+    start_keys = _sort_keys(events, np.full_like(events.t, events.t[0]) if len(events) else events.t)
+    masked_keys = np.concatenate([[-1], np.sort(keys[mask])])
+    last = masked_keys[np.searchsorted(masked_keys, keys) - 1]
+    return np.log1p((keys - np.maximum(last, start_keys)) / SECOND_US)
 
 
-def _keys(events: Events, t: np.ndarray) -> np.ndarray:
-    """One number that sorts by dst, then by the time ``t`` (e,), a minute before the first event at the earliest."""
+def _sort_keys(events: Events, t: np.ndarray) -> np.ndarray:
+    """One integer (e,) for each event that sorts by its dst, then by the time ``t`` (e,), which is at the earliest a
+    minute before the first event."""
     if not len(events):
         return events.dst
-    first, last = int(events.t[0]), int(events.t[-1])
-    return events.dst * (last - first + 2 * MINUTE) + (t - first) + MINUTE
+    first = int(events.t[0])
+    last = int(events.t[-1])
+    return events.dst * (last - first + 2 * MINUTE_US) + (t - first) + MINUTE_US

@@ -1,8 +1,8 @@
-"""Rows of a market's stream as Events, batch by batch, with the features they would have in one whole table.
+"""Events of a market built batch by batch, with the same features as if all rows were one table.
 
-A feature looks back, to the last price, the last settlement, the trades of the last minute, but never to another
-symbol. So of each symbol those rows are kept that may be looked back to, and a batch is built with those of its own
-symbols: the work follows the batch and not the market.
+A feature depends on earlier rows (the last price, the last settlement, the trades of the last minute), but never on
+those of another symbol. So the rows that a later feature may read are kept for each symbol, and a batch is built with
+the kept rows of its own symbols: the cost depends on the size of the batch and not on that of the market.
 Glossary: e events · n symbols.
 """
 
@@ -24,93 +24,110 @@ BUILDERS = {
     "liquidation": market.liquidation_events,
 }
 EVENT_VALUES = ("price", "size", "side", "bid", "ask", "bid_size", "ask_size", "rate", "open_interest")
-# one event: positions in KINDS and in the symbols, the measures of its kind, when its next settlement is
+# one event: ``kind`` is a position in EVENT_KINDS, ``symbol`` one in the symbols; ``next_t`` is the time of its next
+# settlement; of EVENT_VALUES a row has those of its kind
 MARKET_ROW = np.dtype(
     [("t", np.int64), ("key", np.uint64), ("kind", np.int8), ("symbol", np.int64), ("next_t", np.int64)]
     + [(name, np.float64) for name in EVENT_VALUES]
 )
-WHEN = np.dtype([("t", np.int64), ("symbol", np.int64)])
+TRADE_TIME = np.dtype([("t", np.int64), ("symbol", np.int64)])
 TRADE = EVENT_KINDS.index("trade")
-CLOCKS = (TRADE, EVENT_KINDS.index("funding"))  # whose times every kind of event is told
+CLOCK_KINDS = (TRADE, EVENT_KINDS.index("funding"))  # events of every kind have features that count from these
 
 
 class MarketEvents:
-    """Makes Events of rows of MARKET_ROW, in the order of time, none simultaneous with one of an earlier call."""
+    """Builds Events from rows of MARKET_ROW, batch by batch.
+
+    Rows are ordered by time, within a batch and from one batch to the next; rows of two batches are never simultaneous.
+    """
 
     def __init__(self, symbols: Sequence[str], large_value: float = 100_000.0) -> None:
-        self.symbols, self.large_value = tuple(symbols), large_value
+        self.symbols = tuple(symbols)
+        self.large_value = large_value
         self.nodes = market.market_nodes(self.symbols)
-        self.past = np.empty(0, MARKET_ROW)  # what may still be looked back to; the first row of all is its first
-        self.traded = np.empty(0, WHEN)  # the trades of the last minute
+        self.past = np.empty(0, MARKET_ROW)  # rows that later features may read, the first row of all in front
+        self.recent_trades = np.empty(0, TRADE_TIME)  # the trades of the last minute
 
     def __call__(self, rows: np.ndarray) -> Events:
-        """The events of these rows between ``market_nodes(symbols)``. Raises GraphError."""
-        own = np.union1d(rows["symbol"], self.past["symbol"][:1])
-        needed = np.isin(self.past["symbol"], own) & np.isin(self.past["kind"], [*np.unique(rows["kind"]), *CLOCKS])
-        needed[:1] = True
-        known = np.concatenate([self.past[needed], rows])
-        events = self._among(own, known)[len(known) - len(rows) :]
+        """The events of these rows between ``market_nodes(symbols)``. Raises GraphError for rows that no event can be
+        made of."""
+        symbols = np.union1d(rows["symbol"], self.past["symbol"][:1])
+        kinds = [*np.unique(rows["kind"]), *CLOCK_KINDS]
+        is_needed = np.isin(self.past["symbol"], symbols) & np.isin(self.past["kind"], kinds)
+        is_needed[:1] = True
+        with_past = np.concatenate([self.past[is_needed], rows])
+        events = self._build(symbols, with_past)[len(with_past) - len(rows) :]
         events.features[:, market.COLUMN["log_trade_rate"]] = np.log1p(self._trades_of_last_minute(events, rows))
-        self.past = self._looked_back_to(np.concatenate([self.past, rows]))
+        self.past = self._needed_later(np.concatenate([self.past, rows]))
         return events
 
     def state(self) -> dict[str, np.ndarray]:
-        """Everything ``restore`` needs, as plain arrays that later calls do not alter."""
-        return {"past": self.past, "traded": self.traded, "symbols": np.array(self.symbols)}
+        """Everything that ``restore`` needs, as plain arrays that later calls do not change."""
+        return {"past": self.past, "traded": self.recent_trades, "symbols": np.array(self.symbols)}
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Goes on from where ``state`` was taken. Raises GraphError for other symbols."""
+        """Continues from the arrays of an earlier ``state``. Raises GraphError if they are of other symbols."""
         if arrays["symbols"].tolist() != list(self.symbols):
             raise GraphError(
                 f"the state is of {', '.join(arrays['symbols'].tolist())}, this stream of {', '.join(self.symbols)}; "
                 "stream the same symbols, or begin without the state"
             )
-        self.past, self.traded = arrays["past"], arrays["traded"]
+        self.past = arrays["past"]
+        self.recent_trades = arrays["traded"]
 
-    def _among(self, own: np.ndarray, rows: np.ndarray) -> Events:
-        """Events of rows whose symbols are all in ``own``, positions in the symbols, ascending."""
-        names = [self.symbols[i] for i in own]
+    def _build(self, symbols: np.ndarray, rows: np.ndarray) -> Events:
+        """Events of ``rows`` between the nodes of the whole market, by the builders of their kinds.
+
+        ``symbols``, ascending positions in ``self.symbols``, contains the symbols of all rows.
+        """
+        names = [self.symbols[i] for i in symbols]
         parts = []
         for kind in [kind for kind in BUILDERS if EVENT_KINDS.index(kind) in rows["kind"]] or ["trade"]:
-            of_kind = rows[rows["kind"] == EVENT_KINDS.index(kind)]
-            columns = {name: of_kind[name] for name in ("t", "next_t", *EVENT_VALUES)}
-            columns["symbol"] = np.array(names)[np.searchsorted(own, of_kind["symbol"])]
+            kind_rows = rows[rows["kind"] == EVENT_KINDS.index(kind)]
+            columns = {name: kind_rows[name] for name in ("t", "next_t", *EVENT_VALUES)}
+            columns["symbol"] = np.array(names)[np.searchsorted(symbols, kind_rows["symbol"])]
             parts.append(BUILDERS[kind](names, columns))
-        told, n = market.with_clocks(concatenate(parts), self.large_value), len(self.symbols)
-        types, outside = len(market.NODE_TYPES), np.arange(len(market.EXTERNAL))
-        place = np.concatenate([*(kind * n + own for kind in range(types)), types * n + outside])
-        return Events(place[told.src], place[told.dst], told.t, told.kind, told.features, self.nodes)
+        events = market.with_clocks(concatenate(parts), self.large_value)
+        n = len(self.symbols)
+        node_types = len(market.NODE_TYPES)
+        external = node_types * n + np.arange(len(market.EXTERNAL))
+        position = np.concatenate([*(node_type * n + symbols for node_type in range(node_types)), external])
+        return Events(position[events.src], position[events.dst], events.t, events.kind, events.features, self.nodes)
 
     def _trades_of_last_minute(self, events: Events, rows: np.ndarray) -> np.ndarray:
-        """How many trades (e,) each event's asset had in the minute before it, those of its own time not counted."""
-        traded = np.empty(int((rows["kind"] == TRADE).sum()), WHEN)
-        for name in WHEN.names or ():
-            traded[name] = rows[name][rows["kind"] == TRADE]
-        began = events.t - market.MINUTE
-        left = self.traded[: np.searchsorted(self.traded["t"], began.max(initial=0))]
-        count = np.bincount(self.traded["symbol"], minlength=len(self.symbols))[events.dst]
-        count += _before(traded, events.dst, events.t) - _before(traded, events.dst, began)
-        count -= _before(left, events.dst, began)
-        known = np.concatenate([self.traded, traded])
-        self.traded = known[known["t"] >= known["t"].max(initial=0) - market.MINUTE]
+        """How many trades (e,) each event's asset had in the minute before the event; simultaneous trades do not
+        count. Also moves ``recent_trades`` on to the last minute of ``rows``."""
+        trades = np.empty(int((rows["kind"] == TRADE).sum()), TRADE_TIME)
+        for name in TRADE_TIME.names or ():
+            trades[name] = rows[name][rows["kind"] == TRADE]
+        start = events.t - market.MINUTE_US
+        expired = self.recent_trades[: np.searchsorted(self.recent_trades["t"], start.max(initial=0))]
+        count = np.bincount(self.recent_trades["symbol"], minlength=len(self.symbols))[events.dst]
+        count += _count_before(trades, events.dst, events.t) - _count_before(trades, events.dst, start)
+        count -= _count_before(expired, events.dst, start)
+        all_trades = np.concatenate([self.recent_trades, trades])
+        self.recent_trades = all_trades[all_trades["t"] >= all_trades["t"].max(initial=0) - market.MINUTE_US]
         return count
 
-    def _looked_back_to(self, known: np.ndarray) -> np.ndarray:
-        """The first row, the last one of each kind and symbol, and each symbol's last large trade."""
-        kept = np.zeros(len(known), dtype=bool)
-        kept[:1] = True
-        of = known["kind"].astype(np.int64) * len(self.symbols) + known["symbol"]
-        large = (known["kind"] == TRADE) & (known["size"] * known["price"] >= self.large_value)
-        for rows in (np.arange(len(known)), np.flatnonzero(large)):
-            kept[rows[::-1][np.unique(of[rows[::-1]], return_index=True)[1]]] = True
-        return known[kept]
+    def _needed_later(self, rows: np.ndarray) -> np.ndarray:
+        """The rows that later features may read: the first of all, the last of each kind and symbol, and each symbol's
+        last large trade."""
+        is_needed = np.zeros(len(rows), dtype=bool)
+        is_needed[:1] = True
+        kind_and_symbol = rows["kind"].astype(np.int64) * len(self.symbols) + rows["symbol"]
+        is_large = (rows["kind"] == TRADE) & (rows["size"] * rows["price"] >= self.large_value)
+        for positions in (np.arange(len(rows)), np.flatnonzero(is_large)):
+            newest_first = positions[::-1]
+            is_needed[newest_first[np.unique(kind_and_symbol[newest_first], return_index=True)[1]]] = True
+        return rows[is_needed]
 
 
-def _before(traded: np.ndarray, symbol: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """How many of ``traded`` have the symbol (e,) and came before the time t (e,)."""
-    if not len(traded):
+def _count_before(trades: np.ndarray, symbol: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """How many of ``trades`` (TRADE_TIME) are of each ``symbol`` (e,) and came before the time ``t`` (e,)."""
+    if not len(trades):
         return np.zeros(len(t), dtype=np.int64)
-    first, span = traded["t"].min(), np.ptp(traded["t"]) + 2
-    keys = np.sort(traded["symbol"] * span + traded["t"] - first)
+    first = trades["t"].min()
+    span = np.ptp(trades["t"]) + 2
+    keys = np.sort(trades["symbol"] * span + trades["t"] - first)
     start = symbol * span
     return np.searchsorted(keys, start + np.clip(t - first, 0, span - 1)) - np.searchsorted(keys, start)

@@ -1,4 +1,4 @@
-"""Events that did not happen, to tell from those that did, and the baseline that only remembers.
+"""Negative samples for link prediction: pairs without an event, to tell from those with one; and the EdgeBank baseline.
 
 Paper: Poursafaei et al. 2022, 2207.10128, sections 4 and 5 (negative sampling strategies, EdgeBank).
 Glossary: e events · n nodes · key u · n + v of a pair.
@@ -11,68 +11,77 @@ import numpy as np
 from models.graphs.events import Events
 
 STRATEGIES = ("random", "historical", "temporal", "inductive")
-RECENT = 1000  # events that a temporal negative's destination is taken from
+RECENT = 1000  # number of last events whose destinations a temporal negative is drawn from
 
 
 class Negatives:
-    """Pairs for every batch of events, each strategy by its own rule, none of them happening in the batch itself.
+    """Draws a negative pair for every event of a batch. A negative pair has no event in that batch.
 
-    random: the same source, any destination there is. historical: a pair that met before the batch. inductive: one that
-    met before the batch, but never in the first ``train_stop`` events. temporal: the same source, and a destination of
-    one of the last RECENT events, so somebody who is about. Where too few pairs qualify, random ones take their place.
+    random: the event's source, any destination of the data. historical: a pair with an event before the batch.
+    inductive: a pair with an event before the batch, but none in the first ``train_stop`` events. temporal: the event's
+    source, and a destination of one of the last RECENT events, so one that is active. Where too few pairs qualify,
+    random ones take their place.
     """
 
     def __init__(self, events: Events, train_stop: int) -> None:
-        self.events, self.train_stop, self.n = events, train_stop, len(events.nodes)
+        self.events = events
+        self.train_stop = train_stop
+        self.n = len(events.nodes)
         self.keys = events.src * self.n + events.dst
         self.destinations = np.unique(events.dst)
         unique, first = np.unique(self.keys, return_index=True)
         order = np.argsort(first)
-        self.met, self.first = unique[order], first[order]
+        self.past_keys = unique[order]  # every pair with an event, in the order of its first event
+        self.first_events = first[order]  # the position of that event
 
     def sample(self, strategy: str, start: int, stop: int, draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Sources and destinations, one pair for each of the events [start, stop)."""
-        size, pool = stop - start, self.destinations
+        """Sources and destinations, one negative pair for each of the events [start, stop)."""
+        size = stop - start
+        pool = self.destinations
         if strategy == "temporal" and start:
             pool = np.unique(self.events.dst[max(0, start - RECENT) : start])
-        pairs = self._apart(pool, start, stop, draw)
+        pairs = self._same_source(pool, start, stop, draw)
         if strategy in ("historical", "inductive"):
-            first = np.searchsorted(self.first, self.train_stop if strategy == "inductive" else 0)
-            known = self.met[first : np.searchsorted(self.first, start)]
-            known = known[~np.isin(known, self.keys[start:stop])]
-            chosen = draw.choice(known, min(size, len(known)), replace=False)
-            pairs[: len(chosen)] = chosen
+            first = np.searchsorted(self.first_events, self.train_stop if strategy == "inductive" else 0)
+            candidates = self.past_keys[first : np.searchsorted(self.first_events, start)]
+            candidates = candidates[~np.isin(candidates, self.keys[start:stop])]
+            sampled = draw.choice(candidates, min(size, len(candidates)), replace=False)
+            pairs[: len(sampled)] = sampled
         return pairs // self.n, pairs % self.n
 
-    def _apart(self, pool: np.ndarray, start: int, stop: int, draw: np.random.Generator) -> np.ndarray:
-        """Keys of each source with somebody of ``pool``; who meets in the batch, or oneself, is drawn again, a few
-        times at most."""
-        src, dst = self.events.src[start:stop], draw.choice(pool, stop - start)
+    def _same_source(self, pool: np.ndarray, start: int, stop: int, draw: np.random.Generator) -> np.ndarray:
+        """Keys of each event's source with a destination of ``pool``. A pair with an event in the batch, or of a node
+        with itself, is drawn again, at most eight times."""
+        src = self.events.src[start:stop]
+        dst = draw.choice(pool, stop - start)
         for _ in range(8):
-            wrong = np.flatnonzero(np.isin(src * self.n + dst, self.keys[start:stop]) | (src == dst))
-            if not len(wrong):
+            rejected = np.flatnonzero(np.isin(src * self.n + dst, self.keys[start:stop]) | (src == dst))
+            if not len(rejected):
                 break
-            dst[wrong] = draw.choice(pool, len(wrong))
+            dst[rejected] = draw.choice(pool, len(rejected))
         return src * self.n + dst
 
 
 class EdgeBank:
-    """Who met, meets again: 1.0 for pairs among the events before a batch, 0.0 for others.
+    """Predicts that past pairs repeat: 1.0 for a pair with an event before the batch, 0.0 for any other.
 
-    ``window_us``: only those that met within so many microseconds before the batch count; None: all.
+    ``window_us``: only events of that many microseconds before the batch count; None: all events before it.
     """
 
     def __init__(self, events: Events, window_us: int | None = None) -> None:
-        self.t, self.window, n = events.t, window_us, len(events.nodes)
-        self.n, self.e = n, len(events)
-        self.seen = np.sort((events.src * n + events.dst) * self.e + np.arange(self.e))
+        self.t = events.t
+        self.window_us = window_us
+        self.n = len(events.nodes)
+        self.e = len(events)
+        # sorted by pair, then by position
+        self.pair_events = np.sort((events.src * self.n + events.dst) * self.e + np.arange(self.e))
 
     def score(self, src: np.ndarray, dst: np.ndarray, start: int) -> np.ndarray:
         """Scores of the pairs by the events before position ``start``."""
         key = src * self.n + dst
-        before = np.searchsorted(self.seen, key * self.e + start) - 1
-        last = self.seen[np.maximum(before, 0)]
-        known = (before >= 0) & (last // self.e == key)
-        if self.window is not None:
-            known &= self.t[last % self.e] >= self.t[start] - self.window
-        return known.astype(np.float64)
+        before = np.searchsorted(self.pair_events, key * self.e + start) - 1
+        last = self.pair_events[np.maximum(before, 0)]
+        is_repeated = (before >= 0) & (last // self.e == key)
+        if self.window_us is not None:
+            is_repeated &= self.t[last % self.e] >= self.t[start] - self.window_us
+        return is_repeated.astype(np.float64)

@@ -1,9 +1,10 @@
-"""Events that arrive one by one, out of order and more than once, as the batches that a network may be fed.
+"""A buffer that puts events in order: they arrive one by one, late, out of order or twice, and leave as sorted batches.
 
-The exchange's time is cut into windows of ``window_us``. A window is handed over once no event of it can still be in
-time, sorted, and in parts where it is long. What is handed over, and where it is cut, follows from the events alone and
-not from how they arrived, so a stream that met with faults leaves a network in the state of one that met with none.
-Glossary: e events · t microseconds UTC by the exchange · key 64 bits that tell one event from another.
+The exchange's time is divided into windows of ``window_us``. A window is handed over once no further event of it can
+arrive in time: sorted, and in several batches where it has many events. Which events are handed over, and where batches
+are cut, depends on the events alone and not on how they arrived. So a network behind a faulty stream ends in the same
+state as one behind a faultless stream.
+Glossary: e events · t microseconds UTC by the exchange · key 64 bits that identify an event.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ from models.graphs.snapshot import GraphError
 T = TypeVar("T")
 NO_TIME = -(1 << 62)
 COUNTS = ("received", "late", "duplicates", "handed_over")
-SEEN = np.dtype([("t", np.int64), ("key", np.uint64)])
+EVENT_ID = np.dtype([("t", np.int64), ("key", np.uint64)])
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
 class EventStream(Generic[T]):
-    """A buffer in front of a network. Rows are structured arrays (e,) with the fields ``t`` and ``key`` and any others.
+    """A buffer in front of a network. Rows are structured arrays (e,) with the fields ``t``, ``key`` and any others.
 
-    An event is late, and dropped, when one more than ``bound_us`` newer has arrived before it; it is a duplicate, and
-    dropped, when its key has. ``consume`` is given batches of rows by time. It keeps no clock, and holds no more than
-    the events of the last ``bound_us`` + ``window_us`` and their keys.
+    An event is late, and dropped, if an event more than ``bound_us`` newer arrived before it. It is a duplicate, and
+    dropped, if its key arrived before. ``consume`` receives batches of rows sorted by time. The buffer reads no clock.
+    It holds no more than the events of the last ``bound_us`` + ``window_us`` and their keys.
     """
 
     def __init__(
@@ -47,20 +48,17 @@ class EventStream(Generic[T]):
                 "must be positive"
             )
         self._consume = consume
-        self.window_us, self.bound_us, self.max_events = window_us, bound_us, max_events
+        self.window_us = window_us
+        self.bound_us = bound_us
+        self.max_events = max_events
         self.counts = dict.fromkeys(COUNTS, 0)
         self._newest = NO_TIME
-        self._seen = np.empty(0, SEEN)
+        self._received = np.empty(0, EVENT_ID)  # events that a duplicate could still repeat in time
         self._waiting: list[np.ndarray] = []
-        self._end = NO_TIME  # up to which all has been handed over
-
-    @property
-    def newest(self) -> int | None:
-        """The latest time of any event so far; None before the first."""
-        return None if self._newest == NO_TIME else self._newest
+        self._end = NO_TIME  # all events before this time have been handed over
 
     def push(self, rows: np.ndarray) -> list[T]:
-        """What ``consume`` returned for each batch that these rows, in the order of arrival, have completed."""
+        """Adds rows, in the order of arrival. Returns what ``consume`` returned for each batch that they complete."""
         newest = np.maximum.accumulate(np.concatenate([[self._newest], rows["t"]]))
         timely = rows[rows["t"] >= newest[:-1] - self.bound_us]
         fresh = timely[self._is_new(timely["key"])]
@@ -68,57 +66,55 @@ class EventStream(Generic[T]):
         self.counts["received"] += len(rows)
         self.counts["late"] += len(rows) - len(timely)
         self.counts["duplicates"] += len(timely) - len(fresh)
-        seen = np.empty(len(fresh), SEEN)
-        seen["t"], seen["key"] = fresh["t"], fresh["key"]
-        self._seen = np.concatenate([self._seen, seen])
-        self._seen = self._seen[self._seen["t"] >= self._newest - self.bound_us]  # an older repeat is late anyway
+        event_ids = np.empty(len(fresh), EVENT_ID)
+        event_ids["t"] = fresh["t"]
+        event_ids["key"] = fresh["key"]
+        received = np.concatenate([self._received, event_ids])
+        self._received = received[received["t"] >= self._newest - self.bound_us]  # an older duplicate is late anyway
         self._waiting.append(fresh)
         return self._hand_over((self._newest - self.bound_us) // self.window_us * self.window_us)
 
-    def finish(self) -> list[T]:
-        """What ``consume`` returned for all that still waits; whatever belongs before its end is late from here on."""
-        if self._newest == NO_TIME:
-            return []
-        end = (self._newest // self.window_us + 1) * self.window_us
-        self._newest = end + self.bound_us
-        return self._hand_over(end)
-
     def state(self) -> dict[str, np.ndarray]:
-        """Everything ``restore`` needs, as plain arrays that later calls do not alter."""
+        """Everything that ``restore`` needs, as plain arrays that later calls do not change."""
         waiting = {"waiting": np.concatenate(self._waiting)} if self._waiting else {}
         counts = np.array([self.counts[name] for name in COUNTS], dtype=np.int64)
         shape = np.array([self.window_us, self.bound_us, self.max_events], dtype=np.int64)
-        return {"newest": np.array(self._newest), "seen": self._seen, "counts": counts, "shape": shape} | waiting
+        return {"newest": np.array(self._newest), "seen": self._received, "counts": counts, "shape": shape} | waiting
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Goes on from where ``state`` was taken. Raises GraphError for a stream with other windows or bounds."""
+        """Continues from the arrays of an earlier ``state``. Raises GraphError if that stream had another window, bound
+        or batch size."""
         shape = [self.window_us, self.bound_us, self.max_events]
         if arrays["shape"].tolist() != shape:
             raise GraphError(
                 f"the state was left by a stream with window, bound and batch {arrays['shape'].tolist()}, this one has "
                 f"{shape}; give it the same, or begin without the state"
             )
-        self._newest, self._seen, self._end = int(arrays["newest"]), arrays["seen"], NO_TIME
+        self._newest = int(arrays["newest"])
+        self._received = arrays["seen"]
+        self._end = NO_TIME
         self._waiting = [arrays["waiting"]] if "waiting" in arrays else []
         self.counts = dict(zip(COUNTS, arrays["counts"].tolist(), strict=True))
 
     def _is_new(self, keys: np.ndarray) -> np.ndarray:
-        """True (e,) at the first arrival of a key that was not seen before."""
+        """True (e,) at the first arrival of each key; False for keys that were received before."""
         ascending, first = np.unique(keys, return_index=True)
-        new = np.zeros(len(keys), dtype=bool)
-        new[first] = True
-        if len(keys):  # the few are searched for among themselves by the many, which so need not be sorted
-            place = np.minimum(np.searchsorted(ascending, self._seen["key"]), len(ascending) - 1)
-            new[first[place[ascending[place] == self._seen["key"]]]] = False
-        return new
+        is_new = np.zeros(len(keys), dtype=bool)
+        is_new[first] = True
+        if len(keys):  # the received keys are searched for among these few, so the many need no sorting
+            position = np.minimum(np.searchsorted(ascending, self._received["key"]), len(ascending) - 1)
+            is_new[first[position[ascending[position] == self._received["key"]]]] = False
+        return is_new
 
     def _hand_over(self, end: int) -> list[T]:
-        """Consumes what waits of before ``end``, batch by batch."""
+        """Consumes all waiting events before time ``end``, batch by batch. Returns what ``consume`` returned."""
         if end <= self._end or not self._waiting:
             return []
-        rows, self._end = np.concatenate(self._waiting), end
-        due = rows["t"] < end
-        rows, self._waiting = rows[due], [rows[~due]]
+        rows = np.concatenate(self._waiting)
+        self._end = end
+        is_due = rows["t"] < end
+        self._waiting = [rows[~is_due]]
+        rows = rows[is_due]
         results = []
         for batch in self._batches(rows[np.lexsort((rows["key"], rows["t"]))]):
             self.counts["handed_over"] += len(batch)
@@ -126,18 +122,19 @@ class EventStream(Generic[T]):
         return results
 
     def _batches(self, rows: np.ndarray) -> Iterator[np.ndarray]:
-        """Sorted rows, cut at every window and, inside it, after ``max_events``; never between simultaneous ones."""
+        """The sorted rows in batches, cut after each window and, within it, after ``max_events``; simultaneous events
+        stay together."""
         if not len(rows):
             return
         window = rows["t"] // self.window_us
-        place = np.searchsorted(rows["t"], rows["t"]) - np.searchsorted(window, window)
-        part = place // self.max_events
+        position = np.searchsorted(rows["t"], rows["t"]) - np.searchsorted(window, window)
+        part = position // self.max_events
         cuts = np.flatnonzero((np.diff(window) != 0) | (np.diff(part) != 0)) + 1
         yield from np.split(rows, cuts)
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Puts all arrays into one file, which is afterwards whole: either as it was, or as it is to be."""
+    """Writes all arrays into one file. After a crash, the file has either its old or its new contents, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
@@ -151,7 +148,7 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a file. Raises GraphError for one that ``save_arrays`` did not write or that is damaged."""
+    """The arrays of a file. Raises GraphError for a file that is damaged or was not written by ``save_arrays``."""
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}

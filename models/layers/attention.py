@@ -1,18 +1,18 @@
-"""A Transformer layer that looks back over a fixed window of bars, so that its state has a fixed size.
+"""A Transformer layer that attends to a fixed window of past bars, so that its state has a fixed size.
 
 Papers: Vaswani et al. 2017, 1706.03762 (section 3); a bias for every distance as in Raffel et al. 2020, 1910.10683
 (section 2.1), starting from the slopes of Press et al. 2022, 2108.12409 (section 3).
 
-Glossary: b sequences · l bars · d channels · a heads of c = d / a channels · w = window bars, a bar's own among them ·
-q = BLOCK_BARS queries worked on together with their q + w − 1 keys · bias (a, w) of a key's distance.
+Glossary: b sequences · l bars · d channels · a heads of c = d / a channels · w = window bars, with the current one ·
+q = BLOCK_BARS queries that one block computes from their q + w − 1 keys · bias (a, w) of a key's distance.
 
     u = W_o · softmax_s(Q_t K_s / √c + bias[t − s]) V_s over t − w < s ≤ t        y = u + FF(norm(x + u))
 
-State: the last w − 1 keys and values (b, w − 1, d) and how many of them are bars (b,), the newest standing last.
+State: the last w − 1 keys and values (b, w − 1, d), the newest last, and how many of them are real bars (b,).
 
-Departs from the paper: x is normalised by the block around the layer, which also adds the first residual (pre-norm), so
-the feed-forward part hears the normalised bar. Positions enter as distances alone: a layer does not know how long it
-has run. Bars outside the window weigh an exact zero.
+Departs from the paper: the block around the layer normalises x and adds the first residual (pre-norm), so the
+feed-forward part receives the normalised bar. Positions enter as distances only: the output does not depend on how long
+the layer has run. Bars outside the window have a weight of exactly zero.
 """
 
 from __future__ import annotations
@@ -31,11 +31,12 @@ State = tuple[Tensor, ...]
 
 
 class Attention(nn.Module):
-    """(b, l, d) → (b, l, d). ``heads`` divide d_model, 4, 2 or 1 unless said; feed-forward width ``expand`` · d."""
+    """(b, l, d) → (b, l, d). ``heads`` must divide d_model, by default 4, 2 or 1; feed-forward width ``expand`` · d."""
 
     def __init__(self, d_model: int, heads: int | None = None, window: int = 128, expand: int = 4) -> None:
         super().__init__()
-        self.d_model, self.window = d_model, window
+        self.d_model = d_model
+        self.window = window
         self.heads = math.gcd(d_model, 4) if heads is None else heads
         check_positive(d_model=d_model, heads=self.heads, window=window, expand=expand)
         if d_model % self.heads:
@@ -45,7 +46,8 @@ class Attention(nn.Module):
         slopes = 2.0 ** (-8 * torch.arange(1, self.heads + 1) / self.heads)
         self.bias = nn.Parameter(-slopes[:, None] * torch.arange(window))
         self.norm = nn.LayerNorm(d_model)
-        self.widen, self.narrow = nn.Linear(d_model, expand * d_model), nn.Linear(expand * d_model, d_model)
+        self.widen = nn.Linear(d_model, expand * d_model)
+        self.narrow = nn.Linear(expand * d_model, d_model)
 
     def undecayed(self) -> list[nn.Parameter]:
         """Parameters that weight decay would pull towards a meaningless value."""
@@ -77,23 +79,28 @@ class Attention(nn.Module):
         return y[:, 0], state
 
     def _shapes(self, batch: int) -> list[tuple[int, ...]]:
-        kept = (batch, self.window - 1, self.d_model)
-        return [kept, kept, (batch,)]
+        cache = (batch, self.window - 1, self.d_model)
+        return [cache, cache, (batch,)]
 
     def _attend(self, query: Tensor, keys: Tensor, values: Tensor, count: Tensor, q: int) -> Tensor:
-        """What every query (b, l, d) hears, (b, l, d); keys, values (b, w − 1 + l, d), ``count`` of the old real."""
-        length, heads = query.shape[1], self.heads
-        short, span = -length % q, q + self.window - 1
-        query = pad(query, (0, 0, 0, short)).unflatten(1, (-1, q)).unflatten(3, (heads, -1)).transpose(2, 3)
+        """The attention output (b, l, d) of every query (b, l, d) over keys and values (b, w − 1 + l, d).
+
+        ``count`` (b,): how many of the first w − 1 keys are real bars; ``q``: queries of one block.
+        """
+        length = query.shape[1]
+        heads = self.heads
+        padding = -length % q
+        span = q + self.window - 1
+        query = pad(query, (0, 0, 0, padding)).unflatten(1, (-1, q)).unflatten(3, (heads, -1)).transpose(2, 3)
         keys, values = (  # (b, blocks, a, c, span)
-            pad(v, (0, 0, 0, short)).unfold(1, span, q).unflatten(2, (heads, -1)) for v in (keys, values)
+            pad(v, (0, 0, 0, padding)).unfold(1, span, q).unflatten(2, (heads, -1)) for v in (keys, values)
         )
         first = torch.arange(0, length, q, device=query.device)[:, None] + torch.arange(span, device=query.device)
         absent = first < (self.window - 1 - count)[:, None, None]  # (b, blocks, span)
         scores = torch.matmul(query * query.shape[-1] ** -0.5, keys) + self._bias(q).to(query.dtype)
         weights = torch.softmax(scores.masked_fill(absent[:, :, None, None], -torch.inf), dim=-1)
-        heard = torch.matmul(weights, values.transpose(3, 4))  # (b, blocks, a, q, c)
-        return heard.transpose(2, 3).flatten(3).flatten(1, 2)[:, :length]
+        attended = torch.matmul(weights, values.transpose(3, 4))  # (b, blocks, a, q, c)
+        return attended.transpose(2, 3).flatten(3).flatten(1, 2)[:, :length]
 
     def _bias(self, q: int) -> Tensor:
         """(a, q, q + w − 1): the bias of every key's distance, −∞ before the window and after the query."""

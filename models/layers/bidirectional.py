@@ -1,4 +1,4 @@
-"""Two layers over the same bars, one from each end: for work on a series that is known in full, never for a forecast.
+"""Two layers over the same bars, one from each end, for a series that is known in full; never for a forecast.
 
 Paper: Goel et al. 2022, 2202.09729 (section 4.2, the bidirectional relaxation); option S4-19.
 
@@ -18,13 +18,13 @@ from models.layers.errors import NotCausalError
 
 State = tuple[Tensor, ...]
 REFUSAL = (
-    "a bidirectional layer reads the bars after the one it speaks of, so it has no {what} and is not for forecasting; "
-    "take the layer itself"
+    "a bidirectional layer reads the bars after the one it computes, so it has no {what} and is not for forecasting; "
+    "use the layer without Bidirectional"
 )
 
 
 class Bidirectional(nn.Module):
-    """(b, l, d) → (b, l, d): a linear map of what two layers that ``make_layer`` makes say, one of them backwards."""
+    """(b, l, d) → (b, l, d): a linear map of the outputs of two layers from ``make_layer``, one of them reversed."""
 
     causal = False
     onward: Any
@@ -32,7 +32,8 @@ class Bidirectional(nn.Module):
 
     def __init__(self, d_model: int, make_layer: Callable[[], nn.Module]) -> None:
         super().__init__()
-        self.onward, self.returning = make_layer(), make_layer()
+        self.onward = make_layer()
+        self.returning = make_layer()
         self.mix = nn.Linear(2 * d_model, d_model)
 
     def undecayed(self) -> list[nn.Parameter]:
@@ -48,25 +49,26 @@ class Bidirectional(nn.Module):
         raise NotCausalError(REFUSAL.format(what="step"))
 
     def forward(self, x: Tensor, state: State | None = None, gaps: Tensor | None = None) -> tuple[Tensor, State]:
-        """y (b, l, d), and no state. Raises NotCausalError when given one."""
+        """y (b, l, d), and an empty state. Raises NotCausalError if ``state`` is not None."""
         if state is not None:
             raise NotCausalError(REFUSAL.format(what="state to carry"))
         check_sequence(x, self.mix.out_features, gaps)
-        known = {} if gaps is None else {"gaps": gaps}
-        reversed_ = {} if gaps is None else {"gaps": backward_gaps(gaps)}
-        y, _ = self.onward(x, **known)
-        z, _ = self.returning(x.flip(1), **reversed_)
+        onward_options = {} if gaps is None else {"gaps": gaps}
+        returning_options = {} if gaps is None else {"gaps": backward_gaps(gaps)}
+        y, _ = self.onward(x, **onward_options)
+        z, _ = self.returning(x.flip(1), **returning_options)
         return self.mix(torch.cat([y, z.flip(1)], dim=-1)), ()
 
 
 def backward_gaps(gaps: Tensor) -> Tensor:
-    """The gaps (b, l) of the bars read backwards: the time to the next bar that is there, 1 for the last.
+    """The gaps (b, l) of the bars in reverse order: the time to the next real bar, 1 for the last.
 
-    A padded bar, 0, stays one: what lies between two real bars is the gap of the later, whatever stands between.
+    A padded bar keeps its gap of 0: the time between two real bars is the gap of the later one, whatever padding lies
+    between them.
     """
     length = gaps.shape[1]
-    place = torch.where(gaps > 0, torch.arange(length, device=gaps.device), length)
-    following = place.flip(1).cummin(1).values.flip(1)  # the first real bar from here on
+    position = torch.where(gaps > 0, torch.arange(length, device=gaps.device), length)
+    following = position.flip(1).cummin(1).values.flip(1)  # the first real bar at or after each bar
     following = torch.cat([following[:, 1:], torch.full_like(following[:, :1], length)], dim=1)
     ahead = torch.cat([gaps, torch.ones_like(gaps[:, :1])], dim=1).gather(1, following)
     return torch.where(gaps > 0, ahead, 0.0).flip(1)

@@ -1,4 +1,4 @@
-"""What every layer refuses, said the same way: with the shapes, and what to do.
+"""Input checks that all layers share; each error names the shapes and what to do.
 
 Glossary: b sequences · l bars · d channels.
 """
@@ -14,9 +14,10 @@ from models.layers.errors import DtypeError, NotFiniteError, ShapeError, SizeErr
 
 
 def check_sequence(x: Tensor, d_model: int, gaps: Tensor | None = None, weights: Tensor | None = None) -> None:
-    """Refuses an x that is not (b, l, d_model), empty or not floating, and gaps that are not (b, l), finite, 0 or more.
+    """Raises unless x is (b, l, d_model), not empty and floating, and gaps are (b, l), finite and 0 or more.
 
-    With ``weights`` also another floating type than theirs, unless autocast takes care of it.
+    With ``weights``, x must also have their dtype, unless autocast converts it. Raises ShapeError, DtypeError,
+    NotFiniteError.
     """
     if x.dim() != 3 or x.shape[2] != d_model:
         raise ShapeError(f"x is {tuple(x.shape)}; give (sequences, bars, {d_model})")
@@ -32,7 +33,7 @@ def check_sequence(x: Tensor, d_model: int, gaps: Tensor | None = None, weights:
 
 
 def check_bar(x: Tensor, d_model: int, weights: Tensor | None = None) -> None:
-    """Refuses an x that is not (b, d_model) or not floating; ``weights`` as above."""
+    """Raises unless x is (b, d_model) and floating; ``weights`` as in check_sequence. ShapeError, DtypeError."""
     if x.dim() != 2 or x.shape[1] != d_model:
         raise ShapeError(
             f"one bar x is {tuple(x.shape)}; give (sequences, {d_model}), or call forward for whole sequences"
@@ -41,19 +42,19 @@ def check_bar(x: Tensor, d_model: int, weights: Tensor | None = None) -> None:
 
 
 def check_gap(gap: Tensor, x: Tensor) -> None:
-    """Refuses a gap of one bar that is not (b,)."""
+    """Raises ShapeError unless the gap of one bar is (b,)."""
     if gap.shape != x.shape[:1]:
         raise ShapeError(f"gap is {tuple(gap.shape)}; give one per sequence of x, ({len(x)},)")
 
 
 def check_weights(weights: Tensor) -> None:
-    """Refuses weights in half precision, in which a recurrence over many bars loses its memory."""
+    """Raises DtypeError for weights in half precision, in which a recurrence over many bars loses its memory."""
     if weights.dtype not in (torch.float32, torch.float64):
         raise DtypeError(f"the layer's weights are {weights.dtype}; keep them in float32 and use torch.autocast")
 
 
 def check_state(state: Sequence[Tensor] | None, expected: Sequence[Sequence[int]]) -> None:
-    """Refuses a state whose tensors do not have the ``expected`` shapes or are not floating."""
+    """Raises StateError unless the state's tensors have the ``expected`` shapes and are float32 or float64."""
     shapes = None if state is None else [tuple(part.shape) for part in state]
     if state is None or shapes != [tuple(shape) for shape in expected]:
         raise StateError(
@@ -65,20 +66,20 @@ def check_state(state: Sequence[Tensor] | None, expected: Sequence[Sequence[int]
 
 
 def check_even(d_state: int) -> None:
-    """Refuses a state size that does not split into conjugate pairs."""
+    """Raises SizeError for a state size that does not split into conjugate pairs."""
     if d_state < 2 or d_state % 2:
         raise SizeError(f"d_state is {d_state}; give an even number: its states come in conjugate pairs")
 
 
 def check_positive(**sizes: int) -> None:
-    """Refuses sizes below 1."""
+    """Raises SizeError for a size below 1."""
     for name, size in sizes.items():
         if size < 1:
             raise SizeError(f"{name} is {size}; give 1 or more")
 
 
 def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
-    """Refuses a name that is not one of ``choices``."""
+    """Raises SizeError for a value that is not one of ``choices``."""
     if value not in choices:
         raise SizeError(f"{name} is {value!r}; choose one of {', '.join(choices)}")
 

@@ -1,11 +1,11 @@
-"""Causal convolutions as matrix products, and the tables that say which form is taken when.
+"""Causal convolutions as matrix products, and the tables from which the fastest form is chosen.
 
 A Fourier transform mixes every bar into every other by rounding, so a later bar would change an earlier result in its
-last digits. In a matrix product the future enters as exact zeros, or not at all. A network that forecasts takes no
-other form; ``exact_causality=False`` allows the transform, for work that is done once the whole series is known.
+last digits. In a matrix product the future enters as exact zeros, or not at all. A network that forecasts uses only
+matrix products; ``exact_causality=False`` allows the transform, for use when the whole series is known.
 
-The tables are what tests/benchmarks/bench_convolution.py measured (two cores, float32, 64 channels, forward and
-backward); run it again before changing them.
+tests/benchmarks/bench_convolution.py measured the tables (two cores, float32, 64 channels, forward and backward); run
+it again before changing them.
 
 Glossary: b sequences, l bars, d channels, k taps; columns (d, bars, blocks · b): a series cut into blocks of bars.
 """
@@ -21,12 +21,12 @@ from torch.nn.functional import pad
 
 from models.layers.errors import ShapeError
 
-# up to this many bars: bars of one block of the product, by which a kernel as long as the series is applied. A single
-# product over the whole series wins for a few bars only; the number of sequences does not move the best
+# (longest series, bars of one block) for a kernel as long as the series. A single product over the whole series is
+# fastest for a few bars only; the best block does not depend on the number of sequences
 PRODUCT_BARS = ((64, 32), (math.inf, 64))
-TRANSFORM_BARS = 512  # from here on a transform is faster than any product, where it is allowed
-# up to this many states per channel: up to this many bars: bars of one block of a state-space layer, that is worked out
-# as a product inside blocks and a recurrence between them
+TRANSFORM_BARS = 512  # from this length on a transform is faster than any product, where it is allowed
+# (most states per channel, ((longest series, bars of one block), …)) for a state-space layer, which is a product inside
+# blocks and a recurrence between them
 STATE_BLOCK_BARS = (
     (32, ((2048, 32), (math.inf, 64))),
     (math.inf, ((512, 32), (2048, 64), (math.inf, 128))),
@@ -34,9 +34,9 @@ STATE_BLOCK_BARS = (
 
 
 def block_bars(length: int, d_state: int) -> int:
-    """Bars of one block for a state-space layer with ``d_state`` real states per channel: a power of two."""
+    """The bars of one block, a power of two, for a state-space layer with ``d_state`` real states per channel."""
     table = next(lengths for states, lengths in STATE_BLOCK_BARS if d_state <= states)
-    return min(_listed(table, length), 1 << (length - 1).bit_length())
+    return min(_lookup(table, length), 1 << (length - 1).bit_length())
 
 
 def causal_convolution(x: Tensor, kernel: Tensor, exact_causality: bool = True) -> Tensor:
@@ -48,12 +48,12 @@ def causal_convolution(x: Tensor, kernel: Tensor, exact_causality: bool = True) 
     if kernel.dim() != 2 or kernel.shape[0] != d or kernel.shape[1] < length:
         raise ShapeError(f"kernel is {tuple(kernel.shape)}; x of {tuple(x.shape)} needs ({d}, {length}) or longer")
     if not exact_causality and length >= TRANSFORM_BARS:
-        return _transformed(x, kernel[:, :length])
-    return causal_product(x, kernel, min(_listed(PRODUCT_BARS, length), length))
+        return _convolve_by_fft(x, kernel[:, :length])
+    return causal_product(x, kernel, min(_lookup(PRODUCT_BARS, length), length))
 
 
 def causal_product(x: Tensor, kernel: Tensor, bars: int) -> Tensor:
-    """``causal_convolution`` by products of (bars, bars) Toeplitz matrices; a single one where bars is the length."""
+    """``causal_convolution`` by products of (bars, bars) Toeplitz matrices; a single product if bars is the length."""
     batch, length, _ = x.shape
     columns = to_columns(x, bars)
     blocks = columns.shape[2] // batch
@@ -62,7 +62,7 @@ def causal_product(x: Tensor, kernel: Tensor, bars: int) -> Tensor:
     return from_columns(_BlockProducts.apply(lags.transpose(0, 1), columns), batch, length)
 
 
-def _transformed(x: Tensor, kernel: Tensor) -> Tensor:
+def _convolve_by_fft(x: Tensor, kernel: Tensor) -> Tensor:
     """``causal_convolution`` by a Fourier transform of twice the length."""
     size = 2 << (x.shape[1] - 1).bit_length()
     spectrum = torch.fft.rfft(x.transpose(1, 2), n=size) * torch.fft.rfft(kernel, n=size)
@@ -76,29 +76,30 @@ def causal_toeplitz(kernel: Tensor) -> Tensor:
 
 
 def to_columns(x: Tensor, bars: int) -> Tensor:
-    """x (b, l, d) cut into blocks of bars, the last one filled up with zeros: (d, bars, blocks · b)."""
+    """x (b, l, d) split into blocks of bars, the last one padded with zeros: (d, bars, blocks · b)."""
     batch, length, d = x.shape
     if length % bars:
         x = pad(x, (0, 0, 0, -length % bars))
-    by_bar = x.reshape(batch, -1).t().contiguous()  # two copies, of which each runs along memory, beat one that jumps
+    by_bar = x.reshape(batch, -1).t().contiguous()  # two copies in memory order are faster than one with strided access
     return by_bar.view(-1, bars, d, batch).permute(2, 1, 0, 3).flatten(2)
 
 
 def from_columns(y: Tensor, batch: int, length: int) -> Tensor:
-    """What ``to_columns`` took apart, (b, l, d), from (d, bars, blocks · b)."""
+    """The inverse of ``to_columns``: (b, l, d) from (d, bars, blocks · b)."""
     d, bars, _ = y.shape
     by_bar = y.view(d, bars, -1, batch).permute(2, 1, 0, 3).reshape(-1, batch)
     return by_bar.t().contiguous().view(batch, -1, d)[:, :length]
 
 
-def _listed(table: tuple[tuple[float, int], ...], size: int) -> int:
+def _lookup(table: tuple[tuple[float, int], ...], size: int) -> int:
+    """The value of the first row of ``table`` whose limit is not below ``size``."""
     return next(value for limit, value in table if size <= limit)
 
 
 class _BlockProducts(torch.autograd.Function):
     """Columns y_i = Σ_k lags_k x_{i−k}: lags (n, d, bars, bars), columns (d, bars, n · b) → (d, bars, n · b).
 
-    In place, lag by lag: autograd's own slices would fill a gradient of full size for every lag.
+    Adds lag by lag in place: autograd's slices would allocate a gradient of full size for every lag.
     """
 
     @staticmethod
@@ -115,10 +116,11 @@ class _BlockProducts(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
         lags, columns = ctx.saved_tensors
         width = columns.shape[2] // len(lags)
-        grad_lags, grad_columns = torch.empty_like(lags), torch.bmm(lags[0].transpose(1, 2), grad)
+        grad_lags = torch.empty_like(lags)
+        grad_columns = torch.bmm(lags[0].transpose(1, 2), grad)
         grad_lags[0] = torch.bmm(grad, columns.transpose(1, 2))
         for k in range(1, len(lags)):
-            later, earlier = grad[..., k * width :], columns[..., : -k * width]
-            grad_columns[..., : -k * width] += torch.bmm(lags[k].transpose(1, 2), later)
-            grad_lags[k] = torch.bmm(later, earlier.transpose(1, 2))
+            grad_later = grad[..., k * width :]
+            grad_columns[..., : -k * width] += torch.bmm(lags[k].transpose(1, 2), grad_later)
+            grad_lags[k] = torch.bmm(grad_later, columns[..., : -k * width].transpose(1, 2))
         return grad_lags, grad_columns

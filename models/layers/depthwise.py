@@ -1,4 +1,4 @@
-"""The short causal convolution that Mamba puts before its scan, one kernel a channel, followed by SiLU.
+"""The short causal convolution of Mamba before its scan, one kernel per channel, followed by SiLU.
 
 Glossary: b sequences · l bars · d channels · k taps.
 """
@@ -17,10 +17,11 @@ def causal_depthwise_silu(
 ) -> tuple[Tensor, Tensor]:
     """SiLU(y) (b, l, d) with y_t = bias + Σ_j weight[:, j] · x_{t−k+1+j}, and the new tail.
 
-    ``x`` (b, l, d), ``weight`` (d, k), ``bias`` (d,); ``tail`` (b, k − 1, d) holds the bars before x, zeros at first.
-    Bars with a gap of 0 must all stand at a sequence's end; the new tail then is that of the bars before them.
+    ``x`` (b, l, d), ``weight`` (d, k), ``bias`` (d,); ``tail`` (b, k − 1, d) holds the bars before x, initially zeros.
+    Padded bars, with a gap of 0, must all be at a sequence's end; the new tail ends with the last bar before them.
     """
-    taps, length = weight.shape[1], x.shape[1]
+    taps = weight.shape[1]
+    length = x.shape[1]
     padded = torch.cat([tail.to(x.dtype), x], dim=1)
     if x.device.type == "cpu" and x.dtype == weight.dtype and not torch.compiler.is_exporting():
         y = convolution_cpu.depthwise_silu(padded, weight, bias)
@@ -33,6 +34,6 @@ def causal_depthwise_silu(
 
 
 def depthwise_silu_step(x: Tensor, weight: Tensor, bias: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
-    """One bar x (b, d) of the same: y (b, d) and the new tail."""
+    """``causal_depthwise_silu`` of one bar x (b, d): y (b, d) and the new tail."""
     window = torch.cat([tail, x[:, None]], dim=1)
     return silu(torch.einsum("bkd,dk->bd", window, weight) + bias), window[:, 1:]

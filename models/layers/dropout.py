@@ -1,7 +1,7 @@
-"""Dropout that draws from a generator of its own.
+"""Dropout with a random generator per layer.
 
-``nn.Dropout`` draws from the process's generator: two fits side by side in one process would disturb each other, and
-neither would come out the same twice. Networks of the zoo use this one; whoever trains them reseeds it.
+``nn.Dropout`` draws from the process's generator, so two fits that run side by side in one process would change each
+other's draws and neither could be reproduced. Networks of the zoo use this module; training reseeds it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 class RandomModule(nn.Module):
-    """What draws at random, from a generator of its own."""
+    """A module that draws random numbers from its own generator."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -21,18 +21,19 @@ class RandomModule(nn.Module):
         self._generator: torch.Generator | None = None
 
     def reseed(self, seed: int) -> None:
-        """What is drawn from now on follows from ``seed``."""
-        self.seed, self._generator = seed, None
+        """Restarts the generator from ``seed``: later draws depend on it alone."""
+        self.seed = seed
+        self._generator = None
 
     def generator(self, device: torch.device) -> torch.Generator:
-        """The generator, as far as it has been drawn from since it was reseeded."""
+        """The generator on ``device``; created from the seed at the first call and after ``reseed``."""
         if self._generator is None or self._generator.device != device:
             self._generator = torch.Generator(device).manual_seed(self.seed)
         return self._generator
 
 
 class Dropout(RandomModule):
-    """Zeroes each value with probability ``p`` in training and scales the rest by 1 / (1 − p)."""
+    """Sets each value to zero with probability ``p`` in training and scales the others by 1 / (1 − p)."""
 
     def __init__(self, p: float) -> None:
         super().__init__()
@@ -42,17 +43,17 @@ class Dropout(RandomModule):
         """x with some values dropped, or x itself in evaluation."""
         if not self.training or self.p == 0:
             return x
-        kept = torch.empty_like(x).bernoulli_(1 - self.p, generator=self.generator(x.device))
-        return x * kept.div_(1 - self.p)
+        mask = torch.empty_like(x).bernoulli_(1 - self.p, generator=self.generator(x.device))
+        return x * mask.div_(1 - self.p)
 
 
 def reseed(network: nn.Module, *seed: int) -> None:
-    """Reseeds all that draws in ``network``, from the numbers given and its place in the network."""
+    """Reseeds every RandomModule of ``network``, from the numbers ``seed`` and the module's position in the network."""
     layers = [m for m in network.modules() if isinstance(m, RandomModule)]
-    for place, layer in enumerate(layers):
-        layer.reseed(seed_of(*seed, place))
+    for position, layer in enumerate(layers):
+        layer.reseed(seed_of(*seed, position))
 
 
 def seed_of(*numbers: int) -> int:
-    """One seed that follows from several numbers, in [0, 2⁶³)."""
+    """One seed in [0, 2⁶³) computed from several numbers."""
     return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:8]) >> 1

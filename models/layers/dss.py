@@ -1,4 +1,4 @@
-"""DSS: diagonal state spaces, whose state matrix is shared by all channels and whose input map sits in the form.
+"""DSS: diagonal state spaces with one state matrix for all channels; the form of the kernel sets the input map.
 
 Paper: Gupta, Gu, Berant 2022, 2203.14343 (section 3: proposition 1, the forms exp and softmax; appendix: Skew-HiPPO).
 
@@ -10,9 +10,10 @@ Glossary: b sequences · l bars · d channels (H) · m = N/2 conjugate pairs of 
 
     h_t = e^{λΔ} h_{t−1} + x_t        y_t = 2 Re Σ_m (K_0's weights) h_t + D x_t
 
-Departs from the paper: Re λ < 0 in both forms (the paper's softmax form lets it be anything, and normalises every row
+Departs from the paper: Re λ < 0 in both forms (the paper's softmax form does not restrict it, and normalises every row
 by its largest term), so that the recurrence stays bounded and no denominator is zero; the softmax sums over a fixed L,
-not over the input's length, so that a longer input does not change earlier outputs; N counts both of a conjugate pair.
+not over the input's length, so that a longer input does not change earlier outputs; N counts both states of a
+conjugate pair.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ class DSS(CachingModule):
         check_even(d_state)
         check_choice("form", form, FORMS)
         check_choice("spectrum", spectrum, SPECTRA)
-        self.form, self.kernel_bars = form, kernel_bars
+        self.form = form
+        self.kernel_bars = kernel_bars
         eigenvalues = torch.as_tensor(SPECTRA[spectrum](d_state))
         self.log_decay = nn.Parameter(torch.log(-eigenvalues.real).float())
         self.frequency = nn.Parameter(eigenvalues.imag.float())
@@ -70,7 +72,7 @@ class DSS(CachingModule):
         self.log_dt = nn.Parameter(log_dt, requires_grad=learn_dt)
         self.w = nn.Parameter(torch.randn(d_model, d_state // 2, 2) * math.sqrt(0.5))
         self.D = nn.Parameter(torch.randn(d_model))
-        self._constants = WeightCache(self._ready_to_step)
+        self._step_weights = WeightCache(self._compute_step_weights)
 
     def undecayed(self) -> list[nn.Parameter]:
         """Parameters that weight decay would pull towards a meaningless value."""
@@ -102,27 +104,30 @@ class DSS(CachingModule):
         if gap is not None:
             y, state = self.forward(x[:, None], state, gap[:, None])
             return y[:, 0], state
-        at_once = not torch.is_grad_enabled() and x.dtype == self.D.dtype == torch.float32 and x.device.type == "cpu"
-        if at_once and not torch.compiler.is_exporting():
-            return self._step_at_once(x, state)
+        has_kernel = not torch.is_grad_enabled() and x.dtype == self.D.dtype == torch.float32 and x.device.type == "cpu"
+        if has_kernel and not torch.compiler.is_exporting():
+            return self._compiled_step(x, state)
         a_bar, _, weights = self._discrete(*self._continuous())
         h = a_bar * self._unpack(state, len(x)) + x.to(self.D.dtype)[..., None]
         y = 2 * (weights * h).real.sum(-1) + self.D * x
         return y.to(x.dtype), (torch.view_as_real(h),)
 
-    def _step_at_once(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """The same in one kernel call; the arrays of unchanged weights are kept between bars."""
+    def _compiled_step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """``step`` in one kernel call; the arrays of unchanged weights are cached between bars."""
         check_state(state, [(len(x), *self.w.shape)])
-        weights, D = self._constants()
-        bar, before = x.contiguous().numpy(), state[0].contiguous().numpy()
-        y, h = np.empty_like(bar), np.empty_like(before)
+        weights, D = self._step_weights()
+        bar = x.contiguous().numpy()
+        before = state[0].contiguous().numpy()
+        y = np.empty_like(bar)
+        h = np.empty_like(before)
         ssm_step(bar, weights, D, before, y, h)
         return torch.from_numpy(y), (torch.from_numpy(h),)
 
-    def _ready_to_step(self) -> tuple[np.ndarray, np.ndarray]:
+    def _compute_step_weights(self) -> tuple[np.ndarray, np.ndarray]:
+        """The arrays ``weights`` (d, m, 4) and D (d,) of ``ssm_step``."""
         a_bar, _, weights = self._discrete(*self._continuous())
-        both = torch.cat([torch.view_as_real(a_bar), torch.view_as_real(2 * weights)], dim=-1)
-        return both.detach().numpy(), self.D.detach().numpy()
+        step_weights = torch.cat([torch.view_as_real(a_bar), torch.view_as_real(2 * weights)], dim=-1)
+        return step_weights.detach().numpy(), self.D.detach().numpy()
 
     def _unpack(self, state: State, batch: int) -> Tensor:
         check_state(state, [(batch, *self.w.shape)])
@@ -134,7 +139,7 @@ class DSS(CachingModule):
         return eigenvalues.expand(len(self.D), -1), torch.exp(self.log_dt)
 
     def _discrete(self, A: Tensor, dt: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """e^{λΔ}, (e^{λΔ} − 1) / λ and what reads h, each (d, m) complex; without the 2 of a conjugate pair."""
+        """e^{λΔ}, (e^{λΔ} − 1) / λ and the output weights of h, without the 2 of a conjugate pair; (d, m) complex."""
         exponent = A * dt[:, None]
         hold = torch.expm1(exponent) / A
         weights = torch.view_as_complex(self.w) * hold

@@ -1,35 +1,35 @@
-"""Errors of the layers and networks.
+"""The errors that layers and networks raise.
 
 LayerError (ValueError)
-├── ShapeError        an input's shape, length or feature count is not the layer's
-├── DtypeError        an input is not of a floating type that the layer computes in
-├── NotFiniteError    NaN or infinity where a bar is said to be there
-├── StateError        a state that this layer did not make, or made for another batch
+├── ShapeError        an input's shape, length or feature count does not fit the layer
+├── DtypeError        an input does not have a floating type that the layer computes in
+├── NotFiniteError    NaN or infinity in a bar that is not padding
+├── StateError        a state of another layer, or of another batch size
 ├── SizeError         a layer cannot be built with these sizes or options
-└── NotCausalError    a layer that reads the future was asked to forecast
+└── NotCausalError    a layer that reads the future is used for a forecast
 """
 
 from __future__ import annotations
 
 
 class LayerError(ValueError):
-    """Something a layer or network cannot work with."""
+    """An input or option that a layer or network cannot work with."""
 
 
 class ShapeError(LayerError):
-    """An input's shape, length or feature count is not the layer's."""
+    """An input's shape, length or feature count does not fit the layer."""
 
 
 class DtypeError(LayerError):
-    """An input is not of a floating type that the layer computes in."""
+    """An input does not have a floating type that the layer computes in."""
 
 
 class NotFiniteError(LayerError):
-    """NaN or infinity where a bar is said to be there."""
+    """NaN or infinity in a bar that is not padding."""
 
 
 class StateError(LayerError):
-    """A state that this layer did not make, or made for another batch."""
+    """A state of another layer, or of another batch size."""
 
 
 class SizeError(LayerError):
@@ -37,4 +37,4 @@ class SizeError(LayerError):
 
 
 class NotCausalError(LayerError):
-    """A layer that reads the future was asked to forecast."""
+    """A layer that reads the future is used for a forecast."""

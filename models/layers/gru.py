@@ -1,4 +1,4 @@
-"""A gated recurrent unit behind the same interface as the state-space layers.
+"""A gated recurrent unit with the interface of the state-space layers.
 
 Paper: Cho et al. 2014, 1406.1078, in the form of torch.nn.GRU (the reset gate acts after the recurrent product).
 Glossary: b sequences · l bars · d channels · r, z, n reset gate, update gate, candidate. State: h (b, d).
@@ -40,14 +40,15 @@ class GRU(nn.Module):
         return y, (h[0],)
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """y (b, d) of one bar x (b, d), and the state after it: the gate equations. Raises as forward."""
+        """y (b, d) of one bar x (b, d), and the state after it, by the gate equations. Raises as forward."""
         cell = self.cell
         check_bar(x, cell.hidden_size, weights=self.cell.weight_ih_l0)
         check_state(state, [(len(x), cell.hidden_size)])
         (h,) = state
         from_x = linear(x, cell.weight_ih_l0, cell.bias_ih_l0)
         from_h = linear(h, cell.weight_hh_l0, cell.bias_hh_l0)
-        (r_x, z_x, n_x), (r_h, z_h, n_h) = from_x.chunk(3, dim=-1), from_h.chunk(3, dim=-1)
+        r_x, z_x, n_x = from_x.chunk(3, dim=-1)
+        r_h, z_h, n_h = from_h.chunk(3, dim=-1)
         z = torch.sigmoid(z_x + z_h)
         n = torch.tanh(n_x + torch.sigmoid(r_x + r_h) * n_h)
         h = n + z * (h - n)

@@ -1,4 +1,4 @@
-"""HiPPO matrices and the diagonal spectra that state-space layers start from.
+"""HiPPO matrices, and the diagonal spectra with which state-space layers are initialised.
 
 Papers: HiPPO (Gu et al. 2020, 2008.07669, theorem 2: LegS); S4 (Gu, Goel, Ré 2022, 2111.00396, theorem 1: normal plus
 low rank); "On the Parameterization and Initialization of Diagonal State Space Models" (Gu et al. 2022, 2206.11893,
@@ -30,14 +30,15 @@ def nplr(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """LegS as normal plus low rank, in the normal part's eigenbasis: Λ (n,), P̃ (n,), B̃ (n,) and V (n, n), complex.
 
     A = V (diag Λ − P̃ P̃*) V* and B = V B̃, with P = √(i + ½) before the change of basis. The normal part is −½ I plus a
-    skew-symmetric matrix, so every real part is exactly −½. Ascending imaginary part; entry n − 1 − i is the conjugate
-    of entry i in all four, so the second half says everything (an odd n has one real eigenvalue in the middle).
+    skew-symmetric matrix, so every real part is exactly −½. Imaginary parts ascend; entry n − 1 − i is the conjugate of
+    entry i in all four, so the second half determines the first (an odd n has one real eigenvalue in the middle).
     """
     p = np.sqrt(np.arange(n) + 0.5)
     skew = legs(n) + np.outer(p, p) + 0.5 * np.eye(n)
     frequency, V = np.linalg.eigh(-1j * skew)
     half = n // 2
-    frequency, V = frequency[n - half :], V[:, n - half :]
+    frequency = frequency[n - half :]
+    V = V[:, n - half :]
     middle = np.zeros((n, 0))
     if n % 2:  # the skew part's null vector, which is real
         middle = np.linalg.svd(skew)[2][-1:].T
@@ -62,9 +63,9 @@ def inverse_spectrum(n: int) -> np.ndarray:
 
 
 def random_spectrum(n: int) -> np.ndarray:
-    """A stable spectrum that knows nothing of memory, for the ablation: decay in (0, 1], log-normal frequency.
+    """A stable random spectrum, for an ablation of the HiPPO ones: decay in (0, 1], log-normal frequency.
 
-    Drawn from torch's generator, as the rest of a network's first weights is.
+    Drawn from torch's generator, like a network's other initial weights.
     """
     decay = 1 - torch.rand(n // 2, dtype=torch.float64)
     frequency = torch.exp(torch.randn(n // 2, dtype=torch.float64))

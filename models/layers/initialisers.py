@@ -1,4 +1,4 @@
-"""First values that several layers share."""
+"""Initial values of parameters that several layers share."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ def log_steps(count: int, dt_min: float, dt_max: float) -> Tensor:
 
 
 def inverse_softplus(x: Tensor) -> Tensor:
-    """What softplus maps to x > 0."""
+    """The value that softplus maps to x > 0."""
     return x + torch.log(-torch.expm1(-x))

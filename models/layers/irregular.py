@@ -1,8 +1,9 @@
 """Recurrences over bars that are not evenly spaced: the step size of every bar is Δ times its gap.
 
 A time-invariant layer is a convolution only while its step is constant. With gaps it is a recurrence whose decay
-changes with every bar and sequence; written out that is a tensor (b, l, d, m), so it is worked on in blocks of bars
-that the backward pass runs again (Chen et al. 2016, 1604.06174) and memory stays that of the inputs and outputs.
+changes with every bar and sequence. All decays together would be a tensor (b, l, d, m), so the recurrence runs in
+blocks of bars that the backward pass recomputes (Chen et al. 2016, 1604.06174); memory stays that of the inputs and
+outputs.
 
 Glossary: b sequences · l bars · k bars of one block · d channels · m states per channel · gaps (b, l): time since the
 previous bar in bars, 1 when regular, 0 where a padded bar holds the state · Δ (d,) step size.
@@ -18,14 +19,14 @@ from torch.utils.checkpoint import checkpoint
 
 from models.layers.scan import diagonal_scan
 
-BLOCK_ELEMENTS = 1 << 18  # of (b, k, d, m) worked on at once: about what the last-level cache holds
+BLOCK_ELEMENTS = 1 << 18  # most elements (b, k, d, m) of one block: about what the last-level cache holds
 Block = Callable[..., tuple[Tensor, Tensor]]
 
 
 def in_blocks(run: Block, state: Tensor, *by_bar: Tensor, bars: int) -> tuple[Tensor, Tensor]:
-    """The y (b, l, …) and last state of ``run(state, *blocks) → (y (b, k, …), state)``, over blocks of k ≤ ``bars``.
+    """y (b, l, …) and the last state of ``run(state, *blocks) → (y (b, k, …), state)``, over blocks of k ≤ ``bars``.
 
-    ``by_bar``: tensors (b, l, …). Where gradients are asked for, a block keeps its inputs alone and runs twice.
+    ``by_bar``: tensors (b, l, …). With gradients enabled, only a block's inputs are stored and the block runs twice.
     """
     outputs = []
     for blocks in zip(*(value.split(bars, dim=1) for value in by_bar), strict=True):
@@ -51,8 +52,8 @@ def diagonal_ssm_irregular(
 
         h_t = exp(A Δ_t) h_{t−1} + (exp(A Δ_t) − 1) / A · B x_t        y_t = 2 Re Σ_m C h_t + D x_t
 
-    ``x`` (b, l, d) real; ``A``, ``C`` and ``B`` (d, m) complex, B is 1 unless given; ``dt``, ``D`` (d,). A gap of 0
-    leaves h as it was to the bit, whatever x is there.
+    ``x`` (b, l, d) real; ``A``, ``C`` and ``B`` (d, m) complex, B is 1 by default; ``dt``, ``D`` (d,). A gap of 0
+    leaves h unchanged to the bit, whatever the value of x.
     """
     x = x.masked_fill(gaps[..., None] == 0, 0.0)
     h = A.new_zeros(x.shape[0], *A.shape) if h is None else h

@@ -1,4 +1,4 @@
-"""A long short-term memory layer behind the same interface as the state-space layers.
+"""A long short-term memory layer with the interface of the state-space layers.
 
 Paper: Hochreiter & Schmidhuber 1997, in the form of torch.nn.LSTM. State: h (b, d) and c (b, d).
 """
@@ -41,10 +41,11 @@ class LSTM(nn.Module):
         return y, (h[0], c[0])
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """y (b, d) of one bar x (b, d), and the state after it: the gate equations. Raises as forward."""
+        """y (b, d) of one bar x (b, d), and the state after it, by the gate equations. Raises as forward."""
         check_bar(x, self.cell.hidden_size, self.cell.weight_ih_l0)
         check_state(state, [(len(x), self.cell.hidden_size)] * 2)
-        (h, c), cell = state, self.cell
+        h, c = state
+        cell = self.cell
         gates = linear(x, cell.weight_ih_l0, cell.bias_ih_l0) + linear(h, cell.weight_hh_l0, cell.bias_hh_l0)
         i, f, g, o = gates.chunk(4, dim=-1)
         c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)

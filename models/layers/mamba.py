@@ -3,10 +3,10 @@
 Paper: Gu & Dao 2023, 2312.00752 (section 3.4, figure 3).
 
 Glossary: b sequences · l bars · d_model · e = expand · d_model channels inside · n = d_state · k = d_conv taps ·
-r = dt_rank, ⌈d_model / 16⌉ unless said · A (e, n) = −exp(A_log) · D (e,) skip · Δ = softplus(W_dt dt + bias).
+r = dt_rank, ⌈d_model / 16⌉ by default · A (e, n) = −exp(A_log) · D (e,) skip · Δ = softplus(W_dt dt + bias).
 State: the last k − 1 inputs of the convolution (b, k − 1, e) and h (b, e, n).
 
-``Mamba.simplified`` is the variant of inventory MAM-11 to 13: dt of rank 1, and one A for all channels.
+``Mamba.simplified`` is the variant of MAM-11 to MAM-13: dt of rank 1, and one A for all channels.
 """
 
 from __future__ import annotations
@@ -44,7 +44,10 @@ class Mamba(nn.Module):
         super().__init__()
         check_positive(d_model=d_model, d_state=d_state, d_conv=d_conv, expand=expand)
         check_choice("discretisation", discretisation, RULES)
-        self.d_model, self.d_state, self.rule, inner = d_model, d_state, discretisation, expand * d_model
+        inner = expand * d_model
+        self.d_model = d_model
+        self.d_state = d_state
+        self.rule = discretisation
         self.dt_rank = math.ceil(d_model / 16) if dt_rank is None else dt_rank
         check_positive(dt_rank=self.dt_rank)
         self.in_proj = nn.Linear(d_model, 2 * inner, bias=False)
@@ -62,7 +65,7 @@ class Mamba(nn.Module):
 
     @classmethod
     def simplified(cls, d_model: int, d_state: int = 16, d_conv: int = 4, expand: int = 2) -> Mamba:
-        """The sources' block: one step size for all channels before its projection, one A shared by them."""
+        """The block of the source articles: one step size for all channels before its projection, one shared A."""
         return cls(d_model, d_state, d_conv, expand, dt_rank=1, shared_decay=True)
 
     def undecayed(self) -> list[nn.Parameter]:
@@ -75,15 +78,19 @@ class Mamba(nn.Module):
         return self.D.new_zeros(batch, taps - 1, inner), self.D.new_zeros(batch, inner, self.d_state)
 
     def forward(self, x: Tensor, state: State | None = None, gaps: Tensor | None = None) -> tuple[Tensor, State]:
-        """y (b, l, d) and the state after the last bar; ``gaps`` (b, l) scale Δ, and bars with a gap of 0, all at a
-        sequence's end, leave the state as it was. Raises ShapeError, DtypeError, StateError."""
+        """y (b, l, d) and the state after the last bar. Raises ShapeError, DtypeError, StateError.
+
+        ``gaps`` (b, l) scale Δ; 0 marks a padded bar, which leaves the state unchanged. Padding may stand at the end of
+        a sequence only.
+        """
         check_sequence(x, self.d_model, gaps, self.in_proj.weight)
         check_weights(self.D)
         tail, h = self.initial_state(len(x)) if state is None else self._checked(state, len(x))
         if gaps is not None:
             x = x.masked_fill(gaps[..., None] == 0, 0.0)
-        into_u, into_z = self.in_proj.weight.chunk(2)  # two products: nothing is cut up and copied
-        u, z = linear(x, into_u), linear(x, into_z)
+        weight_u, weight_z = self.in_proj.weight.chunk(2)  # two products: no output has to be split and copied
+        u = linear(x, weight_u)
+        z = linear(x, weight_z)
         u, tail = causal_depthwise_silu(u, self.conv_weight, self.conv_bias, tail, gaps)
         dt, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         dt = linear(dt, self.dt_proj.weight)
@@ -111,20 +118,21 @@ class Mamba(nn.Module):
         if gap is not None:
             x = x.masked_fill(gap[:, None] == 0, 0.0)
         u, z = self.in_proj(x).chunk(2, dim=-1)
-        before, (u, tail) = tail, depthwise_silu_step(u, self.conv_weight, self.conv_bias, tail)
+        u, next_tail = depthwise_silu_step(u, self.conv_weight, self.conv_bias, tail)
         dt, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         delta = softplus(self.dt_proj(dt))
         if gap is not None:
-            delta, tail = delta * gap[:, None], torch.where(gap[:, None, None] > 0, tail, before)
-        decay, hold = discretise(delta[..., None], self._decay(), self.rule)
-        h = decay * h + hold * u[..., None] * B[:, None]
+            delta = delta * gap[:, None]
+            next_tail = torch.where(gap[:, None, None] > 0, next_tail, tail)
+        decay, input_factor = discretise(delta[..., None], self._decay(), self.rule)
+        h = decay * h + input_factor * u[..., None] * B[:, None]
         y = ((h * C[:, None]).sum(-1) + self.D * u) * silu(z)
-        return self.out_proj(y), (tail, h)
+        return self.out_proj(y), (next_tail, h)
 
     def step_sizes(self, x: Tensor, state: State | None = None) -> Tensor:
-        """Δ (b, l, e) of every bar and inner channel: how far each bar moves the state (inventory MAM-35).
+        """Δ (b, l, e) of every bar and inner channel, which decides how much a bar changes the state (MAM-35).
 
-        Near 0 the bar is ignored, large and the past is forgotten for it.
+        Near 0 the bar is ignored; a large Δ replaces the past by the bar.
         """
         check_sequence(x, self.d_model)
         tail = self.initial_state(len(x))[0] if state is None else self._checked(state, len(x))[0]
@@ -137,6 +145,7 @@ class Mamba(nn.Module):
         return -torch.exp(self.A_log).expand(len(self.D), -1)
 
     def _checked(self, state: State, batch: int) -> State:
+        """``state`` itself. Raises StateError for other shapes than the layer's."""
         inner, taps = self.conv_weight.shape
         check_state(state, [(batch, taps - 1, inner), (batch, inner, self.d_state)])
         return state

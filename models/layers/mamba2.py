@@ -1,4 +1,4 @@
-"""The Mamba-2 block: a gated selective state-space layer whose heads each forget at one rate.
+"""The Mamba-2 block: a gated selective state-space layer with one decay rate per head.
 
 Paper: Dao & Gu 2024, 2405.21060 (section 6, SSD by blocks; section 7, the block and its heads).
 
@@ -11,10 +11,10 @@ g, n) · S (b, h, p, n) the state.
 
 ``ssd_reference`` is that recurrence. ``ssd`` cuts the bars into chunks: within one, y = (L ∘ C Bᵀ) (Δ x) with L[t, s] =
 exp(Σ_{s<r≤t} Δ_r A), masked before it is exponentiated; between chunks the state. Chunks are counted from the first bar
-given and the last is filled up with bars that do nothing, so no output depends on how many bars follow it.
+of the call and the last is padded with bars without effect, so no output depends on how many bars follow it.
 
-Departs from the paper's code: sums of log decays are kept in double, and a chunk is 32 bars, which was measured fastest
-on a CPU for 16 and for 64 states (256 there, for a GPU's matrix units).
+Departs from the paper's code: sums of log decays are computed in float64, and a chunk is 32 bars, measured fastest on a
+CPU for 16 and for 64 states (256 in the paper's code, for a GPU's matrix units).
 
 State: the last k − 1 inputs of the convolution (b, k − 1, e + 2 g n) and S.
 """
@@ -41,13 +41,13 @@ from models.layers.kernels.scan_onnx import over_bars
 from models.layers.weight_cache import CachingModule, WeightCache
 
 State = tuple[Tensor, ...]
-SPAN_BARS = 1 << 10  # of all sequences together, worked on at once: about what a cache holds
+SPAN_BARS = 1 << 10  # bars of all sequences together that are computed at once: about what a cache holds
 
 
 class Mamba2(CachingModule):
     """(b, l, d) → (b, l, d). ``dt_min`` and ``dt_max`` bound the first step sizes Δ, per bar, log-uniform.
 
-    ``head_dim`` divides the channels inside; unless said, the largest power of two that leaves four heads, 64 at most.
+    ``head_dim`` divides the channels inside; by default the largest power of two that leaves four heads, 64 at most.
     """
 
     def __init__(
@@ -72,8 +72,12 @@ class Mamba2(CachingModule):
                 f"{inner} channels ({expand} · {d_model}) do not make heads of {self.head_dim} in {n_groups} equal "
                 "groups; choose a head_dim that divides them and n_groups that divide the heads"
             )
-        self.d_model, self.d_state, self.n_groups, self.chunk_bars = d_model, d_state, n_groups, chunk_bars
-        heads, mixed = inner // self.head_dim, inner + 2 * n_groups * d_state
+        self.d_model = d_model
+        self.d_state = d_state
+        self.n_groups = n_groups
+        self.chunk_bars = chunk_bars
+        heads = inner // self.head_dim
+        mixed = inner + 2 * n_groups * d_state
         self.sizes = [inner, mixed, heads]
         self.in_proj = nn.Linear(d_model, sum(self.sizes), bias=False)
         self.conv_weight = nn.Parameter(torch.empty(mixed, d_conv).uniform_(-1, 1) / math.sqrt(d_conv))
@@ -84,7 +88,7 @@ class Mamba2(CachingModule):
         self.D = nn.Parameter(torch.ones(heads))
         self.norm_weight = nn.Parameter(torch.ones(inner))
         self.out_proj = nn.Linear(inner, d_model, bias=False)
-        self._constants = WeightCache(self._ready_to_step)
+        self._step_weights = WeightCache(self._compute_step_weights)
 
     def undecayed(self) -> list[nn.Parameter]:
         """Parameters that weight decay would pull towards a meaningless value."""
@@ -97,8 +101,8 @@ class Mamba2(CachingModule):
     def forward(self, x: Tensor, state: State | None = None, gaps: Tensor | None = None) -> tuple[Tensor, State]:
         """y (b, l, d) and the state after the last bar; ``gaps`` (b, l) scale Δ, 0 marks a padded bar.
 
-        A padded bar holds the state; padding may stand at the end of a sequence only, since the convolution reads the
-        bars as they stand. Raises ShapeError, DtypeError, StateError.
+        A padded bar leaves the state unchanged; padding may stand at the end of a sequence only, since the convolution
+        reads neighbouring bars whatever their gaps. Raises ShapeError, DtypeError, StateError.
         """
         check_sequence(x, self.d_model, gaps, self.in_proj.weight)
         check_weights(self.D)
@@ -109,9 +113,9 @@ class Mamba2(CachingModule):
         z, mixed, dt = self.in_proj(x).split(self.sizes, dim=-1)
         mixed, tail = causal_depthwise_silu(mixed, self.conv_weight, self.conv_bias, state[0], gaps)
         with torch.autocast(x.device.type, enabled=False):
-            u, dt, B, C = self._parts(mixed, dt, gaps)
-            form = _ssd_exported if torch.compiler.is_exporting() else partial(ssd, chunk_bars=self.chunk_bars)
-            y, last = form(u, dt, -torch.exp(self.A_log), B, C, self.D, state[1])
+            u, dt, B, C = self._ssd_inputs(mixed, dt, gaps)
+            scan = _ssd_exported if torch.compiler.is_exporting() else partial(ssd, chunk_bars=self.chunk_bars)
+            y, last = scan(u, dt, -torch.exp(self.A_log), B, C, self.D, state[1])
             y = self._gated_norm(y.flatten(2), z.to(y.dtype))
         return self.out_proj(y.to(x.dtype)), (tail.to(state[0].dtype), last)
 
@@ -119,39 +123,42 @@ class Mamba2(CachingModule):
         """y (b, d) of one bar x (b, d), and the state after it; ``gap`` (b,). Raises as forward."""
         check_bar(x, self.d_model, self.in_proj.weight)
         check_state(state, self._shapes(len(x)))
-        bare = gap is None and not torch.is_grad_enabled() and not torch.compiler.is_exporting()
-        if bare and x.dtype == self.D.dtype == torch.float32 and x.device.type == "cpu":
-            return self._step_at_once(x, state)
+        is_plain = gap is None and not torch.is_grad_enabled() and not torch.compiler.is_exporting()
+        if is_plain and x.dtype == self.D.dtype == torch.float32 and x.device.type == "cpu":
+            return self._compiled_step(x, state)
         tail, S = state
         if gap is not None:
             x = x.masked_fill(gap[:, None] == 0, 0.0)
         z, mixed, dt = self.in_proj(x).split(self.sizes, dim=-1)
-        mixed, after = depthwise_silu_step(mixed.to(tail.dtype), self.conv_weight, self.conv_bias, tail)
-        u, dt, B, C = self._parts(mixed, dt, gap)
+        mixed, next_tail = depthwise_silu_step(mixed.to(tail.dtype), self.conv_weight, self.conv_bias, tail)
+        u, dt, B, C = self._ssd_inputs(mixed, dt, gap)
         y, S = _one_bar(u, dt, -torch.exp(self.A_log), B, C, self.D, S)
         y = self._gated_norm(y.flatten(1), z.to(y.dtype))
-        after = after if gap is None else torch.where(gap[:, None, None] > 0, after, tail)
-        return self.out_proj(y.to(x.dtype)), (after, S)
+        next_tail = next_tail if gap is None else torch.where(gap[:, None, None] > 0, next_tail, tail)
+        return self.out_proj(y.to(x.dtype)), (next_tail, S)
 
-    def _step_at_once(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """The same with one kernel call between the projections; arrays of unchanged weights are kept between bars."""
-        w, w_bias, dt_bias, A, D, norm = self._constants()
+    def _compiled_step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """As step, by one compiled kernel between the projections; arrays of the weights are cached between bars."""
+        w, w_bias, dt_bias, A, D, norm = self._step_weights()
         projected = self.in_proj(x).float().numpy()
         tail, S = (v.contiguous().numpy() for v in state)
-        y, tail_after, after = np.empty((len(x), len(norm)), np.float32), np.empty_like(tail), np.empty_like(S)
-        one_bar(projected, tail, S, w, w_bias, dt_bias, A, D, norm, self.n_groups, y, tail_after, after)
-        return self.out_proj(torch.from_numpy(y)), (torch.from_numpy(tail_after), torch.from_numpy(after))
+        y = np.empty((len(x), len(norm)), np.float32)
+        next_tail = np.empty_like(tail)
+        next_S = np.empty_like(S)
+        one_bar(projected, tail, S, w, w_bias, dt_bias, A, D, norm, self.n_groups, y, next_tail, next_S)
+        return self.out_proj(torch.from_numpy(y)), (torch.from_numpy(next_tail), torch.from_numpy(next_S))
 
-    def _ready_to_step(self) -> tuple[np.ndarray, ...]:
-        own = (self.conv_weight, self.conv_bias, self.dt_bias, -torch.exp(self.A_log), self.D, self.norm_weight)
-        return tuple(v.detach().contiguous().numpy() for v in own)
+    def _compute_step_weights(self) -> tuple[np.ndarray, ...]:
+        """The kernel's arrays: convolution weight and bias, dt_bias, A, D and the norm's weight."""
+        weights = (self.conv_weight, self.conv_bias, self.dt_bias, -torch.exp(self.A_log), self.D, self.norm_weight)
+        return tuple(v.detach().contiguous().numpy() for v in weights)
 
     def _shapes(self, batch: int) -> list[tuple[int, ...]]:
         mixed, taps = self.conv_weight.shape
         return [(batch, taps - 1, mixed), (batch, len(self.D), self.head_dim, self.d_state)]
 
-    def _parts(self, mixed: Tensor, dt: Tensor, gaps: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The head inputs (…, h, p), Δ (…, h), B and C (…, g, n) of what the convolution gave."""
+    def _ssd_inputs(self, mixed: Tensor, dt: Tensor, gaps: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The head inputs (…, h, p), Δ (…, h), B and C (…, g, n), from the output ``mixed`` of the convolution."""
         n = self.n_groups * self.d_state
         u, B, C = mixed.to(self.D.dtype).split([self.sizes[0], n, n], dim=-1)
         dt = softplus(dt.to(self.D.dtype) + self.dt_bias)
@@ -179,10 +186,11 @@ def ssd_reference(
 def ssd(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, state: Tensor, chunk_bars: int = 32
 ) -> tuple[Tensor, Tensor]:
-    """As ``ssd_reference``, by matrix products in chunks; the backward pass works the products out again."""
-    (_, length, heads, _), groups = x.shape, B.shape[2]
-    short = -length % chunk_bars
-    by_bar = [pad(v, (0, 0) * (v.dim() - 2) + (0, short)) if short else v for v in (x, dt, B, C)]
+    """As ``ssd_reference``, by matrix products in chunks; the backward pass recomputes the products."""
+    _, length, heads, _ = x.shape
+    groups = B.shape[2]
+    missing = -length % chunk_bars
+    by_bar = [pad(v, (0, 0) * (v.dim() - 2) + (0, missing)) if missing else v for v in (x, dt, B, C)]
     S = state.unflatten(1, (groups, -1)).permute(0, 1, 4, 2, 3).flatten(3)  # (b, g, n, (h / g) p)
     y, S = _Chunked.apply(*by_bar, A, S, chunk_bars)
     last = S.unflatten(3, (heads // groups, -1)).permute(0, 1, 3, 4, 2).flatten(1, 2)
@@ -192,7 +200,7 @@ def ssd(
 def _ssd_exported(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """As ``ssd_reference``, as one operator of a graph that leaves torch."""
+    """As ``ssd_reference``, as one operator of an exported (ONNX) graph."""
 
     def step(state: State, x: Tensor, dt: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, State]:
         y, S = _one_bar(x, dt, A, B, C, D, state[0])
@@ -203,18 +211,19 @@ def _ssd_exported(
 
 
 class _Chunked(torch.autograd.Function):
-    """x (b, c q, h, p), dt, B, C, A, S (b, g, n, (h / g) p), q → y and the last S. Keeps S at every chunk's start."""
+    """x (b, c q, h, p), dt, B, C, A, S (b, g, n, (h / g) p), q → y and the last S. Saves S at every chunk's start."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, dt: Tensor, B: Tensor, C: Tensor, A: Tensor, S: Tensor, q: int) -> Any:
-        outputs, starts = [], []
+        outputs = []
+        starts = []
         for span in _spans(q, x, dt, B, C):
             k = _Terms(A, q, *span)
             added = torch.matmul(k.B.mT, k.by_group(k.stepped * k.to_end))  # (b, c, g, n, (h / g) p)
-            before = []
-            for add, kept in zip(added.unbind(1), k.kept.unbind(1), strict=True):
+            before = []  # S at the start of every chunk of the span
+            for add, decay in zip(added.unbind(1), k.decay.unbind(1), strict=True):
                 before.append(S)
-                S = torch.addcmul(add, kept, S)
+                S = torch.addcmul(add, decay, S)
             starts.append(torch.stack(before, dim=1))
             y = torch.matmul(k.M(), k.stepped.transpose(2, 3)).transpose(2, 3)  # (b, c, q, h, p)
             outputs.append(torch.addcmul(y, k.by_head(torch.matmul(k.C, starts[-1])), k.from_start).flatten(1, 2))
@@ -227,7 +236,8 @@ class _Chunked(torch.autograd.Function):
     def backward(ctx: Any, gy: Tensor, gS: Tensor) -> tuple[Tensor | None, ...]:
         x, dt, B, C, A, *starts = ctx.saved_tensors
         spans = list(zip(*([*_spans(ctx.q, v)] for v in (x, dt, B, C, gy)), starts, strict=True))
-        grads, gA = [], torch.zeros_like(A)
+        grads = []
+        gA = torch.zeros_like(A)
         for *span, gy_span, before in reversed(spans):
             k = _Terms(A, ctx.q, *(v for (v,) in span))
             *by_bar, g_rate, gS = k.backward(gy_span[0].unflatten(1, (-1, ctx.q)), before, gS)
@@ -238,21 +248,23 @@ class _Chunked(torch.autograd.Function):
 
 
 class _Terms:
-    """What a span of c whole chunks is worked out from, all (b, c, …)."""
+    """Intermediate values of a span of c whole chunks, all (b, c, …)."""
 
     def __init__(self, A: Tensor, q: int, x: Tensor, dt: Tensor, B: Tensor, C: Tensor) -> None:
         self.x, self.dt, B, C = (v.unflatten(1, (-1, q)) for v in (x, dt, B, C))
-        self.B, self.C = B.transpose(2, 3), C.transpose(2, 3)  # (b, c, g, q, n)
-        self.groups, self.stepped = self.B.shape[2], self.x * self.dt[..., None]
+        self.B = B.transpose(2, 3)  # (b, c, g, q, n)
+        self.C = C.transpose(2, 3)
+        self.groups = self.B.shape[2]
+        self.stepped = self.x * self.dt[..., None]
         # log of the decay since the chunk's start (b, c, h, q), double: only its differences count
         elapsed = (self.dt * A).transpose(2, 3).double().cumsum(3)
         between = (elapsed[..., None] - elapsed[..., None, :]).to(x.dtype)  # [t, s] = Σ_{s<r≤t} Δ_r A
-        self.L = between.tril_().exp_()  # 1 above the diagonal, where it could be infinite: the scores are zero there
+        self.L = between.tril_().exp_()  # 1 above the diagonal, where it could be infinite and the scores are zero
         self.scores = torch.matmul(self.C, self.B.mT).tril_()  # (b, c, g, q, q)
         self.from_start = torch.exp(elapsed.to(x.dtype)).transpose(2, 3)[..., None]  # (b, c, q, h, 1)
         self.to_end = self.L[..., -1, :].transpose(2, 3)[..., None]
         whole = self.from_start[:, :, -1].unflatten(2, (self.groups, 1, -1))  # (b, c, g, 1, h / g, 1)
-        self.kept = whole.expand(*whole.shape[:-1], x.shape[-1]).flatten(4)  # (b, c, g, 1, (h / g) p)
+        self.decay = whole.expand(*whole.shape[:-1], x.shape[-1]).flatten(4)  # (b, c, g, 1, (h / g) p)
 
     def M(self) -> Tensor:  # noqa: N802
         """L ∘ C Bᵀ, (b, c, h, q, q)."""
@@ -270,10 +282,11 @@ class _Terms:
         """Gradients of x, Δ (by x Δ alone), B, C and Δ A (b, c, q, …), and of the span's first S."""
         q = gy.shape[2]
         read = self.by_group(gy * self.from_start)
-        heard, after = torch.matmul(self.C.mT, read), []
-        for add, kept in zip(reversed(heard.unbind(1)), reversed(self.kept.unbind(1)), strict=True):
+        g_read = torch.matmul(self.C.mT, read)
+        after = []  # the gradient of S at the end of every chunk, last first
+        for add, decay in zip(reversed(g_read.unbind(1)), reversed(self.decay.unbind(1)), strict=True):
             after.append(gS)
-            gS = torch.addcmul(add, kept, gS)
+            gS = torch.addcmul(add, decay, gS)
         g_after = torch.stack(after[::-1], dim=1)  # the gradient of S at every chunk's end
         by_end = self.by_head(torch.matmul(self.B, g_after)) * self.to_end
         gy_h = gy.transpose(2, 3)  # (b, c, h, q, p)
@@ -283,20 +296,20 @@ class _Terms:
         gC = torch.matmul(g_scores, self.B) + torch.matmul(read, before.mT)
         entering = self.by_group(self.stepped * self.to_end)
         gB = torch.matmul(g_scores.mT, self.C) + torch.matmul(entering, g_after.mT)
-        moved = gL.mul_(self.scores.tril(-1)[:, :, :, None]).flatten(2, 3)  # what every decay from s to t is worth
+        moved = gL.mul_(self.scores.tril(-1)[:, :, :, None]).flatten(2, 3)  # gradient of the log decay from s to t
         g_elapsed = (moved.sum(4) - moved.sum(3)).transpose(2, 3)  # (b, c, q, h)
         carried = self.by_head(torch.matmul(self.C, before)) * self.from_start
         by_end = (by_end * self.stepped).sum(4)
         g_elapsed = g_elapsed + (carried * gy).sum(4) - by_end
-        held = (g_after * before * self.kept).unflatten(4, (-1, gy.shape[4])).sum((3, 5)).flatten(2)  # (b, c, h)
-        g_elapsed[:, :, q - 1] += by_end.sum(2) + held
+        g_decay = (g_after * before * self.decay).unflatten(4, (-1, gy.shape[4])).sum((3, 5)).flatten(2)  # (b, c, h)
+        g_elapsed[:, :, q - 1] += by_end.sum(2) + g_decay
         g_rate = g_elapsed.double().flip(2).cumsum(2).flip(2).to(gy.dtype)
         g_dt = (g_stepped * self.x).sum(4)
         return g_stepped * self.dt[..., None], g_dt, gB.transpose(2, 3), gC.transpose(2, 3), g_rate, gS
 
 
 def _spans(q: int, x: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Spans of whole chunks, together."""
+    """The same slices of all tensors, of whole chunks and SPAN_BARS bars at most (one chunk at least)."""
     chunks = max(1, SPAN_BARS // (len(x) * q))
     return zip(*(v.split(chunks * q, dim=1) for v in (x, *others)), strict=True)
 
@@ -304,6 +317,7 @@ def _spans(q: int, x: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
 def _one_bar(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, S: Tensor) -> tuple[Tensor, Tensor]:
     """y (b, h, p) and the state after one bar: x (b, h, p), dt (b, h), B and C (b, g, n), S (b, h, p, n)."""
     heads = x.shape[1] // B.shape[1]
-    B, C = B.repeat_interleave(heads, 1), C.repeat_interleave(heads, 1)
+    B = B.repeat_interleave(heads, 1)
+    C = C.repeat_interleave(heads, 1)
     S = torch.exp(dt * A)[..., None, None] * S + (dt[..., None] * x)[..., None] * B[:, :, None]
     return (S * C[:, :, None]).sum(-1) + D[:, None] * x, S

@@ -1,10 +1,10 @@
-"""What every node remembers of its events: flat tensors, and how events change them.
+"""The memory of every node as flat tensors, and the modules that update it from events.
 
 Paper: Rossi et al. 2020, 2006.10637, section 3.1 (message function, aggregator, memory updater).
-Glossary: n nodes · w numbers a node remembers · r ends of events, two an event, sorted by node and time · g nodes with
-an end among them · m numbers of a message · s memory · λ decay · φ time encoding.
-Departs from the paper: a memory fades by exp(−λΔt) before it is read (inventory TGN-13); of simultaneous newest
-messages the "last" aggregator takes the mean, so that their order does not matter.
+Glossary: n nodes · w width of a memory · r ends of events, two an event, sorted by node and time · g nodes with an end
+among them · m width of a message · s memory · λ decay · φ time encoding.
+Departs from the paper: a memory decays by exp(−λΔt) before it is read (TGN-13); the "last" aggregator takes the mean of
+simultaneous newest messages, so that their order does not matter.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from models.layers.checks import check_choice
-from models.layers.kernels.gru_cpu import Gated
+from models.layers.kernels.gru_cpu import GRUCell
 from models.layers.neighbours import Groups
 
 AGGREGATORS = ("last", "mean", "sum", "attention", "lstm")
@@ -24,8 +24,8 @@ UPDATERS = ("gru", "lstm", "rnn", "attention", "decay")
 
 
 class Memory(NamedTuple):
-    """``vector`` (n, w); ``updated`` (n,) float64, time of the last event; ``event_count`` (n,) int64, events so far;
-    ``decay`` (n,), by how much faster than the others a node forgets."""
+    """The memory of n nodes. ``vector`` (n, w); ``updated`` (n,) float64, time of the last event; ``event_count`` (n,)
+    int64, events so far; ``decay`` (n,), factor on the node's decay rate λ."""
 
     vector: Tensor
     updated: Tensor
@@ -34,15 +34,15 @@ class Memory(NamedTuple):
 
 
 def empty_memory(n: int, w: int, like: Tensor) -> Memory:
-    """Nothing has happened yet, and all nodes forget alike."""
+    """The memory of n nodes before any event: zeros, with equal decay rates; dtype and device of ``like``."""
     event_count = torch.zeros(n, dtype=torch.int64, device=like.device)
     return Memory(like.new_zeros(n, w), like.new_zeros(n, dtype=torch.float64), event_count, like.new_ones(n))
 
 
 class Fading(nn.Module):
-    """s exp(−λΔt): what is left of the vectors of ``nodes`` (m,) at the times ``t`` (m,), (m, w); λ = decay · rate.
+    """s exp(−λΔt): the decayed memory vectors (m, w) of ``nodes`` (m,) at the times ``t`` (m,); λ = decay · rate.
 
-    ``half_life``: in the unit of t, where the rate, which is learned, starts.
+    The rate is learned; its first value gives the ``half_life``, in the unit of t.
     """
 
     def __init__(self, half_life: float) -> None:
@@ -50,9 +50,9 @@ class Fading(nn.Module):
         self.log_rate = nn.Parameter(torch.tensor([math.log(2) / half_life]).log())
 
     def forward(self, memory: Memory, nodes: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """The faded vectors, and Δt (m,) float32 since each node's last event."""
-        left, elapsed = self.decay_factor(memory, nodes, t)
-        return memory.vector.index_select(0, nodes) * left[:, None], elapsed
+        """The decayed vectors, and Δt (m,) float32 since each node's last event."""
+        factor, elapsed = self.decay_factor(memory, nodes, t)
+        return memory.vector.index_select(0, nodes) * factor[:, None], elapsed
 
     def decay_factor(self, memory: Memory, nodes: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """exp(−λΔt) (m,) and Δt."""
@@ -62,43 +62,43 @@ class Fading(nn.Module):
 
 
 class Identity(nn.Module):
-    """The message is what there is to say: [s_node, s_other, φ(Δt), e], (r, m) → (r, m)."""
+    """The message is its raw content [s_node, s_other, φ(Δt), e], (r, m) → (r, m)."""
 
     def __init__(self, m: int) -> None:
         super().__init__()
         self.out_features = m
 
-    def forward(self, said: Tensor, sent: Tensor) -> Tensor:
-        """``said`` itself."""
-        return said
+    def forward(self, content: Tensor, is_source: Tensor) -> Tensor:
+        """``content``, unchanged."""
+        return content
 
 
 class Mlp(nn.Module):
-    """Two layers that squeeze what there is to say, one pair for an event's source, one for its destination."""
+    """Two linear layers that compress the raw content, one pair for an event's source, one for its destination."""
 
     def __init__(self, m: int, out: int) -> None:
         super().__init__()
         self.out_features = out
         self.ends = nn.ModuleList(nn.Sequential(nn.Linear(m, out), nn.ReLU(), nn.Linear(out, out)) for _ in range(2))
 
-    def forward(self, said: Tensor, sent: Tensor) -> Tensor:
-        """The messages (r, out); ``sent`` (r,) is True where the node is the event's source."""
-        source, destination = (end(said) for end in self.ends)
-        return torch.where(sent[:, None], source, destination)
+    def forward(self, content: Tensor, is_source: Tensor) -> Tensor:
+        """The messages (r, out); ``is_source`` (r,) is True where the node is the event's source."""
+        source, destination = (end(content) for end in self.ends)
+        return torch.where(is_source[:, None], source, destination)
 
 
 class Mean(nn.Module):
-    """The mean of each node's messages, (r, m) → (g, m); of all, or with ``divide`` False their sum."""
+    """The mean of each node's messages, (r, m) → (g, m); with ``divide`` False their sum."""
 
     def __init__(self, divide: bool = True) -> None:
         super().__init__()
         self.divide = divide
 
     def forward(self, messages: Tensor, groups: Groups) -> Tensor:
-        """One message a group."""
+        """One message for each group."""
         if len(messages) == len(groups.node):
             return messages
-        total = messages.new_zeros(len(groups.node), messages.shape[1]).index_add(0, groups.of, messages)
+        total = messages.new_zeros(len(groups.node), messages.shape[1]).index_add(0, groups.group_index, messages)
         return total / groups.size[:, None] if self.divide else total
 
 
@@ -110,37 +110,39 @@ class AttentionOverMessages(nn.Module):
         self.score = nn.Parameter(torch.randn(m) / m**0.5)
 
     def forward(self, messages: Tensor, groups: Groups) -> Tensor:
-        """One message a group."""
-        scores = padded((messages @ self.score)[:, None], groups, -torch.inf)[..., 0]
-        return (torch.softmax(scores, dim=1)[:, None] @ padded(messages, groups))[:, 0]
+        """One message for each group."""
+        scores = pad_groups((messages @ self.score)[:, None], groups, -torch.inf)[..., 0]
+        return (torch.softmax(scores, dim=1)[:, None] @ pad_groups(messages, groups))[:, 0]
 
 
 class LstmOverMessages(nn.Module):
-    """What an LSTM says after each node's messages in the order of time, (r, m) → (g, m)."""
+    """The last output of an LSTM over each node's messages in the order of time, (r, m) → (g, m)."""
 
     def __init__(self, m: int) -> None:
         super().__init__()
         self.lstm = nn.LSTM(m, m, batch_first=True)
 
     def forward(self, messages: Tensor, groups: Groups) -> Tensor:
-        """One message a group."""
-        every, _ = self.lstm(padded(messages, groups))
-        last = (groups.size - 1)[:, None, None].expand(-1, 1, every.shape[2])
-        return every.gather(1, last)[:, 0]
+        """One message for each group."""
+        outputs, _ = self.lstm(pad_groups(messages, groups))
+        last = (groups.size - 1)[:, None, None].expand(-1, 1, outputs.shape[2])
+        return outputs.gather(1, last)[:, 0]
 
 
 class Gru(nn.Module):
-    """s ← GRU(message, s); the message may come in pieces that stand side by side."""
+    """s ← GRU(message, s); a message given as several tensors is their concatenation."""
 
     def __init__(self, m: int, d: int) -> None:
         super().__init__()
-        self.cell, self.width = nn.GRUCell(m, d), d
+        self.cell = nn.GRUCell(m, d)
+        self.width = d
 
-    def forward(self, message: Tensor | tuple[Tensor, ...], s: Tensor, kept: Tensor) -> Tensor:
+    def forward(self, message: Tensor | tuple[Tensor, ...], s: Tensor, decay_factor: Tensor) -> Tensor:
         """The new memory (g, w)."""
-        cell, pieces = self.cell, message if isinstance(message, tuple) else (message,)
+        cell = self.cell
+        pieces = message if isinstance(message, tuple) else (message,)
         if s.device.type == "cpu" and s.dtype == torch.float32:
-            return Gated.apply(s, cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh, *pieces)
+            return GRUCell.apply(s, cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh, *pieces)
         return cell(torch.cat(pieces, dim=1), s)
 
 
@@ -149,56 +151,62 @@ class Rnn(nn.Module):
 
     def __init__(self, m: int, d: int) -> None:
         super().__init__()
-        self.cell, self.width = nn.RNNCell(m, d), d
+        self.cell = nn.RNNCell(m, d)
+        self.width = d
 
-    def forward(self, message: Tensor, s: Tensor, kept: Tensor) -> Tensor:
+    def forward(self, message: Tensor, s: Tensor, decay_factor: Tensor) -> Tensor:
         """The new memory (g, w)."""
         return self.cell(message, s)
 
 
 class Lstm(nn.Module):
-    """[h, c] ← LSTM(message, [h, c]); others read h, the first half of the memory."""
+    """[h, c] ← LSTM(message, [h, c]); messages and embeddings read h, the first half of the memory."""
 
     def __init__(self, m: int, d: int) -> None:
         super().__init__()
-        self.cell, self.width = nn.LSTMCell(m, d), 2 * d
+        self.cell = nn.LSTMCell(m, d)
+        self.width = 2 * d
 
-    def forward(self, message: Tensor, s: Tensor, kept: Tensor) -> Tensor:
+    def forward(self, message: Tensor, s: Tensor, decay_factor: Tensor) -> Tensor:
         """The new memory (g, 2d)."""
         h, c = s.chunk(2, dim=1)
         return torch.cat(self.cell(message, (h.contiguous(), c.contiguous())), dim=1)
 
 
 class AttentionUpdate(nn.Module):
-    """s ← s + V · softmax attention of s over itself and the message (inventory TGN-11), normed."""
+    """s ← LayerNorm(s + V · softmax attention of s over itself and the message) (TGN-11)."""
 
     def __init__(self, m: int, d: int) -> None:
         super().__init__()
-        self.lift, self.query = nn.Linear(m, d), nn.Linear(d, d)
-        self.key, self.value = nn.Linear(d, d, bias=False), nn.Linear(d, d)
-        self.norm, self.width = nn.LayerNorm(d), d
+        self.lift = nn.Linear(m, d)
+        self.query = nn.Linear(d, d)
+        self.key = nn.Linear(d, d, bias=False)
+        self.value = nn.Linear(d, d)
+        self.norm = nn.LayerNorm(d)
+        self.width = d
 
-    def forward(self, message: Tensor, s: Tensor, kept: Tensor) -> Tensor:
+    def forward(self, message: Tensor, s: Tensor, decay_factor: Tensor) -> Tensor:
         """The new memory (g, d)."""
-        seen = torch.stack([s, self.lift(message)], dim=1)
-        scores = (self.key(seen) @ self.query(s)[..., None])[..., 0] / s.shape[1] ** 0.5
-        return self.norm(s + (torch.softmax(scores, dim=1)[:, None] @ self.value(seen))[:, 0])
+        inputs = torch.stack([s, self.lift(message)], dim=1)
+        scores = (self.key(inputs) @ self.query(s)[..., None])[..., 0] / s.shape[1] ** 0.5
+        return self.norm(s + (torch.softmax(scores, dim=1)[:, None] @ self.value(inputs))[:, 0])
 
 
 class DecayUpdate(nn.Module):
-    """s ← s + (1 − kept) tanh(W message): what has faded since the last event makes room (inventory TGN-12)."""
+    """s ← s + (1 − decay_factor) tanh(W message): the longer the pause, the more a message writes (TGN-12)."""
 
     def __init__(self, m: int, d: int) -> None:
         super().__init__()
-        self.lift, self.width = nn.Linear(m, d), d
+        self.lift = nn.Linear(m, d)
+        self.width = d
 
-    def forward(self, message: Tensor, s: Tensor, kept: Tensor) -> Tensor:
-        """The new memory (g, d); ``s`` has faded by ``kept`` (g,) already."""
-        return s + (1 - kept)[:, None] * torch.tanh(self.lift(message))
+    def forward(self, message: Tensor, s: Tensor, decay_factor: Tensor) -> Tensor:
+        """The new memory (g, d); ``s`` has been multiplied by ``decay_factor`` (g,) already."""
+        return s + (1 - decay_factor)[:, None] * torch.tanh(self.lift(message))
 
 
 def aggregator(name: str, m: int) -> nn.Module:
-    """The aggregator of that name for messages of m numbers; "last" is handed the newest only. Raises SizeError."""
+    """The aggregator of that name for messages (r, m); "last" expects the newest messages only. Raises SizeError."""
     check_choice("aggregator", name, AGGREGATORS)
     if name in ("attention", "lstm"):
         return {"attention": AttentionOverMessages, "lstm": LstmOverMessages}[name](m)
@@ -206,14 +214,14 @@ def aggregator(name: str, m: int) -> nn.Module:
 
 
 def updater(name: str, m: int, d: int) -> Any:
-    """The updater of that name from messages of m numbers to a memory that others read d numbers of. SizeError."""
+    """The updater of that name, from messages (g, m) to a memory whose first d numbers are read. Raises SizeError."""
     check_choice("updater", name, UPDATERS)
-    made = {"gru": Gru, "lstm": Lstm, "rnn": Rnn, "attention": AttentionUpdate, "decay": DecayUpdate}
-    return made[name](m, d)
+    updaters = {"gru": Gru, "lstm": Lstm, "rnn": Rnn, "attention": AttentionUpdate, "decay": DecayUpdate}
+    return updaters[name](m, d)
 
 
-def padded(rows: Tensor, groups: Groups, fill: float = 0.0) -> Tensor:
+def pad_groups(rows: Tensor, groups: Groups, fill: float = 0.0) -> Tensor:
     """(r, m) → (g, c, m), each group's rows in order and ``fill`` after them; c is the largest group's size."""
-    most = int(groups.size.max()) if len(groups.size) else 0
-    out = rows.new_full((len(groups.size) * most, rows.shape[1]), fill)
-    return out.index_copy(0, groups.of * most + groups.place, rows).view(-1, most, rows.shape[1])
+    largest = int(groups.size.max()) if len(groups.size) else 0
+    out = rows.new_full((len(groups.size) * largest, rows.shape[1]), fill)
+    return out.index_copy(0, groups.group_index * largest + groups.position, rows).view(-1, largest, rows.shape[1])

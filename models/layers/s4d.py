@@ -3,14 +3,14 @@
 Paper: Gu, Gupta, Goel, Ré 2022, 2206.11893 (section 3; initial values section 4).
 
 Glossary: b sequences · l bars · d channels (H) · m = N/2 conjugate pairs of the state · A (d, m) · Δ (d,) · C (d, m) ·
-D (d,) skip · Ā, B̄ discretised, B held at 1 (only the product C·B is seen):
+D (d,) skip · Ā, B̄ discretised, B fixed to 1 (outputs depend on the product C·B only):
 
     zoh       Ā = exp(ΔA), B̄ = (Ā − 1) / A              zero-order hold, equation 3
     bilinear  Ā = (1 + ΔA/2) / (1 − ΔA/2), B̄ = Δ / (1 − ΔA/2)
 
     h_t = Ā h_{t−1} + x_t        y_t = 2 Re(C B̄ h_t) + D x_t        h (b, d, m, 2), real and imaginary part
 
-B̄ is taken out of the recurrence and into what reads it, which changes nothing but the scale of h.
+B̄ is moved from the recurrence to the output map, which changes the scale of h and nothing else.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class S4D(CachingModule):
         self.log_dt = nn.Parameter(log_dt, requires_grad=learn_dt)
         self.C = nn.Parameter(torch.randn(d_model, d_state // 2, 2) * math.sqrt(0.5))
         self.D = nn.Parameter(torch.randn(d_model))
-        self._constants = WeightCache(self._ready_to_step)
+        self._step_weights = WeightCache(self._compute_step_weights)
 
     def undecayed(self) -> list[nn.Parameter]:
         """Parameters that weight decay would pull towards a meaningless value."""
@@ -82,7 +82,7 @@ class S4D(CachingModule):
     def forward(self, x: Tensor, state: State | None = None, gaps: Tensor | None = None) -> tuple[Tensor, State]:
         """y (b, l, d) and the state after the last bar; ``gaps`` (b, l) scale Δ (zero-order hold only).
 
-        Raises ShapeError, DtypeError, StateError.
+        Raises ShapeError, DtypeError, StateError; SizeError for gaps under another rule.
         """
         check_sequence(x, self.D.shape[0], gaps)
         check_weights(self.D)
@@ -94,50 +94,54 @@ class S4D(CachingModule):
                 y, h = diagonal_ssm(signal, a_bar, 2 * C * b_bar, self.D, h)
             else:
                 check_choice("discretisation with gaps", self.discretisation, ("zoh",))
-                form = scan_onnx.diagonal_ssm_irregular if torch.compiler.is_exporting() else diagonal_ssm_irregular
+                scan = scan_onnx.diagonal_ssm_irregular if torch.compiler.is_exporting() else diagonal_ssm_irregular
                 dt = torch.exp(self.log_dt)
-                y, h = form(signal, self._continuous(), dt, gaps, C * b_bar, self.D, h, 1 / b_bar)
+                y, h = scan(signal, self._continuous(), dt, gaps, C * b_bar, self.D, h, 1 / b_bar)
         return y.to(x.dtype), (torch.view_as_real(h),)
 
     def step(self, x: Tensor, state: State, gap: Tensor | None = None) -> tuple[Tensor, State]:
         """y (b, d) of one bar x (b, d), and the state after it; ``gap`` (b,). Raises as forward."""
-        at_once = not torch.is_grad_enabled() and x.dtype == torch.float32 and x.device.type == "cpu"
+        has_kernel = not torch.is_grad_enabled() and x.dtype == torch.float32 and x.device.type == "cpu"
         if torch.compiler.is_exporting():
             return self._step_exported(x, state, gap)
-        if at_once and (gap is None or self.discretisation == "zoh"):
-            return self._step_at_once(x, state, gap)
+        if has_kernel and (gap is None or self.discretisation == "zoh"):
+            return self._compiled_step(x, state, gap)
         check_bar(x, self.D.shape[0])
         a_bar, b_bar, C = self._discrete()
-        a, entering = a_bar, torch.ones_like(a_bar)
+        a = a_bar
+        input_factor = torch.ones_like(a_bar)
         if gap is not None:
             check_choice("discretisation with gaps", self.discretisation, ("zoh",))
             z = self._continuous() * torch.exp(self.log_dt)[:, None]
             exponent = z * gap.to(self.D.dtype)[:, None, None]
-            a, entering = torch.exp(exponent), torch.expm1(exponent) / torch.expm1(z)
+            a = torch.exp(exponent)
+            input_factor = torch.expm1(exponent) / torch.expm1(z)
             x = x.masked_fill(gap[:, None] == 0, 0.0)
-        h = a * self._unpack(state, len(x)) + entering * x[..., None]
+        h = a * self._unpack(state, len(x)) + input_factor * x[..., None]
         y = 2 * (C * b_bar * h).real.sum(-1) + self.D * x
         return y, (torch.view_as_real(h),)
 
-    def _step_at_once(self, x: Tensor, state: State, gap: Tensor | None) -> tuple[Tensor, State]:
-        """The same in one kernel call; the arrays of unchanged weights are kept between bars."""
+    def _compiled_step(self, x: Tensor, state: State, gap: Tensor | None) -> tuple[Tensor, State]:
+        """As step, in one compiled kernel; arrays of the weights are cached between bars."""
         if not state or len(state) > 1 or state[0].dtype != x.dtype:
             check_state(state, [(len(x), *self.C.shape)])
-        weights, held, D = self._constants()
-        bar, before = x.contiguous().numpy(), state[0].contiguous().numpy()
-        if bar.shape != before.shape[:2] or before.shape[1:] != (*weights.shape[:2], 2):
+        weights, gap_weights, D = self._step_weights()
+        bar = x.contiguous().numpy()
+        h = state[0].contiguous().numpy()
+        if bar.shape != h.shape[:2] or h.shape[1:] != (*weights.shape[:2], 2):
             check_bar(x, len(D))
             check_state(state, [(len(x), *self.C.shape)])
-        y, h = np.empty_like(bar), np.empty_like(before)
+        y = np.empty_like(bar)
+        next_h = np.empty_like(h)
         if gap is None:
-            ssm_step(bar, weights, D, before, y, h)
+            ssm_step(bar, weights, D, h, y, next_h)
         else:
             check_gap(gap, x)
-            ssm_gap_step(bar, gap.to(x.dtype).contiguous().numpy(), weights, held, D, before, y, h)
-        return torch.from_numpy(y), (torch.from_numpy(h),)
+            ssm_gap_step(bar, gap.to(x.dtype).contiguous().numpy(), weights, gap_weights, D, h, y, next_h)
+        return torch.from_numpy(y), (torch.from_numpy(next_h),)
 
     def _step_exported(self, x: Tensor, state: State, gap: Tensor | None) -> tuple[Tensor, State]:
-        """As step, for a graph: complex numbers only where they are made of weights alone."""
+        """As step, for an exported graph: complex numbers only where they depend on weights alone."""
         a_bar, b_bar, C = self._discrete()
         if gap is None:
             h = complex_pairs.plus(complex_pairs.times(torch.view_as_real(a_bar), state[0]), x[..., None])
@@ -145,19 +149,21 @@ class S4D(CachingModule):
             check_choice("discretisation with gaps", self.discretisation, ("zoh",))
             z = self._continuous() * torch.exp(self.log_dt)[:, None]
             exponent = torch.view_as_real(z) * gap[:, None, None, None]
-            entering = complex_pairs.times(complex_pairs.expm1(exponent), torch.view_as_real(1 / torch.expm1(z)))
-            h = complex_pairs.times(complex_pairs.exp(exponent), state[0]) + entering * x[..., None, None]
+            input_factor = complex_pairs.times(complex_pairs.expm1(exponent), torch.view_as_real(1 / torch.expm1(z)))
+            h = complex_pairs.times(complex_pairs.exp(exponent), state[0]) + input_factor * x[..., None, None]
         y = complex_pairs.real_of_product(torch.view_as_real(2 * C * b_bar), h).sum(-1) + self.D * x
         return y, (h,)
 
-    def _ready_to_step(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _compute_step_weights(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """[Ā, 2 C B̄] (d, m, 4), for gaps [z, 1 / (exp(z) − 1)] (d, m, 4) with z = ΔA, and D; complex as pairs."""
         a_bar, b_bar, C = self._discrete()
         z = self._continuous() * torch.exp(self.log_dt)[:, None]
-        both = ((a_bar, 2 * C * b_bar), (z, 1 / torch.expm1(z)))
-        weights, held = (torch.cat([torch.view_as_real(v) for v in two], dim=-1) for two in both)
-        return weights.detach().float().numpy(), held.detach().float().numpy(), self.D.detach().float().numpy()
+        factors = ((a_bar, 2 * C * b_bar), (z, 1 / torch.expm1(z)))
+        weights, gap_weights = (torch.cat([torch.view_as_real(v) for v in pair], dim=-1) for pair in factors)
+        return weights.detach().float().numpy(), gap_weights.detach().float().numpy(), self.D.detach().float().numpy()
 
     def _unpack(self, state: State, batch: int) -> Tensor:
+        """h (b, d, m) complex. Raises StateError."""
         check_state(state, [(batch, *self.C.shape)])
         return torch.view_as_complex(state[0].to(self.D.dtype).contiguous())
 
@@ -167,7 +173,8 @@ class S4D(CachingModule):
 
     def _discrete(self) -> tuple[Tensor, Tensor, Tensor]:
         """Ā, B̄ and C, each (d, m) complex."""
-        A, C = self._continuous(), torch.view_as_complex(self.C)
+        A = self._continuous()
+        C = torch.view_as_complex(self.C)
         dt = torch.exp(self.log_dt)[:, None]
         if self.discretisation == "bilinear":
             return (1 + A * dt / 2) / (1 - A * dt / 2), dt / (1 - A * dt / 2), C

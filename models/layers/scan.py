@@ -1,4 +1,4 @@
-"""The recurrences of all state-space layers: the slow definition of each, and the fast form that the device has.
+"""The recurrences of all state-space layers: the slow definition of each, and a fast form for each device.
 
 Selective scan: Gu & Dao 2023, 2312.00752 (section 3.2, algorithm 2). Shapes and argument names are mamba-ssm's.
 
@@ -12,8 +12,8 @@ previous bar, in bars.
     rule "zoh"        Ā = exp(ΔA), B̄ = (Ā − 1) / A · B  zero-order hold, the paper's equation 4
     rule "euler"      Ā = 1 + ΔA, B̄ = Δ B
 
-``*_reference`` is the definition, bar by bar. The fast forms keep the state only every so many bars and run it again in
-the backward pass, so their memory beyond inputs and outputs does not grow with n · l.
+``*_reference`` is the definition, bar by bar. The fast forms save the state only at block boundaries and recompute the
+states between in the backward pass, so their memory beyond inputs and outputs does not grow with n · l.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def selective_scan_reference(
     h = u.new_zeros(u.shape[0], *A.shape) if initial_state is None else initial_state
     outputs = []
     for u_t, delta_t, B_t, C_t in zip(u.unbind(2), delta.unbind(2), B.unbind(2), C.unbind(2), strict=True):
-        decay, hold = discretise(delta_t[..., None], A, rule)
-        h = decay * h + hold * u_t[..., None] * B_t[:, None]
+        decay, input_factor = discretise(delta_t[..., None], A, rule)
+        h = decay * h + input_factor * u_t[..., None] * B_t[:, None]
         outputs.append((h * C_t[:, None]).sum(-1))
     y = torch.stack(outputs, dim=2)
     y = y if D is None else y + u * D[:, None]
@@ -79,68 +79,70 @@ def selective_scan(
     gaps: Tensor | None = None,
     rule: str = "zoh_euler",
 ) -> Any:
-    """y (b, d, l) in u's dtype, and with ``return_last_state`` also h (b, d, n); computed in float32, or in float64 if
-    u is. ``gaps`` scale Δ bar by bar, without a gradient of their own; 0 marks a padded bar, which leaves the
-    state as it was whatever stands there.
+    """y (b, d, l) in u's dtype, and with ``return_last_state`` also h (b, d, n).
 
-    Raises ShapeError, DtypeError, SizeError.
+    Computed in float32, or in float64 if u is float64. ``gaps`` scale Δ bar by bar and have no gradient; 0 marks a
+    padded bar, which leaves the state unchanged whatever its inputs are, NaN included. Raises ShapeError, DtypeError,
+    SizeError.
     """
-    given = (u, delta, A, B, C, D, z, delta_bias)
+    arguments = (u, delta, A, B, C, D, z, delta_bias)
     names = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state", "gaps")
-    _check_scan(dict(zip(names, (*given, initial_state, gaps), strict=True)), rule)
+    _check_scan(dict(zip(names, (*arguments, initial_state, gaps), strict=True)), rule)
     if torch.compiler.is_exporting():
-        hold = partial(discretise, rule=rule)
-        return scan_onnx.selective(*given, delta_softplus, initial_state, return_last_state, gaps, hold)
+        discretise_by_rule = partial(discretise, rule=rule)
+        return scan_onnx.selective(
+            *arguments, delta_softplus, initial_state, return_last_state, gaps, discretise_by_rule
+        )
     if u.device.type not in ("cpu", "cuda") or (u.device.type == "cuda" and u.dtype == torch.float64):
-        return selective_scan_reference(*given, delta_softplus, initial_state, return_last_state, gaps, rule)
+        return selective_scan_reference(*arguments, delta_softplus, initial_state, return_last_state, gaps, rule)
     if gaps is not None:
-        absent = (gaps == 0)[:, None]
-        u, delta, B, C = (v.masked_fill(absent, 0.0) for v in (u, delta, B, C))
+        is_padded = (gaps == 0)[:, None]
+        u, delta, B, C = (v.masked_fill(is_padded, 0.0) for v in (u, delta, B, C))
     with torch.autocast(u.device.type, enabled=False):
-        work = torch.float64 if u.dtype == torch.float64 else torch.float32
-        channels_last = [v.to(work).transpose(1, 2) for v in (u, delta, B, C)]
+        dtype = torch.float64 if u.dtype == torch.float64 else torch.float32
+        channels_last = [v.to(dtype).transpose(1, 2) for v in (u, delta, B, C)]
         decay, skip, gate, bias, h, scale = (
-            None if v is None else v.to(work) for v in (A, D, z, delta_bias, initial_state, gaps)
+            None if v is None else v.to(dtype) for v in (A, D, z, delta_bias, initial_state, gaps)
         )
         gate = None if gate is None else gate.transpose(1, 2)
         h = channels_last[0].new_zeros(u.shape[0], *A.shape) if h is None else h
         inputs = [*channels_last[:2], decay, *channels_last[2:], skip, gate, bias, scale]
-        selective = scan_cpu.selective if u.device.type == "cpu" else _on_cuda()
-        y, last = selective(inputs, h, delta_softplus, RULES.index(rule))
+        kernel = scan_cpu.selective if u.device.type == "cpu" else _cuda_kernel()
+        y, last = kernel(inputs, h, delta_softplus, RULES.index(rule))
         y = y.transpose(1, 2).to(u.dtype)
     return (y, last) if return_last_state else y
 
 
 def discretise(delta: Tensor, A: Tensor, rule: str) -> tuple[Tensor, Tensor]:
-    """Ā, and what B is multiplied by to give B̄, of step sizes and A that broadcast."""
+    """Ā, and the factor of B in B̄, for step sizes and A that broadcast."""
     if rule == "euler":
         return 1 + delta * A, delta
     decay = torch.exp(delta * A)
     if rule != "zoh":
         return decay, delta
-    flat = A == 0  # where (Ā − 1) / A goes to Δ
-    return decay, torch.where(flat, delta, torch.expm1(delta * A) / torch.where(flat, 1.0, A))
+    is_zero = A == 0  # the limit of (Ā − 1) / A is Δ
+    return decay, torch.where(is_zero, delta, torch.expm1(delta * A) / torch.where(is_zero, 1.0, A))
 
 
 def diagonal_scan_reference(a: Tensor, x: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """h_t = a_t h_{t−1} + x_t for every bar (b, l, p), and the last (b, p); a (b or 1, l or 1, p), x (b, l, p)."""
     b, length, _ = x.shape
-    at = a.expand(b, length, -1)
+    a = a.expand(b, length, -1)
     h = torch.zeros_like(x[:, 0]) if h is None else h
     states = []
-    for a_t, x_t in zip(at.unbind(1), x.unbind(1), strict=True):
+    for a_t, x_t in zip(a.unbind(1), x.unbind(1), strict=True):
         h = a_t * h + x_t
         states.append(h)
     return torch.stack(states, dim=1), h
 
 
 def diagonal_scan(a: Tensor, x: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """As ``diagonal_scan_reference``: a linear recurrence of complex numbers, each state on its own."""
+    """As ``diagonal_scan_reference``: a complex linear recurrence for each state separately. Raises ShapeError."""
     if torch.compiler.is_exporting():
         return diagonal_scan_reference(a, x, h)
     b, length, p = x.shape
-    by_bar = (a.shape[0] if a.shape[0] == 1 else b, a.shape[1] if a.shape[1] == 1 else length, p)
-    _check_diagonal({"a": (a, by_bar), "h": (h, (b, p))})
+    a_shape = (a.shape[0] if a.shape[0] == 1 else b, a.shape[1] if a.shape[1] == 1 else length, p)
+    _check_diagonal({"a": (a, a_shape), "h": (h, (b, p))})
     h = torch.zeros_like(x[:, 0]) if h is None else h
     return (diagonal_cpu if x.device.type == "cpu" else scan_chunked).diagonal_scan(a, x, h)
 
@@ -150,7 +152,7 @@ def diagonal_ssm_reference(
 ) -> tuple[Tensor, Tensor]:
     """y (b, l, d) and the last h (b, d, m): h_t = a h_{t−1} + x_t and y_t = Re Σ_m w h_t + D x_t, bar by bar.
 
-    ``x`` (b, l, d) real; ``a``, ``w`` (d, m) complex; ``D`` (d,); ``h`` (b, d, m) complex, zeros at first.
+    ``x`` (b, l, d) real; ``a``, ``w`` (d, m) complex; ``D`` (d,); ``h`` (b, d, m) complex, zeros by default.
     """
     h = a.new_zeros(x.shape[0], *a.shape) if h is None else h
     outputs = []
@@ -162,9 +164,10 @@ def diagonal_ssm_reference(
 
 def diagonal_ssm(x: Tensor, a: Tensor, w: Tensor, D: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """As ``diagonal_ssm_reference``: the convolution of every time-invariant diagonal layer. Raises ShapeError."""
-    (b, _, d), m = x.shape, a.shape[-1]
+    b, _, d = x.shape
+    m = a.shape[-1]
     _check_diagonal({"a": (a, (d, m)), "w": (w, (d, m)), "D": (D, (d,)), "h": (h, (b, d, m))})
-    if torch.compiler.is_exporting():  # what is complex is made of weights alone: worked out before a graph is written
+    if torch.compiler.is_exporting():  # complex numbers depend on weights alone: computed before the graph is written
         pairs = x.new_zeros(x.shape[0], *a.shape, 2) if h is None else torch.view_as_real(h)
         y, last = scan_chunked.diagonal_ssm_pairs(x, torch.view_as_real(a), torch.view_as_real(w), D, pairs)
         return y, torch.view_as_complex(last.contiguous())
@@ -172,36 +175,40 @@ def diagonal_ssm(x: Tensor, a: Tensor, w: Tensor, D: Tensor, h: Tensor | None = 
     return (diagonal_cpu if x.device.type == "cpu" else scan_chunked).diagonal_ssm(x, a, w, D, h)
 
 
-def _on_cuda() -> Any:
-    from models.layers.kernels import scan_triton  # only where there is a CUDA device, and so Triton
+def _cuda_kernel() -> Any:
+    from models.layers.kernels import scan_triton  # Triton is installed only with CUDA
 
     return scan_triton.selective
 
 
-def _check_scan(given: Mapping[str, Tensor | None], rule: str) -> None:
-    """The kernels check nothing: whatever reaches them has its shape, is real and stands on one device."""
+def _check_scan(arguments: Mapping[str, Tensor | None], rule: str) -> None:
+    """Raises unless all arguments have their shapes, are real and are on one device; the kernels check nothing."""
     if rule not in RULES:
         raise SizeError(f"no discretisation {rule!r}; choose one of {', '.join(RULES)}")
-    u, A = given["u"], given["A"]
+    u = arguments["u"]
+    A = arguments["A"]
     assert u is not None and A is not None
     if u.dim() != 3 or not u.numel() or A.dim() != 2:
         raise ShapeError(
             f"u is {tuple(u.shape)} and A {tuple(A.shape)}; give u (b, d, l) of one bar or more and A (d, n)"
         )
-    (b, d, length), n = u.shape, A.shape[1]
-    by_channel, by_state = (b, d, length), (b, n, length)
+    b, d, length = u.shape
+    n = A.shape[1]
+    by_channel = (b, d, length)
+    by_state = (b, n, length)
     expected = {"u": by_channel, "delta": by_channel, "z": by_channel, "A": (d, n), "B": by_state, "C": by_state}
     expected |= {"D": (d,), "delta_bias": (d,), "gaps": (b, length), "initial_state": (b, d, n)}
-    for name, value in given.items():
+    for name, value in arguments.items():
         if value is None:
             continue
         if tuple(value.shape) != expected[name]:
-            raise ShapeError(f"{name} is {tuple(value.shape)}; u {tuple(u.shape)} and n = {n} ask for {expected[name]}")
+            raise ShapeError(f"{name} is {tuple(value.shape)}; u {tuple(u.shape)} and n = {n} require {expected[name]}")
         if not torch.is_floating_point(value) or value.device != u.device:
             raise DtypeError(f"{name} is {value.dtype} on {value.device}; give real floating tensors on one device")
 
 
 def _check_diagonal(expected: Mapping[str, tuple[Tensor | None, tuple[int, ...]]]) -> None:
+    """Raises ShapeError unless each tensor, by name, has the shape beside it."""
     for name, (value, shape) in expected.items():
         if value is not None and tuple(value.shape) != shape:
-            raise ShapeError(f"{name} is {tuple(value.shape)}; the other arguments ask for {shape}")
+            raise ShapeError(f"{name} is {tuple(value.shape)}; the other arguments require {shape}")

@@ -1,7 +1,7 @@
-"""Diagonal recurrences as matrix products over blocks of bars, for devices that have no kernel of their own.
+"""Diagonal recurrences as matrix products over blocks of bars, for devices without a kernel.
 
-Glossary as in scan.py. Within a block of CHUNK_BARS the response to the block's own bars is a Toeplitz matrix, and the
-state carried in adds what it still says. The future enters every product as an exact zero.
+Glossary as in scan.py. Within a block of CHUNK_BARS the response to the bars of the block is a Toeplitz matrix product,
+to which the response to the state before the block is added. Later bars enter every product as exact zeros.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def diagonal_ssm(x: Tensor, a: Tensor, w: Tensor, D: Tensor, h: Tensor) -> tuple
 
 
 def diagonal_ssm_pairs(x: Tensor, a: Tensor, w: Tensor, D: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-    """The same in real arithmetic: ``a``, ``w`` (d, m, 2) and h (b, d, m, 2), real and imaginary part."""
+    """As ``diagonal_ssm``, in real arithmetic: ``a``, ``w`` (d, m, 2) and h (b, d, m, 2), real and imaginary part."""
     blocks = x.split(CHUNK_BARS, dim=1)
     p_r, p_i = _powers(a, blocks[0].shape[1] + 1)  # (d, m, k + 1)
     w_r, w_i = w[..., :1], w[..., 1:]
@@ -34,7 +34,8 @@ def diagonal_ssm_pairs(x: Tensor, a: Tensor, w: Tensor, D: Tensor, h: Tensor) ->
     h_r, h_i = h.permute(3, 1, 2, 0).unbind(0)  # (d, m, b)
     outputs = []
     for block in blocks:
-        k, signal = block.shape[1], block.permute(2, 1, 0)  # (d, k, b)
+        k = block.shape[1]
+        signal = block.permute(2, 1, 0)  # (d, k, b)
         y = torch.bmm(from_x[:, :k, :k], signal) + torch.bmm(from_h[:, :k], torch.cat([h_r, h_i], dim=1))
         added_r, added_i = torch.bmm(into_h[..., :k].flip(2), signal).chunk(2, dim=1)
         a_r, a_i = p_r[..., k, None], p_i[..., k, None]
@@ -44,7 +45,7 @@ def diagonal_ssm_pairs(x: Tensor, a: Tensor, w: Tensor, D: Tensor, h: Tensor) ->
 
 
 def diagonal_scan(a: Tensor, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-    """All states (b, l, p) and the last (b, p), by doubling: after round k a bar has heard the 2^k bars before it."""
+    """All states (b, l, p) and the last (b, p), by doubling: after round k a bar includes the 2^k bars before it."""
     a = a.expand_as(x)
     x = torch.cat([(x[:, :1] + a[:, :1] * h[:, None]), x[:, 1:]], dim=1)
     reach = 1

@@ -6,8 +6,8 @@ Glossary: b sequences · l bars · d channels · k taps · level i, dilation δ 
 
     F(x) = ReLU(conv(ReLU(conv(x))))        y = ReLU(x + F(x))        conv(x)_t = bias + Σ_j W_j x_{t − (k−1−j) δ}
 
-with W under weight normalisation, W = gain · V / ‖V‖ for every channel out. A forecast hears 2 (k − 1) (2^levels − 1)
-bars before its own. State: the last (k − 1) δ inputs of each convolution, (b, (k − 1) δ, d), two a level.
+with W under weight normalisation, W = gain · V / ‖V‖ for every output channel. An output reads the 2 (k − 1)
+(2^levels − 1) bars before its own. State: the last (k − 1) δ inputs of each convolution (b, (k − 1) δ, d), two a level.
 
 Departs from the paper: no dropout between the convolutions (the network around it drops whole layers' outputs). Each
 convolution is one matrix product over the taps laid side by side: a library's fast convolution may mix neighbouring
@@ -30,7 +30,7 @@ State = tuple[Tensor, ...]
 
 
 class TCN(nn.Module):
-    """(b, l, d) → (b, l, d), never negative: for a block that mixes the channels after it."""
+    """(b, l, d) → (b, l, d), never negative: for a block that mixes the channels after this layer."""
 
     convolutions: Any
 
@@ -41,7 +41,7 @@ class TCN(nn.Module):
         self.convolutions = nn.ModuleList(_Convolution(d_model, taps, 2**i) for i in range(levels) for _ in range(2))
 
     def undecayed(self) -> list[nn.Parameter]:
-        """Parameters that weight decay would pull towards a meaningless value: only a direction's direction counts."""
+        """Parameters that weight decay would pull towards a meaningless value: V's norm has no effect."""
         return [p for c in self.convolutions for p in (c.direction, c.gain)]
 
     def initial_state(self, batch: int) -> State:
@@ -55,10 +55,10 @@ class TCN(nn.Module):
         check_state(state, self._shapes(len(x)))
         tails = []
         for first in range(0, len(state), 2):
-            inner, before = self.convolutions[first](x, state[first])
-            outer, after = self.convolutions[first + 1](relu(inner), state[first + 1])
+            inner, inner_tail = self.convolutions[first](x, state[first])
+            outer, outer_tail = self.convolutions[first + 1](relu(inner), state[first + 1])
             x = relu(x + relu(outer))
-            tails += [before, after]
+            tails += [inner_tail, outer_tail]
         return x, tuple(tails)
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
@@ -77,22 +77,23 @@ class _Convolution(CachingModule):
 
     def __init__(self, d_model: int, taps: int, dilation: int) -> None:
         super().__init__()
-        self.dilation, self.reach = dilation, (taps - 1) * dilation
+        self.dilation = dilation
+        self.reach = (taps - 1) * dilation
         bound = 1 / math.sqrt(d_model * taps)
         self.direction = nn.Parameter(torch.empty(d_model, taps * d_model).uniform_(-bound, bound))
         self.gain = nn.Parameter(self.direction.detach().norm(dim=1))
         self.bias = nn.Parameter(torch.empty(d_model).uniform_(-bound, bound))
-        self._constants = WeightCache(self._weight)
+        self._cached_weight = WeightCache(self._weight)
 
     def forward(self, x: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
         """The convolved bars and the new tail."""
         length = x.shape[1]
         padded = torch.cat([tail.to(x.dtype), x], dim=1)
         taps = [padded[:, start : start + length] for start in range(0, self.reach + 1, self.dilation)]
-        kept = not torch.is_grad_enabled() and not torch.compiler.is_exporting()
-        weight = self._constants() if kept else self._weight()
+        is_cached = not torch.is_grad_enabled() and not torch.compiler.is_exporting()
+        weight = self._cached_weight() if is_cached else self._weight()
         return linear(torch.cat(taps, dim=-1), weight, self.bias), padded[:, length:].to(tail.dtype)
 
     def _weight(self) -> Tensor:
-        """The taps side by side, (d, k d)."""
+        """W, the taps side by side, (d, k d)."""
         return self.direction * (self.gain / self.direction.norm(dim=1))[:, None]

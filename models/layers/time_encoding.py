@@ -1,10 +1,10 @@
-"""How much time has passed, as a vector.
+"""Encodings of elapsed time as a vector.
 
 Papers: Xu et al. 2020, 2002.07962, equation 5 (functional); Kazemi et al. 2019, 1907.05321, equation 1 (Time2Vec).
 Glossary: t elapsed time in the caller's unit, any shape · d numbers of the encoding · ω frequency · φ phase.
-Departs from the papers: the frequencies start spread evenly in their logarithm between two periods, not at random, and
-it is their logarithm that is learned: a step that moves a wave of a second a little would throw one of a month far off.
-Time2Vec's linear term counts in the longest period.
+Departs from the papers: the first frequencies are spaced evenly in their logarithm between two periods, not drawn at
+random, and their logarithm is learned: a step of the frequency itself that is small for a period of a second would be
+large for one of a month. Time2Vec's linear term is t in units of the longest period.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from torch.autograd.function import once_differentiable
 from models.layers.checks import check_choice, check_even
 from models.layers.errors import SizeError
 from models.layers.kernels.parallel import as_array, parallel_for
-from models.layers.kernels.time_encoding_cpu import fill
+from models.layers.kernels.time_encoding_cpu import encode_all
 
 MILLISECOND_TO_DAY = (1e-3, 1.0, 60.0, 3600.0, 86400.0)  # seconds
 
 
 class Functional(nn.Module):
-    """√(2/d) [cos ωt, sin ωt], (…) → (…, d): its product with itself at another time depends on the difference only.
+    """√(2/d) [cos ωt, sin ωt], (…) → (…, d); the dot product of two encodings depends on the time difference only.
 
-    ``shortest`` and ``longest`` period that the frequencies start between. Raises SizeError for an odd d.
+    The first frequencies have periods between ``shortest`` and ``longest``. Raises SizeError for an odd d.
     """
 
     def __init__(self, d: int, shortest: float = 1.0, longest: float = 1e6) -> None:
@@ -50,43 +50,43 @@ class Functional(nn.Module):
         return self.log_frequency.exp()
 
     def forward(self, t: Tensor) -> Tensor:
-        """The encoding of t."""
+        """The encoding (…, d) of t (…)."""
         return _Waves.apply(t, self.frequency, self.scale)
 
     def reference(self, t: Tensor) -> Tensor:
-        """The same as the paper writes it, with the gradients that torch finds."""
+        """The same values as the paper writes them, with gradients by torch's autograd."""
         return waves(t, self.frequency)
 
 
 def waves(t: Tensor, frequency: Tensor) -> Tensor:
-    """√(2/d) [cos ωt, sin ωt] (…, d) of t (…) and d / 2 frequencies; nothing where there are none."""
+    """√(2/d) [cos ωt, sin ωt] (…, d) of t (…) and d / 2 frequencies; (…, 0) if there are none."""
     angle = t[..., None] * frequency
     return torch.cat([angle.cos(), angle.sin()], dim=-1) * max(len(frequency), 1) ** -0.5
 
 
 class _Waves(Function):
-    """[cos ωt, sin ωt] scaled; each is the other's slope, so the backward pass works out neither again. t has no
-    gradient."""
+    """[cos ωt, sin ωt] · scale; each is the other's derivative, so the backward pass reuses both. t has no gradient."""
 
     @staticmethod
     def forward(ctx: Any, t: Tensor, frequency: Tensor, scale: float) -> Tensor:
-        told = _told(t.contiguous(), frequency, scale)
-        ctx.save_for_backward(t, told)
-        return told
+        encoding = _encode(t.contiguous(), frequency, scale)
+        ctx.save_for_backward(t, encoding)
+        return encoding
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        t, told = ctx.saved_tensors
-        (cos, sin), (of_cos, of_sin) = (x.reshape(-1, x.shape[-1]).chunk(2, dim=-1) for x in (told, g))
-        slope = torch.addcmul(of_sin * cos, of_cos, sin, value=-1.0)
+        t, encoding = ctx.saved_tensors
+        (cos, sin), (g_cos, g_sin) = (x.reshape(-1, x.shape[-1]).chunk(2, dim=-1) for x in (encoding, g))
+        slope = torch.addcmul(g_sin * cos, g_cos, sin, value=-1.0)
         return None, t.flatten().to(slope.dtype) @ slope, None
 
 
-def _told(t: Tensor, frequency: Tensor, scale: float) -> Tensor:
+def _encode(t: Tensor, frequency: Tensor, scale: float) -> Tensor:
+    """[cos ωt, sin ωt] · scale, by the kernel for float32 on a CPU."""
     if t.device.type == "cpu" and t.dtype == frequency.dtype == torch.float32:
         out = t.new_empty(*t.shape, 2 * len(frequency))
-        parallel_for(fill, t.numel(), as_array(t), as_array(frequency), np.float32(scale), as_array(out))
+        parallel_for(encode_all, t.numel(), as_array(t), as_array(frequency), np.float32(scale), as_array(out))
         return out
     return waves(t, frequency)
 
@@ -101,7 +101,8 @@ class Time2Vec(nn.Module):
         _check_periods(shortest, longest)
         self.log_frequency = nn.Parameter(_frequencies(d - 1, shortest, longest).log())
         self.phase = nn.Parameter(2 * torch.pi * torch.rand(d - 1))
-        self.slope, self.offset = nn.Parameter(torch.ones(1)), nn.Parameter(torch.zeros(1))
+        self.slope = nn.Parameter(torch.ones(1))
+        self.offset = nn.Parameter(torch.zeros(1))
         self.longest = longest
 
     def undecayed(self) -> list[nn.Parameter]:
@@ -109,7 +110,7 @@ class Time2Vec(nn.Module):
         return [self.log_frequency, self.phase, self.slope, self.offset]
 
     def forward(self, t: Tensor) -> Tensor:
-        """The encoding of t."""
+        """The encoding (…, d) of t (…)."""
         t = t[..., None]
         return torch.cat(
             [t / self.longest * self.slope + self.offset, torch.sin(t * self.log_frequency.exp() + self.phase)], -1
@@ -117,10 +118,10 @@ class Time2Vec(nn.Module):
 
 
 class MultiScale(nn.Module):
-    """A Functional encoding at every scale side by side, (…) → (…, d), each seeing the time in its own unit.
+    """Functional encodings side by side, one a scale, (…) → (…, d); each receives the time divided by its scale.
 
-    ``scales`` in the unit of t, ascending; a scale's periods start between it and the next. Raises SizeError when d has
-    no two numbers for each.
+    ``scales`` in the unit of t, ascending; a scale's first periods lie between it and the next scale. Raises SizeError
+    if d is less than two numbers a scale.
     """
 
     def __init__(self, d: int, scales: Sequence[float] = MILLISECOND_TO_DAY) -> None:
@@ -136,7 +137,7 @@ class MultiScale(nn.Module):
         )
 
     def forward(self, t: Tensor) -> Tensor:
-        """The encoding of t."""
+        """The encoding (…, d) of t (…)."""
         return torch.cat([e(t / scale) for e, scale in zip(self.encodings, self.scales, strict=True)], dim=-1)
 
 
@@ -145,14 +146,14 @@ def time_encoding(kind: str, d: int, shortest: float, longest: float) -> nn.Modu
     check_choice("encoding", kind, ("functional", "time2vec", "multi_scale"))
     if kind == "multi_scale":
         _check_periods(shortest, longest)
-        # as many scales as have room, from the shortest to the longest
+        # as many scales as d has room for, two numbers each
         count = max(1, min(len(MILLISECOND_TO_DAY), d // 2))
         return MultiScale(d, torch.logspace(math.log10(shortest), math.log10(longest), count + 1)[:-1].tolist())
     return (Functional if kind == "functional" else Time2Vec)(d, shortest, longest)
 
 
 def _frequencies(count: int, shortest: float, longest: float) -> Tensor:
-    """Angular frequencies of periods spread evenly in their logarithm."""
+    """Angular frequencies (count,) of periods spaced evenly in their logarithm."""
     return 2 * torch.pi / torch.logspace(math.log10(shortest), math.log10(longest), count)
 
 

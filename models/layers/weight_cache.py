@@ -1,4 +1,4 @@
-"""What follows from a layer's weights alone, kept between bars while they stay as they are."""
+"""Arrays that depend on a layer's weights alone, kept between bars as long as the weights do not change."""
 
 from __future__ import annotations
 
@@ -9,41 +9,43 @@ from torch import nn
 
 
 class WeightCache:
-    """Calls ``make``, a method of a layer, when weights of that layer have changed since the last call.
+    """The result of ``make``, a method of a layer; recomputed when weights of that layer have changed.
 
-    A change is seen by the version that torch counts on every tensor. Fused optimisers change weights without counting,
-    so nothing is kept of a layer in training, and what was kept goes when training begins or ends (``CachingModule``). A
-    write through ``weight.data`` in evaluation is seen by nobody: follow it by ``layer.eval()``.
+    A change is detected by the version that torch counts on every tensor. Fused optimisers change weights without
+    counting, so nothing is cached while a layer is in training, and ``CachingModule`` clears the cache when training
+    begins or ends. A write through ``weight.data`` in evaluation is not detected: call ``layer.eval()`` after it.
     """
 
     def __init__(self, make: Callable[[], Any]) -> None:
         self._make: Any = make
-        self._seen: list[tuple[int, int]] | None = None
-        self._made: Any = None
+        self._versions: list[tuple[int, int]] | None = None
+        self._value: Any = None
 
     def __call__(self) -> Any:
-        """What ``make`` gives for the weights as they are."""
+        """The result of ``make`` for the present weights."""
         layer = self._make.__self__
         if layer.training:
             return self._make()
         try:
-            seen = [(p.data_ptr(), p._version) for p in layer._parameters.values()]
-        except RuntimeError:  # a tensor made in inference mode counts no versions
+            versions = [(p.data_ptr(), p._version) for p in layer._parameters.values()]
+        except RuntimeError:  # a tensor created in inference mode counts no versions
             return self._make()
-        if seen != self._seen:
-            self._made, self._seen = self._make(), seen
-        return self._made
+        if versions != self._versions:
+            self._value = self._make()
+            self._versions = versions
+        return self._value
 
     def clear(self) -> None:
-        """Keeps nothing."""
-        self._seen = self._made = None
+        """Drops the cached result."""
+        self._versions = None
+        self._value = None
 
 
 class CachingModule(nn.Module):
-    """A layer that keeps Constants: none of them outlives a change between training and evaluation."""
+    """A layer with WeightCache attributes, which are cleared whenever it changes between training and evaluation."""
 
     def train(self, mode: bool = True) -> Self:
-        """As every module's."""
+        """Sets the mode as ``nn.Module.train`` does and clears the caches."""
         for value in vars(self).values():
             if isinstance(value, WeightCache):
                 value.clear()

@@ -1,6 +1,6 @@
-"""Rules without parameters that every model has to beat.
+"""Trading rules without parameters that every model has to beat.
 
-Each takes the bars of a universe and gives target weights decided at the close of every bar.
+Each maps the bars of a universe to target weights, decided at the close of every bar.
 
 Glossary: t bars, n assets.
 """
@@ -19,12 +19,12 @@ def equal_weight(bars: Panel) -> np.ndarray:
 
 
 def buy_and_hold(bars: Panel) -> np.ndarray:
-    """All of it in what the panel holds, (t, n), from each asset's first bar on, also through bars it missed.
+    """Equal weights in all assets of the panel, (t, n), each from its first bar on, also through missed bars.
 
     Meant for a panel of the benchmark alone.
     """
-    held = np.maximum.accumulate(bars.mask, axis=0)
-    return np.where(held, 1.0 / np.maximum(held.sum(axis=1, keepdims=True), 1), 0.0)
+    is_held = np.maximum.accumulate(bars.mask, axis=0)
+    return np.where(is_held, 1.0 / np.maximum(is_held.sum(axis=1, keepdims=True), 1), 0.0)
 
 
 def momentum(
@@ -32,16 +32,17 @@ def momentum(
 ) -> np.ndarray:
     """Equal weights in the best ``share`` of the assets by total return over bars (t − lookback, t − skip], (t, n).
 
-    Only assets that rose are bought. Chosen at every ``rebalance_bars``-th bar counted from the panel's first, held
-    between; zeros until then. An asset without a bar then, or at the start of the window, is not ranked.
+    Only assets that rose are bought. Assets are selected at every ``rebalance_bars``-th bar of the panel and held until
+    the next selection; zeros before the first. An asset without a bar at the selection, or at the start of the window,
+    is not ranked.
     """
     growth = np.log1p(np.where(bars.mask, np.nan_to_num(bars.column("total_return")), 0.0)).cumsum(axis=0)
     weights = np.zeros(bars.mask.shape)
     for t in range(-(-lookback_bars // rebalance_bars) * rebalance_bars, len(bars), rebalance_bars):
-        ranked = bars.mask[t] & bars.mask[t - lookback_bars]
-        score = np.where(ranked, growth[t - skip_bars] - growth[t - lookback_bars], -np.inf)
-        best = np.argsort(-score, kind="stable")[: max(1, round(share * ranked.sum()))]
-        chosen = best[score[best] > 0]
-        if len(chosen):
-            weights[t : t + rebalance_bars, chosen] = 1.0 / len(chosen)
+        is_ranked = bars.mask[t] & bars.mask[t - lookback_bars]
+        score = np.where(is_ranked, growth[t - skip_bars] - growth[t - lookback_bars], -np.inf)
+        best = np.argsort(-score, kind="stable")[: max(1, round(share * is_ranked.sum()))]
+        bought = best[score[best] > 0]
+        if len(bought):
+            weights[t : t + rebalance_bars, bought] = 1.0 / len(bought)
     return weights

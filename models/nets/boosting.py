@@ -1,13 +1,13 @@
-"""Gradient-boosted trees of the bar and the bars before it.
+"""Gradient-boosted trees on the bar and the bars before it.
 
 Friedman (2001), as LightGBM (Ke et al. 2017) grows them: a regression with Huber's loss for every return, one for the
-volatility, a classifier of the five classes, each stopped where it costs least on the validated rows.
+volatility, and a classifier of the five classes, each stopped at the least loss on the validated rows.
 
-Glossary: p lagged features · u log(coming volatility ÷ σ).
+Glossary: b chunks · l bars · n assets · p lagged features · r rows · o outputs · u log(coming volatility ÷ σ).
 
 The volatility is a gamma regression of exp(2 u) with score s = 2 û: its loss exp(2 u − s) + s is twice the Gaussian one
-that networks are trained with, so exp(û) is a volatility here too. Trees are kept as LightGBM's own text, one uint8
-buffer an output; reading them back runs no code.
+that networks are trained with, so exp(û) is a volatility here too. Trees are stored as LightGBM's text format, one
+uint8 buffer for each output; loading them runs no stored code.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from models.nets.spec import Spec
 if TYPE_CHECKING:
     import lightgbm
 
-HUBER_DELTA = 1.0  # as the loss of the networks
+HUBER_DELTA = 1.0  # as in the loss of the networks
 FIXED = {
     "num_threads": 1,  # with the next two: the same trees to the bit, whatever the machine
     "deterministic": True,
@@ -39,8 +39,8 @@ FIXED = {
 
 
 class GradientBoosting(LaggedEstimator):
-    """Options: lags (bars before the present one that are read), rounds, leaves, rate, min_rows (of a leaf), patience
-    (rounds without gain before it stops)."""
+    """Options: lags (number of bars read before the current one), rounds, leaves, rate, min_rows (of a leaf), patience
+    (rounds without gain until the fit stops)."""
 
     def __init__(
         self,
@@ -55,16 +55,17 @@ class GradientBoosting(LaggedEstimator):
         patience: int = 20,
     ) -> None:
         super().__init__(n_features, lags)
-        self.grow = {**FIXED, "num_leaves": leaves, "learning_rate": rate, "min_data_in_leaf": min_rows}
-        self.rounds, self.patience = rounds, patience
+        self.tree_settings = {**FIXED, "num_leaves": leaves, "learning_rate": rate, "min_data_in_leaf": min_rows}
+        self.rounds = rounds
+        self.patience = patience
         self.sized_by_data = (*(f"return_{k}" for k in range(n_horizons)), "log_volatility", "classes")
         for name in self.sized_by_data:
             self.register_buffer(name, torch.empty(0, dtype=torch.uint8))
-        self._grown: dict[str, Any] = {}
+        self._boosters: dict[str, Any] = {}
 
     @property
     def fitted_numbers(self) -> int:
-        """Leaves of all trees."""
+        """The number of leaves of all trees."""
         lines = [line for name in self.sized_by_data for line in self._text(name).splitlines()]
         return sum(int(line.partition("=")[2]) for line in lines if line.startswith("num_leaves="))
 
@@ -76,7 +77,8 @@ class GradientBoosting(LaggedEstimator):
         return Forecast(torch.cat(returns, dim=-1), 0.5 * log_variance[..., 0], logits)
 
     def fit_rows(self, rows: TrainingRows) -> None:
-        """Grows the trees of every output whose target is known in learned and validated rows; others stay empty."""
+        """Fits the trees of every output that has known targets in both the learned and the validated rows; the other
+        outputs stay without trees."""
         x = self.inputs(rows.batch)[0]
         *returns, log_volatility, classes = rows.targets()
         for name, target in zip(self.sized_by_data[:-2], returns, strict=True):
@@ -85,22 +87,22 @@ class GradientBoosting(LaggedEstimator):
         self._fit("classes", rows, x, classes, {"objective": "multiclass", "num_class": CLASSES})
 
     def _fit(self, name: str, rows: TrainingRows, x: Tensor, target: Tensor, objective: dict[str, Any]) -> None:
-        import lightgbm  # takes a second, which a night without trees need not spend
+        import lightgbm  # takes a second, which a night without trees saves
 
-        learned_x, learned_y, validated_x, validated_y = (v.numpy() for v in rows.known(x, target))
+        learned_x, learned_y, validated_x, validated_y = (v.numpy() for v in rows.with_targets(x, target))
         if not (len(learned_y) and len(validated_y)):
             return
-        settings = {**self.grow, **objective, "seed": rows.seed}
+        settings = {**self.tree_settings, **objective, "seed": rows.seed}
         learned = lightgbm.Dataset(learned_x, learned_y, params=settings)
         validated = lightgbm.Dataset(validated_x, validated_y, reference=learned, params=settings)
         stop = lightgbm.early_stopping(self.patience, verbose=False)
-        grown = lightgbm.train(settings, learned, self.rounds, valid_sets=[validated], callbacks=[stop])
-        text = grown.model_to_string(num_iteration=grown.best_iteration)
+        booster = lightgbm.train(settings, learned, self.rounds, valid_sets=[validated], callbacks=[stop])
+        text = booster.model_to_string(num_iteration=booster.best_iteration)
         self._buffers[name] = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
-        self._grown.pop(name, None)
+        self._boosters.pop(name, None)
 
     def _score(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """Raw scores (r, o) of rows (r, p), zeros where nothing was grown."""
+        """Raw scores (r, o) of rows (r, p), zeros for an output without trees."""
         outputs = CLASSES if name == "classes" else 1
         if not self._text(name):
             return np.zeros((len(rows), outputs))
@@ -110,13 +112,13 @@ class GradientBoosting(LaggedEstimator):
     def _trees(self, name: str) -> lightgbm.Booster:
         import lightgbm
 
-        if name not in self._grown:
-            self._grown[name] = lightgbm.Booster(model_str=self._text(name))
-        return self._grown[name]
+        if name not in self._boosters:
+            self._boosters[name] = lightgbm.Booster(model_str=self._text(name))
+        return self._boosters[name]
 
     def _text(self, name: str) -> str:
         return self.get_buffer(name).cpu().numpy().tobytes().decode()
 
-    def _load_from_state_dict(self, *given: Any) -> None:
-        self._grown.clear()
-        super()._load_from_state_dict(*given)
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        self._boosters.clear()
+        super()._load_from_state_dict(*arguments)

@@ -1,10 +1,10 @@
-"""Models fitted in one go to the rows of a fold, where the other networks are trained by gradient.
+"""Models fitted in one call to the rows of a fold, where the other networks are trained by gradient.
 
-To everything around them they are networks: ``forward(batch) -> Forecast``, a state, a step; what was fitted lies in
-buffers and goes into the model file as weights do.
+They have the interface of networks: ``forward(batch) -> Forecast``, a state, a step. The fitted numbers are buffers,
+which the model file stores like weights.
 
 Glossary: b chunks · l bars · n assets · f features · h horizons · t bars of a fold · k lagged bars · p = (k + 1)(f + 1)
-numbers that a forecast is made of.
+inputs of a forecast · r learned rows · v validated rows.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True, eq=False)
 class TrainingRows:
-    """All that a fold lets a model see.
+    """The training data of a fold.
 
-    ``batch`` (1, t, n, f) holds the bars from the burn-in before the first training row to the last one. Targets in a
-    Forecast's units: ``returns`` (t, n, h) and ``log_volatility`` (t, n) are NaN, ``class_5`` (t, n) UNKNOWN, where
-    unknown. The bars [start, stop) of ``learned`` are fitted to, those of ``validated`` only decide when to stop and
-    how much to shrink. ``columns`` names the features, ``horizons`` are bars ahead.
+    ``batch`` (1, t, n, f) holds the bars from the burn-in before the first training row to the last one. Targets in the
+    units of a Forecast: unknown ``returns`` (t, n, h) and ``log_volatility`` (t, n) are NaN, unknown ``class_5`` (t, n)
+    are UNKNOWN. A model is fitted to the bars [start, stop) of ``learned``; those of ``validated`` only decide when to
+    stop and how strong the penalty is. ``columns`` names the features, ``horizons`` are bars ahead.
     """
 
     batch: Batch
@@ -45,25 +45,29 @@ class TrainingRows:
     seed: int
 
     def targets(self) -> Iterator[Tensor]:
-        """Each target by itself (t, n): the return of every horizon, log-volatility, class."""
+        """The targets one by one, each (t, n): the return of every horizon, log-volatility, class."""
         yield from (*self.returns.unbind(-1), self.log_volatility, self.class_5)
 
-    def known(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """x (t, n, p) and ``target`` where it is known: (r, p), (r,) of the learned and (v, p), (v,) of the validated
-        bars."""
-        there = target != UNKNOWN if target.dtype == torch.int64 else ~torch.isnan(target)
-        learned, validated = slice(*self.learned), slice(*self.validated)
+    def with_targets(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The rows of x (t, n, p) whose ``target`` (t, n) is known, with their targets: (r, p), (r,) of the learned
+        bars and (v, p), (v,) of the validated bars."""
+        is_known = target != UNKNOWN if target.dtype == torch.int64 else ~torch.isnan(target)
+        learned = slice(*self.learned)
+        validated = slice(*self.validated)
         return (
-            x[learned][there[learned]],
-            target[learned][there[learned]],
-            x[validated][there[validated]],
-            target[validated][there[validated]],
+            x[learned][is_known[learned]],
+            target[learned][is_known[learned]],
+            x[validated][is_known[validated]],
+            target[validated][is_known[validated]],
         )
 
 
 class Estimator(nn.Module):
-    """A network with ``fit_rows``. The sizes of the buffers named in ``sized_by_data`` follow from what it was fitted
-    to, so a model file brings its own. Unless it is ``scaled`` it is given the features as they are."""
+    """A network with ``fit_rows``.
+
+    ``sized_by_data`` names the buffers whose sizes depend on the training data; loading a model file takes the sizes
+    from the file. ``scaled``: it reads scaled features; otherwise it reads features without scaling.
+    """
 
     scaled = True
     sized_by_data: tuple[str, ...] = ()
@@ -74,29 +78,31 @@ class Estimator(nn.Module):
 
     @property
     def fitted_numbers(self) -> int:
-        """How many numbers the fit decided."""
+        """The count of numbers that the fit determined."""
         raise NotImplementedError
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *more: Any) -> None:
         for name in self.sized_by_data:
-            stored, buffer = state_dict.get(prefix + name), self._buffers[name]
+            stored = state_dict.get(prefix + name)
+            buffer = self._buffers[name]
             if stored is not None and buffer is not None and stored.dim() == buffer.dim():
                 self._buffers[name] = buffer.new_empty(stored.shape)
         super()._load_from_state_dict(state_dict, prefix, *more)
 
 
 class LaggedEstimator(Estimator):
-    """A model of the bar and the k bars before it: its state is those bars, zeros before the first one."""
+    """A model that reads the bar and the k bars before it. Its state holds those k bars, zeros before the first one."""
 
     def __init__(self, n_features: int, lags: int) -> None:
         super().__init__()
         if lags < 0:
             raise SizeError(f"lags is {lags}; give the number of bars before the present one to read, 0 or more")
-        self.lags, self.width = lags, n_features + 1
+        self.lags = lags
+        self.width = n_features + 1
 
     @property
     def n_inputs(self) -> int:
-        """p, the numbers that a forecast is made of."""
+        """p, the number of inputs of a forecast."""
         return (self.lags + 1) * self.width
 
     def read(self, x: Tensor) -> Forecast:
@@ -104,7 +110,7 @@ class LaggedEstimator(Estimator):
         raise NotImplementedError
 
     def initial_state(self, b: int, n: int) -> State:
-        """No bars (b, k, n, f + 1)."""
+        """Zeros in place of earlier bars (b, k, n, f + 1)."""
         return ((torch.zeros(b, self.lags, n, self.width, device=next(self.buffers()).device),),)
 
     def forward(self, batch: Batch) -> Forecast:
@@ -114,13 +120,13 @@ class LaggedEstimator(Estimator):
 
     def step(self, batch: Batch, state: State) -> tuple[Forecast, State]:
         """The forecast of the next bars, one or more, and the state after them."""
-        seen = torch.cat([state[0][0], embedded(batch)], dim=1)
-        return self.read(self.lagged(seen)), ((seen[:, seen.shape[1] - self.lags :],),)
+        bars = torch.cat([state[0][0], embedded(batch)], dim=1)
+        return self.read(self.lagged(bars)), ((bars[:, bars.shape[1] - self.lags :],),)
 
-    def lagged(self, seen: Tensor) -> Tensor:
-        """(b, k + l, n, f + 1) → (b, l, n, p): every bar with those before it beside it, the latest first."""
-        bars = seen.shape[1] - self.lags
-        return torch.cat([seen[:, self.lags - j : self.lags - j + bars] for j in range(self.lags + 1)], dim=-1)
+    def lagged(self, bars: Tensor) -> Tensor:
+        """(b, k + l, n, f + 1) → (b, l, n, p): every bar joined with the k bars before it, the latest first."""
+        length = bars.shape[1] - self.lags
+        return torch.cat([bars[:, self.lags - j : self.lags - j + length] for j in range(self.lags + 1)], dim=-1)
 
     def inputs(self, batch: Batch) -> Tensor:
         """The lagged bars (b, l, n, p) of whole sequences."""
@@ -129,7 +135,7 @@ class LaggedEstimator(Estimator):
 
 
 def embedded(batch: Batch) -> Tensor:
-    """(b, l, n, f) → (b, l, n, f + 1): the features where there is a bar, zeros elsewhere, and the mask beside them.
+    """(b, l, n, f) → (b, l, n, f + 1): the features where there is a bar, zeros elsewhere, followed by the mask.
 
     Raises ShapeError, DtypeError, NotFiniteError.
     """

@@ -22,15 +22,15 @@ class EventBatch(NamedTuple):
     features: Tensor
 
     @classmethod
-    def of(cls, events: Events, unit_us: float = 1e6, since_us: int = 0) -> EventBatch:
-        """``events`` with times in units of ``unit_us`` since ``since_us`` and their kinds among the features."""
+    def from_events(cls, events: Events, unit_us: float = 1e6, since_us: int = 0) -> EventBatch:
+        """``events`` with times in units of ``unit_us`` since ``since_us``; one-hot kinds follow the features."""
         kinds = one_hot(torch.from_numpy(events.kind.astype("int64")), len(EVENT_KINDS))
         t = torch.from_numpy(events.t - since_us).double() / unit_us
         features = torch.cat([torch.from_numpy(events.features), kinds.float()], dim=1)
         return cls(torch.from_numpy(events.src), torch.from_numpy(events.dst), t, features)
 
     def has_shapes(self, n_features: int) -> bool:
-        """True where every event has two ends, a time and so many features."""
+        """True where every event has two ends, a time and ``n_features`` features."""
         e = self.src.shape
         return e == self.dst.shape == self.t.shape and self.features.shape == (*e, n_features)
 
@@ -39,16 +39,18 @@ class EventBatch(NamedTuple):
         return EventBatch(*(column[start:stop] for column in self))
 
     def ends(self) -> Ends:
-        """Every event as its source sees it (+1) and as its destination does (−1), (2e,)."""
+        """Both ends of every event (2e,): first all sources, with side +1, then all destinations, with side −1.
+
+        The side is the last of an end's f + 1 features.
+        """
         src, dst, t, features = self
         side = torch.cat([t.new_ones(len(t)), t.new_full((len(t),), -1.0)]).to(features.dtype)
-        said = torch.cat([torch.cat([features, features]), side[:, None]], dim=1)
-        return Ends(torch.cat([src, dst]), torch.cat([dst, src]), torch.cat([t, t]), said)
+        end_features = torch.cat([torch.cat([features, features]), side[:, None]], dim=1)
+        return Ends(torch.cat([src, dst]), torch.cat([dst, src]), torch.cat([t, t]), end_features)
 
 
 def check_event_batch(events: EventBatch, n: int, n_features: int) -> None:
-    """Refuses what would be written to the wrong place or time in a state of n nodes. Raises ShapeError,
-    NotFiniteError."""
+    """Checks that the events fit a state of n nodes. Raises ShapeError, NotFiniteError."""
     if not events.has_shapes(n_features):
         src, dst, t, features = (tuple(column.shape) for column in events)
         raise ShapeError(
@@ -57,22 +59,22 @@ def check_event_batch(events: EventBatch, n: int, n_features: int) -> None:
         )
     if not len(events.src):
         return
-    lowest, highest, loops, earliest = _extent(events)
+    lowest, highest, has_loop, earliest = _extent(events)
     if lowest < 0:
         raise ShapeError(f"an event names the node {lowest:.0f}; nodes count from 0")
     if highest >= n:
         raise ShapeError(f"an event names a node beyond the {n} of this state; begin with a larger initial_state")
-    if loops:
+    if has_loop:
         raise ShapeError("an event runs from a node to itself; drop it, or name its source")
     if not earliest >= 0:
         raise NotFiniteError(f"an event's time is {earliest}; count from the first event's or before, and drop NaN")
 
 
 def _extent(events: EventBatch) -> tuple[float, ...]:
-    """The lowest and the highest node, whether an event has but one, and the earliest time (NaN if any is)."""
+    """The lowest and the highest node, whether an event is a loop, and the earliest time (NaN if any time is)."""
     src, dst, t, _ = events
-    if len(src) == 1:  # a third of the time of what follows
+    if len(src) == 1:  # takes a third of the time of the general form below
         u, v = src.item(), dst.item()
         return min(u, v), max(u, v), u == v, t.item()
-    found = torch.minimum(src, dst).min(), torch.maximum(src, dst).max(), (src == dst).any(), t.min()
-    return tuple(torch.stack([one.double() for one in found]).tolist())
+    extremes = (torch.minimum(src, dst).min(), torch.maximum(src, dst).max(), (src == dst).any(), t.min())
+    return tuple(torch.stack([value.double() for value in extremes]).tolist())

@@ -1,4 +1,4 @@
-"""Volatility of every asset by itself: GARCH(1, 1), Bollerslev (1986), equations 1 and 6.
+"""A volatility model of every asset by itself: GARCH(1, 1), Bollerslev (1986), equations 1 and 6.
 
 Glossary: b chunks · l bars · n assets · k bars ahead · r one-bar log return (ε) · v variance of the next bar (h) ·
 ω, α, β (α₀, α₁, β₁) · φ = α + β.
@@ -6,10 +6,10 @@ Glossary: b chunks · l bars · n assets · k bars ahead · r one-bar log return
     v_{t+1} = ω + α r_t² + β v_t        E_t r²_{t+i} = ω (1 + φ + … + φ^{i−2}) + φ^{i−1} v_{t+1}
 
 The forecast is the root of the mean of the latter over the k bars that the volatility label covers, which is linear in
-v_{t+1}: level + carry · v_{t+1}. It has no opinion on returns, and on classes that of their frequencies.
+v_{t+1}: level + carry · v_{t+1}. Its returns are 0, and its classes have the frequencies of the learned rows.
 
-It reads features as they are, not scaled: returns cut off at a few deviations would be the wrong ones. A chunk starts
-from the unconditional variance. An asset with too few bars takes the median α and β of the others.
+It reads unscaled features, because scaling clips returns at a few deviations. A chunk starts from the unconditional
+variance. An asset with too few bars takes the median α and β of the others.
 
 Departure: over a few hundred bars the likelihood sometimes prefers ω = 0 and β close to 1, a variance that dies out.
 Where its unconditional variance is more than 4 times the mean square of the learned returns, or less than a quarter,
@@ -30,17 +30,18 @@ from models.features.indicators import FeatureError
 from models.layers.errors import ShapeError, StateError
 from models.nets.estimators import Estimator, TrainingRows
 from models.nets.forecast import CLASSES, Batch, Forecast, check_batch
-from models.nets.sequence import State, flat
+from models.nets.sequence import State, flatten_state
 from models.nets.spec import Spec
 
-RETURN, SIGMA = "return_1", "volatility_60"
-USUAL = (0.05, 0.90)  # α, β of daily returns, where no asset has bars enough
-BELIEVED = 4.0
-FEW_BARS = 20  # for a mean square
+RETURN = "return_1"
+SIGMA = "volatility_60"
+TYPICAL_ALPHA_BETA = (0.05, 0.90)  # of daily returns, where no asset has enough bars
+MAX_VARIANCE_RATIO = 4.0  # of unconditional variance and mean square, in both directions
+MEAN_SQUARE_BARS = 20  # fewest bars that a mean square is computed from
 
 
 class Garch(Estimator):
-    """Options: min_bars, the learned bars that an asset needs for α and β of its own."""
+    """Options: min_bars, the number of learned bars from which α and β of an asset are fitted."""
 
     scaled = False
     per_asset = ("omega", "alpha", "beta", "start", "level", "carry")
@@ -56,19 +57,20 @@ class Garch(Estimator):
 
     def __init__(self, spec: Spec, n_features: int, n_horizons: int, min_bars: int = 100) -> None:
         super().__init__()
-        self.n_horizons, self.min_bars = n_horizons, min_bars
+        self.n_horizons = n_horizons
+        self.min_bars = min_bars
         for name in self.per_asset:
             self.register_buffer(name, torch.empty(0, dtype=torch.float64))
-        self.register_buffer("columns", torch.zeros(2, dtype=torch.int64))  # of the return and of σ
+        self.register_buffer("columns", torch.zeros(2, dtype=torch.int64))  # positions of the return and of σ
         self.register_buffer("prior", torch.zeros(CLASSES))
 
     @property
     def fitted_numbers(self) -> int:
-        """ω, α, β of every asset and the class frequencies."""
+        """The number of ω, α, β of every asset and of class frequencies."""
         return 3 * len(self.omega) + CLASSES
 
     def initial_state(self, b: int, n: int) -> State:
-        """The unconditional variances (b, n). Raises ShapeError for another number of assets than was fitted."""
+        """The unconditional variances (b, n). Raises ShapeError for another number of assets than the fit had."""
         if n != len(self.start):
             raise ShapeError(f"{n} assets, but this GARCH was fitted to {len(self.start)}; fit it to these")
         return ((self.start.expand(b, n),),)
@@ -79,33 +81,37 @@ class Garch(Estimator):
         return self.step(batch, self.initial_state(b, n))[0]
 
     def step(self, batch: Batch, state: State) -> tuple[Forecast, State]:
-        """The forecast of the next bars, one or more, and the variances after them."""
+        """The forecast of the next bars, one or more, and the variances (b, n) after them. Raises StateError."""
         check_batch(batch, batch.x.shape[-1])
-        (v,), (b, _, n, _) = flat(state), batch.x.shape
+        (v,) = flatten_state(state)
+        b, _, n, _ = batch.x.shape
         if v.shape != (b, n):
             raise StateError(f"the state is {tuple(v.shape)} for {b} chunks of {n} assets; start from initial_state")
         returns, sigma = self._read(batch)
-        shock, there, seen = self.omega + self.alpha * returns.square(), batch.mask.unbind(1), []
-        for shock_t, there_t in zip(shock.unbind(1), there, strict=True):
-            v = torch.where(there_t, shock_t + self.beta * v, v)
-            seen.append(v)
-        ahead = self.level + self.carry * torch.stack(seen, dim=1)
-        told = batch.mask & (sigma > 0) & (ahead > 0)
-        ratio = torch.where(told, ahead, 1.0).log() / 2 - torch.where(told, sigma, 1.0).log()
-        log_volatility = torch.where(told, ratio, 0.0).float()
-        nothing = log_volatility.new_zeros(*log_volatility.shape, self.n_horizons)
-        return Forecast(nothing, log_volatility, self.prior.expand(*log_volatility.shape, CLASSES)), ((v,),)
+        shock = self.omega + self.alpha * returns.square()
+        variances = []
+        for shock_t, mask_t in zip(shock.unbind(1), batch.mask.unbind(1), strict=True):
+            v = torch.where(mask_t, shock_t + self.beta * v, v)
+            variances.append(v)
+        ahead = self.level + self.carry * torch.stack(variances, dim=1)
+        is_defined = batch.mask & (sigma > 0) & (ahead > 0)
+        ratio = torch.where(is_defined, ahead, 1.0).log() / 2 - torch.where(is_defined, sigma, 1.0).log()
+        log_volatility = torch.where(is_defined, ratio, 0.0).float()
+        no_returns = log_volatility.new_zeros(*log_volatility.shape, self.n_horizons)
+        return Forecast(no_returns, log_volatility, self.prior.expand(*log_volatility.shape, CLASSES)), ((v,),)
 
     def fit_rows(self, rows: TrainingRows) -> None:
-        """Fits ω, α and β to every asset's learned returns. Raises FeatureError without return_1 or volatility_60."""
+        """Fits ω, α and β to the learned returns of every asset. Raises FeatureError without return_1 or
+        volatility_60."""
         missing = [name for name in (RETURN, SIGMA) if name not in rows.columns]
         if missing:
             raise FeatureError(f"GARCH reads {RETURN} and {SIGMA}; the features have no {', '.join(missing)}")
         self.columns = torch.tensor([rows.columns.index(name) for name in (RETURN, SIGMA)])
         returns, sigma = (v[0].numpy() for v in self._read(rows.batch))
-        mask, (start, stop) = rows.batch.mask[0].numpy(), rows.learned
-        own = [r[there] for r, there in zip(returns[start:stop].T, mask[start:stop].T, strict=True)]
-        variance, alpha, beta = fit_assets(own, self.min_bars)
+        mask = rows.batch.mask[0].numpy()
+        start, stop = rows.learned
+        asset_returns = [r[has_bar] for r, has_bar in zip(returns[start:stop].T, mask[start:stop].T, strict=True)]
+        variance, alpha, beta = fit_assets(asset_returns, self.min_bars)
         omega = np.maximum(1.0 - alpha - beta, 0.0) * variance
         squares = np.where(mask, returns, np.nan)[start:stop] ** 2
         label = rows.log_volatility[start:stop].double().numpy()
@@ -120,52 +126,63 @@ class Garch(Estimator):
 
     def _read(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Returns and σ (b, l, n), zeros where there is no bar."""
-        read = batch.x[..., self.columns].double()
-        return tuple(torch.where(batch.mask, v, 0.0) for v in read.unbind(-1))  # type: ignore[return-value]
+        columns = batch.x[..., self.columns].double()
+        return tuple(torch.where(batch.mask, v, 0.0) for v in columns.unbind(-1))  # type: ignore[return-value]
 
 
 def fit_assets(returns: Sequence[np.ndarray], min_bars: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Unconditional variance, α and β (n,) of every asset's returns (m,) in its own bars."""
-    square = np.array([np.mean(r**2) if len(r) >= FEW_BARS else 0.0 for r in returns])
+    """Unconditional variance, α and β (n,) of every asset; ``returns`` holds one array (m,) for each asset, its bars
+    only."""
+    square = np.array([np.mean(r**2) if len(r) >= MEAN_SQUARE_BARS else 0.0 for r in returns])
     square[square == 0] = np.median(square[square > 0]) if square.any() else 1.0
-    own = np.array([len(r) >= max(min_bars, FEW_BARS) and r.any() for r in returns])
-    fitted = np.array([_fit(r, v) if ok else (1.0, *USUAL) for r, v, ok in zip(returns, square, own, strict=True)])
-    if own.any():
-        fitted[~own, 1:] = np.median(fitted[own, 1:], axis=0)
+    is_fitted = np.array([len(r) >= max(min_bars, MEAN_SQUARE_BARS) and r.any() for r in returns])
+    fitted = np.array(
+        [
+            _fit(r, v) if has_fit else (1.0, *TYPICAL_ALPHA_BETA)
+            for r, v, has_fit in zip(returns, square, is_fitted, strict=True)
+        ]
+    )
+    if is_fitted.any():
+        fitted[~is_fitted, 1:] = np.median(fitted[is_fitted, 1:], axis=0)
     ratio, alpha, beta = fitted.T
     return ratio * square, alpha, beta
 
 
 def _fit(returns: np.ndarray, square: float) -> tuple[float, float, float]:
     """Unconditional variance ÷ mean square, α, β of greatest Gaussian quasi-likelihood of returns (m,)."""
-    from arch import arch_model  # takes half a second, which a night without GARCH need not spend
+    from arch import arch_model  # takes half a second, which a night without GARCH saves
 
     model = arch_model(returns / math.sqrt(square), mean="Zero", vol="GARCH", p=1, q=1, rescale=False)
     omega, alpha, beta = model.fit(disp="off", show_warning=False).params
     rest = 1.0 - alpha - beta
-    believed = rest / BELIEVED < omega < rest * BELIEVED
-    return omega / rest if believed else 1.0, alpha, beta
+    is_plausible = rest / MAX_VARIANCE_RATIO < omega < rest * MAX_VARIANCE_RATIO
+    return omega / rest if is_plausible else 1.0, alpha, beta
 
 
-def mean_ahead(omega: np.ndarray, lasting: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """level, carry (n,): the mean variance of the k next bars is level + carry · v_{t+1}. ``lasting`` (n,) is φ."""
-    constant, factor = np.zeros_like(omega), np.ones_like(omega)
-    level, carry = constant.copy(), factor.copy()
+def mean_ahead(omega: np.ndarray, phi: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """level, carry (n,): the mean variance of the next k bars is level + carry · v_{t+1}. ``omega`` is ω, ``phi`` φ."""
+    constant = np.zeros_like(omega)
+    factor = np.ones_like(omega)
+    level = constant.copy()
+    carry = factor.copy()
     for _ in range(k - 1):
-        constant, factor = omega + lasting * constant, lasting * factor
-        level, carry = level + constant, carry + factor
+        constant = omega + phi * constant
+        factor = phi * factor
+        level = level + constant
+        carry = carry + factor
     return level / k, carry / k
 
 
 def label_bars(squares: np.ndarray, label: np.ndarray, sigma: np.ndarray, horizons: Sequence[int]) -> int:
-    """How many bars the label (t, n), log(coming volatility ÷ σ), covers: the horizon over which the squared returns
-    (t, n) come closest to it. Labels say their horizons but not which of them the volatility is over."""
+    """The number of bars that the volatility label (t, n), log(coming volatility ÷ σ), covers: the one of ``horizons``
+    over which the mean of the squared returns (t, n) comes closest to the label. Labels list their horizons but do not
+    name the one of the volatility."""
     differences = dict.fromkeys(horizons, math.inf)
     with np.errstate(divide="ignore", invalid="ignore"):
         for k in (k for k in horizons if k < len(squares)):
             realised = sliding_window_view(squares[1:], k, axis=0).mean(-1)
             difference = np.abs(0.5 * np.log(realised) - np.log(sigma[:-k]) - label[:-k])
-            known = difference[np.isfinite(difference)]
-            if len(known):
-                differences[k] = known.mean()
+            finite = difference[np.isfinite(difference)]
+            if len(finite):
+                differences[k] = finite.mean()
     return min(differences, key=differences.__getitem__)

@@ -1,21 +1,22 @@
-"""Which events will a market see before its next close? Links learned without labels, inside a network (TGN-21 to 23).
+"""Which events does a market receive before its next close? Link prediction inside a network (TGN-21 to TGN-23).
 
-Asked at every close, of the memory as it is then, before anything later is inserted: for each pair that meets until the
-next close, will it, or will another one? Most events of a market run from a node to the asset it belongs to; against
-trade:BTC → asset:ETH, which cannot be, trade:BTC → asset:BTC would be no question. So pairs stand in rows of those that
-might as well have met, one for each asset a, and an answer is told from others of its row:
+The targets are the events themselves: no labels are needed. At every close, before later events are inserted, the
+network scores each pair of nodes that has an event before the next close against negatives, pairs that have none.
+Most events of a market run from a node to its own asset. Against an impossible pair such as trade:BTC → asset:ETH the
+score of trade:BTC → asset:BTC would be trivial, so pairs are sorted into rows of comparable pairs, one pair for each
+asset a, and the negatives of a pair come from its row:
 own         type:a → asset:a: which asset is traded, liquidated, settled next?
-outside     one external node → asset:a: of which asset is open interest told next?
-between     one node → asset:a, not its own: whom does an edge from here reach, or a liquidation?
-The negatives of a pair, by the strategies of models.graphs.negatives, all of its row and chunk and with a bar:
-random      any that does not meet until the next close
-historical  of these, one that met before
-inductive   one that met before, but not in the first half of the bars so far
-temporal    one whose asset was the destination of an event in the last bar that had any
-Where none qualifies a random one takes its place; of a row that meets as a whole nothing is asked.
+outside     one external node → asset:a: which asset's open interest is reported next?
+between     one node → asset:a of another node: which asset does an edge or a liquidation of this node reach?
+The negatives of a pair, by the strategies of models.graphs.negatives; all are of its row and chunk and have a bar:
+random      any pair without an event before the next close
+historical  a random one that had an event before
+inductive   a historical one that had no event in the first half of the bars so far
+temporal    a random one whose asset was a destination in the last bar that had events
+Where no pair qualifies, a random one takes its place. A row in which all pairs have events is left out.
 
-Glossary: b chunks · n assets · N nodes of a chunk · r rows · q pairs that meet · c candidates, the pair itself and a
-negative of each strategy · d channels.
+Glossary: b chunks · n assets · N nodes of a chunk · r rows · q pairs with an event · c candidates: the pair itself and
+a negative of each strategy · d channels.
 """
 
 from __future__ import annotations
@@ -33,12 +34,14 @@ from models.nets.forecast import Links
 from models.nets.link import PAIR_FEATURES, pair_decoder, pair_history_features
 from models.nets.temporal_graph import Sizes, State, TemporalGraph
 
-TYPES, OUTSIDE = len(NODE_TYPES), len(EXTERNAL)
-SINGLE = TYPES + OUTSIDE  # rows of own and outside pairs, before those between
+TYPES = len(NODE_TYPES)
+OUTSIDE = len(EXTERNAL)
+SINGLE = TYPES + OUTSIDE  # number of own and outside rows, which come before the rows between
 
 
 class Pairs(NamedTuple):
-    """``chunk`` (q,); ``src``, ``dst`` (c, q) positions among a chunk's nodes, first the pair that meets."""
+    """Candidate pairs: ``chunk`` (q,); ``src``, ``dst`` (c, q), positions among the nodes of the chunk. Row 0 holds the
+    pairs that have an event, the other rows their negatives."""
 
     chunk: Tensor
     src: Tensor
@@ -46,27 +49,30 @@ class Pairs(NamedTuple):
 
 
 class PairHistory(NamedTuple):
-    """What pairs did so far: ``first`` (b, r, n), the bar in which each met first, infinite for never; ``about``
-    (b, n), the destinations of the last bar with events; ``bar``, how many there were."""
+    """Past events of all pairs: ``first`` (b, r, n), the bar of each pair's first event, infinite for none;
+    ``recent_destinations`` (b, n), True for destinations in the last bar with events; ``bar``, the number of bars."""
 
     first: Tensor
-    about: Tensor
+    recent_destinations: Tensor
     bar: int
 
     @classmethod
     def empty(cls, b: int, n: int, like: Tensor) -> PairHistory:
-        """Nobody has met."""
-        first = torch.full((b, SINGLE + TYPES * n, n), torch.inf, device=like.device)  # half precision counts to 256
+        """The history before the first bar, on the device of ``like``."""
+        # float32 even where ``like`` is half precision, which represents whole numbers only up to 256
+        first = torch.full((b, SINGLE + TYPES * n, n), torch.inf, device=like.device)
         return cls(first, torch.zeros(b, n, dtype=torch.bool, device=like.device), 0)
 
-    def after(self, meets: Tensor) -> PairHistory:
-        """The past of the next bar, when pairs have met where ``meets`` (b, r, n)."""
-        now, first = meets.any(1), self.first.masked_fill(meets & self.first.isinf(), self.bar)
-        return PairHistory(first, torch.where(now.any(1, keepdim=True), now, self.about), self.bar + 1)
+    def after(self, has_event: Tensor) -> PairHistory:
+        """The history one bar later, given which pairs had an event in the bar, ``has_event`` (b, r, n)."""
+        destinations = has_event.any(1)
+        first = self.first.masked_fill(has_event & self.first.isinf(), self.bar)
+        recent = torch.where(destinations.any(1, keepdim=True), destinations, self.recent_destinations)
+        return PairHistory(first, recent, self.bar + 1)
 
 
 class MarketLinks(RandomModule):
-    """A decoder of pairs, and what draws their negatives: anew for every bar, in evaluation always the same ones."""
+    """A decoder of pairs, and the sampling of their negatives: new ones in training, the same ones in evaluation."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
@@ -74,89 +80,104 @@ class MarketLinks(RandomModule):
         self.decode = pair_decoder(2 * sizes.d + PAIR_FEATURES + SINGLE, sizes.d, sizes.dropout)
 
     def forward(self, graph: TemporalGraph, state: State, clock: Tensor, pairs: Pairs) -> Tensor:
-        """Logits (c, q) of the pairs meeting next, by what came until the chunks' last closes ``clock`` (b,)."""
+        """Logits (c, q) that the pairs have an event next, from the events up to the last closes ``clock`` (b,)."""
         nodes = len(state[0].event_count) // len(clock)
         ends = torch.stack([pairs.src, pairs.dst])
-        every, place = torch.unique(pairs.chunk * nodes + ends, return_inverse=True)
-        z = graph.embed(state, every, clock[every // nodes])
+        unique_nodes, index = torch.unique(pairs.chunk * nodes + ends, return_inverse=True)
+        z = graph.embed(state, unique_nodes, clock[unique_nodes // nodes])
         t = clock[pairs.chunk].expand_as(pairs.src).flatten()
-        u, v = every[place].flatten(1)
-        met = pair_history_features(state, u, v, t, self.longest)
-        said = torch.cat([*z[place.flatten(1)], met, _type(pairs.src.flatten(), nodes)], dim=1)
-        return self.decode(said).view(pairs.src.shape)
+        u, v = unique_nodes[index].flatten(1)
+        history = pair_history_features(state, u, v, t, self.longest)
+        features = torch.cat([*z[index.flatten(1)], history, _source_type(pairs.src.flatten(), nodes)], dim=1)
+        return self.decode(features).view(pairs.src.shape)
 
-    def drawn(self, meets: Tensor, past: PairHistory, there: Tensor, draw: torch.Generator) -> Pairs:
-        """The pairs that meet, (b, r, n), with their negatives among the assets ``there`` (b, n)."""
-        n = there.shape[1]
-        free = ~meets & there[:, None] & _possible(n, there.device)
-        met = past.first < past.bar
-        fits = {
-            "random": free,
-            "historical": free & met,
-            "inductive": free & met & (past.first >= past.bar / 2),
-            "temporal": free & past.about[:, None],
+    def sample_pairs(
+        self, has_event: Tensor, history: PairHistory, asset_mask: Tensor, generator: torch.Generator
+    ) -> Pairs:
+        """The pairs that have an event, ``has_event`` (b, r, n), with negatives among the assets of ``asset_mask``
+        (b, n)."""
+        n = asset_mask.shape[1]
+        negative = ~has_event & asset_mask[:, None] & _possible_pairs(n, asset_mask.device)
+        has_history = history.first < history.bar
+        eligible = {
+            "random": negative,
+            "historical": negative & has_history,
+            "inductive": negative & has_history & (history.first >= history.bar / 2),
+            "temporal": negative & history.recent_destinations[:, None],
         }
-        chunk, row, asset = (meets & free.any(2, keepdim=True)).nonzero().unbind(1)
+        chunk, row, asset = (has_event & negative.any(2, keepdim=True)).nonzero().unbind(1)
         candidates = [asset]
         for strategy in STRATEGIES:
-            pool = fits[strategy][chunk, row]
-            pool = torch.where(pool.any(1, keepdim=True), pool, free[chunk, row])
-            chance = torch.rand(pool.shape, generator=draw, device=there.device)
-            candidates.append(chance.masked_fill(~pool, -1.0).argmax(1))
+            pool = eligible[strategy][chunk, row]
+            pool = torch.where(pool.any(1, keepdim=True), pool, negative[chunk, row])
+            priority = torch.rand(pool.shape, generator=generator, device=asset_mask.device)
+            candidates.append(priority.masked_fill(~pool, -1.0).argmax(1))
         dst = torch.stack(candidates)
         return Pairs(chunk, _source(row, dst, n), dst)
 
 
 class LinkQueries:
-    """The questions of one pass over ``b`` chunks of n assets, bar by bar, and the logits they were answered with."""
+    """The pairs scored in one pass over ``b`` chunks of n assets, bar by bar, and their logits."""
 
     def __init__(self, links: MarketLinks, b: int, n: int, like: Tensor) -> None:
-        self.links, self.past = links, PairHistory.empty(b, n, like)
-        self.draw = links.generator(like.device) if links.training else torch.Generator(like.device).manual_seed(0)
-        self.logits: list[Tensor] = []
-        self.asked: list[Tensor] = []
+        self._links = links
+        self._history = PairHistory.empty(b, n, like)
+        self._generator = (
+            links.generator(like.device) if links.training else torch.Generator(like.device).manual_seed(0)
+        )
+        self._logits: list[Tensor] = []
+        self._chunk_and_bar: list[Tensor] = []
 
-    def bar(self, graph: TemporalGraph, state: State, clock: Tensor, coming: EventBatch, there: Tensor) -> None:
-        """Asks of the ``coming`` events at the last closes ``clock`` (b,), of whose market ``state`` says everything;
-        of those before the first bar there is nothing to say. ``there`` (b, n): who has the bar."""
-        meets = positive_pairs(coming, *there.shape)
-        if self.past.bar:
-            pairs = self.links.drawn(meets, self.past, there, self.draw)
+    def ask_at_close(
+        self, graph: TemporalGraph, state: State, clock: Tensor, next_events: EventBatch, asset_mask: Tensor
+    ) -> None:
+        """Scores the pairs of ``next_events`` and their negatives from ``state``, which holds the events up to the last
+        closes ``clock`` (b,). The first call only records its events: before the first bar the state is empty.
+        ``asset_mask`` (b, n): which assets have the next bar."""
+        has_event = positive_pairs(next_events, *asset_mask.shape)
+        if self._history.bar:
+            pairs = self._links.sample_pairs(has_event, self._history, asset_mask, self._generator)
             if len(pairs.chunk):
-                self.logits.append(self.links(graph, state, clock, pairs))
-                self.asked.append(torch.stack([pairs.chunk, torch.full_like(pairs.chunk, self.past.bar)]))
-        self.past = self.past.after(meets)
+                self._logits.append(self._links(graph, state, clock, pairs))
+                bar = torch.full_like(pairs.chunk, self._history.bar)
+                self._chunk_and_bar.append(torch.stack([pairs.chunk, bar]))
+        self._history = self._history.after(has_event)
 
-    def said(self) -> Links | None:
-        """All of it; None where nothing was asked."""
-        return Links(torch.cat(self.logits, dim=1), *torch.cat(self.asked, dim=1)) if self.logits else None
+    def links(self) -> Links | None:
+        """The logits of all bars, with their chunks and bars; None where no pair was scored."""
+        if not self._logits:
+            return None
+        return Links(torch.cat(self._logits, dim=1), *torch.cat(self._chunk_and_bar, dim=1))
 
 
-def positive_pairs(contacts: EventBatch, b: int, n: int) -> Tensor:
-    """Which pairs (b, r, n) are among the contacts of b chunks; those that end at no asset are left out."""
+def positive_pairs(events: EventBatch, b: int, n: int) -> Tensor:
+    """Which pairs (b, r, n) have one of the ``events`` of b chunks; events that end at no asset are left out."""
     nodes = TYPES * n + OUTSIDE
-    chunk, src, dst = contacts.dst // nodes, contacts.src % nodes, contacts.dst % nodes
-    own, outside = (src < TYPES * n) & (src % n == dst), src >= TYPES * n
-    row = torch.where(own, src // n, torch.where(outside, TYPES + src - TYPES * n, SINGLE + src))
-    meets = torch.zeros(b, SINGLE + TYPES * n, n, dtype=torch.bool, device=dst.device)
-    ends = dst < n
-    meets[chunk[ends], row[ends], dst[ends]] = True
-    return meets
+    chunk = events.dst // nodes
+    src, dst = events.src % nodes, events.dst % nodes
+    is_own = (src < TYPES * n) & (src % n == dst)
+    is_outside = src >= TYPES * n
+    row = torch.where(is_own, src // n, torch.where(is_outside, TYPES + src - TYPES * n, SINGLE + src))
+    has_event = torch.zeros(b, SINGLE + TYPES * n, n, dtype=torch.bool, device=dst.device)
+    is_asset = dst < n
+    has_event[chunk[is_asset], row[is_asset], dst[is_asset]] = True
+    return has_event
 
 
 def _source(row: Tensor, asset: Tensor, n: int) -> Tensor:
-    """Where in the chunk the pairs of the rows (q,) that end at ``asset`` (c, q) begin."""
+    """Positions (c, q) of the source nodes of the pairs in the rows (q,) that end at ``asset`` (c, q)."""
     return torch.where(row < TYPES, row * n + asset, torch.where(row < SINGLE, TYPES * n + row - TYPES, row - SINGLE))
 
 
-def _possible(n: int, device: torch.device) -> Tensor:
-    """Which pairs (r, n) there may be: a node has no pair with its own asset but in its type's row."""
-    row, asset = torch.arange(SINGLE + TYPES * n, device=device)[:, None], torch.arange(n, device=device)
+def _possible_pairs(n: int, device: torch.device) -> Tensor:
+    """Which pairs (r, n) can have events: in the rows between, none from a node to its own asset."""
+    row = torch.arange(SINGLE + TYPES * n, device=device)[:, None]
+    asset = torch.arange(n, device=device)
     return (row < SINGLE) | ((row - SINGLE) % n != asset)
 
 
-def _type(src: Tensor, nodes: int) -> Tensor:
-    """One-hot (q, TYPES + OUTSIDE) of what the sources are, positions in a chunk of so many nodes."""
+def _source_type(src: Tensor, nodes: int) -> Tensor:
+    """One-hot types (q, TYPES + OUTSIDE) of the sources ``src`` (q,), positions in a chunk of ``nodes`` nodes."""
     n = (nodes - OUTSIDE) // TYPES
     kind = torch.where(src < TYPES * n, src // n, TYPES + src - TYPES * n)
     return torch.nn.functional.one_hot(kind, SINGLE).float()

@@ -1,8 +1,9 @@
-"""A state-space network that runs on demand (inventory SSF-13).
+"""A state-space network that runs its encoder on demand (SSF-13).
 
-A linear forecast is made for every bar; only where it expects a move, its hold class below ``hold``, is the encoder
-switched on and its forecast added. The bars between are no input to the encoder: its next bar comes after a gap, which
-a state-space layer takes as one longer step. ``step`` spares the work; ``forward`` does it and leaves the bars out.
+A linear gate forecasts every bar. Only where it expects a move, with a probability of the hold class below ``hold``,
+the encoder runs and its forecast is added. The other bars are no input of the encoder: its next bar comes after a
+gap, which a state-space layer takes as one longer step. ``step`` skips the encoder at those bars; ``forward`` computes
+all bars and gives the others a gap of 0.
 
 Glossary: b chunks · l bars · n assets · d channels.
 """
@@ -16,17 +17,20 @@ from torch import Tensor, nn
 
 from models.layers.errors import SizeError
 from models.nets.forecast import CLASSES, Batch, Embedding, Forecast, Heads
-from models.nets.sequence import Encoder, State, flat, nested
+from models.nets.sequence import Encoder, State, flatten_state, unflatten_state
 from models.nets.sequence_layers import sequence_layer
 from models.nets.spec import Spec
 
 HOLD = CLASSES // 2
-GAPS_ANYWHERE = ("s4", "s4d", "dss", "s5")  # a convolution in the layer, as Mamba's, could not leave bars out
+GAPS_ANYWHERE = ("s4", "s4d", "dss", "s5")  # a convolution inside the layer, as in Mamba, cannot skip bars
 
 
 class OnDemand(nn.Module):
-    """Batch → Forecast. Options: ``layer`` (a state-space layer that takes gaps anywhere: s4, s4d, dss, s5), ``hold``
-    (switch on where the chance of holding is below it), and the layer's own."""
+    """Batch → Forecast.
+
+    Options: ``layer``, a state-space layer that takes gaps anywhere (s4, s4d, dss, s5); ``hold``, the probability of
+    holding below which the encoder runs; and the options of the layer.
+    """
 
     def __init__(
         self, spec: Spec, n_features: int, n_horizons: int, layer: str = "s4d", hold: float = 0.5, **options: Any
@@ -34,62 +38,68 @@ class OnDemand(nn.Module):
         super().__init__()
         if layer not in GAPS_ANYWHERE:
             raise SizeError(f"{layer} cannot leave bars out; choose one of {', '.join(GAPS_ANYWHERE)}")
-        chosen, self.hold, taken = sequence_layer(layer), hold, set(options)
-        self.gate, self.cheap = Embedding(n_features, spec.d_model), Heads(spec.d_model, n_horizons)
-        make = chosen.maker(spec, options)
-        if options or "discretisation" in taken:
+        sequence = sequence_layer(layer)
+        self.hold = hold
+        option_names = set(options)
+        self.gate = Embedding(n_features, spec.d_model)
+        self.cheap = Heads(spec.d_model, n_horizons)
+        make_layer = sequence.layer_factory(spec, options)
+        if options or "discretisation" in option_names:
             raise SizeError(f"on_demand has no {', '.join(options) or 'discretisation'}; leave it out")
-        self.encoder = Encoder(spec, n_features, make, chosen.gated)
+        self.encoder = Encoder(spec, n_features, make_layer, sequence.adds_glu)
         self.heads = Heads(spec.d_model, n_horizons)
 
     def initial_state(self, b: int, n: int) -> State:
-        """The encoder's state, and how long ago each asset's last bar in it was."""
+        """The encoder's state, and the time since each asset's last bar in the encoder (b · n,)."""
         return *self.encoder.initial_state(b, n), (self.heads.bias.new_zeros(b * n),)
 
     def forward(self, batch: Batch) -> Forecast:
-        """The forecast of every bar, the encoder's part left out where it is off."""
+        """The forecast of every bar, without the encoder's part where the encoder is off."""
         gate = self.cheap(self.gate(batch), batch.mask)
         on = self.switched_on(gate)
-        gaps = _since(batch.gaps[..., None].expand(on.shape), on)
-        return _added(gate, self.heads(self.encoder(batch, gaps), batch.mask), on)
+        gaps = _since_last_on(batch.gaps[..., None].expand(on.shape), on)
+        return _add_where(gate, self.heads(self.encoder(batch, gaps), batch.mask), on)
 
     def step(self, batch: Batch, state: State) -> tuple[Forecast, State]:
-        """The forecast of one more bar; the encoder runs for the assets that are on, if any."""
+        """The forecast of one more bar, and the state after it; the encoder runs only for the assets that are on."""
         gate = self.cheap(self.gate(batch), batch.mask)
         on = self.switched_on(gate)
-        *parts, (waited,) = state
-        inner = tuple(parts)
-        waited = waited + batch.gaps.expand(on.shape[0], 1).repeat_interleave(on.shape[2], dim=0)[:, 0]
-        chosen = on.flatten().nonzero()[:, 0]
-        if not len(chosen):
-            return gate, (*inner, (waited,))
-        x, mask = batch.x.flatten(0, 2)[chosen, None, None], batch.mask.flatten()[chosen, None, None]
-        gaps = waited[chosen, None]
-        own = tuple(tuple(t[chosen] for t in part) for part in inner)
-        h, own = self.encoder.step(Batch(x, mask, gaps), own, gaps[..., None])
-        heard = h.new_zeros(on.numel(), h.shape[-1]).index_copy(0, chosen, h[:, 0, 0]).view(*on.shape, -1)
-        merged = [old.index_copy(0, chosen, new) for old, new in zip(flat(inner), flat(own), strict=True)]
-        waited = waited.index_fill(0, chosen, 0.0)
-        return _added(gate, self.heads(heard, batch.mask), on), (*nested(merged, inner), (waited,))
+        *parts, (elapsed,) = state
+        encoder_state = tuple(parts)
+        elapsed = elapsed + batch.gaps.expand(on.shape[0], 1).repeat_interleave(on.shape[2], dim=0)[:, 0]
+        rows = on.flatten().nonzero()[:, 0]
+        if not len(rows):
+            return gate, (*encoder_state, (elapsed,))
+        x = batch.x.flatten(0, 2)[rows, None, None]
+        mask = batch.mask.flatten()[rows, None, None]
+        gaps = elapsed[rows, None]
+        row_state: State = tuple(tuple(t[rows] for t in part) for part in encoder_state)
+        h, row_state = self.encoder.step(Batch(x, mask, gaps), row_state, gaps[..., None])
+        encoded = h.new_zeros(on.numel(), h.shape[-1]).index_copy(0, rows, h[:, 0, 0]).view(*on.shape, -1)
+        before_after = zip(flatten_state(encoder_state), flatten_state(row_state), strict=True)
+        merged = [before.index_copy(0, rows, after) for before, after in before_after]
+        elapsed = elapsed.index_fill(0, rows, 0.0)
+        forecast = _add_where(gate, self.heads(encoded, batch.mask), on)
+        return forecast, (*unflatten_state(merged, encoder_state), (elapsed,))
 
     def switched_on(self, gate: Forecast) -> Tensor:
         """Where the encoder runs, (b, l, n) bool."""
         return torch.softmax(gate.logits.detach(), dim=-1)[..., HOLD] < self.hold
 
 
-def _since(gaps: Tensor, on: Tensor) -> Tensor:
-    """Time since the last bar that was on, at bars that are (b, l, n); 0 at the others."""
+def _since_last_on(gaps: Tensor, on: Tensor) -> Tensor:
+    """Time since the previous bar that was on, for bars that are on (b, l, n); 0 at the others."""
     elapsed = gaps.cumsum(1)
     before = torch.where(on, elapsed, 0.0).cummax(1).values
     last = torch.cat([torch.zeros_like(before[:, :1]), before[:, :-1]], dim=1)
     return torch.where(on, elapsed - last, 0.0)
 
 
-def _added(gate: Forecast, more: Forecast, on: Tensor) -> Forecast:
-    """The gate, and where ``on`` (b, l, n) the sum of both."""
+def _add_where(gate: Forecast, encoded: Forecast, on: Tensor) -> Forecast:
+    """The sum of both forecasts where ``on`` (b, l, n), the gate's elsewhere."""
     wide = on[..., None]
     return Forecast(
-        gate.returns + torch.where(wide, more.returns, 0.0),
-        gate.log_volatility + torch.where(on, more.log_volatility, 0.0),
-        gate.logits + torch.where(wide, more.logits, 0.0),
+        gate.returns + torch.where(wide, encoded.returns, 0.0),
+        gate.log_volatility + torch.where(on, encoded.log_volatility, 0.0),
+        gate.logits + torch.where(wide, encoded.logits, 0.0),
     )

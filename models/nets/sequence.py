@@ -1,10 +1,10 @@
 """Sequence networks: one asset's bars in, one forecast a bar out, the weights shared by all assets.
 
 embedding → [norm → layer → GLU → dropout → residual] × n_layers → norm → pooling → heads (the S4 paper's deep network,
-pre-norm). A layer with a gate of its own (Mamba) or that mixes its channels already (LSTM) goes without the GLU.
+pre-norm). A layer that has a gate of its own (Mamba) or already mixes its channels (LSTM) is not followed by a GLU.
 
-Glossary: b chunks · l bars · n assets, folded into the batch · d channels. A layer has ``forward(x, state) → (y,
-state)``, ``step`` and ``initial_state``, so the network does too. Which layers there are stands in layers.py.
+Glossary: b chunks · l bars · n assets, folded into the batch · d channels. The layers and what they have to provide
+are listed in sequence_layers.py; networks have ``step`` and ``initial_state`` because their layers do.
 """
 
 from __future__ import annotations
@@ -33,25 +33,27 @@ class Block(nn.Module):
 
     layer: Any
 
-    def __init__(self, layer: nn.Module, d_model: int, dropout: float, gated: bool) -> None:
+    def __init__(self, layer: nn.Module, d_model: int, dropout: float, adds_glu: bool) -> None:
         super().__init__()
-        self.norm, self.layer = nn.LayerNorm(d_model), layer
-        self.mix = nn.Linear(d_model, 2 * d_model) if gated else None
+        self.norm = nn.LayerNorm(d_model)
+        self.layer = layer
+        self.mix = nn.Linear(d_model, 2 * d_model) if adds_glu else None
         self.dropout = Dropout(dropout)
 
     def forward(
         self, x: Tensor, state: tuple[Tensor, ...] | None = None, gaps: Tensor | None = None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The block's output and its layer's state; x (b, d) with a state is one bar; ``gaps`` (b, l) or (b,)."""
-        timed = {} if gaps is None else {"gaps" if x.dim() == 3 else "gap": gaps}
-        y, state = (self.layer if x.dim() == 3 else self.layer.step)(self.norm(x), state, **timed)
+        """The block's output and its layer's state; with x (b, d) one bar; ``gaps`` (b, l), of one bar (b,)."""
+        is_sequence = x.dim() == 3
+        gap_argument = {} if gaps is None else {"gaps" if is_sequence else "gap": gaps}
+        y, state = (self.layer if is_sequence else self.layer.step)(self.norm(x), state, **gap_argument)
         if self.mix is not None:
             y = glu(self.mix(gelu(y)))
         return x + self.dropout(y), state
 
 
 class RunningMean(nn.Module):
-    """The mean of all bars so far (inventory S4-18): never of later ones (TRAP-13). State: sum (b, d), count (b, 1)."""
+    """The mean of all bars so far (S4-18), never of later ones (TRAP-13). State: sum (b, d), count (b, 1)."""
 
     def initial_state(self, batch: int, like: Tensor) -> tuple[Tensor, ...]:
         """The state before the first bar: zeros."""
@@ -63,15 +65,16 @@ class RunningMean(nn.Module):
 
     def step(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """One bar x (b, d)."""
-        total, count = state[0] + x, state[1] + 1
+        total = state[0] + x
+        count = state[1] + 1
         return total / count, (total, count)
 
 
 class Encoder(nn.Module):
-    """Batch → (b, l, n, d): embedding and blocks, every asset on its own.
+    """Batch → (b, l, n, d): embedding and blocks, every asset by itself.
 
-    ``pooling``: "last" reads every bar's own output, "mean" that of all bars so far. ``irregular``: the layers are told
-    the batch's gaps. Raises NotCausalError for a layer that reads the future.
+    ``pooling``: "last" takes every bar's output, "mean" the mean of all outputs so far. ``irregular``: the layers
+    receive the batch's gaps. Raises NotCausalError for a layer that reads later bars.
     """
 
     blocks: Any
@@ -81,16 +84,17 @@ class Encoder(nn.Module):
         spec: Spec,
         n_features: int,
         make_layer: MakeLayer,
-        gated: bool,
+        adds_glu: bool,
         pooling: str = "last",
         irregular: bool = False,
     ) -> None:
         super().__init__()
         check_choice("pooling", pooling, ("last", "mean"))
         check_positive(n_layers=spec.n_layers)
-        self.embedding, self.irregular = Embedding(n_features, spec.d_model), irregular
+        self.embedding = Embedding(n_features, spec.d_model)
+        self.irregular = irregular
         self.blocks = nn.ModuleList(
-            Block(make_layer(), spec.d_model, spec.dropout, gated) for _ in range(spec.n_layers)
+            Block(make_layer(), spec.d_model, spec.dropout, adds_glu) for _ in range(spec.n_layers)
         )
         for block in self.blocks:
             if not getattr(block.layer, "causal", True):
@@ -107,52 +111,55 @@ class Encoder(nn.Module):
         return state if self.pool is None else (*state, self.pool.initial_state(b * n, self.norm.weight))
 
     def forward(self, batch: Batch, gaps: Tensor | None = None) -> Tensor:
-        """Every bar of every asset (b, l, n, d), from empty states; ``gaps`` (b, l, n) instead of the batch's."""
+        """Every bar of every asset (b, l, n, d), from initial states; ``gaps`` (b, l, n) replace the batch's."""
         h = self.embedding(batch)
         b, bars, n, d = h.shape
-        h, gaps = h.transpose(1, 2).reshape(b * n, bars, d), self._gaps(batch, gaps)
+        h = h.transpose(1, 2).reshape(b * n, bars, d)
+        gaps = self._gaps(batch, gaps)
         h = self.run(h, None if gaps is None else gaps.transpose(1, 2).reshape(b * n, bars))
         return h.reshape(b, n, bars, d).transpose(1, 2)
 
     def step(self, batch: Batch, state: State, gaps: Tensor | None = None) -> tuple[Tensor, State]:
-        """The one bar of ``batch`` (b, 1, n, d) after those that made ``state``, and the state after it."""
-        h, gaps = self.embedding(batch), self._gaps(batch, gaps)
+        """The one bar of ``batch`` (b, 1, n, d) that follows ``state``, and the state after it."""
+        h = self.embedding(batch)
+        gaps = self._gaps(batch, gaps)
         after, state = self.run_step(h.flatten(0, 2), state, None if gaps is None else gaps.flatten())
         return after.reshape(h.shape), state
 
     def run(self, h: Tensor, gaps: Tensor | None = None) -> Tensor:
-        """Embedded sequences (b, l, d) through the blocks, norm and pooling."""
+        """The outputs (b, l, d) of blocks, norm and pooling for embedded sequences h (b, l, d)."""
         for block in self.blocks:
             h, _ = block(h, gaps=gaps)
         h = self.norm(h)
         return h if self.pool is None else self.pool(h)
 
     def run_step(self, h: Tensor, state: State, gaps: Tensor | None = None) -> tuple[Tensor, State]:
-        """One bar (b, d) of the same."""
+        """The output of one bar h (b, d), as ``run``, and the state after it. Raises StateError."""
         parts = [*self.blocks] if self.pool is None else [*self.blocks, self.pool]
         if len(state) != len(parts):
             raise StateError(f"the state has {len(state)} parts, this network {len(parts)}; use its own initial_state")
-        after = []
+        next_state = []
         for block, before in zip(self.blocks, state, strict=False):
-            h, now = block(h, before, gaps)
-            after.append(now)
+            h, after = block(h, before, gaps)
+            next_state.append(after)
         h = self.norm(h)
         if self.pool is not None:
-            h, now = self.pool.step(h, state[-1])
-            after.append(now)
-        return h, tuple(after)
+            h, after = self.pool.step(h, state[-1])
+            next_state.append(after)
+        return h, tuple(next_state)
 
     def _gaps(self, batch: Batch, gaps: Tensor | None) -> Tensor | None:
+        """The gaps that the layers receive (b, l, n); None for none."""
         if gaps is None and self.irregular:
             return batch.gaps[..., None].expand(*batch.mask.shape)
         return gaps
 
 
-class Shortened(Encoder):
-    """An encoder that sees the mean of every k = ``pool_bars`` bars, once they are complete (inventory SSF-12).
+class PooledEncoder(Encoder):
+    """An encoder of the means of every k = ``pool_bars`` bars, each complete before it is read (SSF-12).
 
-    Every bar hears the newest of its outputs beside itself. State: the encoder's; sum of the bars not yet pooled and
-    what was heard last (b, d); how many bars the sum holds (b,), the same for all.
+    The output of a bar is its embedding plus the newest output of the blocks. State: the encoder's; the sum of the bars
+    not yet pooled (b, d); the newest output (b, d); the number of bars in the sum (b,), the same for all sequences.
     """
 
     def __init__(self, pool_bars: int, *arguments: Any) -> None:
@@ -168,26 +175,29 @@ class Shortened(Encoder):
         return *super().initial_state(b, n), (zeros, zeros, zeros.new_zeros(b * n))
 
     def run(self, h: Tensor, gaps: Tensor | None = None) -> Tensor:
-        """Embedded sequences (b, l, d) through the blocks at every k-th bar."""
+        """The outputs (b, l, d) of embedded sequences h (b, l, d)."""
         b, bars, d = h.shape
-        heard = h.new_zeros(b, 1, d)
+        outputs = h.new_zeros(b, 1, d)
         if bars >= self.k:
             pooled = h[:, : bars // self.k * self.k].unflatten(1, (-1, self.k)).mean(2)
-            heard = torch.cat([heard, super().run(pooled)], dim=1)
-        return h + heard[:, torch.arange(1, bars + 1, device=h.device) // self.k]
+            outputs = torch.cat([outputs, super().run(pooled)], dim=1)
+        return h + outputs[:, torch.arange(1, bars + 1, device=h.device) // self.k]
 
     def run_step(self, h: Tensor, state: State, gaps: Tensor | None = None) -> tuple[Tensor, State]:
-        """One bar (b, d) of the same."""
-        *inner, (total, heard, count) = state
-        total, count, after = total + h, count + 1, tuple(inner)
+        """The output of one bar h (b, d), as ``run``, and the state after it."""
+        *parts, (total, output, count) = state
+        encoder_state = tuple(parts)
+        total = total + h
+        count = count + 1
         if int(count[0]) == self.k:
-            heard, after = super().run_step(total / self.k, after)
-            total, count = torch.zeros_like(total), torch.zeros_like(count)
-        return h + heard, (*after, (total, heard, count))
+            output, encoder_state = super().run_step(total / self.k, encoder_state)
+            total = torch.zeros_like(total)
+            count = torch.zeros_like(count)
+        return h + output, (*encoder_state, (total, output, count))
 
 
 class SequenceNetwork(nn.Module):
-    """Encoder and heads; reads no graph. ``pool_bars`` above 1: a Shortened encoder. ``heads``: options of Heads."""
+    """Encoder and heads; reads no graph. ``pool_bars`` above 1: a PooledEncoder. ``heads``: options of Heads."""
 
     def __init__(
         self,
@@ -195,15 +205,15 @@ class SequenceNetwork(nn.Module):
         n_features: int,
         n_horizons: int,
         make_layer: MakeLayer,
-        gated: bool = True,
+        adds_glu: bool = True,
         pooling: str = "last",
         irregular: bool = False,
         pool_bars: int = 1,
         **heads: Any,
     ) -> None:
         super().__init__()
-        inside = (spec, n_features, make_layer, gated, pooling, irregular)
-        self.encoder = Encoder(*inside) if pool_bars == 1 else Shortened(pool_bars, *inside)
+        arguments = (spec, n_features, make_layer, adds_glu, pooling, irregular)
+        self.encoder = Encoder(*arguments) if pool_bars == 1 else PooledEncoder(pool_bars, *arguments)
         self.heads = Heads(spec.d_model, n_horizons, **heads)
 
     def initial_state(self, b: int, n: int) -> State:
@@ -220,22 +230,23 @@ class SequenceNetwork(nn.Module):
         return self.heads(h, batch.mask), state
 
     def get_state(self, batch: Batch) -> Regime:
-        """What the state at every bar says of the market; for networks built with the option ``regimes``."""
+        """The market regime read from the state at every bar. Raises StateError without the option ``regimes``."""
         readout = self(batch).regime
         if readout is None:
             raise StateError("this network reads no regimes; build it with the option regimes = true")
-        return Regime.of(readout)
+        return Regime.from_readout(readout)
 
 
-def flat(state: State) -> list[Tensor]:
-    """The tensors of a network's state in a row, as they are saved."""
+def flatten_state(state: State) -> list[Tensor]:
+    """The tensors of a network's state in one list, as state files hold them."""
     return list(chain.from_iterable(state))
 
 
-def nested(tensors: Sequence[Tensor], like: State) -> State:
-    """The state whose tensors are ``tensors``, parted as ``like``. Raises StateError for another number or shape."""
-    shapes, given = [tuple(t.shape) for t in flat(like)], [tuple(t.shape) for t in tensors]
-    if shapes != given:
-        raise StateError(f"the saved state holds {given}, this network keeps {shapes}; run the bars again")
+def unflatten_state(tensors: Sequence[Tensor], like: State) -> State:
+    """The state made of ``tensors``, divided as ``like``. Raises StateError for another number or other shapes."""
+    expected = [tuple(t.shape) for t in flatten_state(like)]
+    shapes = [tuple(t.shape) for t in tensors]
+    if expected != shapes:
+        raise StateError(f"the saved state holds {shapes}, this network keeps {expected}; run the bars again")
     rest = iter(tensors)
     return tuple(tuple(next(rest) for _ in part) for part in like)

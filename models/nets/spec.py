@@ -1,4 +1,4 @@
-"""What decides the shape of a network; stored with every trial."""
+"""The name, sizes and options that a network is built from; stored with every trial."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Spec:
-    """A network of the zoo and its sizes. ``options`` go to the network's own builder by name (``{"heads": 2}``)."""
+    """A network of the zoo and its sizes. ``options`` are keyword arguments of its builder (``{"heads": 2}``)."""
 
     model: str
     d_model: int = 32

@@ -1,13 +1,14 @@
-"""SSM-GNN: a sequence layer carries every asset through time, message passing carries news between assets.
+"""SSM-GNN: a sequence layer runs over the bars of every asset, message passing runs between the assets of every bar.
 
-Fusions (inventory HYB-12 to HYB-14), each bar by bar, so that none reads a bar that is still to come:
+Fusions (HYB-12 to HYB-14), all causal: no bar reads a later one.
 sequential   embedding → [layer over time] × n_layers → [messages] × hops → norm → heads
 interleaved  embedding → [layer over time → messages] × n_layers → norm → heads, or messages first
 parallel     embedding → layers over time | messages between the assets' running means → both side by side → MLP → heads
-With ``parts`` "ssm" or "gnn" the other half is left out: what each half is worth alone (HYB-31 to HYB-33).
+With ``parts`` "ssm" or "gnn" the other half is left out, which measures each half alone (HYB-31 to HYB-33).
 
-Glossary: b chunks · l bars · n assets · d channels · A (b, l, n, n) adjacency at every bar. An asset without a bar is
-heard by nobody. Departs from the source: its mean over the whole series would read the future, ours runs.
+Glossary: b chunks · l bars · n assets · d channels · A (b, l, n, n) adjacency at every bar. An asset without a bar
+sends no messages. Departs from the source article: its mean over the whole series would read the future, ours is a
+running mean.
 """
 
 from __future__ import annotations
@@ -27,26 +28,26 @@ from models.layers.checks import check_choice, check_positive
 from models.layers.dropout import Dropout
 from models.layers.errors import NotCausalError, ShapeError, SizeError, StateError
 from models.layers.learned_edges import LearnedEdges
-from models.layers.message_passing import ATTENTIVE, MESSAGE_LAYERS, in_pieces
+from models.layers.message_passing import ATTENTION_KINDS, MESSAGE_LAYERS, attend_in_chunks
 from models.nets import sequence_layers
 from models.nets.forecast import Batch, Embedding, Forecast, Heads
 from models.nets.pretraining import PretrainingPhase, load_pretrained
 from models.nets.sequence import Block, RunningMean, State
 from models.nets.spec import Spec
 
-LEARNED = "attention"  # the graph that a network draws itself
-DECIMALS = 6  # of a learned weight that is stored: one bar stepped and the whole sequence differ in the last digits
+LEARNED = "attention"  # name of the graph that a network learns itself
+DECIMALS = 6  # of stored learned weights: ``step`` and ``forward`` differ in the last digits
 
 
 @dataclass(frozen=True)
 class Hybrid:
-    """How the two halves are put together.
+    """How the two halves are combined.
 
-    ``layer`` is one of models.nets.sequence_layers, ``message_passing`` of models.layers.message_passing. ``graph`` names stored
-    snapshots, or is LEARNED: edges between the nodes' embeddings, the ``top_k`` heaviest to each. ``heads`` are those
-    of the attention, ``hops`` the rounds of messages where the fusion does not say how many. ``pooling``: what messages
-    carry where no layer ran before them, "last" the bar, "mean" all bars so far. ``pretrained``: the part that is first
-    fitted alone, and stays as it was then when ``frozen``.
+    ``layer`` is one of models.nets.sequence_layers, ``message_passing`` one of models.layers.message_passing. ``graph``
+    names stored snapshots, or is LEARNED: edges between the nodes' embeddings, the ``top_k`` heaviest to each node.
+    ``heads``: number of attention heads; ``hops``: rounds of messages, except in the interleaved fusion, which has one
+    a layer. ``pooling``: what messages contain where no layer ran before them, "last" the bar, "mean" the mean of all
+    bars so far. ``pretrained``: the part that is first fitted alone; ``frozen``: its weights then stay fixed.
     """
 
     layer: str = "s4d"
@@ -71,7 +72,9 @@ class Hybrid:
         check_choice("pretrained", self.pretrained or "ssm", ("ssm", "gnn"))
         check_positive(hops=self.hops)
         if self.learns_edges and self.message_passing == "sage":
-            raise SizeError("sage hears no weights, so it cannot learn any; choose gcn, gat or gatv2 for learned edges")
+            raise SizeError(
+                "sage reads no edge weights, so it cannot learn any; choose gcn, gat or gatv2 for learned edges"
+            )
         if self.frozen and self.pretrained is None:
             raise SizeError("frozen parts must have learned something; say which is pretrained, ssm or gnn")
         if self.pretrained and self.parts != "both":
@@ -79,12 +82,12 @@ class Hybrid:
 
     @property
     def learns_edges(self) -> bool:
-        """True where the network draws its own graph."""
+        """True where the network learns its own graph."""
         return self.graph == LEARNED and self.parts != "ssm"
 
     @property
-    def means(self) -> bool:
-        """True where messages carry the mean of all bars so far."""
+    def has_running_mean(self) -> bool:
+        """True where messages contain the mean of all bars so far."""
         if self.parts == "ssm" or (self.parts == "both" and self.fusion != "parallel"):
             return False
         return (self.pooling or ("mean" if self.fusion == "parallel" else "last")) == "mean"
@@ -97,39 +100,45 @@ class MessageBlock(nn.Module):
 
     def __init__(self, d_model: int, dropout: float, hybrid: Hybrid) -> None:
         super().__init__()
-        learned, options = hybrid.learns_edges, dict[str, Any]()
-        if hybrid.message_passing in ATTENTIVE:
-            options = {"heads": hybrid.heads, "gain": float(learned)}  # a learned weight is learned through its gain
+        learns_edges = hybrid.learns_edges
+        options: dict[str, Any] = {}
+        if hybrid.message_passing in ATTENTION_KINDS:
+            options = {
+                "heads": hybrid.heads,
+                "gain": float(learns_edges),
+            }  # a learned weight is learned through its gain
         if hybrid.message_passing == "gat":
-            options["dense"] = learned and hybrid.top_k is None
+            options["dense"] = learns_edges and hybrid.top_k is None
         self.norm = nn.LayerNorm(d_model)
         self.messages = MESSAGE_LAYERS[hybrid.message_passing](d_model, **options)
-        self.edges = LearnedEdges(d_model, hybrid.heads, hybrid.top_k) if learned else None
+        self.edges = LearnedEdges(d_model, hybrid.heads, hybrid.top_k) if learns_edges else None
         self.dropout = Dropout(dropout)
 
-    def forward(self, h: Tensor, graph: Tensor, drawn: Tensor | None = None) -> Tensor:
-        """The assets after one round of messages; ``graph`` is A, or the mask (b, l, n) where edges are learned, which
-        may have been ``drawn`` already."""
-        x, graph = self.norm(h).flatten(0, 1), graph.flatten(0, 1)
-        if self.edges is None or drawn is not None:
-            messages = self.messages(x, graph if drawn is None else drawn.flatten(0, 1))
+    def forward(self, h: Tensor, graph: Tensor, learned: Tensor | None = None) -> Tensor:
+        """The assets after one round of messages. ``graph`` is A, or the mask (b, l, n) where edges are learned;
+        ``learned`` is the learned adjacency (b, l, n, n), if it has already been computed."""
+        x = self.norm(h).flatten(0, 1)
+        graph = graph.flatten(0, 1)
+        if self.edges is None or learned is not None:
+            messages = self.messages(x, graph if learned is None else learned.flatten(0, 1))
         else:
-            messages = in_pieces(self._by_learned, x, graph, self.edges.heads * x.shape[1] ** 2)
+            messages = attend_in_chunks(self._learned_messages, x, graph, self.edges.heads * x.shape[1] ** 2)
         return h + self.dropout(elu(messages.unflatten(0, h.shape[:2])))
 
-    def drawn(self, h: Tensor, mask: Tensor) -> Tensor:
+    def learned_adjacency(self, h: Tensor, mask: Tensor) -> Tensor:
         """The learned adjacency at every bar (b, l, n, n)."""
-        x, there = self.norm(h).flatten(0, 1), mask.flatten(0, 1)
-        return in_pieces(self.edges, x, there, self.edges.heads * x.shape[1] ** 2).unflatten(0, h.shape[:2])
+        x = self.norm(h).flatten(0, 1)
+        has_bar = mask.flatten(0, 1)
+        return attend_in_chunks(self.edges, x, has_bar, self.edges.heads * x.shape[1] ** 2).unflatten(0, h.shape[:2])
 
-    def _by_learned(self, x: Tensor, there: Tensor) -> Tensor:
-        return self.messages(x, self.edges(x, there))
+    def _learned_messages(self, x: Tensor, has_bar: Tensor) -> Tensor:
+        return self.messages(x, self.edges(x, has_bar))
 
 
 class SsmGnn(nn.Module):
-    """Batch → Forecast, by the two halves of a Hybrid; ``edges`` of the forecast where they are learned.
+    """Batch → Forecast, by the two halves of a Hybrid. The forecast has ``edges`` where edges are learned.
 
-    State: that of every layer over time, and of the running mean where messages carry one.
+    State: first that of the running mean, where messages contain one, then that of every sequence layer.
     """
 
     blocks: Any
@@ -138,19 +147,22 @@ class SsmGnn(nn.Module):
     def __init__(self, spec: Spec, n_features: int, n_horizons: int, hybrid: Hybrid, **options: Any) -> None:
         super().__init__()
         check_positive(n_layers=spec.n_layers)
-        chosen, d = sequence_layers.sequence_layer(hybrid.layer), spec.d_model
-        make = chosen.maker(spec, options)
-        over_time = 0 if hybrid.parts == "gnn" else spec.n_layers
-        rounds = spec.n_layers if hybrid.fusion == "interleaved" else hybrid.hops
-        self.hybrid, self.embedding = hybrid, Embedding(n_features, d)
-        self.blocks = nn.ModuleList(Block(make(), d, spec.dropout, chosen.gated) for _ in range(over_time))
-        self.exchanges = nn.ModuleList(
-            MessageBlock(d, spec.dropout, hybrid) for _ in range(0 if hybrid.parts == "ssm" else rounds)
-        )
-        self.pool = RunningMean() if hybrid.means else None
+        layer = sequence_layers.sequence_layer(hybrid.layer)
+        make_layer = layer.layer_factory(spec, options)
+        n_blocks = 0 if hybrid.parts == "gnn" else spec.n_layers
+        n_exchanges = spec.n_layers if hybrid.fusion == "interleaved" else hybrid.hops
+        if hybrid.parts == "ssm":
+            n_exchanges = 0
+        d = spec.d_model
+        self.hybrid = hybrid
+        self.embedding = Embedding(n_features, d)
+        self.blocks = nn.ModuleList(Block(make_layer(), d, spec.dropout, layer.adds_glu) for _ in range(n_blocks))
+        self.exchanges = nn.ModuleList(MessageBlock(d, spec.dropout, hybrid) for _ in range(n_exchanges))
+        self.pool = RunningMean() if hybrid.has_running_mean else None
         side_by_side = hybrid.fusion == "parallel" and hybrid.parts == "both"
         self.join = nn.Sequential(nn.Linear(2 * d, 2 * d), nn.GELU(), nn.Linear(2 * d, d)) if side_by_side else None
-        self.norm, self.heads = nn.LayerNorm(d), Heads(d, n_horizons, **options)
+        self.norm = nn.LayerNorm(d)
+        self.heads = Heads(d, n_horizons, **options)
         if not all(getattr(block.layer, "causal", True) for block in self.blocks):
             raise NotCausalError("this network would read bars that are still to come; leave bidirectional out")
         if hybrid.frozen and hybrid.pretrained:
@@ -159,8 +171,8 @@ class SsmGnn(nn.Module):
 
     def initial_state(self, b: int, n: int) -> State:
         """The state of n assets in b chunks before the first bar."""
-        mean = () if self.pool is None else (self.pool.initial_state(b * n, self.norm.weight),)
-        return *mean, *(block.layer.initial_state(b * n) for block in self.blocks)
+        mean_state = () if self.pool is None else (self.pool.initial_state(b * n, self.norm.weight),)
+        return *mean_state, *(block.layer.initial_state(b * n) for block in self.blocks)
 
     def forward(self, batch: Batch) -> Forecast:
         """The forecast of every bar. Raises ShapeError for a batch without the graph."""
@@ -178,46 +190,48 @@ class SsmGnn(nn.Module):
         parts = len(self.blocks) + (self.pool is not None)
         if len(state) != parts:
             raise StateError(f"the state has {len(state)} parts, this network {parts}; use its own initial_state")
-        before, after = iter(state), []
+        part_states = iter(state)
+        next_state = []
 
         def one_bar(part: Any, h: Tensor) -> Tensor:
-            y, now = (part if isinstance(part, Block) else part.step)(h.flatten(0, 2), next(before))
-            after.append(now)
+            y, after = (part if isinstance(part, Block) else part.step)(h.flatten(0, 2), next(part_states))
+            next_state.append(after)
             return y.reshape(h.shape)
 
-        return self._run(batch, one_bar), tuple(after)
+        return self._run(batch, one_bar), tuple(next_state)
 
     @property
     def pretraining(self) -> PretrainingPhase | None:
-        """How the half that is fitted first is fitted; None for a network that is fitted in one go."""
+        """How the pretrained half is fitted first; None for a network that is fitted in one phase."""
         if self.hybrid.pretrained is None:
             return None
         return PretrainingPhase({"parts": self.hybrid.pretrained, "pretrained": None, "frozen": False})
 
     def part(self, name: str) -> dict[str, nn.Module]:
-        """The modules of "ssm" or of "gnn" by name; the embedding belongs to both."""
+        """The modules of the half "ssm" or "gnn" by name; the embedding belongs to both halves."""
         return {"embedding": self.embedding} | (
             {"blocks": self.blocks} if name == "ssm" else {"exchanges": self.exchanges}
         )
 
     def load_pretrained(self, weights: Mapping[str, Tensor]) -> None:
-        """Takes the pretrained half's weights from those of a network of that half alone, or of the sequence network of
-        the same layer. Raises StateError where they are not those of this half."""
+        """Loads the pretrained half from the weights of a network of that half alone, or of the sequence network of the
+        same layer. Raises StateError where the weights do not fit this half."""
         assert self.hybrid.pretrained is not None
-        found = {name.removeprefix("encoder."): value for name, value in weights.items()}
-        load_pretrained(self.part(self.hybrid.pretrained), found, self.hybrid.pretrained)
+        part_weights = {name.removeprefix("encoder."): value for name, value in weights.items()}
+        load_pretrained(self.part(self.hybrid.pretrained), part_weights, self.hybrid.pretrained)
 
     def _run(self, batch: Batch, over_time: Callable[[nn.Module, Tensor], Tensor]) -> Forecast:
-        """``over_time`` runs a part of the network along the bars of every asset."""
+        """The forecast; ``over_time`` runs a module along the bars of every asset."""
         x = self.embedding(batch)
         graph = self._graph(batch) if self.exchanges else None
-        h, edges = x if self.pool is None else over_time(self.pool, x), None
+        h = x if self.pool is None else over_time(self.pool, x)
+        edges = None
         for stage in self._stages():
             if not isinstance(stage, MessageBlock):
                 h = over_time(stage, h)
                 continue
             if self.hybrid.learns_edges and not self.training and stage is self.exchanges[-1]:
-                edges = stage.drawn(h, batch.mask)
+                edges = stage.learned_adjacency(h, batch.mask)
             h = stage(h, graph, edges)
         if self.join is not None:
             for block in self.blocks:
@@ -226,7 +240,7 @@ class SsmGnn(nn.Module):
         return replace(self.heads(self.norm(h), batch.mask), edges=edges)
 
     def _stages(self) -> list[nn.Module]:
-        """What the one stream runs through; in parallel, that of the messages."""
+        """The modules in the order in which they run; in the parallel fusion, those of the message stream."""
         if self.join is not None:
             return [*self.exchanges]
         if self.hybrid.fusion == "sequential" or self.hybrid.parts != "both":
@@ -235,6 +249,7 @@ class SsmGnn(nn.Module):
         return list(chain.from_iterable(pair if self.hybrid.order == "ssm_gnn" else pair[::-1] for pair in pairs))
 
     def _graph(self, batch: Batch) -> Tensor:
+        """The adjacency at every bar (b, l, n, n), or the mask (b, l, n) where edges are learned. Raises ShapeError."""
         if self.hybrid.learns_edges:
             return batch.mask
         if batch.graph is None:
@@ -243,29 +258,17 @@ class SsmGnn(nn.Module):
 
 
 def ssm_gnn(spec: Spec, n_features: int, n_horizons: int, **options: Any) -> SsmGnn:
-    """The network of ``spec``. Options: the fields of Hybrid, those of the layer by name, and those of Heads but
-    ``heads``. Raises SizeError, NotCausalError, and TypeError for an option that none of them has."""
-    own = {f.name: options.pop(f.name) for f in fields(Hybrid) if f.name in options}
-    return SsmGnn(spec, n_features, n_horizons, Hybrid(**own), **options)
-
-
-def attention_edges(network: SsmGnn, batch: Batch, as_of: np.datetime64, nodes: tuple[str, ...]) -> Snapshot:
-    """The graph that a network with learned edges drew at the last bar of ``batch``, one chunk; that bar is ``as_of``.
-
-    Raises SizeError for a network that reads a stored graph.
-    """
-    network.eval()
-    with torch.inference_mode():
-        edges = network(batch).edges
-    if edges is None:
-        raise SizeError(f"this network reads the {network.hybrid.graph} graph and draws none of its own")
-    return learned_graph(LEARNED, edges[0, -1].double().cpu().numpy(), as_of, nodes)
+    """The network of ``spec``. Options, by name: the fields of Hybrid, the options of the layer and those of Heads.
+    Raises SizeError, NotCausalError, and TypeError for an option that none of them has."""
+    hybrid_options = {f.name: options.pop(f.name) for f in fields(Hybrid) if f.name in options}
+    return SsmGnn(spec, n_features, n_horizons, Hybrid(**hybrid_options), **options)
 
 
 def learned_graph(name: str, adjacency: np.ndarray, as_of: np.datetime64, nodes: tuple[str, ...]) -> Snapshot:
-    """The directed snapshot of a learned adjacency (n, n), weights to six decimals; own loops are no edges."""
+    """The directed snapshot of a learned adjacency (n, n), weights rounded to six decimals, without self loops."""
     weights = np.round(adjacency, DECIMALS) * ~np.eye(len(nodes), dtype=bool)
     dst, src = np.nonzero(weights)
     order = np.lexsort((dst, src))
-    src, dst = src[order], dst[order]
+    src = src[order]
+    dst = dst[order]
     return Snapshot(name, as_of, np.datetime64("NaT", "us"), src, dst, weights[dst, src], nodes, directed=True)

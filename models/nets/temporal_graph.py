@@ -1,13 +1,14 @@
-"""The temporal graph network: events in, node embeddings out, whatever they are then used for.
+"""The temporal graph network: events in, node embeddings out, for any use.
 
 Paper: Rossi et al. 2020, 2006.10637; as presets of the same parts (its table 1) TGAT (2002.07962), JODIE (1908.01207)
 and DyRep (Trivedi et al., ICLR 2019).
-Glossary: n nodes · e events · q nodes asked for · d channels · k slots of neighbours · f features of an event · s
-memory · z embedding.
+Glossary: n nodes · e events · r ends of events · q nodes to embed · d channels · k slots of neighbours · f features of
+an event · s memory · z embedding.
 
-Life of a state: ``initial_state``, then for every batch of events ``embed`` what is to be predicted and only then
-``insert`` the batch. To learn, hold a batch back and insert it at the head of the next one's graph: its messages give
-the updater its gradient, and nothing predicts itself (TRAP-06). A state is plain tensors; ``detached`` cuts its past.
+Life of a state: ``initial_state``; then for every batch of events, first ``embed`` the nodes to predict for, then
+``insert`` the batch. To train, insert each batch one step late, inside the autograd graph of the next batch: its
+messages then give the updater a gradient, and no batch predicts itself (TRAP-06). A state holds plain tensors;
+``detached`` cuts it off from the autograd graph.
 """
 
 from __future__ import annotations
@@ -34,9 +35,12 @@ State = tuple[Memory, NeighbourBuffer]
 
 @dataclass(frozen=True)
 class Parts:
-    """Which temporal graph network. ``updater`` None: no memory. ``embedding``: identity, time (JODIE's projection) or
-    attention over ``neighbours`` slots in so many ``layers``. ``message_reads``: memory, or embedding as in DyRep.
-    ``fades``: memories lose strength with time before they are read."""
+    """The parts of a temporal graph network.
+
+    ``updater`` None: no memory. ``embedding``: "identity", "time" (JODIE's projection) or "attention" over
+    ``neighbours`` slots in ``layers`` layers. ``message_reads``: the other node's "memory", or its "embedding" as in
+    DyRep. ``fades``: memories lose strength with time before they are read.
+    """
 
     updater: str | None = "gru"
     message: str = "identity"
@@ -50,16 +54,16 @@ class Parts:
     fades: bool = True
 
     @cached_property
-    def unchanged(self) -> bool:
-        """True where a GRU hears a node's only message as it is."""
-        alone = self.aggregator in ("last", "mean", "sum")
-        return self.updater == "gru" and self.message == "identity" and alone
+    def passes_raw_messages(self) -> bool:
+        """True where a GRU receives the only message of a node without changes."""
+        keeps_single = self.aggregator in ("last", "mean", "sum")
+        return self.updater == "gru" and self.message == "identity" and keeps_single
 
     @cached_property
     def has_compiled_passes(self) -> bool:
         """True for the paper's own parts with one layer of attention, which temporal_graph_cpu.py computes."""
-        attends = self.embedding == "attention" and self.layers == 1
-        return self.unchanged and attends and self.message_reads == "memory"
+        has_attention = self.embedding == "attention" and self.layers == 1
+        return self.passes_raw_messages and has_attention and self.message_reads == "memory"
 
 
 PRESETS = {
@@ -72,8 +76,8 @@ PRESETS = {
 
 @dataclass(frozen=True)
 class Sizes:
-    """``d`` channels, ``n_features`` of an event, ``d_time`` of the time encoding; elapsed times matter between
-    ``shortest`` and ``longest``, in the unit of the events' times."""
+    """``d`` channels, ``n_features`` of an event, ``d_time`` channels of the time encoding, which resolves elapsed
+    times between ``shortest`` and ``longest``, in the unit of the events' times."""
 
     d: int
     n_features: int
@@ -84,7 +88,7 @@ class Sizes:
 
 
 class TemporalGraph(nn.Module):
-    """Memory and neighbours of n nodes, changed by ``insert``, read by ``embed``."""
+    """Functions on the memories and neighbours of n nodes: ``insert`` updates them, ``embed`` reads them."""
 
     encoding: Any
     fading: Any
@@ -99,68 +103,72 @@ class TemporalGraph(nn.Module):
         if parts.updater is None and parts.embedding == "identity":
             raise SizeError("embedding is 'identity' and updater None: there is no memory to embed; choose an updater")
         check_positive(layers=parts.layers, heads=parts.heads, neighbours=parts.neighbours)
-        self.parts, self.sizes = parts, sizes
-        d, ends = sizes.d, sizes.n_features + 1  # an end also says which of the two it is
+        self.parts = parts
+        self.sizes = sizes
+        d = sizes.d
+        end_features = sizes.n_features + 1  # the last one is the side of the event that the end is on
         self.encoding = time_encoding(parts.encoding, sizes.d_time, sizes.shortest, sizes.longest)
         self.fading = mem.Fading(sizes.longest) if parts.updater and parts.fades else None
         self.updater = None
         if parts.updater is not None:
-            said = 2 * d + sizes.d_time + ends
-            self.message = mem.Identity(said) if parts.message == "identity" else mem.Mlp(said, d)
+            m = 2 * d + sizes.d_time + end_features
+            self.message = mem.Identity(m) if parts.message == "identity" else mem.Mlp(m, d)
             self.aggregate = mem.aggregator(parts.aggregator, self.message.out_features)
             self.updater = mem.updater(parts.updater, self.message.out_features, d)
         self.projection = nn.Parameter(torch.randn(d) * d**-0.5) if parts.embedding == "time" else None
-        self.remembered = 0 if self.updater is None else d
-        attends = parts.embedding == "attention" or parts.message_reads == "embedding"
-        read = [sizes.d_time + ends + (d if layer else self.remembered) for layer in range(parts.layers)]
+        self.d_memory = 0 if self.updater is None else d
+        has_attention = parts.embedding == "attention" or parts.message_reads == "embedding"
+        inputs = [sizes.d_time + end_features + (d if layer else self.d_memory) for layer in range(parts.layers)]
         self.attention = nn.ModuleList(
-            TemporalAttention(d, r, parts.heads, sizes.dropout) for r in (read if attends else ())
+            TemporalAttention(d, r, parts.heads, sizes.dropout) for r in (inputs if has_attention else ())
         )
 
     def initial_state(self, n: int) -> State:
         """The state of n nodes before the first event."""
         like = next(self.parameters())
         width = 0 if self.updater is None else self.updater.width
-        ring = near.empty_buffer(n, self.parts.neighbours, self.sizes.n_features + 1, like)
-        return mem.empty_memory(n, width, like), ring
+        buffer = near.empty_buffer(n, self.parts.neighbours, self.sizes.n_features + 1, like)
+        return mem.empty_memory(n, width, like), buffer
 
     def insert(self, state: State, events: EventBatch, in_place: bool = False) -> State:
-        """The state after the events, all of which see the memories from before them.
+        """The state after the events, whose messages all read the memories of ``state``.
 
-        ``in_place``: the given state's own tensors are written to, but for vectors that gradients run through.
+        ``in_place``: overwrites the tensors of ``state``, except memory vectors while gradients are recorded.
+        Raises ShapeError, NotFiniteError.
         """
-        memory, ring = state
+        memory, buffer = state
         check_event_batch(events, len(memory.event_count), self.sizes.n_features)
         if not len(events.src):
             return state
         if not in_place:
-            ring = NeighbourBuffer(*(part.clone() for part in ring))
-        ends, groups = near.grouped(events.ends())
+            buffer = NeighbourBuffer(*(part.clone() for part in buffer))
+        ends, groups = near.group_by_node(events.ends())
         vector = memory.vector
         if self.updater is not None:
             write = vector.index_copy_ if in_place and not torch.is_grad_enabled() else vector.index_copy
             vector = write(0, groups.node, self._updated(state, ends, groups))
-        near.insert(ring, memory.event_count, ends, groups)
+        near.insert(buffer, memory.event_count, ends, groups)
         newest = torch.maximum(groups.newest, memory.updated.index_select(0, groups.node))
         if in_place:
             memory.updated.index_copy_(0, groups.node, newest)
             memory.event_count.index_add_(0, groups.node, groups.size)
-            return memory._replace(vector=vector), ring
+            return memory._replace(vector=vector), buffer
         updated = memory.updated.index_copy(0, groups.node, newest)
         event_count = memory.event_count.index_add(0, groups.node, groups.size)
-        return Memory(vector, updated, event_count, memory.decay), ring
+        return Memory(vector, updated, event_count, memory.decay), buffer
 
     def embed(self, state: State, nodes: Tensor, t: Tensor, node_features: Tensor | None = None) -> Tensor:
-        """z (q, d) of ``nodes`` (q,) at times ``t`` (q,), by the events inserted so far; ``node_features`` (q, d) are added.
+        """z (q, d) of ``nodes`` (q,) at times ``t`` (q,), from the events inserted so far.
 
-        Raises ShapeError for a node that the state does not have, or without a time.
+        ``node_features`` (q, d) are added to the memories. Raises ShapeError for a node that the state does not have,
+        or that has no time.
         """
         if nodes.shape != t.shape:
             raise ShapeError(f"nodes are {tuple(nodes.shape)} and times {tuple(t.shape)}; give a time for each node")
         _check_nodes(nodes, len(state[0].event_count))
         if self.parts.embedding == "attention":
-            return self._attended(state, nodes, t, self.parts.layers, node_features)
-        s, elapsed = self._remembered(state[0], nodes, t)
+            return self._attend(state, nodes, t, self.parts.layers, node_features)
+        s, elapsed = self._read_memory(state[0], nodes, t)
         if self.projection is not None:
             s = s * (1 + (elapsed / self.sizes.longest)[:, None] * self.projection)
         return s if node_features is None else s + node_features
@@ -169,59 +177,67 @@ class TemporalGraph(nn.Module):
         """The new memories of ``groups.node``."""
         if self.parts.aggregator == "last" and len(ends.node) > len(groups.node):
             ends, groups = _newest(ends, groups)
-        memory, r, d = state[0], len(ends.node), self.sizes.d
+        memory = state[0]
+        r = len(ends.node)
         nodes = torch.cat([ends.node, ends.other])
         s, elapsed = self._faded(memory, nodes, torch.cat([ends.t, ends.t]))
-        others = s[r:, :d]
+        elapsed = elapsed[:r]
+        others = s[r:, : self.sizes.d]
         if self.parts.message_reads == "embedding":
-            others = self._attended(state, ends.other, ends.t, self.parts.layers, None)
-        message: Any = s[:r, :d], others, self.encoding(elapsed[:r]), ends.features
-        if not (self.parts.unchanged and r == len(groups.node)):
+            others = self._attend(state, ends.other, ends.t, self.parts.layers, None)
+        message: Any = s[:r, : self.sizes.d], others, self.encoding(elapsed), ends.features
+        if not (self.parts.passes_raw_messages and r == len(groups.node)):
             message = self.aggregate(self.message(torch.cat(message, dim=1), ends.features[:, -1] > 0), groups)
-        kept, before = elapsed[:r], s[:r]
+        before = s[:r]
         if r > len(groups.node):
-            before, kept = self._faded(memory, groups.node, groups.newest)
+            before, elapsed = self._faded(memory, groups.node, groups.newest)
+        decay_factor = elapsed  # only the "decay" updater reads it
         if self.parts.updater == "decay":
             rate = 1 / self.sizes.longest if self.fading is None else self.fading.log_rate.exp()
-            kept = torch.exp(-rate * memory.decay.index_select(0, groups.node) * kept)
-        return self.updater(message, before, kept)  # type: ignore[misc]  # there is one where this is called
+            decay_factor = torch.exp(-rate * memory.decay.index_select(0, groups.node) * elapsed)
+        return self.updater(message, before, decay_factor)  # type: ignore[misc]  # only networks with an updater call this
 
-    def _attended(self, state: State, nodes: Tensor, t: Tensor, layers: int, node_features: Tensor | None) -> Tensor:
-        """z (q, d) after ``layers`` of attention; before the first, what the nodes remember and their own features."""
+    def _attend(self, state: State, nodes: Tensor, t: Tensor, layers: int, node_features: Tensor | None) -> Tensor:
+        """z (q, d) after ``layers`` layers of attention; after none, the memories plus ``node_features``."""
         if not layers:
-            s, _ = self._remembered(state[0], nodes, t)
-            z = s if self.remembered else s.new_zeros(len(nodes), self.sizes.d)
+            s, _ = self._read_memory(state[0], nodes, t)
+            z = s if self.d_memory else s.new_zeros(len(nodes), self.sizes.d)
             return z if node_features is None else z + node_features
-        z, memory = self._attended(state, nodes, t, layers - 1, node_features), state[0]
-        ids, when, features = near.neighbours(state[1], nodes)
-        elapsed, fade = (t[:, None] - when).float(), torch.ones_like(when, dtype=features.dtype)
+        z = self._attend(state, nodes, t, layers - 1, node_features)
+        memory = state[0]
+        ids, event_t, features = near.neighbours(state[1], nodes)
+        elapsed = (t[:, None] - event_t).float()
+        fade = torch.ones_like(event_t, dtype=features.dtype)
         if layers > 1:
-            table, ids = self._each_once(state, ids, t, layers - 1)
+            table, ids = self._unique_embeddings(state, ids, t, layers - 1)
         else:
-            table = memory.vector[:, : self.remembered]
+            table = memory.vector[:, : self.d_memory]
             if self.fading is not None:
-                known = ids.clamp(min=0).flatten()
-                fade = self.fading.decay_factor(memory, known, t.repeat_interleave(ids.shape[1]))[0].view_as(when)
+                rows = ids.clamp(min=0).flatten()
+                fade = self.fading.decay_factor(memory, rows, t.repeat_interleave(ids.shape[1]))[0].view_as(event_t)
         if isinstance(self.encoding, Functional):
             return self.attention[layers - 1](z, Slots(table, ids, fade, features, elapsed, self.encoding.frequency))
-        said = torch.cat([features, self.encoding(elapsed)], dim=-1)
-        return self.attention[layers - 1](z, Slots(table, ids, fade, said, elapsed, elapsed.new_empty(0)))
+        encoded = torch.cat([features, self.encoding(elapsed)], dim=-1)
+        return self.attention[layers - 1](z, Slots(table, ids, fade, encoded, elapsed, elapsed.new_empty(0)))
 
-    def _each_once(self, state: State, ids: Tensor, t: Tensor, layers: int) -> tuple[Tensor, Tensor]:
-        """z of the nodes ``ids`` (q, k) at the times t (q,), a row for each pair there is, and their places in it."""
-        there = ids >= 0
-        times, at = torch.unique(t, return_inverse=True)
-        pairs, place = torch.unique((ids * len(times) + at[:, None])[there], return_inverse=True)
-        nodes, t = pairs // len(times), times.index_select(0, pairs % len(times))
-        places = ids.masked_scatter(there, place)
-        return self._attended(state, nodes, t, layers, None), places
+    def _unique_embeddings(self, state: State, ids: Tensor, t: Tensor, layers: int) -> tuple[Tensor, Tensor]:
+        """z of each different pair of a node in ``ids`` (q, k) and its time t (q,), and the row of each id in z."""
+        is_used = ids >= 0
+        times, time_index = torch.unique(t, return_inverse=True)
+        pairs, row = torch.unique((ids * len(times) + time_index[:, None])[is_used], return_inverse=True)
+        nodes = pairs // len(times)
+        pair_t = times.index_select(0, pairs % len(times))
+        rows = ids.masked_scatter(is_used, row)
+        return self._attend(state, nodes, pair_t, layers, None), rows
 
-    def _remembered(self, memory: Memory, nodes: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """What others may read of the nodes' memories at ``t``, and the time since their last events."""
+    def _read_memory(self, memory: Memory, nodes: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The part of the nodes' memories at ``t`` that others read (q, d_memory), and the times since their last
+        events (q,)."""
         s, elapsed = self._faded(memory, nodes, t)
-        return s[:, : self.remembered], elapsed
+        return s[:, : self.d_memory], elapsed
 
     def _faded(self, memory: Memory, nodes: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The whole memories of the nodes, faded until ``t``, and the times since their last events."""
         if self.fading is not None:
             return self.fading(memory, nodes, t)
         elapsed = (t - memory.updated.index_select(0, nodes)).clamp(min=0).float()
@@ -240,25 +256,27 @@ def _check_nodes(nodes: Tensor, n: int) -> None:
 
 def copied(state: State) -> State:
     """The same state in new tensors, to be changed in place."""
-    memory, ring = state
-    return Memory(*(part.clone() for part in memory)), NeighbourBuffer(*(part.clone() for part in ring))
+    memory, buffer = state
+    return Memory(*(part.clone() for part in memory)), NeighbourBuffer(*(part.clone() for part in buffer))
 
 
 def detached(state: State) -> State:
-    """The same state without the graph that made it."""
-    memory, ring = state
-    return memory._replace(vector=memory.vector.detach()), ring
+    """The same state without the autograd graph that it was computed in."""
+    memory, buffer = state
+    return memory._replace(vector=memory.vector.detach()), buffer
 
 
 def preset(name: str, **options: object) -> Parts:
-    """The parts of that name with some of them exchanged. Raises SizeError, and TypeError for an unknown part."""
+    """The preset of that name with the parts in ``options`` replaced. Raises SizeError, and TypeError for an unknown
+    part."""
     check_choice("preset", name, PRESETS)
     return replace(PRESETS[name], **options)  # type: ignore[arg-type]
 
 
 def _newest(ends: Ends, groups: Groups) -> tuple[Ends, Groups]:
-    """Only the ends that no later one of the same node follows."""
-    rows = (ends.t == groups.newest.index_select(0, groups.of)).nonzero()[:, 0]
-    of = groups.of.index_select(0, rows)
-    size = torch.bincount(of, minlength=len(groups.node))
-    return ends.take(rows), Groups(groups.node, of, groups.place.index_select(0, rows), size, groups.newest)
+    """The ends at the newest time of their node, and their groups."""
+    rows = (ends.t == groups.newest.index_select(0, groups.group_index)).nonzero()[:, 0]
+    group_index = groups.group_index.index_select(0, rows)
+    size = torch.bincount(group_index, minlength=len(groups.node))
+    position = groups.position.index_select(0, rows)
+    return ends.take(rows), Groups(groups.node, group_index, position, size, groups.newest)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from models.layers.kernels import tgn_cpu
-from models.layers.kernels.gru_cpu import gated
+from models.layers.kernels.gru_cpu import gru_cell
 from models.layers.kernels.parallel import as_array, as_arrays
 from models.layers.time_encoding import Functional
 from models.nets.event_batch import EventBatch
@@ -53,12 +53,13 @@ class CompiledTemporalGraph(TemporalGraph):
 
         None, and nothing written, for events that ``insert`` refuses, or for a node with several messages at one time.
         """
-        count, touched = len(events.src), 0
+        count = len(events.src)
+        touched = 0
         if count and events.has_shapes(self.sizes.n_features):
             columns = as_arrays(*(column.contiguous() for column in events))
             rows = np.empty(2 * count, np.int64)
             one_message = self.parts.aggregator != "last"
-            touched = tgn_cpu.newest(columns[:3], state[0].vector.shape[0], rows, one_message)
+            touched = tgn_cpu.newest_ends(columns[:3], state[0].vector.shape[0], rows, one_message)
         if touched < 1:
             return None
         memory, buffer = state if in_place else copied(state)
@@ -75,7 +76,7 @@ class CompiledTemporalGraph(TemporalGraph):
             as_arrays(nodes, messages, faded),
         )
         cell: Any = self.updater.cell  # type: ignore[union-attr]  # parts with compiled passes have an updater
-        new, _, _ = gated(messages, faded, cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
+        new, _, _ = gru_cell(messages, faded, cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
         memory.vector.index_copy_(0, nodes, new)
         tgn_cpu.write_neighbours(as_arrays(*buffer), (updated, event_count), columns, self.parts.neighbours)
         return memory, buffer
@@ -100,6 +101,7 @@ class CompiledTemporalGraph(TemporalGraph):
     def _kernel_scales(self) -> tuple[tgn_cpu.Rates, tgn_cpu.Sizes]:
         """The time encoding's factor and the rate of fading; then the sizes in the order of tgn_cpu.Sizes."""
         rate = 0.0 if self.fading is None else math.exp(self.fading.log_rate.item())
-        parts, sizes = self.parts, self.sizes
+        parts = self.parts
+        sizes = self.sizes
         counts = (parts.neighbours, parts.heads, sizes.d, sizes.n_features + 1, sizes.d_time)
         return (np.float32(self.encoding.scale), np.float32(rate)), counts

@@ -1,4 +1,4 @@
-"""What trading costs: commission and slippage as fractions of the traded notional, charged at the fill."""
+"""Trading costs: commission and slippage as fractions of the traded notional, charged at the fill."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ BPS = 1e-4
 
 @dataclass(frozen=True)
 class Costs:
-    """Fractions of the traded notional |Δ position|: ``commission`` to the broker, ``slippage`` to the market."""
+    """Fractions of the traded notional |Δ position|: ``commission`` paid to the broker, ``slippage`` to the market."""
 
     commission: float = 0.0
     slippage: float = 0.0
@@ -25,5 +25,5 @@ class Costs:
 
     @property
     def rate(self) -> float:
-        """Everything that one unit of traded notional costs."""
+        """The total cost of one unit of traded notional."""
         return self.commission + self.slippage

@@ -1,8 +1,8 @@
 """Walk-forward folds: train on a rolling slice, test on the bars after it, with a purge and an embargo between.
 
 A decision at the close of bar t enters at the open of t + 1, so a label of h bars ends at the open of bar t + 1 + h:
-on a regular grid the purge is the longest horizon plus one bar. It is derived from the labels' end times, not from that
-formula, so it also holds where the grid has holes.
+on a regular grid the purge is the longest horizon plus one bar. The code derives the purge from the labels' end times
+and not from that formula, so it is also right for grids with holes.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import numpy as np
 class Fold:
     """Bar positions of one fold.
 
-    ``train`` (k,) the rows kept after the purge, one contiguous range. ``train_stop`` = ``test_start`` − embargo: no
-    label of a kept row ends at or after this bar. ``[test_start, test_stop)`` is the test window; ``test_stop`` may lie
-    beyond the panel's end. ``purge_bars`` counts the rows before ``train_stop`` that were dropped.
+    ``train`` (k,) the training rows left after the purge, one contiguous range. ``train_stop`` = ``test_start`` −
+    embargo: no label of a training row ends at or after this bar. ``[test_start, test_stop)`` is the test window;
+    ``test_stop`` may lie beyond the panel's end. ``purge_bars``: the number of rows dropped before ``train_stop``.
     """
 
     index: int
@@ -32,11 +32,11 @@ class Fold:
 def walk_forward(
     ts: np.ndarray, label_end: np.ndarray, *, warmup_bars: int, train_bars: int, test_bars: int, embargo_bars: int
 ) -> list[Fold]:
-    """Rolling folds, oldest first; each appears once the panel has the first bar of its test window.
+    """Rolling folds, oldest first; a fold exists as soon as the panel has the first bar of its test window.
 
-    ``ts`` (t,) bar opens; ``label_end`` (t, h) when each label of a row has ended, NaT where that is not known yet
-    (such a row is never trained on). Folds are anchored at bar 0, so more bars add folds and never move or change one.
-    Raises ValueError for sizes that leave a fold nothing to train on.
+    ``ts`` (t,) bar opens; ``label_end`` (t, h) the end of each label of a row, NaT while it is unknown (such a row is
+    never a training row). Folds are anchored at bar 0, so more bars add folds and never move or change one. Raises
+    ValueError for sizes that leave a fold without training rows.
     """
     if min(train_bars, test_bars) < 1 or min(warmup_bars, embargo_bars) < 0:
         raise ValueError(
@@ -50,12 +50,12 @@ def walk_forward(
     for index, test_start in enumerate(range(warmup_bars + train_bars + embargo_bars, len(ts), test_bars)):
         train_stop = test_start - embargo_bars
         ended = last_end[train_stop - train_bars : train_stop] < ts[train_stop]
-        kept = train_bars if ended.all() else int(ended.argmin())
-        if kept == 0:
+        unpurged = train_bars if ended.all() else int(ended.argmin())
+        if unpurged == 0:
             raise ValueError(
                 f"fold {index}: the purge leaves none of {train_bars} training bars; train_bars must exceed the "
                 "longest horizon plus one"
             )
-        train = np.arange(train_stop - train_bars, train_stop - train_bars + kept)
-        folds.append(Fold(index, train, train_stop, test_start, test_start + test_bars, train_bars - kept))
+        train = np.arange(train_stop - train_bars, train_stop - train_bars + unpurged)
+        folds.append(Fold(index, train, train_stop, test_start, test_start + test_bars, train_bars - unpurged))
     return folds

@@ -1,4 +1,4 @@
-"""What was stored against the same thing recomputed with the future cut away: any difference came from the future."""
+"""Leak check: stored values against the same values recomputed without later data. Any difference is a leak."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Comparison:
-    """How many rows were compared, how many differ, and the largest difference of any value.
+    """The number of rows compared, the number that differ, and the largest difference of any value.
 
-    A row that is there on one side only differs, by infinity.
+    A row that exists on one side only differs by infinity.
     """
 
     rows_compared: int
@@ -20,22 +20,29 @@ class Comparison:
 
     @property
     def passed(self) -> bool:
-        """True when nothing differs and there was something to compare."""
+        """True when at least one row was compared and none differs."""
         return self.rows_different == 0 and self.rows_compared > 0
 
 
 def compare(
-    stored: np.ndarray, again: np.ndarray, stored_rows: np.ndarray, again_rows: np.ndarray, tolerance: float
+    stored: np.ndarray,
+    recomputed: np.ndarray,
+    stored_mask: np.ndarray,
+    recomputed_mask: np.ndarray,
+    tolerance: float,
 ) -> Comparison:
-    """Rows of ``stored`` and ``again`` (..., c) whose values are further apart than ``tolerance``.
+    """The comparison of the rows of ``stored`` and ``recomputed`` (..., c) by their last axis.
 
-    ``stored_rows`` and ``again_rows`` (...) bool say which rows are there. Two NaN agree; a NaN and a number do not.
+    A row differs if one of its values differs by more than ``tolerance``; two NaN are equal, a NaN and a number differ.
+    ``stored_mask`` and ``recomputed_mask`` (...) bool are True where the row exists.
     """
-    either, both = stored_rows | again_rows, stored_rows & again_rows
-    a, b = stored[both], again[both]
+    in_either = stored_mask | recomputed_mask
+    in_both = stored_mask & recomputed_mask
+    a = stored[in_both]
+    b = recomputed[in_both]
     with np.errstate(invalid="ignore"):
-        distance = np.where(a == b, 0.0, np.abs(a - b))  # equal infinities are no distance apart
+        distance = np.where(a == b, 0.0, np.abs(a - b))  # equal infinities have distance 0, not NaN
     distance = np.where(np.isnan(a) & np.isnan(b), 0.0, np.where(np.isnan(distance), np.inf, distance))
-    lone = int(either.sum() - both.sum())
-    worst = np.inf if lone else float(distance.max(initial=0.0))
-    return Comparison(int(either.sum()), int((distance > tolerance).any(axis=-1).sum()) + lone, worst)
+    unmatched = int(in_either.sum() - in_both.sum())
+    largest = np.inf if unmatched else float(distance.max(initial=0.0))
+    return Comparison(int(in_either.sum()), int((distance > tolerance).any(axis=-1).sum()) + unmatched, largest)

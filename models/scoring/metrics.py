@@ -1,8 +1,8 @@
 """Performance measures: pure functions of one series of period returns, (t,) float64 → float.
 
-Returns are simple fractions per period, net of whatever the caller has netted. Nothing here knows a calendar:
-``periods_per_year`` is the caller's. One NaN rule for all: a series that holds a NaN, or is too short or too flat for
-the measure to exist, gives NaN. One sign convention: a drawdown is a negative fraction (the sources print both).
+Returns are simple fractions per period; costs are already subtracted by the caller. No function reads a calendar: the
+caller passes ``periods_per_year``. One NaN rule for all: a series that contains a NaN, or is too short or too flat for
+the measure to exist, gives NaN. One sign convention: a drawdown is a negative fraction (the source articles use both).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def total_return(returns: np.ndarray) -> float:
 def annual_return(returns: np.ndarray, periods_per_year: float) -> float:
     """Compound annual growth rate, (Π(1 + r))^(periods per year / t) − 1; −1 once everything is lost.
 
-    NaN for a series of less than a day: minutes say nothing of a year, and their power of it is no number.
+    NaN for a series of less than a day: minutes cannot be extrapolated to a year, and the power would overflow.
     """
     if len(returns) * DAYS_PER_YEAR < periods_per_year or len(returns) == 0:
         return NAN
@@ -61,12 +61,12 @@ def sortino(returns: np.ndarray, periods_per_year: float, risk_free: float = 0.0
 
 
 def drawdowns(equity: np.ndarray) -> np.ndarray:
-    """Distance of each mark below the highest so far, (t,) fractions ≤ 0. ``equity`` (t,) starts at its first mark."""
+    """Fraction of each mark below the highest mark so far, (t,), ≤ 0. ``equity`` (t,) starts at its first mark."""
     return equity / np.maximum.accumulate(equity) - 1.0
 
 
 def max_drawdown(returns: np.ndarray) -> float:
-    """The deepest fall below a running peak as a negative fraction, the starting 1 included; 0 where none happened."""
+    """The largest fall below the running peak as a negative fraction, the starting 1 included; 0 without a fall."""
     return float(drawdowns(_equity(returns)).min()) if len(returns) else NAN
 
 
@@ -77,19 +77,20 @@ def calmar(returns: np.ndarray, periods_per_year: float) -> float:
 
 
 def win_rate(returns: np.ndarray) -> float:
-    """Fraction of the periods with a result that gained; flat periods count for neither; NaN without a result."""
+    """Share of gains among the periods whose return is not 0; NaN without such a period."""
     results = np.count_nonzero(returns)
     return np.count_nonzero(returns > 0) / results if results and not np.isnan(returns).any() else NAN
 
 
 def profit_factor(returns: np.ndarray) -> float:
     """Sum of the gains over the size of the sum of the losses; NaN without a loss."""
-    gained, lost = np.maximum(returns, 0.0).sum(), np.minimum(returns, 0.0).sum()
-    return float(gained / -lost) if lost < 0 else NAN
+    gains = np.maximum(returns, 0.0).sum()
+    losses = np.minimum(returns, 0.0).sum()
+    return float(gains / -losses) if losses < 0 else NAN
 
 
 def annual_sum(amounts: np.ndarray, periods_per_year: float) -> float:
-    """What amounts per period (turnover, cost) come to in a year: their mean times periods per year; NaN when empty."""
+    """Amounts per period (turnover, cost) as a sum per year: their mean times periods per year; NaN when empty."""
     return float(amounts.mean() * periods_per_year) if len(amounts) else NAN
 
 

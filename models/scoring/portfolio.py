@@ -1,8 +1,8 @@
 """From views to target weights: w_i = s_i·c_i / Σ|s_j·c_j|, then the limits (HYB-24, TGN-38).
 
 Glossary: n assets, d decisions, w sessions of a correlation window.
-Filters come before the division (a view that is too old or too unsure is no view); caps come after it, and what a cap
-takes away stays in cash: nothing is redistributed, so a cap can only lower exposure.
+Filters are applied before the division (a view that is too old or has too little confidence is ignored); caps are
+applied after it. The part that a cap removes stays in cash and is not redistributed, so a cap only lowers exposure.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numba import njit
 
-HOUR = np.timedelta64(1, "h")
-FLAT = 1e-12  # root mean square of centred returns below this is rounding, not movement
-DECIMALS = 6  # of a correlation: sums round differently on another machine, and no limit must flip on that
+WHOLE_HOUR = np.timedelta64(1, "h")  # unit "h", not microseconds: numpy truncates a multiple of it to whole hours
+FLAT = 1e-12  # root mean square of centred returns below this is rounding error
+DECIMALS = 6  # of a correlation: sums round differently on another machine, which must not decide about a limit
 
 
 @dataclass(frozen=True)
 class Limits:
     """Risk limits; weights and exposures are fractions of equity.
 
-    ``max_correlated_exposure`` bounds Σ|w| over an asset and those that win and lose with it: s_i·s_j·ρ_ij at or above
-    ``correlation_threshold``, ρ over the last ``correlation_sessions`` sessions. ``max_staleness_hours`` is the age of
-    a view at the decision. After equity falls ``drawdown_trigger`` below its peak the book is flat for
-    ``cooldown_sessions``, then the peak starts anew (see simulate). Defaults are the source's; its ``min_confidence``
-    of 0.6 is out of reach for a three-class forecast of daily returns, so a run chooses its own.
+    ``max_correlated_exposure`` bounds Σ|w| over an asset and its correlated group: the assets j with s_i·s_j·ρ_ij at or
+    above ``correlation_threshold``, ρ over the last ``correlation_sessions`` sessions. ``max_staleness_hours`` bounds
+    the age of a view at the decision. After equity falls ``drawdown_trigger`` below its peak the portfolio holds cash
+    for ``cooldown_sessions``, then the peak is reset (see simulate). Defaults are those of the source article; its
+    ``min_confidence`` of 0.6 is out of reach for three-class forecasts of daily returns, so each run sets its own.
     """
 
     max_position: float = 0.05
@@ -39,41 +39,43 @@ class Limits:
     max_leverage: float = 3.0
 
     def __post_init__(self) -> None:
-        below = [f.name for f in fields(self) if not getattr(self, f.name) > 0]
-        if below:
-            raise ValueError(f"limits must be above zero: {', '.join(below)} of {self}")
+        not_positive = [f.name for f in fields(self) if not getattr(self, f.name) > 0]
+        if not_positive:
+            raise ValueError(f"limits must be above zero: {', '.join(not_positive)} of {self}")
 
 
-def last_seen(seen: np.ndarray, closes: np.ndarray, decisions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each decision and asset: the bar of its last view, −1 for none, and that bar's age in hours, inf for none.
+def latest_views(has_view: np.ndarray, closes: np.ndarray, decisions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each decision and asset: the bar of the latest view, −1 for none, and that bar's age in hours, inf for none.
 
-    ``seen`` (t, n) True where an asset has a view; ``closes`` (t,) datetime64 when each bar closes; ``decisions`` (d,)
-    bar positions. Both results are (d, n).
+    ``has_view`` (t, n) True where an asset has a view; ``closes`` (t,) datetime64 the close of each bar; ``decisions``
+    (d,) bar positions. Both results are (d, n).
     """
-    bar = np.where(seen, np.arange(len(seen))[:, None], -1)
+    bar = np.where(has_view, np.arange(len(has_view))[:, None], -1)
     last = np.maximum.accumulate(bar, axis=0)[decisions]
-    age = (closes[decisions][:, None] - closes[last]) / HOUR
+    age = (closes[decisions][:, None] - closes[last]) / WHOLE_HOUR
     return last, np.where(last < 0, np.inf, age)
 
 
 def correlation(returns: np.ndarray) -> np.ndarray:
-    """Pearson correlation of returns (w, n) → (n, n), to six decimals; 0 for an asset without movement.
+    """Pearson correlation of returns (w, n) → (n, n), rounded to DECIMALS; 0 for an asset without movement.
 
-    An asset with a NaN is taken to move with every other (1): no limit is off because a history is short.
+    The correlations of an asset with a NaN are 1, so that limits also apply to an asset with a short history.
     """
     centred = returns - returns.mean(axis=0)
     norm = np.sqrt((centred**2).sum(axis=0))
-    moves = norm > FLAT * np.sqrt(len(returns))
-    unit = np.divide(centred, norm, out=np.zeros_like(centred), where=moves)
-    rho, unknown = np.round(_gram(unit), DECIMALS), np.isnan(norm)
-    rho[unknown], rho[:, unknown] = 1.0, 1.0
+    has_movement = norm > FLAT * np.sqrt(len(returns))
+    unit = np.divide(centred, norm, out=np.zeros_like(centred), where=has_movement)
+    rho = np.round(_gram(unit), DECIMALS)
+    is_unknown = np.isnan(norm)
+    rho[is_unknown] = 1.0
+    rho[:, is_unknown] = 1.0
     return rho
 
 
 @njit(cache=True)
 def _gram(unit):
-    """unitᵀ·unit. By hand, because it is small and asked for thousands of times: on a busy machine the threads of a
-    matrix library wait for each other a hundred times longer than the product takes."""
+    """unitᵀ·unit as plain loops: the matrix is small and computed thousands of times, and on a busy machine the threads
+    of a matrix library wait for each other a hundred times longer than the product takes."""
     rows, n = unit.shape
     out = np.zeros((n, n))
     for k in range(rows):
@@ -92,22 +94,22 @@ def target_weights(
     """Weights of one decision, (n,), signed fractions of equity; Σ|w| ≤ min(1, max_leverage).
 
     ``side`` (n,) −1, 0, 1; ``confidence`` (n,) in [0, 1], NaN = no view; ``age_hours`` (n,) of each view; ``returns``
-    (w, n) of the last sessions, NaN where an asset was not there. Within a correlated group every member is scaled by
-    the tightest group it belongs to, so the result does not depend on any order and no group exceeds its limit.
+    (w, n) of the last sessions, NaN where an asset has none. Every asset is scaled by the tightest of the correlated
+    groups that contain it, so the result does not depend on the order of the assets and no group exceeds its limit.
     """
-    usable = (confidence >= limits.min_confidence) & (age_hours <= limits.max_staleness_hours)
-    conviction = np.where(usable, side * np.where(usable, confidence, 0.0), 0.0)
+    is_usable = (confidence >= limits.min_confidence) & (age_hours <= limits.max_staleness_hours)
+    conviction = np.where(is_usable, side * np.where(is_usable, confidence, 0.0), 0.0)
     total = np.abs(conviction).sum()
     if total == 0:
         return np.zeros(len(side))
     weight = np.clip(conviction / total, -limits.max_position, limits.max_position)
-    together = (
+    is_correlated = (
         np.sign(weight)[:, None] * np.sign(weight)[None, :] * correlation(returns) >= limits.correlation_threshold
     )
-    np.fill_diagonal(together, True)
-    group = together @ np.abs(weight)
-    room = np.minimum(1.0, limits.max_correlated_exposure / np.maximum(group, limits.max_correlated_exposure))
-    weight *= np.where(together, room[None, :], 1.0).min(axis=1)
+    np.fill_diagonal(is_correlated, True)
+    exposure = is_correlated @ np.abs(weight)
+    scale = np.minimum(1.0, limits.max_correlated_exposure / np.maximum(exposure, limits.max_correlated_exposure))
+    weight *= np.where(is_correlated, scale[None, :], 1.0).min(axis=1)
     return weight * (limits.max_leverage / max(np.abs(weight).sum(), limits.max_leverage))
 
 
@@ -116,23 +118,24 @@ def decide(
 ) -> np.ndarray:
     """Target weights of decisions ``first`` and after, (d − first, n), from views (d, n) at every decision.
 
-    ``closes`` (d, n) adjusted prices at the decisions, NaN where an asset has no bar: it is taken at its last price, so
-    one missing bar does not lose its correlations for a whole window. Decision k sees rows ≤ k only.
+    ``closes`` (d, n) adjusted prices at the decisions, NaN where an asset has no bar: its last price is used instead,
+    so that one missing bar does not make the correlations of a whole window NaN. Decision k reads only rows ≤ k.
     """
-    span = limits.correlation_sessions
+    window_sessions = limits.correlation_sessions
     returns = session_returns(closes)
     weights = np.zeros((len(side) - first, side.shape[1]))
     for row, k in enumerate(range(first, len(side))):
-        seen = returns[max(k + 1 - span, 0) : k + 1]
-        window = seen if len(seen) == span else np.full((1, side.shape[1]), np.nan)
+        past = returns[max(k + 1 - window_sessions, 0) : k + 1]
+        window = past if len(past) == window_sessions else np.full((1, side.shape[1]), np.nan)
         weights[row] = target_weights(side[k], confidence[k], age_hours[k], window, limits)
     return weights
 
 
 def session_returns(closes: np.ndarray) -> np.ndarray:
-    """Simple returns between rows of prices (d, n), (d, n); a missing price is the last one, the first return NaN."""
+    """Simple returns (d, n) between rows of prices (d, n), with a missing price replaced by the last one; the first row
+    is NaN."""
     row = np.maximum.accumulate(np.where(np.isnan(closes), 0, np.arange(len(closes))[:, None]), axis=0)
-    held = np.take_along_axis(closes, row, axis=0)
+    filled = np.take_along_axis(closes, row, axis=0)
     returns = np.full(closes.shape, np.nan)
-    returns[1:] = held[1:] / held[:-1] - 1.0
+    returns[1:] = filled[1:] / filled[:-1] - 1.0
     return returns

@@ -1,6 +1,6 @@
-"""How well scores put what happened ahead of what did not. Pure functions, arrays in, float out.
+"""Ranking metrics of scores against binary outcomes. Pure functions, arrays in, float out.
 
-Glossary: e scores, ties count as one threshold.
+Glossary: e scores; tied scores count as one threshold.
 """
 
 from __future__ import annotations
@@ -9,24 +9,31 @@ import numpy as np
 
 
 def average_precision(happened: np.ndarray, score: np.ndarray) -> float:
-    """Σ (recall gained) · precision from the highest score down, (e,) bool and (e,); NaN when nothing happened."""
-    hits, taken = _cumulated(happened, score)
+    """Σ (increase of recall) · precision over the thresholds, highest first; NaN without a positive.
+
+    ``happened`` (e,) bool, ``score`` (e,).
+    """
+    hits, selected = _cumulative_counts(happened, score)
     if not len(hits) or not hits[-1]:
         return float("nan")
-    return float((np.diff(hits, prepend=0) * hits / taken).sum() / hits[-1])
+    return float((np.diff(hits, prepend=0) * hits / selected).sum() / hits[-1])
 
 
 def roc_auc(happened: np.ndarray, score: np.ndarray) -> float:
-    """Chance that what happened scores above what did not, ties half; NaN when there is only one of the two."""
-    hits, taken = _cumulated(happened, score)
-    if not len(hits) or hits[-1] in (0, taken[-1]):
+    """Probability that a positive scores above a negative, a tie counting half; NaN without a positive or a negative.
+
+    ``happened`` (e,) bool, ``score`` (e,).
+    """
+    hits, selected = _cumulative_counts(happened, score)
+    if not len(hits) or hits[-1] in (0, selected[-1]):
         return float("nan")
-    missed = taken - hits
-    return float((np.diff(missed, prepend=0) * (hits - np.diff(hits, prepend=0) / 2)).sum() / hits[-1] / missed[-1])
+    false_hits = selected - hits
+    hits_above = hits - np.diff(hits, prepend=0) / 2
+    return float((np.diff(false_hits, prepend=0) * hits_above).sum() / hits[-1] / false_hits[-1])
 
 
-def _cumulated(happened: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How many hits and how many in all at or above every distinct score, highest first."""
+def _cumulative_counts(happened: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The number of positives, and of all scores, at or above every distinct score, highest first."""
     order = np.argsort(-score, kind="stable")
-    last = np.append(np.diff(score[order]) != 0, True)[: len(order)]
-    return np.cumsum(happened[order].astype(np.int64))[last], np.flatnonzero(last) + 1
+    is_last_of_tie = np.append(np.diff(score[order]) != 0, True)[: len(order)]
+    return np.cumsum(happened[order].astype(np.int64))[is_last_of_tie], np.flatnonzero(is_last_of_tie) + 1

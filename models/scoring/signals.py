@@ -1,6 +1,7 @@
-"""What a forecast says to do: labels, side, confidence and stop of each asset.
+"""Trading views from class probabilities: labels, side, confidence and stop of each asset.
 
-Classes are ordered STRONG_SELL, SELL, HOLD, BUY, STRONG_BUY; the three-class view adds strong ones to plain ones.
+Classes are ordered STRONG_SELL, SELL, HOLD, BUY, STRONG_BUY. Three-class probabilities add each strong class to its
+plain one.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ STOP_ATR_MULTIPLE = 2.0
 
 @dataclass(frozen=True, eq=False)
 class Views:
-    """One view per asset (and bar), all of the shape of the probabilities without their last axis.
+    """One view per asset (and bar); each array has the shape of the probabilities without their last axis.
 
     ``side`` −1, 0 or 1 (HOLD and no prediction are 0); ``confidence`` the probability of the predicted one of three
     classes, NaN without a prediction; ``label_5`` the position of the five-class label in ``LABELS_5``.
@@ -37,21 +38,22 @@ def views(probabilities: np.ndarray) -> Views:
     """Views of five-class probabilities (..., 5); a row with a NaN is no prediction.
 
     The predicted class is the most probable of the three, and HOLD where BUY and SELL tie. The five-class label is the
-    more probable of the two that make up the predicted one, so that both labels always agree.
+    more probable of the two five-class labels within the predicted class, so both labels always agree.
     """
-    sell, hold = probabilities[..., 0] + probabilities[..., 1], probabilities[..., 2]
+    sell = probabilities[..., 0] + probabilities[..., 1]
+    hold = probabilities[..., 2]
     buy = probabilities[..., 3] + probabilities[..., 4]
     side = np.where(buy > np.maximum(sell, hold), 1, np.where(sell > np.maximum(buy, hold), -1, 0))
     confidence = np.where(side > 0, buy, np.where(side < 0, sell, hold))
     strong_buy = probabilities[..., 4] > probabilities[..., 3]
     strong_sell = probabilities[..., 0] > probabilities[..., 1]
     label_5 = np.where(side > 0, 3 + strong_buy, np.where(side < 0, 1 - strong_sell, 2))
-    known = ~np.isnan(probabilities).any(axis=-1)
-    return Views(np.where(known, side, 0), np.where(known, confidence, np.nan), np.where(known, label_5, 2))
+    is_known = ~np.isnan(probabilities).any(axis=-1)
+    return Views(np.where(is_known, side, 0), np.where(is_known, confidence, np.nan), np.where(is_known, label_5, 2))
 
 
 def stop_price(side: np.ndarray, close: np.ndarray, atr: np.ndarray) -> np.ndarray:
-    """Where a position is given up: close − 2·ATR for a long, close + 2·ATR for a short; NaN when flat (HYB-26).
+    """The stop price of a position: close − 2·ATR for a long, close + 2·ATR for a short; NaN when flat (HYB-26).
 
     ``close`` and ``atr`` in the same price units; a NaN in either gives NaN.
     """

@@ -1,18 +1,20 @@
-"""The process's memory allocator, set up for tensors that come and go."""
+"""The process's memory allocator, tuned for tensors that are allocated and freed often."""
 
 from __future__ import annotations
 
 import ctypes
 import platform
 
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h
+M_TRIM_THRESHOLD = -1  # parameter numbers from malloc.h
+M_TOP_PAD = -2
+M_MMAP_MAX = -4
 
 
 def tune_allocator() -> bool:
-    """True when glibc now keeps freed memory instead of giving every large block back to the kernel.
+    """True when glibc now keeps freed memory instead of returning every large block to the kernel.
 
-    Touching a fresh page costs far more than the arithmetic on it. The process stays at its peak size from then on, so
-    only a program that trains should ask for it. False, and no change, where the C library is another.
+    The first access to a fresh page costs far more than the arithmetic on it. The process stays at its peak size from
+    then on, so only a program that trains should call this. With another C library nothing changes; returns False.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

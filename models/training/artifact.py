@@ -1,7 +1,7 @@
 """Model files: weights and everything needed to use them, in one safetensors file.
 
-The file's metadata holds one JSON text: spec, config, scaler (with the feature columns), horizons, what the fit came
-to, and the hash of the weights. Reading it never runs code from it.
+The file's metadata holds one JSON text: spec, config, scaler (with the feature columns), horizons, the result of the
+fit, and the hash of the weights. Reading a file never executes code from it.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ KEY = "nightgraph"
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a fit came to. ``epochs`` were run; rows are (bar, asset) pairs with a known label."""
+class FitResult:
+    """Numbers of one finished fit. ``epochs``: epochs that were run; rows are (bar, asset) pairs with a known label."""
 
     epochs: int
     validation_loss: float
@@ -42,26 +42,26 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Header:
-    """What a model file says about itself; ``bar_us`` is the length of a bar in microseconds."""
+    """The metadata of a model file; ``bar_us`` is the length of a bar in microseconds."""
 
     spec: Spec
     config: TrainConfig
     scaler: Scaler
     horizons: tuple[int, ...]
     bar_us: int
-    outcome: Outcome
+    fit_result: FitResult
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A model file as it was read; ``network`` is in evaluation mode."""
+    """The contents of a model file; ``network`` is in evaluation mode."""
 
     header: Header
     network: nn.Module
 
 
 def save_artifact(path: Path, header: Header, weights: Mapping[str, Tensor]) -> str:
-    """The sha256 of the file now at ``path``, which holds all of it or what was there before."""
+    """Writes a model file and returns its sha256. After a failure ``path`` still holds the previous file."""
     text = json.dumps(
         {
             "format": FORMAT,
@@ -70,7 +70,7 @@ def save_artifact(path: Path, header: Header, weights: Mapping[str, Tensor]) -> 
             "scaler": header.scaler.to_dict(),
             "horizons": list(header.horizons),
             "bar_us": header.bar_us,
-            "outcome": asdict(header.outcome),
+            "outcome": asdict(header.fit_result),
             "weights": weights_hash(weights),
         },
         sort_keys=True,
@@ -115,34 +115,34 @@ def file_hash(path: Path) -> str:
 def _read(path: Path) -> tuple[Header, dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
-            said: dict[str, Any] = json.loads((file.metadata() or {})[KEY])
+            metadata: dict[str, Any] = json.loads((file.metadata() or {})[KEY])
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if said["format"] != FORMAT:
+        if metadata["format"] != FORMAT:
             raise ForeignArtifactError(
-                f"{path}: model file format {said['format']}, this program reads {FORMAT}; fit again"
+                f"{path}: model file format {metadata['format']}, this program reads {FORMAT}; fit again"
             )
-        if said["weights"] != weights_hash(weights):
+        if metadata["weights"] != weights_hash(weights):
             raise DamagedArtifactError(f"{path}: the weights are not those that were written; delete it and fit again")
-        return _header(said), weights
+        return _parse_header(metadata), weights
     except FileNotFoundError as exc:
         raise MissingArtifactError(f"no model file at {path}; fit the fold again") from exc
     except (SafetensorError, KeyError, TypeError, ValueError, OSError) as exc:
         raise DamagedArtifactError(f"{path}: not a readable model file; delete it and fit again ({exc})") from exc
 
 
-def _header(said: Mapping[str, Any]) -> Header:
+def _parse_header(metadata: Mapping[str, Any]) -> Header:
     return Header(
-        Spec(**said["spec"]),
-        TrainConfig(**said["config"]),
-        Scaler.from_dict(said["scaler"]),
-        tuple(said["horizons"]),
-        said["bar_us"],
-        Outcome(**said["outcome"]),
+        Spec(**metadata["spec"]),
+        TrainConfig(**metadata["config"]),
+        Scaler.from_dict(metadata["scaler"]),
+        tuple(metadata["horizons"]),
+        metadata["bar_us"],
+        FitResult(**metadata["outcome"]),
     )
 
 
 def weights_hash(weights: Mapping[str, Tensor]) -> str:
-    """The sha256 of names, shapes, types and bytes."""
+    """The sha256 of the names, shapes, types and bytes of ``weights``."""
     digest = hashlib.sha256()
     for name, value in sorted(weights.items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())

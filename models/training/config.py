@@ -1,4 +1,4 @@
-"""How one network is fitted; stored with every trial."""
+"""The settings of one fit; stored with every trial."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Any, Literal
 class TrainConfig:
     """Settings of one fit.
 
-    A chunk is ``chunk_bars`` long; its first ``burn_in_bars`` fill the network's state and give no loss, so chunks
-    overlap by them. A batch holds about ``batch_sequences`` (chunk, asset) pairs. The last ``validation_fraction`` of
-    the training rows decides which epoch is kept; the fit ends ``patience`` epochs after the best one. At inference a
-    network is given ``context_bars`` before the first bar it forecasts.
+    A chunk is ``chunk_bars`` long; its first ``burn_in_bars`` only fill the network's state and have no loss, so
+    successive chunks overlap by ``burn_in_bars``. A batch holds about ``batch_sequences`` (chunk, asset) pairs. The
+    loss on the last ``validation_fraction`` of the training rows selects the epoch whose weights are kept; the fit ends
+    ``patience`` epochs after the best one. At inference the network also reads the ``context_bars`` before the first
+    bar it forecasts.
     """
 
     epochs: int = 8
@@ -45,5 +46,5 @@ class TrainConfig:
             raise ValueError(f"validation_fraction {self.validation_fraction} must lie between 0 and 1")
 
     def to_json(self) -> dict[str, Any]:
-        """Every field as a JSON-able value; ``TrainConfig(**config.to_json()) == config``."""
+        """Every field as a JSON value; ``TrainConfig(**config.to_json()) == config``."""
         return asdict(self)

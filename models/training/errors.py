@@ -1,19 +1,19 @@
-"""The training room's error tree.
+"""The error tree of ``models.training``.
 
 TrainingError
-├── FitError                    a fold that has no network
-│   ├── EmptyFoldError          its slice leaves nothing to learn from or to stop by
-│   └── DivergedFitError        no epoch came to a finite loss
+├── FitError                    a fold that cannot be fitted
+│   ├── EmptyFoldError          its slice leaves no row to train on or to validate on
+│   └── DivergedFitError        no epoch reached a finite loss
 ├── ArtifactError               a model file that cannot be used
-│   ├── MissingArtifactError    no such file
-│   ├── DamagedArtifactError    not the file that was written
-│   └── ForeignArtifactError    a whole file, but of other features, symbols or a newer program
-└── ExportError                 a network that has no ONNX form, or whose ONNX form says something else
+│   ├── MissingArtifactError    no file at the path
+│   ├── DamagedArtifactError    the file's contents are not what was written
+│   └── ForeignArtifactError    an undamaged file for other features or symbols, or from a newer program
+└── ExportError                 a network that has no ONNX form, or whose ONNX form computes something else
 """
 
 
 class TrainingError(Exception):
-    """A fit or a prediction that could not be made."""
+    """A fit or a prediction has failed."""
 
 
 class FitError(TrainingError):
@@ -37,12 +37,12 @@ class MissingArtifactError(ArtifactError):
 
 
 class DamagedArtifactError(ArtifactError):
-    """The file is cut, altered, or never was a model file."""
+    """The file is truncated, altered, or not a model file."""
 
 
 class ForeignArtifactError(ArtifactError):
-    """The file is whole but does not fit what it is asked to predict."""
+    """The file is undamaged but does not fit the data it should predict."""
 
 
 class ExportError(TrainingError):
-    """A network cannot be written as ONNX, or what was written does not compute the same."""
+    """A network cannot be written as ONNX, or the written graph computes something else."""

@@ -1,15 +1,15 @@
-"""Networks as ONNX: a graph of one bar and one of a whole sequence, both checked in onnxruntime before they are there.
+"""Networks as ONNX: a graph of one bar and one of a whole sequence, both checked in onnxruntime before they are saved.
 
     step.onnx      x (b, 1, n, f), mask (b, 1, n), state_i_j → forecast, next_state_i_j
     sequence.onnx  x (b, bars, n, f), mask (b, bars, n), from the empty state → forecast
 
-Forecast: returns, log_volatility, logits, and weights and regime where the network has them, as in Forecast. Networks
-that know time gaps also take gaps (b, l). A state's first axis is b · n. b is free; n and the bars are fixed. Features
-enter scaled: the scaler stands in the file's metadata, beside spec, horizons, bar_us and the weights' sha256, each as
-JSON.
+Forecast: returns, log_volatility, logits, and weights and regime if the network has them, as in Forecast. Networks
+that read time gaps also have an input gaps (b, l). A state's first axis is b · n. b is free; n and the bars are fixed.
+Features must be scaled: the file's metadata contains the scaler, spec, horizons, bar_us and the weights' sha256, each
+as JSON.
 
-What follows from the weights alone is worked out by torch and stored; what is left is real arithmetic in float32.
-Recurrences are one Scan operator each. Packages: the extra ``export``.
+Values that depend on the weights alone are computed by torch and stored as constants; the remaining graph is real
+arithmetic in float32. Each recurrence is one Scan operator. Required packages: the extra ``export``.
 """
 
 from __future__ import annotations
@@ -38,15 +38,17 @@ from models.training.errors import ExportError
 from models.zoo import ENTRIES, graph_of
 
 TOLERANCE = 1e-4  # largest difference from torch, as a share of the largest value where that is above 1
-CHECKED_BATCHES, CHECKED_STEPS = (1, 3), 4
+CHECKED_BATCHES = (1, 3)
+CHECKED_STEPS = 4
 PARTS = ("returns", "log_volatility", "logits", "weights", "regime")
 INSTEAD = "use model.safetensors with models.training.artifact.load_artifact instead"
 FORBIDDEN = ("DFT", "STFT")
 
 
 @dataclass(frozen=True)
-class Graph:
-    """An ONNX file. ``nodes`` with those inside operators, ``error`` the largest its check found (see TOLERANCE)."""
+class OnnxFile:
+    """An ONNX file. ``nodes`` counts nodes inside operators too; ``error`` is the largest deviation from torch in its
+    check (see TOLERANCE)."""
 
     path: Path
     nodes: int
@@ -56,22 +58,22 @@ class Graph:
 
 def export_onnx(
     model: Artifact | nn.Module, folder: Path, *, bars: int = 64, assets: int = 1, tolerance: float = TOLERANCE
-) -> tuple[Graph, Graph]:
-    """step.onnx and sequence.onnx of a network, now in ``folder``; both, or what was there before.
+) -> tuple[OnnxFile, OnnxFile]:
+    """Writes step.onnx and sequence.onnx of a network to ``folder``. After a failure the previous files remain.
 
-    Raises ExportError for a network that has no such form, and when onnxruntime does not say what torch says.
+    Raises ExportError for a network that has no ONNX form, and when onnxruntime's results differ from torch's.
     """
     network = _exportable(model)
     if bars < 1 or assets < 1:
         raise ExportError(f"{bars} bars of {assets} assets; give 1 or more of each")
     folder.mkdir(parents=True, exist_ok=True)
-    said = _metadata(model, network) | {"bars": json.dumps(bars), "assets": json.dumps(assets)}
+    metadata = _metadata(model, network) | {"bars": json.dumps(bars), "assets": json.dumps(assets)}
     forms = {"step": _Step(network), "sequence": _Sequence(network)}
     partials = {name: folder / f"{name}.onnx.{os.getpid()}.partial" for name in forms}
     checked = []
     try:
         for name, form in forms.items():
-            nodes = _write(form, partials[name], 1 if name == "step" else bars, assets, said | {"graph": name})
+            nodes = _write(form, partials[name], 1 if name == "step" else bars, assets, metadata | {"graph": name})
             error = (_check_step if name == "step" else _check_sequence)(network, partials[name], bars, assets)
             if not error <= tolerance:
                 raise ExportError(
@@ -84,21 +86,21 @@ def export_onnx(
         for partial in partials.values():
             partial.unlink(missing_ok=True)
     step, sequence = (
-        Graph(path := folder / f"{name}.onnx", nodes, path.stat().st_size, error) for name, nodes, error in checked
+        OnnxFile(path := folder / f"{name}.onnx", nodes, path.stat().st_size, error) for name, nodes, error in checked
     )
     return step, sequence
 
 
 class _Form(nn.Module):
-    """A network as a function of tensors: (x, mask, gaps or None, state) → a row of tensors, names in ``outputs``."""
+    """A network as a function of tensors: (x, mask, gaps or None, state) → a tuple of tensors named in ``outputs``."""
 
     def __init__(self, network: SequenceNetwork) -> None:
         super().__init__()
         self.network = network
         self.sizes = [len(part) for part in network.initial_state(1, 1)]
         heads = network.heads
-        said = {"weights": heads.kind is not None, "regime": heads.regimes is not None}
-        self.outputs = [name for name in PARTS if said.get(name, True)]
+        has_part = {"weights": heads.weights_kind is not None, "regime": heads.regimes is not None}
+        self.outputs = [name for name in PARTS if has_part.get(name, True)]
 
     @property
     def state_names(self) -> list[str]:
@@ -122,10 +124,10 @@ class _Sequence(_Form):
 
 class _Step(_Form):
     def forward(self, x: Tensor, mask: Tensor, gaps: Tensor | None, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        rest = iter(state)
-        before = tuple(tuple(next(rest) for _ in range(size)) for size in self.sizes)
-        forecast, after = self.network.step(self._batch(x, mask, gaps), before)
-        return (*self._parts(forecast), *(tensor for part in after for tensor in part))
+        tensors = iter(state)
+        nested_state = tuple(tuple(next(tensors) for _ in range(size)) for size in self.sizes)
+        forecast, next_state = self.network.step(self._batch(x, mask, gaps), nested_state)
+        return (*self._parts(forecast), *(tensor for part in next_state for tensor in part))
 
 
 def _exportable(model: Artifact | nn.Module) -> SequenceNetwork:
@@ -149,57 +151,61 @@ def _exportable(model: Artifact | nn.Module) -> SequenceNetwork:
 
 
 def _metadata(model: Artifact | nn.Module, network: SequenceNetwork) -> dict[str, str]:
-    said: dict[str, Any] = {"format": 1, "weights_sha256": weights_hash(network.state_dict())}
+    metadata: dict[str, Any] = {"format": 1, "weights_sha256": weights_hash(network.state_dict())}
     if isinstance(model, Artifact):
         header = model.header
-        said |= {"spec": header.spec.to_json(), "scaler": header.scaler.to_dict()}
-        said |= {"horizons": list(header.horizons), "bar_us": header.bar_us}
-    return {name: json.dumps(value, sort_keys=True) for name, value in said.items()}
+        metadata |= {"spec": header.spec.to_json(), "scaler": header.scaler.to_dict()}
+        metadata |= {"horizons": list(header.horizons), "bar_us": header.bar_us}
+    return {name: json.dumps(value, sort_keys=True) for name, value in metadata.items()}
 
 
-def _write(form: _Form, path: Path, bars: int, assets: int, said: dict[str, str]) -> int:
-    """How many nodes the graph now at ``path`` has."""
-    onnx, network = _package("onnx"), form.network
+def _write(form: _Form, path: Path, bars: int, assets: int, metadata: dict[str, str]) -> int:
+    """Writes the graph to ``path`` and returns its number of nodes. Raises ExportError."""
+    onnx = _package("onnx")
+    network = form.network
     state = [t.clone() for part in network.initial_state(2, assets) for t in part] if form.state_names else []
     x, mask, gaps = _random_bars(network, 2, bars, assets)
-    taken = ["x", "mask", *(["gaps"] if network.encoder.irregular else []), *form.state_names]
-    given = [*form.outputs, *(f"next_{name}" for name in form.state_names)]
+    input_names = ["x", "mask", *(["gaps"] if network.encoder.irregular else []), *form.state_names]
+    output_names = [*form.outputs, *(f"next_{name}" for name in form.state_names)]
     try:
-        with torch.no_grad(), _quietly():
-            program = _folded(form, (x, mask, gaps, tuple(state)), assets)
-            made = torch.onnx.export(program, input_names=taken, output_names=given, dynamo=True, verbose=False)
-        proto = made.model_proto  # type: ignore[union-attr]
+        with torch.no_grad(), _exporter_silenced():
+            program = _traced_program(form, (x, mask, gaps, tuple(state)), assets)
+            exported = torch.onnx.export(
+                program, input_names=input_names, output_names=output_names, dynamo=True, verbose=False
+            )
+        proto = exported.model_proto  # type: ignore[union-attr]
     except Exception as exc:  # the exporter raises whatever its parts raise
         reason = str(exc).strip().partition("\n")[0]
-        raise ExportError(f"{said['graph']}.onnx cannot be made of this network ({reason}); {INSTEAD}") from exc
+        raise ExportError(f"{metadata['graph']}.onnx cannot be made of this network ({reason}); {INSTEAD}") from exc
     nodes = list(_nodes(proto.graph))
     odd = {n.op_type for n in nodes if n.op_type in FORBIDDEN or n.domain} | set(_complex_values(proto.graph))
     if odd:
         raise ExportError(
-            f"{said['graph']}.onnx would need {', '.join(sorted(odd))}, not plain real arithmetic; {INSTEAD}"
+            f"{metadata['graph']}.onnx would need {', '.join(sorted(odd))}, not plain real arithmetic; {INSTEAD}"
         )
     for part in (proto, proto.graph, *nodes, *proto.graph.value_info, *proto.graph.input, *proto.graph.output):
-        del part.metadata_props[:]  # where in this program each came from, with the paths of this machine
-    onnx.helper.set_model_props(proto, said)
+        del part.metadata_props[:]  # source locations, with paths of this machine
+    onnx.helper.set_model_props(proto, metadata)
     onnx.checker.check_model(proto, full_check=True)
     onnx.save(proto, path)
     return len(nodes)
 
 
-def _folded(form: _Form, inputs: tuple[Any, ...], assets: int) -> torch.export.ExportedProgram:
-    """The form as torch traces it, with everything that follows from the weights alone worked out."""
+def _traced_program(form: _Form, inputs: tuple[Any, ...], assets: int) -> torch.export.ExportedProgram:
+    """The form as traced by torch, with constants in place of all values that depend on the weights alone."""
     batch = torch.export.Dim("b", min=1)
-    by_chunk, by_asset = {0: batch}, {0: assets * batch if assets > 1 else batch}
+    by_chunk = {0: batch}
+    by_asset = {0: assets * batch if assets > 1 else batch}
     _, _, gaps, state = inputs
     shapes = (by_chunk, by_chunk, None if gaps is None else by_chunk, tuple(by_asset for _ in state))
     traced = torch.export.export(form, inputs, dynamic_shapes=shapes, strict=True).module()
-    _unwrap(traced)
-    _work_out(traced)
+    _inline_autocast_blocks(traced)
+    _fold_constants(traced)
     return torch.export.export(traced, inputs, dynamic_shapes=shapes, strict=False)
 
 
-def _unwrap(traced: Any) -> None:
-    """Puts what stands in a block with autocast off in the block's place: in a graph of float32 it says nothing."""
+def _inline_autocast_blocks(traced: Any) -> None:
+    """Replaces every block with autocast off by its contents: in a float32 graph the block has no effect."""
     graph = traced.graph
     for node in graph.find_nodes(op="call_function", target=torch.ops.higher_order.wrap_with_autocast):
         block = node.args[4].target
@@ -207,26 +213,26 @@ def _unwrap(traced: Any) -> None:
         for attribute in inner.graph.find_nodes(op="get_attr"):
             setattr(traced, f"{block}_{attribute.target}", attrgetter(attribute.target)(inner))
             attribute.target = f"{block}_{attribute.target}"
-        given = dict(zip(inner.graph.find_nodes(op="placeholder"), node.args[5:], strict=True))
+        arguments = dict(zip(inner.graph.find_nodes(op="placeholder"), node.args[5:], strict=True))
         with graph.inserting_before(node):
-            results = graph.graph_copy(inner.graph, given)
+            results = graph.graph_copy(inner.graph, arguments)
         for user in list(node.users):
             user.replace_all_uses_with(results[user.args[1]])
 
 
-def _work_out(traced: Any) -> None:
-    """Puts a constant in place of every value that no input has a part in."""
-    known: dict[Any, Any] = {}
+def _fold_constants(traced: Any) -> None:
+    """Replaces every value that depends on no input by a constant."""
+    constants: dict[Any, Any] = {}
     for node in traced.graph.nodes:
         if node.op == "get_attr":
             value = attrgetter(node.target)(traced)
             if isinstance(value, Tensor):
-                known[node] = value.detach()
-        elif all(n in known for n in node.all_input_nodes) and _is_pure(node):
-            args, kwargs = torch.fx.map_arg((node.args, node.kwargs), known.__getitem__)
-            known[node] = node.target(*args, **kwargs)
-    for k, (node, value) in enumerate(known.items()):
-        if node.op == "call_function" and isinstance(value, Tensor) and any(n not in known for n in node.users):
+                constants[node] = value.detach()
+        elif all(n in constants for n in node.all_input_nodes) and _is_pure(node):
+            args, kwargs = torch.fx.map_arg((node.args, node.kwargs), constants.__getitem__)
+            constants[node] = node.target(*args, **kwargs)
+    for k, (node, value) in enumerate(constants.items()):
+        if node.op == "call_function" and isinstance(value, Tensor) and any(n not in constants for n in node.users):
             traced.register_buffer(f"worked_out_{k}", value.clone())
             with traced.graph.inserting_before(node):
                 node.replace_all_uses_with(traced.graph.get_attr(f"worked_out_{k}"))
@@ -235,28 +241,33 @@ def _work_out(traced: Any) -> None:
 
 
 def _is_pure(node: Any) -> bool:
-    """A call that gives the same for the same and changes nothing, as do those that read it."""
+    """True if the call, and every call that uses its result, is free of side effects and of in-place changes."""
     calls = [n.target for n in (node, *node.users) if isinstance(n.target, torch._ops.OpOverload)]
     return (node.target is getitem or node.target in calls) and not any(c._schema.is_mutable for c in calls)
 
 
 def _check_step(network: SequenceNetwork, path: Path, bars: int, assets: int) -> float:
-    """The largest error over a few bars, the state carried by either by itself."""
-    form, session, errors = _Step(network), _session(path), []
+    """The largest error over CHECKED_STEPS bars; onnxruntime and torch each carry their own state."""
+    form = _Step(network)
+    session = _session(path)
+    errors = []
     for batch in CHECKED_BATCHES:
-        state = ours = [tensor for part in network.initial_state(batch, assets) for tensor in part]
+        onnx_state = torch_state = [tensor for part in network.initial_state(batch, assets) for tensor in part]
         for _ in range(CHECKED_STEPS):
             x, mask, gaps = _random_bars(network, batch, 1, assets)
             with torch.no_grad():
-                expected = form(x, mask, gaps, tuple(ours))
-            found = _run(session, x, mask, gaps, dict(zip(form.state_names, state, strict=True)))
-            errors.append(_error(found, expected))
-            state, ours = found[len(form.outputs) :], list(expected[len(form.outputs) :])
+                expected = form(x, mask, gaps, tuple(torch_state))
+            actual = _run(session, x, mask, gaps, dict(zip(form.state_names, onnx_state, strict=True)))
+            errors.append(_error(actual, expected))
+            onnx_state = actual[len(form.outputs) :]
+            torch_state = list(expected[len(form.outputs) :])
     return float(np.max(errors))
 
 
 def _check_sequence(network: SequenceNetwork, path: Path, bars: int, assets: int) -> float:
-    form, session, errors = _Sequence(network), _session(path), []
+    form = _Sequence(network)
+    session = _session(path)
+    errors = []
     for batch in CHECKED_BATCHES:
         x, mask, gaps = _random_bars(network, batch, bars, assets)
         with torch.no_grad():
@@ -266,29 +277,29 @@ def _check_sequence(network: SequenceNetwork, path: Path, bars: int, assets: int
 
 
 def _random_bars(network: SequenceNetwork, b: int, bars: int, n: int) -> tuple[Tensor, Tensor, Tensor | None]:
-    """x (b, l, n, f), not a number where the mask is False; mask; gaps where the network reads them."""
-    draw = torch.Generator().manual_seed(b)
-    mask = torch.rand(b, bars, n, generator=draw) < 0.9
-    x = torch.randn(b, bars, n, network.encoder.embedding.n_features, generator=draw)
-    gaps = torch.randint(1, 4, (b, bars), generator=draw).float() if network.encoder.irregular else None
+    """x (b, l, n, f), NaN where the mask is False; mask (b, l, n); gaps (b, l) if the network reads them, else None."""
+    generator = torch.Generator().manual_seed(b)
+    mask = torch.rand(b, bars, n, generator=generator) < 0.9
+    x = torch.randn(b, bars, n, network.encoder.embedding.n_features, generator=generator)
+    gaps = torch.randint(1, 4, (b, bars), generator=generator).float() if network.encoder.irregular else None
     return torch.where(mask[..., None], x, torch.nan), mask, gaps
 
 
 def _session(path: Path) -> Any:
     onnxruntime = _package("onnxruntime")
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors; it warns of every constant that it folds away
+    options.log_severity_level = 3  # errors only: it warns about every constant that it folds
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 def _run(session: Any, x: Tensor, mask: Tensor, gaps: Tensor | None, state: dict[str, Tensor]) -> list[Tensor]:
-    given = {"x": x, "mask": mask} | ({} if gaps is None else {"gaps": gaps}) | state
-    return [torch.from_numpy(v) for v in session.run(None, {name: v.numpy() for name, v in given.items()})]
+    inputs = {"x": x, "mask": mask} | ({} if gaps is None else {"gaps": gaps}) | state
+    return [torch.from_numpy(v) for v in session.run(None, {name: v.numpy() for name, v in inputs.items()})]
 
 
-def _error(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    """The largest difference of any two, as a share of the largest value expected where that is above 1; or NaN."""
-    pairs = [(a, b) for a, b in zip(found, expected, strict=True) if b.numel()]
+def _error(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """The largest absolute difference of a pair, divided by its largest expected value if that is above 1; or NaN."""
+    pairs = [(a, b) for a, b in zip(actual, expected, strict=True) if b.numel()]
     return float(np.max([float((a - b).abs().max() / b.abs().max().clamp(min=1)) for a, b in pairs]))
 
 
@@ -301,11 +312,11 @@ def _nodes(graph: Any) -> Iterator[Any]:
 
 
 def _complex_values(graph: Any) -> list[str]:
-    """The names of complex types in the graph."""
+    """The names of the complex types in the graph."""
     types = _package("onnx").TensorProto
-    seen = {v.type.tensor_type.elem_type for v in (*graph.input, *graph.output, *graph.value_info)}
-    seen |= {v.data_type for v in graph.initializer}
-    return [types.DataType.Name(kind) for kind in seen & {types.COMPLEX64, types.COMPLEX128}]
+    used = {v.type.tensor_type.elem_type for v in (*graph.input, *graph.output, *graph.value_info)}
+    used |= {v.data_type for v in graph.initializer}
+    return [types.DataType.Name(kind) for kind in used & {types.COMPLEX64, types.COMPLEX128}]
 
 
 def _package(name: str) -> Any:
@@ -319,14 +330,14 @@ def _package(name: str) -> Any:
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Without what torch's exporter says of its own parts."""
+def _exporter_silenced() -> Iterator[None]:
+    """Suppresses the log messages and warnings of torch's exporter."""
     logger = logging.getLogger("torch.onnx")
-    before = logger.level
+    level = logger.level
     logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(before)
+        logger.setLevel(level)

@@ -1,8 +1,8 @@
-"""One fold: fitted into a model file, and forecasts from that file.
+"""Fits one fold into a model file, and computes forecasts from that file.
 
-Both come out bit for bit the same whether the panel ends right after what they need or months later, and whether the
-fit was killed in between or not. The arithmetic is arranged for it: no transform that mixes later bars into earlier
-ones, windows of a fixed shape, a seed per epoch, one thread.
+Both results are bit for bit the same whether the panel ends right after the bars that they need or months later, and
+whether the fit was killed and resumed or not. The arithmetic ensures it: no transform mixes later bars into earlier
+ones, windows have a fixed shape, every epoch has its own seed, and a fit uses one thread.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from models.nets.estimators import Estimator
 from models.nets.forecast import CLASSES, Forecast
 from models.panel import Panel
 from models.scoring.folds import Fold
-from models.training.artifact import Header, Outcome, load_artifact, save_artifact
+from models.training.artifact import Artifact, FitResult, Header, load_artifact, save_artifact
 from models.training.config import TrainConfig
-from models.training.data import FoldData, Inputs, known_sigma
+from models.training.data import FoldData, Inputs, trailing_sigma
 from models.training.errors import DivergedFitError, ForeignArtifactError
 from models.training.estimate import fit_estimator
 from models.training.incremental_inference import IncrementalForecaster, can_step
@@ -54,24 +54,24 @@ __all__ = [
 ]
 logger = logging.getLogger(__name__)
 
-SEGMENT_BARS = 512  # forecast in one forward pass
-SEGMENT_PAIRS = 1 << 24  # bound on bars · assets² of a pass: what graph attention holds at once
+SEGMENT_BARS = 512  # bars forecast in one forward pass
+SEGMENT_PAIRS = 1 << 24  # bound on bars · assets² of a pass, which graph attention holds in memory at once
 
 
 @dataclass(frozen=True)
 class FittedFold:
-    """A model file, its sha256, and what the fit came to."""
+    """A model file, its sha256, and the result of the fit."""
 
     artifact: Path
     sha256: str
-    outcome: Outcome
+    fit_result: FitResult
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """Forecasts of bars ``ts`` (t,) made at their closes: ``returns`` (t, n, h) log, ``volatility`` (t, n) per bar,
-    ``probabilities`` (t, n, 5). ``valid`` (t, n): the asset has a bar and a trailing volatility; NaN elsewhere.
-    ``edges`` (t, n, n): the graph that a network drew itself, as in a Forecast."""
+    """Forecasts made at the closes of bars ``ts`` (t,): ``returns`` (t, n, h) log, ``volatility`` (t, n) per bar,
+    ``probabilities`` (t, n, 5). ``valid`` (t, n): the asset has a bar and a trailing volatility; the forecasts are NaN
+    elsewhere. ``edges`` (t, n, n): the graph that the network learned, as in a Forecast."""
 
     ts: np.ndarray
     symbols: tuple[str, ...]
@@ -94,33 +94,34 @@ def fit_fold(
     checkpoint: Path | None = None,
     on_epoch: OnEpoch | None = None,
 ) -> FittedFold:
-    """The fold's network, fitted and written to ``artifact``.
+    """Fits the fold's network and writes it to ``artifact``.
 
-    With ``checkpoint`` every epoch is kept there, a fit that finds one goes on from it, and it is gone at the end.
-    ``on_epoch(epoch, validation_loss)`` is called after each. Raises EmptyFoldError, DivergedFitError.
+    With ``checkpoint`` the fit writes a checkpoint there after every epoch, resumes from an existing one, and deletes
+    it at the end. ``on_epoch(epoch, validation_loss)`` is called after each epoch. Raises EmptyFoldError,
+    DivergedFitError.
     """
     make_deterministic()
-    around = inputs_for(spec, side_inputs, features.ts[: fold.train[-1] + 1])
-    data = FoldData(config, features, labels, around, fold)
+    network_inputs = inputs_for(spec, side_inputs, features.ts[: fold.train[-1] + 1])
+    data = FoldData(config, features, labels, network_inputs, fold)
     network: Any = build(spec, len(features.columns), len(labels.horizons), config.seed)
     pretraining = pretraining_fit(spec, config, network)
     if pretraining is not None:
         arguments = (*pretraining, features, labels, side_inputs, fold)
-        first = artifact.with_name(f"{fold_key(*arguments)}.safetensors")
-        network.load_pretrained(fitted_weights(first, partial(fit_fold, *arguments), on_epoch))
+        pretrained = artifact.with_name(f"{fold_key(*arguments)}.safetensors")
+        network.load_pretrained(fitted_weights(pretrained, partial(fit_fold, *arguments), on_epoch))
     best = BestEpoch(config.patience, checkpoint, on_epoch)
     if isinstance(network, Estimator):
         fit_estimator(network, data, features, labels.horizons, best)
     else:
-        _run(FoldModule(network, config), data, best)
+        _train(FoldModule(network, config), data, best)
     if not math.isfinite(best.loss):
         raise DivergedFitError(
             f"fold {fold.index}: the {spec.model} network's loss is {best.loss} after {best.epochs} epochs; lower "
             "lr, or look for wild feature values"
         )
-    trained = sum(p.numel() for p in network.parameters())
-    parameters = network.fitted_numbers if isinstance(network, Estimator) else trained
-    outcome = Outcome(
+    weight_count = sum(p.numel() for p in network.parameters())
+    parameters = network.fitted_numbers if isinstance(network, Estimator) else weight_count
+    fit_result = FitResult(
         best.epochs,
         best.loss,
         data.train_rows,
@@ -129,11 +130,11 @@ def fit_fold(
         data_hash(spec, config, features, labels, side_inputs, fold),
         code_version(),
     )
-    header = Header(spec, config, data.scaler, labels.horizons, data.bar_us, outcome)
+    header = Header(spec, config, data.scaler, labels.horizons, data.bar_us, fit_result)
     sha256 = save_artifact(artifact, header, best.weights)
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
-    return FittedFold(artifact, sha256, outcome)
+    return FittedFold(artifact, sha256, fit_result)
 
 
 def predict_fold(
@@ -146,59 +147,64 @@ def predict_fold(
 ) -> Predictions:
     """Forecasts of the panel's bars in the fold's test window, from bar position ``first`` on if given.
 
-    The window is cut into segments at fixed places; each is run on its own after ``context_bars`` of history, padded to
-    its full length when the panel ends before it. With ``keep_state`` the network's state after the panel's last bar is
-    kept beside the model file, and the bars after it cost a step each. Raises the errors of ``load_artifact``, and
-    ForeignArtifactError when the features are not those it was fitted on.
+    The window is cut into segments at fixed positions. The network runs on each segment separately, after
+    ``context_bars`` of history; a segment that the panel does not fill is padded to its full length. With
+    ``keep_state`` the network's state after the panel's last bar is saved in the model file's folder, so that each
+    later bar costs one step. Raises the errors of ``load_artifact``, and ForeignArtifactError when the feature columns
+    differ from those of the fit.
     """
     make_deterministic()
-    loaded = load_artifact(artifact)
-    header, network = loaded.header, loaded.network
+    model = load_artifact(artifact)
+    header = model.header
     if features.columns != header.scaler.columns:
         raise ForeignArtifactError(f"{artifact}: fitted on other features; fit the fold again")
     stop = min(fold.test_stop, len(features))
     first = min(max(fold.test_start, fold.test_start if first is None else first), stop)
     length = segment_bars(fold.test_stop - fold.test_start, len(features.symbols))
     start = fold.test_start + (first - fold.test_start) // length * length
-    newest = fold.test_start + (max(first, stop - 1) - fold.test_start) // length * length
-    walk = IncrementalForecaster(artifact, loaded, features, side_inputs, newest - header.config.context_bars)
-    walks = keep_state and can_step(network) and first < stop == len(features)
-    stepped = walk.forecasts(first, stop) if walks and first >= newest else None
-    if stepped is not None:
-        return predictions_of(stepped, header.horizons, features.rows(first, stop))
-    rows = [_segment(network, header, features, side_inputs, bar, length) for bar in range(start, stop, length)]
-    if walks:
-        walk.save_state(stop)
-    return _predictions(rows, header.horizons, features, start, first, stop)
+    last_start = fold.test_start + (max(first, stop - 1) - fold.test_start) // length * length
+    context_bars = header.config.context_bars
+    forecaster = IncrementalForecaster(artifact, model, features, side_inputs, last_start - context_bars)
+    is_incremental = keep_state and can_step(model.network) and first < stop == len(features)
+    forecasts = forecaster.forecasts(first, stop) if is_incremental and first >= last_start else None
+    if forecasts is not None:
+        return predictions_of(forecasts, header.horizons, features.rows(first, stop))
+    segments = [_forecast_segment(model, features, side_inputs, bar, length) for bar in range(start, stop, length)]
+    if is_incremental:
+        forecaster.save_state(stop)
+    return _join_segments(segments, header.horizons, features, start, first, stop)
 
 
 def segment_bars(test_bars: int, assets: int) -> int:
-    """How many bars of a test window are forecast in one pass, from which on the network begins anew."""
+    """The number of bars of a test window that are forecast in one pass; the network's state is reset after them."""
     return min(SEGMENT_BARS, test_bars, max(1, SEGMENT_PAIRS // assets**2))
 
 
 def predictions_of(forecasts: Sequence[Forecast], horizons: tuple[int, ...], features: Panel) -> Predictions:
-    """The forecasts of one bar each, all of ``features``, in units of returns."""
-    rows = [_scaled(forecast, slice(None)) for forecast in forecasts]
-    return _predictions(rows, horizons, features, 0, 0, len(features))
+    """Predictions in units of returns from ``forecasts``, one for each bar of ``features``."""
+    segments = [_forecast_arrays(forecast, slice(None)) for forecast in forecasts]
+    return _join_segments(segments, horizons, features, 0, 0, len(features))
 
 
 def max_parallel_fits() -> int:
-    """How many fits this machine runs side by side: one a core, or one when there is a GPU to share."""
+    """The number of fits that this machine runs in parallel: one per core, or one in all when there is a GPU."""
     if torch.cuda.is_available():
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _run(module: FoldModule, data: FoldData, best: BestEpoch) -> None:
-    """Trains to the end, from the checkpoint where there is one that can be read."""
-    config, resume = module.config, best.checkpoint
+def _train(module: FoldModule, data: FoldData, best: BestEpoch) -> None:
+    """Trains to the end, resuming from the checkpoint if there is a readable one."""
+    config = module.config
+    resume = best.checkpoint
     precision = config.precision
     if precision == "auto":
         precision = "bf16-mixed" if torch.cuda.is_available() else "32-true"
-    if resume is not None and not _readable(resume):
+    if resume is not None and not _is_readable(resume):
         resume = None
-    starting = ExitStack()  # before its first epoch Lightning puts torch's generator back: not while a network is drawn
+    # before the first epoch Lightning restores torch's generator, which must not happen while another thread draws the
+    # initial weights of a network: the lock is held until training starts
+    starting = ExitStack()
     trainer = lightning.Trainer(
         accelerator="auto",
         devices=1,
@@ -218,62 +224,62 @@ def _run(module: FoldModule, data: FoldData, best: BestEpoch) -> None:
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
 
 
-def _readable(checkpoint: Path) -> bool:
+def _is_readable(checkpoint: Path) -> bool:
     if not checkpoint.exists():
         return False
     try:
         torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except Exception as exc:  # torch names no error of its own for a file that it cannot read
+    except Exception as exc:  # torch documents no error type for a file that it cannot read
         logger.warning("%s cannot be resumed from, the fold is fitted from its start (%s)", checkpoint, exc)
         return False
     return True
 
 
 def make_deterministic() -> None:
-    """Sets what torch and Lightning keep per process; the same every time, so fits may run side by side in threads.
+    """Sets the process-wide options of torch and Lightning; always the same ones, so threads may run fits in parallel.
 
-    One thread a fit: at these sizes a second gains little, stalls whenever another program wants its core, and would
-    let the last digits depend on how many cores there are. Cores are for fits.
+    One thread per fit: at these sizes a second one gains little, stalls whenever another program uses its core, and
+    would make the last digits depend on the number of cores. Several cores run several fits.
     """
     torch.set_num_threads(1)
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses the next line's promise
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs it for deterministic algorithms
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # every buffer is written
+    # every buffer is written before it is read
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)` is deprecated")  # Lightning's own affair
+    warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)` is deprecated")  # raised inside Lightning
 
 
 Segment = tuple[np.ndarray, ...]
 
 
-def _segment(
-    network: torch.nn.Module, header: Header, features: Panel, side_inputs: SideInputs, bar: int, length: int
-) -> Segment:
-    """Scaled returns, log-volatility, class probabilities and, if the network draws them, edges of bars [bar, bar +
-    length): one pass of fixed shape."""
+def _forecast_segment(model: Artifact, features: Panel, side_inputs: SideInputs, bar: int, length: int) -> Segment:
+    """Returns in units of σ, log-volatility, class probabilities and, if the network learns them, edges of the bars
+    [bar, bar + length), computed in one pass of fixed shape."""
+    header = model.header
     device = "cuda" if torch.cuda.is_available() else "cpu"
     begin = max(0, bar - header.config.context_bars)
     panel = features.rows(begin, bar + length)
-    inputs = Inputs.of(panel, header.scaler, header.bar_us, inputs_for(header.spec, side_inputs, panel.ts))
+    inputs = Inputs.from_panel(panel, header.scaler, header.bar_us, inputs_for(header.spec, side_inputs, panel.ts))
     bars = torch.arange(bar - header.config.context_bars, bar + length) - begin
     with torch.inference_mode():
-        forecast = network.to(device)(inputs.batch(bars[None]).to(device))
-    return _scaled(forecast, slice(header.config.context_bars, None))
+        forecast = model.network.to(device)(inputs.batch(bars[None]).to(device))
+    return _forecast_arrays(forecast, slice(header.config.context_bars, None))
 
 
-def _scaled(forecast: Forecast, bars: slice) -> Segment:
-    """The same of those bars of the one chunk there is."""
-    logits = torch.softmax(forecast.logits.double(), dim=-1)
-    parts = (forecast.returns, forecast.log_volatility, logits)
-    numbers = tuple(v[0, bars].double().cpu().numpy() for v in parts)
-    return numbers if forecast.edges is None else (*numbers, forecast.edges[0, bars].cpu().numpy())
+def _forecast_arrays(forecast: Forecast, bars: slice) -> Segment:
+    """The arrays of a Segment for ``bars`` of a forecast with a single chunk."""
+    probabilities = torch.softmax(forecast.logits.double(), dim=-1)
+    parts = (forecast.returns, forecast.log_volatility, probabilities)
+    arrays = tuple(v[0, bars].double().cpu().numpy() for v in parts)
+    return arrays if forecast.edges is None else (*arrays, forecast.edges[0, bars].cpu().numpy())
 
 
-def _predictions(
+def _join_segments(
     segments: Sequence[Segment], horizons: tuple[int, ...], features: Panel, start: int, first: int, stop: int
 ) -> Predictions:
-    """The segments from bar ``start`` on, joined, cut to [first, stop) and back in units of returns."""
+    """Predictions of bars [first, stop) in units of returns; ``segments`` are successive and begin at bar ``start``."""
     n = len(features.symbols)
     empty = (np.empty((0, n, len(horizons))), np.empty((0, n)), np.empty((0, n, CLASSES)))
     cut = slice(first - start, stop - start)
@@ -281,7 +287,7 @@ def _predictions(
         np.concatenate(parts)[cut] for parts in zip(*(segments or [empty]), strict=True)
     )
     panel = features.rows(first, stop)
-    sigma = known_sigma(panel)
+    sigma = trailing_sigma(panel)
     valid = ~np.isnan(sigma)
     return Predictions(
         panel.ts,

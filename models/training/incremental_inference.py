@@ -1,9 +1,9 @@
-"""Forecasts bar by bar from a saved state, so that tomorrow's inference costs one step a bar.
+"""Incremental inference: forecasts bar by bar from a saved network state, at the cost of one step per new bar.
 
-State files stand beside their model file. Each says which inputs went into it (their hash), and is only used for the
-bar after them; without one, the forecasts are made from the context anew. They are those of the whole sequence to the
-rounding of single precision. The state that a night began with is kept until the next, so that a night killed and run
-again takes the same steps to the same bits.
+A state file lies in the folder of its model file. It stores the hash of the inputs that the state was computed from,
+and is used only for the bar that follows those inputs. Without a usable state file the forecasts are computed from the
+context again. Both ways give the same forecasts up to float32 rounding. The state that a night started from is kept
+until the next night, so a night that was killed and is run again repeats the same steps and gives identical bits.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from models.graphs.context import SideInputs
 from models.nets.forecast import Forecast
-from models.nets.sequence import flat, nested
+from models.nets.sequence import flatten_state, unflatten_state
 from models.panel import Panel
 from models.training.artifact import Artifact
 from models.training.data import Inputs
@@ -28,30 +28,32 @@ from models.training.keys import inputs_for, inputs_hash
 
 
 def step_forecasts(
-    model: Artifact, features: Panel, side_inputs: SideInputs, bars: range, state: Any, begins: bool = False
+    model: Artifact, features: Panel, side_inputs: SideInputs, bars: range, state: Any, starts_segment: bool = False
 ) -> tuple[list[Forecast], Any]:
-    """The forecasts of ``bars``, successive positions in ``features``, from the state before them, and that after them.
+    """The forecasts of ``bars``, one per bar, and the network state after the last of them.
 
-    A bar's gap is counted from the one before it; with ``begins`` the first has none, as in a segment run at once.
-    Positions before the panel are masked bars.
+    ``bars`` are successive positions in ``features``; positions before the panel are masked bars. ``state`` is the
+    network state before the first bar. A bar's time gap is counted from the bar before it; with ``starts_segment`` the
+    first bar has no gap, as when the whole segment is computed in one pass.
     """
-    offset = max(0, bars.start if begins else bars.start - 1)
-    panel, header = features.rows(offset, bars.stop), model.header
-    inputs = Inputs.of(panel, header.scaler, header.bar_us, inputs_for(header.spec, side_inputs, panel.ts))
+    offset = max(0, bars.start if starts_segment else bars.start - 1)
+    panel = features.rows(offset, bars.stop)
+    header = model.header
+    inputs = Inputs.from_panel(panel, header.scaler, header.bar_us, inputs_for(header.spec, side_inputs, panel.ts))
     network: Any = model.network
-    made = []
+    forecasts = []
     with torch.no_grad():
         for bar in bars:
             forecast, state = network.step(inputs.batch(torch.tensor([[bar - offset]])), state)
-            made.append(forecast)
-    return made, state
+            forecasts.append(forecast)
+    return forecasts, state
 
 
 def can_step(network: nn.Module) -> bool:
-    """True for a network with a step, where there is no GPU: a GPU runs a segment sooner than its steps.
+    """True for a network with a ``step`` method on a machine without a GPU: a GPU computes a segment faster than steps.
 
-    Not for one that learns edges and keeps the heaviest: where two are all but equal, the rounding decides which is
-    kept, and so a bar stepped can differ by a whole edge from the same bar in its segment.
+    False for a network that learns edges and keeps only the heaviest: of two almost equal edges rounding decides which
+    one is kept, so a bar computed by a step can differ by a whole edge from the same bar in its segment.
     """
     hybrid = getattr(network, "hybrid", None)
     if hybrid is not None and hybrid.learns_edges and hybrid.top_k is not None:
@@ -61,65 +63,70 @@ def can_step(network: nn.Module) -> bool:
 
 @dataclass(frozen=True)
 class IncrementalForecaster:
-    """A network at the bars of a panel, one after the other: from ``begin``, ``context_bars`` before a segment, which
-    may lie before the panel. ``file`` is the model file."""
+    """Runs the network of the model file ``artifact`` over a panel bar by bar, and saves its state for the next run.
 
-    file: Path
+    ``begin`` is the position of the first bar that the state covers: ``context_bars`` before a segment, and possibly
+    before the panel.
+    """
+
+    artifact: Path
     model: Artifact
     features: Panel
     side_inputs: SideInputs
     begin: int
 
     def forecasts(self, first: int, stop: int) -> list[Forecast] | None:
-        """Those of bars [first, stop), and the state after them saved; None if no saved state leads there."""
-        state = self._saved(first)
+        """The forecasts of bars [first, stop), and saves the state after them; None without a saved state before
+        ``first``."""
+        state = self._load(first)
         if state is None:
             return None
-        made, state = self._run(first, stop, state)
-        self._save(stop, state, began=first)
-        return made
+        forecasts, state = self._run(first, stop, state)
+        self._save(stop, state, started_from=first)
+        return forecasts
 
     def save_state(self, stop: int) -> None:
-        """Runs every bar from ``begin`` and saves the state after the one before ``stop``."""
+        """Runs the bars [begin, stop) from the initial state and saves the state after them."""
         network: Any = self.model.network
         _, state = self._run(self.begin, stop, network.initial_state(1, len(self.features.symbols)))
-        self._save(stop, state, began=stop)
+        self._save(stop, state, started_from=stop)
 
     def _run(self, first: int, stop: int, state: Any) -> tuple[list[Forecast], Any]:
         return step_forecasts(
             self.model, self.features, self.side_inputs, range(first, stop), state, first == self.begin
         )
 
-    def _saved(self, first: int) -> Any | None:
-        """The state after the bar before ``first``, or None where none is saved that can be read and heard the same."""
+    def _load(self, first: int) -> Any | None:
+        """The saved state before bar ``first``; None if there is none, or if it is unreadable or from other inputs."""
         network: Any = self.model.network
         try:
-            with safe_open(self._at(first), framework="pt") as opened:
-                if (opened.metadata() or {}).get("inputs") != self._heard(first):
+            with safe_open(self._state_path(first), framework="pt") as file:
+                if (file.metadata() or {}).get("inputs") != self._inputs_hash(first):
                     return None
-                tensors = [opened.get_tensor(f"{k:03d}") for k in range(len(opened.keys()))]
-            return nested(tensors, network.initial_state(1, len(self.features.symbols)))
+                tensors = [file.get_tensor(f"{k:03d}") for k in range(len(file.keys()))]
+            return unflatten_state(tensors, network.initial_state(1, len(self.features.symbols)))
         except (FileNotFoundError, SafetensorError, OSError, ValueError):
             return None
 
-    def _save(self, stop: int, state: Any, began: int) -> None:
-        file = self._at(stop)
-        partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-        tensors: dict[str, Tensor] = {f"{k:03d}": t.contiguous().clone() for k, t in enumerate(flat(state))}
+    def _save(self, stop: int, state: Any, started_from: int) -> None:
+        """Saves the state before bar ``stop`` and deletes older ones, except the one that this run started from."""
+        path = self._state_path(stop)
+        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+        tensors: dict[str, Tensor] = {f"{k:03d}": t.contiguous().clone() for k, t in enumerate(flatten_state(state))}
         try:
-            save_file(tensors, partial, metadata={"inputs": self._heard(stop)})
-            partial.replace(file)
+            save_file(tensors, partial, metadata={"inputs": self._inputs_hash(stop)})
+            partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
-        for old in file.parent.glob(f"{self.file.stem}.*.state"):
-            if old not in (file, self._at(began)):
+        for old in path.parent.glob(f"{self.artifact.stem}.*.state"):
+            if old not in (path, self._state_path(started_from)):
                 old.unlink(missing_ok=True)
 
-    def _at(self, bar: int) -> Path:
-        return self.file.with_name(f"{self.file.stem}.{bar}.state")
+    def _state_path(self, bar: int) -> Path:
+        return self.artifact.with_name(f"{self.artifact.stem}.{bar}.state")
 
-    def _heard(self, stop: int) -> str:
-        """The sha256 of what a state after the bars [begin, stop) has read."""
+    def _inputs_hash(self, stop: int) -> str:
+        """The sha256 of the inputs of a state after the bars [begin, stop)."""
         panel = self.features.rows(max(0, self.begin), stop)
         header = self.model.header
-        return inputs_hash(header.spec, panel, self.side_inputs, [header.outcome.data_hash, stop])
+        return inputs_hash(header.spec, panel, self.side_inputs, [header.fit_result.data_hash, stop])

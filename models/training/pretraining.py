@@ -1,4 +1,5 @@
-"""Networks a part of which is fitted first, alone, on the same fold (see models/nets/pretraining.py): never on bars after it."""
+"""Pretraining: part of a network is fitted first, by itself, on the same fold and never on later bars (see
+models/nets/pretraining.py)."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from models.zoo import Spec
 
 
 def pretraining_fit(spec: Spec, config: TrainConfig, network: nn.Module) -> tuple[Spec, TrainConfig] | None:
-    """What the part that is fitted first is, and how; None for a network that is fitted in one go."""
+    """Spec and config of the pretraining fit; None for a network without pretraining."""
     phase: PretrainingPhase | None = getattr(network, "pretraining", None)
     if phase is None:
         return None
@@ -27,7 +28,7 @@ def pretraining_fit(spec: Spec, config: TrainConfig, network: nn.Module) -> tupl
 def fitted_weights(
     artifact: Path, fit: Callable[[Path, Path, OnEpoch | None], object], on_epoch: OnEpoch | None
 ) -> Mapping[str, Tensor]:
-    """The weights in the model file ``artifact``, which ``fit`` writes if it is not there or cannot be read."""
+    """The weights in the model file ``artifact``; ``fit`` writes the file first if it is missing or unreadable."""
     try:
         return load_artifact(artifact).network.state_dict()
     except ArtifactError:

@@ -1,7 +1,7 @@
-"""Which volatility regime comes next, by networks that see the same macro-economic quarter (inventory SSF-07, SSF-08).
+"""Forecasts of the next volatility regime by networks that read a quarter of macroeconomic data (SSF-07, SSF-08).
 
-Every fold of a walk forward: thresholds, scaler and weights from its training rows alone, whose labels ended before the
-test began. The last rows of the training span, behind a purge of their own, choose the epoch. All networks get the same
+Every walk-forward fold fits thresholds, scaler and weights on its training rows alone, whose labels ended before the
+test began. The last rows of the training span, after a purge of their own, select the epoch. All networks have the same
 width, depth, steps, optimiser and seeds.
 
 Glossary: t sessions · f features · k rows · w = lookback_bars.
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from models.features.regimes import REGIMES, coming_volatility, regimes, terciles, trailing_volatility
+from models.features.regimes import REGIMES, future_volatility, regimes, terciles, trailing_volatility
 from models.features.scaling import Scaler
 from models.layers.dropout import reseed
 from models.nets.forecast import Batch
@@ -39,9 +39,10 @@ OnFold = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class RegimeConfig:
-    """Sizes of the study, in sessions, and the budget that every network gets.
+    """Sizes of the study, in sessions, and the training budget of every network.
 
-    Models learn from every ``stride_bars``-th training row: neighbours share 62 of 63 bars and 20 of 21 label days.
+    Models are trained on every ``stride_bars``-th training row, because neighbouring rows share 62 of 63 bars and 20 of
+    21 label days.
     """
 
     lookback_bars: int = 63
@@ -62,34 +63,35 @@ class RegimeConfig:
     seeds: tuple[int, ...] = (0, 1, 2)
 
     def spec(self, name: str) -> Spec:
-        """The network of that name; the Transformer's feed-forward part is as wide as makes its size the others'."""
+        """The spec of the network ``name``; the Transformer's feed-forward width makes all networks similar in size."""
         options = {"window": self.lookback_bars, "expand": 2} if name == "transformer" else {}
         return Spec(name, self.d_model, self.n_layers, dropout=self.dropout, options=options)
 
 
 @dataclass(frozen=True, eq=False)
 class RegimeStudy:
-    """Test days ``dates`` (t,), what came, ``truth`` (t,), and by model name what was said, (s, t), one row a seed.
+    """Results on the test days ``dates`` (t,): the true regimes ``truth`` (t,) and, by model name, the ``predictions``
+    (s, t), one row per seed.
 
-    ``folds``: those that were tested, with ``thresholds`` (folds, 2); ``parameters`` and ``seconds`` (fitting and
-    forecasting, all folds and seeds) of each model.
+    ``folds``: the tested folds, with ``thresholds`` (folds, 2). By model name: the number of ``parameters``, and the
+    ``seconds`` of fitting and forecasting over all folds and seeds.
     """
 
     dates: np.ndarray
     truth: np.ndarray
-    said: dict[str, np.ndarray]
+    predictions: dict[str, np.ndarray]
     folds: list[Fold]
     thresholds: np.ndarray
     parameters: dict[str, int]
     seconds: dict[str, float]
 
     def correct(self, name: str) -> np.ndarray:
-        """Where a model was right, (s, t)."""
-        return self.said[name] == self.truth
+        """True where the model's prediction was right, (s, t)."""
+        return self.predictions[name] == self.truth
 
 
 class RegimeNetwork(nn.Module):
-    """(k, w, f) → logits of the regimes (k, 3), read off an encoder's last bar; starts without an opinion."""
+    """(k, w, f) → logits of the regimes (k, 3), a linear map of an encoder's last bar; all 0 before the fit."""
 
     def __init__(self, spec: Spec, n_features: int, seed: int) -> None:
         super().__init__()
@@ -101,8 +103,8 @@ class RegimeNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (k, 3)."""
-        there = torch.ones(x.shape[:2])
-        h = self.encoder(Batch(x[:, :, None], there[:, :, None].bool(), there))
+        ones = torch.ones(x.shape[:2])
+        h = self.encoder(Batch(x[:, :, None], ones[:, :, None].bool(), ones))
         return h[:, -1, 0] @ self.weight.T + self.bias
 
 
@@ -114,43 +116,46 @@ def study(
     config: RegimeConfig,
     on_fold: OnFold | None = None,
 ) -> RegimeStudy:
-    """Every model on every fold of sessions ``dates`` (t,) datetime64[D] until ``last_date``, the features' last.
+    """The results of every model on every fold of the sessions ``dates`` (t,) datetime64[D].
 
-    ``features`` (t, f), known at each close, the last PRICE_FEATURES of the price alone; ``returns`` (t,) log, whose
-    later ones are labels only. Raises ValueError where no fold has a test row.
+    Test days end at ``last_date``, the last date with features. ``features`` (t, f) are known at each close; the last
+    PRICE_FEATURES columns are computed from the price alone. ``returns`` (t,) log; those after ``last_date`` serve as
+    labels only. ``on_fold(done, folds)`` is called after each fold. Raises ValueError if no fold has a test row.
     """
-    coming = coming_volatility(returns, config.horizon_bars)
+    future = future_volatility(returns, config.horizon_bars)
     trailing = trailing_volatility(returns, config.horizon_bars)
-    folds = regime_folds(dates, coming, last_date, config)
+    folds = regime_folds(dates, future, last_date, config)
     if not folds:
         raise ValueError(f"{len(dates)} sessions until {last_date} are too few for one fold of {config}")
-    said: dict[str, list[np.ndarray]] = defaultdict(list)
-    truth, tested, thresholds = [], [], []
+    predictions: dict[str, list[np.ndarray]] = defaultdict(list)
+    truth = []
+    test_rows = []
+    thresholds = []
     parameters: dict[str, int] = {"majority": 0, "persistence": 0}
     seconds: dict[str, float] = defaultdict(float)
     for done, (fold, test) in enumerate(folds):
-        edges = terciles(coming[fold.train])
-        labels = regimes(coming, edges)
-        x = scaled(features, fold)
+        edges = terciles(future[fold.train])
+        labels = regimes(future, edges)
+        x = scale_features(features, fold)
         windows = np.lib.stride_tricks.sliding_window_view(x, config.lookback_bars, axis=0).swapaxes(1, 2)
         rows = RegimeRows(torch.from_numpy(windows.copy()), torch.from_numpy(labels), config)
-        most = np.bincount(labels[fold.train], minlength=len(REGIMES)).argmax()
-        said["majority"].append(np.full((1, len(test)), most))
-        said["persistence"].append(regimes(trailing, edges)[test][None])
+        majority = np.bincount(labels[fold.train], minlength=len(REGIMES)).argmax()
+        predictions["majority"].append(np.full((1, len(test)), majority))
+        predictions["persistence"].append(regimes(trailing, edges)[test][None])
         for name in ("logistic_price", "logistic", *NETWORKS):
             started = time.perf_counter()
-            answers, parameters[name] = rows.answers(name, fold, test)
-            said[name].append(answers)
+            fold_predictions, parameters[name] = rows.fit_and_predict(name, fold, test)
+            predictions[name].append(fold_predictions)
             seconds[name] += time.perf_counter() - started
         truth.append(labels[test])
-        tested.append(test)
+        test_rows.append(test)
         thresholds.append(edges)
         if on_fold is not None:
             on_fold(done + 1, len(folds))
     return RegimeStudy(
-        dates[np.concatenate(tested)],
+        dates[np.concatenate(test_rows)],
         np.concatenate(truth),
-        {name: np.concatenate(said[name], axis=1) for name in (*BASELINES, *NETWORKS)},
+        {name: np.concatenate(predictions[name], axis=1) for name in (*BASELINES, *NETWORKS)},
         [fold for fold, _ in folds],
         np.array(thresholds),
         parameters,
@@ -159,9 +164,9 @@ def study(
 
 
 def regime_folds(
-    dates: np.ndarray, coming: np.ndarray, last_date: np.datetime64, config: RegimeConfig
+    dates: np.ndarray, future: np.ndarray, last_date: np.datetime64, config: RegimeConfig
 ) -> list[tuple[Fold, np.ndarray]]:
-    """Folds with their test rows: those until ``last_date`` whose label is known by now."""
+    """Folds with their test rows: the rows up to ``last_date`` whose label, from ``future`` (t,), is not NaN."""
     ends = np.full((len(dates), 1), np.datetime64("NaT"), dtype="datetime64[D]")
     ends[: len(dates) - config.horizon_bars, 0] = dates[config.horizon_bars :]
     folds = walk_forward(
@@ -172,84 +177,95 @@ def regime_folds(
         test_bars=config.test_bars,
         embargo_bars=config.embargo_bars,
     )
-    asked = ~np.isnan(coming) & (dates <= last_date)
+    is_test = ~np.isnan(future) & (dates <= last_date)
     pairs = [(fold, np.arange(fold.test_start, min(fold.test_stop, len(dates)))) for fold in folds]
-    return [(fold, test[asked[test]]) for fold, test in pairs if asked[test].any()]
+    return [(fold, test[is_test[test]]) for fold, test in pairs if is_test[test].any()]
 
 
-def scaled(features: np.ndarray, fold: Fold) -> np.ndarray:
-    """Features (t, f) scaled by the training rows of ``fold``, float32."""
+def scale_features(features: np.ndarray, fold: Fold) -> np.ndarray:
+    """Features (t, f) scaled by statistics of the training rows of ``fold``, float32."""
     cube = features[fold.train][:, None]
     names = [str(k) for k in range(features.shape[1])]
     return Scaler.fit(cube, np.ones(cube.shape[:2], dtype=bool), names).transform(features)
 
 
 class RegimeRows:
-    """The quarter before every session and the regime after it, to fit a model on some rows and ask it on others."""
+    """The window of features before every session and the regime after it; a model is fitted on some rows and predicts
+    others."""
 
     def __init__(self, windows: Tensor, labels: Tensor, config: RegimeConfig) -> None:
-        """``windows`` (t − w + 1, w, f): that at i ends with session i + w − 1; ``labels`` (t,)."""
-        self.windows, self.labels, self.config = windows, labels, config
+        """``windows`` (t − w + 1, w, f): window i ends with session i + w − 1; ``labels`` (t,)."""
+        self.windows = windows
+        self.labels = labels
+        self.config = config
 
-    def at(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+    def select(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         """Windows (k, w, f) that end at ``rows`` (k,), and their labels (k,)."""
-        at = torch.from_numpy(rows)
-        return self.windows[at - (self.config.lookback_bars - 1)], self.labels[at]
+        index = torch.from_numpy(rows)
+        return self.windows[index - (self.config.lookback_bars - 1)], self.labels[index]
 
-    def answers(self, name: str, fold: Fold, test: np.ndarray) -> tuple[np.ndarray, int]:
-        """What the model says of the rows ``test``, (s, k), and how many parameters it has."""
-        learned, held_out = validation_split(fold.train, self.config)
-        known, validated, (asked, _) = self.at(learned), self.at(held_out), self.at(test)
+    def fit_and_predict(self, name: str, fold: Fold, test: np.ndarray) -> tuple[np.ndarray, int]:
+        """The model's predictions on the rows ``test``, (s, k), and its number of parameters."""
+        train_rows, validation_rows = validation_split(fold.train, self.config)
+        train = self.select(train_rows)
+        validation = self.select(validation_rows)
+        x_test, _ = self.select(test)
         if name.startswith("logistic"):
-            first = asked.shape[-1] - PRICE_FEATURES if name == "logistic_price" else 0
-            x, x_validated, x_asked = (summarised(windows[..., first:]) for windows in (known[0], validated[0], asked))
-            weight, bias, _ = logistic(x, known[1], x_validated, validated[1])
-            weight, bias = weight[:, : len(REGIMES)], bias[: len(REGIMES)]
-            return (x_asked @ weight + bias).argmax(-1).numpy()[None], weight.numel() + bias.numel()
-        networks = [fitted(name, seed, known, validated, self.config) for seed in self.config.seeds]
+            first = x_test.shape[-1] - PRICE_FEATURES if name == "logistic_price" else 0
+            inputs = (summarise(windows[..., first:]) for windows in (train[0], validation[0], x_test))
+            linear_train, linear_validation, linear_test = inputs
+            weight, bias, _ = logistic(linear_train, train[1], linear_validation, validation[1])
+            weight = weight[:, : len(REGIMES)]
+            bias = bias[: len(REGIMES)]
+            return (linear_test @ weight + bias).argmax(-1).numpy()[None], weight.numel() + bias.numel()
+        networks = [fit_network(name, seed, train, validation, self.config) for seed in self.config.seeds]
         with torch.no_grad():
-            said = np.stack([network(asked).argmax(-1).numpy() for network in networks])
-        return said, sum(p.numel() for p in networks[0].parameters())
+            predictions = np.stack([network(x_test).argmax(-1).numpy() for network in networks])
+        return predictions, sum(p.numel() for p in networks[0].parameters())
 
 
-def summarised(windows: Tensor) -> Tensor:
-    """What a linear model reads of a quarter: its last bar and its mean, (k, 2 f) float64."""
+def summarise(windows: Tensor) -> Tensor:
+    """The inputs of a linear model: each window's last bar and its mean, (k, 2 f) float64."""
     return torch.cat([windows[:, -1], windows.mean(1)], dim=-1).double()
 
 
 def validation_split(train: np.ndarray, config: RegimeConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Training rows to learn from, and the later ones to choose the epoch by; no label of the first reaches these."""
-    held_out = math.ceil(config.validation_fraction * len(train))
-    learned = len(train) - held_out - config.horizon_bars
-    if learned < 1:
+    """Rows to train on, and later rows to validate on; no label of the former reaches the latter."""
+    validation_count = math.ceil(config.validation_fraction * len(train))
+    train_count = len(train) - validation_count - config.horizon_bars
+    if train_count < 1:
         raise ValueError(f"{len(train)} training rows leave none to learn from; raise train_bars")
-    return train[: learned : config.stride_bars], train[-held_out:]
+    return train[: train_count : config.stride_bars], train[-validation_count:]
 
 
-def fitted(
-    name: str, seed: int, learned: tuple[Tensor, Tensor], held_out: tuple[Tensor, Tensor], config: RegimeConfig
+def fit_network(
+    name: str, seed: int, train: tuple[Tensor, Tensor], validation: tuple[Tensor, Tensor], config: RegimeConfig
 ) -> RegimeNetwork:
-    """A network with the weights of the epoch that costs least on the rows held out, ready to be asked."""
-    x, y = learned
+    """A fitted network in evaluation mode, with the weights of the epoch of least validation loss."""
+    x, y = train
     network = RegimeNetwork(config.spec(name), x.shape[-1], seed)
     settings = TrainConfig(lr=config.lr, weight_decay=config.weight_decay)
     optimiser = FoldModule(network, settings).configure_optimizers()
-    order = torch.Generator().manual_seed(seed)
-    least, best, best_epoch = math.inf, copy.deepcopy(network.state_dict()), 0
+    generator = torch.Generator().manual_seed(seed)
+    best_loss = math.inf
+    best_epoch = 0
+    best_weights = copy.deepcopy(network.state_dict())
     for epoch in range(config.epochs):
         network.train()
         reseed(network, seed, epoch)
-        for rows in torch.randperm(len(x), generator=order).split(config.batch_rows):
+        for rows in torch.randperm(len(x), generator=generator).split(config.batch_rows):
             optimiser.zero_grad()
             cross_entropy(network(x[rows]), y[rows]).backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), settings.clip_norm)
             optimiser.step()
         network.eval()
         with torch.no_grad():
-            loss = float(cross_entropy(network(held_out[0]), held_out[1]))
-        if loss < least:
-            least, best, best_epoch = loss, copy.deepcopy(network.state_dict()), epoch
+            loss = float(cross_entropy(network(validation[0]), validation[1]))
+        if loss < best_loss:
+            best_loss = loss
+            best_epoch = epoch
+            best_weights = copy.deepcopy(network.state_dict())
         if epoch - best_epoch >= config.patience:
             break
-    network.load_state_dict(best)
+    network.load_state_dict(best_weights)
     return network.eval()

@@ -1,4 +1,4 @@
-"""Trades that were sent while nobody listened, asked for by REST."""
+"""Requests by REST the trades that happened while the websocket was not connected."""
 
 from __future__ import annotations
 
@@ -22,44 +22,49 @@ logger = logging.getLogger(__name__)
 
 
 class MissedTrades:
-    """What REST knows after each symbol's ``last`` trade. ``counts``: filled trades, symbols left unfilled.
+    """Fetches the trades after each symbol's last one. ``counts``: filled trades, symbols left unfilled.
 
-    Without ``rest`` there is nothing to know. Between two sweeps of all symbols ``every_s`` seconds pass.
+    ``last_trade_ts`` holds the time of each symbol's last trade and is updated by the caller. Without ``rest`` nothing
+    is fetched. Two backfills are at least ``every_s`` seconds apart.
     """
 
     def __init__(self, rest: Bybit | None, every_s: float) -> None:
-        self.rest, self.every_s = rest, every_s
-        self.last: dict[str, datetime] = {}
+        self.rest = rest
+        self.every_s = every_s
+        self.last_trade_ts: dict[str, datetime] = {}
         self.counts: Counter[str] = Counter()
-        self._next = 0.0
+        self._next_backfill_s = 0.0
 
     async def backfill(self, stop: asyncio.Event) -> pa.Table:
-        """Trades since each symbol's last one, or the beginning; of all symbols together, so that none is late.
+        """Rows of EVENT_ROWS: the trades of all symbols since each one's last trade.
 
-        Once ``stop`` is set no more is asked for, nor waited for: those trades stay missing.
+        The symbols come in one table, so that no symbol's trades arrive late because another's were pushed first. Once
+        ``stop`` is set nothing is requested or waited for any more: those trades stay missing.
         """
-        found = [event_rows([])]
-        if self.rest is None or not self.last:
-            return found[0]
+        tables = [event_rows([])]
+        if self.rest is None or not self.last_trade_ts:
+            return tables[0]
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), max(0.0, self._next - time.monotonic()))
-        for symbol, last in self.last.items():
-            found.append(await self._since(symbol, last, stop))
-        self._next = time.monotonic() + self.every_s
-        missed = pa.concat_tables(found)
-        self.counts["filled"] += missed.num_rows
-        return missed
+            await asyncio.wait_for(stop.wait(), max(0.0, self._next_backfill_s - time.monotonic()))
+        for symbol, last in self.last_trade_ts.items():
+            tables.append(await self._trades_since(symbol, last, stop))
+        self._next_backfill_s = time.monotonic() + self.every_s
+        trades = pa.concat_tables(tables)
+        self.counts["filled"] += trades.num_rows
+        return trades
 
-    async def _since(self, symbol: str, last: datetime, stop: asyncio.Event) -> pa.Table:
-        rest, trades, why = self.rest, None, "the stream is ending"
+    async def _trades_since(self, symbol: str, last: datetime, stop: asyncio.Event) -> pa.Table:
+        rest = self.rest
+        trades = None
+        reason = "the stream is ending"
         try:
             if rest is not None and not stop.is_set():
                 trades = await run_until_stopped(stop, lambda: rest.recent_trades(symbol))
         except MarketError as error:
-            why = str(error)
+            reason = str(error)
         if trades is None:
             self.counts["unfilled"] += 1
-            logger.warning("%s: trades since %s stay missing: %s", symbol, last, why)
+            logger.warning("%s: trades since %s stay missing: %s", symbol, last, reason)
             return event_rows([])
         if trades.num_rows >= TRADE_ROWS and trades["ts"][0].as_py() > last:
             self.counts["unfilled"] += 1

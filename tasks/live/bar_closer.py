@@ -1,4 +1,4 @@
-"""The bars that close while a stream runs: each is taken in beside the stream, and what it comes to handed back."""
+"""Runs the forecaster at each bar's close, in a thread beside the stream, and collects the forecasts."""
 
 from __future__ import annotations
 
@@ -19,65 +19,71 @@ from warehouse.errors import WarehouseError
 
 logger = logging.getLogger(__name__)
 
-RETRYABLE = (TaskError, WarehouseError, FeatureError, GraphError)  # what may be otherwise at the next close
+RETRYABLE = (TaskError, WarehouseError, FeatureError, GraphError)  # errors that may be gone at the next close
 
 
 class BarCloser:
-    """Has ``memory`` take in what is due, one after the other, in a thread: the exchange is asked for the bars there.
+    """Runs ``forecaster.close`` on the bars that are due, one close at a time, in a thread because it calls REST.
 
-    ``forecasts``: tables that have not been written yet. A close that fails costs its bar's forecasts: that bar is
-    taken in at the next close. ``counts``: unforecast bars.
+    ``forecasts`` holds the tables that are not written yet. A bar whose close fails gets no forecast; the forecaster
+    processes that bar at the next close. ``counts``: unforecast bars.
     """
 
-    def __init__(self, universe: str, memory: Forecaster) -> None:
-        self.universe, self.memory = universe, memory
+    def __init__(self, universe: str, forecaster: Forecaster) -> None:
+        self.universe = universe
+        self.forecaster = forecaster
         self.forecasts: list[pa.Table] = []
-        self.moved = False  # the memory's state is another than the one saved
+        self.has_unsaved_state = False
         self.counts: Counter[str] = Counter()
         self._closing: asyncio.Task[None] | None = None
 
-    def begin_due(self, stop: asyncio.Event) -> None:
-        """Begins the close that is due, unless one is under way. Raises what made the last one fail for good."""
+    def start_due_close(self, stop: asyncio.Event) -> None:
+        """Starts the close that is due, unless one is running. Raises the error that ended the last one, if it was
+        none of RETRYABLE."""
         if self._closing is not None:
             if not self._closing.done():
                 return
             self._closing.result()
             self._closing = None
-        due = self.memory.due()
+        due = self.forecaster.due()
         if due is not None:
             self._closing = asyncio.create_task(self._close(due, stop))
 
-    def take(self) -> list[pa.Table]:
-        """The forecasts that have not been written; ``put_back`` them if that fails."""
-        taken, self.forecasts, self.moved = self.forecasts, [], False
-        return taken
+    def take_forecasts(self) -> list[pa.Table]:
+        """The forecasts that are not written yet, which are removed here; ``put_back`` them if the write fails."""
+        forecasts = self.forecasts
+        self.forecasts = []
+        self.has_unsaved_state = False
+        return forecasts
 
     def put_back(self, forecasts: list[pa.Table]) -> None:
-        """They were not written."""
-        self.forecasts[:0], self.moved = forecasts, True
+        """Adds forecasts again that could not be written."""
+        self.forecasts[:0] = forecasts
+        self.has_unsaved_state = True
 
-    async def end(self) -> None:
-        """Returns once nothing is under way, which ``stop`` makes soon."""
+    async def wait(self) -> None:
+        """Waits for the running close, if there is one. Setting its ``stop`` event ends it early."""
         if self._closing is not None:
             await asyncio.gather(self._closing, return_exceptions=True)
 
     async def _close(self, due: DueBars, stop: asyncio.Event) -> None:
-        began = time.perf_counter()
+        started_s = time.perf_counter()
         try:
-            closed = await run_until_stopped(stop, partial(self.memory.close, due))
+            result = await run_until_stopped(stop, partial(self.forecaster.close, due))
         except RETRYABLE as error:
-            self.counts["unforecast"] += self.memory.give_up(due)
-            self.moved = True
-            logger.warning("%s: no forecast at %s: %s", self.universe, _said(due), error)
+            self.counts["unforecast"] += self.forecaster.give_up(due)
+            self.has_unsaved_state = True
+            logger.warning("%s: no forecast at %s: %s", self.universe, _close_text(due), error)
             return
-        if closed is None:
-            return  # the stream is ending: the next one finds it due
-        self.memory.commit(closed)  # from here on it is in the state, and its rows have to be written with that
-        self.forecasts.append(closed.rows)
-        self.moved = True
-        told = (closed.rows.num_rows, sum(closed.rows["stale"].to_pylist()), time.perf_counter() - began)
-        logger.info("%s: at %s %d forecasts, %d of them stale, %.1f s", self.universe, _said(due), *told)
+        if result is None:
+            return  # the stream is ending: these bars are due again in the next run
+        self.forecaster.commit(result)  # from here on the close is in the state, so its rows must be saved with it
+        self.forecasts.append(result.rows)
+        self.has_unsaved_state = True
+        stale = sum(result.rows["stale"].to_pylist())
+        counts = (result.rows.num_rows, stale, time.perf_counter() - started_s)
+        logger.info("%s: at %s %d forecasts, %d of them stale, %.1f s", self.universe, _close_text(due), *counts)
 
 
-def _said(due: DueBars) -> str:
+def _close_text(due: DueBars) -> str:
     return str(due.close.astype("datetime64[s]"))

@@ -1,4 +1,4 @@
-"""What a stream is asked to do, and what it says of itself at its end."""
+"""The settings of one run of a stream, and the report at its end."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ BREAKERS = ("ahead", "stale", "storms")
 class StreamJob:
     """What to stream, from where, and for how long (``minutes``; None: until stopped).
 
-    ``rest`` answers for the trades that were missed, every ``sweep_every_s`` at most; without it they stay missed.
-    ``model`` names the memory, which has a state of its own. ``bound_ms``: how much later than a newer one an event may
-    arrive. ``stale_s``, ``storm_per_s``: when silence, or a flood, is warned of (TGN-39).
+    ``rest`` serves the trades that were missed, at most every ``sweep_every_s``; without it they stay missing.
+    ``model`` names the network that forecasts; each model has its own state file. ``bound_ms``: how long after a newer
+    event an event may still arrive. The stream warns after ``stale_s`` without an event, and above ``storm_per_s``
+    events a second (TGN-39).
     """
 
     warehouse: Warehouse
@@ -45,13 +46,13 @@ class StreamJob:
 
     @property
     def state_file(self) -> Path:
-        """Where the state is kept, beside the warehouse."""
+        """The file that the state is saved in, beside the warehouse."""
         folder = self.warehouse.path.with_name(f"{self.warehouse.path.stem}.streams")
         return folder / f"{'-'.join(filter(None, (self.source, self.universe, self.model)))}.npz"
 
     @property
     def keys(self) -> dict[str, object]:
-        """Which of the warehouse's events are this stream's."""
+        """Selects this stream's events in queries of the warehouse."""
         return {"source": self.source, "venue": VENUE, "symbols": list(self.symbols)}
 
     @property
@@ -62,8 +63,8 @@ class StreamJob:
 
 @dataclass(frozen=True)
 class StreamReport:
-    """How a stream went: seconds, and counts by the names COUNTED and BREAKERS. ``forecasts`` are rows written,
-    ``unforecast`` the bars whose close passed without one."""
+    """How long a stream ran, in seconds, and its counts by the names in COUNTED and BREAKERS. ``forecasts`` counts
+    rows written, ``unforecast`` the bars whose close gave no forecast."""
 
     universe: str
     source: str

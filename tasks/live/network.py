@@ -1,7 +1,7 @@
-"""A temporal graph network that a stream feeds: it takes in every bar at its close, as a night does, and forecasts.
+"""A temporal graph network fed by a stream: it processes every bar at its close, as a night does, and forecasts.
 
-It begins, as a night does, ``context_bars`` before the segment of the bar that is forecast, and anew with each segment,
-see models/training/fit.py. It learns nothing here.
+As in a night, its state starts empty ``context_bars`` before the segment of the bar to forecast, and again with each
+new segment (see models/training/fit.py). It is not trained here.
 Glossary: e rows · n assets · t bars. Times are microseconds UTC.
 """
 
@@ -37,7 +37,7 @@ from tasks.forecasts import stream_rows
 from tasks.live.event_feed import CloseResult, DueBars
 from tasks.live.market import LiveMarket, MarketData
 from tasks.night import Night
-from tasks.panels import LARGE_VALUE, by_time, heard_rows, instants
+from tasks.panels import LARGE_VALUE, event_rows_for_bars, instants, merge_by_time
 from warehouse.publish import read_published
 from warehouse.tables import read_query
 
@@ -49,7 +49,7 @@ NO_INSTANT = 0
 
 @dataclass(frozen=True, eq=False)
 class PublishedFold:
-    """A model's newest published fold, whose test window is ``test_bars`` from ``test_start`` on."""
+    """A model's newest published fold; its test window has ``test_bars`` bars from ``test_start`` on."""
 
     model: str
     trial_id: str
@@ -60,30 +60,34 @@ class PublishedFold:
     test_bars: int
 
     @property
-    def said(self) -> dict[str, object]:
-        """What its forecasts say of it."""
+    def provenance(self) -> dict[str, object]:
+        """The columns of store.stream_forecasts that name the fold."""
         return {"trial_id": self.trial_id, "fold": self.fold, "artifact_sha256": self.sha256}
 
 
 def published_fold(market: LiveMarket, model: str) -> PublishedFold:
-    """Raises NoModelError for a model without one or that reads no events, NotPublishedError, ArtifactError."""
+    """The newest published fold of ``model``.
+
+    Raises NoModelError for a model that has none or reads no events, NotPublishedError, ArtifactError.
+    """
     try:
         zoo.network(model)
     except zoo.UnknownModelError as exc:
         raise NoModelError(f"{exc}; only networks can be fed") from exc
-    found = _newest_fold(market, model)
-    if not found.num_rows:
+    folds = _newest_fold(market, model)
+    if not folds.num_rows:
         raise NoModelError(
             f"no published {market.source} night of {market.universe.name} has a fold of {model}; run one with this "
             "model first"
         )
-    row, path = found.to_pylist()[0], market.warehouse.artifacts / found["artifact"][0].as_py()
+    row = folds.to_pylist()[0]
+    path = market.warehouse.artifacts / row["artifact"]
     if file_hash(path) != row["artifact_sha256"]:
         raise DamagedArtifactError(f"{path}: not the file that the fold wrote; delete it and run the night again")
     artifact = load_artifact(path)
     if not zoo.network(model).events:
         raise NoModelError(f"{model} reads no events between bars: stream with a temporal graph network, such as tgn")
-    start, end = (instants(found[name])[0] for name in ("test_start", "test_end"))
+    start, end = (instants(folds[name])[0] for name in ("test_start", "test_end"))
     bars = int((end - start).astype(np.int64) // artifact.header.bar_us)
     return PublishedFold(model, row["trial_id"], row["fold"], row["artifact_sha256"], artifact, start, bars)
 
@@ -95,186 +99,223 @@ def _newest_fold(market: LiveMarket, model: str) -> pa.Table:
 
 @dataclass(frozen=True, eq=False)
 class NetworkState:
-    """Where a network is: its ``state`` after the bar that closed at ``close``, in the segment whose first bar opened
-    at ``segment``; what the features of its ``events`` look back to; each asset's last event, ``heard`` (n,)."""
+    """The state of a network after the bar that closed at ``close``.
+
+    ``segment``: open of the first bar of the current segment; ``state``: the network's tensors; ``events``: the event
+    builder with the past events that features look back to; ``last_event_us`` (n,): each asset's last event.
+    """
 
     close: int
     segment: int
     state: Any
     events: MarketEvents
-    heard: np.ndarray
+    last_event_us: np.ndarray
 
 
 class LiveNetwork:
-    """A published fold at the newest closed bar of its market, fed with rows of ``symbols``, some of the market's.
+    """A published fold after the newest closed bar of its market, fed with rows of ``symbols``, a subset of the
+    market's.
 
-    Rows wait until their bar has closed: it hears them then, and those alone that a night reads. ``due`` asks for the
-    bars whose close the rows have passed; ``close`` works on copies, so that rows may come in meanwhile.
+    Rows wait until their bar has closed; the network then reads those that a night reads too. ``due`` returns the bars
+    that have closed by the newest row; ``close`` works on copies, so that ``consume`` may be called meanwhile.
     """
 
     def __init__(self, fold: PublishedFold, market: LiveMarket, symbols: Sequence[str]) -> None:
         make_deterministic()
-        self.fold, self.market, self.bar_us = fold, market, fold.artifact.header.bar_us
+        self.fold = fold
+        self.market = market
+        self.bar_us = fold.artifact.header.bar_us
         self.names = market.universe.symbols
-        self.place = np.array([self.names.index(symbol) for symbol in symbols])  # of a feed's symbol among the names
-        self.at: NetworkState | None = None
+        self.name_index = np.array([self.names.index(symbol) for symbol in symbols])  # position of each fed symbol
+        self.current: NetworkState | None = None
         self.waiting = [np.empty(0, MARKET_ROW)]
-        self.told = self.given_up = NO_INSTANT  # the newest row's time, and the last close that failed
+        self.newest_event_us = NO_INSTANT
+        self.last_failed_close_us = NO_INSTANT
 
     def begin(self) -> np.ndarray:
-        """The stored rows after the newest stored bar, up to which the memory then is. Raises NoBarsError."""
-        known = self.market.stored(datetime.now(UTC))
-        rows, close = self._stored_rows(known), int(microseconds(known.closes)[-1])
-        self.at = self._begun(known, _features(known), rows, len(known.bars))
-        self.told, self.given_up, self.waiting = close, NO_INSTANT, [rows[:0]]
-        since, own = rows[rows["t"] > close], np.full(len(self.names), -1)
-        own[self.place] = np.arange(len(self.place))
-        since["symbol"] = own[since["symbol"]]
-        return since[since["symbol"] >= 0]
+        """Sets the state to the newest published bar; returns the stored rows after it. Raises NoBarsError."""
+        data = self.market.published_data(datetime.now(UTC))
+        rows = self._stored_rows(data)
+        close = int(microseconds(data.closes)[-1])
+        self.current = self._initial_state(data, _features(data), rows, len(data.bars))
+        self.newest_event_us = close
+        self.last_failed_close_us = NO_INSTANT
+        self.waiting = [rows[:0]]
+        later = rows[rows["t"] > close]
+        fed_index = np.full(len(self.names), -1)
+        fed_index[self.name_index] = np.arange(len(self.name_index))
+        later["symbol"] = fed_index[later["symbol"]]
+        return later[later["symbol"] >= 0]
 
     def consume(self, rows: np.ndarray) -> None:
-        """Keeps the next rows until their bar closes; those of a bar that it has taken in already are not heard."""
-        assert self.at is not None
-        self.told = max(self.told, int(rows["t"][-1]))
+        """Keeps the next rows until their bar closes; ignores rows of bars that are processed already."""
+        assert self.current is not None
+        self.newest_event_us = max(self.newest_event_us, int(rows["t"][-1]))
         small = (rows["kind"] == EVENT_KINDS.index("trade")) & (rows["price"] * rows["size"] < LARGE_VALUE)
-        heard = rows[(rows["t"] > self.at.close) & (rows["kind"] != EVENT_KINDS.index("book")) & ~small]
-        heard["symbol"] = self.place[heard["symbol"]]
-        self.waiting.append(heard)
+        rows = rows[(rows["t"] > self.current.close) & (rows["kind"] != EVENT_KINDS.index("book")) & ~small]
+        rows["symbol"] = self.name_index[rows["symbol"]]
+        self.waiting.append(rows)
 
     def due(self) -> DueBars | None:
-        """The bars whose close came before the newest row: none of their events can still come."""
-        until = (self.told - 1) // self.bar_us * self.bar_us
-        if self.at is None or until <= max(self.at.close, self.given_up):
+        """The bars that closed before the newest row: no event of them can still arrive."""
+        until = (self.newest_event_us - 1) // self.bar_us * self.bar_us
+        if self.current is None or until <= max(self.current.close, self.last_failed_close_us):
             return None
         rows = np.concatenate(self.waiting)
         return DueBars(np.datetime64(until, "us"), rows[rows["t"] <= until])
 
     def close(self, due: DueBars) -> CloseResult:
-        """The forecasts at each of the closes that did not fail before. Raises what LiveMarket.at does."""
-        at, known, made = self.at, self.market.at(due.close), []
-        assert at is not None
-        features, ends = _features(known), microseconds(known.closes)
-        new = slice(int(np.searchsorted(ends, at.close, side="right")), len(ends))
-        fresh = [freshness(_heard(at.heard, due.rows, t), t, MAX_STALENESS_US) for t in ends[new].tolist()]
+        """The forecasts at each of the due closes, except those that failed before. Raises what
+        LiveMarket.data_at_close does."""
+        state = self.current
+        data = self.market.data_at_close(due.close)
+        forecasts: list[Forecast] = []
+        assert state is not None
+        features = _features(data)
+        closes = microseconds(data.closes)
+        new = slice(int(np.searchsorted(closes, state.close, side="right")), len(closes))
+        fresh = [
+            freshness(_last_event_us(state.last_event_us, due.rows, t), t, MAX_STALENESS_US)
+            for t in closes[new].tolist()
+        ]
         for bars in self._by_segment(features.ts, range(new.start, new.stop)):
-            if at.segment != self._segment(features.ts, bars.start):
-                at = self._begun(known, features, self._stored_rows(known), bars.start)
-            at, forecasts = self._taken_in(at, known, features, due.rows, bars)
-            made += forecasts
-        predictions = predictions_of(made, self.fold.artifact.header.horizons, features.rows(new.start, new.stop))
+            if state.segment != self._segment_start(features.ts, bars.start):
+                state = self._initial_state(data, features, self._stored_rows(data), bars.start)
+            state, segment_forecasts = self._advance(state, data, features, due.rows, bars)
+            forecasts += segment_forecasts
+        predictions = predictions_of(forecasts, self.fold.artifact.header.horizons, features.rows(new.start, new.stop))
         if self.fold.sha256 not in _newest_fold(self.market, self.fold.model)["artifact_sha256"].to_pylist():
             logger.warning("a newer fold of %s is published; start the stream again to use it", self.fold.model)
-        spoken = ends[new] > self.given_up
-        return CloseResult(at, stream_rows(predictions, known.closes[new], np.stack(fresh), spoken, self.fold.said))
+        is_reported = closes[new] > self.last_failed_close_us
+        rows = stream_rows(predictions, data.closes[new], np.stack(fresh), is_reported, self.fold.provenance)
+        return CloseResult(state, rows)
 
-    def commit(self, closed: CloseResult) -> None:
-        """Goes on from there."""
-        self.at = closed.memory
+    def commit(self, result: CloseResult) -> None:
+        """Makes the result's state the current one and drops the rows up to its close."""
+        self.current = result.state
         rows = np.concatenate(self.waiting)
-        self.waiting = [rows[rows["t"] > closed.memory.close]]
+        self.waiting = [rows[rows["t"] > result.state.close]]
 
     def give_up(self, due: DueBars) -> int:
-        """How many bars will have no forecast."""
-        assert self.at is not None
-        before, self.given_up = max(self.at.close, self.given_up), int(due.close.astype(np.int64))
-        return (self.given_up - before) // self.bar_us
+        """How many bars get no forecast because this close failed."""
+        assert self.current is not None
+        before = max(self.current.close, self.last_failed_close_us)
+        self.last_failed_close_us = int(due.close.astype(np.int64))
+        return (self.last_failed_close_us - before) // self.bar_us
 
-    def _nothing(self) -> Any:
-        """The network's state before the first bar."""
+    def _empty_tensors(self) -> Any:
+        """The network's tensors before the first bar."""
         return self.fold.artifact.network.initial_state(1, len(self.names))  # type: ignore[operator]
 
-    def _segment(self, ts: np.ndarray, bar: int) -> int:
-        """When the first bar opens of the segment with the ``bar`` of the grid ``ts``, or the one after it."""
+    def _segment_start(self, ts: np.ndarray, bar: int) -> int:
+        """Open of the first bar of the segment that position ``bar`` of the grid ``ts`` is in; ``bar`` may be one past
+        the grid's end."""
         length = segment_bars(self.fold.test_bars, len(self.names))
         start = int(np.searchsorted(ts, self.fold.test_start))
         return int(microseconds(ts)[0]) + (start + max(0, bar - start) // length * length) * self.bar_us
 
     def _by_segment(self, ts: np.ndarray, bars: range) -> list[range]:
-        """``bars`` in parts that each lie in one segment."""
-        cuts = [bar for bar in bars[1:] if self._segment(ts, bar) != self._segment(ts, bar - 1)]
+        """``bars`` split into ranges that each lie in one segment."""
+        cuts = [bar for bar in bars[1:] if self._segment_start(ts, bar) != self._segment_start(ts, bar - 1)]
         return [range(*ends) for ends in pairwise([bars.start, *cuts, bars.stop])]
 
-    def _stored_rows(self, known: MarketData) -> np.ndarray:
-        """All that a night at this instant would read of the events."""
-        now, market = datetime.now(UTC), self.market
+    def _stored_rows(self, data: MarketData) -> np.ndarray:
+        """The event rows that a night at this instant would read."""
+        now = datetime.now(UTC)
+        market = self.market
         night = Night(now.date(), market.source, market.universe, market.warehouse, now)
-        return heard_rows(night, known.bars.ts[0], FAR_FUTURE)
+        return event_rows_for_bars(night, data.bars.ts[0], FAR_FUTURE)
 
-    def _begun(self, known: MarketData, features: Panel, rows: np.ndarray, bar: int) -> NetworkState:
-        """Where a night is that is to forecast ``bar``, having run up to it from before its segment."""
-        segment, ts = self._segment(features.ts, bar), microseconds(features.ts)
+    def _initial_state(self, data: MarketData, features: Panel, rows: np.ndarray, bar: int) -> NetworkState:
+        """The state from which a night forecasts ``bar``: after the context bars and the segment's bars before it."""
+        segment = self._segment_start(features.ts, bar)
+        ts = microseconds(features.ts)
         first = (segment - int(ts[0])) // self.bar_us - self.fold.artifact.header.config.context_bars
-        nothing = np.full(len(self.names), NO_INSTANT)
-        before = NetworkState(NO_INSTANT, segment, self._nothing(), MarketEvents(self.names), nothing)
-        return self._taken_in(before, known, features, rows, range(min(first, bar), bar))[0]
+        no_event = np.full(len(self.names), NO_INSTANT)
+        empty = NetworkState(NO_INSTANT, segment, self._empty_tensors(), MarketEvents(self.names), no_event)
+        return self._advance(empty, data, features, rows, range(min(first, bar), bar))[0]
 
-    def _taken_in(
-        self, at: NetworkState, known: MarketData, features: Panel, rows: np.ndarray, bars: range
+    def _advance(
+        self, before: NetworkState, data: MarketData, features: Panel, rows: np.ndarray, bars: range
     ) -> tuple[NetworkState, list[Forecast]]:
-        """Where the network is after ``bars``, told of those of the ``rows`` (e,) that came since ``at``, and what it
-        forecasts at them."""
-        close, events = int(microseconds(known.closes)[bars.stop - 1]), MarketEvents(self.names)
-        events.restore(at.events.state())
-        own, settled = (part[(part["t"] > at.close) & (part["t"] <= close)] for part in (rows, known.settled))
-        told = BarEvents.of(events(by_time(own, settled)), features.ts, known.closes)
+        """The state after ``bars`` and the forecasts at them; reads those of the ``rows`` (e,) that are later than the
+        state ``before``."""
+        close = int(microseconds(data.closes)[bars.stop - 1])
+        events = MarketEvents(self.names)
+        events.restore(before.events.state())
+        new_rows, funding_rows = (
+            part[(part["t"] > before.close) & (part["t"] <= close)] for part in (rows, data.funding_rows)
+        )
+        bar_events = BarEvents.from_events(events(merge_by_time(new_rows, funding_rows)), features.ts, data.closes)
         graph = zoo.graph_of(self.fold.artifact.header.spec)
         snapshots = self.market.snapshots(graph, features.ts[max(0, bars.start - 1) : bars.stop])
-        around, begins = SideInputs(snapshots, told), at.close == NO_INSTANT
-        made, state = step_forecasts(self.fold.artifact, features, around, bars, at.state, begins)
-        return NetworkState(close, at.segment, state, events, _heard(at.heard, own, close)), made
+        side_inputs = SideInputs(snapshots, bar_events)
+        begins = before.close == NO_INSTANT
+        forecasts, state = step_forecasts(self.fold.artifact, features, side_inputs, bars, before.state, begins)
+        last_event_us = _last_event_us(before.last_event_us, new_rows, close)
+        return NetworkState(close, before.segment, state, events, last_event_us), forecasts
 
     def state(self) -> dict[str, np.ndarray]:
-        """Every tensor of the network's state by its place in it, what waits, and which fold it is of."""
-        at = self.at
-        assert at is not None
-        self.waiting = [np.concatenate(self.waiting)]
-        numbers = np.array([at.close, at.segment, self.told, self.given_up])
-        said = {"fold": np.array(self.fold.sha256), "numbers": numbers, "heard": at.heard, "waiting": self.waiting[0]}
-        said |= {f"events.{name}": array for name, array in at.events.state().items()}
-        return said | {f"state.{place}": value.numpy().copy() for place, value in _tensors(at.state).items()}
+        """The network's tensors by their position in its state, the waiting rows, and the fold's hash.
 
-    def unfit(self, arrays: Mapping[str, np.ndarray]) -> str:
-        """Why this network cannot go on from these arrays; empty if it can."""
+        The names of these arrays are part of the state files' format.
+        """
+        current = self.current
+        assert current is not None
+        self.waiting = [np.concatenate(self.waiting)]
+        numbers = np.array([current.close, current.segment, self.newest_event_us, self.last_failed_close_us])
+        fold = np.array(self.fold.sha256)
+        arrays = {"fold": fold, "numbers": numbers, "heard": current.last_event_us, "waiting": self.waiting[0]}
+        arrays |= {f"events.{name}": array for name, array in current.events.state().items()}
+        tensors = _tensors_by_position(current.state)
+        return arrays | {f"state.{position}": tensor.numpy().copy() for position, tensor in tensors.items()}
+
+    def reason_to_restart(self, arrays: Mapping[str, np.ndarray]) -> str:
+        """Why this network cannot continue from these arrays; empty if it can."""
         if str(arrays.get("fold")) != self.fold.sha256:
             return "the network has been fitted anew"
         if arrays["events.symbols"].tolist() != list(self.names):
-            return f"it is of {', '.join(arrays['events.symbols'].tolist())}, the universe of {', '.join(self.names)}"
-        shapes = {f"state.{place}": value.shape for place, value in _tensors(self._nothing()).items()}
+            saved = ", ".join(arrays["events.symbols"].tolist())
+            return f"it was saved for {saved}, the universe has {', '.join(self.names)}"
+        empty = _tensors_by_position(self._empty_tensors())
+        shapes = {f"state.{position}": tensor.shape for position, tensor in empty.items()}
         if {name: array.shape for name, array in arrays.items() if name.startswith("state.")} != shapes:
-            return "it is of another network"
+            return "it was saved for another network"
         return ""
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Goes on from where ``state`` was taken."""
+        """Restores the state that ``state`` returned."""
         events = MarketEvents(self.names)
         events.restore({name: arrays[f"events.{name}"] for name in events.state()})
-        close, segment, self.told, self.given_up = arrays["numbers"].tolist()
-        self.at = NetworkState(close, segment, _with(self._nothing(), arrays, "state"), events, arrays["heard"])
+        close, segment, self.newest_event_us, self.last_failed_close_us = arrays["numbers"].tolist()
+        state = _restored_tensors(self._empty_tensors(), arrays, "state")
+        self.current = NetworkState(close, segment, state, events, arrays["heard"])
         self.waiting = [arrays["waiting"]]
 
 
-def _features(known: MarketData) -> Panel:
-    return compute_features(known.bars, known.closes)
+def _features(data: MarketData) -> Panel:
+    return compute_features(data.bars, data.closes)
 
 
-def _heard(before: np.ndarray, rows: np.ndarray, until: int) -> np.ndarray:
-    """When each asset's last event up to ``until`` came (n,), by that ``before`` these rows (e,)."""
-    heard, own = before.copy(), rows[rows["t"] <= until]
-    np.maximum.at(heard, own["symbol"], own["t"])
-    return heard
+def _last_event_us(before: np.ndarray, rows: np.ndarray, until: int) -> np.ndarray:
+    """Each asset's last event time (n,) up to ``until``; ``before`` (n,) is the one before these rows (e,)."""
+    last = before.copy()
+    rows = rows[rows["t"] <= until]
+    np.maximum.at(last, rows["symbol"], rows["t"])
+    return last
 
 
-def _tensors(state: Any, place: str = "") -> dict[str, Tensor]:
-    """The tensors of nested tuples by their place: 0.1 is the second of the first."""
+def _tensors_by_position(state: Any, position: str = "") -> dict[str, Tensor]:
+    """The tensors of nested tuples by position: "0.1" is the second element of the first."""
     if isinstance(state, Tensor):
-        return {place: state}
-    parts = (_tensors(part, f"{place}.{i}".lstrip(".")) for i, part in enumerate(state))
+        return {position: state}
+    parts = (_tensors_by_position(part, f"{position}.{i}".lstrip(".")) for i, part in enumerate(state))
     return {name: tensor for part in parts for name, tensor in part.items()}
 
 
-def _with(state: Any, arrays: Mapping[str, np.ndarray], place: str) -> Any:
-    """Nested tuples of the same shape with the tensors of ``arrays``."""
-    if isinstance(state, Tensor):
-        return torch.from_numpy(arrays[place].copy())
-    parts = [_with(part, arrays, f"{place}.{i}") for i, part in enumerate(state)]
-    return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
+def _restored_tensors(template: Any, arrays: Mapping[str, np.ndarray], position: str) -> Any:
+    """Nested tuples shaped like ``template``, with the tensors of ``arrays``."""
+    if isinstance(template, Tensor):
+        return torch.from_numpy(arrays[position].copy())
+    parts = [_restored_tensors(part, arrays, f"{position}.{i}") for i, part in enumerate(template)]
+    return type(template)(*parts) if hasattr(template, "_fields") else tuple(parts)

@@ -1,4 +1,4 @@
-"""How a stream is told to end, and how nothing that it waits for keeps it from ending."""
+"""Stops a stream on a signal, without waiting for work that still runs in a thread."""
 
 from __future__ import annotations
 
@@ -14,52 +14,57 @@ T = TypeVar("T")
 
 @contextlib.contextmanager
 def stop_on_sigterm(stop: asyncio.Event) -> Iterator[None]:
-    """SIGTERM and SIGINT set ``stop`` for the block; a second one does what it did before. Only in a main thread."""
-    loop = asyncio.get_running_loop()
-    before: dict[signal.Signals, Any] = {}
+    """Within the block, the first SIGTERM or SIGINT sets ``stop``; a second one is handled as it was before the block.
 
-    def once(number: signal.Signals) -> None:
+    Has an effect only in the main thread.
+    """
+    loop = asyncio.get_running_loop()
+    previous: dict[signal.Signals, Any] = {}
+
+    def handle_first(number: signal.Signals) -> None:
         stop.set()
         loop.remove_signal_handler(number)
-        signal.signal(number, before[number])
+        signal.signal(number, previous[number])
 
     with contextlib.suppress(ValueError, RuntimeError, NotImplementedError):
         for number in (signal.SIGTERM, signal.SIGINT):
-            before[number] = signal.getsignal(number)
-            loop.add_signal_handler(number, once, number)
+            previous[number] = signal.getsignal(number)
+            loop.add_signal_handler(number, handle_first, number)
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             if loop.remove_signal_handler(number):
                 signal.signal(number, handler)
 
 
 async def run_until_stopped(stop: asyncio.Event, work: Callable[[], T]) -> T | None:
-    """What ``work`` returns or raises in a thread; None as soon as ``stop`` is set.
+    """Runs ``work`` in a thread and returns or raises what it does; returns None as soon as ``stop`` is set.
 
-    The thread is then left behind, and being a daemon keeps no process alive: a pool would wait for it.
+    The thread is not joined then. It is a daemon thread, so it does not keep the process alive, as a pool's would.
     """
-    loop, answer = asyncio.get_running_loop(), asyncio.get_running_loop().create_future()
+    loop = asyncio.get_running_loop()
+    outcome = loop.create_future()
 
     def settle(result: T | None, error: Exception | None) -> None:
-        if not answer.done():
-            answer.set_exception(error) if error else answer.set_result(result)
+        if not outcome.done():
+            outcome.set_exception(error) if error else outcome.set_result(result)
 
     def run() -> None:
-        result, error = None, None
+        result: T | None = None
+        error: Exception | None = None
         try:
             result = work()
         except Exception as exc:
             error = exc
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the result is not needed any more
             loop.call_soon_threadsafe(settle, result, error)
 
     threading.Thread(target=run, daemon=True).start()
     stopping = asyncio.create_task(stop.wait())
-    await asyncio.wait({answer, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait({outcome, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
-    if answer.done():
-        return answer.result()
-    answer.cancel()
+    if outcome.done():
+        return outcome.result()
+    outcome.cancel()
     return None

@@ -1,5 +1,6 @@
-"""Bybit V5 linear perpetuals through requests, as typed tables or typed errors: klines, funding, instruments, the last
-trades and open interest.
+"""A REST client of Bybit V5 linear perpetuals: klines, funding, instruments, the last trades and open interest.
+
+Every method returns a typed table or raises a typed error.
 """
 
 from __future__ import annotations
@@ -26,16 +27,20 @@ from tasks.errors import (
     UnknownSymbolError,
 )
 from tasks.markets.event_rows import event_columns
-from tasks.markets.retry_policy import RetryPolicy, refuse_status
+from tasks.markets.retry_policy import RetryPolicy, raise_for_status
 
 LIVE_URL = "https://api.bybit.com"
 REQUESTS_PER_SECOND = 10
 TIMEOUT_S = 10.0
-KLINE_ROWS, FUNDING_ROWS, INSTRUMENT_ROWS, TRADE_ROWS, INTEREST_ROWS = 1000, 200, 1000, 1000, 200
+KLINE_ROWS = 1000  # rows of one answer at most, here and below
+FUNDING_ROWS = 200
+INSTRUMENT_ROWS = 1000
+TRADE_ROWS = 1000
+INTEREST_ROWS = 200
 WIRE_INTERVALS = {"1h": "60", "1d": "D"}
 BAD_PARAMETER = 10001
-RATE_LIMITED = {10006, 10018}  # too many visits; too many from this address
-OUT_OF_ORDER = {10000, 10016}  # server time-out; server error
+RATE_LIMITED = {10006, 10018}  # too many requests; too many from this address
+SERVER_ERRORS = {10000, 10016}  # server time-out; server error
 FORBIDDEN = {10009, 10024}  # address banned; region not served
 TAKERS = {"Buy": "buy", "Sell": "sell"}
 KLINE_VALUES = ("open", "high", "low", "close", "volume", "turnover")
@@ -45,26 +50,27 @@ class Bybit:
     """A client of Bybit's market endpoints that never returns a bar which had not closed at ``until`` (UTC).
 
     Every method raises UnknownSymbolError, RefusedError (any other retCode), MalformedAnswerError, ForbiddenError or
-    OutageError, the last two only after the patience is used up. Safe to share between threads.
+    OutageError, the last two only after all retries. Safe to share between threads.
     """
 
     def __init__(
         self,
         until: datetime,
         session: requests.Session | None = None,
-        patience: RetryPolicy | None = None,
+        retry_policy: RetryPolicy | None = None,
         url: str = LIVE_URL,
         timeout_s: float = TIMEOUT_S,
     ):
         self._until_ms = _milliseconds(until)
         self._session = session or requests.Session()
-        self._patience = patience or RetryPolicy(REQUESTS_PER_SECOND)
-        self._url, self._timeout_s = url, timeout_s
+        self._retry_policy = retry_policy or RetryPolicy(REQUESTS_PER_SECOND)
+        self._url = url
+        self._timeout_s = timeout_s
 
     def close(self) -> None:
         """Closes the connections."""
         self._session.close()
-        self._patience.close()
+        self._retry_policy.close()
 
     def klines(self, symbol: str, interval: str, start: datetime, end: datetime) -> pa.Table:
         """Closed bars whose open is in [start, end), oldest first.
@@ -73,33 +79,48 @@ class Bybit:
         (quote coin; null where the answer has none).
         """
         query = {"symbol": symbol, "interval": WIRE_INTERVALS[interval]}
-        span, length_ms = ("start", "end"), INTERVALS[interval].astype(int) // 1000
-        rows, server_ms = self._pages("/v5/market/kline", query, span, lambda row: int(row[0]), KLINE_ROWS, start, end)
-        # closed by the exchange's clock too, should this machine's run ahead
-        closed_ms = min(self._until_ms, server_ms) - length_ms
-        with _known_shape(symbol):
-            return _kline_table(symbol, interval, [row for row in rows if int(row[0]) <= closed_ms])
+        length_ms = INTERVALS[interval].astype(int) // 1000
+        rows, server_ms = self._pages(
+            "/v5/market/kline", query, ("start", "end"), lambda row: int(row[0]), KLINE_ROWS, start, end
+        )
+        # a bar must have closed by the exchange's clock too, in case this machine's clock runs ahead
+        last_open_ms = min(self._until_ms, server_ms) - length_ms
+        with _parsing(symbol):
+            return _kline_table(symbol, interval, [row for row in rows if int(row[0]) <= last_open_ms])
 
     def funding(self, symbol: str, start: datetime, end: datetime) -> pa.Table:
         """Rates settled in [start, end), oldest first: symbol, ts (settlement, UTC), rate (a fraction longs pay)."""
-        path, span = "/v5/market/funding/history", ("startTime", "endTime")
-        rows, _ = self._pages(path, {"symbol": symbol}, span, _settled, FUNDING_ROWS, start, end)
-        with _known_shape(symbol):
+        rows, _ = self._pages(
+            "/v5/market/funding/history",
+            {"symbol": symbol},
+            ("startTime", "endTime"),
+            lambda row: int(row["fundingRateTimestamp"]),
+            FUNDING_ROWS,
+            start,
+            end,
+        )
+        with _parsing(symbol):
             return _funding_table(symbol, rows)
 
     def recent_trades(self, symbol: str) -> pa.Table:
-        """The last trades, 1000 at most, oldest first, as event rows; there is no asking for older ones."""
+        """The last trades, 1000 at most, oldest first, as event rows; Bybit serves no older ones."""
         body = self._get("/v5/market/recent-trade", {"symbol": symbol, "limit": TRADE_ROWS}, symbol)
-        with _known_shape(symbol):
+        with _parsing(symbol):
             rows = [row for row in body["result"]["list"] if int(row["time"]) <= self._until_ms]
             return _trade_table(symbol, sorted(rows, key=lambda row: int(row["time"])))
 
     def open_interest(self, symbol: str, start: datetime, end: datetime) -> pa.Table:
         """Hourly open interest (base coin) stamped in [start, end), oldest first, as event rows."""
-        path, span = "/v5/market/open-interest", ("startTime", "endTime")
-        query = {"symbol": symbol, "intervalTime": "1h"}
-        rows, _ = self._pages(path, query, span, lambda row: int(row["timestamp"]), INTEREST_ROWS, start, end)
-        with _known_shape(symbol):
+        rows, _ = self._pages(
+            "/v5/market/open-interest",
+            {"symbol": symbol, "intervalTime": "1h"},
+            ("startTime", "endTime"),
+            lambda row: int(row["timestamp"]),
+            INTEREST_ROWS,
+            start,
+            end,
+        )
+        with _parsing(symbol):
             return event_columns(
                 "open_interest",
                 len(rows),
@@ -110,24 +131,29 @@ class Bybit:
             )
 
     def instruments(self, symbols: Iterable[str]) -> pa.Table:
-        """What the exchange says now of those symbols that it lists, by symbol.
+        """The current rules of those of the symbols that the exchange lists, sorted by symbol.
 
         symbol, status, launched_at (UTC), tick_size (quote coin), lot_size (base coin), funding_interval_minutes; null
         where the answer has none.
         """
-        wanted, found, cursor = set(symbols), [], ""
+        requested = set(symbols)
+        rows: list[dict[str, Any]] = []
+        cursor = ""
         while True:
             query = {"limit": INSTRUMENT_ROWS} | ({"cursor": cursor} if cursor else {})
             body = self._get("/v5/market/instruments-info", query, "instruments")
-            with _known_shape("instruments"):
-                found += [row for row in body["result"]["list"] if row["symbol"] in wanted]
-                last, cursor = cursor, body["result"].get("nextPageCursor", "")
+            with _parsing("instruments"):
+                rows += [row for row in body["result"]["list"] if row["symbol"] in requested]
+                last_cursor = cursor
+                cursor = body["result"].get("nextPageCursor", "")
             if not cursor:
                 break
-            if cursor == last:
-                raise MalformedAnswerError(f"Bybit instruments: the cursor {cursor!r} came back; stopped paging")
-        with _known_shape("instruments"):
-            return _instrument_table(sorted(found, key=lambda row: row["symbol"]))
+            if cursor == last_cursor:
+                raise MalformedAnswerError(
+                    f"Bybit instruments: the cursor {cursor!r} was returned twice; stopped paging"
+                )
+        with _parsing("instruments"):
+            return _instrument_table(sorted(rows, key=lambda row: row["symbol"]))
 
     def _pages(
         self,
@@ -139,77 +165,76 @@ class Bybit:
         start: datetime,
         end: datetime,
     ) -> tuple[list[Any], int]:
-        """Rows stamped in [start, end), oldest first, and the server's time (ms) when it gave the newest of them.
+        """Rows stamped in [start, end), oldest first, and the server's time (ms) of the first answer.
 
-        Answers come newest first and hold ``cap`` rows at most, so a full one is followed by the span before it.
+        ``span`` names the query's start and end, ``stamp`` returns a row's time (ms). An answer is sorted newest first
+        and has ``cap`` rows at most, so after a full one the span before its oldest row is requested.
         """
         symbol = query["symbol"]
-        first_ms, last_ms = _milliseconds(start), min(_milliseconds(end) - 1, self._until_ms)
+        first_ms = _milliseconds(start)
+        last_ms = min(_milliseconds(end) - 1, self._until_ms)
         rows: list[Any] = []
         server_ms = 0
         while first_ms <= last_ms:
             body = self._get(path, query | {span[0]: first_ms, span[1]: last_ms, "limit": cap}, symbol)
-            with _known_shape(symbol):
-                got = body["result"]["list"]
-                stamps = [stamp(row) for row in got]
+            with _parsing(symbol):
+                page = body["result"]["list"]
+                stamps = [stamp(row) for row in page]
                 server_ms = server_ms or int(body["time"])
             if stamps != sorted(set(stamps), reverse=True) or any(not first_ms <= s <= last_ms for s in stamps):
-                raise MalformedAnswerError(f"Bybit {path} {symbol}: rows out of order or outside the span asked for")
-            rows += got
-            if len(got) < cap:
+                raise MalformedAnswerError(f"Bybit {path} {symbol}: rows out of order or outside the requested span")
+            rows += page
+            if len(page) < cap:
                 break
             last_ms = stamps[-1] - 1
         return rows[::-1], server_ms
 
     def _get(self, path: str, query: dict[str, Any], symbol: str) -> dict[str, Any]:
-        return self._patience.ask(lambda: self._once(path, query, symbol), f"Bybit {path} {symbol}")
+        return self._retry_policy.call(lambda: self._get_once(path, query, symbol), f"Bybit {path} {symbol}")
 
-    def _once(self, path: str, query: dict[str, Any], symbol: str) -> dict[str, Any]:
-        what = f"Bybit {path} {symbol}"
-        self._patience.wait_for_turn()
+    def _get_once(self, path: str, query: dict[str, Any], symbol: str) -> dict[str, Any]:
+        label = f"Bybit {path} {symbol}"
+        self._retry_policy.wait_for_turn()
         try:
             query = {"category": "linear"} | query
             response = self._session.get(self._url + path, params=query, timeout=self._timeout_s)
-            refuse_status(response.status_code, what)
+            raise_for_status(response.status_code, label)
             body = response.json()
         except requests.exceptions.JSONDecodeError as exc:
-            raise OutageError(f"{what}: the answer is cut short or not JSON; try again later") from exc
+            raise OutageError(f"{label}: the answer is cut short or not JSON; try again later") from exc
         except requests.exceptions.RequestException as exc:
-            raise OutageError(f"{what}: no whole answer ({type(exc).__name__}: {exc}); try again later") from exc
-        refuse_code(body, what)
+            raise OutageError(f"{label}: no whole answer ({type(exc).__name__}: {exc}); try again later") from exc
+        raise_for_code(body, label)
         return body
 
 
-def refuse_code(body: Any, what: str) -> None:
-    """Raises the error a body's retCode stands for; returns on 0."""
+def raise_for_code(body: Any, label: str) -> None:
+    """Raises the error that a body's retCode means; returns on 0. ``label`` names the request in the message."""
     if not isinstance(body, dict) or "retCode" not in body:
-        raise MalformedAnswerError(f"{what}: an answer without retCode: {json.dumps(body)[:80]}")
-    code, message = body["retCode"], str(body.get("retMsg", ""))
+        raise MalformedAnswerError(f"{label}: an answer without retCode: {json.dumps(body)[:80]}")
+    code = body["retCode"]
+    message = str(body.get("retMsg", ""))
     if code == 0:
         return
-    said = f"{what}: retCode {code}, {message or 'no message'}"
+    error = f"{label}: retCode {code}, {message or 'no message'}"
     if code in RATE_LIMITED:
-        raise RateLimitedError(f"{said}; wait, or lower the request rate")
-    if code in OUT_OF_ORDER:
-        raise OutageError(f"{said}; Bybit is out of order, try again later")
+        raise RateLimitedError(f"{error}; wait, or lower the request rate")
+    if code in SERVER_ERRORS:
+        raise OutageError(f"{error}; Bybit is out of order, try again later")
     if code in FORBIDDEN:
-        raise ForbiddenError(f"{said}; Bybit does not serve this address or region")
+        raise ForbiddenError(f"{error}; Bybit does not serve this address or region")
     if code == BAD_PARAMETER and "symbol" in message.lower():
-        raise UnknownSymbolError(f"{said}; Bybit does not list it: check the spelling or set its valid_to")
-    raise RefusedError(f"{said}; Bybit refused the request")
+        raise UnknownSymbolError(f"{error}; Bybit does not list it: check the spelling or set its valid_to")
+    raise RefusedError(f"{error}; Bybit refused the request")
 
 
 @contextmanager
-def _known_shape(symbol: str) -> Iterator[None]:
-    """Turns what goes wrong when an answer is read as if it had the known shape into MalformedAnswerError."""
+def _parsing(symbol: str) -> Iterator[None]:
+    """Raises MalformedAnswerError for errors that reading an answer of another shape causes in the block."""
     try:
         yield
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as exc:
         raise MalformedAnswerError(f"Bybit {symbol}: not the answer we know ({type(exc).__name__}: {exc})") from exc
-
-
-def _settled(row: dict[str, str]) -> int:
-    return int(row["fundingRateTimestamp"])
 
 
 def _milliseconds(instant: datetime) -> int:
@@ -230,7 +255,7 @@ def _number(text: str) -> float | None:
 def _positive(text: str) -> float:
     value = float(text)
     if not 0 < value < math.inf:
-        raise ValueError(f"{text} is no price, size or interest")
+        raise ValueError(f"{text} is not a price, size or open interest")
     return value
 
 

@@ -1,9 +1,8 @@
-"""What Bybit's public websocket says, frame by frame, as rows of events: trades, liquidations, books, funding and open
-interest.
+"""Reads frames of Bybit's public websocket into event rows: trades, liquidations, books, funding and open interest.
 
-Books and tickers come as a snapshot and then as changes to it, so each is kept here as it stands. A book's changes are
-numbered (``u``) one by one: a missing number makes it unusable until the next snapshot, which is what ``take_gaps``
-asks for. A frame that cannot be read changes nothing, is counted and logged, and the stream goes on.
+Books and tickers arrive as a snapshot and then as changes to it, so their current state is kept here. A book's changes
+are numbered (``u``) one by one: after a missing number the book is unusable until the next snapshot, and ``take_gaps``
+returns its topic. A frame that cannot be read changes nothing; it is counted and logged, and the stream continues.
 """
 
 from __future__ import annotations
@@ -20,34 +19,37 @@ from tasks.markets.bybit import TAKERS
 
 logger = logging.getLogger(__name__)
 
-BOOK, TRADES, TICKERS, LIQUIDATIONS = "orderbook.50", "publicTrade", "tickers", "allLiquidation"
+BOOK = "orderbook.50"
+TRADES = "publicTrade"
+TICKERS = "tickers"
+LIQUIDATIONS = "allLiquidation"
 TOPICS = (TRADES, BOOK, TICKERS, LIQUIDATIONS)
-CLOSING_TAKER = {"Buy": "sell", "Sell": "buy"}  # Bybit gives the side of the position: a liquidated long is sold
-RESTARTED = 1  # the update id with which the exchange itself begins a book anew
-US = 1000  # microseconds in a millisecond
-LAST_MS = 4_102_444_800_000  # 2100-01-01: a time beyond it is none
-LEAST, MOST = 1e-15, 1e15  # of a price or a quantity: what is beyond them is none, and no feature could hold it
-MOST_RATE = 1.0  # of a funding rate, either way: all of a position at one settlement
+CLOSING_TAKER = {"Buy": "sell", "Sell": "buy"}  # Bybit names the position's side: a liquidated long is sold
+RESTARTED = 1  # the update id of the first change after the exchange has reset a book
+US_PER_MS = 1000
+MAX_TIME_MS = 4_102_444_800_000  # 2100-01-01: a later time is refused
+MIN_VALUE, MAX_VALUE = 1e-15, 1e15  # of a price or a quantity: values outside are refused, features could overflow
+MAX_RATE = 1.0  # absolute funding rate: a whole position paid at one settlement
 SHOWN_CHARACTERS = 120
 UNREADABLE = (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError)
 Row = dict[str, Any]
 
 
-def topics_of(symbols: tuple[str, ...]) -> list[str]:
-    """The topics that a stream of these symbols listens to."""
+def topics_for(symbols: tuple[str, ...]) -> list[str]:
+    """The topics to subscribe to for a stream of these symbols."""
     return [f"{topic}.{symbol}" for symbol in symbols for topic in TOPICS]
 
 
 @dataclass
 class OrderBook:
-    """One symbol's book as it stands: size by price, and the number of the last change."""
+    """One symbol's current book: size by price, and the number of the last change."""
 
     bids: dict[float, float] = field(default_factory=dict)
     asks: dict[float, float] = field(default_factory=dict)
     update: int = 0
 
     def apply(self, bids: list[tuple[float, float]], asks: list[tuple[float, float]], update: int) -> None:
-        """Sets the size at each price; a size of 0 takes the price out."""
+        """Sets the size at each price; a size of 0 removes the price."""
         for side, levels in ((self.bids, bids), (self.asks, asks)):
             for price, size in levels:
                 if size:
@@ -56,18 +58,18 @@ class OrderBook:
                     side.pop(price, None)
         self.update = update
 
-    def measures(self) -> Row:
-        """Best prices and the depth of each side, neither of which is empty."""
+    def best_prices_and_depth(self) -> Row:
+        """The values of a book event: best prices, and the total size of each side. Neither side may be empty."""
         sizes = {"bid_size": math.fsum(self.bids.values()), "ask_size": math.fsum(self.asks.values())}
         return {"bid": max(self.bids), "ask": min(self.asks), **sizes}
 
 
-class Frames:
-    """Reads frames of ``symbols`` in the order in which they come. ``counts``: frames, malformed, repeated, gaps,
-    rejected, pongs, other.
+class FrameReader:
+    """Reads the frames of ``symbols`` in the order of arrival. ``counts``: frames, malformed, repeated, gaps, rejected,
+    pongs, other; ``rejected``: the error message of each topic that Bybit refused.
 
     A book gives a row for its first change in each ``book_every_us`` of the exchange's time; funding and open interest
-    give one when they change.
+    give a row when they change.
     """
 
     def __init__(self, symbols: Sequence[str], book_every_us: int = 1_000_000) -> None:
@@ -77,41 +79,42 @@ class Frames:
         self._book_every_us = book_every_us
         self._books: dict[str, OrderBook] = {}
         self._tickers: dict[str, Row] = {}
-        self._slots: dict[str, int] = {}
-        self._told: dict[tuple[str, str], tuple[Any, ...]] = {}
+        self._book_slots: dict[str, int] = {}
+        self._last_values: dict[tuple[str, str], tuple[Any, ...]] = {}
         self._gaps: list[str] = []
         self._readers: dict[str, Callable[[str, Row], list[Row]]] = {
-            TRADES: self._trades,
-            BOOK: self._book,
-            TICKERS: self._ticker,
-            LIQUIDATIONS: self._liquidations,
+            TRADES: self._read_trades,
+            BOOK: self._read_book,
+            TICKERS: self._read_ticker,
+            LIQUIDATIONS: self._read_liquidations,
         }
 
-    def connected(self) -> None:
-        """Forgets books and tickers: a new connection begins with their snapshots."""
+    def forget_snapshots(self) -> None:
+        """Forgets books and tickers: after a reconnection Bybit sends their snapshots again."""
         self._books.clear()
         self._tickers.clear()
         self._gaps.clear()
 
-    def tell(self, kind: str, symbol: str, *values: Any) -> bool:
-        """True when the values of this kind differ from the last ones told, which they become."""
-        new = self._told.get((kind, symbol)) != values
-        self._told[kind, symbol] = values
-        return new
+    def update_value(self, kind: str, symbol: str, *values: Any) -> bool:
+        """Stores the symbol's current values of this kind; returns True if they differ from the stored ones."""
+        is_new = self._last_values.get((kind, symbol)) != values
+        self._last_values[kind, symbol] = values
+        return is_new
 
     def take_gaps(self) -> list[str]:
-        """Topics that need a new snapshot, each once."""
-        gaps, self._gaps = self._gaps, []
+        """Topics that need a new snapshot; each is returned once."""
+        gaps = self._gaps
+        self._gaps = []
         return gaps
 
     def read(self, text: str | bytes) -> list[Row]:
-        """The frame's events as EVENT_ROWS names them, ``ts`` in microseconds UTC; none of one not understood."""
+        """The frame's events with the names of EVENT_ROWS, ``ts`` in microseconds UTC; none for an unreadable frame."""
         self.counts["frames"] += 1
         try:
             frame = json.loads(text)
             topic = frame.get("topic")
             if topic is None:
-                return self._control(frame)
+                return self._read_control(frame)
             name, _, symbol = topic.rpartition(".")
             if name not in self._readers or symbol not in self.symbols:
                 self.counts["other"] += 1
@@ -123,106 +126,114 @@ class Frames:
             return []
 
     def book(self, symbol: str) -> OrderBook | None:
-        """The book as it stands; None between a gap and the next snapshot."""
+        """The current book; None between a gap and the next snapshot."""
         return self._books.get(symbol)
 
-    def _control(self, frame: Row) -> list[Row]:
-        """Acknowledgements, rejections and pongs."""
+    def _read_control(self, frame: Row) -> list[Row]:
+        """Counts pongs and rejections, ignores acknowledgements; no rows."""
         if "pong" in (frame.get("ret_msg"), frame["op"]):
             self.counts["pongs"] += 1
         elif frame["success"] is False:
-            topic, message = str(frame.get("req_id", "")), str(frame.get("ret_msg", ""))
+            topic = str(frame.get("req_id", ""))
+            message = str(frame.get("ret_msg", ""))
             self.counts["rejected"] += 1
             self.rejected[topic] = message
             logger.warning("Bybit does not accept %s: %s; the other topics go on", topic or "a request", message)
         return []
 
-    def _trades(self, symbol: str, frame: Row) -> list[Row]:
-        return [_trade("trade", symbol, one, one["i"], TAKERS[one["S"]]) for one in frame["data"]]
+    def _read_trades(self, symbol: str, frame: Row) -> list[Row]:
+        return [_trade_row("trade", symbol, trade, trade["i"], TAKERS[trade["S"]]) for trade in frame["data"]]
 
-    def _liquidations(self, symbol: str, frame: Row) -> list[Row]:
+    def _read_liquidations(self, symbol: str, frame: Row) -> list[Row]:
         return [
-            _trade("liquidation", symbol, one, f"{one['S']} {one['v']} {one['p']}", CLOSING_TAKER[one["S"]])
-            for one in frame["data"]
+            _trade_row(
+                "liquidation", symbol, order, f"{order['S']} {order['v']} {order['p']}", CLOSING_TAKER[order["S"]]
+            )
+            for order in frame["data"]
         ]
 
-    def _book(self, symbol: str, frame: Row) -> list[Row]:
+    def _read_book(self, symbol: str, frame: Row) -> list[Row]:
         data = frame["data"]
-        update, ts = int(data["u"]), _instant(frame["cts"] if "cts" in frame else frame["ts"])
-        bids, asks = _levels(data["b"]), _levels(data["a"])
+        update = int(data["u"])
+        ts = _microseconds(frame["cts"] if "cts" in frame else frame["ts"])
+        bids = _levels(data["b"])
+        asks = _levels(data["a"])
         if frame["type"] == "snapshot" or update == RESTARTED:
             self._books[symbol] = OrderBook()
         book = self._books.get(symbol)
         if book is None or update <= book.update:
-            self.counts["repeated"] += 1  # of before the gap, or sent twice
+            self.counts["repeated"] += 1  # from before the gap, or sent twice
             return []
         if book.update and update != book.update + 1:
-            return self._gap(f"{BOOK}.{symbol}", f"from change {book.update} to {update}")
+            return self._record_gap(f"{BOOK}.{symbol}", f"from change {book.update} to {update}")
         book.apply(bids, asks, update)
-        if self._slots.get(symbol) == ts // self._book_every_us or not (book.bids and book.asks):
+        if self._book_slots.get(symbol) == ts // self._book_every_us or not (book.bids and book.asks):
             return []
-        measures = book.measures()
-        if measures["bid"] >= measures["ask"]:
-            return self._gap(f"{BOOK}.{symbol}", f"bid {measures['bid']} is not below ask {measures['ask']}")
-        self._slots[symbol] = ts // self._book_every_us
-        return [{"kind": "book", "symbol": symbol, "ts": ts, "event_id": str(update), **measures}]
+        values = book.best_prices_and_depth()
+        if values["bid"] >= values["ask"]:
+            return self._record_gap(f"{BOOK}.{symbol}", f"bid {values['bid']} is not below ask {values['ask']}")
+        self._book_slots[symbol] = ts // self._book_every_us
+        return [{"kind": "book", "symbol": symbol, "ts": ts, "event_id": str(update), **values}]
 
-    def _gap(self, topic: str, why: str) -> list[Row]:
+    def _record_gap(self, topic: str, reason: str) -> list[Row]:
         self.counts["gaps"] += 1
-        logger.warning("%s: %s; asking for a new snapshot", topic, why)
+        logger.warning("%s: %s; asking for a new snapshot", topic, reason)
         self._books.pop(topic.rpartition(".")[2], None)
         self._gaps.append(topic)
         return []
 
-    def _ticker(self, symbol: str, frame: Row) -> list[Row]:
-        data, ts = frame["data"], _instant(frame["ts"])
+    def _read_ticker(self, symbol: str, frame: Row) -> list[Row]:
+        data = frame["data"]
+        ts = _microseconds(frame["ts"])
         if frame["type"] != "snapshot" and symbol not in self._tickers:
             self.counts["repeated"] += 1
             return []
-        known = data if frame["type"] == "snapshot" else self._tickers[symbol] | data
-        rate, interest = _number(known, "fundingRate"), _number(known, "openInterest")
-        if abs(rate or 0.0) > MOST_RATE or not (interest is None or LEAST < interest < MOST):
+        ticker = data if frame["type"] == "snapshot" else self._tickers[symbol] | data
+        rate = _number(ticker, "fundingRate")
+        interest = _number(ticker, "openInterest")
+        if abs(rate or 0.0) > MAX_RATE or not (interest is None or MIN_VALUE < interest < MAX_VALUE):
             raise ValueError(f"funding rate {rate}, open interest {interest}")
-        settles = _instant(known["nextFundingTime"]) if known.get("nextFundingTime") else None
-        row = {"symbol": symbol, "ts": ts, "event_id": _known_by(str(frame.get("cs", frame["ts"])))}
-        self._tickers[symbol] = known
+        settles = _microseconds(ticker["nextFundingTime"]) if ticker.get("nextFundingTime") else None
+        row = {"symbol": symbol, "ts": ts, "event_id": _event_id(str(frame.get("cs", frame["ts"])))}
+        self._tickers[symbol] = ticker
         rows = []
-        if rate is not None and self.tell("funding", symbol, rate, settles):
+        if rate is not None and self.update_value("funding", symbol, rate, settles):
             rows.append({**row, "kind": "funding", "rate": rate, "next_ts": settles})
-        if interest is not None and self.tell("open_interest", symbol, interest):
+        if interest is not None and self.update_value("open_interest", symbol, interest):
             rows.append({**row, "kind": "open_interest", "open_interest": interest})
         return rows
 
 
-def _trade(kind: str, symbol: str, one: Row, event_id: object, side: str) -> Row:
-    price, size = float(one["p"]), float(one["v"])
-    if not (LEAST < price < MOST and LEAST < size < MOST):
+def _trade_row(kind: str, symbol: str, trade: Row, event_id: object, side: str) -> Row:
+    price = float(trade["p"])
+    size = float(trade["v"])
+    if not (MIN_VALUE < price < MAX_VALUE and MIN_VALUE < size < MAX_VALUE):
         raise ValueError(f"price {price}, size {size}")
-    row = {"kind": kind, "symbol": symbol, "ts": _instant(one["T"]), "event_id": _known_by(event_id)}
+    row = {"kind": kind, "symbol": symbol, "ts": _microseconds(trade["T"]), "event_id": _event_id(event_id)}
     return {**row, "side": side, "price": price, "size": size}
 
 
-def _known_by(event_id: object) -> str:
-    """An event's id, which UTF-8 can hold: half a surrogate pair is valid JSON and no text."""
+def _event_id(event_id: object) -> str:
+    """The id, checked to be text that UTF-8 can encode. Raises TypeError or UnicodeEncodeError."""
     if not isinstance(event_id, str):
         raise TypeError(f"the id is {event_id!r}")
-    event_id.encode()
+    event_id.encode()  # JSON may contain half a surrogate pair, which is not valid text
     return event_id
 
 
-def _instant(milliseconds: Any) -> int:
-    """Microseconds UTC."""
+def _microseconds(milliseconds: Any) -> int:
+    """A time in milliseconds as microseconds UTC. Raises ValueError for one outside (1970, 2100)."""
     stamp = int(milliseconds)
-    if not 0 < stamp < LAST_MS:
-        raise ValueError(f"{milliseconds} is no time in milliseconds")
-    return stamp * US
+    if not 0 < stamp < MAX_TIME_MS:
+        raise ValueError(f"{milliseconds} is not a time in milliseconds")
+    return stamp * US_PER_MS
 
 
 def _levels(levels: list[list[str]]) -> list[tuple[float, float]]:
-    read = [(float(price), float(size)) for price, size in levels]
-    if not all(LEAST < price < MOST and 0 <= size < MOST for price, size in read):
-        raise ValueError("a level without a price or size, or with an absurd one")
-    return read
+    numbers = [(float(price), float(size)) for price, size in levels]
+    if not all(MIN_VALUE < price < MAX_VALUE and 0 <= size < MAX_VALUE for price, size in numbers):
+        raise ValueError("a level has an impossible price or size")
+    return numbers
 
 
 def _number(values: Row, name: str) -> float | None:

@@ -1,5 +1,6 @@
-"""The one shape in which every source of events hands them over: one row an event, null where its kind has no such
-measure. It is the shape of the warehouse's ``events`` without what the warehouse adds.
+"""EVENT_ROWS, the table that every source of events returns: one row an event, null in columns its kind does not have.
+
+It has the columns of the warehouse's ``events`` without those that the warehouse adds.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ EVENT_ROWS = pa.schema(
 
 
 def event_rows(rows: Sequence[dict[str, Any]]) -> pa.Table:
-    """A table of EVENT_ROWS from dicts that name what their kind has; ``ts`` and ``next_ts`` as microseconds UTC."""
+    """A table of EVENT_ROWS from dicts with the columns of their kind; ``ts`` and ``next_ts`` in microseconds UTC."""
     return pa.Table.from_pylist(rows, EVENT_ROWS)
 
 
 def event_columns(kind: str, rows: int, **columns: Any) -> pa.Table:
-    """A table of EVENT_ROWS from whole columns of one kind; those not given are null."""
-    given = {"kind": pa.repeat(kind, rows), **columns}
-    missing = {field.name: pa.nulls(rows, field.type) for field in EVENT_ROWS if field.name not in given}
-    return pa.table({name: (given | missing)[name] for name in EVENT_ROWS.names}).cast(EVENT_ROWS)
+    """A table of EVENT_ROWS with ``rows`` events of one kind; columns that are not passed are null."""
+    nulls = {field.name: pa.nulls(rows, field.type) for field in EVENT_ROWS}
+    arrays = {**nulls, "kind": pa.repeat(kind, rows), **columns}
+    return pa.table({name: arrays[name] for name in EVENT_ROWS.names}).cast(EVENT_ROWS)

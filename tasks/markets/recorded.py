@@ -6,8 +6,8 @@
     <folder>/bybit/funding.parquet     symbol, ts (settlement), funding_rate; optional
     <folder>/trades_*.parquet          Binance's trades and books, see recorded_events.py
 
-Yahoo's prices were recorded split-adjusted to the end of the recording, and a recording does not say by which splits:
-before a later split a price is a fraction of what was then seen. Returns, and volumes in dollars, are as they were.
+Yahoo's prices were recorded split-adjusted to the end of the recording, and the recording does not contain the splits:
+before a later split a price is a fraction of the price traded then. Returns, and volumes in dollars, are unaffected.
 """
 
 from __future__ import annotations
@@ -27,20 +27,19 @@ from tasks.markets import recorded_events
 from tasks.markets.recorded_events import RecordedEvents
 from tasks.markets.recording import OHLC, Bars, Perpetual, Stock
 
-DAILY, HOURLY, BY_DAY, FUNDING = (
-    "yahoo/bars_1d.parquet",
-    "bybit/klines_60.parquet",
-    "bybit/klines_D.parquet",
-    "bybit/funding.parquet",
-)
-FILES = {"yahoo": DAILY, "bybit": HOURLY, recorded_events.PROVIDER: recorded_events.TRADES}
+YAHOO_DAILY = "yahoo/bars_1d.parquet"
+BYBIT_HOURLY = "bybit/klines_60.parquet"
+BYBIT_DAILY = "bybit/klines_D.parquet"
+BYBIT_FUNDING = "bybit/funding.parquet"
+FILES = {"yahoo": YAHOO_DAILY, "bybit": BYBIT_HOURLY, recorded_events.PROVIDER: recorded_events.TRADES}
 # Every dividend moves adj_close / close by more than 3e-5, and the recorded floats' noise moves it by less than 1e-6.
-DIVIDEND_STEP, PRICE_NOISE = 1e-5, 1e-6
-SESSION_OPEN = np.timedelta64(14 * 60 + 30, "m")  # of a recorded day that the calendar does not know
+DIVIDEND_STEP = 1e-5
+PRICE_NOISE = 1e-6
+SESSION_OPEN = np.timedelta64(14 * 60 + 30, "m")  # for a recorded day that the calendar has no session on
 
 
-class Recorded:
-    """The recording in ``folder``. Raises TapeMissingError or TapeMalformedError when a file is needed and not good."""
+class RecordedMarket:
+    """The recording in ``folder``. Raises TapeMissingError or TapeMalformedError on reading a missing or bad file."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -51,80 +50,85 @@ class Recorded:
 
     @property
     def providers(self) -> tuple[str, ...]:
-        """The markets this recording can stand in for."""
+        """The providers that this recording has data of."""
         return tuple(provider for provider, pattern in FILES.items() if any(self._folder.glob(pattern)))
 
     def check_night(self, provider: str, as_of: date) -> None:
-        """Returns when every bar due by the end of ``as_of`` can be on the tape, else raises NightOutOfRangeError."""
+        """Raises NightOutOfRangeError unless the recording covers every bar that had closed by the end of ``as_of``."""
         if provider == recorded_events.PROVIDER:
-            first, last, due = self.events.first.date(), self.events.last.date(), as_of
+            first = self.events.first.date()
+            last = self.events.last.date()
+            due = as_of
         elif provider == "yahoo":
             dates = self._daily.columns["date"]
-            first, last = dates.min().astype(date), dates.max().astype(date)
+            first = dates.min().astype(date)
+            last = dates.max().astype(date)
             due = last_session("XNYS", as_of)
         else:
             ts = self._hourly.columns["ts"]
-            first, last = ts.min().astype(datetime).date(), (ts.max() + INTERVALS["1h"]).astype(datetime).date()
-            last, due = last - timedelta(days=1), as_of
+            first = ts.min().astype(datetime).date()
+            last = (ts.max() + INTERVALS["1h"]).astype(datetime).date() - timedelta(days=1)  # the last whole day
+            due = as_of
         if not first <= due <= last:
             raise NightOutOfRangeError(
                 f"the night {as_of} is not on the tape {self._folder}: its {provider} data runs from {first} to {last}"
             )
 
     def perpetuals(self) -> Sequence[str]:
-        """Symbols of the hourly bars."""
-        return list(self._hourly.rows)
+        """The symbols of the hourly bars."""
+        return list(self._hourly.slices)
 
     def stock(self, symbol: str) -> Stock:
-        """One stock; KeyError when it is not on the tape."""
-        columns = self._daily.of(symbol)
+        """One stock. Raises KeyError for a symbol that is not recorded."""
+        columns = self._daily.symbol_columns(symbol)
         dates = columns["date"]
-        first, stop = dates[0].astype(date), dates[-1].astype(date) + timedelta(days=1)
+        first = dates[0].astype(date)
+        stop = dates[-1].astype(date) + timedelta(days=1)
         sessions = session_dates("XNYS", first, stop)
-        known = np.isin(dates, sessions)
+        is_session = np.isin(dates, sessions)
         ts = dates.astype("datetime64[us]") + SESSION_OPEN
-        ts[known] = bar_opens("XNYS", "1d", first, stop)[np.searchsorted(sessions, dates[known])]
+        ts[is_session] = bar_opens("XNYS", "1d", first, stop)[np.searchsorted(sessions, dates[is_session])]
         bars = _bars(columns, ts, bar_closes("XNYS", "1d", ts))
-        return Stock(bars, dividends(bars.close, columns["adj_close"]), np.zeros(len(ts)))
+        return Stock(bars, infer_dividends(bars.close, columns["adj_close"]), np.zeros(len(ts)))
 
     def perpetual(self, symbol: str) -> Perpetual:
-        """One perpetual; KeyError when it is not on the tape."""
-        bars = {"1h": _klines(self._hourly.of(symbol), "1h")}
-        if self._by_day is not None and symbol in self._by_day.rows:
-            bars["1d"] = _klines(self._by_day.of(symbol), "1d")
-        if self._funding is None or symbol not in self._funding.rows:
+        """One perpetual. Raises KeyError for a symbol that is not recorded."""
+        bars = {"1h": _klines(self._hourly.symbol_columns(symbol), "1h")}
+        if self._daily_klines is not None and symbol in self._daily_klines.slices:
+            bars["1d"] = _klines(self._daily_klines.symbol_columns(symbol), "1d")
+        if self._funding is None or symbol not in self._funding.slices:
             return Perpetual(bars, np.array([], "datetime64[us]"), np.array([]))
-        settled = self._funding.of(symbol)
-        return Perpetual(bars, settled["ts"], settled["funding_rate"])
+        funding = self._funding.symbol_columns(symbol)
+        return Perpetual(bars, funding["ts"], funding["funding_rate"])
 
     @cached_property
     def events(self) -> RecordedEvents:
-        """What was recorded of Binance, event by event."""
+        """The recorded events of Binance."""
         return RecordedEvents(self._folder)
 
     @cached_property
-    def _daily(self) -> Table:
-        return Table(self._folder / DAILY, "date", (*OHLC, "adj_close", "volume"))
+    def _daily(self) -> SymbolTable:
+        return SymbolTable(self._folder / YAHOO_DAILY, "date", (*OHLC, "adj_close", "volume"))
 
     @cached_property
-    def _hourly(self) -> Table:
-        return Table(self._folder / HOURLY, "ts", (*OHLC, "volume"), optional=("turnover",))
+    def _hourly(self) -> SymbolTable:
+        return SymbolTable(self._folder / BYBIT_HOURLY, "ts", (*OHLC, "volume"), optional=("turnover",))
 
     @cached_property
-    def _by_day(self) -> Table | None:
-        path = self._folder / BY_DAY
+    def _daily_klines(self) -> SymbolTable | None:
+        path = self._folder / BYBIT_DAILY
         if not path.is_file():
             return None
-        return Table(path, "ts", (*OHLC, "volume"), optional=("turnover",), may_be_empty=True)
+        return SymbolTable(path, "ts", (*OHLC, "volume"), optional=("turnover",), may_be_empty=True)
 
     @cached_property
-    def _funding(self) -> Table | None:
-        path = self._folder / FUNDING
-        return Table(path, "ts", ("funding_rate",), may_be_empty=True) if path.is_file() else None
+    def _funding(self) -> SymbolTable | None:
+        path = self._folder / BYBIT_FUNDING
+        return SymbolTable(path, "ts", ("funding_rate",), may_be_empty=True) if path.is_file() else None
 
 
-class Table:
-    """A parquet file as arrays sorted by (symbol, time), with the slice of rows of each symbol."""
+class SymbolTable:
+    """A parquet file as arrays sorted by (symbol, time): ``columns`` by name, and each symbol's rows in ``slices``."""
 
     def __init__(
         self,
@@ -137,11 +141,11 @@ class Table:
         if not path.is_file():
             raise TapeMissingError(f"the tape has no {path}")
         try:
-            there = set(pq.read_schema(path).names)
-            missing = {"symbol", time, *numbers} - there
+            present = set(pq.read_schema(path).names)
+            missing = {"symbol", time, *numbers} - present
             if missing:
                 raise TapeMalformedError(f"{path} lacks the columns {', '.join(sorted(missing))}")
-            numbers = [*numbers, *(name for name in optional if name in there)]
+            numbers = [*numbers, *(name for name in optional if name in present)]
             table = pq.read_table(path, columns=["symbol", time, *numbers])
             table = table.cast(
                 pa.schema(
@@ -157,20 +161,21 @@ class Table:
         codes = names.indices.to_numpy()
         stamps = table[time].to_numpy().astype("datetime64[D]" if time == "date" else "datetime64[us]")
         order = np.lexsort((stamps, codes))
-        codes, stamps = codes[order], stamps[order]
-        twice = (codes[1:] == codes[:-1]) & (stamps[1:] == stamps[:-1])
-        if twice.any():
-            k = int(np.argmax(twice))
+        codes = codes[order]
+        stamps = stamps[order]
+        is_repeat = (codes[1:] == codes[:-1]) & (stamps[1:] == stamps[:-1])
+        if is_repeat.any():
+            k = int(np.argmax(is_repeat))
             raise TapeMalformedError(f"{path} has {names.dictionary[int(codes[k])]} {stamps[k]} twice")
         edges = np.searchsorted(codes, np.arange(len(names.dictionary) + 1))
-        self.rows = {
+        self.slices = {
             symbol: slice(int(edges[k]), int(edges[k + 1])) for k, symbol in enumerate(names.dictionary.to_pylist())
         }
         self.columns = {time: stamps} | {name: table[name].to_numpy()[order] for name in numbers}
 
-    def of(self, symbol: str) -> dict[str, np.ndarray]:
-        """One symbol's columns, oldest first; KeyError when it has none."""
-        rows = self.rows[symbol]
+    def symbol_columns(self, symbol: str) -> dict[str, np.ndarray]:
+        """One symbol's columns, oldest first. Raises KeyError for a symbol that the file does not have."""
+        rows = self.slices[symbol]
         return {name: column[rows] for name, column in self.columns.items()}
 
 
@@ -183,17 +188,17 @@ def _klines(columns: dict[str, np.ndarray], interval: str) -> Bars:
     return _bars(columns, columns["ts"], columns["ts"] + INTERVALS[interval])
 
 
-def dividends(close: np.ndarray, adj_close: np.ndarray) -> np.ndarray:
-    """Dollars a share paid to holders of the day before, (t,), 0 on other days, from Yahoo's adjusted closes.
+def infer_dividends(close: np.ndarray, adj_close: np.ndarray) -> np.ndarray:
+    """Dividends (t,) in dollars a share, 0 on days other than ex-dates, computed from Yahoo's adjusted closes.
 
     Yahoo lowers every adjusted close before an ex-date by the factor 1 − dividend / previous close. The amount is
-    rounded to the decimals that the recorded floats carry at that price.
+    rounded to as many decimals as the recorded floats are accurate to at that price.
     """
     ratio = adj_close / close
     step = np.full(len(close), 0.0)
     step[1:] = ratio[1:] / ratio[:-1] - 1
-    paid = np.zeros(len(close))
+    amounts = np.zeros(len(close))
     for k in np.flatnonzero(step > DIVIDEND_STEP):
         decimals = int(np.floor(-np.log10(close[k - 1] * PRICE_NOISE)))
-        paid[k] = round(close[k - 1] * step[k] / (1 + step[k]), decimals)
-    return paid
+        amounts[k] = round(close[k - 1] * step[k] / (1 + step[k]), decimals)
+    return amounts

@@ -1,7 +1,7 @@
-"""What stands behind a tape: bars, dividends, splits and settlements of one symbol at a time, as arrays.
+"""The data behind a tape: bars, dividends, splits and funding settlements of one symbol at a time, as arrays.
 
-All instants are datetime64[us] in UTC, oldest first; every other array is float64. A recording knows its own future:
-the tape that plays it cuts it at the clock.
+All instants are datetime64[us] in UTC, oldest first; every other array is float64. A recording also contains data after
+the night's clock; the tape cuts it off.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ OHLC = ("open", "high", "low", "close")
 
 @dataclass(frozen=True, eq=False)
 class Bars:
-    """One symbol's bars, (t,) each; ``ts`` is when they open, ``closes`` when they have closed."""
+    """One symbol's bars, (t,) each; ``ts`` are their opens, ``closes`` their closes."""
 
     ts: np.ndarray
     closes: np.ndarray
@@ -32,7 +32,7 @@ class Bars:
 
 @dataclass(frozen=True, eq=False)
 class Stock:
-    """A stock's daily bars, its dividends (t,) in dollars a share and its splits (t,) in new shares for an old one.
+    """A stock's daily bars, its dividends (t,) in dollars a share and its splits (t,) in new shares per old share.
 
     Both are 0 on other days. Prices are as traded, or adjusted for splits that are then not listed here.
     """
@@ -44,7 +44,7 @@ class Stock:
 
 @dataclass(frozen=True, eq=False)
 class Perpetual:
-    """A perpetual's bars by interval ('1h', '1d'), and its funding rates with the times they settled."""
+    """A perpetual's bars by interval ('1h', '1d'), and its funding rates with their settlement times."""
 
     bars: dict[str, Bars]
     funding_ts: np.ndarray
@@ -56,16 +56,16 @@ class Recording(Protocol):
 
     @property
     def providers(self) -> tuple[str, ...]:
-        """The markets it can stand in for: yahoo, bybit, binance."""
+        """The providers that it has data of: yahoo, bybit, binance."""
 
     def check_night(self, provider: str, as_of: date) -> None:
-        """Returns when it holds what had closed by the end of ``as_of``, else raises NightOutOfRangeError."""
+        """Raises NightOutOfRangeError unless it has all bars that had closed by the end of ``as_of``."""
 
     def perpetuals(self) -> Sequence[str]:
-        """Symbols of its perpetuals."""
+        """The symbols of its perpetuals."""
 
     def stock(self, symbol: str) -> Stock:
-        """One stock; KeyError when it has none of that name."""
+        """One stock. Raises KeyError for a symbol that it does not have."""
 
     def perpetual(self, symbol: str) -> Perpetual:
-        """One perpetual; KeyError when it has none of that name."""
+        """One perpetual. Raises KeyError for a symbol that it does not have."""

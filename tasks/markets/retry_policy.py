@@ -1,4 +1,4 @@
-"""How often the markets may be asked, and how long to wait when they do not answer."""
+"""How often a client may send requests to a market, and how long it waits before it repeats a failed one."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ T = TypeVar("T")
 
 @dataclass
 class RetryPolicy:
-    """One client's manners, shared by all its threads.
+    """The rate limit and the retries of one client, shared by all its threads.
 
-    At most ``per_second`` requests a second (None: no limit, for a tape). An attempt that meets an outage is made up to
-    ``attempts`` times in all, after waits that double from ``first_wait_s`` to ``longest_wait_s``, each drawn between
-    half and the whole of it so that threads do not come back together. A 403 is asked about only once more, after the
-    longest wait: it may be a rate limit, and where it is not, asking on makes it worse.
+    At most ``per_second`` requests a second are sent (None: no limit, for a tape). A request that meets an outage is
+    tried up to ``attempts`` times in all. The waits between the attempts double from ``first_wait_s`` up to
+    ``longest_wait_s``; each is drawn between half and the whole of that, so that threads do not retry at the same time.
+    After a 403 there is only one retry, after the longest wait: it may be a rate limit, and if it is not, further
+    requests make it worse.
     """
 
     per_second: int | None = None
@@ -39,44 +40,45 @@ class RetryPolicy:
             self._limiter = Limiter(Rate(self.per_second, Duration.SECOND))
 
     def wait_for_turn(self) -> None:
-        """Returns once one more request is allowed."""
+        """Waits until the rate limit allows one more request."""
         if self._limiter is not None:
             self._limiter.try_acquire("request")
 
-    def ask(self, attempt: Callable[[], T], what: str) -> T:
-        """What ``attempt`` returns, or its last error once the attempts are used up; ``what`` names it in logs."""
-        forbidden = False
+    def call(self, attempt: Callable[[], T], label: str) -> T:
+        """Returns what ``attempt`` returns, or raises its last error after all retries; ``label`` names it in logs."""
+        was_forbidden = False
         for k in range(self.attempts - 1):
             try:
                 return attempt()
             except OutageError as error:
                 wait = min(self.first_wait_s * 2**k, self.longest_wait_s) * random.uniform(0.5, 1.0)
-                logger.info("%s: %s; trying again in %.1f s", what, error, wait)
+                logger.info("%s: %s; trying again in %.1f s", label, error, wait)
             except ForbiddenError as error:
-                if forbidden:
+                if was_forbidden:
                     raise
-                forbidden, wait = True, self.longest_wait_s
-                logger.warning("%s: %s; asking once more in %.0f s", what, error, wait)
+                was_forbidden = True
+                wait = self.longest_wait_s
+                logger.warning("%s: %s; asking once more in %.0f s", label, error, wait)
             self.sleep(wait)
         return attempt()
 
     def close(self) -> None:
-        """Stops the limiter's own thread."""
+        """Stops the rate limiter's thread."""
         if self._limiter is not None:
             self._limiter.close()
 
 
-NO_RETRY = RetryPolicy(attempts=1)  # a tape never tires, and answers the same way twice
+NO_RETRY = RetryPolicy(attempts=1)  # for a tape: it has no rate limit, and a retry would get the same answer
 
 
-def refuse_status(status: int, what: str) -> None:
-    """Raises the error an HTTP status stands for; returns on a status that carries an answer (2xx, 400, 404)."""
+def raise_for_status(status: int, label: str) -> None:
+    """Raises the error that an HTTP status means; returns for one whose body is an answer (2xx, 400, 404)."""
     if status in (401, 403):
         raise ForbiddenError(
-            f"{what}: HTTP {status}, which is either the rate limit or a region the market does not serve; "
+            f"{label}: HTTP {status}, which is either the rate limit or a region the market does not serve; "
             "wait ten minutes, then try from an allowed region or run from a tape"
         )
     if status == 429:
-        raise RateLimitedError(f"{what}: HTTP 429, too many requests; wait, or lower the request rate")
+        raise RateLimitedError(f"{label}: HTTP 429, too many requests; wait, or lower the request rate")
     if status >= 500:
-        raise OutageError(f"{what}: HTTP {status}, the market is out of order; try again later")
+        raise OutageError(f"{label}: HTTP {status}, the market is out of order; try again later")

@@ -1,4 +1,28 @@
-"""The market a night reads: the live services, a recorded tape, or the simulator, behind the same two clients."""
+"""Opens the market that a night reads: the live services, a recorded tape, or the simulator.
+
+The clients are the same for all three; with a tape or the simulator, ``Tape`` answers their requests.
+
+A provider is a market's data service, named in the column ``provider`` of warehouse/seeds/universes.csv: yahoo, bybit,
+binance. To add one, for example a folder of CSV files:
+
+1. Write a client, tasks/markets/<provider>.py, that returns one symbol's rows, oldest first, as pyarrow tables:
+   bars        symbol, interval ('1d', '1h', '1s'), ts (open, timestamp[us, UTC]), open, high, low, close,
+               close_adjusted, volume, turnover (float64; turnover null where unknown); ts in [start, end) and no bar
+               that had not closed at the night's clock
+   actions     optional: symbol, ts (open of the ex-date's bar), kind ('dividend', 'split'), value
+   funding     optional: symbol, ts (settlement), rate
+   events      optional: EVENT_ROWS, see event_rows.py
+   Yahoo.daily_bars, Bybit.klines and RecordedEvents.bars are examples. It raises UnknownSymbolError for a symbol it
+   does not have, NoPricesError where it has no bar in the span, MalformedAnswerError or TapeMalformedError for data of
+   another shape, and OutageError for a failure that may pass; see tasks/errors.py. These cost the one symbol;
+   ForbiddenError ends the whole ingest.
+2. Add the client to ``Market`` here, and create it in ``_open_live``, ``_open_tape`` or both. For a provider that has
+   only recordings, add it to the OnlyRecordedError check in ``open_market``.
+3. For a tape, name its file in ``recorded.FILES`` and its first and last day in ``RecordedMarket.check_night``.
+4. Call it in tasks/fetch.py, where a symbol's rows are requested by provider: a dict of tables by raw table
+   ("bars", "corporate_actions", "funding_rates"), and "events".
+5. List its universes and their members in warehouse/seeds/universes.csv and universe_members.csv.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +45,12 @@ from tasks.errors import (
     UnknownSourceError,
 )
 from tasks.markets.bybit import Bybit
-from tasks.markets.recorded import Recorded
+from tasks.markets.recorded import RecordedMarket
 from tasks.markets.recorded_events import PROVIDER as BINANCE
 from tasks.markets.recorded_events import RecordedEvents
 from tasks.markets.recording import Recording
 from tasks.markets.retry_policy import NO_RETRY
-from tasks.markets.simulated import Simulated
+from tasks.markets.simulated import SimulatedMarket
 from tasks.markets.tape import Tape
 from tasks.markets.yahoo import Yahoo
 
@@ -39,9 +63,10 @@ PROBE_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True)
 class Market:
-    """Both clients at one instant. ``clock`` (UTC): nothing that had not closed by then is ever returned.
+    """The clients of a night. They never return a bar that had not closed at ``clock`` (UTC).
 
-    ``binance``: what was recorded of it, which knows no clock; None unless it is asked for.
+    ``binance`` is a recording that is not cut at the clock: callers limit the span that they request. It is None unless
+    binance is one of the requested providers.
     """
 
     source: str
@@ -60,11 +85,11 @@ def open_market(
     providers: tuple[str, ...] = (),
     clock: datetime | None = None,
 ) -> Iterator[Market]:
-    """The market of the night ``as_of``, open for the block.
+    """Yields the market of the night ``as_of``; its connections are closed at the end of the block.
 
-    ``clock`` defaults to the end of ``as_of``, or to now where that is earlier and the market is live. A tape must hold
-    the night for each of ``providers`` (yahoo, bybit, binance); without them, for any one that it stands in for. Raises
-    UnknownSourceError, OnlyRecordedError, NightOutOfRangeError, NoNetworkError or TapeError before anything is asked.
+    ``clock`` defaults to the end of ``as_of``, or to now where that is earlier and the source is live. A tape must have
+    the night for each of ``providers`` (yahoo, bybit, binance); if none is given, for at least one provider. Raises
+    UnknownSourceError, OnlyRecordedError, NightOutOfRangeError, NoNetworkError or TapeError before any request.
     """
     if source not in SOURCES:
         raise UnknownSourceError(f"unknown source {source!r}; known: {', '.join(SOURCES)}")
@@ -77,9 +102,9 @@ def open_market(
         )
     now = datetime.now(UTC)
     if source == "live":
-        market = _live(as_of, clock or min(midnight_after(as_of), now), now)
+        market = _open_live(as_of, clock or min(midnight_after(as_of), now), now)
     else:
-        market = _on_tape(source, as_of, tape, providers, clock or midnight_after(as_of))
+        market = _open_tape(source, as_of, tape, providers, clock or midnight_after(as_of))
     try:
         yield market
     finally:
@@ -87,7 +112,7 @@ def open_market(
         market.bybit.close()
 
 
-def _live(as_of: date, clock: datetime, now: datetime) -> Market:
+def _open_live(as_of: date, clock: datetime, now: datetime) -> Market:
     today = now.date()
     if not today - timedelta(days=1) <= as_of <= today:
         raise NightOutOfRangeError(
@@ -108,33 +133,33 @@ def _live(as_of: date, clock: datetime, now: datetime) -> Market:
     return Market("live", clock, Yahoo(clock), Bybit(clock))
 
 
-def _on_tape(source: str, as_of: date, folder: Path | None, providers: tuple[str, ...], clock: datetime) -> Market:
+def _open_tape(source: str, as_of: date, folder: Path | None, providers: tuple[str, ...], clock: datetime) -> Market:
     recording: Recording
     if source == "simulated":
-        recording = Simulated(as_of)
+        recording = SimulatedMarket(as_of)
     elif folder is None:
         raise TapeMissingError("source recorded needs a tape: give the folder that holds it (--tape)")
     else:
-        recording = Recorded(folder)
+        recording = RecordedMarket(folder)
     if providers:
         for provider in providers:
             recording.check_night(provider, as_of)
     else:
-        _check_any(recording, as_of)
+        _check_any_provider(recording, as_of)
     tape = Tape(recording, clock)
-    binance = recording.events if isinstance(recording, Recorded) and BINANCE in providers else None
-    return Market(
-        source, clock, Yahoo(clock, tape.session(), NO_RETRY), Bybit(clock, tape.session(), NO_RETRY), binance
-    )
+    binance = recording.events if isinstance(recording, RecordedMarket) and BINANCE in providers else None
+    yahoo = Yahoo(clock, tape.session(), NO_RETRY)
+    bybit = Bybit(clock, tape.session(), NO_RETRY)
+    return Market(source, clock, yahoo, bybit, binance)
 
 
-def _check_any(recording: Recording, as_of: date) -> None:
-    """Returns when some provider of the recording has the night; raises the last one's refusal otherwise."""
-    refusals = []
+def _check_any_provider(recording: Recording, as_of: date) -> None:
+    """Raises the last provider's NightOutOfRangeError unless at least one provider of the recording has the night."""
+    errors = []
     for provider in recording.providers:
         try:
             recording.check_night(provider, as_of)
         except NightOutOfRangeError as error:
-            refusals.append(error)
-    if len(refusals) == len(recording.providers):
-        raise refusals[-1]
+            errors.append(error)
+    if len(errors) == len(recording.providers):
+        raise errors[-1]

@@ -1,8 +1,8 @@
 """A requests transport that answers as Yahoo and Bybit would at one instant, from recorded or simulated bars.
 
-Mounted under the real clients, so that offline runs go through their paging, parsing and refusals. What had not closed
-at the clock is not there: a symbol that had no bar yet is unknown, and Yahoo's adjusted closes and dividends are those
-of a reader at the clock.
+The real clients use it, so that offline runs go through their paging, parsing and error handling. Bars that had not
+closed at the clock are missing: a symbol without a closed bar is unknown, and Yahoo's adjusted closes and dividends are
+adjusted only for splits and dividends up to the clock.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from models.sessions import INTERVALS
 from tasks.markets.recording import OHLC, Bars, Recording, Stock
 
 CHART = "/v8/finance/chart/"
-KLINE_CAP, FUNDING_CAP, INSTRUMENT_CAP = 1000, 200, 1000
+KLINE_CAP = 1000  # rows of one answer at most, here and below
+FUNDING_CAP = 200
+INSTRUMENT_CAP = 1000
 INTERVAL_NAMES = {"60": "1h", "D": "1d"}
 SECOND, MILLISECOND, MINUTE = (np.timedelta64(1, unit) for unit in ("s", "ms", "m"))
 SESSION_RANGES = ["1d", "5d", "1mo", "3mo", "6mo", "1y", "2y", "5y", "10y", "ytd", "max"]
@@ -29,12 +31,13 @@ Answer = tuple[int, Any]
 
 
 class Tape(BaseAdapter):
-    """The transport. With ``partial`` it also sends, as live answers do, the newest bar that has not closed: Bybit's
-    flat at the last close, Yahoo's all null."""
+    """The transport. With ``partial`` it also sends the newest bar, which has not closed, as live answers do: Bybit's
+    has all prices equal to the last close, Yahoo's is all null."""
 
     def __init__(self, recording: Recording, clock: datetime, partial: bool = False) -> None:
         super().__init__()
-        self._recording, self._partial = recording, partial
+        self._recording = recording
+        self._partial = partial
         self._clock = np.datetime64(clock.replace(tzinfo=None), "us")
 
     def session(self) -> requests.Session:
@@ -49,14 +52,16 @@ class Tape(BaseAdapter):
         query = dict(parse_qsl(url.query))
         status, body = self._answer(unquote(url.path), query)
         response = requests.Response()
-        response.status_code, response.request, response.url = status, request, request.url
+        response.status_code = status
+        response.request = request
+        response.url = request.url
         response.headers["Content-Type"] = "application/json;charset=utf-8"
         response.encoding = "utf-8"
         response.raw = io.BytesIO((body if isinstance(body, str) else json.dumps(body)).encode())
         return response
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Does nothing: no connection is open."""
 
     def _answer(self, path: str, query: dict[str, str]) -> Answer:
         if path.startswith(CHART):
@@ -82,7 +87,7 @@ class Tape(BaseAdapter):
         visible = int(np.searchsorted(stock.bars.closes, self._clock, side="right"))
         if visible == 0:
             return _not_found()
-        columns, dividends = as_seen(stock, visible)
+        columns, dividends = adjusted_history(stock, visible)
         ts = stock.bars.ts[:visible]
         seconds = (ts - np.datetime64(0, "us")) // SECOND
         rows = (seconds >= int(query["period1"])) & (seconds < int(query["period2"]))
@@ -90,9 +95,9 @@ class Tape(BaseAdapter):
         stamps = seconds[rows].tolist()
         quote: dict[str, list[Any]] = {name: _numbers(values[rows]) for name, values in columns.items()}
         quote["volume"] = [None if v is None else int(v) for v in quote["volume"]]
-        opened = stock.bars.ts[visible : visible + 1]
-        if self._partial and len(opened) and opened[0] <= self._clock:
-            stamps.append(int((opened[0] - np.datetime64(0, "us")) // SECOND))
+        next_open = stock.bars.ts[visible : visible + 1]
+        if self._partial and len(next_open) and next_open[0] <= self._clock:
+            stamps.append(int((next_open[0] - np.datetime64(0, "us")) // SECOND))
             for values in quote.values():
                 values.append(None)
         if not stamps:
@@ -116,8 +121,8 @@ class Tape(BaseAdapter):
         ]
         if self._partial and visible:
             length = INTERVALS[interval]
-            opened = bars.ts[visible - 1] + ((self._clock - bars.ts[visible - 1]) // length) * length
-            stamp = int((opened - np.datetime64(0, "us")) // MILLISECOND)
+            current_open = bars.ts[visible - 1] + ((self._clock - bars.ts[visible - 1]) // length) * length
+            stamp = int((current_open - np.datetime64(0, "us")) // MILLISECOND)
             if stamp <= int(query.get("end", stamp)):
                 flat = repr(float(bars.close[visible - 1]))
                 rows = [[str(stamp), flat, flat, flat, flat, "0", "0"], *rows][:KLINE_CAP]
@@ -135,10 +140,10 @@ class Tape(BaseAdapter):
         start, stop, limit = _span(stamps, query, "startTime", "endTime", FUNDING_CAP)
         first = max(start, stop - limit)
         rows = zip(stamps[first:stop].tolist(), perpetual.funding_rate[first:stop].tolist(), strict=True)
-        settled = [
+        rates = [
             {"symbol": symbol, "fundingRate": f"{rate:.8f}", "fundingRateTimestamp": str(stamp)} for stamp, rate in rows
         ]
-        return self._result({"category": "linear", "list": settled[::-1]})
+        return self._result({"category": "linear", "list": rates[::-1]})
 
     def _instruments(self, query: dict[str, str]) -> Answer:
         symbols = [query["symbol"]] if "symbol" in query else sorted(self._recording.perpetuals())
@@ -152,9 +157,9 @@ class Tape(BaseAdapter):
         return self._result({"category": "linear", "list": page, "nextPageCursor": cursor})
 
     def _instrument(self, symbol: str) -> dict[str, Any]:
-        """What bars and settlements tell of an instrument; a tape knows no tick or lot size."""
+        """The instrument's fields that follow from its bars and settlements; a tape has no tick or lot size."""
         perpetual = self._recording.perpetual(symbol)
-        settled = perpetual.funding_ts[perpetual.funding_ts <= self._clock]
+        settlements = perpetual.funding_ts[perpetual.funding_ts <= self._clock]
         row: dict[str, Any] = {
             "symbol": symbol,
             "contractType": "LinearPerpetual",
@@ -165,10 +170,12 @@ class Tape(BaseAdapter):
             "priceFilter": {"tickSize": ""},
             "lotSizeFilter": {"qtyStep": ""},
         }
-        return row | ({"fundingInterval": int((settled[-1] - settled[-2]) // MINUTE)} if len(settled) > 1 else {})
+        return row | (
+            {"fundingInterval": int((settlements[-1] - settlements[-2]) // MINUTE)} if len(settlements) > 1 else {}
+        )
 
     def _perpetual(self, symbol: str) -> dict[str, Bars]:
-        """A perpetual's bars by interval; empty while the symbol is not listed at the clock."""
+        """A perpetual's bars by interval; empty for a symbol that was not listed at the clock."""
         try:
             bars = self._recording.perpetual(symbol).bars
         except KeyError:
@@ -186,22 +193,22 @@ class Tape(BaseAdapter):
         return {"retCode": code, "retMsg": message, "result": result, "retExtInfo": {}, "time": time}
 
 
-def as_seen(stock: Stock, visible: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """What a reader of Yahoo sees once the first ``visible`` bars have closed: columns and dividends, (visible,) each.
+def adjusted_history(stock: Stock, visible: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Yahoo's columns and dividends, (visible,) each, at the time when the first ``visible`` bars have closed.
 
-    Prices, volumes and dividends are adjusted for the splits seen so far; adjclose also for the dividends seen so far,
-    each lowering every close before its ex-date by the factor 1 − dividend / previous close.
+    Prices, volumes and dividends are adjusted for the splits up to then; adjclose also for the dividends up to then,
+    each of which lowers every close before its ex-date by the factor 1 − dividend / previous close.
     """
     splits = stock.splits[:visible]
-    later = np.where(splits > 0, splits, 1.0)
-    shares = np.append(np.cumprod(later[::-1])[::-1][1:], 1.0)
+    ratios = np.where(splits > 0, splits, 1.0)
+    shares = np.append(np.cumprod(ratios[::-1])[::-1][1:], 1.0)
     bars = stock.bars
     columns = {name: getattr(bars, name)[:visible] / shares for name in OHLC}
     columns["volume"] = bars.volume[:visible] * shares
     dividends = stock.dividends[:visible] / shares
-    kept = np.ones(visible)
-    kept[:-1] = 1 - dividends[1:] / columns["close"][:-1]
-    columns["adjclose"] = columns["close"] * np.cumprod(kept[::-1])[::-1]
+    factors = np.ones(visible)
+    factors[:-1] = 1 - dividends[1:] / columns["close"][:-1]
+    columns["adjclose"] = columns["close"] * np.cumprod(factors[::-1])[::-1]
     return columns, dividends
 
 
@@ -213,7 +220,8 @@ def _events(
         stamp = int(seconds[k])
         events.setdefault("dividends", {})[str(stamp)] = {"amount": float(dividends[k]), "date": stamp}
     for k in np.flatnonzero(rows & (splits > 0)):
-        stamp, ratio = int(seconds[k]), float(splits[k])
+        stamp = int(seconds[k])
+        ratio = float(splits[k])
         split = {"date": stamp, "numerator": ratio, "denominator": 1.0, "splitRatio": f"{ratio:g}:1"}
         events.setdefault("splits", {})[str(stamp)] = split
     return events
@@ -250,7 +258,7 @@ def _milliseconds(ts: np.ndarray) -> np.ndarray:
 
 
 def _span(stamps: np.ndarray, query: dict[str, str], start: str, end: str, cap: int) -> tuple[int, int, int]:
-    """Positions [first, stop) of the stamps that a query spans, both ends included, and how many rows it may have."""
+    """Positions [first, stop) of the stamps between the query's start and end, both included, and its row limit."""
     first = int(np.searchsorted(stamps, int(query[start]))) if start in query else 0
     stop = int(np.searchsorted(stamps, int(query[end]), side="right")) if end in query else len(stamps)
     return first, stop, max(1, min(int(query.get("limit", cap)), cap))

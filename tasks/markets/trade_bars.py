@@ -1,4 +1,4 @@
-"""Bars made of trades, where nobody serves them."""
+"""Bars computed from trades, for markets that serve no bars."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from models.sessions import INTERVALS
 from tasks.markets.recording import OHLC
 
 
-def bars_of_trades(trades: pa.Table, interval: str, end: np.datetime64) -> pa.Table:
-    """Bars of one symbol that had closed by ``end``, as Bybit.klines gives them, of its trades in the order of time.
+def bars_from_trades(trades: pa.Table, interval: str, end: np.datetime64) -> pa.Table:
+    """Bars of one symbol that had closed by ``end``, with the columns of Bybit.klines; ``trades`` are sorted by time.
 
-    A bar has the trades with open < ts ≤ close, as events have it; one without a trade keeps the last price, and its
-    volume is 0. The bar of the first trade is left out: whoever recorded may have come within it. ``turnover`` is null,
-    since not every market counts sizes in coins.
+    A bar holds the trades with open < ts ≤ close, as events do; a bar without a trade repeats the last price and has
+    volume 0. The bar of the first trade is left out, because the recording may have started within it. ``turnover`` is
+    null, since not every market counts sizes in coins.
     """
     length = INTERVALS[interval].astype(np.int64)
     ts = trades["ts"].cast(pa.int64()).to_numpy()
     closes = -(-ts // length) * length
-    by = trades.select(["price", "size"]).to_pandas().groupby(closes)
-    bars = by["price"].ohlc().assign(volume=by["size"].sum())
+    groups = trades.select(["price", "size"]).to_pandas().groupby(closes)
+    bars = groups["price"].ohlc().assign(volume=groups["size"].sum())
     bars = bars.reindex(np.arange(closes[0], end.astype("datetime64[us]").astype(np.int64) + 1, length))
     bars = bars.assign(close=bars["close"].ffill(), volume=bars["volume"].fillna(0.0)).bfill(axis="columns")[1:]
     opens = (bars.index.to_numpy() - length).astype("datetime64[us]")

@@ -1,7 +1,7 @@
 """Yahoo daily bars, dividends and splits through yfinance, as typed tables or typed errors.
 
-yfinance keeps one session, one cookie and one answer cache for the whole process. A night must never be answered from
-another night's tape, so every client here has its own of each, and nothing is kept on disk.
+yfinance shares one session, one cookie and one response cache in the whole process. A night must never receive answers
+from another night's tape, so every client here has its own of each, and nothing is stored on disk.
 """
 
 from __future__ import annotations
@@ -31,11 +31,12 @@ from tasks.errors import (
     RefusedError,
     UnknownSymbolError,
 )
-from tasks.markets.retry_policy import RetryPolicy, refuse_status
+from tasks.markets.retry_policy import RetryPolicy, raise_for_status
 
 logger = logging.getLogger(__name__)
 
-CALENDAR, TIMEZONE = "XNYS", "America/New_York"
+CALENDAR = "XNYS"
+TIMEZONE = "America/New_York"
 REQUESTS_PER_SECOND = 4
 TIMEOUT_S = 10.0
 COLUMNS = {
@@ -47,41 +48,41 @@ COLUMNS = {
     "Volume": "volume",
 }
 ACTION_KINDS = {"Dividends": "dividend", "Stock Splits": "split"}
-# yfinance turns its own deprecation warnings back on; nobody who runs a night can act on them
+# yfinance enables its own deprecation warnings again, which a user of a night cannot act on
 warnings.filterwarnings("ignore", category=DeprecationWarning, module="yfinance")
 
 
-class _Wire(YfData):
-    """yfinance's way to the wire, paced by our limiter and without its caches."""
+class _Transport(YfData):
+    """yfinance's HTTP layer with our rate limit and without its caches."""
 
-    def __init__(self, session: object, patience: RetryPolicy) -> None:
+    def __init__(self, session: object, retry_policy: RetryPolicy) -> None:
         super().__init__(session)
-        self._patience = patience
+        self._retry_policy = retry_policy
 
     def get(self, url, params=None, timeout=30):
-        self._patience.wait_for_turn()
+        self._retry_policy.wait_for_turn()
         response = super().get(url, params, timeout)
-        refuse_status(response.status_code, f"Yahoo {url}")
+        raise_for_status(response.status_code, f"Yahoo {url}")
         body = response.text.lstrip()
         if not body.startswith('{"chart"'):
             error = MalformedAnswerError if body.startswith("{") else OutageError
             raise error(f"Yahoo {url}: HTTP {response.status_code} with {body[:80]!r}, which is not a chart")
         return response
 
-    cache_get = get  # the cache outlives the client, and would answer one tape's question from another's
+    cache_get = get  # the cache outlives the client and would return answers of another tape
 
     def _load_cookie_curlCffi(self):  # noqa: N802
         return False
 
     def _save_cookie_curlCffi(self):  # noqa: N802
-        self._cookie = True  # the session keeps it, so that it is asked for once
+        self._cookie = True  # the session stores the cookie, so that it is requested only once
         return True
 
 
 class Yahoo:
     """A client of Yahoo's chart service that never returns a bar which had not closed at ``until`` (UTC).
 
-    ``session`` is a requests session (a tape's, a test's); None takes yfinance's own, which looks like a browser.
+    ``session`` is a requests session (a tape's, a test's); None uses yfinance's own, which behaves like a browser.
     Safe to share between threads.
     """
 
@@ -89,99 +90,102 @@ class Yahoo:
         self,
         until: datetime,
         session: requests.Session | None = None,
-        patience: RetryPolicy | None = None,
+        retry_policy: RetryPolicy | None = None,
         timeout_s: float = TIMEOUT_S,
     ):
         YfConfig.debug.hide_exceptions = False
         self._until = np.datetime64(until.replace(tzinfo=None), "us")
-        self._patience = patience or RetryPolicy(REQUESTS_PER_SECOND)
-        self._session, self._timeout_s = session or new_session(), timeout_s
-        # past the metaclass, which would hand every client of the process the same instance
-        self._wire = type.__call__(_Wire, self._session, self._patience)
+        self._retry_policy = retry_policy or RetryPolicy(REQUESTS_PER_SECOND)
+        self._session = session or new_session()
+        self._timeout_s = timeout_s
+        # bypasses the metaclass, which would return the same instance to every client of the process
+        self._transport = type.__call__(_Transport, self._session, self._retry_policy)
 
     def close(self) -> None:
         """Closes the connections."""
         self._session.close()
-        self._patience.close()
+        self._retry_policy.close()
 
     def daily_bars(self, symbol: str, start: date, end: date) -> tuple[pa.Table, pa.Table]:
         """Bars and corporate actions of sessions in [start, end), oldest first.
 
         Bars: symbol, interval, ts (session open, UTC), open, high, low, close (split-adjusted), close_adjusted,
         volume (shares), turnover (null). Actions: symbol, ts (open of the ex-date's session), kind dividend|split,
-        value (dollars a share, or new shares for an old one). A bar without any price is no bar; days without a session
-        are dropped. Raises UnknownSymbolError, NoPricesError, RefusedError, MalformedAnswerError, ForbiddenError,
+        value (dollars a share, or new shares per old share). Rows without any price and days without a session are
+        dropped. Raises UnknownSymbolError, NoPricesError, RefusedError, MalformedAnswerError, ForbiddenError,
         OutageError.
         """
-        frame = self._patience.ask(lambda: self._history(symbol, start, end), f"Yahoo {symbol}")
+        frame = self._retry_policy.call(lambda: self._history(symbol, start, end), f"Yahoo {symbol}")
         dates = frame.index.tz_localize(None).to_numpy().astype("datetime64[D]")
         sessions = session_dates(CALENDAR, start, end)
         position = np.searchsorted(sessions, dates)
-        known = np.isin(dates, sessions)
+        is_session = np.isin(dates, sessions)
         opens = np.full(len(dates), np.datetime64("NaT", "us"))
-        opens[known] = bar_opens(CALENDAR, "1d", start, end)[position[known]]
-        kept = known.copy()
-        kept[known] = bar_closes(CALENDAR, "1d", opens[known]) <= self._until
-        if len(dates) > known.sum():
-            logger.warning("Yahoo %s: %d rows on days without a session dropped", symbol, len(dates) - known.sum())
-        frame, opens = frame[kept], opens[kept]
+        opens[is_session] = bar_opens(CALENDAR, "1d", start, end)[position[is_session]]
+        has_closed = is_session.copy()
+        has_closed[is_session] = bar_closes(CALENDAR, "1d", opens[is_session]) <= self._until
+        dropped = len(dates) - is_session.sum()
+        if dropped > 0:
+            logger.warning("Yahoo %s: %d rows on days without a session dropped", symbol, dropped)
+        frame = frame[has_closed]
+        opens = opens[has_closed]
         return _bars(symbol, frame, opens), _actions(symbol, frame, opens)
 
     def _history(self, symbol: str, start: date, end: date) -> pd.DataFrame:
-        what = f"Yahoo {symbol} {start} to {end}"
+        label = f"Yahoo {symbol} {start} to {end}"
         try:
-            prices = PriceHistory(self._wire, symbol, TIMEZONE, self._session)
+            prices = PriceHistory(self._transport, symbol, TIMEZONE, self._session)
             return prices.history(start=start, end=end, auto_adjust=False, timeout=self._timeout_s)
         except MarketError:
             raise
         except YFRateLimitError as exc:
-            raise RateLimitedError(f"{what}: too many requests; wait, or lower the request rate") from exc
+            raise RateLimitedError(f"{label}: too many requests; wait, or lower the request rate") from exc
         except YFPricesMissingError as exc:
-            raise _missing(what, exc.yahoo_reason) from exc
+            raise _no_prices_error(label, exc.yahoo_reason) from exc
         except YFException as exc:
-            raise OutageError(f"{what}: {exc}") from exc
+            raise OutageError(f"{label}: {exc}") from exc
         except OSError as exc:  # the root of both requests' and curl's errors
-            raise OutageError(f"{what}: no whole answer ({type(exc).__name__}: {exc}); try again later") from exc
+            raise OutageError(f"{label}: no whole answer ({type(exc).__name__}: {exc}); try again later") from exc
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as exc:
-            raise MalformedAnswerError(f"{what}: not the chart shape we know ({type(exc).__name__}: {exc})") from exc
+            raise MalformedAnswerError(f"{label}: not the chart shape we know ({type(exc).__name__}: {exc})") from exc
 
 
-def _missing(what: str, reason: str | None) -> MarketError:
-    """The error behind an answer without prices; ``reason`` is Yahoo's own sentence."""
+def _no_prices_error(label: str, reason: str | None) -> MarketError:
+    """The error for an answer without prices; ``reason`` is Yahoo's message."""
     if reason is None or "doesn't exist for startDate" in reason:
-        return NoPricesError(f"{what}: no prices in this span; check the universe's valid_from and valid_to")
+        return NoPricesError(f"{label}: no prices in this span; check the universe's valid_from and valid_to")
     if "No data found" in reason:
-        return UnknownSymbolError(f"{what}: Yahoo does not list it ({reason}); check the spelling or set its valid_to")
-    return RefusedError(f"{what}: Yahoo refused ({reason})")
+        return UnknownSymbolError(f"{label}: Yahoo does not list it ({reason}); check the spelling or set its valid_to")
+    return RefusedError(f"{label}: Yahoo refused ({reason})")
 
 
 def _bars(symbol: str, frame: pd.DataFrame, opens: np.ndarray) -> pa.Table:
-    printed = frame[["Open", "High", "Low", "Close"]].notna().any(axis=1).to_numpy()
-    n = int(printed.sum())
+    has_price = frame[["Open", "High", "Low", "Close"]].notna().any(axis=1).to_numpy()
+    n = int(has_price.sum())
     columns = {
         "symbol": pa.array([symbol] * n, pa.string()),
         "interval": pa.array(["1d"] * n, pa.string()),
-        "ts": pa.array(opens[printed], pa.timestamp("us")).cast(TS_TYPE),
+        "ts": pa.array(opens[has_price], pa.timestamp("us")).cast(TS_TYPE),
     }
-    for theirs, ours in COLUMNS.items():
-        columns[ours] = pa.array(frame[theirs].to_numpy(np.float64)[printed], pa.float64(), from_pandas=True)
+    for yahoo_name, name in COLUMNS.items():
+        columns[name] = pa.array(frame[yahoo_name].to_numpy(np.float64)[has_price], pa.float64(), from_pandas=True)
     columns["turnover"] = pa.nulls(n, pa.float64())
     return pa.table(columns)
 
 
 def _actions(symbol: str, frame: pd.DataFrame, opens: np.ndarray) -> pa.Table:
     tables = []
-    for theirs, kind in ACTION_KINDS.items():
-        values = frame[theirs].to_numpy(np.float64)
-        happened = np.nan_to_num(values) != 0
-        n = int(happened.sum())
+    for yahoo_name, kind in ACTION_KINDS.items():
+        values = frame[yahoo_name].to_numpy(np.float64)
+        is_action = np.nan_to_num(values) != 0
+        n = int(is_action.sum())
         tables.append(
             pa.table(
                 {
                     "symbol": pa.array([symbol] * n, pa.string()),
-                    "ts": pa.array(opens[happened], pa.timestamp("us")).cast(TS_TYPE),
+                    "ts": pa.array(opens[is_action], pa.timestamp("us")).cast(TS_TYPE),
                     "kind": pa.array([kind] * n, pa.string()),
-                    "value": pa.array(values[happened], pa.float64()),
+                    "value": pa.array(values[is_action], pa.float64()),
                 }
             )
         )

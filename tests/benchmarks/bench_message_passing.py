@@ -1,8 +1,8 @@
-"""Dense message passing against torch_geometric's layers with the same weights, and what a hybrid's messages cost.
+"""Dense message passing against torch_geometric's layers of the same sizes, and what a hybrid's messages cost.
 
-``pytest tests/benchmarks/bench_message_passing.py -m benchmark -s``. Forward and backward, one thread and freed memory
-kept, as in a fit; graphs as the night stores them: every node keeps its eight strongest neighbours. The assertions are
-loose, as a clock is.
+``pytest tests/benchmarks/bench_message_passing.py -m benchmark -s``. Forward and backward, with one thread and the
+allocator keeping freed memory, as in a fit. Graphs are like those of a night: every node has its eight strongest
+neighbours. Times vary, so the assertions are loose.
 """
 
 from __future__ import annotations
@@ -22,11 +22,15 @@ from models.training.allocator import tune_allocator
 from tests.benchmarks.contest import contest
 
 pytestmark = pytest.mark.benchmark
-D, HEADS, NEIGHBOURS, ROUNDS, BUDGET_S = 32, 2, 8, 5, 10.0
+D = 32
+HEADS = 2
+NEIGHBOURS = 8
+ROUNDS = 5
+BUDGET_S = 10.0
 SIZES = [(2048, 6), (1024, 12), (384, 30), (384, 130), (96, 500)]  # graphs (chunks · bars), nodes
 
 
-def graphs(s: int, n: int) -> Tensor:
+def random_adjacencies(s: int, n: int) -> Tensor:
     """Symmetric adjacencies (s, n, n) with weights from 0.3 to 1 and 1 on the diagonal."""
     draw = torch.Generator().manual_seed(0)
     strength = torch.rand(s, n, n, generator=draw).triu(1)
@@ -37,7 +41,7 @@ def graphs(s: int, n: int) -> Tensor:
     return torch.where(strength > 0, 0.3 + 0.7 * strength, 0.0) + torch.eye(n)
 
 
-def peer_of(name: str) -> Any:
+def geometric_layer(name: str) -> Any:
     """torch_geometric's layer."""
     conv = pytest.importorskip("torch_geometric.nn", reason="pip install '.[bench]'")
     if name in ("gat", "gatv2"):
@@ -47,32 +51,38 @@ def peer_of(name: str) -> Any:
 
 @pytest.mark.parametrize(("s", "n"), SIZES)
 @pytest.mark.parametrize("name", MESSAGE_LAYERS)
-def test_dense_against_torch_geometric(name: str, s: int, n: int) -> None:
+def test_dense_layers_are_faster_than_torch_geometric(name: str, s: int, n: int) -> None:
     tune_allocator()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     ours: nn.Module = MESSAGE_LAYERS[name](D, **({"heads": HEADS} if name in ("gat", "gatv2") else {}))
-    theirs, adjacency, h = peer_of(name), graphs(s, n), torch.randn(s, n, D, requires_grad=True)
-    graph, to, source = adjacency.nonzero(as_tuple=True)
-    index, weight = torch.stack([graph * n + source, graph * n + to]), adjacency[graph, to, source]
-    given = (index, weight) if name == "gcn" else (index if name != "sage" else index[:, source != to],)
+    theirs = geometric_layer(name)
+    adjacency = random_adjacencies(s, n)
+    h = torch.randn(s, n, D, requires_grad=True)
+    graph, dst, src = adjacency.nonzero(as_tuple=True)
+    index = torch.stack([graph * n + src, graph * n + dst])
+    weight = adjacency[graph, dst, src]
+    edges = (index, weight) if name == "gcn" else (index if name != "sage" else index[:, src != dst],)
 
-    def both(forward: Callable[[], Tensor]) -> Callable[[], None]:
+    def with_backward(forward: Callable[[], Tensor]) -> Callable[[], None]:
         return lambda: forward().square().mean().backward()
 
-    works = {"ours": both(lambda: ours(h, adjacency)), "torch_geometric": both(lambda: theirs(h.flatten(0, 1), *given))}
-    result = contest(works, ROUNDS, BUDGET_S)
+    contenders = {
+        "ours": with_backward(lambda: ours(h, adjacency)),
+        "torch_geometric": with_backward(lambda: theirs(h.flatten(0, 1), *edges)),
+    }
+    result = contest(contenders, ROUNDS, BUDGET_S)
     result.report(f"{name}, {s} graphs of {n} nodes, {len(weight) / s / n:.0f} edges a node", "ours")
     if n <= 130 or name == "gatv2":  # with 500 nodes and eight neighbours a matrix product multiplies mostly zeros
         assert result.ratio("torch_geometric", "ours") > 1
 
 
-def hybrid(fusion: str, name: str, bars: int, assets: int, d: int) -> Callable[[], None]:
-    """A pass of two S4D layers and their messages over all bars."""
+def hybrid_pass(fusion: str, name: str, bars: int, assets: int, d: int) -> Callable[[], None]:
+    """A forward and backward pass of two S4D layers and their messages over all bars."""
     torch.manual_seed(0)
     network = ssm_gnn(Spec("ssm_gnn", d_model=d, dropout=0.0), 8, 3, fusion=fusion, message_passing=name)
     step = (torch.arange(bars) // 5)[None]
-    graph = GraphSteps(graphs(int(step.max()) + 1, assets), step)
+    graph = GraphSteps(random_adjacencies(int(step.max()) + 1, assets), step)
     batch = Batch(
         torch.randn(1, bars, assets, 8), torch.ones(1, bars, assets, dtype=torch.bool), torch.ones(1, bars), graph
     )
@@ -80,10 +90,10 @@ def hybrid(fusion: str, name: str, bars: int, assets: int, d: int) -> Callable[[
 
 
 @pytest.mark.parametrize("name", MESSAGE_LAYERS)
-def test_messages_in_every_layer_cost_at_most_three_times_those_after_the_last(name: str) -> None:
+def test_messages_in_every_layer_cost_at_most_three_times_messages_after_the_last(name: str) -> None:
     tune_allocator()
     torch.set_num_threads(1)
-    works = {fusion: hybrid(fusion, name, 256, 100, 64) for fusion in ("interleaved", "sequential")}
-    result = contest(works, ROUNDS, BUDGET_S)
+    contenders = {fusion: hybrid_pass(fusion, name, 256, 100, 64) for fusion in ("interleaved", "sequential")}
+    result = contest(contenders, ROUNDS, BUDGET_S)
     result.report(f"{name}, 256 bars of 100 assets, 64 channels", "sequential")
     assert result.ratio("interleaved", "sequential") <= 3

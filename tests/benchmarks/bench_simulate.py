@@ -1,4 +1,4 @@
-"""Weight-level simulation of 500 assets over 2500 days, against vectorbt where it is installed, and nine measures."""
+"""Simulation of target weights of 500 assets over 2500 days, and nine metrics; against vectorbt and empyrical."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ from models.scoring.simulate import simulate
 from tests.benchmarks.contest import contest
 
 pytestmark = pytest.mark.benchmark
-BARS, ASSETS, ROUNDS = 2500, 500, 5
+BARS = 2500
+ASSETS = 500
+ROUNDS = 5
 COSTS = Costs.from_bps(10, 5)
 
 
-def market() -> tuple[np.ndarray, np.ndarray]:
+def random_market() -> tuple[np.ndarray, np.ndarray]:
     """Closes (t, n) that are also the opens of the next bar, and daily target weights (t, n) that turn over slowly."""
     rng = np.random.default_rng(0)
     closes = 100 * np.exp(np.cumsum(rng.normal(0.0002, 0.02, (BARS, ASSETS)), axis=0))
-    leaning = np.exp(np.cumsum(rng.normal(0, 0.02, (BARS, ASSETS)), axis=0))
-    return closes, 0.9 * leaning / leaning.sum(axis=1, keepdims=True)
+    preference = np.exp(np.cumsum(rng.normal(0, 0.02, (BARS, ASSETS)), axis=0))
+    return closes, 0.9 * preference / preference.sum(axis=1, keepdims=True)
 
 
-def test_simulation_of_500_assets_over_2500_days():
-    closes, weights = market()
+def test_simulation_against_vectorbt():
+    closes, weights = random_market()
     opens = np.vstack([closes[:1], closes[:-1]])
     start = time.perf_counter()
     equity = simulate(opens, closes, weights, costs=COSTS).equity
@@ -38,7 +40,7 @@ def test_simulation_of_500_assets_over_2500_days():
     except ImportError:
         print("; vectorbt is not installed", end="")
     else:
-        # it fills at the deciding bar's close; our next open is that close, so the paths are the same
+        # it fills at the close of the deciding bar; our next open equals that close, so the results are the same
 
         def peer() -> object:
             return vectorbt.Portfolio.from_orders(
@@ -58,7 +60,7 @@ def test_simulation_of_500_assets_over_2500_days():
     contest(contenders, ROUNDS).report("simulate 500 x 2500", "ours")
 
 
-def test_nine_measures_of_one_series():
+def test_nine_metrics_of_one_series_against_empyrical():
     returns = np.random.default_rng(1).normal(0.0004, 0.01, BARS)
     contenders: dict[str, Callable[[], object]] = {"ours": lambda: metrics.summary(returns, 252)}
     assert np.isfinite(list(metrics.summary(returns, 252).values())).all()
@@ -82,4 +84,4 @@ def test_nine_measures_of_one_series():
             )
 
         contenders["empyrical"] = peer
-    contest(contenders, ROUNDS).report("nine measures", "ours")
+    contest(contenders, ROUNDS).report("nine metrics", "ours")

@@ -1,4 +1,4 @@
-"""Cases: contenders that are made, compared with ours where they compute the same, and then timed in turn."""
+"""Cases: contenders for the same work, compared with ours where they compute the same, then timed in turn."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from tests.benchmarks.contest import contest, reason
+from tests.benchmarks.contest import contest, short_error
 
 Work = Callable[[], Any]
 Makers = dict[str, Callable[[], Work]]
@@ -16,9 +16,10 @@ Makers = dict[str, Callable[[], Work]]
 
 @dataclass(frozen=True)
 class Case:
-    """Contenders for one piece of work, ours first; those named in ``same`` must compute what ours does.
+    """Contenders for one piece of work, ours first. Those named in ``same`` must compute the same result as ours.
 
-    A work is so many ``calls``. ``threads`` of torch: a bar at a time has nothing for a second one to do.
+    ``makers`` make each contender's function. One run of it is ``calls`` calls, and times are per call. ``threads`` is
+    the number of torch threads: work on one bar at a time cannot use a second one.
     """
 
     group: str
@@ -31,7 +32,7 @@ class Case:
 
 @dataclass
 class Result:
-    """Milliseconds or MiB of every contender of a case, their ratio to ours, and why others have none."""
+    """Milliseconds or MiB of every contender of a case, their ratio to ours, and the error of those that failed."""
 
     group: str
     bars: int
@@ -43,32 +44,33 @@ class Result:
     failed: dict[str, str] = field(default_factory=dict)
 
 
-def measured(case: Case, mode: str, rounds: int, budget_s: float) -> Result:
-    """The case's contenders checked against ours and timed."""
-    result, works = Result(case.group, case.bars, mode, next(iter(case.makers))), {}
+def measure(case: Case, mode: str, rounds: int, budget_s: float) -> Result:
+    """The times of the case's contenders, after those of ``case.same`` were compared with ours."""
+    result = Result(case.group, case.bars, mode, next(iter(case.makers)))
+    works = {}
     expected = None
     torch.set_num_threads(case.threads)
     for name, make in case.makers.items():
         try:
             work = make()
-            got = work()
-            expected = got if expected is None else expected
+            output = work()
+            expected = output if expected is None else expected
             if name in case.same:
-                check_same(got, expected)
+                check_same(output, expected)
             works[name] = work
         except Exception as error:
-            result.failed[name] = reason(error)
+            result.failed[name] = short_error(error)
     del expected
-    timed = contest(works, rounds, budget_s, guarded=True)
-    result.failed |= timed.failed
-    result.values = {name: 1e3 * timed.median(name) / case.calls for name in timed.seconds}
-    if result.ours in timed.seconds:
-        result.ratios = {name: timed.ratio(name, result.ours) for name in timed.seconds}
+    times = contest(works, rounds, budget_s, catch_errors=True)
+    result.failed |= times.failed
+    result.values = {name: 1e3 * times.median(name) / case.calls for name in times.seconds}
+    if result.ours in times.seconds:
+        result.ratios = {name: times.ratio(name, result.ours) for name in times.seconds}
     return result
 
 
-def check_same(got: Any, expected: Any) -> None:
-    """Raises AssertionError where a contender computes something else than ours."""
-    for a, b in zip(got, expected, strict=False):
-        apart = float((a.detach() - b.detach()).norm() / b.detach().norm())
-        assert apart < 1e-4, f"its result is {apart:.1e} from ours"
+def check_same(output: Any, expected: Any) -> None:
+    """Raises AssertionError if a contender's output differs from ours."""
+    for a, b in zip(output, expected, strict=False):
+        difference = float((a.detach() - b.detach()).norm() / b.detach().norm())
+        assert difference < 1e-4, f"its result is {difference:.1e} from ours"

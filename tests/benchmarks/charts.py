@@ -1,4 +1,4 @@
-"""Charts of the measured figures; a source's claim is drawn hollow."""
+"""Charts of the measured figures; the claims of the source articles have hollow markers."""
 
 from __future__ import annotations
 
@@ -18,52 +18,52 @@ Result = dict[str, Any]
 COLOURS = {"LSTM": "tab:red", "Transformer": "tab:green", "S4": "tab:blue"}
 
 
-def draw(found: dict[str, Any], folder: Path) -> list[str]:
-    """The names of the charts written to the folder; those that nothing was measured for are left out."""
-    drawn = []
+def write_charts(report: dict[str, Any], folder: Path) -> list[str]:
+    """Writes the charts to the folder, except those that nothing was measured for. Returns their file names."""
+    names = []
     for old in folder.glob("models_*.png"):
         old.unlink()
     groups = ((sources.LAYER, "training"), (sources.EVALUATION, "evaluation"), (sources.SCAN, "scan"))
     for group, name in (*groups, (sources.BLOCK, "block"), (sources.LAYER_MEMORY, "memory")):
-        own = [r for r in found["results"] if r["group"] == group]
-        modes = [m for m in ("keep", "default") if any(r["mode"] == m and r["values"] for r in own)]
+        results = [r for r in report["results"] if r["group"] == group]
+        modes = [m for m in ("keep", "default") if any(r["mode"] == m and r["values"] for r in results)]
         if modes:
-            drawn.append(by_length(own, modes, group, folder / f"models_{name}.png"))
-    rows = found["market"].get("rows")
+            names.append(write_length_chart(results, modes, group, folder / f"models_{name}.png"))
+    rows = report["market"].get("rows")
     if rows:
-        drawn.append(sharpes(rows, folder / "models_night.png"))
-    return drawn
+        names.append(write_sharpe_chart(rows, folder / "models_night.png"))
+    return names
 
 
-def by_length(results: Sequence[Result], modes: Sequence[str], group: str, path: Path) -> str:
-    """Every contender over the bars, one panel a mode."""
+def write_length_chart(results: Sequence[Result], modes: Sequence[str], group: str, path: Path) -> str:
+    """Every contender's figure by number of bars, one panel for each mode."""
     figure, panels = plt.subplots(1, len(modes), figsize=(6.5 * len(modes), 4.5), sharey=True, squeeze=False)
     for mode, axes in zip(modes, panels[0], strict=True):
-        own = [r for r in results if r["mode"] == mode]
-        for name in dict.fromkeys(name for r in own for name in r["values"]):
-            points = [(r["bars"], r["values"][name]) for r in own if name in r["values"]]
+        mode_results = [r for r in results if r["mode"] == mode]
+        for name in dict.fromkeys(name for r in mode_results for name in r["values"]):
+            points = [(r["bars"], r["values"][name]) for r in mode_results if name in r["values"]]
             ours = name.startswith("ours")
             axes.plot(*zip(*points, strict=True), marker="o", label=name, linewidth=2.5 if ours else 1)
         if group == sources.EVALUATION:
-            claims(axes)
-        axes.set(xscale="log", yscale="log", xlabel="bars", ylabel=own[0]["unit"], title=f"{group} ({mode})")
-        ticks = sorted({r["bars"] for r in own})
+            plot_claims(axes)
+        axes.set(xscale="log", yscale="log", xlabel="bars", ylabel=mode_results[0]["unit"], title=f"{group} ({mode})")
+        ticks = sorted({r["bars"] for r in mode_results})
         axes.set_xticks(ticks, [f"{bars:,}" for bars in ticks])
         axes.minorticks_off()
         axes.legend(fontsize=8)
-    return saved(figure, path)
+    return save_figure(figure, path)
 
 
-def claims(axes: Axes) -> None:
-    """The sources' length scaling."""
+def plot_claims(axes: Axes) -> None:
+    """Adds the length scaling that the source articles claim."""
     for name, colour in COLOURS.items():
         points = [(bars, row[name]) for bars, row in sources.LENGTHS.items() if not isinstance(row[name], str)]
         style = {"marker": "o", "markerfacecolor": "none", "linestyle": ":", "color": colour}
         axes.plot(*zip(*points, strict=True), label=f"source: {name}", **style)
 
 
-def sharpes(rows: dict[str, Any], path: Path) -> str:
-    """Sharpe ratios of the models and of the ablation with a standard error, the sources' beside them."""
+def write_sharpe_chart(rows: dict[str, Any], path: Path) -> str:
+    """Sharpe ratios of the models and of the ablation with a standard error, and those of the source articles."""
     claimed = {name: row[0] for name, row in sources.MODELS.items()}
     claimed |= {name: sharpe for name, (_, sharpe) in sources.ABLATION.items()}
     ablation = [name for name in sources.ABLATION if name in rows]
@@ -73,16 +73,17 @@ def sharpes(rows: dict[str, Any], path: Path) -> str:
         shown = [name for name in names if rows[name]["sharpe"] is not None]
         error = [(252 / rows[name]["sessions"]) ** 0.5 for name in shown]
         axes.errorbar(shown, [rows[name]["sharpe"] for name in shown], error, fmt="o", capsize=3, label="measured here")
-        theirs = [name for name in shown if name in claimed]
-        axes.scatter(theirs, [claimed[name] for name in theirs], facecolors="none", edgecolors="grey", label="source")
+        in_source = [name for name in shown if name in claimed]
+        axes.scatter(in_source, [claimed[name] for name in in_source], facecolors="none", edgecolors="grey", label="source")
         axes.axhline(0, color="black", linewidth=0.5)
         axes.tick_params(axis="x", rotation=60)
         axes.set(title=title, ylabel="Sharpe ratio, one standard error")
         axes.legend(fontsize=8)
-    return saved(figure, path)
+    return save_figure(figure, path)
 
 
-def saved(figure: Any, path: Path) -> str:
+def save_figure(figure: Any, path: Path) -> str:
+    """Writes the figure. Returns its file name."""
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)

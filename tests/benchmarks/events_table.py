@@ -55,7 +55,7 @@ class Score(NamedTuple):
 
 def recorded_data(folder: Path, scratch: Path) -> TrainingData:
     """What a night of the recording in ``folder`` trains on; ``scratch`` is for its warehouse."""
-    warehouse, as_of = Warehouse.at(scratch / "warehouse.duckdb"), date(2024, 8, 8)
+    warehouse, as_of = Warehouse.from_url(scratch / "warehouse.duckdb"), date(2024, 8, 8)
     migrate(warehouse)
     universe, profile = load_universe(warehouse, UNIVERSE), load_settings().profile(UNIVERSE)
     night = Night(as_of, "recorded", universe, warehouse, midnight_after(as_of), folder)
@@ -79,7 +79,7 @@ def scored(data: TrainingData, name: str, seeds: int, epochs: int, folder: Path)
         fits, made = [], []
         for fold in data.folds:
             artifact = folder / f"{name}_{seed}_{fold.index}.safetensors"
-            fits.append(fit_fold(spec, config, data.features, data.labels, around, fold, artifact).outcome)
+            fits.append(fit_fold(spec, config, data.features, data.labels, around, fold, artifact).fit_result)
             made.append(predict_fold(artifact, data.features, around, fold).returns)
         losses = [fit.validation_loss for fit in fits]
         found.append(Score(right_ways(data, np.concatenate(made)), losses, fits[0].parameters))

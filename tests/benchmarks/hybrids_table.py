@@ -83,7 +83,7 @@ def night(universe: str, quick: bool, folder: Path, seeds: tuple[int, ...]) -> t
     from flows.terminal import console
     from warehouse.connect import Warehouse
 
-    warehouse = Warehouse.at(folder / "warehouse.duckdb")
+    warehouse = Warehouse.from_url(folder / "warehouse.duckdb")
     where: dict[str, Any] = {} if quick else {"source": "recorded", "tape": TAPE}
     asked = NightParameters(
         as_of=date(2024, 6, 28),
@@ -107,7 +107,9 @@ def scores(asked: Any, warehouse: Any) -> tuple[dict[str, Daily], pd.DataFrame]:
     from tasks.train import load_training_data
 
     step = StepParameters(universe=asked.universes[0], **asked.model_dump(exclude={"universes"}))
-    opened, recipe = step.open(), recipe_of(step.settings().profile(asked.universes[0]))
+    settings = step.settings()
+    opened = step.open_night(settings)
+    recipe = recipe_of(settings.profile(asked.universes[0]))
     labels = (data := load_training_data.fn(opened, recipe, ())).labels
     horizon = recipe.horizons.index(recipe.class_horizon)
     with warehouse.read() as con:

@@ -22,7 +22,7 @@ from models.graphs.negatives import STRATEGIES, EdgeBank
 from models.nets.link import LinkPredictor
 from models.nets.temporal_graph import Sizes, preset
 from models.training.allocator import tune_allocator
-from models.training.links import Figures, LinkConfig, Split, chronological, evaluate, figures, fit_links
+from models.training.links import LinkConfig, LinkMetrics, Split, chronological, evaluate, fit_links, link_metrics
 
 FILE = Path(__file__).parents[3] / "shared/data/temporal_graphs/CollegeMsg.txt.gz"
 PUBLISHED, LR = 92.34, 3e-4
@@ -42,7 +42,7 @@ def messages() -> Events:
     return events_from_edges(*np.loadtxt(FILE, dtype=np.int64).T)
 
 
-def edge_banks(split: Split, span: tuple[int, int], config: LinkConfig) -> Iterator[tuple[str, Figures]]:
+def edge_banks(split: Split, span: tuple[int, int], config: LinkConfig) -> Iterator[tuple[str, LinkMetrics]]:
     t = split.events.t
     for name, window in (("EdgeBank", None), ("EdgeBank, window", int(t[-1] - t[split.validation_stop]))):
         bank = EdgeBank(split.events, window)
@@ -50,7 +50,7 @@ def edge_banks(split: Split, span: tuple[int, int], config: LinkConfig) -> Itera
         def score(src: np.ndarray, dst: np.ndarray, start: int, stop: int, bank: EdgeBank = bank) -> np.ndarray:
             return np.stack([bank.score(u, v, start) for u, v in zip(src, dst, strict=True)])
 
-        yield name, figures(score, split, span, config)
+        yield name, link_metrics(score, split, span, config)
 
 
 def trained(name: str, split: Split, config: LinkConfig) -> tuple[LinkPredictor, float]:
@@ -61,7 +61,7 @@ def trained(name: str, split: Split, config: LinkConfig) -> tuple[LinkPredictor,
     return predictor, fit_links(predictor, split, config)
 
 
-def line(name: str, found: Sequence[Figures], notes: Sequence[str] = ()) -> str:
+def line(name: str, found: Sequence[LinkMetrics], notes: Sequence[str] = ()) -> str:
     """A row: the figures of one fit, or the mean of several ± their standard deviation."""
     columns = [(s, figure) for figure in ("ap", "new_ap") for s in STRATEGIES] + [("random", "auc")]
     cells = [words([100 * one[s][figure] for one in found]) for s, figure in columns]

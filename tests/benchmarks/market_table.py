@@ -107,7 +107,7 @@ def night_table(quick: bool, folder: Path, without: dict[str, str]) -> dict[str,
     from flows.terminal import console
     from warehouse.connect import Warehouse
 
-    warehouse = Warehouse.at(folder / "warehouse.duckdb")
+    warehouse = Warehouse.from_url(folder / "warehouse.duckdb")
     where: dict[str, Any] = {"source": "recorded", "tape": TAPE, "universes": ("us_stocks",)}
     if quick:
         where = {"universes": ("demo_stocks",)}
@@ -167,8 +167,9 @@ def figures(
 
     universe = night.universes[0]
     step = StepParameters(universe=universe, **night.model_dump(exclude={"universes"}))
-    opened = step.open()
-    data = load_training_data.fn(opened, recipe_of(step.settings().profile(universe)))
+    settings = step.settings()
+    opened = step.open_night(settings)
+    data = load_training_data.fn(opened, recipe_of(settings.profile(universe)))
     whole = [fold for fold in data.folds if fold.test_stop <= len(data.features)][-1]
     with warehouse.read() as con:
         rows = con.execute(LEADERBOARD).to_arrow_table().to_pylist()
@@ -202,7 +203,7 @@ def inference(artifact: Path, data: Any, fold: Any) -> dict[str, Any]:
     found["fold_ms"] = clock(predicted, 3)
     if hasattr(network, "step"):
         panel = data.features.rows(fold.test_start - 1, fold.test_start + 1)
-        bar = Inputs.of(panel, header.scaler, header.bar_us, SideInputs()).batch(torch.tensor([[1]]))
+        bar = Inputs.from_panel(panel, header.scaler, header.bar_us, SideInputs()).batch(torch.tensor([[1]]))
         state = network.initial_state(1, assets)
         with torch.no_grad():
             _, state = network.step(bar, state)

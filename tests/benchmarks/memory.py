@@ -1,7 +1,7 @@
-"""Peak memory of a forward and backward pass, in a fresh process each: ``python -m tests.benchmarks.memory NAME L B``.
+"""Peak memory of a forward and backward pass, each in a new process: ``python -m tests.benchmarks.memory NAME L B``.
 
-The figure is the most the process held during the pass above what it held before it; a short pass goes first, so that
-no kernel is compiled or loaded in the one that is measured. Linux only.
+The figure is the peak during the pass less the memory before it. A short pass runs first, so that no kernel is compiled
+or loaded in the measured one. Linux only.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from models.layers.s5 import S5
 from tests.benchmarks import peers
 from tests.benchmarks.peers import Mixed, TextbookS4D, Transformer
 
-D, N, SCAN_N = 64, 64, 16
+D = 64
+N = 64
+SCAN_N = 16
 CONTENDERS: dict[str, Callable[[], nn.Module]] = {
     "ours, S4D": lambda: Mixed(S4D(D, N), D),
     "ours, S4": lambda: Mixed(S4(D, N), D),
@@ -38,25 +40,25 @@ CONTENDERS: dict[str, Callable[[], nn.Module]] = {
 
 
 class PeakError(RuntimeError):
-    """The process that was to be measured ended early."""
+    """The measured process ended early."""
 
 
-def peak(name: str, bars: int, batch: int) -> float:
-    """MiB that one pass of the contender took at its peak. Raises PeakError."""
+def peak_mib(name: str, bars: int, batch: int) -> float:
+    """Peak memory of one pass of the contender, in MiB. Raises PeakError."""
     command = [sys.executable, "-m", "tests.benchmarks.memory", name, str(bars), str(batch)]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    if ran.returncode:
-        raise PeakError((ran.stderr.strip().splitlines() or [f"exit code {ran.returncode}"])[-1])
-    return float(ran.stdout)
+    process = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    if process.returncode:
+        raise PeakError((process.stderr.strip().splitlines() or [f"exit code {process.returncode}"])[-1])
+    return float(process.stdout)
 
 
-def held(name: str) -> int:
-    """KiB of a field of this process's status: VmRSS now, VmHWM at the most."""
+def memory_kib(field: str) -> int:
+    """A memory field of this process's status, in KiB: VmRSS is the present value, VmHWM the peak."""
     fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(fields[name].split()[0])
+    return int(fields[field].split()[0])
 
 
-def one_pass(module: nn.Module, x: torch.Tensor) -> None:
+def run_pass(module: nn.Module, x: torch.Tensor) -> None:
     y = module(x)
     y = y[0] if isinstance(y, tuple) else y
     y.backward(torch.ones(()).expand_as(y))
@@ -67,12 +69,12 @@ def main(name: str, bars: int, batch: int) -> None:
     torch.set_num_threads(2)
     torch.manual_seed(0)
     module = CONTENDERS[name]()
-    one_pass(module, torch.randn(batch, 64, D, requires_grad=True))
+    run_pass(module, torch.randn(batch, 64, D, requires_grad=True))
     x = torch.randn(batch, bars, D, requires_grad=True)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
-    before = held("VmRSS")
-    one_pass(module, x)
-    print((held("VmHWM") - before) / 1024)
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    before = memory_kib("VmRSS")
+    run_pass(module, x)
+    print((memory_kib("VmHWM") - before) / 1024)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the layers are measured against: packages of others, and the textbook forms, with our weights where they fit."""
+"""The peers of our layers: other packages and the textbook forms, with our weights where they fit."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from models.layers.s4d import S4D
 
 
 class Mixed(nn.Module):
-    """A state-space layer, then GELU and a gated 1 x 1 product, as in the S4D paper's code. (b, l, d) → (b, l, d)."""
+    """A layer, then GELU and a gated 1 x 1 product, as in the S4D paper's code. (b, l, d) → (b, l, d)."""
 
     def __init__(self, layer: nn.Module, d_model: int) -> None:
         super().__init__()
-        self.layer, self.mix = layer, nn.Linear(d_model, 2 * d_model)
+        self.layer = layer
+        self.mix = nn.Linear(d_model, 2 * d_model)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.layer(x)
@@ -41,7 +42,7 @@ class TextbookS4D(nn.Module):
 
 
 class Transformer(nn.Module):
-    """torch's encoder with 4 heads, every bar seeing every other. (b, l, d) → (b, l, d)."""
+    """torch's encoder with 4 heads; every bar attends to all bars. (b, l, d) → (b, l, d)."""
 
     def __init__(self, d_model: int, n_layers: int) -> None:
         super().__init__()

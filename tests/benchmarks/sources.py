@@ -1,11 +1,11 @@
-"""What the sources claim (inventory S4-44 to 47, MAM-29), to stand beside what is measured here; and the aims."""
+"""The figures that the source articles claim (S4-44 to 47, MAM-29), to compare with ours; and our aims."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 NO_MEMORY = "out of memory"
-# milliseconds of inference by bars, on the sources' own machine (S4-45)
+# milliseconds of inference by bars, on the machine of the source articles (S4-45)
 LENGTHS: dict[int, dict[str, float | str]] = {
     256: {"LSTM": 50, "Transformer": 15, "S4": 8},
     1024: {"LSTM": 200, "Transformer": 80, "S4": 12},
@@ -46,7 +46,11 @@ STOCKS: dict[str, tuple[float, float, float, float]] = {
 
 @dataclass(frozen=True)
 class Aim:
-    """So many times the best of ``peers`` by allocator mode, and ``at_most`` so many ms or MiB."""
+    """An aim for one group of cases and number of bars.
+
+    ``times``: the least ratio, by allocator mode, of the best peer's figure to ours. ``at_most``: our figure in ms or
+    MiB. ``note`` is printed with the aim.
+    """
 
     group: str
     bars: int
@@ -56,21 +60,25 @@ class Aim:
     note: str = ""
 
 
-SCAN, SCAN_ALONE = "selective scan, forward and backward", "selective scan, forward"
-BLOCK, LAYER = "Mamba block, forward and backward", "layer, forward and backward"
-EVALUATION, STEP = "evaluation, 4 layers, batch 1", "one step, one layer, one sample"
-BLOCK_MEMORY, LAYER_MEMORY = "memory of a Mamba block", "memory of a layer"
+SCAN = "selective scan, forward and backward"
+SCAN_FORWARD = "selective scan, forward"
+BLOCK = "Mamba block, forward and backward"
+LAYER = "layer, forward and backward"
+EVALUATION = "evaluation, 4 layers, batch 1"
+STEP = "one step, one layer, one sample"
+BLOCK_MEMORY = "memory of a Mamba block"
+LAYER_MEMORY = "memory of a layer"
 SSM = ("s5-pytorch", "textbook S4D")
 _SCAN_AIM = {"keep": 15.0, "default": 40.0}
 _NO_COMPILER = "≥ 6× without a compiler (default allocator ≥ 15×)"
 AIMS = (
     *(Aim(SCAN, bars, ("mambapy",), _SCAN_AIM, note=_NO_COMPILER) for bars in (1024, 4096)),
-    *(Aim(SCAN_ALONE, bars, ("mambapy",), {"keep": 25.0}, note="≥ 12× without a compiler") for bars in (1024, 4096)),
+    *(Aim(SCAN_FORWARD, bars, ("mambapy",), {"keep": 25.0}, note="≥ 12× without a compiler") for bars in (1024, 4096)),
     Aim(BLOCK, 1024, ("mambapy",), {"keep": 8.0}),
     Aim(BLOCK, 4096, ("mambapy",), {"keep": 15.0}),
     *(Aim(BLOCK_MEMORY, bars, ("mambapy",), {"default": 8.0}) for bars in (1024, 4096)),
-    Aim(LAYER, 256, ("LSTM",), note="none set; stated"),
-    Aim(LAYER, 256, SSM, note="none set; stated"),
+    Aim(LAYER, 256, ("LSTM",), note="none set; reported only"),
+    Aim(LAYER, 256, SSM, note="none set; reported only"),
     Aim(LAYER, 1024, ("LSTM",), {"keep": 1.0}),
     Aim(LAYER, 4096, ("LSTM",), {"keep": 1.5}),
     *(Aim(LAYER, bars, SSM, {"keep": 3.0}) for bars in (1024, 4096)),

@@ -1,4 +1,4 @@
-"""One small simulated night, run by the real command line as its own process, that several tests read."""
+"""Fixtures that run the real command line as its own process, and one small simulated night that several tests read."""
 
 from __future__ import annotations
 
@@ -25,34 +25,34 @@ Contents = Callable[..., dict[str, pa.Table]]
 
 @pytest.fixture(scope="session")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Start:
-    """Starts ``nightgraph`` as a process group of its own, with the small settings and its own Prefect home."""
+    """Starts ``nightgraph`` as a process group of its own, with the small settings and a fresh Prefect home."""
     home = tmp_path_factory.mktemp("prefect")
     environment = {**os.environ, **SMALL, "PREFECT_HOME": str(home), "COLUMNS": "160", "PYTHONUNBUFFERED": "1"}
 
-    def started(*arguments: str, **more: str) -> subprocess.Popen[str]:
+    def start_process(*arguments: str, **variables: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, "-m", "flows.cli", *arguments],
             cwd=REPOSITORY,
-            env=environment | more,
+            env=environment | variables,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
         )
 
-    return started
+    return start_process
 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This process with the same small settings."""
+    """Sets the same small settings in this process."""
     for name, value in SMALL.items():
         monkeypatch.setenv(name, value)
 
 
 @pytest.fixture(scope="session")
 def nightgraph(start: Start) -> Run:
-    """Runs ``nightgraph`` to its end; its exit code and what it printed."""
+    """Runs ``nightgraph`` to its end; returns its exit code and output."""
 
     def run(*arguments: str) -> tuple[int, str]:
         process = start(*arguments)
@@ -64,12 +64,12 @@ def nightgraph(start: Start) -> Run:
 
 @pytest.fixture(scope="session")
 def contents() -> Contents:
-    """Reads a warehouse whole, for comparison."""
+    """Reads the tables of a warehouse, for comparison."""
     return read_contents
 
 
 def read_contents(path: Path, where: str = "true") -> dict[str, pa.Table]:
-    """Every row of every raw and store table, in one order. Without ``step_runs``, which holds wall times."""
+    """Every row of every raw and store table, in one order, without ``step_runs``, which has wall times."""
     with duckdb.connect(str(path), read_only=True) as con:
         con.execute("SET TimeZone='UTC'")
         names = con.execute(
@@ -81,7 +81,7 @@ def read_contents(path: Path, where: str = "true") -> dict[str, pa.Table]:
 
 @pytest.fixture(scope="session")
 def night(nightgraph: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The warehouse after the simulated night of 2024-06-28 for both demo universes."""
+    """The warehouse file after the simulated night of 2024-06-28 for both demo universes."""
     path = tmp_path_factory.mktemp("night") / "warehouse.duckdb"
     code, printed = nightgraph("night", "--as-of", "2024-06-28", "--warehouse", str(path))
     assert code == 0, printed[-5000:]

@@ -1,4 +1,4 @@
-"""`nightgraph serve` as a user has it: server, workers and deployments, driven through the REST API as the UI does."""
+"""`nightgraph serve` as users run it: server, workers and deployments, driven through the REST API like the UI."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ import pytest
 
 from flows.server import free_port
 
-pytestmark = pytest.mark.slow
-READY_S, NIGHT_S, GONE_S, BUSY_S = 180.0, 900.0, 30.0, 60.0
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("served desk")]  # in order, on one server
+READY_S = 180.0
+NIGHT_S = 900.0
+GONE_S = 30.0
+BUSY_S = 60.0
 RUN = {"source": "simulated", "as_of": "2024-06-28", "universes": ["demo_stocks"], "models": ["s4d", "buy_and_hold"]}
 ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
@@ -34,7 +37,7 @@ class Desk:
     warehouse: Path
 
     def call(self, path: str, body: object = None, method: str | None = None) -> Any:
-        """The API's answer, parsed."""
+        """The API's response, parsed."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(
             f"{self.api}{path}",
@@ -45,18 +48,19 @@ class Desk:
         deadline = time.monotonic() + BUSY_S
         while True:
             try:
-                with urllib.request.urlopen(request, timeout=30) as answer:
-                    return json.loads(answer.read() or "null")
-            except urllib.error.HTTPError as error:  # Prefect's server says so while its database is locked
+                with urllib.request.urlopen(request, timeout=30) as response:
+                    return json.loads(response.read() or "null")
+            except urllib.error.HTTPError as error:  # Prefect's server returns 503 while its database is locked
                 if error.code != 503 or time.monotonic() > deadline:
                     raise
                 time.sleep(1.0)
 
     def deployment(self, name: str) -> dict[str, Any]:
+        """A deployment by flow and name."""
         return self.call(f"/deployments/name/{name}")
 
     def run_nightly(self, night: dict[str, Any]) -> dict[str, Any]:
-        """Presses "Run" on the deployment `nightly`."""
+        """The new run of the deployment `nightly`, created like the UI's "Run" button does."""
         target = self.deployment("nightly/nightly")["id"]
         return self.call(f"/deployments/{target}/create_flow_run", {"parameters": {"night": night}})
 
@@ -69,6 +73,7 @@ class Desk:
         return state
 
     def logs(self, run_id: str) -> str:
+        """The log lines of a run."""
         lines = self.call("/logs/filter", {"logs": {"flow_run_id": {"any_": [run_id]}}, "sort": "TIMESTAMP_ASC"})
         return "\n".join(line["message"] for line in lines)
 
@@ -79,32 +84,33 @@ def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def serve(start, warehouse: Path, **environment: str) -> Desk:
+    """A `nightgraph serve` started on a free port, ready to take requests."""
     port = free_port()
     process = start("serve", "--port", str(port), "--warehouse", str(warehouse), **environment)
-    printed = []
+    lines = []
     for line in process.stdout:
-        printed.append(line)
+        lines.append(line)
         if line.startswith("Schedules:"):
             return Desk(process, f"http://127.0.0.1:{port}/api", warehouse)
-    pytest.fail("".join(printed))
+    pytest.fail("".join(lines))
 
 
 @pytest.fixture(scope="module")
 def desk(start, warehouse: Path) -> Iterator[Desk]:
-    running = serve(start, warehouse)
-    yield running
-    running.process.send_signal(signal.SIGINT)
-    rest, _ = running.process.communicate(timeout=60)
-    assert running.process.returncode == 0, rest
-    assert "Traceback" not in rest
+    server = serve(start, warehouse)
+    yield server
+    server.process.send_signal(signal.SIGINT)
+    output, _ = server.process.communicate(timeout=60)
+    assert server.process.returncode == 0, output
+    assert "Traceback" not in output
 
 
 def test_every_flow_is_a_deployment_on_its_pool(desk):
-    found = {f"{d['entrypoint']} {d['name']}": d["work_pool_name"] for d in desk.call("/deployments/filter", {})}
+    deployments = {f"{d['entrypoint']} {d['name']}": d["work_pool_name"] for d in desk.call("/deployments/filter", {})}
     flows = ("ingest", "validate", "graphs", "train", "backtest", "audit", "publish", "events", "stream")
     expected = {f"flows.{flow}:{flow} {flow}": "gpu" if flow == "train" else "default" for flow in flows}
     nights = ("nightly", "stocks_after_close", "crypto_after_midnight")
-    assert found == expected | {f"flows.nightly:nightly {name}": "default" for name in nights}
+    assert deployments == expected | {f"flows.nightly:nightly {name}": "default" for name in nights}
 
 
 def test_the_form_of_nightly_has_descriptions_and_bounds(desk):
@@ -116,7 +122,7 @@ def test_the_form_of_nightly_has_descriptions_and_bounds(desk):
 
 
 @pytest.mark.parametrize(
-    ("night", "said"),
+    ("night", "message"),
     [
         ({"source": "martian"}, "'martian' is not one of"),
         ({"seeds": list(range(17))}, "is too long"),
@@ -124,14 +130,14 @@ def test_the_form_of_nightly_has_descriptions_and_bounds(desk):
         ({"universes": "demo_stocks"}, "is not of type 'array'"),
     ],
 )
-def test_parameters_out_of_bounds_are_refused_by_the_api(desk, night, said):
-    with pytest.raises(urllib.error.HTTPError) as refused:
+def test_parameters_out_of_bounds_are_refused_by_the_api(desk, night, message):
+    with pytest.raises(urllib.error.HTTPError) as error:
         desk.run_nightly(night)
-    assert refused.value.code == 409
-    assert said in json.loads(refused.value.read())["detail"]
+    assert error.value.code == 409
+    assert message in json.loads(error.value.read())["detail"]
 
 
-def test_schedules_are_off_until_switched_on_and_keep_the_night_they_are_for(desk):
+def test_schedules_are_off_until_switched_on_and_have_the_parameters_of_their_night(desk):
     expected = {
         "stocks_after_close": ("30 17 * * 1-5", "America/New_York", "us_stocks"),
         "crypto_after_midnight": ("10 0 * * *", "UTC", "crypto"),
@@ -142,7 +148,7 @@ def test_schedules_are_off_until_switched_on_and_keep_the_night_they_are_for(des
         assert not schedule["active"]
         assert (schedule["schedule"]["cron"], schedule["schedule"]["timezone"]) == (cron, timezone)
         switch = f"/deployments/{before['id']}/schedules/{schedule['id']}"
-        desk.call(switch, {"active": True}, "PATCH")  # what the UI's switch sends
+        desk.call(switch, {"active": True}, "PATCH")  # the request of the UI's switch
         assert desk.deployment(f"nightly/{name}")["schedules"][0]["active"]
         assert desk.deployment(f"nightly/{name}")["parameters"] == {
             "night": {"source": "live", "universes": [universe]}
@@ -150,7 +156,7 @@ def test_schedules_are_off_until_switched_on_and_keep_the_night_they_are_for(des
         desk.call(switch, {"active": False}, "PATCH")
 
 
-def test_a_night_triggered_as_the_ui_does_ends_in_signals_one_can_query(desk):
+def test_a_night_triggered_like_in_the_ui_ends_in_signals_that_can_be_queried(desk):
     run = desk.run_nightly(RUN)
     state = desk.wait(run["id"], ENDED, NIGHT_S)
     assert state["type"] == "COMPLETED", f"{state['message']}\n{desk.logs(run['id'])}"
@@ -166,23 +172,23 @@ def test_a_night_triggered_as_the_ui_does_ends_in_signals_one_can_query(desk):
     assert 7 <= tasks <= 7 * 10  # at most about ten a flow
 
 
-def test_an_impossible_night_is_a_failed_run_that_says_why_and_begins_nothing(desk):
+def test_an_impossible_night_is_a_failed_run_with_the_reason_and_starts_no_step(desk):
     run = desk.run_nightly({**RUN, "as_of": "1999-01-01"})
     state = desk.wait(run["id"], ENDED, NIGHT_S)
     assert state["type"] == "FAILED"
     assert "demo_stocks begins on" in state["message"]
     assert desk.call("/flow_runs/filter", {"flow_runs": {"parent_flow_run_id": {"any_": [run["id"]]}}}) == []
-    time.sleep(3)  # lines travel in batches
+    time.sleep(3)  # log lines are sent in batches
     assert "demo_stocks begins on" in desk.logs(run["id"])
 
 
-def test_a_second_serve_says_where_the_first_is(desk, nightgraph):
+def test_a_second_serve_prints_the_address_of_the_first(desk, nightgraph):
     code, printed = nightgraph("serve", "--port", str(free_port()), "--warehouse", str(desk.warehouse))
     assert code == 1
     assert f"error: running already at {desk.api.removesuffix('/api')}" in printed
 
 
-def test_a_night_from_the_command_line_is_run_on_the_server_that_is_kept(desk, nightgraph):
+def test_a_night_from_the_command_line_runs_on_the_server_already_running(desk, nightgraph):
     code, printed = nightgraph(
         *("night", "--as-of", "2024-06-28", "--universe", "demo_stocks", "--model", "s4d", "--model", "buy_and_hold"),
         *("--warehouse", str(desk.warehouse)),
@@ -193,18 +199,18 @@ def test_a_night_from_the_command_line_is_run_on_the_server_that_is_kept(desk, n
     assert (runs[0]["deployment_id"], runs[0]["state_type"]) == (None, "COMPLETED")
 
 
-def test_nothing_outlives_a_killed_serve_and_the_next_one_closes_what_it_left(start, tmp_path):
-    own_home = {"PREFECT_HOME": str(tmp_path / "prefect")}
-    first = serve(start, tmp_path / "warehouse.duckdb", **own_home)
+def test_no_process_outlives_a_killed_serve_and_the_next_one_marks_its_run_as_crashed(start, tmp_path):
+    home = {"PREFECT_HOME": str(tmp_path / "prefect")}
+    first = serve(start, tmp_path / "warehouse.duckdb", **home)
     run = first.run_nightly(RUN)
     first.wait(run["id"], {"RUNNING"}, READY_S)
-    family = psutil.Process(first.process.pid).children(recursive=True)
-    assert len(family) >= 4  # server, two workers, the run
+    children = psutil.Process(first.process.pid).children(recursive=True)
+    assert len(children) >= 4  # server, two workers, the run
     first.process.send_signal(signal.SIGKILL)
     first.process.wait()
-    _, left = psutil.wait_procs(family, timeout=GONE_S)
-    assert left == []
-    second = serve(start, tmp_path / "warehouse.duckdb", **own_home)
+    _, alive = psutil.wait_procs(children, timeout=GONE_S)
+    assert alive == []
+    second = serve(start, tmp_path / "warehouse.duckdb", **home)
     try:
         state = second.call(f"/flow_runs/{run['id']}")["state"]
         assert (state["type"], "server was stopped" in state["message"]) == ("CRASHED", True)

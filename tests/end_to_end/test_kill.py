@@ -26,10 +26,11 @@ NIGHT = (
 )
 
 
-def test_a_night_killed_inside_every_step_ends_row_for_row_like_an_undisturbed_one(
+def test_a_night_killed_inside_every_step_ends_with_the_rows_of_an_undisturbed_one(
     start, nightgraph, contents, tmp_path: Path
 ) -> None:
-    undisturbed, killed = tmp_path / "undisturbed.duckdb", tmp_path / "killed.duckdb"
+    undisturbed = tmp_path / "undisturbed.duckdb"
+    killed = tmp_path / "killed.duckdb"
     code, printed = nightgraph(*NIGHT, "buy_and_hold", "--warehouse", str(undisturbed))
     assert code == 0, printed[-3000:]
     delays = random.Random(7)
@@ -45,7 +46,8 @@ def test_a_night_killed_inside_every_step_ends_row_for_row_like_an_undisturbed_o
         process.wait()
     code, printed = nightgraph(*NIGHT, "buy_and_hold", "--warehouse", str(killed))
     assert code == 0, printed[-3000:]
-    expected, actual = contents(undisturbed), contents(killed)
+    expected = contents(undisturbed)
+    actual = contents(killed)
     assert expected.keys() == actual.keys()
     different = [name for name in expected if not expected[name].equals(actual[name])]
     assert not different

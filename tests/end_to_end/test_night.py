@@ -1,4 +1,4 @@
-"""The demo night as a user runs it: what it prints, what it leaves, and that running it again changes nothing."""
+"""The demo night as users run it: its tables, its output, and that running it again changes no row."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
+pytestmark = pytest.mark.xdist_group("demo night")  # one night, read by all
 RELATIONS = [
     "bars",
     "corporate_actions",
@@ -36,18 +37,19 @@ RELATIONS = [
 
 @pytest.fixture(scope="module")
 def published(night: Path):
-    """The read-only copy, as an analyst opens it."""
+    """A connection to the read-only copy, as analysts open it."""
     with duckdb.connect(str(night.with_name("warehouse.published.duckdb")), read_only=True) as con:
         con.execute("SET TimeZone='UTC'")
         yield con
 
 
 def scalar(con, sql: str):
+    """The single value of a query."""
     return con.execute(sql).fetchone()[0]
 
 
 @pytest.mark.parametrize("relation", RELATIONS)
-def test_relation_of_the_contract_holds_rows(published, relation: str) -> None:
+def test_every_relation_of_the_contract_has_rows(published, relation: str) -> None:
     assert scalar(published, f"SELECT count(*) FROM {relation}") > 0
 
 
@@ -60,12 +62,12 @@ def test_every_universe_is_published_with_signals_for_its_next_session(published
     assert sessions.fetchall() == [("demo_crypto", "2024-06-29"), ("demo_stocks", "2024-07-01")]
 
 
-def test_leaderboard_has_every_model_with_buy_and_hold_beside(published) -> None:
+def test_the_leaderboard_has_every_model_and_buy_and_hold(published) -> None:
     models = published.execute("SELECT list_sort(list(model)) FROM leaderboard GROUP BY universe").fetchall()
     assert models == [(["buy_and_hold", "equal_weight", "lstm", "mamba", "momentum", "s4d", "ssm_gnn"],)] * 2
 
 
-def test_every_row_of_a_simulated_night_says_so(published) -> None:
+def test_every_row_of_a_simulated_night_has_source_simulated(published) -> None:
     tables = published.execute(
         "SELECT table_name FROM duckdb_columns() WHERE column_name = 'source' AND schema_name = 'store'"
     )
@@ -86,7 +88,7 @@ def test_no_prediction_is_made_by_a_fold_that_trained_on_its_bar(published) -> N
     )
 
 
-def test_no_key_of_the_contract_repeats(published) -> None:
+def test_the_keys_of_the_contract_are_unique(published) -> None:
     grains = {
         "bars": "source, universe, symbol, interval, ts",
         "features": "source, universe, symbol, interval, ts",
@@ -98,10 +100,10 @@ def test_no_key_of_the_contract_repeats(published) -> None:
         "checks": "source, universe, night, table_name, rule",
     }
     for relation, grain in grains.items():
-        repeated = scalar(
+        duplicates = scalar(
             published, f"SELECT count(*) FROM (SELECT 1 FROM {relation} GROUP BY {grain} HAVING count(*) > 1)"
         )
-        assert repeated == 0, relation
+        assert duplicates == 0, relation
 
 
 def test_running_the_night_again_changes_no_row(night: Path, nightgraph, contents) -> None:
@@ -112,7 +114,7 @@ def test_running_the_night_again_changes_no_row(night: Path, nightgraph, content
     assert [name for name in before if not before[name].equals(after[name])] == []
 
 
-def test_sql_prints_csv_of_the_published_copy(night: Path, nightgraph) -> None:
+def test_the_sql_command_prints_csv_of_the_published_copy(night: Path, nightgraph) -> None:
     sql = "SELECT symbol, side, weight FROM signals_next_day WHERE universe = 'demo_stocks'"
     code, printed = nightgraph("sql", sql, "--csv", "--warehouse", str(night))
     rows = list(csv.DictReader(io.StringIO(printed)))

@@ -1,4 +1,4 @@
-"""A night on recorded events: bars of a second made of the very trades that the networks read, in one command."""
+"""A night on recorded events in one command: one-second bars made of the trades that the networks read too."""
 
 from __future__ import annotations
 
@@ -27,13 +27,15 @@ from warehouse.connect import Warehouse
 from warehouse.migrate import migrate
 from warehouse.universes import load_universe
 
-pytestmark = pytest.mark.slow
-AS_OF, UNIVERSE, SOURCE = date(2024, 8, 8), "binance_seconds", ("--source", "recorded")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("recorded events")]  # one night, read by all
+AS_OF = date(2024, 8, 8)
+UNIVERSE = "binance_seconds"
 MIDNIGHT = datetime(2024, 8, 9, tzinfo=UTC)
-READERS = ("tgn", "tgat", "jodie", "dyrep")  # of events
-MODELS = (*READERS, "ssm", "gnn", "buy_and_hold")
-# the recorder's clock is 1.27 s behind the exchange's: what it had received by ENDED has all that came before CUT
-ENDED, CUT = datetime(2024, 8, 8, 23, 59, 20, tzinfo=UTC), datetime(2024, 8, 8, 23, 59, 20, tzinfo=UTC)
+EVENT_NETWORKS = ("tgn", "tgat", "jodie", "dyrep")
+MODELS = (*EVENT_NETWORKS, "ssm", "gnn", "buy_and_hold")
+# the recorder's clock is 1.27 s behind the exchange's: rows received by ENDED include all events before CUT
+ENDED = datetime(2024, 8, 8, 23, 59, 20, tzinfo=UTC)
+CUT = datetime(2024, 8, 8, 23, 59, 20, tzinfo=UTC)
 COMPARED = {"features": "ts", "graph_snapshots": "as_of", "graph_edges": "as_of", "predictions": "ts"}
 
 
@@ -43,120 +45,136 @@ def tape(shared_data: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def asked(tape: Path) -> list[str]:
+def arguments(tape: Path) -> list[str]:
+    """The command line of the night."""
     models = [word for model in MODELS for word in ("--model", model)]
-    return ["night", *SOURCE, "--tape", str(tape), "--as-of", str(AS_OF), "--universe", UNIVERSE, *models]
+    return [
+        "night",
+        "--source",
+        "recorded",
+        "--tape",
+        str(tape),
+        "--as-of",
+        str(AS_OF),
+        "--universe",
+        UNIVERSE,
+        *models,
+    ]
 
 
 @pytest.fixture(scope="module")
-def recorded(nightgraph, asked: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The warehouse after the night."""
+def recorded(nightgraph, arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The warehouse file after the night."""
     path = tmp_path_factory.mktemp("recorded") / "warehouse.duckdb"
-    code, printed = nightgraph(*asked, "--warehouse", str(path))
+    code, printed = nightgraph(*arguments, "--warehouse", str(path))
     assert code == 0, printed[-5000:]
     return path
 
 
 @pytest.fixture
 def profile(small: None) -> Profile:
-    """The universe's profile as the night had it."""
+    """The universe's profile with the settings of the night."""
     return load_settings().profile(UNIVERSE)
 
 
-def night_at(path: Path, tape: Path, clock: datetime = MIDNIGHT) -> Night:
-    warehouse = Warehouse.at(path)
+def make_night(path: Path, tape: Path, clock: datetime = MIDNIGHT) -> Night:
+    """The night in the warehouse file ``path``."""
+    warehouse = Warehouse.from_url(path)
     return Night(AS_OF, "recorded", load_universe(warehouse, UNIVERSE), warehouse, clock, tape)
 
 
 def rows(path: Path, query: str, **parameters: object) -> list[tuple]:
+    """Result rows of a query on the warehouse file ``path``."""
     with duckdb.connect(str(path), read_only=True) as con:
         con.execute("SET TimeZone='UTC'")
         return con.execute(query, parameters).fetchall()
 
 
-def test_the_night_is_published_with_every_model_and_a_green_audit(recorded: Path) -> None:
+def test_the_night_is_published_with_every_model_and_a_passed_audit(recorded: Path) -> None:
     published = recorded.with_name("warehouse.published.duckdb")
     assert rows(published, "SELECT state, for_session FROM nights") == [("published", AS_OF + timedelta(days=1))]
     board = rows(published, "SELECT model, sessions, total_return IS NOT NULL, annual_return FROM leaderboard")
-    # networks forecast the last 119 seconds, and the first of them is only decided in
+    # networks forecast the last 119 seconds; the first of them has a decision but no return
     assert sorted(board) == [(model, 118, True, None) for model in sorted(MODELS)]
     assert rows(published, "SELECT bool_and(passed), count(DISTINCT cut) FROM leak_audit") == [(True, 2)]
     assert rows(published, "SELECT count(DISTINCT model) FROM signals") == [(len(MODELS) - 1,)]
 
 
-def test_every_event_up_to_the_night_s_clock_is_in_and_known_by_it(recorded: Path, tape: Path) -> None:
+def test_every_event_up_to_the_nights_clock_is_stored_as_received_by_then(recorded: Path, tape: Path) -> None:
     trades = pq.read_table(tape / "trades_2024-08-08.parquet")
-    due = trades.filter(pc.less_equal(trades["ts_ms"], int(MIDNIGHT.timestamp() * 1000)))
-    found = rows(
+    expected = trades.filter(pc.less_equal(trades["ts_ms"], int(MIDNIGHT.timestamp() * 1000)))
+    stored = rows(
         recorded,
         "SELECT count(*) FILTER (kind = 'trade'), count(*) FILTER (kind = 'book') > 16000, max(ts) <= $clock, "
         "min(fetched_at), max(fetched_at), list_sort(list(DISTINCT source || ' ' || venue)) FROM events",
         clock=MIDNIGHT,
     )
-    assert found == [(due.num_rows, True, True, MIDNIGHT, MIDNIGHT, ["recorded binance"])]
+    assert stored == [(expected.num_rows, True, True, MIDNIGHT, MIDNIGHT, ["recorded binance"])]
     bars = rows(recorded, "SELECT count(*), min(ts), max(ts) FROM bars WHERE interval = '1s'")
     assert bars == [(2057, datetime(2024, 8, 8, 23, 54, 16, tzinfo=UTC), MIDNIGHT - timedelta(seconds=1))]
 
 
-def test_networks_that_read_events_forecast_otherwise_without_them(recorded: Path, tape: Path, profile) -> None:
-    night, recipe = night_at(recorded, tape), recipe_of(profile)
+def test_only_networks_that_read_events_forecast_differently_without_them(recorded: Path, tape: Path, profile) -> None:
+    night = make_night(recorded, tape)
+    recipe = recipe_of(profile)
     data = load_training_data.fn(night, recipe, MODELS[:-1])
     fold = walk_forward(data.features.ts, data.labels.end, **recipe.folds)[0]
     for model in MODELS[:-1]:
-        around = data.side_inputs_of(Spec(model))
+        side_inputs = data.side_inputs_of(Spec(model))
         (stored,) = rows(
             recorded,
             "SELECT artifact FROM folds WHERE trial_id = $id AND fold = 0",
             id=trial_id(night, model, 0, recipe),
         )
         artifact = night.warehouse.artifacts / stored[0]
-        heard = predict_fold(artifact, data.features, around, fold).returns
-        deaf = predict_fold(artifact, data.features, SideInputs(around.snapshots), fold).returns
-        assert np.isfinite(heard[1:]).any()
-        assert np.array_equal(heard, deaf, equal_nan=True) == (model not in READERS), model
+        with_events = predict_fold(artifact, data.features, side_inputs, fold).returns
+        without = predict_fold(artifact, data.features, SideInputs(side_inputs.snapshots), fold).returns
+        assert np.isfinite(with_events[1:]).any()
+        assert np.array_equal(with_events, without, equal_nan=True) == (model not in EVENT_NETWORKS), model
 
 
-def test_what_came_after_a_time_changes_nothing_forecast_before_it(
+def test_forecasts_before_a_cut_do_not_depend_on_later_events(
     recorded: Path, tape: Path, profile, tmp_path: Path
 ) -> None:
-    """The files are cut where the recorder stood at ENDED, and a night whose clock is CUT is run on them."""
+    """A night with its clock at CUT is run on the rows that the recorder had received by ENDED."""
     cut = tmp_path / "cut"
     cut.mkdir()
     for path in tape.glob("*.parquet"):
         table = pq.read_table(path)
         received = pc.less_equal(table["received_ns"], int(ENDED.timestamp() * 1e9))
         pq.write_table(table.filter(received), cut / path.name)
-    warehouse = Warehouse.at(tmp_path / "warehouse.duckdb")
+    warehouse = Warehouse.from_url(tmp_path / "warehouse.duckdb")
     migrate(warehouse)
-    night, recipe = night_at(warehouse.path, cut, CUT), recipe_of(profile)
+    night = make_night(warehouse.path, cut, CUT)
+    recipe = recipe_of(profile)
     ingest_bars.fn(night, overlap_bars=5, max_bad_fraction=0.0, threads=2)
     validate_night.fn(night)
     write_features.fn(night)
     build_graphs.fn(night, **profile.graph.model_dump())
-    data = load_training_data.fn(night, recipe, READERS)
-    for model in READERS:
+    data = load_training_data.fn(night, recipe, EVENT_NETWORKS)
+    for model in EVENT_NETWORKS:
         assert train_model.fn(night, data, model, 0, recipe).fitted == 2
-    trials = [trial_id(night, model, 0, recipe) for model in READERS]
+    trials = [trial_id(night, model, 0, recipe) for model in EVENT_NETWORKS]
     for relation, ts in COMPARED.items():
-        kept = f"{ts} < $cut" + (" AND list_contains($trials, trial_id)" if relation == "predictions" else "")
-        query = f"SELECT * EXCLUDE (run_id) FROM {relation} WHERE {kept} AND $trials IS NOT NULL ORDER BY ALL"
+        condition = f"{ts} < $cut" + (" AND list_contains($trials, trial_id)" if relation == "predictions" else "")
+        query = f"SELECT * EXCLUDE (run_id) FROM {relation} WHERE {condition} AND $trials IS NOT NULL ORDER BY ALL"
         whole, part = (rows(path, query, cut=CUT, trials=trials) for path in (recorded, warehouse.path))
         assert len(part) > 10 and part == whole, relation
 
 
-def test_the_night_again_has_nothing_to_do(recorded: Path, nightgraph, contents, asked: list[str]) -> None:
+def test_running_the_night_again_does_nothing(recorded: Path, nightgraph, contents, arguments: list[str]) -> None:
     before = contents(recorded)
-    code, printed = nightgraph(*asked, "--warehouse", str(recorded))
+    code, printed = nightgraph(*arguments, "--warehouse", str(recorded))
     assert code == 0, printed
     assert "was published before: nothing to do" in printed
     after = contents(recorded)
     assert [name for name in before if not before[name].equals(after[name])] == []
 
 
-def test_ingest_again_writes_nothing(recorded: Path, tape: Path, tmp_path: Path, contents) -> None:
+def test_ingesting_again_writes_only_the_pull_status(recorded: Path, tape: Path, tmp_path: Path, contents) -> None:
     path = Path(shutil.copy(recorded, tmp_path))
-    night = night_at(path, tape)
-    with night.warehouse.write("forget the ledger") as con:
+    night = make_night(path, tape)
+    with night.warehouse.write("forget the pull status") as con:
         con.execute("DELETE FROM raw.fetches")
     before = contents(path)
     ingest_bars.fn(night, overlap_bars=5, max_bad_fraction=0.0, threads=2)
@@ -164,13 +182,13 @@ def test_ingest_again_writes_nothing(recorded: Path, tape: Path, tmp_path: Path,
     assert [name for name in before if not before[name].equals(after[name])] == ["raw.fetches"]
 
 
-def test_the_doctor_knows_the_night(recorded: Path, nightgraph) -> None:
+def test_the_doctor_reports_the_night(recorded: Path, nightgraph) -> None:
     code, printed = nightgraph("doctor", "--warehouse", str(recorded))
     assert f"recorded {UNIVERSE}: night {AS_OF} published" in printed, printed
     assert code == 0, printed
 
 
-def test_a_live_night_of_recordings_is_refused(nightgraph, tmp_path: Path) -> None:
+def test_a_live_night_of_a_recorded_market_is_refused(nightgraph, tmp_path: Path) -> None:
     path = tmp_path / "warehouse.duckdb"
     code, printed = nightgraph("night", "--source", "live", "--universe", UNIVERSE, "--warehouse", str(path))
     assert code == 1

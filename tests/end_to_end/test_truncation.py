@@ -1,4 +1,4 @@
-"""Nothing of date D depends on what came after D: the tape is cut at D, and every number of D stays what it was."""
+"""Rows of date D do not depend on data after D: with the tape cut at D, every number up to D is the same."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("truncation")]  # one whole night, compared with all
 UNIVERSES = ("demo_stocks", "demo_crypto")
 DATES = sorted(date(2024, 4, 1) + timedelta(days=d) for d in random.Random(20240628).sample(range(80), 3))
 LAST = date(2024, 6, 28)
-KEPT = {  # relation -> the column that dates a row
+TS_COLUMNS = {  # relation: the column that dates a row
     "features": "ts",
     "graph_snapshots": "as_of",
     "graph_edges": "as_of",
@@ -43,18 +43,18 @@ def rows(warehouse: Path, relation: str, last: date) -> pa.Table:
     with duckdb.connect(str(warehouse), read_only=True) as con:
         con.execute("SET TimeZone='UTC'")
         return con.execute(
-            f"SELECT * EXCLUDE (run_id) FROM {relation} WHERE {KEPT[relation]} < $end ORDER BY ALL",
+            f"SELECT * EXCLUDE (run_id) FROM {relation} WHERE {TS_COLUMNS[relation]} < $end ORDER BY ALL",
             {"end": last + timedelta(days=1)},
         ).to_arrow_table()
 
 
 @pytest.fixture(scope="module")
-def run(nightgraph, tmp_path_factory):
-    """Runs a recorded night of the demo universes into a warehouse of its own and returns its file."""
+def run_night(nightgraph, tmp_path_factory):
+    """Runs a recorded night of the demo universes into a new warehouse and returns its file."""
 
     def night(tape: Path, as_of: date) -> Path:
         path = tmp_path_factory.mktemp("truncation") / "w.duckdb"
-        asked = [word for name in UNIVERSES for word in ("--universe", name)]
+        universes = [word for name in UNIVERSES for word in ("--universe", name)]
         code, printed = nightgraph(
             "night",
             "--source",
@@ -63,7 +63,7 @@ def run(nightgraph, tmp_path_factory):
             str(tape),
             "--as-of",
             str(as_of),
-            *asked,
+            *universes,
             "--warehouse",
             str(path),
         )
@@ -74,21 +74,22 @@ def run(nightgraph, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def whole(run, shared_data: Path) -> Path:
+def whole(run_night, shared_data: Path) -> Path:
     """The warehouse after one night on the whole tape at the last date."""
-    return run(shared_data / "tape", LAST)
+    return run_night(shared_data / "tape", LAST)
 
 
 @pytest.mark.parametrize("last", DATES, ids=str)
-def test_every_number_of_a_date_is_the_same_with_the_tape_cut_there(
-    last: date, run, whole: Path, shared_data: Path, tmp_path: Path
+def test_every_number_up_to_a_date_is_the_same_with_the_tape_cut_there(
+    last: date, run_night, whole: Path, shared_data: Path, tmp_path: Path
 ) -> None:
-    at_cut = run(cut(shared_data / "tape", last, tmp_path / "tape"), last)
-    for relation in KEPT:
-        expected, actual = rows(whole, relation, last), rows(at_cut, relation, last)
+    cut_file = run_night(cut(shared_data / "tape", last, tmp_path / "tape"), last)
+    for relation in TS_COLUMNS:
+        expected = rows(whole, relation, last)
+        actual = rows(cut_file, relation, last)
         assert len(actual) > 0, relation
         assert actual.equals(expected), f"{relation}: rows up to {last} differ with the tape cut there"
-    at_whole = run(shared_data / "tape", last)
+    whole_file = run_night(shared_data / "tape", last)
     signals = "SELECT * FROM signals ORDER BY ALL"
-    with duckdb.connect(str(at_cut), read_only=True) as one, duckdb.connect(str(at_whole), read_only=True) as other:
+    with duckdb.connect(str(cut_file), read_only=True) as one, duckdb.connect(str(whole_file), read_only=True) as other:
         assert one.execute(signals).to_arrow_table().equals(other.execute(signals).to_arrow_table())

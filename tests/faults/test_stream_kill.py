@@ -1,4 +1,4 @@
-"""A stream that is killed again and again ends where one that never was does."""
+"""A stream that is killed several times ends with the rows and the state of an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from models.graphs.stream import load_arrays
-from tasks.markets.bybit_frames import topics_of
-from tests.exchange import Exchange
+from tasks.markets.bybit_frames import topics_for
+from tests.exchange import FakeExchange
 from warehouse.connect import Warehouse
 
 REPOSITORY = Path(__file__).parents[2]
@@ -21,7 +21,8 @@ TRADES = 900
 
 
 def trade(number: int) -> str:
-    symbol, stamp = SYMBOLS[number % 4], 1_789_299_660_000 + 20 * number
+    symbol = SYMBOLS[number % 4]
+    stamp = 1_789_299_660_000 + 20 * number
     data = [{"T": stamp, "s": symbol, "S": "Buy", "v": "1", "p": "100", "i": f"{number:04}"}]
     return json.dumps({"topic": f"publicTrade.{symbol}", "type": "snapshot", "ts": stamp, "data": data})
 
@@ -31,28 +32,28 @@ import sys
 from flows.stream import StreamParameters
 from tasks.live.stream import stream_events
 url, rest_url, warehouse = sys.argv[1:]
-asked = {"universe": "demo_crypto", "url": url, "rest_url": rest_url, "warehouse": warehouse, "save_every_s": 0.2}
-with StreamParameters(**asked).job() as job:
+options = {"universe": "demo_crypto", "url": url, "rest_url": rest_url, "warehouse": warehouse, "save_every_s": 0.2}
+with StreamParameters(**options).job() as job:
     stream_events(job)
 """
 
 
-def started(exchange: Exchange, warehouse: Warehouse) -> subprocess.Popen[bytes]:
+def start_stream(exchange: FakeExchange, warehouse: Warehouse) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-c", STREAM, exchange.url, exchange.rest_url, str(warehouse.path)]
     return subprocess.Popen(command, cwd=REPOSITORY)
 
 
 @pytest.mark.slow
-def test_killed_three_times_a_stream_loses_nothing_and_counts_nothing_twice(tmp_path: Path) -> None:
-    warehouse = Warehouse.at(tmp_path / "warehouse.duckdb")
-    with Exchange([trade(number) for number in range(TRADES)], topics_of(SYMBOLS)) as exchange:
-        for played in (300, 500, 700):
-            process = started(exchange, warehouse)
-            while len(exchange.script) > TRADES - played and process.poll() is None:
+def test_a_stream_killed_three_times_loses_no_trade_and_counts_none_twice(tmp_path: Path) -> None:
+    warehouse = Warehouse.from_url(tmp_path / "warehouse.duckdb")
+    with FakeExchange([trade(number) for number in range(TRADES)], topics_for(SYMBOLS)) as exchange:
+        for played_trades in (300, 500, 700):
+            process = start_stream(exchange, warehouse)
+            while len(exchange.script) > TRADES - played_trades and process.poll() is None:
                 time.sleep(0.001)
             process.kill()
             process.wait()
-        process = started(exchange, warehouse)
+        process = start_stream(exchange, warehouse)
         assert exchange.done.wait(60)
         time.sleep(2)
         process.terminate()

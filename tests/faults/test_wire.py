@@ -1,4 +1,4 @@
-"""The clients, and a night's ingest, against a real HTTP server that does what markets do on a bad day."""
+"""The clients, and a night's ingest, against a local HTTP server that fails in the ways that markets do."""
 
 from __future__ import annotations
 
@@ -18,22 +18,24 @@ from requests.adapters import HTTPAdapter
 
 from tasks import ingest
 from tasks.errors import ForbiddenError, MarketDownError, OutageError, RateLimitedError, TooManyBadSymbolsError
-from tasks.ingest import ingest_universe
+from tasks.ingest import PullOptions, ingest_universe
 from tasks.markets.bybit import Bybit
 from tasks.markets.retry_policy import RetryPolicy
 from tasks.markets.session import Market
 from tasks.markets.yahoo import Yahoo
+from tasks.night import Night
+from tests.universes import make_perpetuals
 from warehouse.connect import Warehouse
 from warehouse.migrate import migrate
-from warehouse.universes import Member, Universe
 
-START, CLOCK = datetime(2024, 6, 28, tzinfo=UTC), datetime(2024, 6, 29, tzinfo=UTC)
+START = datetime(2024, 6, 28, tzinfo=UTC)
+CLOCK = datetime(2024, 6, 29, tzinfo=UTC)
 HANG_S = 1.0
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the server does with one request; ``cut`` sends only half of the body it has announced."""
+    """The server's answer to one request. With ``cut`` it sends half of the announced body, with ``hang`` it waits."""
 
     status: int = 200
     body: Any = ""
@@ -46,16 +48,19 @@ class Answer:
 
 @dataclass
 class Script:
-    """Answers in order, the last one for ever; ``of`` overrides them by symbol; without any, the good one to each."""
+    """The server's answers in order; the last one is repeated, and without any, every request gets a good answer.
+
+    ``answer_by_symbol`` overrides them for requests of a symbol. ``requested_paths`` records the requests.
+    """
 
     answers: list[Answer] = field(default_factory=list)
-    of: dict[str, Answer] = field(default_factory=dict)
-    asked: list[str] = field(default_factory=list)
+    answer_by_symbol: dict[str, Answer] = field(default_factory=dict)
+    requested_paths: list[str] = field(default_factory=list)
     url: str = ""
 
     def next(self, path: str) -> Answer:
-        self.asked.append(path)
-        for symbol, answer in self.of.items():
+        self.requested_paths.append(path)
+        for symbol, answer in self.answer_by_symbol.items():
             if f"symbol={symbol}" in path:
                 return answer
         if not self.answers:
@@ -64,19 +69,21 @@ class Script:
 
 
 def kline(hours: int = 24) -> Answer:
-    """A good answer: the hours up to the clock, newest first."""
+    """A good answer with the bars of the hours before CLOCK, newest first."""
     end = int(CLOCK.timestamp() * 1000)
     rows = [[str(end - 3_600_000 * k), "1", "2", "0.5", "1.5", "10", "15"] for k in range(1, hours + 1)]
     return bybit(0, {"list": rows})
 
 
 def bybit(code: int, result: dict | None = None) -> Answer:
-    said = {0: "OK", 10006: "Too many visits. Exceeded the API Rate Limit.", 10016: "Server error."}[code]
-    return Answer(body={"retCode": code, "retMsg": said, "result": result or {}, "time": int(CLOCK.timestamp() * 1000)})
+    message = {0: "OK", 10006: "Too many visits. Exceeded the API Rate Limit.", 10016: "Server error."}[code]
+    return Answer(
+        body={"retCode": code, "retMsg": message, "result": result or {}, "time": int(CLOCK.timestamp() * 1000)}
+    )
 
 
 def chart() -> Answer:
-    """A good chart of one session."""
+    """A good answer with a chart of one session."""
     meta = {
         "currency": "USD",
         "instrumentType": "EQUITY",
@@ -92,13 +99,14 @@ def chart() -> Answer:
 
 @pytest.fixture
 def server() -> Iterator[Script]:
-    """A server that follows the script; questions for a crumb or cookie are answered beside it."""
-    script, done = Script(), threading.Event()
+    """A server that answers from the script; requests for a crumb or cookie are answered without it."""
+    script = Script()
+    done = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            aside = not self.path.startswith(("/v5/", "/v8/"))
-            answer = Answer(body="crumb") if aside else script.next(self.path)
+            is_scripted = self.path.startswith(("/v5/", "/v8/"))
+            answer = script.next(self.path) if is_scripted else Answer(body="crumb")
             if answer.hang:
                 done.wait(HANG_S)
             body = answer.bytes()
@@ -122,7 +130,7 @@ def server() -> Iterator[Script]:
 
 
 class Rerouted(HTTPAdapter):
-    """Sends what was meant for Yahoo to the local server."""
+    """Sends requests to Yahoo to the local server."""
 
     def __init__(self, url: str) -> None:
         super().__init__()
@@ -140,7 +148,7 @@ def waits() -> list[float]:
 
 @pytest.fixture
 def bybit_client(server: Script, waits: list[float]) -> Bybit:
-    return Bybit(CLOCK, patience=RetryPolicy(attempts=4, sleep=waits.append), url=server.url, timeout_s=0.3)
+    return Bybit(CLOCK, retry_policy=RetryPolicy(attempts=4, sleep=waits.append), url=server.url, timeout_s=0.3)
 
 
 @pytest.fixture
@@ -150,7 +158,7 @@ def yahoo_client(server: Script, waits: list[float]) -> Yahoo:
     return Yahoo(CLOCK, session, RetryPolicy(attempts=3, sleep=waits.append), timeout_s=0.3)
 
 
-PASSING = {
+TEMPORARY_FAULTS = {
     "10006": bybit(10006),
     "10016": bybit(10016),
     "500": Answer(500, "oops"),
@@ -162,39 +170,39 @@ PASSING = {
 }
 
 
-@pytest.mark.parametrize("fault", PASSING.values(), ids=PASSING)
-def test_a_passing_fault_costs_waits_and_no_bar(server, bybit_client, waits, fault: Answer) -> None:
+@pytest.mark.parametrize("fault", TEMPORARY_FAULTS.values(), ids=TEMPORARY_FAULTS)
+def test_a_temporary_fault_costs_two_waits_and_no_bar(server, bybit_client, waits, fault: Answer) -> None:
     server.answers = [fault, fault, kline()]
     assert len(bybit_client.klines("XUSDT", "1h", START, CLOCK)) == 24
     assert len(waits) == 2
     assert waits[1] > waits[0] / 2
 
 
-@pytest.mark.parametrize("fault", PASSING.values(), ids=PASSING)
-def test_a_lasting_fault_is_an_outage_that_names_the_symbol(server, bybit_client, fault: Answer) -> None:
+@pytest.mark.parametrize("fault", TEMPORARY_FAULTS.values(), ids=TEMPORARY_FAULTS)
+def test_a_lasting_fault_raises_an_outage_that_names_the_symbol(server, bybit_client, fault: Answer) -> None:
     server.answers = [fault]
     with pytest.raises(OutageError, match="XUSDT"):
         bybit_client.klines("XUSDT", "1h", START, CLOCK)
-    assert len(server.asked) == 4
+    assert len(server.requested_paths) == 4
 
 
-def test_a_rate_limit_is_told_apart_from_other_outages(server, bybit_client) -> None:
+def test_a_rate_limit_raises_an_error_of_its_own(server, bybit_client) -> None:
     server.answers = [bybit(10006)]
     with pytest.raises(RateLimitedError, match="10006"):
         bybit_client.klines("XUSDT", "1h", START, CLOCK)
 
 
-def test_a_403_says_rate_limit_or_region_and_is_not_hammered(server, bybit_client, waits) -> None:
+def test_a_403_is_retried_once_and_its_error_names_rate_limit_or_region(server, bybit_client, waits) -> None:
     server.answers = [Answer(403, "<html>CloudFront</html>")]
     with pytest.raises(ForbiddenError, match=r"rate limit or a region"):
         bybit_client.klines("XUSDT", "1h", START, CLOCK)
-    assert (len(server.asked), waits) == (2, [30.0])
+    assert (len(server.requested_paths), waits) == (2, [30.0])
 
 
-def test_a_market_that_is_not_there_is_an_outage(bybit_client, server) -> None:
-    gone = Bybit(CLOCK, patience=RetryPolicy(attempts=1), url="http://127.0.0.1:9", timeout_s=0.3)
+def test_an_unreachable_market_raises_an_outage(bybit_client, server) -> None:
+    unreachable = Bybit(CLOCK, retry_policy=RetryPolicy(attempts=1), url="http://127.0.0.1:9", timeout_s=0.3)
     with pytest.raises(OutageError, match="try again later"):
-        gone.funding("XUSDT", START, CLOCK)
+        unreachable.funding("XUSDT", START, CLOCK)
 
 
 YAHOO_FAULTS = {
@@ -206,7 +214,7 @@ YAHOO_FAULTS = {
 
 
 @pytest.mark.parametrize("fault", YAHOO_FAULTS.values(), ids=YAHOO_FAULTS)
-def test_yahoos_faults_are_outages_and_pass(server, yahoo_client, waits, fault: Answer) -> None:
+def test_yahoos_faults_raise_outages_and_the_next_request_succeeds(server, yahoo_client, waits, fault: Answer) -> None:
     server.answers = [fault]
     with pytest.raises(OutageError, match="AAA"):
         yahoo_client.daily_bars("AAA", date(2024, 6, 28), date(2024, 6, 29))
@@ -216,7 +224,7 @@ def test_yahoos_faults_are_outages_and_pass(server, yahoo_client, waits, fault: 
     assert bars["close"].to_pylist() == [1.5]
 
 
-def test_yahoos_403_says_rate_limit_or_region(server, yahoo_client, waits) -> None:
+def test_yahoos_403_error_names_rate_limit_or_region(server, yahoo_client, waits) -> None:
     server.answers = [Answer(403, "Forbidden")]
     with pytest.raises(ForbiddenError, match=r"rate limit or a region"):
         yahoo_client.daily_bars("AAA", date(2024, 6, 28), date(2024, 6, 29))
@@ -224,43 +232,32 @@ def test_yahoos_403_says_rate_limit_or_region(server, yahoo_client, waits) -> No
 
 
 SYMBOLS = tuple(f"{letter}USDT" for letter in "ABCDEFGH")
-UNIVERSE = Universe(
-    name="perpetuals",
-    provider="bybit",
-    interval="1h",
-    calendar="24/7",
-    benchmark="AUSDT",
-    history_start=START,
-    commission_bps=5.5,
-    slippage_bps=2.0,
-    survivorship_biased=True,
-    members=tuple(Member(symbol, None, None, START.date(), None) for symbol in SYMBOLS),
-)
+UNIVERSE = make_perpetuals(SYMBOLS, START.date())
 
 
 @pytest.fixture
 def night(
     server: Script, bybit_client: Bybit, yahoo_client: Yahoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[], ingest.IngestReport]:
-    """night(): the ingest of eight perpetuals from the server; every symbol answers well unless scripted otherwise."""
+    """night(): ingests eight perpetuals from the server, which gives good answers unless scripted otherwise."""
 
     @contextmanager
     def open_server(*_: object, **__: object) -> Iterator[Market]:
         yield Market("live", CLOCK, yahoo_client, bybit_client)
 
     monkeypatch.setattr(ingest, "open_market", open_server)
-    warehouse = Warehouse.at(tmp_path / "w.duckdb")
+    warehouse = Warehouse.from_url(tmp_path / "w.duckdb")
     migrate(warehouse)
 
     def run() -> ingest.IngestReport:
-        options = {"overlap_bars": 5, "max_bad_fraction": 0.25, "threads": 1}
-        return ingest_universe(warehouse, UNIVERSE, "live", START.date(), "run", None, **options)
+        night = Night(START.date(), "live", UNIVERSE, warehouse, CLOCK)
+        return ingest_universe(night, PullOptions(overlap_bars=5, max_bad_fraction=0.25, threads=1))
 
     run.warehouse = warehouse  # type: ignore[attr-defined]
     return run
 
 
-def counts(warehouse: Warehouse) -> dict[str, int]:
+def count_raw_rows(warehouse: Warehouse) -> dict[str, int]:
     with warehouse.read() as con:
         return {
             table: con.execute(f"SELECT count(*) FROM raw.{table}").fetchone()[0]  # type: ignore[index]
@@ -268,35 +265,35 @@ def counts(warehouse: Warehouse) -> dict[str, int]:
         }
 
 
-def test_one_bad_symbol_is_recorded_and_skipped_and_asked_again_by_the_next_run(server, night) -> None:
-    server.of = {"CUSDT": Answer(500, "oops")}
+def test_a_failing_symbol_is_recorded_and_skipped_and_requested_again_by_the_next_run(server, night) -> None:
+    server.answer_by_symbol = {"CUSDT": Answer(500, "oops")}
     first = night()
     assert (first.fetched, list(first.failed), first.bars) == (7, ["CUSDT"], 7 * 24)
     assert "HTTP 500" in first.failed["CUSDT"]
-    server.of = {}
-    before = len(server.asked)
+    server.answer_by_symbol = {}
+    requests_before = len(server.requested_paths)
     second = night()
     assert (second.fetched, second.failed, second.bars) == (8, {}, 8 * 24)
-    assert all("CUSDT" in path or "instruments" in path for path in server.asked[before:])
+    assert all("CUSDT" in path or "instruments" in path for path in server.requested_paths[requests_before:])
 
 
-def test_a_market_that_fails_for_too_many_stops_the_night_as_an_outage(server, night) -> None:
-    server.of = {symbol: bybit(10016) for symbol in SYMBOLS[2:]}
+def test_outages_of_too_many_symbols_stop_the_night_as_an_outage(server, night) -> None:
+    server.answer_by_symbol = {symbol: bybit(10016) for symbol in SYMBOLS[2:]}
     with pytest.raises(MarketDownError, match="3 of 8 symbols"):
         night()
-    assert counts(night.warehouse) == {"bars": 2 * 24, "funding_rates": 0, "instruments": 0, "fetches": 5}
+    assert count_raw_rows(night.warehouse) == {"bars": 2 * 24, "funding_rates": 0, "instruments": 0, "fetches": 5}
 
 
-def test_other_failures_of_too_many_are_no_outage(server, night) -> None:
+def test_other_failures_of_too_many_symbols_are_not_an_outage(server, night) -> None:
     unknown = Answer(body={"retCode": 10001, "retMsg": "Not supported symbols", "result": {}, "time": 0})
-    server.of = dict.fromkeys(SYMBOLS[:3], unknown)
+    server.answer_by_symbol = dict.fromkeys(SYMBOLS[:3], unknown)
     with pytest.raises(TooManyBadSymbolsError, match=r"3 of 8 symbols.*AUSDT"):
         night()
 
 
 def test_a_403_stops_the_night_at_once_and_writes_nothing(server, night) -> None:
-    server.of = dict.fromkeys(SYMBOLS, Answer(403, "no"))
+    server.answer_by_symbol = dict.fromkeys(SYMBOLS, Answer(403, "no"))
     with pytest.raises(ForbiddenError):
         night()
-    assert set(counts(night.warehouse).values()) == {0}
-    assert sum("symbol=" in path for path in server.asked) <= 4
+    assert set(count_raw_rows(night.warehouse).values()) == {0}
+    assert sum("symbol=" in path for path in server.requested_paths) <= 4

@@ -1,4 +1,4 @@
-"""A warehouse with one published night of three symbols, and one without any."""
+"""A warehouse with one published night of three symbols, and one without any night."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ WEIGHTS = {"AAA": 0.05, "BBB": -0.02, "CCC": 0.0}
 
 @pytest.fixture(scope="session")
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A freshly migrated file, to copy."""
+    """A migrated file without rows, to copy."""
     path = tmp_path_factory.mktemp("migrated") / "warehouse.duckdb"
-    migrate(Warehouse.at(path))
+    migrate(Warehouse.from_url(path))
     return path
 
 
 @pytest.fixture(scope="session")
 def template(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
-    """The published night of NIGHT, not to be written to."""
-    warehouse = Warehouse.at(tmp_path_factory.mktemp("published") / "warehouse.duckdb")
+    """A warehouse with the published night NIGHT; tests must not write to it."""
+    warehouse = Warehouse.from_url(tmp_path_factory.mktemp("published") / "warehouse.duckdb")
     shutil.copyfile(migrated, warehouse.path)
-    put_night(warehouse)
+    write_night(warehouse)
     publish_copy(warehouse, "recorded", "us_stocks")
     return warehouse
 
@@ -54,20 +54,20 @@ def template(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Wareho
 def empty(migrated: Path, tmp_path: Path) -> Warehouse:
     """A migrated warehouse without any night."""
     shutil.copyfile(migrated, tmp_path / "warehouse.duckdb")
-    return Warehouse.at(tmp_path / "warehouse.duckdb")
+    return Warehouse.from_url(tmp_path / "warehouse.duckdb")
 
 
 @pytest.fixture
 def published(template: Warehouse, tmp_path: Path) -> Warehouse:
-    """A warehouse of the test's own with the published night of NIGHT."""
-    warehouse = Warehouse.at(tmp_path / "warehouse.duckdb")
+    """The test's own copy of a warehouse with the published night NIGHT."""
+    warehouse = Warehouse.from_url(tmp_path / "warehouse.duckdb")
     shutil.copyfile(template.path, warehouse.path)
     shutil.copyfile(template.published, warehouse.published)
     return warehouse
 
 
-def put_night(warehouse: Warehouse, state: str = "published", **changes: object) -> None:
-    """Adds the night's row and, when published, a champion with a signal for each symbol of WEIGHTS."""
+def write_night(warehouse: Warehouse, state: str = "published", **changes: object) -> None:
+    """Writes the night's row and, when published, a leaderboard and a champion with a signal for each of WEIGHTS."""
     keys = KEYS | changes
     row = {
         "clock": CLOCK,
@@ -88,7 +88,7 @@ def put_night(warehouse: Warehouse, state: str = "published", **changes: object)
         }
         for symbol, weight in WEIGHTS.items()
     ]
-    with warehouse.write("put a night") as con:
+    with warehouse.write("write a night") as con:
         append(con, "store.nights", pa.Table.from_pylist([row]), **keys)
         if state == "published":
             append(con, "store.leaderboard", pa.Table.from_pylist(LEADERBOARD), **keys)
@@ -107,32 +107,33 @@ SIGNALS = pa.schema(
 )
 
 
-@pytest.fixture(name="put_night")
-def _put_night() -> Callable[..., None]:
-    """put_night(warehouse, state, night=…): one more night in a warehouse."""
-    return put_night
+@pytest.fixture(name="write_night")
+def _write_night() -> Callable[..., None]:
+    """write_night(warehouse, state, night=…): writes one more night."""
+    return write_night
 
 
 @pytest.fixture
 def api() -> Iterator[Callable[..., str]]:
-    """api({path: answer}, status): address of an HTTP server with these answers below ``/api``."""
-    started = []
+    """api({path: response}, status): address of an HTTP server that sends these responses below ``/api``."""
+    servers = []
 
-    def start(answers: dict[str, object], status: int = 200) -> str:
+    def start(responses: dict[str, object], status: int = 200) -> str:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 self.send_response(status)
                 self.end_headers()
-                self.wfile.write(json.dumps(answers.get(self.path.removeprefix("/api"))).encode())
+                self.wfile.write(json.dumps(responses.get(self.path.removeprefix("/api"))).encode())
 
             def log_message(self, *_: object) -> None:
-                """Silent."""
+                """Logs nothing."""
 
-        started.append(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
-        threading.Thread(target=started[-1].serve_forever, daemon=True).start()
-        return f"http://127.0.0.1:{started[-1].server_port}/api"
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{server.server_port}/api"
 
     yield start
-    for server in started:
+    for server in servers:
         server.shutdown()
         server.server_close()

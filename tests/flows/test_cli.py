@@ -1,4 +1,4 @@
-"""The command line: what it prints, and the exit codes it promises."""
+"""The command line: its output and its exit codes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Command = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def nightgraph(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs the command in this process; its exit code, standard output and standard error."""
+    """Runs the command in this process; returns exit code, standard output and standard error."""
 
     def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["nightgraph", *arguments])
@@ -36,14 +36,14 @@ def nightgraph(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
     return run
 
 
-def query(nightgraph: Command, warehouse: Warehouse, statement: str, *options: str) -> str:
+def run_query(nightgraph: Command, warehouse: Warehouse, statement: str, *options: str) -> str:
     code, out, err = nightgraph("sql", statement, "--warehouse", str(warehouse.path), *options)
     assert (code, err) == (0, "")
     return out
 
 
 def test_sql_shows_a_table_of_the_published_copy(nightgraph, published):
-    shown = query(nightgraph, published, "SELECT symbol, side, weight, stop_price FROM signals_next_day ORDER BY 1")
+    shown = run_query(nightgraph, published, "SELECT symbol, side, weight, stop_price FROM signals_next_day ORDER BY 1")
     assert [line.split() for line in shown.splitlines()] == [
         ["symbol", "side", "weight", "stop_price"],
         ["AAA", "LONG", "0.05"],
@@ -56,7 +56,7 @@ def test_sql_csv_is_rfc_4180_with_maps_as_json(nightgraph, published):
     statement = (
         "SELECT symbol, 'a \"b\", c' AS text, expected_return, as_of, stop_price, true AS yes FROM signals_next_day"
     )
-    printed = query(nightgraph, published, f"{statement} ORDER BY symbol LIMIT 1", "--csv")
+    printed = run_query(nightgraph, published, f"{statement} ORDER BY symbol LIMIT 1", "--csv")
     header, row = csv.reader(io.StringIO(printed))
     assert header == ["symbol", "text", "expected_return", "as_of", "stop_price", "yes"]
     assert row == ["AAA", 'a "b", c', '{"1": 0.01, "5": -0.02}', "2024-06-29T00:00:00+00:00", "", "true"]
@@ -67,7 +67,7 @@ def test_sql_json_has_iso_times_and_null_where_json_has_no_number(nightgraph, pu
     statement = (
         "SELECT symbol, as_of, for_session, expected_return, [1, 2] AS list, 'nan'::DOUBLE AS nan FROM signals_next_day"
     )
-    rows = json.loads(query(nightgraph, published, f"{statement} ORDER BY symbol", "--json"))
+    rows = json.loads(run_query(nightgraph, published, f"{statement} ORDER BY symbol", "--json"))
     assert len(rows) == 3
     assert rows[0] == {
         "symbol": "AAA",
@@ -80,18 +80,18 @@ def test_sql_json_has_iso_times_and_null_where_json_has_no_number(nightgraph, pu
 
 
 def test_sql_json_of_no_rows_is_an_empty_array(nightgraph, published):
-    assert json.loads(query(nightgraph, published, "SELECT 1 AS a WHERE false", "--json")) == []
+    assert json.loads(run_query(nightgraph, published, "SELECT 1 AS a WHERE false", "--json")) == []
 
 
-def test_sql_table_is_cut_and_says_how_many_rows_there_are_besides(nightgraph, published):
-    shown = query(nightgraph, published, "SELECT unnest(range(1000)) AS n")
+def test_sql_table_is_cut_and_the_other_rows_are_counted(nightgraph, published):
+    shown = run_query(nightgraph, published, "SELECT unnest(range(1000)) AS n")
     assert "… and 800 more rows; --csv and --json print all" in shown
     assert "199" in shown
-    assert len(query(nightgraph, published, "SELECT unnest(range(25000)) AS n", "--csv").splitlines()) == 25001
+    assert len(run_query(nightgraph, published, "SELECT unnest(range(25000)) AS n", "--csv").splitlines()) == 25001
 
 
 @pytest.mark.parametrize(
-    ("statement", "said"),
+    ("statement", "message"),
     [
         ("SELEC 1", 'error: Parser Error: syntax error at or near "SELEC"'),
         ("SELECT nope FROM signals", 'error: Binder Error: Referenced column "nope" not found'),
@@ -99,41 +99,41 @@ def test_sql_table_is_cut_and_says_how_many_rows_there_are_besides(nightgraph, p
         ("", "error: the statement gives no rows"),
     ],
 )
-def test_sql_that_duckdb_refuses_is_one_line_and_exit_code_1(nightgraph, published, statement, said):
+def test_sql_that_duckdb_refuses_is_one_line_and_exit_code_1(nightgraph, published, statement, message):
     code, out, err = nightgraph("sql", statement, "--warehouse", str(published.path))
     assert (code, out, err.count("\n")) == (1, "", 1)
-    assert said in err
+    assert message in err
 
 
-def test_sql_now_asks_the_warehouse_itself(nightgraph, published):
+def test_sql_now_reads_the_warehouse_itself(nightgraph, published):
     with published.write("a stream") as con:
         con.execute("UPDATE store.signals SET confidence = 0.75")
     for options, confidence in (([], "0.5"), (["--now"], "0.75")):
-        printed = query(nightgraph, published, "SELECT DISTINCT confidence FROM signals", "--csv", *options)
+        printed = run_query(nightgraph, published, "SELECT DISTINCT confidence FROM signals", "--csv", *options)
         assert printed.split() == ["confidence", confidence]
 
 
-def test_sql_now_lets_the_warehouse_go_before_anybody_reads_its_output(published):
+def test_sql_now_closes_the_warehouse_before_it_writes_its_output(published):
     written = []
 
-    class Slow(io.StringIO):
+    class WritingToWarehouse(io.StringIO):
         def write(self, text: str) -> int:
             with replace(published, lock_timeout_s=0.1).write("a stream"):
                 written.append(text)
             return len(text)
 
-    sql.run(published, "SELECT DISTINCT confidence FROM signals", "csv", Slow(), Console(), now=True)
+    sql.run(published, "SELECT DISTINCT confidence FROM signals", "csv", WritingToWarehouse(), Console(), now=True)
     assert written == ["confidence\r\n", "0.5\r\n"]
 
 
-def test_sql_before_the_first_publish_says_what_to_do(nightgraph, empty):
+def test_sql_before_the_first_publish_fails_with_advice(nightgraph, empty):
     code, _, err = nightgraph("sql", "SELECT 1", "--warehouse", str(empty.path))
     assert code == 1
     assert err == f"error: no published copy at {empty.published}; run a night to its end first\n"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["night", "--source", "martian"], "error: source: Input should be 'simulated', 'recorded' or 'live'"),
         (["night", "--as-of", "2024-13-01"], "2024-13-01"),
@@ -150,16 +150,16 @@ def test_sql_before_the_first_publish_says_what_to_do(nightgraph, empty):
         (["nought"], "No such command"),
     ],
 )
-def test_bad_input_is_exit_code_2_and_no_traceback(nightgraph, arguments, said):
+def test_bad_input_is_exit_code_2_and_no_traceback(nightgraph, arguments, message):
     code, out, err = nightgraph(*arguments)
     assert (code, out) == (2, "")
-    assert said in err
+    assert message in err
     assert "Traceback" not in err
 
 
-def test_export_of_a_model_that_no_published_night_has_says_what_to_do(nightgraph, published, tmp_path):
-    asked = ("--universe", "us_stocks", "--out", str(tmp_path / "out"), "--warehouse", str(published.path))
-    code, out, err = nightgraph("export", "lstm", *asked)
+def test_export_of_a_model_without_a_published_night_fails_with_advice(nightgraph, published, tmp_path):
+    options = ("--universe", "us_stocks", "--out", str(tmp_path / "out"), "--warehouse", str(published.path))
+    code, out, err = nightgraph("export", "lstm", *options)
     assert (code, out, err.count("\n")) == (1, "", 1)
     assert err.startswith("error: no published night of us_stocks has a fold of lstm; run one to its end")
     assert not (tmp_path / "out").exists()
@@ -172,7 +172,7 @@ def test_a_setting_that_is_not_usable_is_named(nightgraph, monkeypatch):
     assert err.startswith("error: settings are not usable: ingest.threads: ")
 
 
-def test_a_defect_shows_its_traceback_and_asks_for_a_report(nightgraph, monkeypatch):
+def test_an_unexpected_error_is_shown_with_its_traceback_and_a_request_to_report_it(nightgraph, monkeypatch):
     monkeypatch.setattr(cli, "examine", lambda warehouse, home: 1 / 0)
     code, _, err = nightgraph("doctor")
     assert code == 1
@@ -180,38 +180,38 @@ def test_a_defect_shows_its_traceback_and_asks_for_a_report(nightgraph, monkeypa
     assert "please report" in err.splitlines()[-1]
 
 
-def test_schema_documents_every_view_of_the_contract(nightgraph):
+def test_schema_documents_views_and_macros(nightgraph):
     code, out, _ = nightgraph("schema")
     assert code == 0
     for relation in ("bars", "bars_as_of(knowledge_ts)", "signals_next_day", "leaderboard", "quarantine", "nights"):
         assert f"## {relation}\n" in out
 
 
-def test_help_states_the_exit_codes(nightgraph):
+def test_help_lists_the_exit_codes(nightgraph):
     code, out, _ = nightgraph("night", "--help")
     assert code == 0
     assert "Exit codes: 0 done, 1 it failed, 2" in " ".join(out.split())
 
 
-def test_neither_torch_nor_prefect_is_imported_to_ask_the_warehouse(published):
+def test_a_query_imports_neither_torch_nor_prefect(published):
     program = (
         "import sys; from flows import cli\ntry: cli.main()\nfinally: print({'torch', 'prefect'} & set(sys.modules))"
     )
     command = [sys.executable, "-c", program, "sql", "SELECT 1 AS one", "--csv", "--warehouse", str(published.path)]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["one", "1", "set()"]
+    process = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert process.stdout.splitlines() == ["one", "1", "set()"]
 
 
 def test_a_reader_that_stops_early_is_not_an_error(published):
     statement = f"'SELECT unnest(range(100000)) AS n' --csv --warehouse {published.path}"
     command = f"{sys.executable} -m flows.cli sql {statement} | head -1"
-    done = subprocess.run(["bash", "-c", command], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "n"
-    assert done.stderr == ""
+    process = subprocess.run(["bash", "-c", command], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "n"
+    assert process.stderr == ""
 
 
-def test_ctrl_c_is_known_even_when_a_library_made_another_error_of_it():
+def test_ctrl_c_is_recognised_when_a_library_raises_another_error_for_it():
     wrapped = RuntimeError("Query interrupted")
     wrapped.__cause__ = KeyboardInterrupt()
-    assert cli.interrupted(wrapped)
-    assert not cli.interrupted(RuntimeError("Query interrupted"))
+    assert cli.is_interrupt(wrapped)
+    assert not cli.is_interrupt(RuntimeError("Query interrupted"))

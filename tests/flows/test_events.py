@@ -1,4 +1,4 @@
-"""The flow `events` and its command, against an archive of our own."""
+"""The flow `events` and its command, against a local archive."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ DAY = date(2024, 6, 28)
 
 
 class Archive:
-    """A folder laid out as the archive, and a server of it."""
+    """A folder with the layout of Bybit's archive, and the address of its server."""
 
     def __init__(self, folder: Path, url: str) -> None:
-        self.folder, self.url = folder, url
+        self.folder = folder
+        self.url = url
 
-    def put(self, symbol: str, day: date, *prices: float) -> None:
-        """The file of one symbol and day: a trade a second from noon on."""
+    def write(self, symbol: str, day: date, *prices: float) -> None:
+        """Writes the file of one symbol and day: a trade a second from noon on."""
         noon = datetime(day.year, day.month, day.day, 12, tzinfo=UTC).timestamp()
         rows = [f"{noon + k},{symbol},Buy,0.5,{p},x,{symbol}-{day}-{k},1,1,1\n" for k, p in enumerate(prices)]
         path = self.folder / "trading" / symbol / f"{symbol}{day}.csv.gz"
@@ -38,20 +39,20 @@ class Archive:
         path.write_bytes(gzip.compress((HEADER + "".join(rows)).encode()))
 
 
-class Silent(SimpleHTTPRequestHandler):
-    """Files of the archive, and as REST the open interest of two hours of every day."""
+class ArchiveHandler(SimpleHTTPRequestHandler):
+    """Serves the files of the archive, and as REST the open interest of two hours of every day."""
 
     def do_GET(self) -> None:
         url = urlsplit(self.path)
         if url.path != "/v5/market/open-interest":
             super().do_GET()
             return
-        asked = dict(parse_qsl(url.query))
-        midnight = int(asked["startTime"]) - int(asked["startTime"]) % 86_400_000
+        start_ms = int(dict(parse_qsl(url.query))["startTime"])
+        midnight = start_ms - start_ms % 86_400_000
         stamps = [midnight + hour * 3_600_000 for hour in (1, 0)]
         rows = [{"openInterest": str(100 + k), "timestamp": str(stamp)} for k, stamp in enumerate(stamps)]
-        answer = {"retCode": 0, "retMsg": "OK", "result": {"list": rows}, "time": stamps[0] + 86_400_000}
-        body = json.dumps(answer).encode()
+        response = {"retCode": 0, "retMsg": "OK", "result": {"list": rows}, "time": stamps[0] + 86_400_000}
+        body = json.dumps(response).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -63,7 +64,7 @@ class Silent(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Iterator[Archive]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Silent, directory=str(tmp_path / "archive")))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(ArchiveHandler, directory=str(tmp_path / "archive")))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield Archive(tmp_path / "archive", f"http://127.0.0.1:{server.server_port}")
@@ -74,69 +75,69 @@ def archive(tmp_path: Path) -> Iterator[Archive]:
 
 @pytest.fixture
 def filled(archive: Archive) -> Archive:
-    """Two days of the four symbols of demo_crypto."""
+    """An archive with two days of the four symbols of demo_crypto."""
     for day in (DAY, DAY + timedelta(days=1)):
         for symbol in ("BTCUSDT", "ETHUSDT", "SOLUSDT", "XRPUSDT"):
-            archive.put(symbol, day, *range(1, len(symbol) - 3))
+            archive.write(symbol, day, *range(1, len(symbol) - 3))
     return archive
 
 
-def fetch(monkeypatch: pytest.MonkeyPatch, warehouse: Warehouse, *options: str) -> int:
-    """The exit code of the command."""
+def run_command(monkeypatch: pytest.MonkeyPatch, warehouse: Warehouse, *options: str) -> int:
+    """Runs the command; returns its exit code."""
     monkeypatch.setattr("sys.argv", ["nightgraph", "events", *options, "--warehouse", str(warehouse.path)])
     with pytest.raises(SystemExit) as ended:
         cli.main()
     return int(ended.value.code or 0)
 
 
-def stored(warehouse: Warehouse) -> list[tuple]:
+def stored_trades(warehouse: Warehouse) -> list[tuple]:
     with warehouse.read() as con:
         return con.execute(
             "SELECT source, ts::DATE, symbol, count(*), min(fetched_at) FROM trades GROUP BY ALL ORDER BY ALL"
         ).fetchall()
 
 
-def test_the_command_fetches_days_of_a_universe_and_again_nothing_new(
+def test_the_command_stores_days_of_a_universe_and_a_second_run_stores_nothing_new(
     filled: Archive, empty: Warehouse, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = ["--universe", "demo_crypto", "--day", str(DAY), "--days", "2", "--url", filled.url]
-    assert fetch(monkeypatch, empty, *asked) == 0
+    options = ["--universe", "demo_crypto", "--day", str(DAY), "--days", "2", "--url", filled.url]
+    assert run_command(monkeypatch, empty, *options) == 0
     printed = capsys.readouterr()
     rows = [line.split() for line in printed.out.splitlines()]
     assert ["2024-06-28", "BTCUSDT", "3"] in rows and ["2024-06-29", "XRPUSDT", "3"] in rows
     assert "ETHUSDT 2024-06-29: 3 new events" in printed.err
-    found = stored(empty)
-    assert len(found) == 8
-    # another archive than Bybit's own is a recording: its day was known when it was over
-    assert found[0] == ("recorded", DAY, "BTCUSDT", 3, datetime(2024, 6, 29, tzinfo=UTC))
-    assert fetch(monkeypatch, empty, *asked) == 0
-    again = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert ["2024-06-28", "BTCUSDT", "0"] in again
-    assert stored(empty) == found
+    trades = stored_trades(empty)
+    assert len(trades) == 8
+    # another archive than Bybit's own is a recording: its events were received when their day was over
+    assert trades[0] == ("recorded", DAY, "BTCUSDT", 3, datetime(2024, 6, 29, tzinfo=UTC))
+    assert run_command(monkeypatch, empty, *options) == 0
+    rows_of_second_run = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["2024-06-28", "BTCUSDT", "0"] in rows_of_second_run
+    assert stored_trades(empty) == trades
 
 
-def test_with_rest_a_day_has_its_open_interest_too(
+def test_with_a_rest_url_the_open_interest_is_stored_too(
     filled: Archive, empty: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = ["--universe", "demo_crypto", "--day", str(DAY), "--url", filled.url, "--rest-url", filled.url]
-    assert fetch(monkeypatch, empty, *asked) == fetch(monkeypatch, empty, *asked) == 0
-    told = (
+    options = ["--universe", "demo_crypto", "--day", str(DAY), "--url", filled.url, "--rest-url", filled.url]
+    assert run_command(monkeypatch, empty, *options) == run_command(monkeypatch, empty, *options) == 0
+    statement = (
         "SELECT ts::VARCHAR, open_interest FROM events WHERE kind = 'open_interest' AND symbol = 'XRPUSDT' ORDER BY ts"
     )
     with empty.read() as con:
-        found = con.execute(told).fetchall()
-    assert found == [("2024-06-28 00:00:00+00", 101.0), ("2024-06-28 01:00:00+00", 100.0)]
+        rows = con.execute(statement).fetchall()
+    assert rows == [("2024-06-28 00:00:00+00", 101.0), ("2024-06-28 01:00:00+00", 100.0)]
 
 
-def test_a_day_that_is_missing_is_named_when_all_others_are_in(
+def test_a_missing_day_is_named_after_all_others_are_stored(
     filled: Archive, empty: Warehouse, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (filled.folder / "trading" / "ETHUSDT" / f"ETHUSDT{DAY}.csv.gz").unlink()
-    assert fetch(monkeypatch, empty, "--universe", "demo_crypto", "--day", str(DAY), "--url", filled.url) == 1
+    assert run_command(monkeypatch, empty, "--universe", "demo_crypto", "--day", str(DAY), "--url", filled.url) == 1
     error = capsys.readouterr().err
     assert "error: the archive has no trades of ETHUSDT 2024-06-28, the other 3 files are stored" in error
     assert "Traceback" not in error
-    assert [symbol for _, _, symbol, _, _ in stored(empty)] == ["BTCUSDT", "SOLUSDT", "XRPUSDT"]
+    assert [symbol for _, _, symbol, _, _ in stored_trades(empty)] == ["BTCUSDT", "SOLUSDT", "XRPUSDT"]
 
 
 @pytest.mark.parametrize(
@@ -150,23 +151,23 @@ def test_a_day_that_is_missing_is_named_when_all_others_are_in(
         (["--day", "2019-01-01"], "crypto has no member from 2019-01-01 to 2019-01-01"),
     ],
 )
-def test_what_cannot_be_fetched_is_said_and_nothing_is_asked(
+def test_days_that_cannot_be_fetched_are_refused_before_any_request(
     empty: Warehouse,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     options: list[str],
     complaint: str,
 ) -> None:
-    assert fetch(monkeypatch, empty, *options) == 2
+    assert run_command(monkeypatch, empty, *options) == 2
     assert f"error: {complaint}" in capsys.readouterr().err
 
 
-def test_bybit_s_own_archive_is_live_and_only_members_of_the_day_are_wanted(empty: Warehouse) -> None:
+def test_bybits_own_archive_is_live_and_only_members_of_the_day_are_fetched(empty: Warehouse) -> None:
     with EventsParameters(
         day=date(2021, 5, 12), days=2, universe="demo_crypto", warehouse=str(empty.path)
     ).job() as job:
         assert job.source == "live" and job.rest is not None
-        assert list(job.wanted) == [
+        assert list(job.files) == [
             (date(2021, 5, 12), "BTCUSDT"),
             (date(2021, 5, 12), "ETHUSDT"),
             (date(2021, 5, 13), "BTCUSDT"),
@@ -175,17 +176,17 @@ def test_bybit_s_own_archive_is_live_and_only_members_of_the_day_are_wanted(empt
         ]
 
 
-def test_the_day_is_needed() -> None:
+def test_the_day_is_required() -> None:
     with pytest.raises(ValidationError, match="day"):
         EventsParameters.model_validate({})
 
 
 @pytest.mark.slow
-def test_the_flow_returns_how_many_were_new(filled: Archive, empty: Warehouse) -> None:
+def test_the_flow_returns_the_number_of_new_events(filled: Archive, empty: Warehouse) -> None:
     from prefect.testing.utilities import prefect_test_harness
 
     from flows.events import events
 
-    asked = EventsParameters(day=DAY, universe="demo_crypto", url=filled.url, warehouse=str(empty.path))
+    parameters = EventsParameters(day=DAY, universe="demo_crypto", url=filled.url, warehouse=str(empty.path))
     with prefect_test_harness():
-        assert events(asked) == 12
+        assert events(parameters) == 12

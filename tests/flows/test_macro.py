@@ -1,4 +1,4 @@
-"""The command `nightgraph macro`: what it prints and writes."""
+"""The command `nightgraph macro`: its output and its report file."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ ROW = {"model": "mamba", "accuracy": 0.5, "low": 0.4, "high": 0.6, "seeds": 2, "
 REPORT = MacroReport([ROW], {"transformer": (0.01, -0.02, 0.04)}, ["label: the coming [21] sessions"])
 
 
-def test_the_table_the_setting_and_the_verdict_are_printed_and_the_markdown_written(
+def test_table_setting_and_verdict_are_printed_and_the_markdown_is_written(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    asked = {}
+    arguments = {}
 
-    def fake(fred: Path, tape: Path, config: RegimeConfig, on_fold) -> MacroReport:
-        asked.update(fred=fred, tape=tape, seeds=config.seeds)
+    def fake_regimes(fred: Path, tape: Path, config: RegimeConfig, on_fold) -> MacroReport:
+        arguments.update(fred=fred, tape=tape, seeds=config.seeds)
         on_fold(1, 8)
         return REPORT
 
-    monkeypatch.setattr(macro, "macro_regimes", fake)
+    monkeypatch.setattr(macro, "macro_regimes", fake_regimes)
     macro.run_macro(Path("f"), Path("t"), [3, 5], tmp_path / "report.md", Console(width=160))
     printed = capsys.readouterr()
-    assert asked == {"fred": Path("f"), "tape": Path("t"), "seeds": (3, 5)}
+    assert arguments == {"fred": Path("f"), "tape": Path("t"), "seeds": (3, 5)}
     assert "fold 1 of 8" in printed.err
     assert ["mamba", "50.0%", "40.0%", "60.0%", "2", "1,234", "1.5"] in [
         line.split() for line in printed.out.split("\n")

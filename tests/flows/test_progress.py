@@ -9,14 +9,14 @@ import time
 
 from rich.console import Console
 
-from flows import progress as room
+from flows import progress as progress_module
 from flows import terminal
 from flows.progress import progress
 
 
 def test_short_work_is_silent_and_long_work_logs_a_line_now_and_then(caplog, monkeypatch):
     now = iter([0.0, 1.0, 6.0, 6.0, 7.0, 12.0, 12.0])
-    monkeypatch.setattr(room.time, "monotonic", lambda: next(now))
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: next(now))
     caplog.set_level(logging.INFO, "flows.progress")
     report = progress()
     for done in (1, 2, 3, 4):
@@ -24,21 +24,21 @@ def test_short_work_is_silent_and_long_work_logs_a_line_now_and_then(caplog, mon
     assert caplog.messages == ["s4d folds: 2 of 4", "s4d folds: 4 of 4"]
 
 
-def test_a_bar_is_drawn_on_a_terminal_and_goes_away_when_done():
-    drawn = io.StringIO()
-    with terminal.bars(Console(file=drawn, force_terminal=True, width=100)) as start:
+def test_a_bar_is_drawn_on_a_terminal_and_disappears_when_done():
+    output = io.StringIO()
+    with terminal.progress_bars(Console(file=output, force_terminal=True, width=100)) as start:
         report = start()
         report(1, 2, "s4d folds")
         time.sleep(0.3)  # it is redrawn ten times a second
-        assert "s4d folds" in drawn.getvalue()
+        assert "s4d folds" in output.getvalue()
         report(2, 2, "s4d folds")
         time.sleep(0.3)
-        drawn.truncate(0)
+        output.truncate(0)
         time.sleep(0.3)
-        assert "s4d folds" not in drawn.getvalue()
+        assert "s4d folds" not in output.getvalue()
 
 
-def test_steps_and_warnings_are_told_and_the_log_file_has_all_the_rest(tmp_path, capsys, monkeypatch):
+def test_steps_and_warnings_are_printed_and_the_log_file_has_everything(tmp_path, capsys, monkeypatch):
     for name in ("", "prefect", "prefect.flow_runs"):  # other tests may have imported Prefect, which adds its own
         monkeypatch.setattr(logging.getLogger(name), "handlers", [])
     with terminal.log_to_screen(tmp_path / "night.log"):
@@ -47,11 +47,11 @@ def test_steps_and_warnings_are_told_and_the_log_file_has_all_the_rest(tmp_path,
         logging.getLogger("tasks.ingest").warning("2 symbols failed: AAA, BBB")
         logging.getLogger("prefect.flow_runs").error("Encountered an exception", exc_info=ValueError("inside"))
     logging.getLogger("tasks.ledger").info("after the block")
-    told = capsys.readouterr()
-    assert told.out == ""
-    lines = [re.sub(r"^ *[\d.]+ s  ", "", line) for line in told.err.splitlines()]
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    lines = [re.sub(r"^ *[\d.]+ s  ", "", line) for line in printed.err.splitlines()]
     assert lines == ["2024-06-28 simulated demo_stocks: ingest", "2 symbols failed: AAA, BBB"]
-    kept = (tmp_path / "night.log").read_text()
-    assert "tasks.graphs: 87 rows" in kept
-    assert "ValueError: inside" in kept
-    assert "after the block" not in kept
+    log = (tmp_path / "night.log").read_text()
+    assert "tasks.graphs: 87 rows" in log
+    assert "ValueError: inside" in log
+    assert "after the block" not in log

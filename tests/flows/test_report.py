@@ -1,4 +1,4 @@
-"""What is printed after a night, on the narrowest usual terminal."""
+"""The report printed after a night, on the narrowest usual terminal."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from flows.report import show_universe, where_to_look_next
 STEPS = dict.fromkeys(("ingest", "validate", "graphs", "train", "backtest", "audit", "publish"), 12.3)
 
 
-def printed(warehouse, **changes: object) -> str:
+def printed_report(warehouse, **changes: object) -> str:
+    """The report on one universe, as printed on 80 columns."""
     screen = Console(file=io.StringIO(), width=80)
-    known = {"universe": "us_stocks", "night": date(2024, 6, 28), "source": "recorded", "state": "published"}
-    show_universe(SimpleNamespace(**known | {"message": "done", "seconds": STEPS} | changes), warehouse, screen)
+    fields = {"universe": "us_stocks", "night": date(2024, 6, 28), "source": "recorded", "state": "published"}
+    show_universe(SimpleNamespace(**fields | {"message": "done", "seconds": STEPS} | changes), warehouse, screen)
     return screen.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_leaderboard_and_signals_fit_80_columns(published):
-    text = printed(published)
+    text = printed_report(published)
     assert "…" not in text
     assert "   1  s4d           -10.25   -10.50    -12.3%    +125.0%    -50.0%     123.4" in text
     assert "Champion: s4d, best" in text
@@ -29,19 +30,19 @@ def test_leaderboard_and_signals_fit_80_columns(published):
 
 
 def test_signals_come_with_the_largest_weights_first(published):
-    text = printed(published)
+    text = printed_report(published)
     assert text.index("AAA") < text.index("BBB") < text.index("CCC")
 
 
-def test_more_than_ten_signals_are_counted(published, monkeypatch):
+def test_signals_beyond_the_shown_ones_are_counted(published, monkeypatch):
     monkeypatch.setattr("flows.report.SHOWN_SIGNALS", 1)
-    text = printed(published)
+    text = printed_report(published)
     assert "BBB" not in text
     assert "… and 2 more in signals_next_day" in text
 
 
 def test_a_night_that_was_not_published_shows_why_and_no_tables(published):
-    text = printed(published, state="blocked", message="the audit found 3 rows that differ")
+    text = printed_report(published, state="blocked", message="the audit found 3 rows that differ")
     assert "us_stocks, night 2024-06-28, recorded: blocked\nthe audit found 3 rows that differ\n" in text
     assert "Leaderboard" not in text
 

@@ -1,4 +1,4 @@
-"""prefect.yaml, as it is before any server has seen it."""
+"""prefect.yaml, checked without a server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FLOWS = DEPLOYMENTS.parent / "flows"
 
 
 @pytest.mark.parametrize("deployment", FILE["deployments"], ids=lambda d: d["name"])
-def test_a_deployment_names_a_flow_by_its_module_and_says_what_it_does(deployment):
+def test_a_deployment_names_a_flow_by_its_module_and_has_a_description(deployment):
     module, function = deployment["entrypoint"].split(":")
     assert module == f"flows.{function}"
     text = (FLOWS / f"{function}.py").read_text()
@@ -31,7 +31,7 @@ def test_every_flow_has_a_deployment_of_its_name():
     assert flows - {deployment["name"] for deployment in FILE["deployments"]} == set()
 
 
-def test_scheduled_nights_are_live_and_their_parameters_belong_to_the_deployment():
+def test_scheduled_nights_are_live_and_their_parameters_are_in_the_deployment():
     scheduled = [deployment for deployment in FILE["deployments"] if "schedules" in deployment]
     assert len(scheduled) == 2
     for deployment in scheduled:

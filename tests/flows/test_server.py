@@ -1,4 +1,4 @@
-"""The local server: up in the block, gone after it, whatever ends the block."""
+"""The local server: it answers in the block and is stopped after it, whatever ends the block."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from filelock import FileLock
 
 from flows import server
-from flows.server import ONE_NIGHT, Child, ServerError, answers, ask, free_port, local_server, running
+from flows.server import ONE_NIGHT, Child, ServerError, find_running, free_port, get_json, is_answering, local_server
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -29,30 +29,30 @@ def no_api_url(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
 
 
-def gone(api_url: str, within_s: float) -> bool:
+def stops_answering(api_url: str, within_s: float) -> bool:
     deadline = time.monotonic() + within_s
-    while answers(api_url) and time.monotonic() < deadline:
+    while is_answering(api_url) and time.monotonic() < deadline:
         time.sleep(0.1)
-    return not answers(api_url)
+    return not is_answering(api_url)
 
 
-def test_server_answers_in_the_block_and_is_gone_after_it(home, monkeypatch):
+def test_the_server_answers_in_the_block_and_is_stopped_after_it(home, monkeypatch):
     before = dict(os.environ)
     with local_server(home, environment=ONE_NIGHT) as started:
         started.wait()
-        assert ask(started.api_url, "/health") is True
+        assert get_json(started.api_url, "/health") is True
         assert os.environ["PREFECT_API_URL"] == started.api_url
         assert os.environ["PREFECT_HOME"] == str(home)
         assert "127.0.0.1" in os.environ["NO_PROXY"]
-        with server._owned(home) as other:  # a second night meanwhile
+        with server._locked_home(home) as other:  # a second night at the same time
             assert other != home
         assert not other.exists()
-    assert not answers(started.api_url)
+    assert not is_answering(started.api_url)
     assert dict(os.environ) == before
     assert "Traceback" not in (home / "server.log").read_text()
 
 
-def test_server_is_gone_when_its_parent_is_killed(home):
+def test_the_server_stops_when_its_parent_is_killed(home):
     program = """
 import sys, time
 from pathlib import Path
@@ -66,38 +66,38 @@ with local_server(Path(sys.argv[1]), environment=ONE_NIGHT) as started:
     with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         api_url = parent.stdout.readline().strip()
-        assert answers(api_url)
+        assert is_answering(api_url)
         parent.send_signal(signal.SIGKILL)
-    assert gone(api_url, within_s=15)
+    assert stops_answering(api_url, within_s=15)
 
 
-def test_running_server_is_used_and_left_running(home, monkeypatch, api):
+def test_a_running_server_is_used_and_left_running(home, monkeypatch, api):
     monkeypatch.setenv("PREFECT_API_URL", api({"/health": True}))
-    with local_server(home) as found:
-        found.wait()
-        assert found.child is None
-    assert answers(found.api_url)
+    with local_server(home) as used:
+        used.wait()
+        assert used.child is None
+    assert is_answering(used.api_url)
 
 
-def test_server_kept_for_the_same_home_is_used(tmp_path, api):
+def test_the_server_of_nightgraph_serve_in_the_same_home_is_used(tmp_path, api):
     (tmp_path / "server.url").write_text(api({"/health": True}))
-    assert running(tmp_path) == (tmp_path / "server.url").read_text()
+    assert find_running(tmp_path) == (tmp_path / "server.url").read_text()
 
 
-def test_stale_address_and_dead_api_url_are_passed_over_with_a_warning(tmp_path, monkeypatch, caplog):
+def test_a_stale_address_and_a_dead_api_url_are_ignored_with_a_warning(tmp_path, monkeypatch, caplog):
     dead = f"http://127.0.0.1:{free_port()}/api"
     (tmp_path / "server.url").write_text(dead)
     monkeypatch.setenv("PREFECT_API_URL", dead)
-    assert running(tmp_path) is None
+    assert find_running(tmp_path) is None
     assert f"PREFECT_API_URL={dead} does not answer" in caplog.text
 
 
-def test_an_api_behind_a_login_answers(api):
-    assert answers(api({}, status=401))
-    assert not answers(api({}, status=500))
+def test_an_api_behind_a_login_counts_as_answering(api):
+    assert is_answering(api({}, status=401))
+    assert not is_answering(api({}, status=500))
 
 
-def test_a_taken_port_is_refused_before_anything_starts(tmp_path, api):
+def test_a_port_in_use_is_refused_before_anything_starts(tmp_path, api):
     port = int(api({}).split(":")[2].split("/")[0])
     with pytest.raises(ServerError, match=f"port {port} of 127.0.0.1 is taken"), local_server(tmp_path, port):
         pass
@@ -111,8 +111,8 @@ def test_a_process_that_ends_by_itself_is_reported_with_the_end_of_its_log(tmp_p
         child.check()
 
 
-def test_a_home_in_use_is_not_touched(tmp_path):
-    with FileLock(tmp_path / "server.lock"), server._owned(tmp_path) as other:
+def test_a_home_in_use_is_left_alone(tmp_path):
+    with FileLock(tmp_path / "server.lock"), server._locked_home(tmp_path) as other:
         assert other != tmp_path
-    with server._owned(tmp_path) as mine:
+    with server._locked_home(tmp_path) as mine:
         assert mine == tmp_path

@@ -1,4 +1,4 @@
-"""The flow `stream` and its command, against an exchange of our own."""
+"""The flow `stream` and its command, against a local exchange."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from pydantic import ValidationError
 from flows import cli
 from flows.settings import SettingsError
 from flows.stream import StreamParameters
-from tasks.markets.bybit_frames import topics_of
-from tests.exchange import Exchange
+from tasks.markets.bybit_frames import topics_for
+from tests.exchange import FakeExchange
 from warehouse.connect import Warehouse
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT", "XRPUSDT")
 
 
-def trade(number: int) -> str:
+def trade_frame(number: int) -> str:
+    """The websocket message of one trade."""
     stamp = 1_789_299_660_000 + 100 * number
     data = [{"T": stamp, "s": "BTCUSDT", "S": "Buy", "v": "1", "p": "60000", "i": str(number)}]
     return json.dumps({"topic": "publicTrade.BTCUSDT", "type": "snapshot", "ts": stamp, "data": data})
 
 
-def end_when_played(exchange: Exchange, number: signal.Signals) -> None:
-    """Sends this process a signal once the script is at its end."""
+def send_signal_at_end(exchange: FakeExchange, number: signal.Signals) -> None:
+    """Sends this process a signal once the exchange's script is at its end."""
 
     def wait() -> None:
         assert exchange.done.wait(30)
@@ -38,26 +39,26 @@ def end_when_played(exchange: Exchange, number: signal.Signals) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def trades(warehouse: Warehouse) -> list[tuple]:
+def stored_trades(warehouse: Warehouse) -> list[tuple]:
     with warehouse.read() as con:
         return con.execute("SELECT source, symbol, trade_id FROM trades ORDER BY ts").fetchall()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_command_streams_until_a_signal_and_then_all_is_saved(
+def test_the_command_streams_until_a_signal_and_saves_everything(
     empty: Warehouse, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: signal.Signals
 ) -> None:
     before = signal.getsignal(number)
-    with Exchange([trade(1), trade(2)], topics_of(SYMBOLS)) as exchange:
+    with FakeExchange([trade_frame(1), trade_frame(2)], topics_for(SYMBOLS)) as exchange:
         options = ["--universe", "demo_crypto", "--url", exchange.url, "--rest-url", exchange.rest_url]
         monkeypatch.setattr("sys.argv", ["nightgraph", "stream", *options, "--warehouse", str(empty.path)])
-        end_when_played(exchange, number)
+        send_signal_at_end(exchange, number)
         with pytest.raises(SystemExit) as ended:
             cli.main()
     printed = capsys.readouterr()
     assert ended.value.code in (0, None), printed.err
     assert signal.getsignal(number) is before
-    assert trades(empty) == [("recorded", "BTCUSDT", "1"), ("recorded", "BTCUSDT", "2")]
+    assert stored_trades(empty) == [("recorded", "BTCUSDT", "1"), ("recorded", "BTCUSDT", "2")]
     assert ["stored", "2"] in [line.split() for line in printed.out.splitlines()]
     state = empty.path.with_name("warehouse.streams") / "recorded-demo_crypto.npz"
     assert state.exists()
@@ -65,14 +66,16 @@ def test_the_command_streams_until_a_signal_and_then_all_is_saved(
     assert "2 events" in printed.err
 
 
-def test_the_command_ends_after_its_minutes(empty: Warehouse, monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
-    with Exchange([trade(1)], topics_of(SYMBOLS)) as exchange:
+def test_the_command_ends_after_the_given_minutes(
+    empty: Warehouse, monkeypatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with FakeExchange([trade_frame(1)], topics_for(SYMBOLS)) as exchange:
         options = ["--universe", "demo_crypto", "--url", exchange.url, "--minutes", "0.02"]
         monkeypatch.setattr("sys.argv", ["nightgraph", "stream", *options, "--warehouse", str(empty.path)])
         with pytest.raises(SystemExit):
             cli.main()
     assert "demo_crypto, recorded, 1 s" in capsys.readouterr().out
-    assert len(trades(empty)) == 1
+    assert len(stored_trades(empty)) == 1
 
 
 @pytest.mark.parametrize(
@@ -85,7 +88,7 @@ def test_the_command_ends_after_its_minutes(empty: Warehouse, monkeypatch, capsy
         (["--minutes", "0"], "minutes: Input should be greater than 0"),
     ],
 )
-def test_what_cannot_be_streamed_is_said_and_nothing_is_asked(
+def test_a_stream_that_cannot_run_is_refused_before_any_request(
     empty: Warehouse, monkeypatch, capsys: pytest.CaptureFixture[str], options: list[str], complaint: str
 ) -> None:
     monkeypatch.setattr("sys.argv", ["nightgraph", "stream", *options, "--warehouse", str(empty.path)])
@@ -96,22 +99,22 @@ def test_what_cannot_be_streamed_is_said_and_nothing_is_asked(
 
 
 @pytest.mark.slow
-def test_a_cancelled_flow_run_ends_in_order(empty: Warehouse) -> None:
-    """Prefect cancels a run with SIGTERM: it must come out as completed, with everything saved."""
+def test_a_cancelled_flow_run_saves_everything_and_completes(empty: Warehouse) -> None:
+    """Prefect cancels a run with SIGTERM: it must end as completed, with everything saved."""
     from prefect.testing.utilities import prefect_test_harness
 
     from flows.stream import stream
 
-    with prefect_test_harness(), Exchange([trade(1), trade(2)], topics_of(SYMBOLS)) as exchange:
-        end_when_played(exchange, signal.SIGTERM)
+    with prefect_test_harness(), FakeExchange([trade_frame(1), trade_frame(2)], topics_for(SYMBOLS)) as exchange:
+        send_signal_at_end(exchange, signal.SIGTERM)
         state = stream(
             StreamParameters(universe="demo_crypto", url=exchange.url, warehouse=str(empty.path)), return_state=True
         )
     assert state.is_completed()
-    assert len(trades(empty)) == 2
+    assert len(stored_trades(empty)) == 2
 
 
-def test_a_model_that_cannot_be_fed_is_said_before_anything_is_streamed(
+def test_a_model_that_reads_no_events_is_refused_before_anything_is_streamed(
     empty: Warehouse, monkeypatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.argv", ["nightgraph", "stream", "--model", "oracle", "--warehouse", str(empty.path)])
@@ -121,7 +124,7 @@ def test_a_model_that_cannot_be_fed_is_said_before_anything_is_streamed(
     assert "only networks can be fed" in capsys.readouterr().err
 
 
-def test_bybit_s_own_websocket_is_live_and_any_other_recorded(empty: Warehouse) -> None:
+def test_bybits_own_websocket_is_live_and_any_other_recorded(empty: Warehouse) -> None:
     with StreamParameters(universe="crypto", warehouse=str(empty.path)).job() as job:
         assert (job.source, job.url) == ("live", "wss://stream.bybit.com/v5/public/linear")
         assert job.rest is not None

@@ -1,4 +1,4 @@
-"""Which models a universe's profile lets train."""
+"""Models and graphs that a universe's profile accepts."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from flows.nightly import nightly
 from flows.parameters import NightParameters, StepParameters
 from flows.settings import SettingsError, load_settings
 from flows.train import check_graphs, train
+from models.graphs.catalogue import GRAPHS
 
 REFUSED = (
     "model 'ssm_gnn' reads the graph 'correlation', which profile 'demo_stocks' does not build for demo_stocks; "
@@ -19,24 +20,42 @@ REFUSED = (
 
 
 @pytest.fixture
-def sectors_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def only_sector_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The profile of demo_stocks builds the graph of sectors and no other."""
     monkeypatch.setenv("NIGHTLY_PROFILES__DEMO_STOCKS__GRAPH__GRAPHS", '["sector"]')
 
 
-def test_a_model_whose_graph_the_profile_does_not_build_is_refused_by_name(sectors_alone: None) -> None:
+def test_a_model_whose_graph_the_profile_does_not_build_is_refused_by_name(only_sector_graph: None) -> None:
     with pytest.raises(SettingsError, match=REFUSED):
         check_graphs(load_settings(models=("s4d", "ssm_gnn")), "demo_stocks")
     check_graphs(load_settings(models=("ssm_gnn",)), "demo_crypto")
 
 
-def test_rules_and_networks_that_read_no_graph_or_one_that_is_built_are_not_refused(sectors_alone: None) -> None:
+def test_rules_and_networks_that_read_no_graph_or_one_that_is_built_are_not_refused(only_sector_graph: None) -> None:
     models = ("momentum", "s4d", "ssm", "ssm_gnn_attention", "ssm_gnn_sector")
     check_graphs(load_settings(models=models), "demo_stocks")
 
 
-def test_neither_a_night_nor_its_training_begins_with_such_a_model(sectors_alone: None, migrated: Path) -> None:
-    said = {"warehouse": str(migrated), "models": ("ssm_gnn",)}
+def test_neither_a_night_nor_its_training_starts_with_such_a_model(only_sector_graph: None, migrated: Path) -> None:
+    options = {"warehouse": str(migrated), "models": ("ssm_gnn",)}
     with pytest.raises(SettingsError, match=REFUSED):
-        nightly.fn(NightParameters(universes=("demo_stocks",), **said))
+        nightly.fn(NightParameters(universes=("demo_stocks",), **options))
     with pytest.raises(SettingsError, match=REFUSED):
-        train.fn(StepParameters(as_of=date(2024, 6, 28), universe="demo_stocks", **said))
+        train.fn(StepParameters(as_of=date(2024, 6, 28), universe="demo_stocks", **options))
+
+
+def test_a_graph_that_does_not_exist_is_refused_with_the_names_of_those_that_do(
+    monkeypatch: pytest.MonkeyPatch, migrated: Path
+) -> None:
+    monkeypatch.setenv("NIGHTLY_PROFILES__DEMO_STOCKS__GRAPH__GRAPHS", '["sector", "friendship"]')
+    refused = r"^profiles\.demo_stocks\.graph\.graphs: unknown graph 'friendship'; .*correlation, .*industry.*NIGHTLY_"
+    with pytest.raises(SettingsError, match=refused):
+        load_settings().profile("demo_stocks")
+    with pytest.raises(SettingsError, match=refused):
+        nightly.fn(NightParameters(universes=("demo_stocks",), warehouse=str(migrated)))
+    load_settings().profile("demo_crypto")
+
+
+@pytest.mark.parametrize("universe", load_settings().universes)
+def test_every_graph_of_the_default_settings_exists(universe: str) -> None:
+    assert set(load_settings().profile(universe).graph.graphs) <= set(GRAPHS)

@@ -1,4 +1,4 @@
-"""What the tests of the models compute on: a small market with a planted signal, random bars, and the recorded tape."""
+"""Test data for the models: a small market with a planted signal, random bars, and bars of the recorded tape."""
 
 from __future__ import annotations
 
@@ -31,21 +31,22 @@ PERPETUALS = ("BTCUSDT", "SOLUSDT", "WIFUSDT")
 
 
 def make_bars(t: int, n: int, seed: int = 0, holes: float = 0.0, late: bool = False) -> Panel:
-    """Random hourly bars; a share ``holes`` of them missing, and half of the assets listed late when ``late``."""
-    draw = np.random.default_rng(seed)
-    close = 100 * np.exp(np.cumsum(draw.normal(0, 0.02, (t, n)), axis=0))
-    open_ = close * np.exp(draw.normal(0, 0.01, (t, n)))
-    high, low = np.maximum(open_, close) * 1.005, np.minimum(open_, close) * 0.995
-    volume = np.floor(draw.lognormal(8, 1, (t, n))) * (draw.random((t, n)) > 0.02)
-    mask = draw.random((t, n)) >= holes
+    """Random hourly bars; a share ``holes`` of them is missing; with ``late`` half of the assets are listed late."""
+    rng = np.random.default_rng(seed)
+    close = 100 * np.exp(np.cumsum(rng.normal(0, 0.02, (t, n)), axis=0))
+    open_ = close * np.exp(rng.normal(0, 0.01, (t, n)))
+    high = np.maximum(open_, close) * 1.005
+    low = np.minimum(open_, close) * 0.995
+    volume = np.floor(rng.lognormal(8, 1, (t, n))) * (rng.random((t, n)) > 0.02)
+    mask = rng.random((t, n)) >= holes
     if late:
         mask &= np.arange(t)[:, None] >= np.where(np.arange(n) % 2, t // 3, 0)
-    funding = draw.normal(1e-4, 1e-4, (t, n))
+    funding = rng.normal(1e-4, 1e-4, (t, n))
     values = np.stack([open_, high, low, close, volume, np.full((t, n), np.nan), funding], axis=-1)
     for j in range(n):
-        own = np.flatnonzero(mask[:, j])
-        dividend = np.where(draw.random(len(own)) < 0.02, 0.5, 0.0)
-        values[own[1:], j, 5] = (close[own[1:], j] + dividend[1:]) / close[own[:-1], j] - 1
+        rows = np.flatnonzero(mask[:, j])
+        dividend = np.where(rng.random(len(rows)) < 0.02, 0.5, 0.0)
+        values[rows[1:], j, 5] = (close[rows[1:], j] + dividend[1:]) / close[rows[:-1], j] - 1
     values[~mask] = np.nan
     ts = np.datetime64("2024-01-01T00:00:00", "us") + np.arange(t) * np.timedelta64(1, "h")
     return Panel(ts, tuple(f"S{k:03d}" for k in range(n)), BAR_COLUMNS, values, mask)
@@ -53,49 +54,51 @@ def make_bars(t: int, n: int, seed: int = 0, holes: float = 0.0, late: bool = Fa
 
 @pytest.fixture(scope="session")
 def random_bars() -> Callable[..., Panel]:
-    """Makes random hourly bars: ``random_bars(t, n, seed=0, holes=0.0, late=False)``."""
+    """A function that makes random hourly bars: ``random_bars(t, n, seed=0, holes=0.0, late=False)``."""
     return make_bars
 
 
 @pytest.fixture(scope="session")
 def tape_stocks(shared_data: Path) -> Callable[..., Panel]:
-    """Daily bars of a few recorded stocks from a tape that ends on a date: ``tape_stocks(date(2024, 6, 28))``."""
+    """A function that reads daily bars of a few recorded stocks up to a date: ``tape_stocks(date(2024, 6, 28))``."""
     table = pq.read_table(shared_data / "tape/yahoo/bars_1d.parquet", filters=[("symbol", "in", STOCKS)])
 
-    def until(end: date = date(2024, 6, 28)) -> Panel:
+    def read_until(end: date = date(2024, 6, 28)) -> Panel:
         rows = table.filter(pc.less_equal(table["date"], end))
         opens = bar_opens("XNYS", "1d", date(2019, 1, 2), end + timedelta(days=1))
         days = rows["date"].to_numpy().astype("datetime64[D]")
         ts = opens[np.searchsorted(opens.astype("datetime64[D]"), days)]
-        return _panel(rows, "adj_close", ts, opens, STOCKS, 0.0)
+        return _make_panel(rows, "adj_close", ts, opens, STOCKS, 0.0)
 
-    return until
+    return read_until
 
 
 @pytest.fixture(scope="session")
 def tape_perpetuals(shared_data: Path) -> Callable[..., Panel]:
-    """Hourly bars of a few recorded perpetuals from a tape that ends on a date, from 2023-12-01 on."""
+    """A function that reads hourly bars of a few recorded perpetuals from 2023-12-01 up to a date."""
     start = date(2023, 12, 1)
     table = pq.read_table(shared_data / "tape/bybit/klines_60.parquet", filters=[("symbol", "in", PERPETUALS)])
 
-    def until(end: date = date(2024, 6, 28)) -> Panel:
+    def read_until(end: date = date(2024, 6, 28)) -> Panel:
         opens = bar_opens("24/7", "1h", start, end + timedelta(days=1))
         row_ts = table["ts"].to_numpy().astype("datetime64[us]")
-        kept = (row_ts >= opens[0]) & (row_ts <= opens[-1])
-        return _panel(table.filter(pa.array(kept)), "close", row_ts[kept], opens, PERPETUALS, 1e-4)
+        is_inside = (row_ts >= opens[0]) & (row_ts <= opens[-1])
+        return _make_panel(table.filter(pa.array(is_inside)), "close", row_ts[is_inside], opens, PERPETUALS, 1e-4)
 
-    return until
+    return read_until
 
 
-def _panel(
-    rows: pa.Table, total: str, ts: np.ndarray, opens: np.ndarray, symbols: tuple[str, ...], funding: float
+def _make_panel(
+    rows: pa.Table, index_column: str, ts: np.ndarray, opens: np.ndarray, symbols: tuple[str, ...], funding: float
 ) -> Panel:
-    symbol, level = np.array(rows["symbol"].to_pylist()), rows[total].to_numpy()
-    total_return = np.full(len(level), np.nan)
+    """A panel of BAR_COLUMNS whose total returns are the changes of ``index_column``."""
+    symbol = np.array(rows["symbol"].to_pylist())
+    index_level = rows[index_column].to_numpy()
+    total_return = np.full(len(index_level), np.nan)
     for name in symbols:
-        own = np.flatnonzero(symbol == name)
-        own = own[np.argsort(ts[own])]
-        total_return[own[1:]] = level[own[1:]] / level[own[:-1]] - 1
+        positions = np.flatnonzero(symbol == name)
+        positions = positions[np.argsort(ts[positions])]
+        total_return[positions[1:]] = index_level[positions[1:]] / index_level[positions[:-1]] - 1
     table = pa.table(
         {
             "symbol": symbol.astype(object),
@@ -108,7 +111,8 @@ def _panel(
     return Panel.from_table(table, BAR_COLUMNS, symbols, opens)
 
 
-T, N, HORIZONS = 190, 5, (1, 5)
+T, N = 190, 5  # bars and assets of the market
+HORIZONS = (1, 5)
 FOLDS = {"warmup_bars": 20, "train_bars": 110, "test_bars": 25, "embargo_bars": 2}
 CONFIG = TrainConfig(
     epochs=3, chunk_bars=24, burn_in_bars=8, context_bars=12, batch_sequences=15, validation_fraction=0.2
@@ -117,7 +121,8 @@ CONFIG = TrainConfig(
 
 @dataclass(frozen=True, eq=False)
 class Market:
-    """``features`` (signal, noise, volatility_60), labels that follow the signal, snapshots every ten bars, trades."""
+    """``features`` (signal, noise, volatility_60), labels correlated with the signal, a snapshot every ten bars, and
+    trades and fundings as ``events``."""
 
     features: Panel
     labels: Labels
@@ -133,22 +138,22 @@ class Market:
         return walk_forward(self.features.ts, self.labels.end, **FOLDS)
 
     def until(self, stop: int) -> Market:
-        """The market as it looked at the close of bar ``stop`` − 1: labels that had not ended are unknown."""
+        """The market as known at the close of bar ``stop`` − 1: labels that had not ended are unknown."""
         labels = self.labels.rows(0, stop)
-        unknown = np.isnat(labels.end) | (labels.end > self.features.ts[stop - 1])
-        cut = replace(
+        is_unknown = np.isnat(labels.end) | (labels.end > self.features.ts[stop - 1])
+        known_labels = replace(
             labels,
-            returns=np.where(unknown[:, None, :], np.nan, labels.returns),
-            volatility=np.where(unknown[:, 1:], np.nan, labels.volatility),
-            class_5=np.where(unknown[:, 1:], -1, labels.class_5),
-            end=np.where(unknown, np.datetime64("NaT"), labels.end),
+            returns=np.where(is_unknown[:, None, :], np.nan, labels.returns),
+            volatility=np.where(is_unknown[:, 1:], np.nan, labels.volatility),
+            class_5=np.where(is_unknown[:, 1:], -1, labels.class_5),
+            end=np.where(is_unknown, np.datetime64("NaT"), labels.end),
         )
         features = self.features.rows(0, stop)
         snapshots = [s for s in self.snapshots if s.as_of <= features.ts[-1]]
-        return Market(features, cut, snapshots, self.events.of_bars(features.ts))
+        return Market(features, known_labels, snapshots, self.events.for_bars(features.ts))
 
     def arguments(self, model: str = "s4d", fold: int = 0, config: TrainConfig = CONFIG) -> dict:
-        """What fit_fold and fold_key take, for a small network."""
+        """The arguments of fit_fold and fold_key, for a small network."""
         spec = Spec(model, d_model=8, n_layers=1, d_state=4)
         return {
             "spec": spec,
@@ -162,7 +167,7 @@ class Market:
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> None:
-    """Tensors of tests are small: a second thread only waits for the first."""
+    """The tensors of the tests are small, so a second thread would only wait for the first."""
     torch.set_num_threads(1)
 
 
@@ -172,7 +177,8 @@ def market() -> Market:
     ts = np.datetime64("2024-01-01", "us") + np.arange(T) * np.timedelta64(1, "D")
     mask = rng.random((T, N)) < 0.95
     mask[:60, 4] = False  # lists late
-    signal, sigma = rng.normal(size=(T, N)), np.exp(rng.normal(-4, 0.3, (T, N)))
+    signal = rng.normal(size=(T, N))
+    sigma = np.exp(rng.normal(-4, 0.3, (T, N)))
     sigma[:25, :4] = np.nan  # warming up
     values = np.stack([signal, rng.normal(size=(T, N)), sigma], axis=-1)
     features = Panel(
@@ -196,13 +202,19 @@ def market() -> Market:
 
 
 def make_events(symbols: tuple[str, ...], opens: np.ndarray) -> BarEvents:
-    """Trades at any time of daily bars, about five a bar, and a settlement at every tenth close."""
-    draw, count, day = np.random.default_rng(3), 5 * len(opens), 86_400_000_000
+    """Trades at random times within daily bars, about five per bar, and a funding settlement at every tenth close."""
+    rng = np.random.default_rng(3)
+    count = 5 * len(opens)
+    day_us = 86_400_000_000
     start = int(opens[0].astype(np.int64))
-    rows = {"symbol": draw.choice(symbols, count), "price": draw.uniform(90, 110, count), "size": np.ones(count)}
-    t = start + np.sort(draw.integers(1, len(opens) * day, count))
-    trades = trade_events(symbols, rows | {"t": t, "side": draw.choice([-1.0, 1.0], count)})
-    settled = start + day * np.arange(10, len(opens) + 1, 10)
-    funding = {"t": settled, "symbol": np.array([symbols[0]] * len(settled)), "rate": np.full(len(settled), 1e-4)}
+    rows = {"symbol": rng.choice(symbols, count), "price": rng.uniform(90, 110, count), "size": np.ones(count)}
+    t = start + np.sort(rng.integers(1, len(opens) * day_us, count))
+    trades = trade_events(symbols, rows | {"t": t, "side": rng.choice([-1.0, 1.0], count)})
+    settled_at = start + day_us * np.arange(10, len(opens) + 1, 10)
+    funding = {
+        "t": settled_at,
+        "symbol": np.array([symbols[0]] * len(settled_at)),
+        "rate": np.full(len(settled_at), 1e-4),
+    }
     closes = opens + np.timedelta64(1, "D")
-    return BarEvents.of(concatenate([trades, funding_events(symbols, funding)]), opens, closes)
+    return BarEvents.from_events(concatenate([trades, funding_events(symbols, funding)]), opens, closes)

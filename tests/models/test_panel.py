@@ -1,4 +1,4 @@
-"""The cube: rows in any order in, the same rows out."""
+"""The panel: built from long rows in any order, and written back as the same rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MONDAY, TUESDAY, WEDNESDAY = (np.datetime64(f"2024-01-0{k}T14:30", "us") for k i
 
 @pytest.fixture
 def rows() -> pa.Table:
-    """A has three bars, B none on Tuesday and an unknown volume on Wednesday; in no order."""
+    """A has three bars; B has none on Tuesday and an unknown volume on Wednesday. The rows are unsorted."""
     return pa.table(
         {
             "symbol": ["B", "A", "A", "B", "A"],
@@ -29,17 +29,17 @@ def panel(rows: pa.Table) -> Panel:
     return Panel.from_table(rows, ("close", "volume"), ("A", "B"))
 
 
-def test_rows_land_at_their_bar_and_symbol(panel: Panel) -> None:
+def test_every_row_is_stored_at_its_bar_and_symbol(panel: Panel) -> None:
     assert panel.ts.tolist() == np.array([MONDAY, TUESDAY, WEDNESDAY]).tolist()
     np.testing.assert_array_equal(panel.column("close"), [[11, 21], [12, np.nan], [13, 23]])
     np.testing.assert_array_equal(panel.column("volume"), [[1, 4], [2, np.nan], [3, np.nan]])
 
 
-def test_mask_tells_a_missing_bar_from_an_unknown_value(panel: Panel) -> None:
+def test_mask_distinguishes_a_missing_bar_from_an_unknown_value(panel: Panel) -> None:
     np.testing.assert_array_equal(panel.mask, [[True, True], [True, False], [True, True]])
 
 
-def test_table_of_a_panel_holds_its_rows_by_time_then_symbol(panel: Panel) -> None:
+def test_table_of_a_panel_has_its_rows_sorted_by_time_then_symbol(panel: Panel) -> None:
     assert panel.to_table().to_pydict() == {
         "symbol": ["A", "B", "A", "A", "B"],
         "ts": pa.array([MONDAY, MONDAY, TUESDAY, WEDNESDAY, WEDNESDAY]).cast(TS_TYPE).to_pylist(),
@@ -52,10 +52,10 @@ def test_table_can_start_at_a_later_bar(panel: Panel) -> None:
     assert panel.to_table(first=1)["close"].to_pylist() == [12.0, 13.0, 23.0]
 
 
-def test_panel_through_a_table_and_back_is_the_same(panel: Panel) -> None:
-    again = Panel.from_table(panel.to_table(), panel.columns, panel.symbols)
-    np.testing.assert_array_equal(again.values, panel.values)
-    np.testing.assert_array_equal(again.mask, panel.mask)
+def test_panel_converted_to_a_table_and_back_is_the_same(panel: Panel) -> None:
+    restored = Panel.from_table(panel.to_table(), panel.columns, panel.symbols)
+    np.testing.assert_array_equal(restored.values, panel.values)
+    np.testing.assert_array_equal(restored.mask, panel.mask)
 
 
 def test_a_wider_grid_leaves_bars_without_rows_masked(rows: pa.Table) -> None:
@@ -71,13 +71,13 @@ def test_a_row_off_the_grid_is_refused(rows: pa.Table, grid: list[np.datetime64]
         Panel.from_table(rows, ("close",), ("A", "B"), np.array(grid))
 
 
-def test_until_keeps_the_bar_that_opened_then_and_drops_what_came_after(panel: Panel) -> None:
+def test_until_keeps_the_bar_that_opens_at_the_instant_and_drops_later_bars(panel: Panel) -> None:
     assert len(panel.until(TUESDAY)) == 2
     assert len(panel.until(TUESDAY - np.timedelta64(1, "us"))) == 1
     assert len(panel.until(MONDAY - np.timedelta64(1, "us"))) == 0
 
 
-def test_rows_cut_by_position(panel: Panel) -> None:
+def test_rows_are_selected_by_position(panel: Panel) -> None:
     np.testing.assert_array_equal(panel.rows(1, 3).column("close"), [[12, np.nan], [13, 23]])
 
 

@@ -1,4 +1,4 @@
-"""Sessions of the New York exchange and of a market that never closes."""
+"""Sessions of the New York Stock Exchange and of a market that never closes."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from models.sessions import (
 )
 
 
-def at(*instants: str) -> list:
-    return np.array(instants, dtype="datetime64[us]").tolist()
+def instants(*texts: str) -> list:
+    return np.array(texts, dtype="datetime64[us]").tolist()
 
 
 def test_opens_and_closes_follow_daylight_saving_and_half_days() -> None:
     opens = bar_opens("XNYS", "1d", date(2024, 3, 8), date(2024, 3, 12))
-    assert opens.tolist() == at("2024-03-08T14:30", "2024-03-11T13:30")
-    assert bar_closes("XNYS", "1d", opens).tolist() == at("2024-03-08T21:00", "2024-03-11T20:00")
+    assert opens.tolist() == instants("2024-03-08T14:30", "2024-03-11T13:30")
+    assert bar_closes("XNYS", "1d", opens).tolist() == instants("2024-03-08T21:00", "2024-03-11T20:00")
     half_day = bar_opens("XNYS", "1d", date(2024, 7, 3), date(2024, 7, 5))
-    assert half_day.tolist() == at("2024-07-03T13:30")
-    assert bar_closes("XNYS", "1d", half_day).tolist() == at("2024-07-03T17:00")
+    assert half_day.tolist() == instants("2024-07-03T13:30")
+    assert bar_closes("XNYS", "1d", half_day).tolist() == instants("2024-07-03T17:00")
 
 
 def test_the_end_date_is_not_part_of_the_span() -> None:
@@ -42,21 +42,21 @@ def test_the_end_date_is_not_part_of_the_span() -> None:
     assert session_dates("24/7", date(2024, 6, 27), date(2024, 6, 28)).tolist() == [date(2024, 6, 27)]
 
 
-def test_a_market_that_never_closes_prints_every_hour_of_the_day() -> None:
+def test_a_market_that_never_closes_has_a_bar_for_every_hour_of_the_day() -> None:
     hours = bar_opens("24/7", "1h", date(2024, 6, 28), date(2024, 6, 30))
     assert len(hours) == 48
-    assert hours[[0, -1]].tolist() == at("2024-06-28T00:00", "2024-06-29T23:00")
-    assert bar_closes("24/7", "1h", hours)[-1].tolist() == at("2024-06-30T00:00")[0]
+    assert hours[[0, -1]].tolist() == instants("2024-06-28T00:00", "2024-06-29T23:00")
+    assert bar_closes("24/7", "1h", hours)[-1].tolist() == instants("2024-06-30T00:00")[0]
     days = bar_opens("24/7", "1d", date(2024, 6, 28), date(2024, 6, 30))
-    assert bar_closes("24/7", "1d", days).tolist() == at("2024-06-29T00:00", "2024-06-30T00:00")
+    assert bar_closes("24/7", "1d", days).tolist() == instants("2024-06-29T00:00", "2024-06-30T00:00")
 
 
 def test_a_day_without_a_session_still_has_a_close() -> None:
     saturday = np.array(["2024-06-29T13:30"], dtype="datetime64[us]")
-    assert bar_closes("XNYS", "1d", saturday).tolist() == at("2024-06-30T13:30")
+    assert bar_closes("XNYS", "1d", saturday).tolist() == instants("2024-06-30T13:30")
 
 
-def test_last_and_next_session_step_over_weekends_and_holidays() -> None:
+def test_last_and_next_session_skip_weekends_and_holidays() -> None:
     assert last_session("XNYS", date(2024, 6, 30)) == date(2024, 6, 28)
     assert last_session("XNYS", date(2024, 6, 28)) == date(2024, 6, 28)
     assert next_session("XNYS", date(2024, 7, 3)) == date(2024, 7, 5)
@@ -65,14 +65,14 @@ def test_last_and_next_session_step_over_weekends_and_holidays() -> None:
 
 
 def test_a_year_is_252_daily_365_daily_or_8760_hourly_bars() -> None:
-    """MAM-26, TRAP-03: the square root of 252 is not for hourly perpetuals."""
+    """MAM-26, TRAP-03: hourly perpetuals must not be annualised with 252."""
     assert periods_per_year("XNYS", "1d") == 252
     assert periods_per_year("24/7", "1d") == 365
     assert periods_per_year("24/7", "1h") == 8760
     assert (bars_per_session("1h"), bars_per_session("1d")) == (24, 1)
 
 
-def test_a_market_of_seconds_is_decided_on_at_every_bar() -> None:
+def test_every_bar_of_one_second_is_a_session() -> None:
     assert periods_per_year("24/7", "1s") == sessions_per_year("24/7", "1s") == 365 * 86_400
     assert bars_per_session("1s") == 1
     opens = bar_opens("24/7", "1s", date(2024, 8, 8), date(2024, 8, 9))
@@ -81,18 +81,18 @@ def test_a_market_of_seconds_is_decided_on_at_every_bar() -> None:
     assert bar_after("24/7", "1s", opens[-2], 3) == np.datetime64("2024-08-09T00:00:01")
 
 
-def test_a_day_that_has_not_ended_does_not_decide() -> None:
-    closed = np.arange("2024-06-01T01", "2024-06-02T12", np.timedelta64(1, "h"), dtype="datetime64[us]")
-    assert session_ends("24/7", "1h", closed).tolist() == [23]
-    assert session_ends("XNYS", "1d", closed).tolist() == list(range(35))
+def test_a_day_that_has_not_ended_is_no_session_end() -> None:
+    closes = np.arange("2024-06-01T01", "2024-06-02T12", np.timedelta64(1, "h"), dtype="datetime64[us]")
+    assert session_ends("24/7", "1h", closes).tolist() == [23]
+    assert session_ends("XNYS", "1d", closes).tolist() == list(range(35))
 
 
-def test_an_unknown_calendar_is_named_with_the_known_ones() -> None:
+def test_the_error_of_an_unknown_calendar_lists_the_known_ones() -> None:
     with pytest.raises(UnknownCalendarError, match="'XLON'; known: XNYS, 24/7"):
         session_dates("XLON", date(2024, 1, 1), date(2024, 2, 1))
 
 
-def test_sessions_are_those_of_the_recorded_tape(shared_data: Path) -> None:
+def test_sessions_equal_those_of_the_recorded_tape(shared_data: Path) -> None:
     table = pq.read_table(shared_data / "tape/yahoo/bars_1d.parquet", filters=[("symbol", "=", "SPY")])
     recorded = np.sort(table["date"].to_numpy().astype("datetime64[D]"))
     expected = session_dates("XNYS", recorded[0].astype(date), (recorded[-1] + 1).astype(date))

@@ -1,4 +1,4 @@
-"""The leak audit on a trained warehouse: green as it is, red for each planted leak (field notes 8, 9, 13, 14)."""
+"""The leak audit on a trained warehouse: it passes on correct rows and fails for each planted leak."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def trained_folder(open_desk: Callable, desk_file: Path, tmp_path_factory) -> Pa
     """A folder with the warehouse of 28 June, its features, graphs, model files and forecasts."""
     folder = tmp_path_factory.mktemp("trained")
     desk = open_desk(shutil.copy(desk_file, folder))
-    desk.plant_leader()
+    desk.plant_lead_lag()
     night = desk.night(FRIDAY)
     write_features.fn(night)
     build_graphs.fn(night, **GRAPH)
@@ -52,22 +52,23 @@ def trained_folder(open_desk: Callable, desk_file: Path, tmp_path_factory) -> Pa
 
 @pytest.fixture
 def desk(open_desk: Callable, trained_folder: Path, tmp_path: Path):
+    """A desk on a copy of ``trained_folder``."""
     shutil.copytree(trained_folder, tmp_path, dirs_exist_ok=True)
     return open_desk(tmp_path / "warehouse.duckdb")
 
 
-def audit(desk, dates: int = 2):
+def run_audit(desk, dates: int = 2):
     night = desk.night(FRIDAY)
     return audit_leaks.fn(night, contenders(night, MODELS, (0,), RECIPE), GRAPH, 5, 20, dates)
 
 
 def verdicts(desk) -> dict[str, set[bool]]:
-    """Subject → every verdict on it."""
+    """The verdicts on each subject, over all cuts."""
     rows = desk.rows("SELECT split_part(subject, ',', 1), list(DISTINCT passed) FROM store.leak_audit GROUP BY 1")
-    return {subject: set(passed) for subject, passed in rows}
+    return {subject: set(results) for subject, results in rows}
 
 
-GREEN = {
+ALL_PASSED = {
     "features": {True},
     "correlation edges": {True},
     "lead_lag edges": {True},
@@ -76,10 +77,10 @@ GREEN = {
 }
 
 
-def test_what_the_night_stored_is_what_its_past_gives(desk) -> None:
-    report = audit(desk)
+def test_rows_computed_from_past_data_alone_pass_the_audit(desk) -> None:
+    report = run_audit(desk)
     assert report.cuts == 2
-    assert verdicts(desk) == GREEN
+    assert verdicts(desk) == ALL_PASSED
     rows = desk.rows("SELECT subject, rows_compared, rows_different, max_abs_difference FROM store.leak_audit")
     assert len(rows) == 10
     assert all(compared > 0 and different == 0 for _, compared, different, _ in rows)
@@ -88,7 +89,7 @@ def test_what_the_night_stored_is_what_its_past_gives(desk) -> None:
     assert report.rows_compared == sum(row[1] for row in rows)
 
 
-def test_the_audit_builds_no_membership_that_the_night_did_not(
+def test_the_audit_builds_no_membership_graph_that_the_night_does_not_have(
     open_desk: Callable, desk_file: Path, tmp_path: Path
 ) -> None:
     night = open_desk(shutil.copy(desk_file, tmp_path)).night(FRIDAY)
@@ -101,40 +102,41 @@ def test_the_audit_builds_no_membership_that_the_night_did_not(
     assert report.cuts == 2 and report.rows_compared > 0
 
 
-def test_cuts_are_past_decisions_that_the_night_draws_by_itself(desk) -> None:
-    audit(desk, dates=3)
+def test_cuts_are_past_decisions_sampled_the_same_in_every_run_of_a_night(desk) -> None:
+    run_audit(desk, dates=3)
     cuts = [cut for (cut,) in desk.rows("SELECT DISTINCT cut FROM store.leak_audit ORDER BY 1")]
     assert len(cuts) == 3
     forecasts = [ts for (ts,) in desk.rows("SELECT DISTINCT ts FROM predictions ORDER BY 1")]
     assert set(cuts) <= set(forecasts[len(forecasts) // 2 : -1])
     before = desk.contents("store.leak_audit")
-    audit(desk, dates=3)
+    run_audit(desk, dates=3)
     assert desk.contents("store.leak_audit") == before
 
 
-def test_a_scaler_fitted_on_the_whole_history_is_found(desk) -> None:
+def test_features_scaled_with_the_whole_history_fail_the_audit(desk) -> None:
     desk.execute(
         "UPDATE store.features SET volume_z_20 = volume_z_20 - (SELECT avg(volume_z_20) FROM store.features "
         "WHERE universe = 'stocks')"
     )
     with pytest.raises(LeakFoundError, match=r"features at 2024-06.*rows differ without the bars after the cut"):
-        audit(desk)
-    assert verdicts(desk) == GREEN | {"features": {False}}
+        run_audit(desk)
+    assert verdicts(desk) == ALL_PASSED | {"features": {False}}
 
 
-def test_an_edge_from_a_later_window_is_found(desk) -> None:
+def test_edges_from_a_later_window_fail_the_audit(desk) -> None:
     desk.execute(
         "UPDATE store.graph_edges AS e SET weight = later.weight FROM store.graph_edges AS later "
         "WHERE e.graph = 'correlation' AND later.graph = e.graph AND later.src = e.src AND later.dst = e.dst "
         "AND later.as_of > e.as_of"
     )
     with pytest.raises(LeakFoundError, match="correlation edges"):
-        audit(desk)
-    assert verdicts(desk) == GREEN | {"correlation edges": {False}}
+        run_audit(desk)
+    assert verdicts(desk) == ALL_PASSED | {"correlation edges": {False}}
 
 
-def test_a_graph_without_edges_is_no_leak_but_one_that_is_not_stored_is(desk) -> None:
-    night, graph = desk.night(FRIDAY), GRAPH | {"graphs": ("correlation", "spearman"), "min_correlation": 1.0}
+def test_an_empty_snapshot_passes_the_audit_but_a_missing_one_fails(desk) -> None:
+    night = desk.night(FRIDAY)
+    graph = GRAPH | {"graphs": ("correlation", "spearman"), "min_correlation": 1.0}
     build_graphs.fn(night, **graph)
     models = contenders(night, ("lstm",), (0,), RECIPE)
     assert desk.rows("SELECT sum(edges) FROM graph_snapshots WHERE graph = 'spearman'") == [(0,)]
@@ -144,8 +146,9 @@ def test_a_graph_without_edges_is_no_leak_but_one_that_is_not_stored_is(desk) ->
         audit_leaks.fn(night, models, graph, 5, 20)
 
 
-def test_a_graph_of_trades_where_there_are_none_is_no_leak_but_one_that_is_stored_is(desk) -> None:
-    night, graph = desk.night(FRIDAY), GRAPH | {"graphs": ("correlation", "order_flow")}
+def test_without_trades_a_trade_graph_is_not_audited_unless_a_snapshot_is_stored(desk) -> None:
+    night = desk.night(FRIDAY)
+    graph = GRAPH | {"graphs": ("correlation", "order_flow")}
     models = contenders(night, ("lstm",), (0,), RECIPE)
     build_graphs.fn(night, **graph)
     audit_leaks.fn(night, models, graph, 5, 20)
@@ -158,46 +161,47 @@ def test_a_graph_of_trades_where_there_are_none_is_no_leak_but_one_that_is_store
         audit_leaks.fn(night, models, graph, 5, 20)
 
 
-def test_an_edge_that_runs_the_other_way_is_found(desk) -> None:
+def test_edges_in_the_wrong_direction_fail_the_audit(desk) -> None:
     desk.execute("UPDATE store.graph_edges SET src = dst, dst = src WHERE graph = 'lead_lag'")
     with pytest.raises(LeakFoundError, match="lead_lag edges"):
-        audit(desk)
-    assert verdicts(desk) == GREEN | {"lead_lag edges": {False}}
+        run_audit(desk)
+    assert verdicts(desk) == ALL_PASSED | {"lead_lag edges": {False}}
 
 
-def test_an_edge_that_no_window_made_is_found(desk) -> None:
+def test_missing_edges_fail_the_audit(desk) -> None:
     desk.execute("DELETE FROM store.graph_edges WHERE graph = 'correlation' AND as_of < '2024-03-01'")
     with pytest.raises(LeakFoundError, match="correlation edges"):
-        audit(desk)
+        run_audit(desk)
 
 
 @pytest.mark.parametrize("column", ["p_buy", "expected_return", "expected_volatility"])
-def test_a_forecast_that_its_model_file_does_not_give_is_found(desk, column: str) -> None:
+def test_a_forecast_that_its_model_file_does_not_make_fails_the_audit(desk, column: str) -> None:
     (trial,) = desk.rows("SELECT trial_id FROM trials WHERE model = 'lstm'")[0]
     desk.execute(f"UPDATE store.predictions SET {column} = {column} + 1e-4 WHERE trial_id = $trial", trial=trial)
     with pytest.raises(LeakFoundError, match=f"predictions of lstm, trial {trial}"):
-        audit(desk)
-    assert verdicts(desk) == GREEN | {"predictions of lstm": {False}}
+        run_audit(desk)
+    assert verdicts(desk) == ALL_PASSED | {"predictions of lstm": {False}}
 
 
-def test_missing_forecasts_are_found(desk) -> None:
+def test_missing_forecasts_fail_the_audit(desk) -> None:
     desk.execute("DELETE FROM store.predictions WHERE symbol = 'CCC' AND horizon_bars = 1")
     with pytest.raises(LeakFoundError, match="of 8 rows differ"):
-        audit(desk)
+        run_audit(desk)
 
 
-def test_an_audit_that_turns_green_replaces_the_red_one(desk) -> None:
+def test_a_passed_audit_replaces_the_verdicts_of_a_failed_one(desk) -> None:
     desk.execute("UPDATE store.features SET rsi_14 = rsi_14 + 1 WHERE symbol = 'AAA'")
     with pytest.raises(LeakFoundError):
-        audit(desk)
+        run_audit(desk)
     desk.execute("UPDATE store.features SET rsi_14 = rsi_14 - 1 WHERE symbol = 'AAA'")
-    audit(desk)
-    assert verdicts(desk) == GREEN
+    run_audit(desk)
+    assert verdicts(desk) == ALL_PASSED
 
 
-def test_trained_forecasts_go_all_the_way_to_signals(desk) -> None:
+def test_forecasts_of_trained_networks_become_signals(desk) -> None:
     night = replace(desk.night(FRIDAY), tape=Path("tape"))
-    models, limits = contenders(night, MODELS, (0,), RECIPE), Limits(min_confidence=0.01, correlation_sessions=20)
+    models = contenders(night, MODELS, (0,), RECIPE)
+    limits = Limits(min_confidence=0.01, correlation_sessions=20)
     run_backtests.fn(night, models, limits, 5)
     report = next_signals.fn(night, models, limits, RECIPE.horizons, 5)
     assert (report.signals, report.for_session) == (8, date(2024, 7, 1))

@@ -14,69 +14,71 @@ from tasks.backtest import run_backtests
 from tasks.errors import NoForecastsError
 from tasks.forecasts import Contender
 
-FRIDAY, MONDAY = date(2024, 6, 28), date(2024, 7, 1)
+FRIDAY = date(2024, 6, 28)
+MONDAY = date(2024, 7, 1)
 LIMITS = Limits(max_position=0.5, max_correlated_exposure=1.0, min_confidence=0.35, correlation_sessions=20)
 NET = Contender("net", "network", ("t0",))
 RULES = [Contender(name, "rule") for name in ("buy_and_hold", "equal_weight", "momentum")]
 TABLES = ("store.backtests", "store.equity_curves", "store.positions", "store.metrics", "store.leaderboard")
 
 
-def run(desk, as_of=FRIDAY, models=(NET, *RULES), universe="stocks", limits=LIMITS, horizon=5):
+def run_backtest(desk, as_of=FRIDAY, models=(NET, *RULES), universe="stocks", limits=LIMITS, horizon=5):
     return run_backtests.fn(desk.night(as_of, universe), list(models), limits, horizon)
 
 
-def equity(desk, model: str) -> dict[date, float]:
+def equity_curve(desk, model: str) -> dict[date, float]:
+    """The stored equity of a model by session."""
     rows = desk.rows(
         f"SELECT session, equity FROM equity_curves JOIN backtests USING (backtest_id) WHERE model = '{model}'"
     )
     return dict(sorted(rows))
 
 
-def test_every_model_is_scored_over_the_window_that_all_networks_forecast(desk, forecast: Callable) -> None:
-    forecast(desk, "t0", start=date(2024, 4, 1))
-    forecast(desk, "late", start=date(2024, 4, 15))
-    report = run(desk, models=(NET, Contender("other", "network", ("late",)), *RULES))
+def test_every_model_is_scored_over_the_window_that_all_networks_forecast(desk, store_forecasts: Callable) -> None:
+    store_forecasts(desk, "t0", start=date(2024, 4, 1))
+    store_forecasts(desk, "late", start=date(2024, 4, 15))
+    report = run_backtest(desk, models=(NET, Contender("other", "network", ("late",)), *RULES))
     sessions = bar_opens("XNYS", "1d", date(2024, 4, 15), date(2024, 6, 29))
     assert (report.models, report.sessions) == (5, len(sessions) - 1)
     assert (report.first_session, report.last_session) == (date(2024, 4, 16), FRIDAY)
     for model in ("net", "other", "buy_and_hold", "equal_weight", "momentum"):
-        curve = equity(desk, model)
+        curve = equity_curve(desk, model)
         assert (min(curve), max(curve), len(curve)) == (date(2024, 4, 15), FRIDAY, len(sessions))
         assert curve[date(2024, 4, 15)] == 1.0
 
 
-def test_buy_and_hold_is_the_benchmark_from_the_next_open_less_its_costs(desk, forecast: Callable) -> None:
-    forecast(desk, "t0", start=date(2024, 4, 1))
-    run(desk)
+def test_buy_and_hold_is_the_benchmark_from_the_next_open_less_its_costs(desk, store_forecasts: Callable) -> None:
+    store_forecasts(desk, "t0", start=date(2024, 4, 1))
+    run_backtest(desk)
     (bought,) = desk.rows("SELECT open FROM bars WHERE symbol = 'IDX' AND ts::DATE = '2024-04-02'")[0]
     (last,) = desk.rows("SELECT close FROM bars WHERE symbol = 'IDX' AND ts::DATE = '2024-06-28'")[0]
-    assert equity(desk, "buy_and_hold")[FRIDAY] == pytest.approx(last / bought - 6e-4)
+    assert equity_curve(desk, "buy_and_hold")[FRIDAY] == pytest.approx(last / bought - 6e-4)
     turnover = desk.rows(
         "SELECT sum(turnover) FROM equity_curves JOIN backtests USING (backtest_id) WHERE model = 'buy_and_hold'"
     )
     assert turnover[0][0] == 1.0
 
 
-def test_dividends_are_earned(desk, forecast: Callable) -> None:
-    forecast(desk, "t0", start=date(2024, 3, 20), side={"AAA": 1})
-    run(desk, limits=replace(LIMITS, max_position=1.0))
+def test_a_portfolio_earns_dividends(desk, store_forecasts: Callable) -> None:
+    store_forecasts(desk, "t0", start=date(2024, 3, 20), side={"AAA": 1})
+    run_backtest(desk, limits=replace(LIMITS, max_position=1.0))
     (bought,) = desk.rows("SELECT open FROM bars WHERE symbol = 'AAA' AND ts::DATE = '2024-03-21'")[0]
     (grown,) = desk.rows(
         "SELECT product(1 + total_return) FROM bars WHERE symbol = 'AAA' AND ts::DATE > '2024-03-21' AND ts::DATE <= "
         "'2024-04-05'"
     )[0]
     (first,) = desk.rows("SELECT close FROM bars WHERE symbol = 'AAA' AND ts::DATE = '2024-03-21'")[0]
-    curve = equity(desk, "net")
+    curve = equity_curve(desk, "net")
     assert curve[date(2024, 4, 5)] == pytest.approx(first / bought * grown - 6e-4, abs=1e-4)
 
 
-def test_a_network_holds_what_its_forecasts_say_the_session_after(desk, forecast: Callable) -> None:
-    forecast(desk, "t0", start=date(2024, 4, 1), side={"AAA": 1, "BBB": -1, "CCC": 0, "DDD": 0})
-    run(desk)
-    held = desk.rows(
+def test_a_network_trades_its_forecasts_in_the_following_session(desk, store_forecasts: Callable) -> None:
+    store_forecasts(desk, "t0", start=date(2024, 4, 1), side={"AAA": 1, "BBB": -1, "CCC": 0, "DDD": 0})
+    run_backtest(desk)
+    positions = desk.rows(
         "SELECT DISTINCT symbol, weight FROM positions JOIN backtests USING (backtest_id) WHERE model = 'net'"
     )
-    assert sorted(held) == [("AAA", 0.5), ("BBB", -0.5)]
+    assert sorted(positions) == [("AAA", 0.5), ("BBB", -0.5)]
     net = desk.rows(
         "SELECT session, gross_exposure FROM equity_curves JOIN backtests USING (backtest_id) WHERE model = 'net' "
         "ORDER BY session LIMIT 2"
@@ -85,9 +87,9 @@ def test_a_network_holds_what_its_forecasts_say_the_session_after(desk, forecast
     assert net[1][1] == pytest.approx(1.0, abs=0.02)
 
 
-def test_a_drawdown_empties_the_book_and_the_positions_say_so(desk, forecast: Callable) -> None:
-    forecast(desk, "t0", start=date(2024, 4, 1), side={"AAA": 1})
-    run(desk, limits=replace(LIMITS, drawdown_trigger=0.02, cooldown_sessions=5))
+def test_a_drawdown_closes_all_positions_for_the_cooldown(desk, store_forecasts: Callable) -> None:
+    store_forecasts(desk, "t0", start=date(2024, 4, 1), side={"AAA": 1})
+    run_backtest(desk, limits=replace(LIMITS, drawdown_trigger=0.02, cooldown_sessions=5))
     sessions = desk.rows(
         "SELECT drawdown, coalesce(weight, 0) FROM equity_curves JOIN backtests USING (backtest_id) "
         "LEFT JOIN positions USING (backtest_id, ts) WHERE model = 'net' ORDER BY ts"
@@ -96,31 +98,31 @@ def test_a_drawdown_empties_the_book_and_the_positions_say_so(desk, forecast: Ca
     assert [weight for _, weight in sessions[: first + 6]] == [0.5] * first + [0.0] * 5 + [0.5]
 
 
-def test_seeds_of_a_model_are_averaged(desk, forecast: Callable) -> None:
-    forecast(desk, "t0", start=date(2024, 4, 1), side={"AAA": 1}, confidence=0.9)
-    forecast(desk, "t1", start=date(2024, 4, 1), side={"AAA": -1}, confidence=0.5)
-    run(desk, models=(Contender("net", "network", ("t0", "t1")), *RULES))
-    held = desk.rows(
+def test_seeds_of_a_model_are_averaged(desk, store_forecasts: Callable) -> None:
+    store_forecasts(desk, "t0", start=date(2024, 4, 1), side={"AAA": 1}, confidence=0.9)
+    store_forecasts(desk, "t1", start=date(2024, 4, 1), side={"AAA": -1}, confidence=0.5)
+    run_backtest(desk, models=(Contender("net", "network", ("t0", "t1")), *RULES))
+    positions = desk.rows(
         "SELECT DISTINCT symbol, weight FROM positions JOIN backtests USING (backtest_id) WHERE model = 'net'"
     )
-    assert held == [("AAA", 0.5)]
+    assert positions == [("AAA", 0.5)]
 
 
-def test_running_again_changes_no_row(desk, forecast: Callable) -> None:
-    forecast(desk, "t0", start=date(2024, 4, 1))
-    run(desk)
+def test_running_again_changes_no_row(desk, store_forecasts: Callable) -> None:
+    store_forecasts(desk, "t0", start=date(2024, 4, 1))
+    run_backtest(desk)
     before = {table: desk.contents(table) for table in TABLES}
-    run(desk)
+    run_backtest(desk)
     assert {table: desk.contents(table) for table in TABLES} == before
     assert all(table.num_rows for table in before.values())
 
 
-def test_the_next_night_adds_its_session_and_keeps_the_rows_before(desk, forecast: Callable) -> None:
-    forecast(desk, "t0", start=date(2024, 4, 1))
-    run(desk)
+def test_the_next_night_adds_its_session_and_leaves_earlier_rows_unchanged(desk, store_forecasts: Callable) -> None:
+    store_forecasts(desk, "t0", start=date(2024, 4, 1))
+    run_backtest(desk)
     curves = desk.contents("store.equity_curves")
     positions = desk.contents("store.positions")
-    run(desk, MONDAY)
+    run_backtest(desk, MONDAY)
     assert desk.contents("store.equity_curves WHERE session <= '2024-06-28'") == curves
     assert desk.contents("store.positions WHERE ts < '2024-06-29'") == positions
     added = desk.rows(
@@ -131,31 +133,31 @@ def test_the_next_night_adds_its_session_and_keeps_the_rows_before(desk, forecas
     assert desk.rows("SELECT DISTINCT night FROM store.leaderboard ORDER BY 1") == [(FRIDAY,), (MONDAY,)]
 
 
-def test_nights_one_by_one_give_what_one_night_gives(desk, forecast: Callable, tmp_path) -> None:
-    forecast(desk, "t0", start=date(2024, 4, 1))
-    at_once = desk.another(tmp_path / "at_once")
+def test_several_nights_write_the_same_rows_as_one_night(desk, store_forecasts: Callable, tmp_path) -> None:
+    store_forecasts(desk, "t0", start=date(2024, 4, 1))
+    at_once = desk.copy_to(tmp_path / "at_once")
     for day in (24, 26, 28):
-        run(desk, date(2024, 6, day))
-    run(at_once)
+        run_backtest(desk, date(2024, 6, day))
+    run_backtest(at_once)
     for table in ("store.equity_curves", "store.positions", "store.backtests"):
         assert desk.contents(table, "* EXCLUDE (run_id)") == at_once.contents(table, "* EXCLUDE (run_id)")
 
 
-def test_an_earlier_night_run_again_leaves_later_rows_alone(desk, forecast: Callable) -> None:
-    forecast(desk, "t0", start=date(2024, 4, 1))
-    run(desk, date(2024, 6, 20))
-    run(desk)
+def test_an_earlier_night_run_again_leaves_later_rows_unchanged(desk, store_forecasts: Callable) -> None:
+    store_forecasts(desk, "t0", start=date(2024, 4, 1))
+    run_backtest(desk, date(2024, 6, 20))
+    run_backtest(desk)
     before = {table: desk.contents(table) for table in TABLES}
-    run(desk, date(2024, 6, 20))
+    run_backtest(desk, date(2024, 6, 20))
     assert {table: desk.contents(table) for table in TABLES} == before
 
 
-def test_a_restated_bar_changes_the_curve_from_there_on(desk, forecast: Callable) -> None:
-    forecast(desk, "t0", start=date(2024, 4, 1))
-    run(desk, models=(NET, RULES[0]))
+def test_a_restated_bar_changes_the_curve_from_there_on(desk, store_forecasts: Callable) -> None:
+    store_forecasts(desk, "t0", start=date(2024, 4, 1))
+    run_backtest(desk, models=(NET, RULES[0]))
     before = desk.contents("store.equity_curves WHERE session < '2024-06-03'")
     desk.execute("UPDATE store.bars SET close = close * 1.01, high = high * 1.02 WHERE ts::DATE = '2024-06-03'")
-    run(desk, MONDAY, models=(NET, RULES[0]))
+    run_backtest(desk, MONDAY, models=(NET, RULES[0]))
     assert desk.contents("store.equity_curves WHERE session < '2024-06-03'") == before
     changed = desk.rows("SELECT DISTINCT run_id FROM equity_curves WHERE session >= '2024-06-03'")
     assert changed == [(desk.night(MONDAY).run_id,)]
@@ -163,31 +165,31 @@ def test_a_restated_bar_changes_the_curve_from_there_on(desk, forecast: Callable
     assert desk.rows("SELECT count(*), count(DISTINCT (backtest_id, ts)) FROM equity_curves") == [(rows, rows)]
 
 
-def test_bars_after_the_night_change_nothing(desk, forecast: Callable, tmp_path) -> None:
-    forecast(desk, "t0", start=date(2024, 4, 1))
-    cut = desk.another(tmp_path / "cut")
+def test_bars_after_the_night_change_nothing(desk, store_forecasts: Callable, tmp_path) -> None:
+    store_forecasts(desk, "t0", start=date(2024, 4, 1))
+    cut = desk.copy_to(tmp_path / "cut")
     for table in ("bars", "predictions", "corporate_actions"):
         cut.execute(f"DELETE FROM store.{table} WHERE ts > '2024-06-29'")
-    run(desk)
-    run(cut)
+    run_backtest(desk)
+    run_backtest(cut)
     assert {table: desk.contents(table) for table in TABLES} == {table: cut.contents(table) for table in TABLES}
 
 
-def test_other_costs_limits_or_trials_are_another_backtest(desk, forecast: Callable) -> None:
-    forecast(desk, "t0", start=date(2024, 4, 1))
-    forecast(desk, "t1", start=date(2024, 4, 1))
-    run(desk)
-    run(desk, limits=replace(LIMITS, max_position=0.4))
-    run(desk, models=(Contender("net", "network", ("t1",)), *RULES))
+def test_other_costs_limits_or_trials_make_another_backtest(desk, store_forecasts: Callable) -> None:
+    store_forecasts(desk, "t0", start=date(2024, 4, 1))
+    store_forecasts(desk, "t1", start=date(2024, 4, 1))
+    run_backtest(desk)
+    run_backtest(desk, limits=replace(LIMITS, max_position=0.4))
+    run_backtest(desk, models=(Contender("net", "network", ("t1",)), *RULES))
     night = desk.night(FRIDAY)
-    dearer = replace(night, universe=replace(night.universe, commission_bps=20))
-    run_backtests.fn(dearer, [NET, *RULES], LIMITS, 5)
+    costly = replace(night, universe=replace(night.universe, commission_bps=20))
+    run_backtests.fn(costly, [NET, *RULES], LIMITS, 5)
     ids = desk.rows("SELECT model, count(DISTINCT backtest_id) FROM backtests GROUP BY 1 ORDER BY 1")
     assert ids == [("buy_and_hold", 2), ("equal_weight", 2), ("momentum", 2), ("net", 4)]
 
 
-def test_higher_costs_lower_the_equity_of_everything_that_trades(desk, forecast: Callable) -> None:
-    forecast(desk, "t0", start=date(2024, 4, 1))
+def test_higher_costs_lower_the_equity_of_everything_that_trades(desk, store_forecasts: Callable) -> None:
+    store_forecasts(desk, "t0", start=date(2024, 4, 1))
     night = desk.night(FRIDAY)
     models = [NET, *RULES[:2]]
     run_backtests.fn(night, models, LIMITS, 5)
@@ -197,13 +199,13 @@ def test_higher_costs_lower_the_equity_of_everything_that_trades(desk, forecast:
         "JOIN backtests USING (backtest_id) WHERE session = '2024-06-28' GROUP BY model"
     )
     assert len(pairs) == 3
-    assert all(dear < cheap for _, cheap, dear in pairs)
+    assert all(high_cost < low_cost for _, low_cost, high_cost in pairs)
 
 
-def test_leaderboard_ranks_by_sharpe_with_buy_and_hold_beside(desk, forecast: Callable) -> None:
-    forecast(desk, "t0", start=date(2024, 4, 1))
-    forecast(desk, "unsure", start=date(2024, 4, 1), confidence=0.34)
-    report = run(desk, models=(NET, Contender("flat", "network", ("unsure",)), *RULES))
+def test_the_leaderboard_ranks_by_sharpe_and_compares_with_buy_and_hold(desk, store_forecasts: Callable) -> None:
+    store_forecasts(desk, "t0", start=date(2024, 4, 1))
+    store_forecasts(desk, "unsure", start=date(2024, 4, 1), confidence=0.34)
+    report = run_backtest(desk, models=(NET, Contender("flat", "network", ("unsure",)), *RULES))
     rows = desk.rows(
         "SELECT rank, model, sharpe, annual_return, excess_annual_return, funding_coverage, kind "
         "FROM store.leaderboard ORDER BY rank"
@@ -212,17 +214,17 @@ def test_leaderboard_ranks_by_sharpe_with_buy_and_hold_beside(desk, forecast: Ca
     sharpes = [row[2] for row in rows[:3]]
     assert sharpes == sorted(sharpes, reverse=True)
     assert report.leader == rows[0][1]
-    # a book that never moved has no Sharpe and comes last; momentum has not seen bars enough to move
+    # a portfolio without a position has no Sharpe and comes last; momentum has too few bars for a position yet
     assert [row[1:3] for row in rows[3:]] == [("flat", None), ("momentum", None)]
-    held = next(row[3] for row in rows if row[1] == "buy_and_hold")
-    assert all(row[4] == pytest.approx(row[3] - held) for row in rows)
+    benchmark = next(row[3] for row in rows if row[1] == "buy_and_hold")
+    assert all(row[4] == pytest.approx(row[3] - benchmark) for row in rows)
     assert {row[5] for row in rows} == {None}
     assert {row[1] for row in rows if row[6] == "rule"} == {"buy_and_hold", "equal_weight", "momentum"}
 
 
-def test_metrics_hold_the_leaderboards_figures(desk, forecast: Callable) -> None:
-    forecast(desk, "t0", start=date(2024, 4, 1))
-    run(desk)
+def test_the_metrics_table_has_the_leaderboards_figures(desk, store_forecasts: Callable) -> None:
+    store_forecasts(desk, "t0", start=date(2024, 4, 1))
+    run_backtest(desk)
     for figure in ("sharpe", "max_drawdown", "annual_turnover", "annual_cost", "excess_annual_return"):
         same = desk.rows(
             f"SELECT count(*) FROM store.leaderboard l JOIN store.metrics m USING (night, universe, backtest_id) "
@@ -231,11 +233,11 @@ def test_metrics_hold_the_leaderboards_figures(desk, forecast: Callable) -> None
         assert same == [(4,)]
 
 
-def test_funding_that_is_not_on_record_is_never_silently_zero(desk, forecast: Callable, caplog) -> None:
-    # the desk knows AAA's funding from 10 June to 5 July, and none of BBB's
-    forecast(desk, "t0", start=date(2024, 6, 8), universe="perpetuals", end=date(2024, 6, 21), horizons=(24,))
+def test_missing_funding_is_reported_as_coverage_and_warned_about(desk, store_forecasts: Callable, caplog) -> None:
+    # the desk has AAA's funding from 10 June to 5 July, and none of BBB
+    store_forecasts(desk, "t0", start=date(2024, 6, 8), universe="perpetuals", end=date(2024, 6, 21), horizons=(24,))
     with caplog.at_level("WARNING"):
-        run(desk, date(2024, 6, 20), universe="perpetuals", horizon=24)
+        run_backtest(desk, date(2024, 6, 20), universe="perpetuals", horizon=24)
     rows = dict(desk.rows("SELECT model, funding_coverage FROM store.leaderboard"))
     # decided at the end of 8 June: 36 settlements are due from the first hour of 9 June to the end of 20 June
     assert rows["buy_and_hold"] == pytest.approx(33 / 36)
@@ -243,8 +245,8 @@ def test_funding_that_is_not_on_record_is_never_silently_zero(desk, forecast: Ca
     assert "perpetuals is scored with 46% of its funding settlements" in caplog.text
 
 
-def test_perpetuals_decide_at_the_end_of_the_utc_day_and_longs_pay_funding(desk, forecast: Callable) -> None:
-    forecast(
+def test_perpetuals_decide_at_the_end_of_the_utc_day_and_longs_pay_funding(desk, store_forecasts: Callable) -> None:
+    store_forecasts(
         desk,
         "t0",
         start=date(2024, 6, 11),
@@ -253,7 +255,7 @@ def test_perpetuals_decide_at_the_end_of_the_utc_day_and_longs_pay_funding(desk,
         side={"AAA": 1},
         horizons=(24,),
     )
-    run(desk, date(2024, 6, 20), models=(NET, *RULES[:1]), universe="perpetuals", horizon=24)
+    run_backtest(desk, date(2024, 6, 20), models=(NET, *RULES[:1]), universe="perpetuals", horizon=24)
     decided = desk.rows(
         "SELECT DISTINCT hour(ts), symbol, weight FROM positions JOIN backtests USING (backtest_id) WHERE model = 'net'"
     )
@@ -269,14 +271,14 @@ def test_perpetuals_decide_at_the_end_of_the_utc_day_and_longs_pay_funding(desk,
     assert rows[1][1] == pytest.approx(-0.5 * (6 + 7 + 8) * 1e-5, rel=0.05)
 
 
-def test_a_model_without_predictions_is_an_error_that_says_so(desk, forecast: Callable) -> None:
-    forecast(desk, "t0", start=date(2024, 4, 1))
+def test_a_model_without_predictions_raises_and_writes_no_leaderboard(desk, store_forecasts: Callable) -> None:
+    store_forecasts(desk, "t0", start=date(2024, 4, 1))
     with pytest.raises(NoForecastsError, match=r"other .1 trials. has no recorded predictions 5 bars ahead for stocks"):
-        run(desk, models=(NET, Contender("other", "network", ("nothing",))))
+        run_backtest(desk, models=(NET, Contender("other", "network", ("nothing",))))
     assert desk.contents("store.leaderboard").num_rows == 0
 
 
-def test_rules_alone_are_scored_after_a_correlation_window(desk) -> None:
-    report = run(desk, models=RULES)
+def test_without_networks_rules_are_scored_after_a_correlation_window(desk) -> None:
+    report = run_backtest(desk, models=RULES)
     opens = bar_opens("XNYS", "1d", date(2024, 1, 2), date(2024, 6, 29))
     assert report.sessions == len(opens) - 1 - LIMITS.correlation_sessions

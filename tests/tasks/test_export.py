@@ -1,4 +1,4 @@
-"""A published fold as files: the newest of the model, the very file it wrote, all three or none."""
+"""Export of a published fold: the newest of the model, with unchanged weights, all three files or none."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from models.features.scaling import Scaler
-from models.training.artifact import Header, Outcome, file_hash, save_artifact
+from models.training.artifact import FitResult, Header, file_hash, save_artifact
 from models.training.config import TrainConfig
 from models.training.errors import DamagedArtifactError, ExportError, MissingArtifactError
 from models.zoo import Spec, build
@@ -24,32 +24,32 @@ KEYS = {"source": "recorded", "universe": "stocks"}
 FILES = ["model.safetensors", "sequence.onnx", "step.onnx"]
 
 
-def instant(day: int) -> datetime:
+def june(day: int) -> datetime:
     return datetime(2024, 6, day, tzinfo=UTC)
 
 
-def save(warehouse: Warehouse, name: str, model: str, seed: int) -> str:
-    """The sha256 of the file of a fitted network."""
+def save_model_file(warehouse: Warehouse, name: str, model: str, seed: int) -> str:
+    """Writes the model file of a fitted network; returns its sha256."""
     spec = Spec(model, d_model=8, n_layers=1, d_state=4)
     scaler = Scaler(("a", "b"), (0.0, 0.0), (1.0, 1.0))
-    header = Header(spec, TrainConfig(), scaler, (1, 5), 86_400_000_000, Outcome(1, 0.5, 10, 5, 1, "d", "c"))
+    header = Header(spec, TrainConfig(), scaler, (1, 5), 86_400_000_000, FitResult(1, 0.5, 10, 5, 1, "d", "c"))
     return save_artifact(warehouse.artifacts / name, header, build(spec, 2, 2, seed).state_dict())
 
 
-def put_fold(warehouse: Warehouse, trial: str, fold: int, model: str = "gru") -> None:
+def store_fold(warehouse: Warehouse, trial: str, fold: int, model: str = "gru") -> None:
     name = f"{trial}-{fold}.safetensors"
     row = {"fold": fold, "fold_key": name, "purge_bars": 0, "embargo_bars": 0, "train_rows": 10, "validation_rows": 5}
-    row |= {"train_start": instant(1), "train_end": instant(2), "last_label_end": instant(3)}
-    row |= {"test_start": instant(5 + fold), "epochs": 1, "data_hash": "d", "code_version": "c"}
-    row |= {"artifact": name, "artifact_sha256": save(warehouse, name, model, fold)}
+    row |= {"train_start": june(1), "train_end": june(2), "last_label_end": june(3)}
+    row |= {"test_start": june(5 + fold), "epochs": 1, "data_hash": "d", "code_version": "c"}
+    row |= {"artifact": name, "artifact_sha256": save_model_file(warehouse, name, model, fold)}
     with warehouse.write("fold") as con:
         append(con, "store.folds", pa.Table.from_pylist([row]), **KEYS, trial_id=trial, run_id="r")
 
 
-def put_night(warehouse: Warehouse, day: int, trials: dict[str, list[str]]) -> None:
+def publish_night(warehouse: Warehouse, day: int, trials: dict[str, list[str]]) -> None:
     keys = {"night": date(2024, 6, day), **KEYS, "run_id": f"r{day}"}
-    night = {"clock": instant(day), "settings": "{}", "settings_hash": "", "state": "published"}
-    night |= {"published_at": instant(day)}
+    night = {"clock": june(day), "settings": "{}", "settings_hash": "", "state": "published"}
+    night |= {"published_at": june(day)}
     registry = [
         {"role": "champion" if not k else "challenger", "model": model, "trial_ids": ids, "reason": "best"}
         for k, (model, ids) in enumerate(trials.items())
@@ -62,24 +62,24 @@ def put_night(warehouse: Warehouse, day: int, trials: dict[str, list[str]]) -> N
 
 @pytest.fixture
 def warehouse(desk) -> Warehouse:
-    """A published night with two folds of one trial and one of a second seed, and a trial that no night published."""
+    """A warehouse whose published night has two folds of one trial and one of a second seed; ``t9`` is unpublished."""
     for trial, fold, model in [("t1", 0, "gru"), ("t1", 1, "gru"), ("t2", 1, "gru"), ("g", 0, "ssm_gnn")]:
-        put_fold(desk.warehouse, trial, fold, model)
-    put_fold(desk.warehouse, "t9", 9)
-    put_night(desk.warehouse, 20, {"gru": ["t1", "t2"], "ssm_gnn": ["g"]})
+        store_fold(desk.warehouse, trial, fold, model)
+    store_fold(desk.warehouse, "t9", 9)
+    publish_night(desk.warehouse, 20, {"gru": ["t1", "t2"], "ssm_gnn": ["g"]})
     return desk.warehouse
 
 
-def test_the_newest_published_fold_is_written_whole(warehouse: Warehouse, tmp_path: Path) -> None:
-    made = export_model(warehouse, "stocks", "gru", tmp_path / "a" / "out", bars=4, assets=1)
-    assert (made.source, made.night, made.fold) == ("recorded", date(2024, 6, 20), 1)
+def test_the_newest_published_fold_is_exported_with_all_files(warehouse: Warehouse, tmp_path: Path) -> None:
+    exported = export_model(warehouse, "stocks", "gru", tmp_path / "a" / "out", bars=4, assets=1)
+    assert (exported.source, exported.night, exported.fold) == ("recorded", date(2024, 6, 20), 1)
     assert sorted(p.name for p in (tmp_path / "a" / "out").iterdir()) == FILES
-    assert file_hash(made.weights) == file_hash(warehouse.artifacts / "t1-1.safetensors")
-    assert [g.path for g in made.graphs] == [made.weights.with_name(f"{n}.onnx") for n in ("step", "sequence")]
+    assert file_hash(exported.weights) == file_hash(warehouse.artifacts / "t1-1.safetensors")
+    assert [g.path for g in exported.graphs] == [exported.weights.with_name(f"{n}.onnx") for n in ("step", "sequence")]
 
 
 @pytest.mark.parametrize(
-    ("universe", "model", "said"),
+    ("universe", "model", "message"),
     [
         ("stocks", "s4d", "no published night of stocks has a fold of s4d; run one to its end"),
         ("elsewhere", "gru", "no published night of elsewhere has a fold of gru"),
@@ -87,8 +87,8 @@ def test_the_newest_published_fold_is_written_whole(warehouse: Warehouse, tmp_pa
         ("stocks", "nought", "unknown model 'nought'; the zoo has"),
     ],
 )
-def test_what_was_not_published_is_refused_with_what_to_do(warehouse, tmp_path, universe, model, said) -> None:
-    with pytest.raises(NoModelError, match=said):
+def test_a_model_without_a_published_fold_is_refused(warehouse, tmp_path, universe, model, message) -> None:
+    with pytest.raises(NoModelError, match=message):
         export_model(warehouse, universe, model, tmp_path / "out", bars=4, assets=1)
     assert not (tmp_path / "out").exists()
 
@@ -100,7 +100,7 @@ def test_before_the_first_publish_there_is_nothing_to_export(desk, tmp_path: Pat
 
 def test_a_file_that_the_fold_did_not_write_is_not_exported(warehouse: Warehouse, tmp_path: Path) -> None:
     artifact = warehouse.artifacts / "t1-1.safetensors"
-    save(warehouse, artifact.name, "gru", seed=7)  # whole in itself, but other weights
+    save_model_file(warehouse, artifact.name, "gru", seed=7)  # whole in itself, but other weights
     with pytest.raises(DamagedArtifactError, match=r"t1-1\.safetensors: not the file that the fold wrote"):
         export_model(warehouse, "stocks", "gru", tmp_path / "out", bars=4, assets=1)
     artifact.unlink()

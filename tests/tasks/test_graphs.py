@@ -1,4 +1,4 @@
-"""Feature rows and graph snapshots in a real warehouse: written once, and brought up when bars come or change."""
+"""Feature rows and graph snapshots in a real warehouse: written once, and updated when bars are added or change."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from models.features.indicators import FEATURES, FeatureError, compute_features
-from models.graphs.catalogue import WINDOWED, windowed_rules
-from models.graphs.correlation import CorrelationRule, correlation_snapshots
+from models.graphs.catalogue import RETURN_GRAPHS, windowed_rules
+from models.graphs.correlation import CorrelationRule
 from models.graphs.snapshot import GraphError
 from models.graphs.stability import TRAIL, stability
 from models.graphs.windowed import snapshots
@@ -19,13 +19,15 @@ from models.sessions import bar_closes, bar_opens
 from tasks.graphs import FeatureReport, GraphReport, build_graphs, write_features
 from tasks.panels import bar_grid, load_bars, load_features, load_snapshots
 
-START, FRIDAY, MONDAY = date(2024, 1, 2), date(2024, 6, 28), date(2024, 7, 1)
+START = date(2024, 1, 2)
+FRIDAY = date(2024, 6, 28)
+MONDAY = date(2024, 7, 1)
 WINDOWS = {"window_bars": 20, "min_correlation": 0.05, "top_k": 2, "every_bars": 5}
 GRAPH = {"graphs": ("correlation", "sector"), **WINDOWS}
-EVERY = {"graphs": (*WINDOWED, "sector", "industry"), **WINDOWS}
+ALL_GRAPHS = {"graphs": (*RETURN_GRAPHS, "sector", "industry"), **WINDOWS}
 
 
-def test_the_first_night_writes_every_row_as_computed(desk) -> None:
+def test_the_first_night_writes_every_computed_feature_row(desk) -> None:
     night = desk.night(FRIDAY)
     report = write_features.fn(night)
     bars = load_bars(night)
@@ -39,14 +41,14 @@ def test_the_first_night_writes_every_row_as_computed(desk) -> None:
     ]
 
 
-def test_table_and_view_hold_the_features_in_their_order(desk) -> None:
+def test_table_and_view_have_the_feature_columns_in_order(desk) -> None:
     columns = "SELECT column_name FROM duckdb_columns() WHERE table_name = 'features' AND schema_name = '{}'"
     for schema in ("store", "main"):
         names = [name for (name,) in desk.rows(columns.format(schema))]
         assert tuple(names) == ("source", "universe", "symbol", "interval", "ts", *FEATURES, "run_id")
 
 
-def test_writing_again_changes_no_row(desk) -> None:
+def test_writing_features_again_changes_no_row(desk) -> None:
     write_features.fn(desk.night(FRIDAY))
     before = desk.contents("store.features")
     report = write_features.fn(desk.night(FRIDAY))
@@ -54,7 +56,7 @@ def test_writing_again_changes_no_row(desk) -> None:
     assert desk.contents("store.features").equals(before)
 
 
-def test_the_next_night_adds_its_bars_only(desk) -> None:
+def test_the_next_night_adds_only_the_rows_of_its_bars(desk) -> None:
     write_features.fn(desk.night(FRIDAY))
     before = desk.contents("store.features")
     report = write_features.fn(desk.night(MONDAY))
@@ -66,26 +68,26 @@ def test_the_next_night_adds_its_bars_only(desk) -> None:
 
 @pytest.mark.parametrize("universe", ["stocks", "perpetuals"])
 def test_rows_are_the_same_whether_written_in_one_night_or_over_many(desk, tmp_path: Path, universe: str) -> None:
-    at_once = desk.another(tmp_path / "at_once")
+    at_once = desk.copy_to(tmp_path / "at_once")
     for as_of in (date(2024, 6, 3), date(2024, 6, 17), FRIDAY, MONDAY):
         write_features.fn(desk.night(as_of, universe))
-        build_graphs.fn(desk.night(as_of, universe), **EVERY)
+        build_graphs.fn(desk.night(as_of, universe), **ALL_GRAPHS)
     write_features.fn(at_once.night(MONDAY, universe))
-    build_graphs.fn(at_once.night(MONDAY, universe), **EVERY)
+    build_graphs.fn(at_once.night(MONDAY, universe), **ALL_GRAPHS)
     for table in ("store.features", "store.graph_snapshots", "store.graph_edges"):
         assert at_once.contents(table).num_rows > 0
         assert desk.contents(table, "* EXCLUDE (run_id)").equals(at_once.contents(table, "* EXCLUDE (run_id)"))
 
 
-def test_a_restated_bar_replaces_its_symbols_rows_from_there_on(desk) -> None:
+def test_a_restated_bar_replaces_the_rows_of_its_symbol_from_there_on(desk) -> None:
     write_features.fn(desk.night(FRIDAY))
-    kept = "store.features WHERE (symbol <> 'BBB' OR ts < '2024-06-03') AND ts < '2024-07-01'"
-    before = desk.contents(kept)
+    unchanged = "store.features WHERE (symbol <> 'BBB' OR ts < '2024-06-03') AND ts < '2024-07-01'"
+    before = desk.contents(unchanged)
     desk.execute("UPDATE store.bars SET close = close * 1.001 WHERE symbol = 'BBB' AND ts::DATE = '2024-06-03'")
     report = write_features.fn(desk.night(MONDAY))
     sessions = len(bar_opens("XNYS", "1d", date(2024, 6, 3), date(2024, 6, 29)))
     assert (report.added, report.replaced, report.removed) == (4, sessions, 0)
-    assert desk.contents(kept).equals(before)
+    assert desk.contents(unchanged).equals(before)
     assert desk.rows("SELECT count(*), count(DISTINCT (symbol, ts)) FROM features")[0] == (report.rows, report.rows)
 
 
@@ -97,7 +99,7 @@ def test_rows_of_a_bar_that_was_withdrawn_are_removed(desk) -> None:
     assert desk.rows("SELECT max(ts)::DATE FROM features WHERE symbol = 'CCC'") == [(date(2024, 6, 26),)]
 
 
-def test_an_earlier_night_leaves_later_rows_alone(desk) -> None:
+def test_an_earlier_night_leaves_later_rows_unchanged(desk) -> None:
     for step in (write_features.fn, lambda night: build_graphs.fn(night, **GRAPH)):
         step(desk.night(MONDAY))
     before = [desk.contents(f"store.{name}") for name in ("features", "graph_snapshots", "graph_edges")]
@@ -106,7 +108,7 @@ def test_an_earlier_night_leaves_later_rows_alone(desk) -> None:
     assert [desk.contents(f"store.{name}") for name in ("features", "graph_snapshots", "graph_edges")] == before
 
 
-def test_bars_no_market_could_print_stop_the_step_and_leave_the_rows(desk) -> None:
+def test_an_impossible_bar_raises_and_leaves_the_rows_unchanged(desk) -> None:
     write_features.fn(desk.night(FRIDAY))
     before = desk.contents("store.features")
     desk.execute("UPDATE store.bars SET low = -1 WHERE symbol = 'AAA' AND ts::DATE = '2024-07-01'")
@@ -115,10 +117,10 @@ def test_bars_no_market_could_print_stop_the_step_and_leave_the_rows(desk) -> No
     assert desk.contents("store.features").equals(before)
 
 
-def test_snapshots_come_back_from_the_warehouse_as_they_were_built(desk) -> None:
+def test_correlation_snapshots_are_stored_as_they_were_built(desk) -> None:
     night = desk.night(FRIDAY)
     report = build_graphs.fn(night, **GRAPH)
-    built = correlation_snapshots(load_bars(night), CorrelationRule(**WINDOWS))
+    built = snapshots("correlation", load_bars(night), CorrelationRule(**WINDOWS))
     stored = load_snapshots(night, "correlation")
     assert len(stored) == len(built) == report.snapshots - 1
     assert sum(len(s.src) for s in stored) > len(stored)
@@ -132,12 +134,12 @@ def test_snapshots_come_back_from_the_warehouse_as_they_were_built(desk) -> None
     assert [(s.as_of, len(s.src)) for s in part] == [(s.as_of, len(s.src)) for s in built[2:4]]
 
 
-def test_every_graph_comes_back_as_it_was_built_with_its_direction(desk) -> None:
-    desk.plant_leader()
+def test_snapshots_of_every_graph_are_stored_as_built_with_their_direction(desk) -> None:
+    desk.plant_lead_lag()
     night = desk.night(FRIDAY)
-    build_graphs.fn(night, **EVERY)
+    build_graphs.fn(night, **ALL_GRAPHS)
     bars = load_bars(night)
-    for graph, rule in windowed_rules(**EVERY).items():
+    for graph, rule in windowed_rules(**ALL_GRAPHS).items():
         stored = load_snapshots(night, graph)
         assert len(stored) == 21, graph
         for a, b in zip(stored, snapshots(graph, bars, rule), strict=True):
@@ -148,42 +150,47 @@ def test_every_graph_comes_back_as_it_was_built_with_its_direction(desk) -> None
         assert any((1, 0) in zip(s.src, s.dst, strict=True) for s in load_snapshots(night, graph))
 
 
-def test_rows_say_how_a_graph_changed_since_those_before_it(desk) -> None:
+def test_rows_have_the_stability_against_the_snapshots_before_them(desk) -> None:
     night = desk.night(FRIDAY)
-    build_graphs.fn(night, **EVERY)
-    for graph in WINDOWED:
+    build_graphs.fn(night, **ALL_GRAPHS)
+    for graph in RETURN_GRAPHS:
         series = load_snapshots(night, graph)
-        said = "SELECT turnover, drift, mean_correlation, directed FROM graph_snapshots"
-        rows = desk.rows(f"{said} WHERE graph = '{graph}' ORDER BY as_of")
+        rows = desk.rows(
+            "SELECT turnover, drift, mean_correlation, directed FROM graph_snapshots "
+            f"WHERE graph = '{graph}' ORDER BY as_of"
+        )
         for k, (turnover, drift, mean, directed) in enumerate(rows):
             assert (turnover, drift) == astuple(stability(series[k], series[:k]))
             assert -1 < mean < 1 and directed == series[k].directed
-    one = desk.rows("SELECT turnover, drift, mean_correlation, directed FROM graph_snapshots WHERE graph = 'sector'")
-    assert one == [(None, None, None, False)]
+    sector_rows = desk.rows(
+        "SELECT turnover, drift, mean_correlation, directed FROM graph_snapshots WHERE graph = 'sector'"
+    )
+    assert sector_rows == [(None, None, None, False)]
 
 
-def test_the_next_night_builds_the_new_snapshots_only(desk) -> None:
-    """And compares them with those that are stored."""
+def test_the_next_night_builds_only_the_new_snapshots(desk) -> None:
+    """Their stability is computed against the stored ones."""
     later = date(2024, 7, 12)
-    build_graphs.fn(desk.night(FRIDAY), **EVERY)
+    build_graphs.fn(desk.night(FRIDAY), **ALL_GRAPHS)
     old = "as_of < '2024-06-29'"
     before = [desk.contents(f"store.{name} WHERE {old}") for name in ("graph_snapshots", "graph_edges")]
     new = sum(
         k % 5 == 0 and k > len(bar_grid(desk.night(FRIDAY))[0]) - 1 for k in range(len(bar_grid(desk.night(later))[0]))
     )
-    report = build_graphs.fn(desk.night(later), **EVERY)
-    assert report.built == new * len(WINDOWED) > 0
+    report = build_graphs.fn(desk.night(later), **ALL_GRAPHS)
+    assert report.built == new * len(RETURN_GRAPHS) > 0
     assert [desk.contents(f"store.{name} WHERE {old}") for name in ("graph_snapshots", "graph_edges")] == before
     assert desk.rows("SELECT count(*) FROM graph_snapshots WHERE turnover IS NULL AND drift IS NOT NULL") == [(0,)]
 
 
-def test_a_restated_bar_rebuilds_what_is_compared_with_its_windows_too(desk) -> None:
-    """A window that the bar has left keeps its edges but not what it says of those before it."""
+def test_a_restated_bar_also_rebuilds_snapshots_compared_with_its_windows(desk) -> None:
+    """A later window without the bar keeps its edges, but its stability against the windows before it changes."""
     windows = {**GRAPH, "window_bars": 5}
     build_graphs.fn(desk.night(FRIDAY), **windows)
     rows = "SELECT as_of, turnover, drift FROM graph_snapshots WHERE graph = 'correlation' ORDER BY as_of"
-    before, edges = desk.rows(rows), desk.contents("store.graph_edges WHERE as_of > '2024-04-20'", "* EXCLUDE (run_id)")
-    # the return of the bar and of the next, so two windows at most hold it
+    before = desk.rows(rows)
+    edges = desk.contents("store.graph_edges WHERE as_of > '2024-04-20'", "* EXCLUDE (run_id)")
+    # it changes the returns of the bar and of the next one, so at most two windows
     desk.execute("UPDATE store.bars SET close = close * 1.05 WHERE symbol = 'BBB' AND ts::DATE = '2024-04-10'")
     night = desk.night(MONDAY)
     report = build_graphs.fn(night, **windows)
@@ -198,10 +205,10 @@ def test_a_restated_bar_rebuilds_what_is_compared_with_its_windows_too(desk) -> 
     assert [row[1:] for row in after] == [astuple(stability(s, series[:k])) for k, s in enumerate(series)]
 
 
-def test_industries_are_linked_apart_from_sectors(desk) -> None:
+def test_the_industry_graph_links_symbols_of_one_industry(desk) -> None:
     night = desk.night(FRIDAY)
     members = tuple(replace(m, industry="Gas" if m.symbol in "AAA CCC" else None) for m in night.universe.members)
-    build_graphs.fn(replace(night, universe=replace(night.universe, members=members)), **EVERY)
+    build_graphs.fn(replace(night, universe=replace(night.universe, members=members)), **ALL_GRAPHS)
     assert desk.rows("SELECT src, dst FROM graph_edges WHERE graph = 'industry'") == [("AAA", "CCC")]
 
 
@@ -214,7 +221,7 @@ def test_the_sector_graph_is_one_snapshot_at_the_first_bar(desk) -> None:
     assert np.isnat(snapshot.window_start)
 
 
-def test_snapshot_rows_describe_their_edges(desk) -> None:
+def test_snapshot_rows_agree_with_their_edges(desk) -> None:
     build_graphs.fn(desk.night(FRIDAY), **GRAPH)
     assert desk.rows(
         "SELECT count(*) FROM graph_snapshots s JOIN (SELECT graph, as_of, count(*) AS n, avg(weight) AS mean,"
@@ -224,7 +231,7 @@ def test_snapshot_rows_describe_their_edges(desk) -> None:
     ) == [(0,)]
 
 
-def test_building_again_builds_nothing(desk) -> None:
+def test_building_graphs_again_builds_nothing(desk) -> None:
     first = build_graphs.fn(desk.night(FRIDAY), **GRAPH)
     before = [desk.contents(f"store.{name}") for name in ("graph_snapshots", "graph_edges")]
     again = build_graphs.fn(desk.night(FRIDAY), **GRAPH)
@@ -233,7 +240,7 @@ def test_building_again_builds_nothing(desk) -> None:
     assert [desk.contents(f"store.{name}") for name in ("graph_snapshots", "graph_edges")] == before
 
 
-def test_other_parameters_replace_the_correlation_graph_whole(desk) -> None:
+def test_other_parameters_replace_the_whole_correlation_graph(desk) -> None:
     build_graphs.fn(desk.night(FRIDAY), **GRAPH)
     report = build_graphs.fn(desk.night(FRIDAY), **{**GRAPH, "every_bars": 10})
     assert report.built == report.snapshots - 1 == 11 and report.removed == 10
@@ -244,22 +251,22 @@ def test_other_parameters_replace_the_correlation_graph_whole(desk) -> None:
     assert desk.rows("SELECT count(*) FROM graph_edges ANTI JOIN graph_snapshots USING (graph, as_of)") == [(0,)]
 
 
-def test_a_restated_bar_rebuilds_the_windows_that_hold_it(desk) -> None:
+def test_a_restated_bar_rebuilds_the_windows_that_contain_it(desk) -> None:
     build_graphs.fn(desk.night(FRIDAY), **GRAPH)
     desk.execute("UPDATE store.bars SET close = close * 1.01 WHERE symbol = 'BBB' AND ts::DATE = '2024-06-28'")
     assert build_graphs.fn(desk.night(FRIDAY), **GRAPH).built == 0
     desk.execute("UPDATE store.bars SET close = close * 1.01 WHERE symbol = 'BBB' AND ts::DATE = '2024-05-30'")
     night = desk.night(MONDAY)
     grid = bar_grid(night)[0]
-    held = [
+    containing = [
         s
         for s in load_snapshots(night, "correlation")
         if s.window_start <= np.datetime64("2024-05-31T13:30") <= s.as_of
     ]
-    assert build_graphs.fn(night, **GRAPH).built == len(held) + int((len(grid) - 1) % 5 == 0)
+    assert build_graphs.fn(night, **GRAPH).built == len(containing) + int((len(grid) - 1) % 5 == 0)
 
 
-def test_graphs_that_cannot_be_built_leave_the_stored_ones(desk) -> None:
+def test_parameters_that_cannot_be_used_leave_the_stored_graphs(desk) -> None:
     build_graphs.fn(desk.night(FRIDAY), **GRAPH)
     before = desk.contents("store.graph_edges")
     with pytest.raises(GraphError, match="window_bars is 2"):

@@ -1,4 +1,4 @@
-"""Ingest of whole nights from small tapes: what is written, and what a second look changes."""
+"""Ingest of whole nights from small tapes: the rows written, restatements, failures, and nights run again."""
 
 from __future__ import annotations
 
@@ -15,71 +15,57 @@ import pyarrow.parquet as pq
 import pytest
 from prefect.states import Failed
 
+from models.sessions import midnight_after
 from tasks import ingest
 from tasks.errors import MarketDownError, NightOutOfRangeError, OutageError, TapeMissingError, TooManyBadSymbolsError
-from tasks.ingest import IngestReport, ingest_bars, ingest_universe, is_outage
+from tasks.ingest import IngestReport, PullOptions, ingest_bars, ingest_universe, is_outage
 from tasks.markets.recording import OHLC, Bars
-from tasks.markets.simulated import Simulated
-from tasks.markets.tape import as_seen
+from tasks.markets.simulated import SimulatedMarket
+from tasks.markets.tape import adjusted_history
 from tasks.night import Night
+from tests.universes import make_perpetuals, make_stocks
 from warehouse.connect import Warehouse
-from warehouse.migrate import migrate
 from warehouse.universes import Member, Universe, load_universe
 
-START, FRIDAY, MONDAY, LAST = date(2024, 5, 1), date(2024, 5, 17), date(2024, 5, 20), date(2024, 6, 28)
-STOCKS = Universe(
-    name="stocks",
-    provider="yahoo",
-    interval="1d",
-    calendar="XNYS",
-    benchmark="SPY",
-    history_start=datetime.combine(START, datetime.min.time(), UTC),
-    commission_bps=1.0,
-    slippage_bps=5.0,
-    survivorship_biased=True,
-    members=tuple(Member(symbol, None, None, START, None) for symbol in ("AAPL", "MSFT", "NVDA")),
-)
-PERPETUALS = replace(
-    STOCKS,
-    name="perpetuals",
-    provider="bybit",
-    interval="1h",
-    calendar="24/7",
-    benchmark="BTCUSDT",
-    members=tuple(Member(symbol, None, None, START, None) for symbol in ("BTCUSDT", "SOLUSDT")),
-)
+START = date(2024, 5, 1)
+FRIDAY = date(2024, 5, 17)
+MONDAY = date(2024, 5, 20)
+LAST = date(2024, 6, 28)
+STOCKS = make_stocks(("AAPL", "MSFT", "NVDA"), "SPY", START)
+PERPETUALS = make_perpetuals(("BTCUSDT", "SOLUSDT"), START)
 OPTIONS: dict[str, Any] = {"overlap_bars": 5, "max_bad_fraction": 0.3, "threads": 4}
 
 
 @pytest.fixture(scope="session")
 def tape_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tape in the recorded layout, of simulated bars."""
-    folder, market = tmp_path_factory.mktemp("tape"), Simulated(LAST)
+    folder = tmp_path_factory.mktemp("tape")
+    market = SimulatedMarket(LAST)
     for name, table in {
-        "yahoo/bars_1d": pa.concat_tables([_daily(market, symbol) for symbol in STOCKS.fetched]),
-        "bybit/klines_60": pa.concat_tables([_hourly(market, symbol) for symbol in PERPETUALS.fetched]),
-        "bybit/funding": pa.concat_tables([_settled(market, symbol) for symbol in PERPETUALS.fetched]),
+        "yahoo/bars_1d": pa.concat_tables([_daily(market, symbol) for symbol in STOCKS.symbols_to_fetch]),
+        "bybit/klines_60": pa.concat_tables([_hourly(market, symbol) for symbol in PERPETUALS.symbols_to_fetch]),
+        "bybit/funding": pa.concat_tables([_settled(market, symbol) for symbol in PERPETUALS.symbols_to_fetch]),
     }.items():
         (folder / name).parent.mkdir(exist_ok=True)
         pq.write_table(table, folder / f"{name}.parquet")
     return folder
 
 
-def _daily(market: Simulated, symbol: str) -> pa.Table:
+def _daily(market: SimulatedMarket, symbol: str) -> pa.Table:
     stock = market.stock(symbol)
-    columns, _ = as_seen(stock, len(stock.bars.ts))
+    columns, _ = adjusted_history(stock, len(stock.bars.ts))
     columns["adj_close"] = columns.pop("adjclose")
     return pa.table({"symbol": [symbol] * len(stock.bars.ts), "date": stock.bars.ts.astype("datetime64[D]"), **columns})
 
 
-def _hourly(market: Simulated, symbol: str) -> pa.Table:
+def _hourly(market: SimulatedMarket, symbol: str) -> pa.Table:
     bars: Bars = market.perpetual(symbol).bars["1h"]
     ts = pa.array(bars.ts).cast(pa.timestamp("us", "UTC"))
     prices = {name: getattr(bars, name) for name in (*OHLC, "volume")}
     return pa.table({"symbol": [symbol] * len(ts), "ts": ts, **prices})
 
 
-def _settled(market: Simulated, symbol: str) -> pa.Table:
+def _settled(market: SimulatedMarket, symbol: str) -> pa.Table:
     perpetual = market.perpetual(symbol)
     ts = pa.array(perpetual.funding_ts).cast(pa.timestamp("us", "UTC"))
     return pa.table({"symbol": [symbol] * len(ts), "ts": ts, "funding_rate": perpetual.funding_rate})
@@ -87,12 +73,12 @@ def _settled(market: Simulated, symbol: str) -> pa.Table:
 
 @pytest.fixture
 def tape(tape_file: Path, tmp_path: Path) -> Path:
-    """A copy of the tape that the test may spoil."""
+    """A copy of the tape that a test may edit."""
     return Path(shutil.copytree(tape_file, tmp_path / "tape"))
 
 
-def spoil(tape: Path, name: str, change: Callable[[dict[str, np.ndarray]], None]) -> None:
-    """Changes one file of the tape, given and taken as columns."""
+def edit_tape(tape: Path, name: str, change: Callable[[dict[str, np.ndarray]], None]) -> None:
+    """Applies ``change`` to the columns of one file of the tape."""
     path = tape / f"{name}.parquet"
     table = pq.read_table(path)
     columns = {column: table[column].to_numpy(zero_copy_only=False).copy() for column in table.column_names}
@@ -101,115 +87,123 @@ def spoil(tape: Path, name: str, change: Callable[[dict[str, np.ndarray]], None]
     pq.write_table(pa.table(arrays, names=table.column_names), path)
 
 
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A freshly migrated file, to copy."""
-    path = tmp_path_factory.mktemp("migrated") / "w.duckdb"
-    migrate(Warehouse.at(path))
-    return path
+@pytest.fixture
+def other(migrated_file: Path, tmp_path: Path) -> Warehouse:
+    """A second empty warehouse, to compare with."""
+    return Warehouse.from_url(shutil.copy(migrated_file, tmp_path / "other.duckdb"))
+
+
+def make_night(warehouse: Warehouse, as_of: date, universe: Universe = STOCKS, tape: Path | None = None) -> Night:
+    """The night with its clock at midnight: recorded on ``tape``, simulated without one."""
+    source = "simulated" if tape is None else "recorded"
+    return Night(as_of, source, universe, warehouse, midnight_after(as_of), tape)
 
 
 @pytest.fixture
-def warehouse(migrated: Path, tmp_path: Path) -> Warehouse:
-    return Warehouse.at(shutil.copy(migrated, tmp_path / "w.duckdb"))
+def ingest_night(warehouse: Warehouse, tape: Path) -> Callable[..., IngestReport]:
+    """ingest_night(as_of, universe, warehouse=…, on_progress=…, **options): ingests a night from the tape."""
 
+    def run(
+        as_of: date,
+        universe: Universe = STOCKS,
+        warehouse: Warehouse = warehouse,
+        on_progress: ingest.Progress | None = None,
+        **options: Any,
+    ) -> IngestReport:
+        return ingest_universe(
+            make_night(warehouse, as_of, universe, tape), PullOptions(**OPTIONS | options), on_progress
+        )
 
-@pytest.fixture
-def other(migrated: Path, tmp_path: Path) -> Warehouse:
-    """A second warehouse, to compare with."""
-    return Warehouse.at(shutil.copy(migrated, tmp_path / "other.duckdb"))
-
-
-@pytest.fixture
-def run(warehouse: Warehouse, tape: Path) -> Callable[..., IngestReport]:
-    """run(night, universe=…, **options): one night from the tape into the warehouse."""
-
-    def night(as_of: date, universe: Universe = STOCKS, **options: Any) -> IngestReport:
-        into = options.pop("warehouse", warehouse)
-        run_id = options.pop("run_id", f"{universe.name} {as_of}")
-        options = {**OPTIONS, **options}
-        return ingest_universe(into, universe, "recorded", as_of, run_id, tape, **options)
-
-    return night
+    return run
 
 
 def rows(warehouse: Warehouse, table: str) -> list[dict[str, Any]]:
+    """All rows of a raw table, in one order."""
     with warehouse.read() as con:
         return con.execute(f"SELECT * FROM raw.{table} ORDER BY ALL").to_arrow_table().to_pylist()
 
 
-def everything(warehouse: Warehouse) -> dict[str, list[dict[str, Any]]]:
+def raw_tables(warehouse: Warehouse) -> dict[str, list[dict[str, Any]]]:
+    """All rows of every raw table."""
     names = ("bars", "corporate_actions", "funding_rates", "instruments", "fetches")
     return {name: rows(warehouse, name) for name in names}
 
 
-def test_the_first_night_writes_every_closed_bar_with_its_stamps(run, warehouse) -> None:
-    report = run(FRIDAY)
+def test_the_first_night_writes_every_closed_bar_with_run_and_clock(ingest_night, warehouse) -> None:
+    report = ingest_night(FRIDAY)
     assert (report.fetched, report.failed, report.bars, report.restated) == (4, {}, 4 * 13, 0)
     bars = rows(warehouse, "bars")
     assert {bar["symbol"] for bar in bars} == {"AAPL", "MSFT", "NVDA", "SPY"}
     assert max(bar["ts"] for bar in bars) == datetime(2024, 5, 17, 13, 30, tzinfo=UTC)
     assert {(b["source"], b["universe"], b["provider"], b["run_id"], b["fetched_at"]) for b in bars} == {
-        ("recorded", "stocks", "yahoo", f"stocks {FRIDAY}", datetime(2024, 5, 18, tzinfo=UTC))
+        (
+            "recorded",
+            "stocks",
+            "yahoo",
+            make_night(warehouse, FRIDAY, tape=tape).run_id,
+            datetime(2024, 5, 18, tzinfo=UTC),
+        )
     }
 
 
-def test_perpetuals_come_with_funding_and_instruments_once(run, warehouse) -> None:
-    report = run(FRIDAY, PERPETUALS)
+def test_perpetuals_are_ingested_with_funding_and_unchanged_instruments_once(ingest_night, warehouse) -> None:
+    report = ingest_night(FRIDAY, PERPETUALS)
     assert report.bars == 2 * 17 * 24
     settled = {row["symbol"]: row for row in rows(warehouse, "funding_rates")}
     last = datetime(2024, 5, 18, tzinfo=UTC)
     assert all(row["ts"] == last for row in settled.values())
     assert [row["funding_interval_minutes"] for row in rows(warehouse, "instruments")] == [480, 240]
-    run(MONDAY, PERPETUALS)
+    ingest_night(MONDAY, PERPETUALS)
     assert len(rows(warehouse, "instruments")) == 2
     assert len(rows(warehouse, "funding_rates")) == (3 + 6) * (17 + 3 + 2) + 2
 
 
 @pytest.mark.parametrize("universe", [STOCKS, PERPETUALS], ids=lambda u: u.name)
-def test_the_same_night_again_changes_no_row(run, warehouse, universe: Universe) -> None:
-    first = run(FRIDAY, universe)
-    before = everything(warehouse)
-    assert run(FRIDAY, universe) == first
-    assert everything(warehouse) == before
+def test_the_same_night_again_changes_no_row(ingest_night, warehouse, universe: Universe) -> None:
+    first = ingest_night(FRIDAY, universe)
+    before = raw_tables(warehouse)
+    assert ingest_night(FRIDAY, universe) == first
+    assert raw_tables(warehouse) == before
 
 
-def test_a_night_that_has_its_data_goes_on_without_its_market(run, tape) -> None:
-    first = run(FRIDAY)
+def test_a_night_with_all_its_data_does_not_open_its_market(ingest_night, tape) -> None:
+    first = ingest_night(FRIDAY)
     shutil.rmtree(tape)
-    assert run(FRIDAY) == first
+    assert ingest_night(FRIDAY) == first
 
 
 @pytest.mark.parametrize(("universe", "new"), [(STOCKS, 4), (PERPETUALS, 2 * 72)], ids=["stocks", "perpetuals"])
-def test_the_next_night_adds_only_what_is_new(run, warehouse, universe: Universe, new: int) -> None:
-    run(FRIDAY, universe)
-    report = run(MONDAY, universe)
+def test_the_next_night_adds_only_new_bars(ingest_night, warehouse, universe: Universe, new: int) -> None:
+    ingest_night(FRIDAY, universe)
+    report = ingest_night(MONDAY, universe)
     assert (report.bars, report.restated) == (new, 0)
     keys = [(bar["symbol"], bar["ts"]) for bar in rows(warehouse, "bars")]
     assert len(keys) == len(set(keys))
 
 
 @pytest.mark.parametrize("universe", [STOCKS, PERPETUALS], ids=lambda u: u.name)
-def test_night_by_night_ends_as_one_night_does(run, warehouse, other, universe: Universe) -> None:
+def test_several_nights_end_with_the_rows_of_one_night(ingest_night, warehouse, other, universe: Universe) -> None:
     for day in (17, 18, 21):
-        run(date(2024, 5, day), universe)
-    run(date(2024, 5, 21), universe, warehouse=other)
+        ingest_night(date(2024, 5, day), universe)
+    ingest_night(date(2024, 5, 21), universe, warehouse=other)
     for table in ("bars", "corporate_actions", "funding_rates"):
         assert values(latest(warehouse, table)) == values(latest(other, table)), table
 
 
-def test_recorded_events_come_with_the_bars_made_of_them_up_to_the_clock_and_each_once(
+def test_recorded_events_and_their_bars_are_ingested_up_to_the_clock_each_once(
     shared_data: Path, warehouse: Warehouse, other: Warehouse
 ) -> None:
-    universe, as_of = load_universe(warehouse, "binance_seconds"), date(2024, 8, 8)
-    midnight, early = datetime(2024, 8, 9, tzinfo=UTC), datetime(2024, 8, 8, 23, 57, tzinfo=UTC)
+    universe = load_universe(warehouse, "binance_seconds")
+    midnight = datetime(2024, 8, 9, tzinfo=UTC)
+    early = datetime(2024, 8, 8, 23, 57, tzinfo=UTC)
 
     def night(into: Warehouse, clock: datetime) -> IngestReport:
-        asked = (into, universe, "recorded", as_of, "seconds", shared_data / "events")
-        return ingest_universe(*asked, **OPTIONS, clock=clock)
+        return ingest_universe(
+            Night(date(2024, 8, 8), "recorded", universe, into, clock, shared_data / "events"), PullOptions(**OPTIONS)
+        )
 
-    def events(of: Warehouse, columns: str) -> list[tuple]:
-        with of.read() as con:
+    def events(stored_in: Warehouse, columns: str) -> list[tuple]:
+        with stored_in.read() as con:
             return con.execute(f"SELECT {columns} FROM events ORDER BY ALL").fetchall()
 
     assert (report := night(warehouse, early)).fetched == 6 and report.failed == {}
@@ -217,8 +211,9 @@ def test_recorded_events_come_with_the_bars_made_of_them_up_to_the_clock_and_eac
     assert len(bars) == report.bars == 2057 - 6 * 180
     assert max(bar["ts"] for bar in bars) == early - timedelta(seconds=1)
     stamps = events(warehouse, "DISTINCT fetched_at, run_id, source, venue")
-    assert stamps == [(early, "seconds", "recorded", "binance")]
-    assert all(known for (known,) in events(warehouse, "ts <= fetched_at"))
+    run_id = Night(date(2024, 8, 8), "recorded", universe, warehouse, early).run_id
+    assert stamps == [(early, run_id, "recorded", "binance")]
+    assert all(is_past for (is_past,) in events(warehouse, "ts <= fetched_at"))
     assert night(warehouse, midnight).restated == 0
     night(other, midnight)
     key = "kind, symbol, ts, event_id, price, bid"
@@ -235,10 +230,13 @@ def latest(warehouse: Warehouse, table: str) -> dict[tuple[Any, ...], dict[str, 
 
 
 def values(newest: dict[tuple[Any, ...], dict[str, Any]]) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """The rows without run and clock."""
     return {k: {c: v for c, v in row.items() if c not in ("fetched_at", "run_id")} for k, row in newest.items()}
 
 
 def restate(symbol: str, day: str, close: float) -> Callable[[dict[str, np.ndarray]], None]:
+    """A change for ``edit_tape``: one bar gets another close."""
+
     def change(columns: dict[str, np.ndarray]) -> None:
         row = (columns["symbol"] == symbol) & (columns["date"] == np.datetime64(day))
         columns["adj_close"][row] *= close / columns["close"][row]
@@ -247,85 +245,84 @@ def restate(symbol: str, day: str, close: float) -> Callable[[dict[str, np.ndarr
     return change
 
 
-def test_a_restated_bar_becomes_a_second_version_and_its_history_is_pulled_again(run, warehouse, tape) -> None:
-    run(FRIDAY)
-    spoil(tape, "yahoo/bars_1d", restate("AAPL", "2024-05-14", 1.5))  # in the overlap
-    spoil(tape, "yahoo/bars_1d", restate("AAPL", "2024-05-02", 2.5))  # long before it
-    report = run(MONDAY)
+def test_a_restated_bar_is_stored_as_a_second_version_and_its_history_is_pulled_again(
+    ingest_night, warehouse, tape
+) -> None:
+    ingest_night(FRIDAY)
+    edit_tape(tape, "yahoo/bars_1d", restate("AAPL", "2024-05-14", 1.5))  # in the overlap
+    edit_tape(tape, "yahoo/bars_1d", restate("AAPL", "2024-05-02", 2.5))  # long before it
+    report = ingest_night(MONDAY)
     assert (report.bars, report.restated) == (4 + 2, 2)
+    monday = make_night(warehouse, MONDAY, tape=tape).run_id
     for day, close in ((14, 1.5), (2, 2.5)):
         ts = datetime(2024, 5, day, 13, 30, tzinfo=UTC)
         versions = [bar for bar in rows(warehouse, "bars") if (bar["symbol"], bar["ts"]) == ("AAPL", ts)]
-        assert [bar["run_id"] for bar in versions if bar["close"] == close] == [f"stocks {MONDAY}"]
+        assert [bar["run_id"] for bar in versions if bar["close"] == close] == [monday]
         assert len(versions) == 2
     pulled = {row["symbol"]: row["first_ts"].date() for row in rows(warehouse, "fetches") if row["night"] == MONDAY}
     assert pulled == {"AAPL": START, **dict.fromkeys(("MSFT", "NVDA", "SPY"), date(2024, 5, 10))}
 
 
-def test_a_restated_last_bar_alone_is_versioned_without_a_full_pull(run, warehouse, tape) -> None:
-    run(FRIDAY)
-    spoil(tape, "yahoo/bars_1d", restate("AAPL", "2024-05-17", 1.5))
-    spoil(tape, "yahoo/bars_1d", restate("AAPL", "2024-05-02", 2.5))
-    report = run(MONDAY)
+def test_a_restatement_of_the_last_bar_alone_pulls_no_history(ingest_night, warehouse, tape) -> None:
+    ingest_night(FRIDAY)
+    edit_tape(tape, "yahoo/bars_1d", restate("AAPL", "2024-05-17", 1.5))
+    edit_tape(tape, "yahoo/bars_1d", restate("AAPL", "2024-05-02", 2.5))
+    report = ingest_night(MONDAY)
     assert (report.bars, report.restated) == (4 + 1, 1)
 
 
-def test_a_change_below_a_billionth_is_no_restatement(run, tape) -> None:
-    run(FRIDAY)
+def test_a_relative_change_below_a_billionth_is_no_restatement(ingest_night, tape) -> None:
+    ingest_night(FRIDAY)
 
-    def noise(columns: dict[str, np.ndarray]) -> None:
+    def add_noise(columns: dict[str, np.ndarray]) -> None:
         columns["open"] *= 1 + 1e-12
 
-    spoil(tape, "yahoo/bars_1d", noise)
-    assert run(MONDAY).restated == 0
+    edit_tape(tape, "yahoo/bars_1d", add_noise)
+    assert ingest_night(MONDAY).restated == 0
 
 
-def test_a_dividend_is_written_and_restates_no_bar(run, warehouse, tape) -> None:
-    run(FRIDAY)
+def test_a_new_dividend_restates_no_bar(ingest_night, warehouse, tape) -> None:
+    ingest_night(FRIDAY)
 
-    def pay(columns: dict[str, np.ndarray]) -> None:
+    def pay_dividend(columns: dict[str, np.ndarray]) -> None:
         before = (columns["symbol"] == "AAPL") & (columns["date"] < np.datetime64(MONDAY))
         columns["adj_close"][before] *= 0.99
 
-    spoil(tape, "yahoo/bars_1d", pay)
-    report = run(MONDAY)
+    edit_tape(tape, "yahoo/bars_1d", pay_dividend)
+    report = ingest_night(MONDAY)
     assert (report.bars, report.restated) == (4, 0)
     actions = [(a["symbol"], a["kind"], a["ts"].date()) for a in rows(warehouse, "corporate_actions")]
     assert ("AAPL", "dividend", MONDAY) in actions
 
 
 @pytest.mark.parametrize("overlap_bars", [0, 5])
-def test_a_split_leaves_one_vintage_of_prices(warehouse, overlap_bars: int) -> None:
-    options = {**OPTIONS, "overlap_bars": overlap_bars}
-
-    def simulated(night: date) -> IngestReport:
-        return ingest_universe(warehouse, STOCKS, "simulated", night, str(night), None, **options)
-
-    simulated(date(2024, 6, 7))
+def test_after_a_split_all_prices_are_adjusted_to_it(warehouse, overlap_bars: int) -> None:
+    options = PullOptions(**OPTIONS | {"overlap_bars": overlap_bars})
+    ingest_universe(make_night(warehouse, date(2024, 6, 7)), options)
     before = {key: row["close"] for key, row in latest(warehouse, "bars").items() if key[0] == "NVDA"}
-    simulated(date(2024, 6, 10))  # ten for one
+    ingest_universe(make_night(warehouse, date(2024, 6, 10)), options)  # the split is ten for one
     after = {key: row["close"] for key, row in latest(warehouse, "bars").items() if key[0] == "NVDA"}
     assert [row["value"] for row in rows(warehouse, "corporate_actions") if row["kind"] == "split"] == [10.0]
     assert all(after[key] == pytest.approx(close / 10) for key, close in before.items())
 
 
-def test_an_earlier_night_after_a_later_one_sees_only_its_own_past(run, warehouse, other) -> None:
-    run(MONDAY)
-    run(FRIDAY)
-    run(FRIDAY, warehouse=other)
-    of_friday = [row for row in rows(warehouse, "bars") if row["run_id"] == f"stocks {FRIDAY}"]
-    assert of_friday == rows(other, "bars")
+def test_an_earlier_night_run_after_a_later_one_reads_only_its_own_past(ingest_night, warehouse, other) -> None:
+    ingest_night(MONDAY)
+    ingest_night(FRIDAY)
+    ingest_night(FRIDAY, warehouse=other)
+    expected = rows(other, "bars")
+    assert [row for row in rows(warehouse, "bars") if row["run_id"] == expected[0]["run_id"]] == expected
 
 
 class Killed(BaseException):
-    """Stands for the death of the process."""
+    """Raised in place of the death of the process."""
 
 
 @pytest.mark.parametrize(("after", "threads"), [(1, 1), (2, 4), (3, 4)])
-def test_a_killed_night_goes_on_where_it_stopped_and_ends_the_same(
-    run, warehouse, other, monkeypatch, after: int, threads: int
+def test_a_killed_night_run_again_pulls_only_the_rest_and_ends_the_same(
+    ingest_night, warehouse, other, monkeypatch, after: int, threads: int
 ) -> None:
-    run(FRIDAY, warehouse=other)
+    ingest_night(FRIDAY, warehouse=other)
     monkeypatch.setattr(ingest, "BATCH_SYMBOLS", 1)
 
     def die(done: int, _total: int, _symbol: str) -> None:
@@ -333,94 +330,100 @@ def test_a_killed_night_goes_on_where_it_stopped_and_ends_the_same(
             raise Killed
 
     with pytest.raises(Killed):
-        run(FRIDAY, on_progress=die, threads=threads)
+        ingest_night(FRIDAY, on_progress=die, threads=threads)
     assert len(rows(warehouse, "fetches")) == after
-    asked: list[str] = []
-    run(FRIDAY, on_progress=lambda _done, _total, symbol: asked.append(symbol), threads=threads)
-    assert len(asked) == 4 - after
-    assert everything(warehouse) == everything(other)
+    pulled: list[str] = []
+    ingest_night(FRIDAY, on_progress=lambda _done, _total, symbol: pulled.append(symbol), threads=threads)
+    assert len(pulled) == 4 - after
+    assert raw_tables(warehouse) == raw_tables(other)
 
 
-def test_a_ledger_row_never_comes_without_its_bars(run, warehouse, monkeypatch) -> None:
-    written = ingest.upsert
+def test_a_pull_status_is_never_written_without_its_bars(ingest_night, warehouse, monkeypatch) -> None:
+    upsert = ingest.upsert
 
     def fail(*arguments: Any, **options: Any) -> int:
-        written(*arguments, **options)
+        upsert(*arguments, **options)
         raise Killed
 
     monkeypatch.setattr(ingest, "upsert", fail)
     with pytest.raises(Killed):
-        run(FRIDAY)
-    assert all(table == [] for table in everything(warehouse).values())
+        ingest_night(FRIDAY)
+    assert all(table == [] for table in raw_tables(warehouse).values())
 
 
 def with_member(universe: Universe, *symbols: str, since: date = START, until: date | None = None) -> Universe:
-    added = tuple(Member(symbol, None, None, since, until) for symbol in symbols)
-    return replace(universe, members=universe.members + added)
+    """The universe with further members."""
+    new_members = tuple(Member(symbol, None, None, since, until) for symbol in symbols)
+    return replace(universe, members=universe.members + new_members)
+
+
+def with_apple_until_may_10() -> Universe:
+    """STOCKS, where AAPL leaves on 10 May."""
+    return replace(STOCKS, members=(*STOCKS.members[1:], Member("AAPL", None, None, START, date(2024, 5, 10))))
 
 
 @pytest.mark.parametrize(("universe", "good"), [(STOCKS, 4), (PERPETUALS, 2)], ids=["stocks", "perpetuals"])
-def test_an_unknown_symbol_is_recorded_and_skipped(run, warehouse, universe: Universe, good: int) -> None:
-    report = run(FRIDAY, with_member(universe, "NOPE"), max_bad_fraction=0.4)
+def test_an_unknown_symbol_is_recorded_as_failed_and_skipped(
+    ingest_night, warehouse, universe: Universe, good: int
+) -> None:
+    report = ingest_night(FRIDAY, with_member(universe, "NOPE"), max_bad_fraction=0.4)
     assert report.fetched == good
     assert list(report.failed) == ["NOPE"]
     assert report.failed["NOPE"].startswith("UnknownSymbolError")
-    ledger = {row["symbol"]: (row["status"], row["bars"]) for row in rows(warehouse, "fetches")}
-    assert ledger["NOPE"] == ("failed", 0)
+    statuses = {row["symbol"]: (row["status"], row["bars"]) for row in rows(warehouse, "fetches")}
+    assert statuses["NOPE"] == ("failed", 0)
 
 
-def test_a_failed_symbol_is_asked_again_and_its_ledger_row_replaced(run, warehouse) -> None:
+def test_a_failed_symbol_is_pulled_again_and_its_status_replaced(ingest_night, warehouse) -> None:
     universe = with_member(STOCKS, "NOPE")
-    assert run(FRIDAY, universe) == run(FRIDAY, universe)
+    assert ingest_night(FRIDAY, universe) == ingest_night(FRIDAY, universe)
     assert len(rows(warehouse, "fetches")) == 5
 
 
-def test_too_many_bad_symbols_stop_the_night(run, warehouse) -> None:
+def test_too_many_bad_symbols_stop_the_night(ingest_night, warehouse) -> None:
     with pytest.raises(TooManyBadSymbolsError, match=r"2 of 6 symbols.*30%.*NO"):
-        run(FRIDAY, with_member(STOCKS, "NOPE", "NOWAY"), threads=1)
+        ingest_night(FRIDAY, with_member(STOCKS, "NOPE", "NOWAY"), threads=1)
 
 
-def test_a_member_is_not_asked_for_before_it_joined_nor_after_it_left(run, warehouse) -> None:
-    later = with_member(STOCKS, "ABNB", since=MONDAY)  # not on this tape: asking would fail
-    assert run(FRIDAY, later).failed == {}
-    left = replace(STOCKS, members=(*STOCKS.members[1:], Member("AAPL", None, None, START, date(2024, 5, 10))))
-    run(MONDAY, left, run_id="left")
+def test_a_member_is_pulled_neither_before_it_joined_nor_after_it_left(ingest_night, warehouse) -> None:
+    later = with_member(STOCKS, "ABNB", since=MONDAY)  # not on this tape: a pull would fail
+    assert ingest_night(FRIDAY, later).failed == {}
+    ingest_night(MONDAY, with_apple_until_may_10())
     bars = [bar["ts"].date() for bar in rows(warehouse, "bars") if bar["symbol"] == "AAPL"]
     assert max(bars) == FRIDAY
-    assert "AAPL" not in [row["symbol"] for row in rows(warehouse, "fetches") if row["run_id"] == "left"]
+    assert "AAPL" not in [row["symbol"] for row in rows(warehouse, "fetches") if row["night"] == MONDAY]
 
 
-def test_a_member_that_had_left_before_the_first_night_is_pulled_to_its_end(run, warehouse) -> None:
-    left = replace(STOCKS, members=(*STOCKS.members[1:], Member("AAPL", None, None, START, date(2024, 5, 10))))
-    run(FRIDAY, left)
+def test_a_member_that_left_before_the_first_night_is_pulled_up_to_its_last_day(ingest_night, warehouse) -> None:
+    ingest_night(FRIDAY, with_apple_until_may_10())
     assert max(bar["ts"].date() for bar in rows(warehouse, "bars") if bar["symbol"] == "AAPL") == date(2024, 5, 9)
 
 
-def test_a_night_before_the_universe_begins_is_refused(run, warehouse) -> None:
+def test_a_night_before_the_universe_begins_is_refused(ingest_night, warehouse) -> None:
     with pytest.raises(NightOutOfRangeError, match="begins on 2024-05-01"):
-        run(START - timedelta(days=1))
+        ingest_night(START - timedelta(days=1))
 
 
-def test_a_missing_tape_is_refused_before_anything_is_written(run, warehouse, tape) -> None:
+def test_a_missing_tape_raises_before_anything_is_written(ingest_night, warehouse, tape) -> None:
     shutil.rmtree(tape)
     with pytest.raises(TapeMissingError, match=str(tape)):
-        run(FRIDAY)
-    assert all(table == [] for table in everything(warehouse).values())
+        ingest_night(FRIDAY)
+    assert all(table == [] for table in raw_tables(warehouse).values())
 
 
-def test_without_overlap_the_next_night_still_joins_up(run, warehouse) -> None:
-    run(FRIDAY, PERPETUALS, overlap_bars=0)
-    assert run(MONDAY, PERPETUALS, overlap_bars=0).bars == 2 * 72
+def test_without_overlap_the_next_night_leaves_no_gap(ingest_night, warehouse) -> None:
+    ingest_night(FRIDAY, PERPETUALS, overlap_bars=0)
+    assert ingest_night(MONDAY, PERPETUALS, overlap_bars=0).bars == 2 * 72
 
 
-def test_progress_counts_every_symbol(run) -> None:
-    seen: list[tuple[int, int]] = []
-    run(FRIDAY, on_progress=lambda done, total, _symbol: seen.append((done, total)))
-    assert seen == [(k, 4) for k in range(1, 5)]
+def test_progress_is_reported_after_every_symbol(ingest_night) -> None:
+    calls: list[tuple[int, int]] = []
+    ingest_night(FRIDAY, on_progress=lambda done, total, _symbol: calls.append((done, total)))
+    assert calls == [(k, 4) for k in range(1, 5)]
 
 
-def test_the_task_runs_a_night_and_is_tried_again_for_outages_only(warehouse, tape) -> None:
-    night = Night(FRIDAY, "recorded", STOCKS, warehouse, datetime(2024, 5, 18, tzinfo=UTC), tape)
+def test_the_task_ingests_a_night_and_is_retried_only_after_outages(warehouse, tape) -> None:
+    night = make_night(warehouse, FRIDAY, tape=tape)
     assert ingest_bars.fn(night, **OPTIONS).bars == 4 * 13
     assert {row["run_id"] for row in rows(warehouse, "bars")} == {night.run_id}
     verdicts = [is_outage(None, None, Failed(data=error("x"))) for error in (OutageError, MarketDownError, ValueError)]

@@ -1,4 +1,4 @@
-"""Night rows: begun once, never altered after publishing, and published only when validated and audited."""
+"""Rows of nights and steps: a published night is never altered, and only validated and audited nights are published."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from tasks.errors import NightBlockedError
 from tasks.ledger import begin_night, night_row, step_run, step_seconds
 from tasks.publish import mark_published
 
-AS_OF, SETTINGS = date(2024, 6, 20), {"models": ["s4d"]}
+AS_OF = date(2024, 6, 20)
+SETTINGS = {"models": ["s4d"]}
 
 
-def stand(desk, policy: str = "block", passed: bool = True, leak: bool = False) -> None:
-    """One verdict and one audit row of the night, written as the steps write them."""
+def store_verdicts(desk, policy: str = "block", check_passed: bool = True, leak: bool = False) -> None:
+    """Stores one validation verdict and one audit verdict of the night."""
     night = desk.night(AS_OF)
     keys = {"night": night.as_of, "source": night.source, "universe": night.universe.name, "run": night.run_id}
     desk.execute(
@@ -22,7 +23,7 @@ def stand(desk, policy: str = "block", passed: bool = True, leak: bool = False) 
         "($source, $universe, $night, 'bars', 'null', $policy, $passed, 1, 0, '[]', '', $run)",
         **keys,
         policy=policy,
-        passed=passed,
+        passed=check_passed,
     )
     desk.execute(
         "INSERT INTO store.leak_audit VALUES "
@@ -32,10 +33,10 @@ def stand(desk, policy: str = "block", passed: bool = True, leak: bool = False) 
     )
 
 
-def test_a_night_that_was_validated_and_audited_is_published_and_closed_to_every_step(desk) -> None:
+def test_a_validated_and_audited_night_is_published_and_then_refuses_every_step(desk) -> None:
     night = desk.night(AS_OF)
     assert begin_night(night, SETTINGS)
-    stand(desk)
+    store_verdicts(desk)
     mark_published.fn(night, "s4d", date(2024, 6, 21))
     row = night_row(night)
     assert (row["state"], row["champion"], row["published_at"]) == ("published", "s4d", night.clock)
@@ -49,31 +50,33 @@ def test_a_night_that_was_validated_and_audited_is_published_and_closed_to_every
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("fault", "message"),
     [
-        ({"passed": False}, r"1 checks \(1 blocking\)"),
+        ({"check_passed": False}, r"1 checks \(1 blocking\)"),
         ({"leak": True}, r"1 audit rows \(1 leaks\)"),
         (None, r"0 checks .* 0 audit rows"),
     ],
 )
-def test_a_night_with_something_against_it_is_not_published(desk, fault: dict | None, said: str) -> None:
+def test_a_night_with_a_failed_check_a_leak_or_no_verdict_is_not_published(
+    desk, fault: dict | None, message: str
+) -> None:
     night = desk.night(AS_OF)
     begin_night(night, SETTINGS)
     if fault is not None:
-        stand(desk, **fault)
-    with pytest.raises(NightBlockedError, match=said):
+        store_verdicts(desk, **fault)
+    with pytest.raises(NightBlockedError, match=message):
         mark_published.fn(night, "s4d", date(2024, 6, 21))
     assert night_row(night)["published_at"] is None
 
 
-def test_a_failed_flag_does_not_keep_a_night_back(desk) -> None:
+def test_a_failed_check_that_only_flags_does_not_stop_publishing(desk) -> None:
     begin_night(desk.night(AS_OF), SETTINGS)
-    stand(desk, policy="flag", passed=False)
+    store_verdicts(desk, policy="flag", check_passed=False)
     mark_published.fn(desk.night(AS_OF), "s4d", date(2024, 6, 21))
     assert night_row(desk.night(AS_OF))["published_at"] is not None
 
 
-def test_a_step_begins_its_night_and_its_run_is_recorded_also_when_it_fails(desk) -> None:
+def test_a_step_begins_its_night_and_records_its_run_even_when_it_fails(desk) -> None:
     night = desk.night(AS_OF)
     with step_run(night, "graphs", SETTINGS):
         assert night_row(night)["state"] == "running"

@@ -1,4 +1,4 @@
-"""The macro-regime example on the real recordings, and what it says of files that cannot be used."""
+"""The macro-regime example on the real recordings, and its errors for files that cannot be used."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ SMALL = RegimeConfig(
 
 @pytest.fixture(scope="module")
 def report(shared_data: Path) -> MacroReport:
-    """The example in small form on the recorded FRED series and SPY."""
+    """The report of a small configuration on the recorded FRED series and SPY."""
     return macro_regimes(shared_data / "macro" / "fred.parquet", shared_data / "tape", SMALL)
 
 
-def test_every_model_has_an_accuracy_inside_its_interval(report) -> None:
+def test_the_accuracy_of_every_model_lies_inside_its_interval(report) -> None:
     assert [row["model"] for row in report.rows] == [*BASELINES, *NETWORKS]
     for row in report.rows:
         assert 0 <= row["low"] <= row["accuracy"] <= row["high"] <= 1
         assert row["high"] > row["low"]
 
 
-def test_the_difference_is_that_of_the_accuracies_and_has_an_interval(report) -> None:
+def test_differences_are_those_of_the_accuracies_and_lie_inside_their_intervals(report) -> None:
     accuracy = {row["model"]: row["accuracy"] for row in report.rows}
     assert list(report.differences) == ["transformer", "lstm"]
     for other, (mean, low, high) in report.differences.items():
@@ -39,7 +39,7 @@ def test_the_difference_is_that_of_the_accuracies_and_has_an_interval(report) ->
         assert low < mean < high
 
 
-def test_the_report_puts_the_sources_figure_beside_ours(report) -> None:
+def test_the_report_compares_the_source_articles_figure_with_ours(report) -> None:
     text = report.markdown()
     mean, low, high = (100 * value for value in report.differences["transformer"])
     assert f"source says +6.4 %, here {mean:+.1f} % [{low:+.1f}, {high:+.1f}]" in text
@@ -48,7 +48,7 @@ def test_the_report_puts_the_sources_figure_beside_ours(report) -> None:
 
 
 @pytest.mark.parametrize(
-    ("difference", "said"),
+    ("difference", "verdict"),
     [
         ((0.01, -0.03, 0.04), "no difference can be told; +6.4 % is outside"),
         ((0.01, -0.03, 0.07), "no difference can be told; +6.4 % is inside"),
@@ -56,38 +56,38 @@ def test_the_report_puts_the_sources_figure_beside_ours(report) -> None:
         ((-0.05, -0.09, -0.01), "a difference; +6.4 % is outside"),
     ],
 )
-def test_a_verdict_says_no_more_than_the_interval(difference, said) -> None:
-    assert MacroReport([], {"transformer": difference}, []).verdict().partition("]: ")[2].startswith(said)
+def test_the_verdict_follows_from_the_interval(difference, verdict) -> None:
+    assert MacroReport([], {"transformer": difference}, []).verdict().partition("]: ")[2].startswith(verdict)
 
 
-def written(path: Path, columns: dict) -> Path:
+def write_parquet(path: Path, columns: dict) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table(columns), path)
     return path
 
 
-def test_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+def test_unusable_files_raise_errors_that_name_them(tmp_path: Path) -> None:
     with pytest.raises(TapeMissingError, match=r"absent\.parquet"):
         read_fred(tmp_path / "absent.parquet")
     with pytest.raises(TapeMalformedError, match="cannot be read as series, date and value"):
-        read_fred(written(tmp_path / "other.parquet", {"a": [1]}))
+        read_fred(write_parquet(tmp_path / "other.parquet", {"a": [1]}))
     day = np.array(["2020-01-01"], dtype="datetime64[D]")
     with pytest.raises(TapeMalformedError, match="no values of VIXCLS"):
-        read_fred(written(tmp_path / "few.parquet", {"series": ["CPI"], "date": day, "value": [1.0]}))
+        read_fred(write_parquet(tmp_path / "few.parquet", {"series": ["CPI"], "date": day, "value": [1.0]}))
     (tmp_path / "text.parquet").write_text("no parquet")
     with pytest.raises(TapeMalformedError, match=r"text\.parquet"):
         read_fred(tmp_path / "text.parquet")
     with pytest.raises(TapeMissingError, match=r"bars_1d\.parquet"):
         read_benchmark(tmp_path)
-    written(tmp_path / "yahoo" / "bars_1d.parquet", {"symbol": ["AAPL"], "date": day, "adj_close": [1.0]})
+    write_parquet(tmp_path / "yahoo" / "bars_1d.parquet", {"symbol": ["AAPL"], "date": day, "adj_close": [1.0]})
     with pytest.raises(TapeMalformedError, match="has no SPY"):
         read_benchmark(tmp_path)
-    written(tmp_path / "yahoo" / "bars_1d.parquet", {"symbol": ["SPY"], "date": day, "adj_close": [0.0]})
+    write_parquet(tmp_path / "yahoo" / "bars_1d.parquet", {"symbol": ["SPY"], "date": day, "adj_close": [0.0]})
     with pytest.raises(TapeMalformedError, match="not positive"):
         read_benchmark(tmp_path)
 
 
-def test_too_few_sessions_for_a_fold_are_an_error_of_this_room(shared_data: Path) -> None:
+def test_too_few_sessions_for_one_fold_raise(shared_data: Path) -> None:
     with pytest.raises(NoFoldsError, match="too few for one fold"):
         macro_regimes(
             shared_data / "macro" / "fred.parquet", shared_data / "tape", RegimeConfig(train_bars=5000, seeds=(0,))

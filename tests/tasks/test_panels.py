@@ -1,4 +1,4 @@
-"""What a night reads: bars on the whole grid, nothing after its clock."""
+"""Panels of a night: bars, benchmark and funding on the whole calendar grid, nothing after the night's clock."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from models.sessions import bar_opens
 from tasks.errors import NoBarsError
 from tasks.panels import load_bars, load_benchmark, load_funding
 
-START, FRIDAY = date(2024, 1, 2), date(2024, 6, 28)
+START = date(2024, 1, 2)
+FRIDAY = date(2024, 6, 28)
 
 
 def test_bars_lie_on_the_whole_calendar_grid_up_to_the_night(desk) -> None:
@@ -25,12 +26,12 @@ def test_bars_lie_on_the_whole_calendar_grid_up_to_the_night(desk) -> None:
     np.testing.assert_array_equal(bars.column("funding_rate")[bars.mask], 0.0)
 
 
-def test_a_dividend_is_part_of_the_return_of_its_day(desk) -> None:
+def test_the_total_return_of_an_ex_date_includes_the_dividend(desk) -> None:
     bars = load_bars(desk.night(FRIDAY))
-    at = int(np.searchsorted(bars.ts, np.datetime64("2024-04-01T13:30")))
+    ex_date = int(np.searchsorted(bars.ts, np.datetime64("2024-04-01T13:30")))
     close = bars.column("close")[:, 0]
-    np.testing.assert_allclose(bars.column("total_return")[at, 0], (close[at] + 0.8) / close[at - 1] - 1)
-    np.testing.assert_allclose(bars.column("total_return")[at + 1, 0], close[at + 1] / close[at] - 1)
+    np.testing.assert_allclose(bars.column("total_return")[ex_date, 0], (close[ex_date] + 0.8) / close[ex_date - 1] - 1)
+    np.testing.assert_allclose(bars.column("total_return")[ex_date + 1, 0], close[ex_date + 1] / close[ex_date] - 1)
 
 
 def test_a_bar_still_open_at_the_clock_is_not_on_the_grid(desk) -> None:
@@ -41,13 +42,15 @@ def test_a_bar_still_open_at_the_clock_is_not_on_the_grid(desk) -> None:
 
 
 def test_bars_can_end_earlier_than_the_night(desk) -> None:
-    night, last = desk.night(FRIDAY), np.datetime64("2024-06-03T13:30", "us")
-    whole, cut = load_bars(night), load_bars(night, last=last)
+    night = desk.night(FRIDAY)
+    last = np.datetime64("2024-06-03T13:30", "us")
+    whole = load_bars(night)
+    cut = load_bars(night, last=last)
     assert cut.ts[-1] == last
     np.testing.assert_array_equal(cut.values, whole.until(last).values)
 
 
-def test_benchmark_is_one_asset_on_the_same_grid(desk) -> None:
+def test_the_benchmark_is_one_asset_on_the_same_grid(desk) -> None:
     night = desk.night(FRIDAY)
     benchmark = load_benchmark(night)
     assert benchmark.symbols == ("IDX",) and benchmark.mask.all()
@@ -55,7 +58,7 @@ def test_benchmark_is_one_asset_on_the_same_grid(desk) -> None:
 
 
 def test_funding_of_a_bar_is_the_rate_last_settled_at_or_before_its_close(desk) -> None:
-    """TGN-27, TRAP-10: settled at 08:00, so known to the bar that opened at 07:00 and to no earlier one."""
+    """TGN-27, TRAP-10: a rate settled at 08:00 is that of the bar opened at 07:00, and of no earlier one."""
     bars = load_bars(desk.night(FRIDAY, "perpetuals"))
     first = int(np.searchsorted(bars.ts, np.datetime64("2024-06-10T07:00")))
     rates = bars.column("funding_rate")
@@ -69,7 +72,7 @@ def test_funding_ends_at_the_clock(desk) -> None:
     assert load_funding(desk.night(FRIDAY, "perpetuals"), symbols=["BBB"]).num_rows == 0
 
 
-def test_a_warehouse_without_bars_and_a_night_before_history_say_what_to_do(desk) -> None:
+def test_a_warehouse_without_bars_and_a_night_before_the_history_raise(desk) -> None:
     live = replace(desk.night(FRIDAY), source="live")
     with pytest.raises(NoBarsError, match="no live bar of stocks"):
         load_bars(live)
@@ -77,7 +80,7 @@ def test_a_warehouse_without_bars_and_a_night_before_history_say_what_to_do(desk
         load_bars(desk.night(date(2023, 12, 29)))
 
 
-def test_a_bar_where_the_calendar_has_none_is_named(desk) -> None:
+def test_a_bar_off_the_calendar_raises_an_error_that_names_it(desk) -> None:
     desk.execute("UPDATE store.bars SET ts = ts + INTERVAL 1 DAY WHERE symbol = 'BBB' AND ts::DATE = '2024-06-14'")
     with pytest.raises(NoBarsError, match="BBB has a bar at 2024-06-15"):
         load_bars(desk.night(FRIDAY))

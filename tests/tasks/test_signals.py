@@ -16,28 +16,29 @@ from tasks.backtest import run_backtests
 from tasks.errors import NoForecastsError, SourceMismatchError
 from tasks.forecasts import Contender, load_forecasts
 from tasks.graphs import write_features
-from tasks.ledger import write_night
 from tasks.portfolio_inputs import forecast_weights, load_portfolio_inputs
 from tasks.signals import SignalReport, next_signals
 from warehouse.errors import PublishedNightError
 
 FRIDAY = date(2024, 6, 28)
 LIMITS = Limits(max_position=0.3, max_correlated_exposure=1.0, min_confidence=0.35, correlation_sessions=20)
-NET, OTHER = Contender("net", "network", ("t0",)), Contender("other", "network", ("t1", "t2"))
+NET = Contender("net", "network", ("t0",))
+OTHER = Contender("other", "network", ("t1", "t2"))
 HOLD = Contender("buy_and_hold", "rule")
 
 
 @pytest.fixture(scope="module")
-def scored_file(open_desk: Callable, forecast: Callable, desk_file: Path, tmp_path_factory) -> Path:
+def scored_file(open_desk: Callable, store_forecasts: Callable, desk_file: Path, tmp_path_factory) -> Path:
     """The warehouse of 28 June with features and a backtest of two networks and buy-and-hold."""
     desk = open_desk(shutil.copy(desk_file, tmp_path_factory.mktemp("scored")))
     for trial in ("t0", "t1", "t2"):
-        forecast(desk, trial, start=date(2024, 4, 1))
-    return scored(replace(desk.night(FRIDAY), tape=Path("tape"))).warehouse.path
+        store_forecasts(desk, trial, start=date(2024, 4, 1))
+    return run_backtest(replace(desk.night(FRIDAY), tape=Path("tape"))).warehouse.path
 
 
 @pytest.fixture
 def desk(open_desk: Callable, scored_file: Path, tmp_path: Path):
+    """A desk on a copy of ``scored_file``."""
     return open_desk(shutil.copy(scored_file, tmp_path))
 
 
@@ -46,22 +47,19 @@ def night(desk):
     return replace(desk.night(FRIDAY), tape=Path("tape"))
 
 
-def scored(night, models=(NET, OTHER, HOLD), horizon=5):
+def run_backtest(night, models=(NET, OTHER, HOLD), horizon=5):
+    """The night, with features and backtests written."""
     write_features.fn(night)
     run_backtests.fn(night, list(models), LIMITS, horizon)
     return night
 
 
-def speak(night, models=(NET, OTHER, HOLD), limits=LIMITS, horizons=(1, 5, 20), horizon=5) -> SignalReport:
+def write_signals(night, models=(NET, OTHER, HOLD), limits=LIMITS, horizons=(1, 5, 20), horizon=5) -> SignalReport:
     return next_signals.fn(night, list(models), limits, horizons, horizon)
 
 
-def publish(night) -> None:
-    write_night(night, state="published", settings="{}", settings_hash="0", published_at=night.clock)
-
-
-def test_every_network_speaks_of_every_symbol_for_the_next_session(desk, night) -> None:
-    report = speak(night)
+def test_every_network_has_a_signal_for_every_symbol_and_the_next_session(desk, night) -> None:
+    report = write_signals(night)
     assert (report.signals, report.for_session) == (8, date(2024, 7, 1))
     rows = desk.rows("SELECT model, symbol, night, as_of::DATE, for_session, run_id FROM store.signals ORDER BY ALL")
     expected = (FRIDAY, FRIDAY, date(2024, 7, 1), night.run_id)
@@ -69,18 +67,18 @@ def test_every_network_speaks_of_every_symbol_for_the_next_session(desk, night) 
 
 
 def test_weights_are_the_last_decision_of_the_backtest(desk, night) -> None:
-    speak(night)
-    book = load_portfolio_inputs(night)
+    write_signals(night)
+    inputs = load_portfolio_inputs(night)
     for contender in (NET, OTHER):
-        forecast = load_forecasts(night, contender, 5, book.ts)
-        expected = forecast_weights(book, forecast, LIMITS, 0)[-1]
+        forecast = load_forecasts(night, contender, 5, inputs.ts)
+        expected = forecast_weights(inputs, forecast, LIMITS, 0)[-1]
         stored = desk.rows(f"SELECT weight FROM store.signals WHERE model = '{contender.model}' ORDER BY symbol")
         assert [weight for (weight,) in stored] == expected.tolist()
         assert np.abs(expected).sum() > 0
 
 
 def test_labels_confidence_and_expectations_come_from_the_mean_of_the_seeds(desk, night) -> None:
-    speak(night)
+    write_signals(night)
     rows = desk.rows(
         "SELECT s.label_3, s.label_5, s.confidence, s.expected_return, s.expected_volatility, p.* FROM store.signals s "
         "JOIN (SELECT symbol, ts, avg(p_strong_sell + p_sell) AS sell, avg(p_hold) AS hold, "
@@ -96,50 +94,50 @@ def test_labels_confidence_and_expectations_come_from_the_mean_of_the_seeds(desk
         assert volatility == pytest.approx(spread)
 
 
-def test_sides_follow_the_weights_and_stops_lie_two_true_ranges_away(desk, night) -> None:
-    speak(night)
+def test_sides_follow_the_weights_and_stops_are_two_average_true_ranges_away(desk, night) -> None:
+    write_signals(night)
     rows = desk.rows(
         "SELECT s.side, s.weight, s.stop_price, s.close, b.close, f.atr_14 FROM store.signals s "
         "JOIN bars b ON b.symbol = s.symbol AND b.ts = s.as_of AND b.universe = s.universe "
         "JOIN features f ON f.symbol = s.symbol AND f.ts = s.as_of AND f.universe = s.universe"
     )
     assert {row[0] for row in rows} >= {"LONG", "SHORT"}
-    for side, weight, stop, said, close, atr in rows:
-        way = {"LONG": 1, "FLAT": 0, "SHORT": -1}[side]
-        assert (np.sign(weight), said) == (way, close)
-        assert stop == (None if way == 0 else pytest.approx(close * (1 - way * 2 * atr)))
+    for side, weight, stop, signal_close, close, atr in rows:
+        sign = {"LONG": 1, "FLAT": 0, "SHORT": -1}[side]
+        assert (np.sign(weight), signal_close) == (sign, close)
+        assert stop == (None if sign == 0 else pytest.approx(close * (1 - sign * 2 * atr)))
 
 
 def test_running_again_changes_no_row(desk, night) -> None:
-    speak(night)
+    write_signals(night)
     before = [desk.contents(f"store.{name}") for name in ("signals", "model_registry")]
-    speak(night)
-    publish(night)
-    speak(night)
+    write_signals(night)
+    desk.publish(FRIDAY)
+    write_signals(night)
     assert [desk.contents(f"store.{name}") for name in ("signals", "model_registry")] == before
 
 
 def test_published_signals_are_never_altered(desk, night) -> None:
-    speak(night)
-    publish(night)
+    write_signals(night)
+    desk.publish(FRIDAY)
     before = desk.contents("store.signals")
     desk.execute("UPDATE store.predictions SET expected_return = expected_return + 1e-9 WHERE trial_id = 't0'")
     with pytest.raises(PublishedNightError, match="recorded night 2024-06-28 of stocks is published"):
-        speak(night)
+        write_signals(night)
     with pytest.raises(PublishedNightError, match="8 signals that are not the 4 computed now"):
-        speak(night, models=(OTHER, HOLD))
+        write_signals(night, models=(OTHER, HOLD))
     assert desk.contents("store.signals") == before
 
 
-def test_a_night_that_was_not_published_may_be_done_anew(desk, night) -> None:
-    speak(night)
-    speak(night, models=(OTHER, HOLD))
+def test_signals_of_an_unpublished_night_may_be_replaced(desk, night) -> None:
+    write_signals(night)
+    write_signals(night, models=(OTHER, HOLD))
     assert desk.rows("SELECT DISTINCT model FROM store.signals") == [("other",)]
     assert desk.rows("SELECT role, model FROM store.model_registry") == [("champion", "other")]
 
 
 def test_champion_and_challenger_are_the_best_networks_of_the_leaderboard(desk, night) -> None:
-    report = speak(night)
+    report = write_signals(night)
     ranked = desk.rows("SELECT model, sharpe FROM store.leaderboard WHERE kind = 'network' ORDER BY rank")
     registered = desk.rows("SELECT model, sharpe FROM store.model_registry ORDER BY role DESC")
     assert registered == ranked
@@ -151,38 +149,40 @@ def test_champion_and_challenger_are_the_best_networks_of_the_leaderboard(desk, 
 
 
 @pytest.mark.parametrize(("source", "tape"), [("live", Path("tape")), ("recorded", None)])
-def test_a_tape_never_passes_for_the_live_market_nor_the_other_way(desk, night, source: str, tape: Path | None) -> None:
+def test_a_live_night_with_a_tape_and_a_recorded_night_without_one_are_refused(
+    desk, night, source: str, tape: Path | None
+) -> None:
     with pytest.raises(SourceMismatchError, match=f"is {source} and its tape is {tape}"):
-        speak(replace(night, source=source, tape=tape))
+        write_signals(replace(night, source=source, tape=tape))
     assert desk.contents("store.signals").num_rows == 0
 
 
-def test_a_night_without_a_network_has_nothing_to_say(desk, night) -> None:
+def test_a_night_without_a_network_raises(desk, night) -> None:
     with pytest.raises(NoForecastsError, match="no network on the leaderboard of stocks, night 2024-06-28"):
-        speak(night, models=(HOLD,))
+        write_signals(night, models=(HOLD,))
 
 
-def test_a_session_that_has_not_closed_has_no_signals(desk, night) -> None:
+def test_a_session_that_has_not_closed_raises(desk, night) -> None:
     early = replace(night, clock=datetime(2024, 6, 28, 19, 59, tzinfo=UTC))
     with pytest.raises(NoForecastsError, match="session 2024-06-28 has not closed by 2024-06-28 19:59"):
-        speak(early)
+        write_signals(early)
 
 
-def test_a_symbol_that_missed_the_session_has_no_signal(desk, night) -> None:
+def test_a_symbol_without_a_bar_of_the_session_has_no_signal(desk, night) -> None:
     desk.execute("DELETE FROM store.bars WHERE symbol = 'BBB' AND ts::DATE = '2024-06-28'")
     desk.execute("DELETE FROM store.predictions WHERE symbol = 'BBB' AND ts::DATE = '2024-06-28'")
-    speak(scored(night, models=(NET, HOLD)), models=(NET, HOLD))
+    write_signals(run_backtest(night, models=(NET, HOLD)), models=(NET, HOLD))
     assert desk.rows("SELECT symbol FROM store.signals ORDER BY 1") == [("AAA",), ("CCC",), ("DDD",)]
 
 
-def test_a_perpetual_that_missed_the_last_hour_speaks_from_the_hour_before(desk, forecast: Callable) -> None:
-    forecast(desk, "t0", start=date(2024, 6, 11), universe="perpetuals", end=date(2024, 6, 21), horizons=(1, 24))
+def test_a_perpetual_without_the_last_hour_has_a_signal_from_the_hour_before(desk, store_forecasts: Callable) -> None:
+    store_forecasts(desk, "t0", start=date(2024, 6, 11), universe="perpetuals", end=date(2024, 6, 21), horizons=(1, 24))
     late = "ts >= '2024-06-20 23:00:00+00' AND symbol = 'BBB' AND universe = 'perpetuals'"
     desk.execute(f"DELETE FROM store.bars WHERE {late}")
     desk.execute(f"DELETE FROM store.predictions WHERE {late}")
     night = replace(desk.night(date(2024, 6, 20), "perpetuals"), tape=Path("tape"))
-    scored(night, models=(NET, HOLD), horizon=24)
-    report = speak(night, models=(NET, HOLD), horizons=(1, 24), horizon=24)
+    run_backtest(night, models=(NET, HOLD), horizon=24)
+    report = write_signals(night, models=(NET, HOLD), horizons=(1, 24), horizon=24)
     assert report.for_session == date(2024, 6, 21)
     assert desk.rows("SELECT symbol, hour(as_of) FROM store.signals ORDER BY 1") == [("AAA", 23), ("BBB", 22)]
     stored = desk.rows("SELECT symbol, weight FROM store.signals WHERE weight <> 0 ORDER BY 1")
@@ -193,12 +193,12 @@ def test_a_perpetual_that_missed_the_last_hour_speaks_from_the_hour_before(desk,
     assert stored == decided
 
 
-def test_a_day_earlier_gives_the_same_signals_whatever_came_after(desk, night, tmp_path: Path) -> None:
-    cut = desk.another(tmp_path / "cut")
+def test_signals_do_not_depend_on_data_after_the_night(desk, night, tmp_path: Path) -> None:
+    cut = desk.copy_to(tmp_path / "cut")
     for table in ("bars", "predictions", "corporate_actions"):
         cut.execute(f"DELETE FROM store.{table} WHERE ts > '2024-06-29'")
     for table in ("features", "equity_curves", "positions", "leaderboard", "metrics", "backtests"):
         cut.execute(f"DELETE FROM store.{table}")
-    speak(night)
-    speak(scored(replace(night, warehouse=cut.warehouse)))
+    write_signals(night)
+    write_signals(run_backtest(replace(night, warehouse=cut.warehouse)))
     assert cut.contents("store.signals") == desk.contents("store.signals")

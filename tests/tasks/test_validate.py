@@ -1,13 +1,11 @@
-"""Validating a night in a real warehouse: what is accepted, what is kept out and why, and the same again."""
+"""Validation of a night in a real warehouse: rows accepted, flagged, quarantined or blocked, and repeated runs."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -18,42 +16,23 @@ from models.sessions import bar_opens
 from tasks.errors import NightBlockedError
 from tasks.night import Night
 from tasks.validate import ValidationReport, validate_night
+from tests.universes import make_perpetuals, make_stocks
 from warehouse.connect import Warehouse
-from warehouse.migrate import migrate
 from warehouse.tables import append
-from warehouse.universes import Member, Universe
+from warehouse.universes import Universe
 
 START = date(2024, 1, 2)
 FRIDAY, SATURDAY, MONDAY, TUESDAY = (date(2024, 3, day) for day in (1, 2, 4, 5))
 SYMBOLS = ("AAA", "BBB", "CCC", "DDD", "IDX")
-STOCKS = Universe(
-    name="stocks",
-    provider="yahoo",
-    interval="1d",
-    calendar="XNYS",
-    benchmark="IDX",
-    history_start=datetime.combine(START, datetime.min.time(), UTC),
-    commission_bps=1,
-    slippage_bps=5,
-    survivorship_biased=True,
-    members=tuple(Member(symbol, None, None, START, None) for symbol in SYMBOLS[:-1]),
-)
-PERPETUALS = replace(
-    STOCKS,
-    name="perpetuals",
-    provider="bybit",
-    interval="1h",
-    calendar="24/7",
-    benchmark="AAA",
-    history_start=datetime(2024, 3, 1, tzinfo=UTC),
-)
+STOCKS = make_stocks(SYMBOLS[:-1], "IDX", START)
+PERPETUALS = make_perpetuals(SYMBOLS[:-1], date(2024, 3, 1))
 STORE = ("bars", "corporate_actions", "funding_rates", "quarantine", "checks")
 Rows = list[dict[str, object]]
 
 
 @dataclass(frozen=True)
 class Raw:
-    """A warehouse whose raw tables a test fills as ingest would."""
+    """A warehouse whose raw tables a test fills like ingest."""
 
     warehouse: Warehouse
 
@@ -62,18 +41,19 @@ class Raw:
         return Night(as_of, "recorded", universe, self.warehouse, clock)
 
     def receive(self, night: Night, bars: Rows, actions: Rows = (), funding: Rows = ()) -> None:
-        """Puts rows into the night's delta, and the night into the ledger of pulls."""
+        """Writes the rows as the night's delta, and its pull status."""
         stamps = {**night.slice, **night.stamp}
         with self.warehouse.write("test") as con:
             for table, rows in (("bars", bars), ("corporate_actions", actions), ("funding_rates", funding)):
                 if rows:
                     extra = {"interval": night.universe.interval} if table == "bars" else {}
-                    typed = pa.Table.from_pylist(list(rows))
-                    typed = typed.set_column(typed.column_names.index("ts"), "ts", typed["ts"].cast(TS_TYPE))
-                    append(con, f"raw.{table}", typed, **extra, provider=night.universe.provider, **stamps)
+                    received = pa.Table.from_pylist(list(rows))
+                    ts = received["ts"].cast(TS_TYPE)
+                    received = received.set_column(received.column_names.index("ts"), "ts", ts)
+                    append(con, f"raw.{table}", received, **extra, provider=night.universe.provider, **stamps)
             counts = dict.fromkeys(("bars", "restated", "actions", "funding"), 0)
-            ledger = pa.Table.from_pylist([{"symbol": "AAA", "status": "ok", **counts}])
-            append(con, "raw.fetches", ledger, night=night.as_of, **stamps)
+            status = pa.Table.from_pylist([{"symbol": "AAA", "status": "ok", **counts}])
+            append(con, "raw.fetches", status, night=night.as_of, **stamps)
 
     def rows(self, query: str) -> list[tuple]:
         with self.warehouse.read() as con:
@@ -85,27 +65,21 @@ class Raw:
             return {name: con.execute(f"FROM store.{name} ORDER BY ALL").to_arrow_table() for name in STORE}
 
     def failed(self, night: Night) -> dict[str, tuple]:
-        """rule: policy, rows failed and failing keys of the night's failed checks."""
-        found = self.rows(
+        """Policy, number of failed rows and failing keys of each rule that the night failed."""
+        checks = self.rows(
             f"SELECT rule, policy, rows_failed, failing_keys FROM checks WHERE night = '{night.as_of}' AND NOT passed"
         )
-        return {rule: (policy, count, json.loads(keys)) for rule, policy, count, keys in found}
-
-
-@pytest.fixture(scope="session")
-def empty_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("raw") / "warehouse.duckdb"
-    migrate(Warehouse.at(path))
-    return path
+        return {rule: (policy, count, json.loads(keys)) for rule, policy, count, keys in checks}
 
 
 @pytest.fixture
-def raw(empty_file: Path, tmp_path: Path) -> Raw:
-    return Raw(Warehouse.at(shutil.copy(empty_file, tmp_path)))
+def raw(warehouse: Warehouse) -> Raw:
+    """An empty warehouse to receive raw rows."""
+    return Raw(warehouse)
 
 
-def bars(first: date, last: date, universe: Universe = STOCKS, symbols: Iterable[str] = SYMBOLS) -> Rows:
-    """Every bar of the sessions [first, last], closes moving by about 1 % a bar, the same on every call."""
+def make_bars(first: date, last: date, universe: Universe = STOCKS, symbols: Iterable[str] = SYMBOLS) -> Rows:
+    """Every bar of the sessions [first, last] by a random walk of about 1 % a bar, the same on every call."""
     grid = bar_opens(universe.calendar, universe.interval, START, last + timedelta(days=1))
     rows = []
     for k, symbol in enumerate(SYMBOLS):
@@ -118,25 +92,25 @@ def bars(first: date, last: date, universe: Universe = STOCKS, symbols: Iterable
     return rows
 
 
-def change(rows: Rows, symbol: str, day: date, **values: float) -> Rows:
+def with_values(rows: Rows, symbol: str, day: date, **values: float) -> Rows:
     """The rows with other values in one bar."""
     return [r | values if (r["symbol"], r["ts"].date()) == (symbol, day) else r for r in rows]
 
 
-def validated(raw: Raw) -> Raw:
-    """With the history until Friday received and validated."""
+def validate_history(raw: Raw) -> Raw:
+    """The warehouse after the history up to Friday was received and validated."""
     night = raw.night(FRIDAY)
-    paid = [{"symbol": "AAA", "ts": datetime(2024, 2, 1, 14, 30), "kind": "dividend", "value": 0.4}]
-    raw.receive(night, bars(START, FRIDAY), paid)
+    dividends = [{"symbol": "AAA", "ts": datetime(2024, 2, 1, 14, 30), "kind": "dividend", "value": 0.4}]
+    raw.receive(night, make_bars(START, FRIDAY), dividends)
     validate_night.fn(night)
     return raw
 
 
-def test_a_clean_first_night_accepts_every_row_with_its_own_stamps(raw: Raw) -> None:
+def test_a_clean_first_night_accepts_every_row_with_run_and_clock(raw: Raw) -> None:
     night = raw.night(FRIDAY)
-    raw.receive(night, bars(START, FRIDAY), [{"symbol": "AAA", "ts": START, "kind": "dividend", "value": 0.4}])
+    raw.receive(night, make_bars(START, FRIDAY), [{"symbol": "AAA", "ts": START, "kind": "dividend", "value": 0.4}])
     report = validate_night.fn(night)
-    count = len(bars(START, FRIDAY))
+    count = len(make_bars(START, FRIDAY))
     assert report == ValidationReport(count + 1, count + 1, flagged=0, quarantined=0, failed=())
     assert raw.rows("SELECT count(*), any_value(run_id), any_value(fetched_at) FROM store.bars WHERE flag IS NULL") == [
         (count, night.run_id, night.clock)
@@ -145,19 +119,21 @@ def test_a_clean_first_night_accepts_every_row_with_its_own_stamps(raw: Raw) -> 
     assert raw.rows("SELECT DISTINCT passed, night, run_id FROM checks") == [(True, FRIDAY, night.run_id)]
 
 
-def test_one_bad_symbol_is_kept_out_with_its_reason_and_the_rest_is_accepted(raw: Raw) -> None:
+def test_a_bad_row_is_quarantined_with_its_reasons_and_the_rest_is_accepted(raw: Raw) -> None:
     night = raw.night(MONDAY)
-    validated(raw).receive(night, change(bars(MONDAY, MONDAY), "BBB", MONDAY, close=float("nan"), volume=-1.0))
+    validate_history(raw).receive(
+        night, with_values(make_bars(MONDAY, MONDAY), "BBB", MONDAY, close=float("nan"), volume=-1.0)
+    )
     report = validate_night.fn(night)
     assert (report.accepted, report.quarantined) == (4, 1)
     assert report.failed == ("bars null", "bars volume", "bars gap")
     assert raw.rows(f"SELECT symbol FROM store.bars WHERE ts::DATE = '{MONDAY}' ORDER BY symbol") == [
         (s,) for s in ("AAA", "CCC", "DDD", "IDX")
     ]
-    kept_out = raw.rows("SELECT table_name, symbol, rule, reason, contents, run_id FROM quarantine ORDER BY rule")
-    assert [row[:3] for row in kept_out] == [("bars", "BBB", "null"), ("bars", "BBB", "volume")]
-    assert kept_out[1][3] == "volume is negative or infinite"
-    contents = json.loads(kept_out[0][4])
+    quarantined = raw.rows("SELECT table_name, symbol, rule, reason, contents, run_id FROM quarantine ORDER BY rule")
+    assert [row[:3] for row in quarantined] == [("bars", "BBB", "null"), ("bars", "BBB", "volume")]
+    assert quarantined[1][3] == "volume is negative or infinite"
+    contents = json.loads(quarantined[0][4])
     assert (contents["close"], contents["volume"], contents["ts"]) == ("nan", -1.0, "2024-03-04T14:30:00+00:00")
     assert raw.failed(night)["volume"] == (
         "quarantine",
@@ -168,10 +144,10 @@ def test_one_bad_symbol_is_kept_out_with_its_reason_and_the_rest_is_accepted(raw
     assert message.startswith("1 of 5 rows: volume is negative or infinite (BBB 2024-03-04T14:30:00Z). These rows wait")
 
 
-def test_a_flagged_bar_is_accepted_and_carries_the_rules_names(raw: Raw) -> None:
+def test_a_flagged_bar_is_accepted_with_the_names_of_its_rules(raw: Raw) -> None:
     night = raw.night(MONDAY)
-    spoilt = dict.fromkeys(("open", "high", "low", "close"), 100.0)
-    validated(raw).receive(night, change(bars(MONDAY, MONDAY), "BBB", MONDAY, **spoilt, volume=0.0))
+    prices = dict.fromkeys(("open", "high", "low", "close"), 100.0)
+    validate_history(raw).receive(night, with_values(make_bars(MONDAY, MONDAY), "BBB", MONDAY, **prices, volume=0.0))
     report = validate_night.fn(night)
     assert (report.accepted, report.flagged) == (5, 1)
     assert raw.rows("SELECT symbol, close, flag FROM bars WHERE flag IS NOT NULL") == [
@@ -179,33 +155,33 @@ def test_a_flagged_bar_is_accepted_and_carries_the_rules_names(raw: Raw) -> None
     ]
 
 
-def test_a_blocked_night_leaves_the_store_as_it_was_and_says_why(raw: Raw) -> None:
+def test_a_blocked_night_raises_the_reason_and_leaves_the_store_unchanged(raw: Raw) -> None:
     night = raw.night(MONDAY)
-    before = validated(raw).contents()
-    raw.receive(night, bars(MONDAY, TUESDAY))
+    before = validate_history(raw).contents()
+    raw.receive(night, make_bars(MONDAY, TUESDAY))
     with pytest.raises(NightBlockedError, match=r"night 2024-03-04 of stocks.*bars future: 5 of 10 rows"):
         validate_night.fn(night)
     after = raw.contents()
     assert all(after[name].equals(before[name]) for name in STORE if name != "checks")
-    assert {rule: found[:2] for rule, found in raw.failed(night).items()} == {"future": ("block", 5)}
+    assert {rule: failure[:2] for rule, failure in raw.failed(night).items()} == {"future": ("block", 5)}
 
 
-def test_rows_of_a_blocked_night_are_judged_again_by_the_next_one(raw: Raw) -> None:
-    """Ingest brings only what is new or changed: what a blocked night had brought would be lost otherwise."""
-    validated(raw).receive(raw.night(MONDAY), bars(MONDAY, TUESDAY))
+def test_rows_of_a_blocked_night_are_checked_again_by_the_next_night(raw: Raw) -> None:
+    """Otherwise they would be lost, because ingest writes only new and changed rows."""
+    validate_history(raw).receive(raw.night(MONDAY), make_bars(MONDAY, TUESDAY))
     with pytest.raises(NightBlockedError):
         validate_night.fn(raw.night(MONDAY))
     night = raw.night(TUESDAY)
     raw.receive(night, [])
     assert validate_night.fn(night).accepted == 10
     wednesday = raw.night(date(2024, 3, 6))
-    raw.receive(wednesday, bars(date(2024, 3, 6), date(2024, 3, 6)))
+    raw.receive(wednesday, make_bars(date(2024, 3, 6), date(2024, 3, 6)))
     assert validate_night.fn(wednesday).checked == 5
 
 
-def test_too_much_in_quarantine_blocks_the_night(raw: Raw) -> None:
+def test_too_many_quarantined_rows_block_the_night(raw: Raw) -> None:
     night = raw.night(FRIDAY)
-    received = bars(START, FRIDAY)
+    received = make_bars(START, FRIDAY)
     raw.receive(night, [r | {"volume": -1.0} if r["symbol"] in ("AAA", "BBB") else r for r in received])
     with pytest.raises(NightBlockedError, match="quarantined_share"):
         validate_night.fn(night, max_quarantined_fraction=0.3)
@@ -213,23 +189,26 @@ def test_too_much_in_quarantine_blocks_the_night(raw: Raw) -> None:
     assert validate_night.fn(night, max_quarantined_fraction=0.5).quarantined == 0.4 * len(received)
 
 
-def test_a_night_validated_twice_is_the_same_row_for_row(raw: Raw) -> None:
+def test_validating_a_night_twice_changes_no_row(raw: Raw) -> None:
     night = raw.night(MONDAY)
-    spoilt = change(bars(date(2024, 2, 27), MONDAY), "BBB", MONDAY, volume=0.0)
-    spoilt = change(change(spoilt, "CCC", MONDAY, close=1e9), "AAA", FRIDAY, close=51.0, high=52.0, low=49.0, open=50.0)
-    validated(raw).receive(night, spoilt, [{"symbol": "AAA", "ts": MONDAY, "kind": "dividend", "value": 9e9}])
+    received = with_values(make_bars(date(2024, 2, 27), MONDAY), "BBB", MONDAY, volume=0.0)
+    received = with_values(received, "CCC", MONDAY, close=1e9)
+    received = with_values(received, "AAA", FRIDAY, close=51.0, high=52.0, low=49.0, open=50.0)
+    validate_history(raw).receive(night, received, [{"symbol": "AAA", "ts": MONDAY, "kind": "dividend", "value": 9e9}])
     first = validate_night.fn(night)
     once = raw.contents()
     assert validate_night.fn(night) == first
     assert raw.contents() == once
 
 
-def test_an_earlier_night_validated_again_finds_the_same_and_brings_no_old_price_back(raw: Raw) -> None:
+def test_validating_an_earlier_night_again_restores_no_old_price(raw: Raw) -> None:
     friday, monday, tuesday = (raw.night(day) for day in (FRIDAY, MONDAY, TUESDAY))
-    validated(raw).receive(monday, bars(MONDAY, MONDAY))
+    validate_history(raw).receive(monday, make_bars(MONDAY, MONDAY))
     validate_night.fn(monday)
-    quarter = [r | {name: r[name] / 4 for name in ("open", "high", "low", "close")} for r in bars(START, TUESDAY)]
-    raw.receive(tuesday, quarter, [{"symbol": s, "ts": TUESDAY, "kind": "split", "value": 4.0} for s in SYMBOLS])
+    after_split = [
+        r | {name: r[name] / 4 for name in ("open", "high", "low", "close")} for r in make_bars(START, TUESDAY)
+    ]
+    raw.receive(tuesday, after_split, [{"symbol": s, "ts": TUESDAY, "kind": "split", "value": 4.0} for s in SYMBOLS])
     assert validate_night.fn(tuesday).failed == ()
     after = raw.contents()
     for night in (friday, monday):
@@ -237,40 +216,40 @@ def test_an_earlier_night_validated_again_finds_the_same_and_brings_no_old_price
         assert raw.contents() == after
 
 
-def test_a_restated_bar_replaces_the_one_before_it(raw: Raw) -> None:
+def test_a_restated_bar_replaces_its_former_version(raw: Raw) -> None:
     night = raw.night(MONDAY)
     restated = {"open": 50.0, "high": 52.0, "low": 49.0, "close": 51.0}
-    received = [r for r in bars(FRIDAY, MONDAY) if r["ts"].date() == MONDAY or r["symbol"] == "AAA"]
-    validated(raw).receive(night, change(received, "AAA", FRIDAY, **restated))
+    received = [r for r in make_bars(FRIDAY, MONDAY) if r["ts"].date() == MONDAY or r["symbol"] == "AAA"]
+    validate_history(raw).receive(night, with_values(received, "AAA", FRIDAY, **restated))
     validate_night.fn(night)
     assert raw.rows(f"SELECT close, run_id FROM store.bars WHERE symbol = 'AAA' AND ts::DATE = '{FRIDAY}'") == [
         (51.0, night.run_id)
     ]
-    assert raw.rows("SELECT count(*) FROM store.bars") == [(len(bars(START, MONDAY)),)]
+    assert raw.rows("SELECT count(*) FROM store.bars") == [(len(make_bars(START, MONDAY)),)]
 
 
-def test_a_bad_restatement_leaves_the_last_good_bar(raw: Raw) -> None:
+def test_a_bad_restatement_leaves_the_last_good_version(raw: Raw) -> None:
     night = raw.night(MONDAY)
-    received = change(bars(FRIDAY, MONDAY), "AAA", FRIDAY, close=-1.0)
-    before = validated(raw).rows(f"SELECT * FROM store.bars WHERE symbol = 'AAA' AND ts::DATE = '{FRIDAY}'")
+    received = with_values(make_bars(FRIDAY, MONDAY), "AAA", FRIDAY, close=-1.0)
+    before = validate_history(raw).rows(f"SELECT * FROM store.bars WHERE symbol = 'AAA' AND ts::DATE = '{FRIDAY}'")
     raw.receive(night, received)
     assert validate_night.fn(night).quarantined == 1
-    found = raw.rows(f"SELECT * FROM store.bars WHERE symbol = 'AAA' AND ts::DATE = '{FRIDAY}'")
-    assert found == before
+    after = raw.rows(f"SELECT * FROM store.bars WHERE symbol = 'AAA' AND ts::DATE = '{FRIDAY}'")
+    assert after == before
 
 
-def test_only_the_latest_version_of_a_night_is_judged(raw: Raw) -> None:
-    """A live night that died and ran again has pulled twice, at two clocks, under one run."""
-    night = validated(raw).night(MONDAY)
-    raw.receive(night, change(bars(MONDAY, MONDAY), "AAA", MONDAY, close=-1.0))
+def test_only_the_latest_version_of_a_row_in_a_night_is_checked(raw: Raw) -> None:
+    """A live night that was killed and run again has pulled twice, at two clocks, under one run id."""
+    night = validate_history(raw).night(MONDAY)
+    raw.receive(night, with_values(make_bars(MONDAY, MONDAY), "AAA", MONDAY, close=-1.0))
     later = replace(night, clock=night.clock + timedelta(minutes=5))
-    raw.receive(later, bars(MONDAY, MONDAY, symbols=["AAA"]))
+    raw.receive(later, make_bars(MONDAY, MONDAY, symbols=["AAA"]))
     assert validate_night.fn(later).failed == ()
 
 
-def test_exact_copies_in_a_pull_count_once_and_contradicting_ones_are_kept_out(raw: Raw) -> None:
-    night = validated(raw).night(MONDAY)
-    received = bars(MONDAY, MONDAY)
+def test_exact_duplicates_count_once_and_contradictory_ones_are_quarantined(raw: Raw) -> None:
+    night = validate_history(raw).night(MONDAY)
+    received = make_bars(MONDAY, MONDAY)
     twice = [r | {"volume": 2e3} if r["symbol"] == "BBB" else r for r in received if r["symbol"] in ("AAA", "BBB")]
     raw.receive(night, received + twice)
     report = validate_night.fn(night)
@@ -278,42 +257,42 @@ def test_exact_copies_in_a_pull_count_once_and_contradicting_ones_are_kept_out(r
     assert raw.failed(night)["duplicate"][:2] == ("quarantine", 2)
 
 
-def test_a_weekend_has_nothing_to_check_and_passes(raw: Raw) -> None:
-    report = validate_night.fn(validated(raw).night(SATURDAY))
+def test_a_night_without_a_session_passes_with_nothing_to_check(raw: Raw) -> None:
+    report = validate_night.fn(validate_history(raw).night(SATURDAY))
     assert report == ValidationReport(0, 0, flagged=0, quarantined=0, failed=())
-    checked = raw.rows(f"SELECT DISTINCT passed, rows_checked FROM checks WHERE night = '{SATURDAY}' AND rule = 'null'")
-    assert checked == [(True, 0)]
+    results = raw.rows(f"SELECT DISTINCT passed, rows_checked FROM checks WHERE night = '{SATURDAY}' AND rule = 'null'")
+    assert results == [(True, 0)]
 
 
-def test_a_session_without_bars_blocks_and_a_missing_bar_is_reported(raw: Raw) -> None:
+def test_a_session_without_bars_blocks_and_a_single_missing_bar_is_flagged(raw: Raw) -> None:
     with pytest.raises(NightBlockedError, match="latest closed bar is missing"):
-        validate_night.fn(validated(raw).night(MONDAY))
+        validate_night.fn(validate_history(raw).night(MONDAY))
     night = raw.night(MONDAY)
-    raw.receive(night, [r for r in bars(MONDAY, MONDAY) if r["symbol"] != "CCC"])
+    raw.receive(night, [r for r in make_bars(MONDAY, MONDAY) if r["symbol"] != "CCC"])
     assert validate_night.fn(night).failed == ("bars gap",)
     assert raw.failed(night)["gap"] == ("flag", 1, [{"symbol": "CCC", "ts": "2024-03-04T14:30:00Z"}])
 
 
-def test_a_late_start_does_not_ask_for_bars_of_the_next_day(raw: Raw) -> None:
-    """A live night begins after the midnight that ends it, at the wall's clock."""
+def test_a_night_started_late_expects_no_bars_of_the_next_day(raw: Raw) -> None:
+    """The clock of a live night is the time it is started at, which may be after the midnight that ends it."""
     night = raw.night(FRIDAY, PERPETUALS)
     late = replace(night, clock=night.clock + timedelta(hours=5))
-    raw.receive(late, bars(FRIDAY, FRIDAY, PERPETUALS, SYMBOLS[:-1]))
+    raw.receive(late, make_bars(FRIDAY, FRIDAY, PERPETUALS, SYMBOLS[:-1]))
     assert validate_night.fn(late).failed == ()
 
 
-def test_a_bar_off_the_calendar_is_kept_out_even_on_the_last_day(raw: Raw) -> None:
-    """Yahoo adds the running price of the day as a row of its own, stamped when it was asked."""
-    night = validated(raw).night(MONDAY)
-    stray = [r | {"ts": datetime(2024, 3, 4, 20, 59, 7)} for r in bars(MONDAY, MONDAY, symbols=["AAA"])]
-    raw.receive(night, bars(MONDAY, MONDAY) + stray)
+def test_a_bar_off_the_calendar_is_quarantined_even_on_the_last_day(raw: Raw) -> None:
+    """Yahoo adds the current price of the day as a row of its own, with the time of the request."""
+    night = validate_history(raw).night(MONDAY)
+    stray = [r | {"ts": datetime(2024, 3, 4, 20, 59, 7)} for r in make_bars(MONDAY, MONDAY, symbols=["AAA"])]
+    raw.receive(night, make_bars(MONDAY, MONDAY) + stray)
     assert validate_night.fn(night).failed == ("bars off_grid",)
 
 
-def test_hourly_perpetuals_and_their_funding(raw: Raw) -> None:
+def test_hourly_perpetuals_and_their_funding_are_validated(raw: Raw) -> None:
     night = raw.night(FRIDAY, PERPETUALS)
-    received = bars(FRIDAY, FRIDAY, PERPETUALS, SYMBOLS[:-1])
-    hours = (0, 8, 16, 24)  # the settlement at the clock itself is known by then
+    received = make_bars(FRIDAY, FRIDAY, PERPETUALS, SYMBOLS[:-1])
+    hours = (0, 8, 16, 24)  # the settlement at the clock itself counts too
     settled = [{"symbol": "AAA", "ts": datetime(2024, 3, 1) + timedelta(hours=h), "rate": 1e-4} for h in hours]
     settled[1]["rate"] = 0.3
     raw.receive(night, received, funding=settled)
@@ -324,18 +303,18 @@ def test_hourly_perpetuals_and_their_funding(raw: Raw) -> None:
     following = raw.night(SATURDAY, PERPETUALS)
     raw.receive(
         following,
-        bars(SATURDAY, SATURDAY, PERPETUALS, SYMBOLS[:-1]),
+        make_bars(SATURDAY, SATURDAY, PERPETUALS, SYMBOLS[:-1]),
         funding=[{"symbol": "AAA", "ts": datetime(2024, 3, 2, 16), "rate": 1e-4}],
     )
     assert validate_night.fn(following).failed == ("funding_rates gap",)
 
 
-def test_a_known_settlement_refused_before_is_no_predecessor(raw: Raw) -> None:
+def test_a_settlement_quarantined_before_still_leaves_a_gap(raw: Raw) -> None:
     night = raw.night(FRIDAY, PERPETUALS)
     settled = [{"symbol": "AAA", "ts": datetime(2024, 3, 1, h), "rate": rate} for h, rate in ((8, 1e-4), (16, 0.3))]
-    raw.receive(night, bars(FRIDAY, FRIDAY, PERPETUALS, SYMBOLS[:-1]), funding=settled)
+    raw.receive(night, make_bars(FRIDAY, FRIDAY, PERPETUALS, SYMBOLS[:-1]), funding=settled)
     validate_night.fn(night)
     following = raw.night(SATURDAY, PERPETUALS)
     settled = [{"symbol": "AAA", "ts": datetime(2024, 3, 2), "rate": 1e-4}]
-    raw.receive(following, bars(SATURDAY, SATURDAY, PERPETUALS, SYMBOLS[:-1]), funding=settled)
+    raw.receive(following, make_bars(SATURDAY, SATURDAY, PERPETUALS, SYMBOLS[:-1]), funding=settled)
     assert validate_night.fn(following).failed == ("funding_rates gap",)

@@ -1,4 +1,4 @@
-"""A migrated warehouse for each test, and rows to put into it."""
+"""A migrated warehouse for each test, and fixtures that write rows to it."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ SLICE = {"source": "recorded", "universe": "us_stocks"}
 
 @pytest.fixture(scope="session")
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A freshly migrated file, to copy."""
+    """A migrated file without rows, to copy."""
     path = tmp_path_factory.mktemp("template") / "warehouse.duckdb"
-    migrate(Warehouse.at(path))
+    migrate(Warehouse.from_url(path))
     return path
 
 
 @pytest.fixture
 def warehouse(migrated: Path, tmp_path: Path) -> Warehouse:
-    """A migrated warehouse of the test's own; it waits 5 s for its lock, no longer."""
+    """The test's own migrated warehouse; it waits at most 5 s for its lock."""
     path = tmp_path / "warehouse.duckdb"
     shutil.copyfile(migrated, path)
     return Warehouse(path, lock_timeout_s=5.0)
@@ -44,7 +44,7 @@ def instant(text: str) -> datetime:
 
 @pytest.fixture
 def add_bars(warehouse: Warehouse) -> Callable[..., None]:
-    """add_bars({ts: close}, symbol=…, table=…, …): flat bars, one per ts, appended to ``store.bars``."""
+    """add_bars({ts: close}, symbol=…, table=…, …): appends flat bars, one per ts, to ``store.bars``."""
 
     def add(closes: dict[str, float], symbol: str = "AAA", table: str = "store.bars", **columns: object) -> None:
         close = list(closes.values())
@@ -64,7 +64,7 @@ def add_bars(warehouse: Warehouse) -> Callable[..., None]:
 
 @pytest.fixture
 def add_actions(warehouse: Warehouse) -> Callable[..., None]:
-    """add_actions({ts: value}, symbol=…, kind=…, …): corporate actions, dividends unless said otherwise."""
+    """add_actions({ts: value}, symbol=…, kind=…, …): appends corporate actions, by default dividends."""
 
     def add(values: dict[str, float], symbol: str = "AAA", kind: str = "dividend", **columns: object) -> None:
         rows = pa.table({"ts": pa.array([instant(ts) for ts in values], TS), "value": list(values.values())})
@@ -77,11 +77,11 @@ def add_actions(warehouse: Warehouse) -> Callable[..., None]:
 
 @pytest.fixture
 def add_night(warehouse: Warehouse) -> Callable[..., None]:
-    """add_night(date, published=…): a night with a champion, a loser and a signal of each for AAA."""
+    """add_night(date, published=…): writes a night with a champion, a challenger and a signal of each for AAA."""
 
     def add(night: date, published: bool = True, **columns: object) -> None:
         key = {"night": night, **SLICE, **columns}
-        run = {**key, "run_id": f"{key['source']}-{key['universe']}-{night}"}
+        stamps = {**key, "run_id": f"{key['source']}-{key['universe']}-{night}"}
         row = {"clock": CLOCK, "settings": "{}", "settings_hash": "0", "state": "running"}
         signal = {
             **{"symbol": "AAA", "as_of": CLOCK, "for_session": date(2024, 7, 1), "side": "LONG", "label_3": "BUY"},
@@ -98,26 +98,26 @@ def add_night(warehouse: Warehouse) -> Callable[..., None]:
         signals = pa.Table.from_pylist([{**signal, "model": model} for model in ("winner", "loser")])
         returns = pa.array([[(1, 0.002), (5, 0.01)]] * 2, pa.map_(pa.int32(), pa.float64()))
         with warehouse.write("add night") as con:
-            stamped = {**row, "published_at": CLOCK if published else None}
-            replace_slice(con, "store.nights", pa.Table.from_pylist([stamped]), **run)
-            append(con, "store.model_registry", registry, **run)
-            append(con, "store.signals", signals.append_column("expected_return", returns), **run)
+            nights = pa.Table.from_pylist([{**row, "published_at": CLOCK if published else None}])
+            replace_slice(con, "store.nights", nights, **stamps)
+            append(con, "store.model_registry", registry, **stamps)
+            append(con, "store.signals", signals.append_column("expected_return", returns), **stamps)
 
     return add
 
 
 @pytest.fixture
 def start_python() -> Iterator[Callable[..., subprocess.Popen]]:
-    """start_python(code, *arguments): a Python process of our own, killed at the end of the test if it still runs."""
-    started = []
+    """start_python(code, *arguments): starts a Python process, killed at the end of the test if it still runs."""
+    processes = []
 
     def start(code: str, *arguments: object) -> subprocess.Popen:
         command = [sys.executable, "-c", code, *map(str, arguments)]
         process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        started.append(process)
+        processes.append(process)
         return process
 
     yield start
-    for process in started:
+    for process in processes:
         process.kill()
         process.communicate()

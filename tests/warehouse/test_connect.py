@@ -26,41 +26,45 @@ from warehouse.errors import (
 )
 
 ADD = """
-INSERT INTO store.universes
-SELECT 'added ' || i, 'yahoo', '1d', 'XNYS', 'SPY', '2020-01-01', 1, 5, true, '' FROM range({}) AS r(i)
+INSERT INTO store.universes BY NAME
+SELECT
+    'added ' || i AS universe, 'yahoo' AS provider, '1d' AS interval, 'XNYS' AS calendar, 'SPY' AS benchmark,
+    '2020-01-01' AS history_start, 1 AS commission_bps, 5 AS slippage_bps, true AS survivorship_biased,
+    '' AS description
+FROM range({}) AS r(i)
 """
 
 HOLD = """
 import sys, time
 from warehouse.connect import Warehouse
-with Warehouse.at(sys.argv[1]).write("a long backfill"):
+with Warehouse.from_url(sys.argv[1]).write("a long backfill"):
     print("held", flush=True)
     time.sleep(float(sys.argv[2]))
 """
 
 
-def add(warehouse: Warehouse, rows: int) -> None:
+def add_universes(warehouse: Warehouse, rows: int) -> None:
     with warehouse.write("add") as con:
         con.execute(ADD.format(rows))
 
 
-def added(warehouse: Warehouse) -> int:
+def count_added(warehouse: Warehouse) -> int:
     with warehouse.read() as con:
         return len(con.execute("FROM store.universes WHERE universe LIKE 'added%'").fetchall())
 
 
 @pytest.mark.parametrize("url", ["{}/w.duckdb", "duckdb://{}/w.duckdb"])
 def test_a_path_and_a_duckdb_url_name_the_same_file(url, tmp_path):
-    warehouse = Warehouse.at(url.format(tmp_path))
+    warehouse = Warehouse.from_url(url.format(tmp_path))
     assert warehouse.path == tmp_path / "w.duckdb"
     assert warehouse.published == tmp_path / "w.published.duckdb"
     assert warehouse.artifacts == tmp_path / "w.artifacts"
     assert pickle.loads(pickle.dumps(warehouse)) == warehouse
 
 
-def test_a_relative_path_is_fixed_where_it_was_given(tmp_path, monkeypatch):
+def test_a_relative_path_is_resolved_when_the_warehouse_is_made(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert Warehouse.at("w.duckdb").path == tmp_path / "w.duckdb"
+    assert Warehouse.from_url("w.duckdb").path == tmp_path / "w.duckdb"
 
 
 @pytest.mark.parametrize(
@@ -68,17 +72,17 @@ def test_a_relative_path_is_fixed_where_it_was_given(tmp_path, monkeypatch):
 )
 def test_other_schemes_are_refused(url):
     with pytest.raises(UnsupportedUrlError, match="give the path of a DuckDB file"):
-        Warehouse.at(url)
+        Warehouse.from_url(url)
 
 
-def test_reading_where_there_is_no_file_says_so_and_makes_none(tmp_path):
+def test_reading_a_missing_file_is_refused_and_creates_none(tmp_path):
     with pytest.raises(WarehouseMissingError, match=r"no warehouse at .*new/w\.duckdb"):
-        added(Warehouse.at(tmp_path / "new" / "w.duckdb"))
+        count_added(Warehouse.from_url(tmp_path / "new" / "w.duckdb"))
     assert not (tmp_path / "new").exists()
 
 
 def test_every_connection_is_in_utc(warehouse):
-    with warehouse.write("look") as con:
+    with warehouse.write("read") as con:
         assert con.execute("SELECT current_setting('TimeZone')").fetchone() == ("UTC",)
     with warehouse.read() as con:
         assert con.execute("SELECT CAST(TIMESTAMPTZ '2024-01-02 12:00:00-05' AS VARCHAR)").fetchone() == (
@@ -86,12 +90,12 @@ def test_every_connection_is_in_utc(warehouse):
         )
 
 
-def test_a_block_that_ends_is_committed_and_one_that_fails_leaves_nothing(warehouse):
-    add(warehouse, 3)
+def test_a_block_that_ends_is_committed_and_one_that_fails_is_rolled_back(warehouse):
+    add_universes(warehouse, 3)
     with pytest.raises(ZeroDivisionError), warehouse.write("add") as con:
         con.execute(ADD.format(5))
         raise ZeroDivisionError
-    assert added(warehouse) == 3
+    assert count_added(warehouse) == 3
 
 
 def test_a_read_connection_cannot_write(warehouse):
@@ -99,29 +103,29 @@ def test_a_read_connection_cannot_write(warehouse):
         con.execute(ADD.format(1))
 
 
-def test_a_writer_waits_for_another_process_and_says_for_whom(warehouse, start_python, caplog):
+def test_a_writer_waits_for_another_process_and_logs_which(warehouse, start_python, caplog):
     holder = start_python(HOLD, warehouse.path, 2.5)
     assert holder.stdout.readline() == "held\n"
     with caplog.at_level(logging.INFO, logger="warehouse.connect"):
-        add(warehouse, 2)
+        add_universes(warehouse, 2)
     assert f"waiting for pid {holder.pid}, a long backfill, since 2" in caplog.text
-    assert added(warehouse) == 2
+    assert count_added(warehouse) == 2
 
 
-def test_waiting_ends_with_an_error_that_names_the_holder(warehouse, start_python):
+def test_a_wait_that_times_out_names_the_holder(warehouse, start_python):
     holder = start_python(HOLD, warehouse.path, 60)
     assert holder.stdout.readline() == "held\n"
     impatient = Warehouse(warehouse.path, lock_timeout_s=0.3)
     started = time.monotonic()
     with pytest.raises(WarehouseLockedError, match=f"held by pid {holder.pid}, a long backfill, .* after 0.3 s"):
-        added(impatient)
+        count_added(impatient)
     assert time.monotonic() - started < 2
 
 
 COMMIT_THEN_HANG = """
 import sys, time
 from warehouse.connect import Warehouse
-warehouse = Warehouse.at(sys.argv[1])
+warehouse = Warehouse.from_url(sys.argv[1])
 with warehouse.write("first") as con:
     con.execute(sys.argv[2].format(7))
 with warehouse.write("second") as con:
@@ -131,14 +135,14 @@ with warehouse.write("second") as con:
 """
 
 
-def test_a_writer_killed_in_its_transaction_frees_the_lock_and_leaves_what_was_committed(warehouse, start_python):
+def test_a_writer_killed_in_its_transaction_frees_the_lock_and_keeps_what_was_committed(warehouse, start_python):
     writer = start_python(COMMIT_THEN_HANG, warehouse.path, ADD)
     assert writer.stdout.readline() == "written\n"
     writer.send_signal(signal.SIGKILL)
     writer.wait()
-    assert added(warehouse) == 7
-    add(warehouse, 1)
-    assert added(warehouse) == 8
+    assert count_added(warehouse) == 7
+    add_universes(warehouse, 1)
+    assert count_added(warehouse) == 8
 
 
 COMMIT_WITHOUT_CLOSING = """
@@ -152,24 +156,23 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_a_commit_that_only_reached_the_log_before_a_kill_is_read(warehouse, start_python):
     start_python(COMMIT_WITHOUT_CLOSING, warehouse.path, ADD).wait()
     assert Path(f"{warehouse.path}.wal").stat().st_size > 0
-    assert added(warehouse) == 9
+    assert count_added(warehouse) == 9
 
 
 INCREMENT = """
 import sys
 from warehouse.connect import Warehouse
 for _ in range(10):
-    with Warehouse.at(sys.argv[1]).write("count") as con:
+    with Warehouse.from_url(sys.argv[1]).write("count") as con:
         value = con.execute("SELECT history_start FROM store.universes WHERE universe = 'added 0'").fetchone()[0]
         con.execute("UPDATE store.universes SET history_start = ? + TO_DAYS(1) WHERE universe = 'added 0'", [value])
 """
 
 
-def test_processes_and_threads_that_contend_lose_no_update(warehouse, start_python):
-    warehouse = Warehouse.at(
-        warehouse.path
-    )  # its usual patience: on a busy machine a contender may be unlucky for long
-    add(warehouse, 1)
+def test_contending_processes_and_threads_lose_no_update(warehouse, start_python):
+    # with the default timeout: on a busy machine a contender may wait for long
+    warehouse = Warehouse.from_url(warehouse.path)
+    add_universes(warehouse, 1)
     processes = [start_python(INCREMENT, warehouse.path) for _ in range(2)]
 
     def increment() -> None:
@@ -195,7 +198,7 @@ def test_processes_and_threads_that_contend_lose_no_update(warehouse, start_pyth
 def test_a_block_inside_a_block_of_the_same_thread_is_refused_at_once(warehouse):
     started = time.monotonic()
     with warehouse.write("outer"), pytest.raises(WarehouseLockedError, match=r"this very thread .*outer"):
-        added(warehouse)
+        count_added(warehouse)
     assert time.monotonic() - started < 3
 
 
@@ -211,38 +214,38 @@ def test_a_program_that_ignores_the_lock_is_named(warehouse, start_python):
     foreign = start_python(FOREIGN, warehouse.path)
     assert foreign.stdout.readline() == "open\n"
     with pytest.raises(WarehouseLockedError, match=rf"another program has the file open.*PID {foreign.pid}"):
-        added(warehouse)
+        count_added(warehouse)
 
 
-def test_a_connection_of_this_process_that_ignores_the_lock_is_told(warehouse):
+def test_a_connection_of_this_process_that_ignores_the_lock_is_named(warehouse):
     stray = duckdb.connect(str(warehouse.path))
     with pytest.raises(WarehouseLockedError, match="another program has the file open"):
-        added(warehouse)
+        count_added(warehouse)
     stray.close()
 
 
 @pytest.mark.parametrize("damage", ["text", "empty", "cut", "scribbled"])
-def test_a_damaged_file_is_named_with_what_to_do(warehouse, damage):
+def test_a_damaged_file_is_named_with_advice(warehouse, damage):
     whole = warehouse.path.read_bytes()
     scribbled = whole[:8192] + bytes(4096) + whole[12288:]
     contents = {"text": b"symbol,close\n" * 1000, "empty": b"", "cut": whole[: len(whole) // 2], "scribbled": scribbled}
     warehouse.path.write_bytes(contents[damage])
     with pytest.raises(WarehouseCorruptError, match=r"warehouse\.duckdb: not a readable .* published copy"):
-        added(warehouse)
+        count_added(warehouse)
 
 
-def test_a_folder_is_no_warehouse(tmp_path):
+def test_a_folder_is_refused_as_a_warehouse(tmp_path):
     with pytest.raises(WarehouseCorruptError, match="not a readable DuckDB database"):
-        added(Warehouse(tmp_path))
+        count_added(Warehouse(tmp_path))
 
 
 def test_a_path_inside_a_file_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("not a folder")
     with pytest.raises(WarehouseError, match="no right to write here"):
-        add(Warehouse(tmp_path / "notes.txt" / "w.duckdb"), 1)
+        add_universes(Warehouse(tmp_path / "notes.txt" / "w.duckdb"), 1)
 
 
-def test_a_file_of_a_newer_duckdb_is_named_as_such(warehouse):
+def test_a_file_of_a_newer_duckdb_is_refused(warehouse):
     contents = bytearray(warehouse.path.read_bytes())
     contents[12:20] = struct.pack("<Q", 999)  # the storage version, in a header block guarded by a checksum
     words = struct.unpack("<511Q", contents[8:4096])
@@ -250,10 +253,10 @@ def test_a_file_of_a_newer_duckdb_is_named_as_such(warehouse):
     contents[:8] = struct.pack("<Q", functools.reduce(operator.xor, products, 5381))
     warehouse.path.write_bytes(contents)
     with pytest.raises(NewerMigrationError, match="written by a newer DuckDB; update this program"):
-        added(warehouse)
+        count_added(warehouse)
 
 
 def test_a_named_query_returns_arrow_rows(warehouse):
-    add(warehouse, 2)
+    add_universes(warehouse, 2)
     assert warehouse.query("universe_named", universe="added 1").to_pylist()[0]["benchmark"] == "SPY"
     assert warehouse.query("universe_named", universe="nowhere").num_rows == 0

@@ -1,4 +1,4 @@
-"""A full disk: the write says so, nothing of it stays, everything before it is readable."""
+"""A full disk: the write fails with its own error and is rolled back; everything before it stays readable."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def small_disk(migrated: Path, tmp_path: Path) -> Iterator[Warehouse]:
         subprocess.run(["umount", disk], check=True)
 
 
-def fill_up(folder: Path) -> Path:
-    """A file that takes all the room left."""
+def fill_disk(folder: Path) -> Path:
+    """Writes a file that takes all free space; returns its path."""
     filler = folder / "filler"
     with filler.open("wb", buffering=0) as file:
         try:
@@ -46,7 +46,7 @@ def fill_up(folder: Path) -> Path:
             return filler
 
 
-def test_a_transaction_too_large_for_the_disk_leaves_what_was_there(small_disk):
+def test_a_transaction_too_large_for_the_disk_changes_nothing(small_disk):
     message = r"warehouse\.duckdb: the disk is full; nothing of this was written"
     with pytest.raises(WarehouseFullError, match=message), small_disk.write("load") as con:
         con.execute("DELETE FROM store.universes")
@@ -54,8 +54,8 @@ def test_a_transaction_too_large_for_the_disk_leaves_what_was_there(small_disk):
     assert small_disk.query("universe_names").num_rows > 0
 
 
-def test_a_commit_on_a_full_disk_leaves_what_was_there_and_works_once_there_is_room(small_disk):
-    filler = fill_up(small_disk.path.parent)
+def test_a_commit_on_a_full_disk_changes_nothing_and_works_once_space_is_free(small_disk):
+    filler = fill_disk(small_disk.path.parent)
     before = small_disk.query("universe_names")
     with pytest.raises(WarehouseFullError, match="Free space, run again"), small_disk.write("load") as con:
         con.execute("DELETE FROM store.universes")
@@ -66,12 +66,15 @@ def test_a_commit_on_a_full_disk_leaves_what_was_there_and_works_once_there_is_r
     assert small_disk.query("universe_names").num_rows == 0
 
 
-def test_a_copy_that_does_not_fit_leaves_the_published_one(small_disk):
-    stamp = "'2024-06-28', 'recorded', 'demo', 'r', now(), '{}', '0', 'published', NULL, NULL, NULL, NULL, now()"
+def test_a_copy_that_does_not_fit_leaves_the_published_copy(small_disk):
     with small_disk.write("finish a night") as con:
-        con.execute(f"INSERT INTO store.nights VALUES ({stamp})")
+        con.execute(
+            "INSERT INTO store.nights BY NAME SELECT '2024-06-28' AS night, 'recorded' AS source, 'demo' AS universe,"
+            " 'r' AS run_id, now() AS clock, '{}' AS settings, '0' AS settings_hash, 'published' AS state,"
+            " now() AS published_at"
+        )
     publish_copy(small_disk, "recorded", "demo")
-    filler = fill_up(small_disk.path.parent)
+    filler = fill_disk(small_disk.path.parent)
     with pytest.raises(WarehouseFullError, match="the disk is full"):
         publish_copy(small_disk, "recorded", "demo")
     with read_published(small_disk) as con:
@@ -80,11 +83,11 @@ def test_a_copy_that_does_not_fit_leaves_the_published_one(small_disk):
     publish_copy(small_disk, "recorded", "demo")
 
 
-LIMITED = f"""
+LOAD_WITH_A_FILE_SIZE_LIMIT = f"""
 import resource, sys
 from warehouse.connect import Warehouse
 from warehouse.errors import WarehouseFullError
-warehouse = Warehouse.at(sys.argv[1])
+warehouse = Warehouse.from_url(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (8 * 2**20, 8 * 2**20))
 try:
     with warehouse.write("load") as con:
@@ -95,8 +98,8 @@ except WarehouseFullError as error:
 """
 
 
-def test_a_file_size_limit_is_a_full_disk(warehouse, start_python):
-    known = warehouse.query("universe_names").num_rows
-    output, errors = start_python(LIMITED, warehouse.path).communicate(timeout=60)
-    assert output == f"full {known}\n", errors
-    assert warehouse.query("universe_names").num_rows == known
+def test_a_file_size_limit_counts_as_a_full_disk(warehouse, start_python):
+    universes = warehouse.query("universe_names").num_rows
+    output, errors = start_python(LOAD_WITH_A_FILE_SIZE_LIMIT, warehouse.path).communicate(timeout=60)
+    assert output == f"full {universes}\n", errors
+    assert warehouse.query("universe_names").num_rows == universes

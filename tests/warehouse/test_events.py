@@ -1,4 +1,4 @@
-"""Events go in once, however often they are written, and come out in order."""
+"""Events are stored once, however often they are written, and read in order."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ STAMPS = {"source": "live", "venue": "bybit", "run_id": "run"}
 
 def trade(number: int, **columns: object) -> dict:
     ts = START + timedelta(seconds=number)
-    known = {"kind": "trade", "symbol": "BTCUSDT", "ts": ts, "event_id": str(number), "side": "buy"}
-    return {**known, "price": 100.0 + number, "size": 2.0, **columns}
+    columns_of_trade = {"kind": "trade", "symbol": "BTCUSDT", "ts": ts, "event_id": str(number), "side": "buy"}
+    return {**columns_of_trade, "price": 100.0 + number, "size": 2.0, **columns}
 
 
 def book(bid_size: float, ask_size: float) -> dict:
@@ -27,7 +27,7 @@ def book(bid_size: float, ask_size: float) -> dict:
     return {"kind": "book", "symbol": "BTCUSDT", "ts": START, "event_id": f"{bid_size}", **sizes}
 
 
-def write(warehouse: Warehouse, rows: list[dict] | pa.Table, fetched_at: datetime = START, **stamps: str) -> int:
+def write_events(warehouse: Warehouse, rows: list[dict] | pa.Table, fetched_at: datetime = START, **stamps: str) -> int:
     table = event_rows(rows) if isinstance(rows, list) else rows
     with warehouse.write("events") as con:
         return append_events(con, table, fetched_at=fetched_at, **{**STAMPS, **stamps})
@@ -38,24 +38,24 @@ def select(warehouse: Warehouse, statement: str) -> list[tuple]:
         return con.execute(statement).fetchall()
 
 
-def test_an_event_written_twice_is_one_row_and_keeps_its_first_receipt(warehouse) -> None:
-    assert write(warehouse, [trade(1), trade(2)]) == 2
-    assert write(warehouse, [trade(2), trade(3), trade(3)], START + timedelta(hours=1)) == 1
+def test_an_event_written_twice_is_one_row_with_its_first_receipt(warehouse) -> None:
+    assert write_events(warehouse, [trade(1), trade(2)]) == 2
+    assert write_events(warehouse, [trade(2), trade(3), trade(3)], START + timedelta(hours=1)) == 1
     stored = select(warehouse, "SELECT event_id, fetched_at FROM events ORDER BY ts")
     assert stored == [("1", START), ("2", START), ("3", START + timedelta(hours=1))]
 
 
 def test_the_same_number_of_another_source_venue_kind_or_symbol_is_another_event(warehouse) -> None:
-    write(warehouse, [trade(1)])
-    assert write(warehouse, [trade(1)], source="recorded") == 1
-    assert write(warehouse, [trade(1)], venue="elsewhere") == 1
-    assert write(warehouse, [trade(1, kind="liquidation"), trade(1, symbol="ETHUSDT")]) == 2
+    write_events(warehouse, [trade(1)])
+    assert write_events(warehouse, [trade(1)], source="recorded") == 1
+    assert write_events(warehouse, [trade(1)], venue="elsewhere") == 1
+    assert write_events(warehouse, [trade(1, kind="liquidation"), trade(1, symbol="ETHUSDT")]) == 2
     assert select(warehouse, "SELECT count(*), count(DISTINCT venue) FROM events") == [(5, 2)]
 
 
 def test_every_kind_runs_from_its_node_to_its_asset(warehouse) -> None:
     kinds = [trade(1), trade(2, kind="liquidation"), book(2, 1), book(1, 2), trade(3, kind="funding")]
-    write(warehouse, [*kinds, trade(4, kind="open_interest")])
+    write_events(warehouse, [*kinds, trade(4, kind="open_interest")])
     assert select(warehouse, "SELECT DISTINCT dst FROM events") == [("asset:BTCUSDT",)]
     assert [src for (src,) in select(warehouse, "SELECT src FROM events ORDER BY src")] == [
         "book:BTCUSDT:ask",
@@ -68,17 +68,17 @@ def test_every_kind_runs_from_its_node_to_its_asset(warehouse) -> None:
 
 
 def test_trades_are_the_events_that_are_trades(warehouse) -> None:
-    write(warehouse, [trade(1), book(2, 1), trade(2, kind="liquidation")])
+    write_events(warehouse, [trade(1), book(2, 1), trade(2, kind="liquidation")])
     columns = "source, venue, symbol, ts, trade_id, side, price, size"
     expected = ("live", "bybit", "BTCUSDT", START + timedelta(seconds=1), "1", "buy", 101.0, 2.0)
     assert select(warehouse, f"SELECT {columns} FROM trades") == [expected]
 
 
-def test_events_come_back_by_time_and_by_receipt(warehouse) -> None:
-    write(warehouse, [trade(5)], START)
-    write(warehouse, [trade(4), trade(1), trade(9, symbol="OTHER")], START + timedelta(hours=1))
+def test_events_are_read_in_order_of_time_and_of_receipt(warehouse) -> None:
+    write_events(warehouse, [trade(5)], START)
+    write_events(warehouse, [trade(4), trade(1), trade(9, symbol="OTHER")], START + timedelta(hours=1))
     keys = {"source": "live", "venue": "bybit", "symbols": ["BTCUSDT"]}
-    between = warehouse.query(
+    rows = warehouse.query(
         "bar_events_between",
         **keys,
         start=START,
@@ -86,15 +86,15 @@ def test_events_come_back_by_time_and_by_receipt(warehouse) -> None:
         received=datetime.now(UTC),
         least_value=0.0,
     )
-    assert between["event_id"].to_pylist() == ["1", "4"]
-    after = warehouse.query("events_after", **keys, received=START, archived="archive")
-    assert after["event_id"].to_pylist() == ["1", "4"]
-    everything = warehouse.query("events_after", **keys, received=START - timedelta(seconds=1), archived="archive")
-    assert everything["event_id"].to_pylist() == ["5", "1", "4"]
+    assert rows["event_id"].to_pylist() == ["1", "4"]
+    rows = warehouse.query("events_after", **keys, received=START, archived="archive")
+    assert rows["event_id"].to_pylist() == ["1", "4"]
+    rows = warehouse.query("events_after", **keys, received=START - timedelta(seconds=1), archived="archive")
+    assert rows["event_id"].to_pylist() == ["5", "1", "4"]
 
 
-def test_the_last_event_of_each_kind_and_symbol_is_found(warehouse) -> None:
-    write(warehouse, [trade(1), trade(2), trade(7, symbol="OTHER"), trade(1, kind="funding", rate=0.5)])
+def test_the_last_event_of_each_kind_and_symbol_is_read(warehouse) -> None:
+    write_events(warehouse, [trade(1), trade(2), trade(7, symbol="OTHER"), trade(1, kind="funding", rate=0.5)])
     keys = {"source": "live", "venue": "bybit", "symbols": ["BTCUSDT"], "since": START}
     assert [
         (row["kind"], row["ts"].second, row["rate"]) for row in warehouse.query("last_events", **keys).to_pylist()
@@ -104,12 +104,12 @@ def test_the_last_event_of_each_kind_and_symbol_is_found(warehouse) -> None:
     ]
 
 
-def test_nothing_to_write_is_nothing_written(warehouse) -> None:
-    assert write(warehouse, []) == 0
+def test_no_rows_write_nothing(warehouse) -> None:
+    assert write_events(warehouse, []) == 0
 
 
-def test_an_event_without_its_number_is_refused_and_nothing_is_written(warehouse) -> None:
+def test_an_event_without_an_event_id_is_refused_and_nothing_is_written(warehouse) -> None:
     rows = event_columns("trade", 1, symbol=["BTCUSDT"], ts=pa.array([START], pa.timestamp("us", "UTC")))
     with pytest.raises(RowsRefusedError, match=r"store\.events.*event_id"):
-        write(warehouse, rows)
+        write_events(warehouse, rows)
     assert select(warehouse, "SELECT count(*) FROM events") == [(0,)]

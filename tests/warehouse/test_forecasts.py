@@ -1,4 +1,4 @@
-"""A stream's forecasts: each key once, and the first that was written stays."""
+"""A stream's forecasts: each key is stored once, and the first forecast stays."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def forecast(symbol: str = "BTCUSDT", hours: int = 0, horizon: int = 1, **change
     return row
 
 
-def write(warehouse: Warehouse, *rows: dict, **changes: str) -> int:
+def write_forecasts(warehouse: Warehouse, *rows: dict, **changes: str) -> int:
     with warehouse.write("forecasts") as con:
         return append_forecasts(con, pa.Table.from_pylist(list(rows)), **(KEYS | changes), run_id="r")
 
@@ -36,37 +36,42 @@ def select(warehouse: Warehouse, statement: str) -> list[tuple]:
         return con.execute(statement).fetchall()
 
 
-def test_a_forecast_made_again_changes_nothing(warehouse: Warehouse) -> None:
-    assert write(warehouse, forecast(), forecast("ETHUSDT")) == 2
-    assert write(warehouse, forecast(expected_return=-1.0), forecast(hours=1), forecast(horizon=4)) == 2
+def test_a_forecast_that_is_made_again_changes_nothing(warehouse: Warehouse) -> None:
+    assert write_forecasts(warehouse, forecast(), forecast("ETHUSDT")) == 2
+    assert write_forecasts(warehouse, forecast(expected_return=-1.0), forecast(hours=1), forecast(horizon=4)) == 2
     returns = select(warehouse, "SELECT expected_return FROM stream_forecasts WHERE symbol = 'BTCUSDT'")
     assert returns == [(0.01,)] * 3
-    assert write(warehouse, forecast(), model="dyrep") == write(warehouse, forecast(), source="recorded") == 1
+    assert (
+        write_forecasts(warehouse, forecast(), model="dyrep")
+        == write_forecasts(warehouse, forecast(), source="recorded")
+        == 1
+    )
 
 
-def test_the_table_itself_takes_no_key_twice(warehouse: Warehouse) -> None:
-    write(warehouse, forecast())
+def test_the_table_itself_refuses_a_repeated_key(warehouse: Warehouse) -> None:
+    write_forecasts(warehouse, forecast())
     with pytest.raises(RowsRefusedError, match="do not fit"), warehouse.write("twice") as con:
         append(con, "store.stream_forecasts", pa.Table.from_pylist([forecast()]), **KEYS, run_id="r")
 
 
 def test_signals_now_are_the_newest_of_each_symbol_and_model(warehouse: Warehouse) -> None:
-    write(warehouse, forecast(), forecast(hours=1), forecast(hours=1, horizon=4), forecast("ETHUSDT"))
-    write(warehouse, forecast(), model="dyrep")
-    shown = select(
+    write_forecasts(warehouse, forecast(), forecast(hours=1), forecast(hours=1, horizon=4), forecast("ETHUSDT"))
+    write_forecasts(warehouse, forecast(), model="dyrep")
+    signals = select(
         warehouse, "SELECT model, symbol, hour(ts), horizon_bars, p_up, p_down FROM signals_now ORDER BY ALL"
     )
-    assert [row[:4] for row in shown] == [
+    assert [row[:4] for row in signals] == [
         *(("dyrep", "BTCUSDT", 12, 1), ("tgn", "BTCUSDT", 13, 1), ("tgn", "BTCUSDT", 13, 4), ("tgn", "ETHUSDT", 12, 1)),
     ]
-    assert shown[0][4:] == pytest.approx((0.6, 0.2))
+    assert signals[0][4:] == pytest.approx((0.6, 0.2))
 
 
 def test_forecasts_are_published_with_every_night_and_again_with_the_next(warehouse: Warehouse, add_night) -> None:
     for night, symbol in ((date(2024, 6, 28), "BTCUSDT"), (date(2024, 7, 1), "ETHUSDT")):
         add_night(night, universe="crypto")
-        write(warehouse, forecast(symbol), source="recorded")
+        write_forecasts(warehouse, forecast(symbol), source="recorded")
         publish_copy(warehouse, "recorded", "crypto")
     with PublishedCopy(warehouse.path).read() as con:
-        shown = con.execute("SELECT symbol FROM stream_forecasts ORDER BY symbol").fetchall()
-    assert shown == [("BTCUSDT",), ("ETHUSDT",)]
+        forecasts = con.execute("SELECT symbol FROM stream_forecasts ORDER BY symbol").fetchall()
+        signals = con.execute("SELECT symbol FROM signals_now ORDER BY symbol").fetchall()
+    assert forecasts == signals == [("BTCUSDT",), ("ETHUSDT",)]

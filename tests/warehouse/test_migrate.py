@@ -1,4 +1,4 @@
-"""Migrations, views and seeds: applied once, all or nothing, and never behind a newer program's back."""
+"""Migrations, views and seeds: applied once, all or nothing, and never to a file of a newer program."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from warehouse import migrate as room
+from warehouse import migrate as migrate_module
 from warehouse.connect import Warehouse
 from warehouse.errors import ChangedMigrationError, NewerMigrationError, WarehouseCorruptError
 from warehouse.migrate import migrate, pending
@@ -17,11 +17,11 @@ from warehouse.migrate import migrate, pending
 
 @pytest.fixture
 def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The room's SQL and seeds in a folder that the test may change, in use instead of the real one."""
+    """A copy of the SQL files and seeds that the test may change, used instead of the real ones."""
     folder = tmp_path / "program"
     for part in ("migrations", "views", "seeds"):
-        shutil.copytree(room.ROOM / part, folder / part)
-    monkeypatch.setattr(room, "ROOM", folder)
+        shutil.copytree(migrate_module.ROOM / part, folder / part)
+    monkeypatch.setattr(migrate_module, "ROOM", folder)
     return folder
 
 
@@ -30,8 +30,8 @@ def rows(warehouse: Warehouse, sql: str) -> list[tuple]:
         return con.execute(sql).fetchall()
 
 
-def test_a_new_file_gets_every_migration_then_views_then_seeds(tmp_path):
-    warehouse = Warehouse.at(tmp_path / "deep" / "new.duckdb")
+def test_a_new_file_gets_migrations_then_views_then_seeds(tmp_path):
+    warehouse = Warehouse.from_url(tmp_path / "deep" / "new.duckdb")
     applied = migrate(warehouse)
     kinds = [name.split("/")[0] for name in applied]
     assert applied[0] == "migrations/0001_store.sql"
@@ -41,42 +41,61 @@ def test_a_new_file_gets_every_migration_then_views_then_seeds(tmp_path):
 
 
 def test_second_migrate_is_a_no_op(warehouse):
-    before = warehouse.path.read_bytes(), warehouse.path.stat().st_mtime_ns
+    bytes_before = warehouse.path.read_bytes()
+    modified_before = warehouse.path.stat().st_mtime_ns
     assert migrate(warehouse) == []
-    assert (warehouse.path.read_bytes(), warehouse.path.stat().st_mtime_ns) == before
+    assert warehouse.path.read_bytes() == bytes_before
+    assert warehouse.path.stat().st_mtime_ns == modified_before
     assert pending(warehouse) == []
 
 
 def test_two_fresh_warehouses_hold_the_same_rows(warehouse, tmp_path):
-    other = Warehouse.at(tmp_path / "other.duckdb")
+    other = Warehouse.from_url(tmp_path / "other.duckdb")
     migrate(other)
     for table in ("store.migrations", "store.universes", "store.universe_members"):
         assert rows(warehouse, f"FROM {table}") == rows(other, f"FROM {table}")
 
 
+def views_that_need_later_migrations(program: Path, first_migration: Path) -> list[Path]:
+    """The view files that cannot be applied after the first migration alone."""
+    views = []
+    with duckdb.connect() as con:
+        con.execute(first_migration.read_text())
+        for file in (program / "views").glob("*.sql"):
+            try:
+                con.execute(file.read_text())
+            except duckdb.Error:
+                views.append(file)
+    return views
+
+
 def test_an_older_file_gets_what_it_lacks_and_keeps_its_rows(program, tmp_path):
-    later = [file for file in (program / "migrations").glob("*.sql") if not file.name.startswith("0001")]
-    newer = ("events", "features", "graph_snapshots", "signals_now", "stream_forecasts", "trades")
-    views = [program / "views" / f"{name}.sql" for name in newer]
+    first, *later = sorted((program / "migrations").glob("*.sql"))
+    views = views_that_need_later_migrations(program, first)
+    assert {"features", "signals_now", "stream_forecasts"} <= {file.stem for file in views}
     held_back = {file: file.read_text() for file in [*later, *views]}
     for file in held_back:
         file.unlink()
-    warehouse = Warehouse.at(tmp_path / "older.duckdb")
+    warehouse = Warehouse.from_url(tmp_path / "older.duckdb")
     migrate(warehouse)
     with warehouse.write("add") as con:
-        con.execute("INSERT INTO store.metrics VALUES ('live', 'u', '2024-01-02', 'b', 'sharpe', 1.5, 'r')")
+        con.execute(
+            "INSERT INTO store.metrics BY NAME SELECT 'live' AS source, 'u' AS universe, '2024-01-02' AS night,"
+            " 'b' AS backtest_id, 'sharpe' AS metric, 1.5 AS value, 'r' AS run_id"
+        )
     for file, text in held_back.items():
         file.write_text(text)
     applied = migrate(warehouse)
     assert {f"migrations/{file.name}" for file in later} < set(applied)
-    assert "views/bars.sql" in applied  # views are made again after any migration
+    assert {f"views/{file.name}" for file in views} < set(applied)
+    assert "views/bars.sql" in applied  # every view is made again after a migration
     assert not any(name.startswith("seeds/") for name in applied)
     assert rows(warehouse, "SELECT value FROM store.metrics") == [(1.5,)]
 
 
-def test_a_file_from_a_newer_program_is_refused_and_left_alone(program, tmp_path):
+def test_a_file_of_a_newer_program_is_refused_and_not_changed(program, tmp_path):
     (program / "migrations" / "9999_from_the_future.sql").write_text("CREATE TABLE store.novelty (a INTEGER);")
-    warehouse = Warehouse.at(tmp_path / "newer.duckdb")
+    warehouse = Warehouse.from_url(tmp_path / "newer.duckdb")
     migrate(warehouse)
     (program / "migrations" / "9999_from_the_future.sql").unlink()
     (program / "views" / "bars.sql").write_text("CREATE OR REPLACE VIEW main.bars AS SELECT 1 AS one;")
@@ -93,13 +112,13 @@ def test_an_edited_migration_is_refused(program, warehouse):
         migrate(warehouse)
 
 
-def test_a_migration_that_fails_leaves_no_trace(program, warehouse):
+def test_a_migration_that_fails_changes_nothing(program, warehouse):
     (program / "migrations" / "9998_fine.sql").write_text("CREATE TABLE store.fine (a INTEGER);")
     (program / "migrations" / "9999_broken.sql").write_text("ALTER TABLE store.nowhere ADD COLUMN a INTEGER;")
-    ledger = rows(warehouse, "FROM store.migrations")
+    applied = rows(warehouse, "FROM store.migrations")
     with pytest.raises(duckdb.CatalogException):
         migrate(warehouse)
-    assert rows(warehouse, "FROM store.migrations") == ledger
+    assert rows(warehouse, "FROM store.migrations") == applied
     assert rows(warehouse, "SELECT 1 FROM duckdb_tables() WHERE table_name = 'fine'") == []
 
 
@@ -108,12 +127,50 @@ def test_only_the_view_whose_text_changed_is_made_again(program, warehouse):
     view.write_text(view.read_text().replace("    seed,\n", "    seed + 100 AS seed,\n"))
     assert migrate(warehouse) == ["views/trials.sql"]
     with warehouse.write("add") as con:
-        con.execute("INSERT INTO store.trials VALUES ('live', 'u', 't', 'm', 7, '{}', 1, [1], 'r')")
+        con.execute(
+            "INSERT INTO store.trials BY NAME SELECT 'live' AS source, 'u' AS universe, 't' AS trial_id, 'm' AS model,"
+            " 7 AS seed, '{}' AS spec, 1 AS parameters, [1] AS horizons_bars, 'r' AS run_id"
+        )
     assert rows(warehouse, "SELECT seed FROM trials") == [(107,)]
     assert migrate(warehouse) == []
 
 
-def test_a_view_that_the_program_no_longer_has_goes_away(program, warehouse):
+def test_a_view_is_made_again_after_a_view_that_it_reads(program, warehouse):
+    view = program / "views" / "stream_forecasts.sql"
+    view.write_text(
+        view.read_text().replace("    made_at,\n", "").replace("    run_id\n", "    run_id,\n    made_at\n")
+    )
+    assert migrate(warehouse) == ["views/stream_forecasts.sql", "views/signals_now.sql"]
+    columns = rows(warehouse, "SELECT column_name FROM duckdb_columns() WHERE table_name = 'signals_now'")
+    assert columns[-1] == ("made_at",)
+    assert migrate(warehouse) == []
+
+
+def comments(warehouse: Warehouse, view: str) -> dict[str, str]:
+    """The comments of the view's columns, and its own as ``""``."""
+    columns = f"SELECT column_name, comment FROM duckdb_columns() WHERE schema_name = 'main' AND table_name = '{view}'"
+    relation = f"SELECT '', comment FROM duckdb_views() WHERE schema_name = 'main' AND view_name = '{view}'"
+    return dict(rows(warehouse, f"{columns} UNION ALL {relation}"))
+
+
+def test_a_view_inherits_the_comments_of_its_source_except_where_it_has_its_own(program, warehouse):
+    (program / "migrations" / "9999_comments.sql").write_text(
+        "COMMENT ON TABLE store.trials IS 'It''s new'; COMMENT ON COLUMN store.trials.seed IS 'New seed';"
+    )
+    view = program / "views" / "trials.sql"
+    view.write_text(f"{view.read_text()}COMMENT ON COLUMN main.trials.model IS 'Own';")
+    before = comments(warehouse, "trials")
+    migrate(warehouse)
+    assert comments(warehouse, "trials") == before | {"": "It's new", "seed": "New seed", "model": "Own"}
+
+
+def test_a_view_of_a_view_inherits_comments_too(warehouse):
+    inherited = comments(warehouse, "stream_forecasts")
+    assert comments(warehouse, "signals_now") | {"": None} == inherited | {"": None}
+    assert all(inherited.values())
+
+
+def test_a_view_that_the_program_no_longer_has_is_dropped(program, warehouse):
     (program / "views" / "step_runs.sql").unlink()
     assert migrate(warehouse)
     assert rows(warehouse, "SELECT 1 FROM duckdb_views() WHERE view_name = 'step_runs'") == []
@@ -134,7 +191,7 @@ MIGRATE = """
 import sys
 from warehouse.connect import Warehouse
 from warehouse.migrate import migrate
-print(len(migrate(Warehouse.at(sys.argv[1]))))
+print(len(migrate(Warehouse.from_url(sys.argv[1]))))
 """
 
 
@@ -143,21 +200,21 @@ def test_processes_that_migrate_at_the_same_time_apply_everything_once(start_pyt
     processes = [start_python(MIGRATE, path) for _ in range(3)]
     outputs = [process.communicate(timeout=60) for process in processes]
     counts = sorted(int(output) for output, _ in outputs)
-    names = rows(Warehouse.at(path), "SELECT name FROM store.migrations")
+    names = rows(Warehouse.from_url(path), "SELECT name FROM store.migrations")
     assert counts == [0, 0, len(names)]
     assert len(set(names)) == len(names)
 
 
 @pytest.mark.parametrize("name", ["prices.csv", "notes.duckdb"])
-def test_a_file_that_is_no_database_is_refused_and_left_alone(name, tmp_path):
+def test_a_file_that_is_no_database_is_refused_and_not_changed(name, tmp_path):
     path = tmp_path / name
     path.write_text("symbol,close\nAAPL,1\n" * 500)
     with pytest.raises(WarehouseCorruptError, match=f"{name}: not a readable DuckDB database"):
-        migrate(Warehouse.at(path))
+        migrate(Warehouse.from_url(path))
     assert path.read_text() == "symbol,close\nAAPL,1\n" * 500
 
 
 def test_the_name_of_the_file_does_not_matter(tmp_path):
-    warehouse = Warehouse.at(tmp_path / "it's mine.csv")
+    warehouse = Warehouse.from_url(tmp_path / "it's mine.csv")
     assert migrate(warehouse)
     assert migrate(warehouse) == []

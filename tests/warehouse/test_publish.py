@@ -1,4 +1,4 @@
-"""The published copy: whole nights only, swapped in at once, never in a reader's way."""
+"""The published copy: it contains whole nights only, is replaced at once, and never blocks a reader."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from warehouse.errors import NotPublishedError, WarehouseCorruptError
 from warehouse.migrate import migrate
 from warehouse.publish import PublishedCopy, publish_copy, read_published
 
-FIRST, SECOND = date(2024, 6, 28), date(2024, 7, 1)
+FIRST = date(2024, 6, 28)
+SECOND = date(2024, 7, 1)
 
 
-def copied(warehouse: Warehouse, sql: str) -> list[tuple]:
+def query_copy(warehouse: Warehouse, sql: str) -> list[tuple]:
     with read_published(warehouse) as con:
         return con.execute(sql).fetchall()
 
@@ -27,7 +28,7 @@ def test_before_the_first_publish_there_is_no_copy(warehouse):
         pass
 
 
-def test_the_copy_answers_as_the_warehouse_does(warehouse, add_night, add_bars, add_actions):
+def test_the_copy_has_the_same_rows_as_the_warehouse(warehouse, add_night, add_bars, add_actions):
     add_night(FIRST)
     add_bars({"2024-06-27T13:30": 100.0, "2024-06-28T13:30": 101.0})
     add_bars({"2024-06-28T13:30": 101.0}, table="raw.bars", provider="yahoo")
@@ -35,12 +36,12 @@ def test_the_copy_answers_as_the_warehouse_does(warehouse, add_night, add_bars, 
     assert publish_copy(warehouse, "recorded", "us_stocks") == warehouse.published
     for relation in ("bars", "signals_next_day", "nights", "universes", "universe_members", "bars_as_of(now())"):
         with warehouse.read() as con:
-            here = con.execute(f"FROM {relation} ORDER BY ALL").fetchall()
-        assert here
-        assert copied(warehouse, f"FROM {relation} ORDER BY ALL") == here
+            rows = con.execute(f"FROM {relation} ORDER BY ALL").fetchall()
+        assert rows
+        assert query_copy(warehouse, f"FROM {relation} ORDER BY ALL") == rows
 
 
-def test_the_copy_opens_by_itself_where_no_lock_is_known(warehouse, add_night):
+def test_the_copy_opens_in_plain_duckdb_without_a_lock(warehouse, add_night):
     add_night(FIRST)
     publish_copy(warehouse, "recorded", "us_stocks")
     with warehouse.write("busy"), duckdb.connect(str(warehouse.published), read_only=True) as con:
@@ -48,7 +49,7 @@ def test_the_copy_opens_by_itself_where_no_lock_is_known(warehouse, add_night):
     assert warehouse.published.stat().st_mode & 0o222 == 0
 
 
-def test_it_can_stand_in_for_the_warehouse_and_is_then_asked_anew_each_time(warehouse, add_night):
+def test_a_published_copy_is_queried_like_a_warehouse_and_read_anew_each_time(warehouse, add_night):
     copy = PublishedCopy(warehouse.path)
     add_night(FIRST)
     publish_copy(warehouse, "recorded", "us_stocks")
@@ -62,16 +63,16 @@ def test_it_can_stand_in_for_the_warehouse_and_is_then_asked_anew_each_time(ware
         assert con.execute("SELECT count(*) FROM nights").fetchall() != before
 
 
-def test_only_the_slice_is_taken_from_the_warehouse(warehouse, add_night):
+def test_only_the_slice_is_copied_from_the_warehouse(warehouse, add_night):
     add_night(FIRST)
     add_night(FIRST, universe="crypto")
     publish_copy(warehouse, "recorded", "us_stocks")
-    assert copied(warehouse, "SELECT DISTINCT universe FROM signals") == [("us_stocks",)]
+    assert query_copy(warehouse, "SELECT DISTINCT universe FROM signals") == [("us_stocks",)]
     publish_copy(warehouse, "recorded", "crypto")
-    assert copied(warehouse, "SELECT DISTINCT universe FROM signals ORDER BY ALL") == [("crypto",), ("us_stocks",)]
+    assert query_copy(warehouse, "SELECT DISTINCT universe FROM signals ORDER BY ALL") == [("crypto",), ("us_stocks",)]
 
 
-def test_rows_that_left_the_warehouse_leave_the_copy(warehouse, add_night, add_bars):
+def test_rows_deleted_from_the_warehouse_are_deleted_from_the_copy(warehouse, add_night, add_bars):
     add_night(FIRST)
     add_bars({"2024-06-28T13:30": 101.0})
     publish_copy(warehouse, "recorded", "us_stocks")
@@ -79,10 +80,10 @@ def test_rows_that_left_the_warehouse_leave_the_copy(warehouse, add_night, add_b
         con.execute("DELETE FROM store.bars")
     add_bars({"2024-06-28T13:30": 102.0})
     publish_copy(warehouse, "recorded", "us_stocks")
-    assert copied(warehouse, "SELECT close FROM bars") == [(102.0,)]
+    assert query_copy(warehouse, "SELECT close FROM bars") == [(102.0,)]
 
 
-def test_half_a_night_never_gets_out(warehouse, add_night, add_bars):
+def test_an_unfinished_night_is_never_published(warehouse, add_night, add_bars):
     add_night(FIRST)
     publish_copy(warehouse, "recorded", "us_stocks")
     add_night(SECOND, published=False)
@@ -91,23 +92,23 @@ def test_half_a_night_never_gets_out(warehouse, add_night, add_bars):
     with pytest.raises(NotPublishedError, match="recorded us_stocks: night 2024-07-01 is not finished"):
         publish_copy(warehouse, "recorded", "us_stocks")
     assert warehouse.published.read_bytes() == before
-    assert copied(warehouse, "SELECT count(*) FROM bars") == [(0,)]
+    assert query_copy(warehouse, "SELECT count(*) FROM bars") == [(0,)]
 
 
-def test_a_half_night_of_one_universe_does_not_hold_back_another(warehouse, add_night):
+def test_an_unfinished_night_of_one_universe_does_not_hold_back_another(warehouse, add_night):
     add_night(FIRST, published=False)
     add_night(FIRST, universe="crypto")
     publish_copy(warehouse, "recorded", "crypto")
-    assert copied(warehouse, "SELECT universe FROM nights") == [("crypto",)]
+    assert query_copy(warehouse, "SELECT universe FROM nights") == [("crypto",)]
 
 
-def test_a_slice_without_a_night_is_refused_and_makes_no_copy(warehouse):
+def test_a_slice_without_a_night_is_refused_and_creates_no_copy(warehouse):
     with pytest.raises(NotPublishedError, match="simulated nowhere: no night was begun"):
         publish_copy(warehouse, "simulated", "nowhere")
     assert not warehouse.published.exists()
 
 
-def test_a_reader_keeps_the_copy_it_opened_and_the_next_one_gets_the_new(warehouse, add_night):
+def test_an_open_reader_keeps_its_copy_and_the_next_reader_gets_the_new_one(warehouse, add_night):
     add_night(FIRST)
     publish_copy(warehouse, "recorded", "us_stocks")
     with read_published(warehouse) as reader:
@@ -115,25 +116,25 @@ def test_a_reader_keeps_the_copy_it_opened_and_the_next_one_gets_the_new(warehou
         add_night(SECOND)
         publish_copy(warehouse, "recorded", "us_stocks")
         assert reader.execute("SELECT max(night) FROM signals").fetchone() == (FIRST,)
-        assert copied(warehouse, "SELECT max(night) FROM signals") == [(SECOND,)]
+        assert query_copy(warehouse, "SELECT max(night) FROM signals") == [(SECOND,)]
 
 
 READ_UNTIL_KILLED = """
 import sys, duckdb
 print("reading", flush=True)
-seen = set()
+nights = set()
 while True:
     with duckdb.connect(sys.argv[1], read_only=True) as con:
         night, = con.execute("SELECT max(night) FROM nights").fetchone()
         signals, = con.execute("SELECT count(*) FROM signals WHERE night = $night", {"night": night}).fetchone()
     assert signals == 2, (night, signals)
-    if str(night) not in seen:
-        seen.add(str(night))
+    if str(night) not in nights:
+        nights.add(str(night))
         print(night, flush=True)
 """
 
 
-def test_a_reader_of_another_process_meets_no_lock_and_no_half_night(warehouse, add_night, start_python):
+def test_a_reader_in_another_process_meets_no_lock_and_no_unfinished_night(warehouse, add_night, start_python):
     add_night(FIRST)
     publish_copy(warehouse, "recorded", "us_stocks")
     reader = start_python(READ_UNTIL_KILLED, warehouse.published)
@@ -154,7 +155,7 @@ def stop(building, published):
     print("built", flush=True)
     time.sleep(60)
 publish._swap = stop
-publish.publish_copy(Warehouse.at(sys.argv[1]), "recorded", "us_stocks")
+publish.publish_copy(Warehouse.from_url(sys.argv[1]), "recorded", "us_stocks")
 """
 
 
@@ -169,23 +170,26 @@ def test_a_publish_killed_before_the_swap_leaves_the_old_copy_and_the_next_one_c
     publisher.send_signal(signal.SIGKILL)
     publisher.wait()
     assert list(warehouse.path.parent.glob("*.building*"))
-    assert copied(warehouse, "SELECT max(night) FROM nights") == [(FIRST,)]
+    assert query_copy(warehouse, "SELECT max(night) FROM nights") == [(FIRST,)]
     publish_copy(warehouse, "recorded", "us_stocks")
-    assert copied(warehouse, "SELECT max(night) FROM nights") == [(SECOND,)]
+    assert query_copy(warehouse, "SELECT max(night) FROM nights") == [(SECOND,)]
     assert not list(warehouse.path.parent.glob("*.building*"))
 
 
 def test_a_path_with_quotes_and_blanks_is_published_like_any_other(tmp_path):
-    warehouse = Warehouse.at(tmp_path / "Ada's desk" / "the night.duckdb")
+    warehouse = Warehouse.from_url(tmp_path / "Ada's desk" / "the night.duckdb")
     migrate(warehouse)
     with warehouse.write("finish a night") as con:
-        stamp = "'2024-06-28', 'live', 'crypto', 'r', now(), '{}', '0', 'published', NULL, NULL, NULL, NULL, now()"
-        con.execute(f"INSERT INTO store.nights VALUES ({stamp})")
+        con.execute(
+            "INSERT INTO store.nights BY NAME SELECT '2024-06-28' AS night, 'live' AS source, 'crypto' AS universe,"
+            " 'r' AS run_id, now() AS clock, '{}' AS settings, '0' AS settings_hash, 'published' AS state,"
+            " now() AS published_at"
+        )
     assert publish_copy(warehouse, "live", "crypto").name == "the night.published.duckdb"
-    assert copied(warehouse, "SELECT universe FROM nights") == [("crypto",)]
+    assert query_copy(warehouse, "SELECT universe FROM nights") == [("crypto",)]
 
 
-def test_what_a_killed_first_publish_left_does_not_get_into_the_copy(warehouse, add_night, start_python):
+def test_leftovers_of_a_killed_first_publish_do_not_get_into_the_copy(warehouse, add_night, start_python):
     add_night(FIRST)
     publisher = start_python(PUBLISH_AND_STOP_BEFORE_THE_SWAP, warehouse.path)
     assert publisher.stdout.readline() == "built\n"
@@ -193,7 +197,7 @@ def test_what_a_killed_first_publish_left_does_not_get_into_the_copy(warehouse, 
     publisher.wait()
     add_night(FIRST, universe="crypto")
     publish_copy(warehouse, "recorded", "crypto")
-    assert copied(warehouse, "SELECT universe FROM nights") == [("crypto",)]
+    assert query_copy(warehouse, "SELECT universe FROM nights") == [("crypto",)]
 
 
 def test_a_copy_of_an_older_program_is_brought_up_to_date(warehouse, add_night):
@@ -203,20 +207,20 @@ def test_a_copy_of_an_older_program_is_brought_up_to_date(warehouse, add_night):
     with duckdb.connect(str(warehouse.published)) as con:
         con.execute("DROP VIEW leaderboard; DELETE FROM store.migrations WHERE name = 'views/leaderboard.sql'")
     publish_copy(warehouse, "recorded", "us_stocks")
-    assert copied(warehouse, "FROM leaderboard") == []
+    assert query_copy(warehouse, "FROM leaderboard") == []
 
 
-def test_a_damaged_copy_is_named_to_readers(warehouse):
+def test_readers_of_a_damaged_copy_get_its_name(warehouse):
     warehouse.published.write_bytes(b"not a database" * 1000)
     with pytest.raises(WarehouseCorruptError, match=r"warehouse\.published\.duckdb: not a readable"):
-        copied(warehouse, "FROM nights")
+        query_copy(warehouse, "FROM nights")
 
 
 def test_publishing_waits_for_the_writer(warehouse, add_night, start_python):
     add_night(FIRST)
     code = (
         "import sys, time; from warehouse.connect import Warehouse\n"
-        "with Warehouse.at(sys.argv[1]).write('busy'):\n    print('held', flush=True); time.sleep(1)"
+        "with Warehouse.from_url(sys.argv[1]).write('busy'):\n    print('held', flush=True); time.sleep(1)"
     )
     assert start_python(code, warehouse.path).stdout.readline() == "held\n"
     started = time.monotonic()

@@ -1,6 +1,6 @@
 """The data rules on recordings: Yahoo's real faults are caught, the clean tape passes with few flags.
 
-What no rule can tell, because nothing else in the row contradicts it: a dividend that is missing, made up, or off by a
+No rule can recognise faults that nothing else in the row contradicts: a dividend that is missing, made up, or off by a
 factor from the first one on; a wrong adjusted close, which nothing here is computed from.
 """
 
@@ -40,11 +40,15 @@ CAUGHT = {  # file: table, rule, failing rows
     "TEM-L-1d-bad-div": ("corporate_actions", "dividend_size", 1),
     "LSC-L-1d-bad-div": ("corporate_actions", "dividend_size", 4),
 }
-UNIT_FAULTS_BESIDE = {"CLC-L-1d-bad-div": 6, "LSC-L-1d-bad-div": 110, "NVT-L-1d-bad-div": 35}
+UNMARKED_UNIT_FAULTS = {  # in files that Yahoo's users report for their dividends
+    "CLC-L-1d-bad-div": 6,
+    "LSC-L-1d-bad-div": 110,
+    "NVT-L-1d-bad-div": 35,
+}
 
 
 def table(name: str, frame: pd.DataFrame) -> pd.DataFrame:
-    """The table's columns of a frame, empty ones where it has no rows."""
+    """The columns of the table ``name`` in ``frame``, with its types; NaN where ``frame`` lacks one."""
     rows = frame.reindex(columns=COLUMNS[name])
     return rows.astype({column: TYPES.get(column, float) for column in rows}).reset_index(drop=True)
 
@@ -52,9 +56,10 @@ def table(name: str, frame: pd.DataFrame) -> pd.DataFrame:
 def first_night(
     bars: pd.DataFrame, actions: pd.DataFrame, funding: pd.DataFrame, step: np.timedelta64
 ) -> tuple[dict[str, pd.DataFrame], CheckContext]:
-    """Everything as the delta of one first night; the grid is what the bars themselves print."""
+    """All rows as the delta of a first night; the expected opens are those of the bars themselves."""
     delta = dict(zip(TABLES, map(table, TABLES, (bars, actions, funding)), strict=True))
-    ts, nothing = delta["bars"]["ts"], pd.DataFrame()
+    ts = delta["bars"]["ts"]
+    no_rows = pd.DataFrame()
     return delta, CheckContext(
         clock=ts.to_numpy().max() + step,
         interval=delta["bars"]["interval"][0],
@@ -62,40 +67,40 @@ def first_night(
         closed_at=ts.to_numpy() + step,
         memberships=dict.fromkeys(delta["bars"]["symbol"].unique(), np.datetime64("NaT")),
         first_bars=ts.groupby(delta["bars"]["symbol"]).min().to_dict(),
-        bars=table("bars", nothing)[["symbol", "ts", "close"]],
-        actions=table("corporate_actions", nothing),
-        settlements=table("funding_rates", nothing)[["symbol", "ts"]],
+        bars=table("bars", no_rows)[["symbol", "ts", "close"]],
+        actions=table("corporate_actions", no_rows),
+        settlements=table("funding_rates", no_rows)[["symbol", "ts"]],
         delta_bars=delta["bars"],
         delta_actions=delta["corporate_actions"],
     )
 
 
 def failing_rows(path: Path, table_name: str, rule_name: str) -> int:
-    """Rows of one file of Yahoo's prices that fail one rule."""
+    """Number of rows of one file of Yahoo's prices that fail one rule."""
     rows = pd.read_csv(path).rename(columns=str.lower)
     ts = pd.to_datetime(rows.iloc[:, 0], utc=True).dt.tz_localize(None)
     rows = rows.assign(symbol="X", interval="1d", ts=ts).sort_values("ts")
     columns = {"dividends": "dividend", "stock splits": "split"}
     actions = pd.concat([rows.assign(kind=kind, value=rows[column]) for column, kind in columns.items()])
-    delta, around = first_night(rows, actions[actions["value"] != 0], pd.DataFrame(), np.timedelta64(1, "h"))
+    delta, context = first_night(rows, actions[actions["value"] != 0], pd.DataFrame(), np.timedelta64(1, "h"))
     (rule,) = [rule for rule in RULES if (rule.table, rule.name) == (table_name, rule_name)]
-    (verdict,) = judge({table_name: delta[table_name]}, [rule], around)
+    (verdict,) = judge({table_name: delta[table_name]}, [rule], context)
     assert not verdict.problem
     return len(verdict.rows)
 
 
 @pytest.mark.parametrize("name", CAUGHT)
-def test_a_real_fault_of_yahoo_is_caught_and_its_repaired_twin_passes(shared_data: Path, name: str) -> None:
+def test_a_real_fault_of_yahoo_is_caught_and_the_repaired_file_passes(shared_data: Path, name: str) -> None:
     table_name, rule, rows = CAUGHT[name]
     folder = shared_data / "wire" / "yahoo_bad_data"
     assert failing_rows(folder / f"{name}.csv", table_name, rule) == rows
     assert failing_rows(folder / f"{name}-fixed.csv", table_name, rule) == 0
 
 
-@pytest.mark.parametrize("name", UNIT_FAULTS_BESIDE)
-def test_prices_off_by_a_hundred_are_found_where_nobody_had_marked_them(shared_data: Path, name: str) -> None:
+@pytest.mark.parametrize("name", UNMARKED_UNIT_FAULTS)
+def test_prices_off_by_a_hundred_are_found_in_files_reported_for_other_faults(shared_data: Path, name: str) -> None:
     path = shared_data / "wire" / "yahoo_bad_data" / f"{name}-fixed.csv"
-    assert failing_rows(path, "bars", "unit_error") == UNIT_FAULTS_BESIDE[name]
+    assert failing_rows(path, "bars", "unit_error") == UNMARKED_UNIT_FAULTS[name]
 
 
 @pytest.mark.parametrize("kind", ["yahoo", "bybit"])
@@ -104,11 +109,14 @@ def test_the_clean_tape_passes_with_few_flags(shared_data: Path, kind: str) -> N
     tape = shared_data / "tape" / kind
     if kind == "yahoo":
         bars = pd.read_parquet(tape / "bars_1d.parquet").assign(interval="1d")
-        bars["ts"], step, funding = pd.to_datetime(bars["date"]), DAY, pd.DataFrame()
+        bars["ts"] = pd.to_datetime(bars["date"])
+        step = DAY
+        funding = pd.DataFrame()
     else:
         bars = pd.read_parquet(tape / "klines_60.parquet").assign(interval="1h")
         funding = pd.read_parquet(tape / "funding.parquet").rename(columns={"funding_rate": "rate"})
-        bars["ts"], funding["ts"] = bars["ts"].dt.tz_localize(None), funding["ts"].dt.tz_localize(None)
+        bars["ts"] = bars["ts"].dt.tz_localize(None)
+        funding["ts"] = funding["ts"].dt.tz_localize(None)
         step = np.timedelta64(1, "h")
     inspection = inspect_delta(*first_night(bars, pd.DataFrame(), funding, step), max_quarantined_fraction=1.0)
     assert not any(v.problem for v in inspection.verdicts)

@@ -1,9 +1,13 @@
-"""Every relation and every column says what it is, and the schema page repeats it."""
+"""Every relation and every column has a comment, and the schema page shows them."""
 
 from __future__ import annotations
 
+import re
+
+from warehouse.migrate import ROOM
 from warehouse.schema import describe
 from warehouse.tables import query_text
+from warehouse.view_files import relations_read
 
 
 def test_every_relation_has_a_comment(warehouse):
@@ -21,12 +25,22 @@ def test_every_column_has_a_comment(warehouse):
     assert [f"{schema}.{table}.{name}" for schema, table, name, _, comment in columns if not comment] == []
 
 
-def test_views_and_their_tables_say_the_same_of_a_column_that_is_passed_on(warehouse):
+def test_a_view_and_its_table_have_the_same_comment_for_the_same_column(warehouse):
     with warehouse.read() as con:
-        said = {row[:3]: row[4] for row in con.execute(query_text("describe_columns")).fetchall()}
-    for (schema, view, name), comment in said.items():
-        if schema == "main" and ("store", view, name) in said:
-            assert comment == said["store", view, name], f"{view}.{name}"
+        comments = {row[:3]: row[4] for row in con.execute(query_text("describe_columns")).fetchall()}
+    for (schema, view, name), comment in comments.items():
+        if schema == "main" and ("store", view, name) in comments:
+            assert comment == comments["store", view, name], f"{view}.{name}"
+
+
+def test_no_view_file_repeats_a_comment_that_it_inherits(warehouse):
+    with warehouse.read() as con:
+        rows = con.execute(query_text("describe_columns")).fetchall()
+    comments = {(f"{schema}.{table}", name): comment for schema, table, name, _, comment in rows}
+    for file in (ROOM / "views").glob("*.sql"):
+        text = file.read_text()
+        for name, comment in re.findall(rf"COMMENT ON COLUMN main\.{file.stem}\.(\w+) IS\s+'(.*)';", text):
+            assert comments.get((relations_read(text)[0], name)) != comment.replace("''", "'"), f"{file.stem}.{name}"
 
 
 def test_the_page_shows_grain_columns_types_and_macros(warehouse):

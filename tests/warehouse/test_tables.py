@@ -1,4 +1,4 @@
-"""Arrow rows in and out: slices replaced, rows added, misfits refused whole."""
+"""Arrow rows in and out: slices are replaced, rows added, rows that do not fit refused whole."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ def metrics(backtest: str, **values: float | None) -> pa.Table:
     return pa.table(columns, pa.schema({"value": pa.float64(), "metric": pa.string(), "backtest_id": pa.string()}))
 
 
-def stored(con) -> list[tuple]:
+def stored_metrics(con) -> list[tuple]:
     return con.execute("SELECT source, night, backtest_id, metric, value FROM store.metrics ORDER BY ALL").fetchall()
 
 
-def test_a_slice_is_replaced_and_the_rest_is_not_touched(warehouse):
+def test_a_slice_is_replaced_and_other_rows_stay(warehouse):
     with warehouse.write("write") as con:
         assert replace_slice(con, "store.metrics", metrics("b", sharpe=1.0, calmar=2.0), **KEYS, run_id="r") == 2
         simulated = {**KEYS, "source": "simulated"}
         replace_slice(con, "store.metrics", metrics("b", sharpe=9.0), **simulated, run_id="r")
         assert replace_slice(con, "store.metrics", metrics("b", sortino=3.0), **KEYS, run_id="r") == 1
-        assert stored(con) == [
+        assert stored_metrics(con) == [
             ("recorded", NIGHT, "b", "sortino", 3.0),
             ("simulated", NIGHT, "b", "sharpe", 9.0),
         ]
@@ -39,19 +39,19 @@ def test_replacing_twice_with_the_same_rows_changes_nothing(warehouse):
     rows = metrics("b", sharpe=1.0, calmar=None)
     with warehouse.write("write") as con:
         replace_slice(con, "store.metrics", rows, **KEYS, run_id="r")
-        once = stored(con)
+        once = stored_metrics(con)
         replace_slice(con, "store.metrics", rows, **KEYS, run_id="r")
-        assert stored(con) == once
+        assert stored_metrics(con) == once
 
 
 def test_no_rows_empty_the_slice(warehouse):
     with warehouse.write("write") as con:
         replace_slice(con, "store.metrics", metrics("b", sharpe=1.0), **KEYS, run_id="r")
         assert replace_slice(con, "store.metrics", metrics("b"), **KEYS, run_id="r") == 0
-        assert stored(con) == []
+        assert stored_metrics(con) == []
 
 
-def test_replacing_nothing_in_particular_is_refused(warehouse):
+def test_replacing_without_key_columns_is_refused(warehouse):
     with warehouse.write("write") as con, pytest.raises(ValueError, match="at least one key"):
         replace_slice(con, "store.metrics", metrics("b", sharpe=1.0))
 
@@ -68,7 +68,7 @@ def test_rows_outside_their_slice_are_refused(warehouse):
     agreeing = rows.set_column(rows.schema.get_field_index("source"), "source", pa.array(["recorded"] * 2))
     with warehouse.write("write") as con:
         replace_slice(con, "store.metrics", agreeing, **KEYS, run_id="r")
-        assert len(stored(con)) == 2
+        assert len(stored_metrics(con)) == 2
 
 
 @pytest.mark.parametrize(
@@ -86,16 +86,16 @@ def test_rows_that_do_not_fit_are_refused_whole(warehouse, rows, complaint):
     with pytest.raises(RowsRefusedError, match=message), warehouse.write("write") as con:
         replace_slice(con, "store.metrics", rows, **KEYS, run_id="r")
     with warehouse.read() as con:
-        assert [row[2] for row in stored(con)] == ["before"]
+        assert [row[2] for row in stored_metrics(con)] == ["before"]
 
 
-def test_a_row_replaces_the_one_with_its_key_and_others_stay(warehouse):
+def test_an_upserted_row_replaces_the_row_with_its_key_and_others_stay(warehouse):
     with warehouse.write("write") as con:
         append(con, "store.metrics", metrics("b", sharpe=1.0, calmar=2.0), **KEYS, run_id="r")
         append(con, "store.metrics", metrics("b", sharpe=7.0), **{**KEYS, "source": "live"}, run_id="r")
         by = ("source", "universe", "night", "backtest_id", "metric")
         assert upsert(con, "store.metrics", metrics("b", sharpe=5.0, sortino=6.0), by, **KEYS, run_id="s") == 2
-        assert [(source, metric, value) for source, _, _, metric, value in stored(con)] == [
+        assert [(source, metric, value) for source, _, _, metric, value in stored_metrics(con)] == [
             ("live", "sharpe", 7.0),
             ("recorded", "calmar", 2.0),
             ("recorded", "sharpe", 5.0),
@@ -104,26 +104,26 @@ def test_a_row_replaces_the_one_with_its_key_and_others_stay(warehouse):
 
 
 @pytest.mark.parametrize("name", ["store.metrics; DROP TABLE store.metrics", "store.me trics", 'store."metrics"', ""])
-def test_what_is_no_name_is_refused_as_a_table(warehouse, name):
+def test_a_table_that_is_no_identifier_is_refused(warehouse, name):
     with warehouse.write("write") as con, pytest.raises(ValueError, match="not a table or column name"):
         append(con, name, metrics("b", sharpe=1.0))
 
 
-def test_what_is_no_name_is_refused_as_a_column(warehouse):
+def test_a_column_that_is_no_identifier_is_refused(warehouse):
     with warehouse.write("write") as con, pytest.raises(ValueError, match="not a table or column name"):
         append(con, "store.metrics", metrics("b", sharpe=1.0), **{"source = 'x' OR 1": 1})
     with warehouse.write("write") as con, pytest.raises(ValueError, match="not a table or column name"):
         append(con, "store.metrics", metrics("b", sharpe=1.0).rename_columns(["1 AS value", "metric", "backtest_id"]))
 
 
-def test_values_are_never_read_as_sql(warehouse):
+def test_values_are_never_executed_as_sql(warehouse):
     hostile = "x'; DROP TABLE store.metrics; --"
     with warehouse.write("write") as con:
         replace_slice(con, "store.metrics", metrics(hostile, sharpe=1.0), **{**KEYS, "source": hostile}, run_id="r")
-        assert stored(con) == [(hostile, NIGHT, hostile, "sharpe", 1.0)]
+        assert stored_metrics(con) == [(hostile, NIGHT, hostile, "sharpe", 1.0)]
 
 
-def test_instants_maps_and_lists_come_back_as_they_went_in(warehouse):
+def test_instants_maps_and_lists_are_read_as_they_were_written(warehouse):
     as_of = datetime(2024, 6, 28, 13, 30, 0, 123456, tzinfo=UTC)
     signal = pa.table(
         {
@@ -136,9 +136,9 @@ def test_instants_maps_and_lists_come_back_as_they_went_in(warehouse):
     with warehouse.write("write") as con:
         append(con, "store.signals", signal, **KEYS, **constants, **numbers, run_id="r")
         append(con, "store.backtests", BACKTEST, source="live", universe="u", run_id="r")
-        back = con.execute("SELECT as_of, expected_return FROM store.signals").to_arrow_table()
-        assert back["as_of"].type == pa.timestamp("us", "UTC")
-        assert back.to_pylist() == [{"as_of": as_of, "expected_return": [(1, 0.5), (20, -0.25)]}]
+        rows = con.execute("SELECT as_of, expected_return FROM store.signals").to_arrow_table()
+        assert rows["as_of"].type == pa.timestamp("us", "UTC")
+        assert rows.to_pylist() == [{"as_of": as_of, "expected_return": [(1, 0.5), (20, -0.25)]}]
         assert con.execute("SELECT trial_ids FROM store.backtests").fetchone() == (["t1", "t2"],)
 
 

@@ -1,4 +1,4 @@
-"""The SQL contract against hand numbers."""
+"""The views against numbers computed by hand."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from datetime import date
 import pytest
 
 from warehouse.connect import Warehouse
+from warehouse.migrate import ROOM
 
-CONTRACT = {
+VIEWS = {file.stem for file in (ROOM / "views").glob("*.sql")} - {"bars_as_of"}  # which is a table macro
+PROMISED = {  # views that analysts rely on
     *("bars", "corporate_actions", "funding_rates", "universes", "universe_members", "features", "graph_snapshots"),
     *("graph_edges", "trials", "folds", "predictions", "backtests", "equity_curves", "positions", "metrics"),
     *("leaderboard", "signals", "signals_next_day", "checks", "quarantine", "leak_audit", "nights", "model_registry"),
@@ -27,17 +29,18 @@ def column(warehouse: Warehouse, name: str, where: str = "true") -> list:
     return [row[0] for row in rows(warehouse, f"SELECT {name} FROM bars WHERE {where} ORDER BY source, symbol, ts")]
 
 
-def test_the_contract_is_all_there(warehouse):
-    assert {name for (name,) in rows(warehouse, "SELECT view_name FROM duckdb_views() WHERE NOT internal")} == CONTRACT
+def test_every_view_file_makes_the_view_of_its_name_and_no_promised_view_is_missing(warehouse):
+    assert {name for (name,) in rows(warehouse, "SELECT view_name FROM duckdb_views() WHERE NOT internal")} == VIEWS
+    assert VIEWS >= PROMISED
     assert rows(warehouse, "FROM bars_as_of(now())") == []
 
 
-@pytest.mark.parametrize("view", sorted(CONTRACT - {"universes", "universe_members"}))
-def test_every_row_says_where_it_comes_from_and_which_night_wrote_it(warehouse, view):
-    """TRAP-14: simulated rows can always be told from recorded and live ones."""
+@pytest.mark.parametrize("view", sorted(VIEWS - {"universes", "universe_members"}))
+def test_every_row_has_its_source_its_universe_and_the_night_that_wrote_it(warehouse, view):
+    """TRAP-14: simulated rows can always be distinguished from recorded and live ones."""
     with warehouse.read() as con:
         columns = {name for name, *_ in con.execute(f"FROM {view} LIMIT 0").description}
-    # an event is its venue's, in whatever universe its symbol may be
+    # an event belongs to a venue, whatever universes its symbol is in
     assert {"source", "venue" if view in ("events", "trades") else "universe", "run_id"} <= columns
 
 
@@ -81,7 +84,7 @@ def test_a_dividend_before_the_first_bar_or_after_the_last_changes_nothing(wareh
     assert column(warehouse, "close_adjusted") == [100.0, 101.0]
 
 
-def test_a_split_changes_nothing_because_closes_come_adjusted_for_it(warehouse, add_bars, add_actions):
+def test_a_split_changes_nothing_because_closes_are_received_adjusted_for_it(warehouse, add_bars, add_actions):
     add_bars({MON: 25.0, TUE: 25.5})
     add_actions({TUE: 4.0}, kind="split")
     assert column(warehouse, "total_return") == [None, pytest.approx(0.02)]
@@ -90,13 +93,14 @@ def test_a_split_changes_nothing_because_closes_come_adjusted_for_it(warehouse, 
 def test_adjusted_closes_move_by_the_total_return(warehouse, add_bars, add_actions):
     add_bars({MON: 50.0, TUE: 49.0, WED: 51.5, THU: 50.25, FRI: 50.75})
     add_actions({TUE: 1.25, THU: 0.75})
-    returns, adjusted = column(warehouse, "total_return")[1:], column(warehouse, "close_adjusted")
+    returns = column(warehouse, "total_return")[1:]
+    adjusted = column(warehouse, "close_adjusted")
     assert [after / before - 1 for before, after in itertools.pairwise(adjusted)] == pytest.approx(returns)
     assert returns[0] == pytest.approx((49 + 1.25) / 50 - 1)
     assert adjusted[-1] == 50.75
 
 
-def test_sources_universes_symbols_and_intervals_keep_to_themselves(warehouse, add_bars, add_actions):
+def test_returns_do_not_mix_sources_universes_symbols_or_intervals(warehouse, add_bars, add_actions):
     add_bars({MON: 100.0, TUE: 101.0})
     add_bars({MON: 10.0, TUE: 11.0}, symbol="BBB")
     add_bars({MON: 200.0, TUE: 210.0}, source="simulated")
@@ -126,33 +130,33 @@ def test_a_filter_on_the_view_does_not_change_its_returns(warehouse, add_bars, a
         assert set(column(warehouse, "(ts, total_return, close_adjusted)", where)) <= set(whole)
 
 
-def test_bars_as_of_gives_the_version_known_at_an_instant(warehouse, add_bars):
+def test_bars_as_of_returns_the_version_received_by_an_instant(warehouse, add_bars):
     raw = {"table": "raw.bars", "provider": "yahoo"}
     add_bars({MON: 100.0, TUE: 101.0}, fetched_at="2024-06-26 00:00:00+00", run_id="first", **raw)
     add_bars({TUE: 100.9, WED: 102.0}, fetched_at="2024-06-27 00:00:00+00", run_id="second", **raw)
 
-    def known(instant: str) -> list[tuple]:
+    def bars_as_of(instant: str) -> list[tuple]:
         return rows(warehouse, "SELECT close, run_id FROM bars_as_of($t) ORDER BY ts", t=instant)
 
-    assert known("2024-06-25 23:59:59+00") == []
-    assert known("2024-06-26 00:00:00+00") == [(100.0, "first"), (101.0, "first")]
-    assert known("2024-06-27 00:00:00+00") == [(100.0, "first"), (100.9, "second"), (102.0, "second")]
+    assert bars_as_of("2024-06-25 23:59:59+00") == []
+    assert bars_as_of("2024-06-26 00:00:00+00") == [(100.0, "first"), (101.0, "first")]
+    assert bars_as_of("2024-06-27 00:00:00+00") == [(100.0, "first"), (100.9, "second"), (102.0, "second")]
 
 
-def test_bars_as_of_keeps_sources_apart(warehouse, add_bars):
+def test_bars_as_of_does_not_mix_sources(warehouse, add_bars):
     raw = {"table": "raw.bars", "provider": "yahoo"}
     add_bars({MON: 100.0}, fetched_at="2024-06-26 00:00:00+00", **raw)
     add_bars({MON: 7.0}, fetched_at="2024-06-27 00:00:00+00", source="simulated", **raw)
-    found = rows(warehouse, "SELECT source, close FROM bars_as_of('2024-06-28') ORDER BY source")
-    assert found == [("recorded", 100.0), ("simulated", 7.0)]
+    closes = rows(warehouse, "SELECT source, close FROM bars_as_of('2024-06-28') ORDER BY source")
+    assert closes == [("recorded", 100.0), ("simulated", 7.0)]
 
 
 def test_next_day_signals_are_the_champions_of_the_latest_published_night(warehouse, add_night):
     add_night(date(2024, 6, 27))
     add_night(date(2024, 6, 28))
     add_night(date(2024, 7, 1), published=False)
-    found = rows(warehouse, "SELECT night, model, symbol, side, expected_return[5] FROM signals_next_day")
-    assert found == [(date(2024, 6, 28), "winner", "AAA", "LONG", 0.01)]
+    signals = rows(warehouse, "SELECT night, model, symbol, side, expected_return[5] FROM signals_next_day")
+    assert signals == [(date(2024, 6, 28), "winner", "AAA", "LONG", 0.01)]
 
 
 def test_next_day_signals_come_per_source_and_universe(warehouse, add_night):
@@ -161,8 +165,8 @@ def test_next_day_signals_come_per_source_and_universe(warehouse, add_night):
     add_night(date(2024, 6, 27), universe="crypto")
     add_night(date(2024, 6, 26), universe="crypto")
     add_night(date(2024, 6, 26), source="simulated")
-    found = rows(warehouse, "SELECT source, universe, night FROM signals_next_day ORDER BY night")
-    assert found == [
+    signals = rows(warehouse, "SELECT source, universe, night FROM signals_next_day ORDER BY night")
+    assert signals == [
         ("simulated", "us_stocks", date(2024, 6, 26)),
         ("recorded", "crypto", date(2024, 6, 27)),
         ("recorded", "us_stocks", date(2024, 6, 28)),
@@ -170,7 +174,7 @@ def test_next_day_signals_come_per_source_and_universe(warehouse, add_night):
 
 
 @pytest.mark.parametrize("view", ["signals", "model_registry", "signals_next_day"])
-def test_an_unfinished_night_shows_nowhere_but_in_nights(warehouse, add_night, view):
+def test_an_unfinished_night_is_visible_in_nights_only(warehouse, add_night, view):
     add_night(date(2024, 6, 28), published=False)
     assert rows(warehouse, f"FROM {view}") == []
     assert rows(warehouse, "SELECT night, published_at FROM nights") == [(date(2024, 6, 28), None)]
@@ -183,17 +187,18 @@ def test_an_unfinished_night_shows_nowhere_but_in_nights(warehouse, add_night, v
 def test_figures_of_an_unfinished_night_stay_hidden_until_it_is_published(warehouse, add_night, view):
     night = date(2024, 6, 28)
     add_night(night, published=False)
-    run = f"recorded-us_stocks-{night}"
+    run_id = f"recorded-us_stocks-{night}"
     with warehouse.write("score") as con:
         con.execute(
-            "INSERT INTO store.metrics VALUES ('recorded', 'us_stocks', $n, 'b', 'sharpe', 1, $r)",
-            {"n": night, "r": run},
+            "INSERT INTO store.metrics BY NAME SELECT 'recorded' AS source, 'us_stocks' AS universe, $n AS night,"
+            " 'b' AS backtest_id, 'sharpe' AS metric, 1 AS value, $r AS run_id",
+            {"n": night, "r": run_id},
         )
         con.execute(
             "INSERT INTO store.leaderboard BY NAME SELECT 'recorded' AS source, 'us_stocks' AS universe, $n AS night,"
             " 'm' AS model, 1 AS rank, 'model' AS kind, 'b' AS backtest_id, 1 AS sessions, $n AS first_session,"
             " $n AS last_session, 'next_open' AS fill, $r AS run_id",
-            {"n": night, "r": run},
+            {"n": night, "r": run_id},
         )
     assert rows(warehouse, f"FROM {view}") == []
     with warehouse.write("finish") as con:
@@ -202,14 +207,14 @@ def test_figures_of_an_unfinished_night_stay_hidden_until_it_is_published(wareho
 
 
 def test_recorded_total_returns_agree_with_yahoos_own_adjustment(warehouse, shared_data):
-    """Yahoo's factor is 1 − dividend / close before; ours reinvests at the close: they differ in second order only."""
+    """Yahoo's factor is 1 − dividend / close before; ours reinvests at the close. They differ in second order only."""
     with warehouse.write("load") as con:
         con.execute(TAPE, {"tape": str(shared_data / "tape" / "yahoo" / "bars_1d.parquet")})
         con.execute(BARS_OF_TAPE)
         con.execute(DIVIDENDS_OF_TAPE)
-        compared, paid, difference = con.execute(DIFFERENCE).fetchone()
+        compared, with_dividend, difference = con.execute(DIFFERENCE).fetchone()
     assert compared > 5000
-    assert paid > 50
+    assert with_dividend > 50
     assert 0 < difference < 0.001
 
 

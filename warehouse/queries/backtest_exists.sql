@@ -1,6 +1,6 @@
--- backtest_exists: whether one backtest is on record. One row, one column.
+-- backtest_exists: whether one backtest is stored. One row, one column.
 SELECT
-    count(*) > 0 AS found
+    count(*) > 0 AS is_stored
 FROM backtests
 WHERE
     source = $source

@@ -1,5 +1,6 @@
--- bar_events_between: events of $symbols at $venue in [$start, $end) received by $received, without trades of less value
--- than $least_value, nor books unless that is 0, in the order of time. One row per (kind, symbol, ts, event_id).
+-- bar_events_between: events of $symbols at $venue in [$start, $end) received by $received, in the order of time,
+-- without trades of less value than $least_value; books only where $least_value is 0. One row per (kind, symbol, ts,
+-- event_id).
 SELECT
     kind,
     symbol,

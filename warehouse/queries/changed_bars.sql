@@ -1,7 +1,8 @@
--- changed_bars: those of the registered relation `pulled` (symbol, interval, ts, prices) that are new, or differ by more
--- than 1e-9 of their value from the latest version known at $clock; `restated` tells them apart. One row per row of
--- `pulled`. The provider's close_adjusted is not compared: each dividend moves all of it, and nothing is computed from it.
-WITH known AS (
+-- changed_bars: rows of the registered relation `pulled` (symbol, interval, ts, prices) that are new, or differ by more
+-- than 1e-9 of their value from the latest version received by $clock; `restated` is true for the latter. One row per
+-- row of `pulled`. The provider's close_adjusted is not compared: each dividend changes its whole history, and nothing
+-- is computed from it.
+WITH latest AS (
     SELECT
         *
     FROM raw.bars
@@ -12,21 +13,21 @@ WITH known AS (
 )
 SELECT
     pulled.*,
-    known.ts IS NOT NULL AS restated
+    latest.ts IS NOT NULL AS restated
 FROM pulled
-LEFT JOIN known ON known.symbol = pulled.symbol AND known.ts = pulled.ts
+LEFT JOIN latest ON latest.symbol = pulled.symbol AND latest.ts = pulled.ts
 WHERE
-    known.ts IS NULL
-    OR (pulled.open IS NULL) <> (known.open IS NULL)
-    OR (pulled.high IS NULL) <> (known.high IS NULL)
-    OR (pulled.low IS NULL) <> (known.low IS NULL)
-    OR (pulled.close IS NULL) <> (known.close IS NULL)
-    OR (pulled.volume IS NULL) <> (known.volume IS NULL)
-    OR (pulled.turnover IS NULL) <> (known.turnover IS NULL)
-    OR abs(pulled.open - known.open) > 1e-9 * abs(known.open)
-    OR abs(pulled.high - known.high) > 1e-9 * abs(known.high)
-    OR abs(pulled.low - known.low) > 1e-9 * abs(known.low)
-    OR abs(pulled.close - known.close) > 1e-9 * abs(known.close)
-    OR abs(pulled.volume - known.volume) > 1e-9 * abs(known.volume)
-    OR abs(pulled.turnover - known.turnover) > 1e-9 * abs(known.turnover)
+    latest.ts IS NULL
+    OR (pulled.open IS NULL) <> (latest.open IS NULL)
+    OR (pulled.high IS NULL) <> (latest.high IS NULL)
+    OR (pulled.low IS NULL) <> (latest.low IS NULL)
+    OR (pulled.close IS NULL) <> (latest.close IS NULL)
+    OR (pulled.volume IS NULL) <> (latest.volume IS NULL)
+    OR (pulled.turnover IS NULL) <> (latest.turnover IS NULL)
+    OR abs(pulled.open - latest.open) > 1e-9 * abs(latest.open)
+    OR abs(pulled.high - latest.high) > 1e-9 * abs(latest.high)
+    OR abs(pulled.low - latest.low) > 1e-9 * abs(latest.low)
+    OR abs(pulled.close - latest.close) > 1e-9 * abs(latest.close)
+    OR abs(pulled.volume - latest.volume) > 1e-9 * abs(latest.volume)
+    OR abs(pulled.turnover - latest.turnover) > 1e-9 * abs(latest.turnover)
 ORDER BY pulled.symbol, pulled.ts;

@@ -1,6 +1,6 @@
--- changed_corporate_actions: those of the registered relation `pulled` (symbol, ts, kind, value) that are new, or differ
--- by more than 1e-9 of their value from the latest version known at $clock. One row per row of `pulled`.
-WITH known AS (
+-- changed_corporate_actions: rows of the registered relation `pulled` (symbol, ts, kind, value) that are new, or differ
+-- by more than 1e-9 of their value from the latest version received by $clock. One row per row of `pulled`.
+WITH latest AS (
     SELECT
         symbol,
         ts,
@@ -13,6 +13,6 @@ WITH known AS (
 SELECT
     pulled.*
 FROM pulled
-LEFT JOIN known ON known.symbol = pulled.symbol AND known.ts = pulled.ts AND known.kind = pulled.kind
-WHERE known.ts IS NULL OR abs(pulled.value - known.value) > 1e-9 * abs(known.value)
+LEFT JOIN latest ON latest.symbol = pulled.symbol AND latest.ts = pulled.ts AND latest.kind = pulled.kind
+WHERE latest.ts IS NULL OR abs(pulled.value - latest.value) > 1e-9 * abs(latest.value)
 ORDER BY pulled.symbol, pulled.ts, pulled.kind;

@@ -1,6 +1,6 @@
--- changed_funding_rates: those of the registered relation `pulled` (symbol, ts, rate) that are new, or differ by more than
--- 1e-9 of their value from the latest version known at $clock. One row per row of `pulled`.
-WITH known AS (
+-- changed_funding_rates: rows of the registered relation `pulled` (symbol, ts, rate) that are new, or differ by more
+-- than 1e-9 of their value from the latest version received by $clock. One row per row of `pulled`.
+WITH latest AS (
     SELECT
         symbol,
         ts,
@@ -12,6 +12,6 @@ WITH known AS (
 SELECT
     pulled.*
 FROM pulled
-LEFT JOIN known ON known.symbol = pulled.symbol AND known.ts = pulled.ts
-WHERE known.ts IS NULL OR abs(pulled.rate - known.rate) > 1e-9 * abs(known.rate)
+LEFT JOIN latest ON latest.symbol = pulled.symbol AND latest.ts = pulled.ts
+WHERE latest.ts IS NULL OR abs(pulled.rate - latest.rate) > 1e-9 * abs(latest.rate)
 ORDER BY pulled.symbol, pulled.ts;

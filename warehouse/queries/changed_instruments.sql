@@ -1,6 +1,6 @@
--- changed_instruments: those of the registered relation `pulled` that are new, or differ in any column from the latest
--- version known at $clock. One row per row of `pulled`.
-WITH known AS (
+-- changed_instruments: rows of the registered relation `pulled` that are new, or differ in any column from the latest
+-- version received by $clock. One row per row of `pulled`.
+WITH latest AS (
     SELECT
         symbol,
         status,
@@ -28,5 +28,5 @@ SELECT
     tick_size,
     lot_size,
     funding_interval_minutes
-FROM known
+FROM latest
 ORDER BY symbol;

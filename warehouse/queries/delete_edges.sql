@@ -1,4 +1,4 @@
--- delete_edges: removes the edges of one graph at the dates $as_of. Gives back how many.
+-- delete_edges: removes the edges of one graph at the dates $as_of. Returns how many.
 DELETE FROM store.graph_edges
 WHERE
     source = $source

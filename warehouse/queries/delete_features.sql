@@ -1,4 +1,4 @@
--- delete_features: removes the feature rows of one symbol at the bars $ts. Gives back how many.
+-- delete_features: removes the feature rows of one symbol at the bars $ts. Returns how many.
 DELETE FROM store.features
 WHERE
     source = $source

@@ -1,4 +1,4 @@
--- delete_snapshots: removes the snapshots of one graph at the dates $as_of. Gives back how many.
+-- delete_snapshots: removes the snapshots of one graph at the dates $as_of. Returns how many.
 DELETE FROM store.graph_snapshots
 WHERE
     source = $source

@@ -1,4 +1,5 @@
--- describe_columns: what every column of the open database means. One row per column, in the order of its table.
+-- describe_columns: type and comment of every column of the open database. One row per column, in the order of its
+-- table.
 SELECT
     schema_name,
     table_name,

@@ -1,4 +1,4 @@
--- describe_relations: what every table, view and table macro of the open database is. One row per relation.
+-- describe_relations: comment of every table, view and table macro of the open database. One row per relation.
 SELECT
     schema_name,
     view_name AS name,

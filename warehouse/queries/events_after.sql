@@ -1,5 +1,5 @@
--- events_after: events of $symbols at $venue received after $received, but for those that $archived wrote, in the order
--- in which they were. One row per (kind, symbol, ts, event_id).
+-- events_after: events of $symbols at $venue received after $received, except those written by the run $archived, in
+-- the order of receipt. One row per (kind, symbol, ts, event_id).
 SELECT
     kind,
     symbol,

@@ -1,5 +1,5 @@
--- first_unseen_event: the earliest of the events that a night of $universe with the clock $received reads and no
--- published one has: settlements of funding, and what bar_events_between reads. One row, NULL for none.
+-- first_unseen_event: instant of the earliest event that a night of $universe with the clock $received reads and that
+-- no published night has read: settlements of funding, and the events of bar_events_between. One row, NULL for none.
 WITH published AS (
     SELECT
         run_id,

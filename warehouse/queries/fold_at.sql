@@ -1,4 +1,5 @@
--- fold_at: the fold of one trial that forecasts the bar $ts: the latest whose test window began by then. At most one row.
+-- fold_at: the fold of one trial that forecasts the bar $ts: the latest whose test window begins at or before it. At
+-- most one row.
 SELECT
     fold,
     test_start,

@@ -1,6 +1,6 @@
--- ingest_overlap: the last $bars bars of every symbol, each in the latest version known at $clock. One row per
+-- ingest_overlap: the last $bars bars of every symbol, each in the latest version received by $clock. One row per
 -- (symbol, ts).
-WITH known AS (
+WITH latest AS (
     SELECT
         symbol,
         ts,
@@ -17,6 +17,6 @@ WITH known AS (
 )
 SELECT
     *
-FROM known
+FROM latest
 QUALIFY row_number() OVER (PARTITION BY symbol ORDER BY ts DESC) <= $bars
 ORDER BY symbol, ts;

@@ -1,5 +1,6 @@
--- known_bars: closes as earlier nights had accepted them at $clock, in [$start, $clock]; runs $run_ids are still to be
--- validated. Read from raw, not from the store, so that a night run again sees what it saw. One row per (symbol, ts).
+-- known_bars: closes as earlier nights had accepted them at $clock, in [$start, $clock], without the runs $run_ids,
+-- which are not validated yet. Read from raw and not from the store, so that a night that runs again reads the same
+-- rows. One row per (symbol, ts).
 SELECT
     symbol,
     ts,

@@ -1,5 +1,6 @@
--- new_events: those of the registered relation `arriving`, all with ts in [$start, $end], that no event of $source and
--- $venue is yet, with the nodes they join; of repeats in `arriving` itself, one. One row per (kind, symbol, ts, event_id).
+-- new_events: rows of the registered relation `arriving`, all with ts in [$start, $end], that are not stored yet for
+-- $source and $venue, with the nodes they join; of repeats in `arriving` itself, one. One row per (kind, symbol, ts,
+-- event_id).
 SELECT
     arriving.*,
     CASE arriving.kind
@@ -17,6 +18,6 @@ ANTI JOIN (
         event_id
     FROM store.events
     WHERE source = $source AND venue = $venue AND ts >= $start AND ts <= $end
-) AS known USING (kind, symbol, ts, event_id)
+) AS stored USING (kind, symbol, ts, event_id)
 QUALIFY row_number() OVER (PARTITION BY arriving.kind, arriving.symbol, arriving.ts, arriving.event_id) = 1
 ORDER BY arriving.ts, arriving.kind, arriving.symbol, arriving.event_id;

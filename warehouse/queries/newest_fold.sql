@@ -1,5 +1,5 @@
--- newest_fold: the fold of a model that predicted for the newest published night of a universe, of $source unless
--- that is NULL, and where its weights are. At most one row: the newest fold of the model's first trial.
+-- newest_fold: the fold of a model that forecast the newest published night of a universe, of $source unless that is
+-- NULL, and the file of its weights. At most one row: the newest fold of the model's first trial.
 SELECT
     registry.source,
     registry.night,

@@ -1,5 +1,5 @@
--- pending_runs: runs whose raw rows the night $night has to validate: its own, and those of earlier nights that were
--- blocked or died before their verdict, back to the latest night that was accepted. One row per run.
+-- pending_runs: runs whose raw rows the night $night has to validate: its own run, and the runs of earlier nights that
+-- were blocked or ended before their verdict, back to the latest night that was accepted. One row per run.
 WITH accepted AS (
     SELECT
         night

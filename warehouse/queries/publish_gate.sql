@@ -1,4 +1,4 @@
--- publish_gate: what was checked of a night, and what of it stands against publishing. One row.
+-- publish_gate: how many checks and audits of a night ran, and how many of them forbid publishing it. One row.
 SELECT
     validated,
     blocking,

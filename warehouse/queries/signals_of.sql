@@ -1,4 +1,4 @@
--- signals_of: the signals of a night on record, published or not. One row per (model, symbol).
+-- signals_of: the stored signals of one night, published or not. One row per (model, symbol).
 SELECT
     model,
     symbol,

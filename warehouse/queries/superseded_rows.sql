@@ -1,5 +1,5 @@
--- superseded_rows: rows of one table that a night later than $clock has put into the store. One row per key; kind is null
--- but for corporate actions.
+-- superseded_rows: rows of one table that a night later than $clock has written to the store. One row per key; kind is
+-- NULL except for corporate actions.
 SELECT
     symbol,
     ts,

@@ -19,6 +19,6 @@ WHERE
     AND fetched_at <= $received
     AND price > 0
     AND size > 0
-    AND price * size < 1e15 -- what no trade can be has no part in a sum
+    AND price * size < 1e15 -- larger values are faults of the recording
 GROUP BY ALL
 ORDER BY symbol, ts;

@@ -1,4 +1,4 @@
--- trial_exists: one row when the trial is known, none otherwise.
+-- trial_exists: one row when the trial is stored, none otherwise.
 SELECT
     trial_id
 FROM store.trials

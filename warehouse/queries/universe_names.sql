@@ -1,4 +1,4 @@
--- universe_names: the universes there are. One row per universe.
+-- universe_names: names of all universes. One row per universe.
 SELECT universe
 FROM store.universes
 ORDER BY universe;

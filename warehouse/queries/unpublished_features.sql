@@ -1,4 +1,4 @@
--- unpublished_features: bars with a feature row that no published night has seen. One row per bar, oldest first.
+-- unpublished_features: bars with a feature row that no published night has written. One row per bar, oldest first.
 SELECT DISTINCT
     ts
 FROM store.features

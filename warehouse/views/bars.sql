@@ -60,23 +60,7 @@ WINDOW
 
 COMMENT ON VIEW main.bars IS
     'Bars that passed the checks, latest version, with returns that count dividends. Grain: source, universe, symbol, interval, ts';
-COMMENT ON COLUMN main.bars.source IS 'live, recorded or simulated';
-COMMENT ON COLUMN main.bars.universe IS 'Universe, see universes';
-COMMENT ON COLUMN main.bars.symbol IS 'Symbol as the provider names it';
-COMMENT ON COLUMN main.bars.interval IS 'Length of the bar: 1d, 1h or 1s';
-COMMENT ON COLUMN main.bars.ts IS 'UTC open of the bar';
-COMMENT ON COLUMN main.bars.open IS 'First price of the bar';
-COMMENT ON COLUMN main.bars.high IS 'Highest price of the bar';
-COMMENT ON COLUMN main.bars.low IS 'Lowest price of the bar';
-COMMENT ON COLUMN main.bars.close IS 'Last price of the bar, adjusted for splits and not for dividends';
 COMMENT ON COLUMN main.bars.close_adjusted IS
     'Close adjusted backwards for splits and dividends; on the last bar it is the close';
 COMMENT ON COLUMN main.bars.total_return IS
     '(close + dividends since the bar before) / close of the bar before, less 1: a fraction; NULL on the first bar';
-COMMENT ON COLUMN main.bars.volume IS 'Units traded in the bar: shares, or coins (contracts where the exchange counts those)';
-COMMENT ON COLUMN main.bars.turnover IS
-    'Value traded in the bar in the quote currency; NULL where the provider does not tell';
-COMMENT ON COLUMN main.bars.flag IS 'Rules that let the bar pass marked, separated by commas; NULL when there is none';
-COMMENT ON COLUMN main.bars.fetched_at IS
-    'UTC instant at which the row was received, as the clock of its night believes';
-COMMENT ON COLUMN main.bars.run_id IS 'Night that wrote the row, see nights';

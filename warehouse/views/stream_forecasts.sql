@@ -29,33 +29,5 @@ SELECT
     run_id
 FROM store.stream_forecasts;
 
-COMMENT ON VIEW main.stream_forecasts IS
-    'Forecasts of a stream, made at the close of each bar, each once. Grain: source, universe, model, symbol, ts, horizon_bars';
-COMMENT ON COLUMN main.stream_forecasts.source IS 'live, recorded or simulated';
-COMMENT ON COLUMN main.stream_forecasts.universe IS 'Universe, see universes';
-COMMENT ON COLUMN main.stream_forecasts.model IS 'Network of the zoo that made it';
-COMMENT ON COLUMN main.stream_forecasts.trial_id IS 'Trial whose fold made it, see trials';
-COMMENT ON COLUMN main.stream_forecasts.fold IS 'Fold whose fit made it';
-COMMENT ON COLUMN main.stream_forecasts.artifact_sha256 IS 'sha256 of the model file that made it, see folds';
-COMMENT ON COLUMN main.stream_forecasts.symbol IS 'Symbol as the provider names it';
-COMMENT ON COLUMN main.stream_forecasts.ts IS 'UTC open of the bar at whose close it was made';
-COMMENT ON COLUMN main.stream_forecasts.closes_at IS 'UTC close of that bar: nothing that came later was read';
-COMMENT ON COLUMN main.stream_forecasts.horizon_bars IS 'Bars from the entry (the next open) to the exit';
-COMMENT ON COLUMN main.stream_forecasts.expected_return IS 'Expected log return from entry to exit';
-COMMENT ON COLUMN main.stream_forecasts.expected_volatility IS 'Expected standard deviation of log returns, per bar';
-COMMENT ON COLUMN main.stream_forecasts.p_strong_sell IS 'Probability of STRONG_SELL';
-COMMENT ON COLUMN main.stream_forecasts.p_sell IS 'Probability of SELL';
-COMMENT ON COLUMN main.stream_forecasts.p_hold IS 'Probability of HOLD';
-COMMENT ON COLUMN main.stream_forecasts.p_buy IS 'Probability of BUY';
-COMMENT ON COLUMN main.stream_forecasts.p_strong_buy IS 'Probability of STRONG_BUY';
 COMMENT ON COLUMN main.stream_forecasts.p_up IS 'Probability of a rise: BUY or STRONG_BUY';
 COMMENT ON COLUMN main.stream_forecasts.p_down IS 'Probability of a fall: SELL or STRONG_SELL';
-COMMENT ON COLUMN main.stream_forecasts.label_3 IS 'Predicted class: BUY, HOLD or SELL';
-COMMENT ON COLUMN main.stream_forecasts.confidence IS 'Probability of the predicted class';
-COMMENT ON COLUMN main.stream_forecasts.freshness IS
-    'How fresh the memory of the symbol was at the close: 1 for an event just then, 0.5 for one an hour before; NULL for none yet';
-COMMENT ON COLUMN main.stream_forecasts.stale IS
-    'True where the memory heard of no event of the symbol in the hour before the close: not to be acted on';
-COMMENT ON COLUMN main.stream_forecasts.made_at IS 'UTC instant at which it was made';
-COMMENT ON COLUMN main.stream_forecasts.run_id IS
-    'First 16 hex digits of sha256 of the stream that wrote the row: "stream|source|universe"';

@@ -1,8 +1,8 @@
-"""The short causal convolution of Mamba with its SiLU on a CPU, in one pass; the backward pass computes it again.
+"""The short causal convolution of Mamba with its SiLU on a CPU, in one pass; the backward pass recomputes it.
 
 Glossary: b sequences · l bars · d channels · k taps · W lanes of a vector, one channel each ·
-p = bias + Σ_j w_j x_{t+j}, y = p · sigmoid(p). Arrays are flat, channels last: x (b, l + k − 1, d), the k − 1 bars
-before the first included; w (k, d); bias (d,); y (b, l, d).
+p = bias + Σ_j w_j x_{t+j}, y = p · sigmoid(p). Arrays are flat, channels last: x (b, l + k − 1, d) with the k − 1
+bars before the first; w (k, d); bias (d,); y (b, l, d).
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ Sizes = tuple[int, int, int, int]  # l, d, k, W
 
 
 @njit(inline="always")
-def _before_silu(x: Array, w: Array, bias: Array, at: int, c: int, d: int, k: int) -> Any:
+def _before_silu(x: Array, w: Array, bias: Array, start: int, c: int, d: int, k: int) -> Any:
+    """p of W channels from c on; ``start`` is the position of the first of the k bars in x."""
     p = load(bias, c)
     for j in range(k):
-        p = fma(load(w, j * d + c), load(x, at + j * d), p)
+        p = fma(load(w, j * d + c), load(x, start + j * d), p)
     return p
 
 
@@ -38,7 +39,8 @@ def _forward(inputs: Arrays, y: Array, sizes: Sizes, first: int, stop: int) -> N
     x, w, bias = inputs
     length, d, k, W = sizes
     for item in range(first, stop):
-        b, c = item * W // d, item * W % d
+        b = item * W // d
+        c = item * W % d
         for t in range(length):
             p = _before_silu(x, w, bias, (b * (length + k - 1) + t) * d + c, c, d, k)
             store(y, (b * length + t) * d + c, mul(p, sigmoid(p)))
@@ -46,31 +48,32 @@ def _forward(inputs: Arrays, y: Array, sizes: Sizes, first: int, stop: int) -> N
 
 @njit(nogil=True, error_model="numpy", cache=True)
 def _backward(inputs: Arrays, grads: Arrays, sizes: Sizes, first: int, stop: int) -> None:
-    """Gradients of items [first, stop), added to gx, gw (b, k, d) and gbias (b, d)."""
+    """Adds the gradients of items [first, stop) to gx, gw (b, k, d) and gbias (b, d)."""
     x, w, bias, gy = inputs
     gx, gw, gbias = grads
     length, d, k, W = sizes
     for item in range(first, stop):
-        b, c = item * W // d, item * W % d
+        b = item * W // d
+        c = item * W % d
         for t in range(length):
-            at = (b * (length + k - 1) + t) * d + c
-            p = _before_silu(x, w, bias, at, c, d, k)
+            start = (b * (length + k - 1) + t) * d + c
+            p = _before_silu(x, w, bias, start, c, d, k)
             s = sigmoid(p)
             g = mul(load(gy, (b * length + t) * d + c), mul(s, fma(p, sub(constant(p, 1.0), s), constant(p, 1.0))))
             store(gbias, b * d + c, add(g, load(gbias, b * d + c)))
             for j in range(k):
-                summed = (b * k + j) * d + c
-                store(gx, at + j * d, fma(g, load(w, j * d + c), load(gx, at + j * d)))
-                store(gw, summed, fma(g, load(x, at + j * d), load(gw, summed)))
+                w_index = (b * k + j) * d + c
+                store(gx, start + j * d, fma(g, load(w, j * d + c), load(gx, start + j * d)))
+                store(gw, w_index, fma(g, load(x, start + j * d), load(gw, w_index)))
 
 
 def depthwise_silu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """y (b, l, d) of x (b, l + k − 1, d), weight (d, k), bias (d,)."""
+    """y (b, l, d) from x (b, l + k − 1, d), weight (d, k) and bias (d,)."""
     d = x.shape[2]
-    added = -d % lanes_of(as_array(bias).dtype)
+    extra_channels = -d % lanes_of(as_array(bias).dtype)
     w = weight.t()
-    if added:  # the kernels know whole vectors
-        x, w, bias = pad(x, (0, added)), pad(w, (0, added)), pad(bias, (0, added))
+    if extra_channels:  # the kernels process whole vectors
+        x, w, bias = (pad(v, (0, extra_channels)) for v in (x, w, bias))
     return _DepthwiseSilu.apply(x.contiguous(), w.contiguous(), bias)[..., :d]
 
 
@@ -78,7 +81,8 @@ class _DepthwiseSilu(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor, bias: Tensor) -> Tensor:
         b, padded, d = x.shape
-        k, W = len(w), lanes_of(as_array(bias).dtype)
+        k = len(w)
+        W = lanes_of(as_array(bias).dtype)
         y = x.new_empty(b, padded - k + 1, d)
         ctx.save_for_backward(x, w, bias)
         ctx.sizes = (padded - k + 1, d, k, W)
@@ -89,8 +93,11 @@ class _DepthwiseSilu(Function):
     @once_differentiable
     def backward(ctx: Any, gy: Tensor) -> tuple[Tensor, ...]:
         x, w, bias = ctx.saved_tensors
-        b, (_, d, k, W) = len(x), ctx.sizes
-        gx, gw, gbias = x.new_zeros(x.shape), x.new_zeros(b, k, d), x.new_zeros(b, d)
+        b = len(x)
+        _, d, k, W = ctx.sizes
+        gx = x.new_zeros(x.shape)
+        gw = x.new_zeros(b, k, d)
+        gbias = x.new_zeros(b, d)
         inputs = as_arrays(x, w, bias, gy.contiguous())
         parallel_for(_backward, b * d // W, inputs, as_arrays(gx, gw, gbias), ctx.sizes)
         return gx, gw.sum(0), gbias.sum(0)

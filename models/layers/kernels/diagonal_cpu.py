@@ -2,11 +2,11 @@
 
 Glossary as in scan.py: b sequences · l bars · d channels · m complex states per channel · p complex states in all.
 Further: W lanes of a vector, one channel each · T = BLOCK_BARS, the bars between two stored states · k bars of the
-block at hand · _r, _i real and imaginary part.
+current block · _r, _i real and imaginary part.
 
 Arrays are flat, channels last: x, y (b, l, d); a, w (m, d); h (b, m, d). Within a block the outer loop runs over the
 states: h, a, w and their gradients stay in registers while x stays in the first-level cache. The backward pass is the
-recurrence of the adjoint, g_{t−1} = conj(a) g_t + conj(w) ∂y_{t−1}, run against the states computed again.
+recurrence of the adjoint, g_{t−1} = conj(a) g_t + conj(w) ∂y_{t−1}; it recomputes the states block by block.
 """
 
 from __future__ import annotations
@@ -28,68 +28,78 @@ BLOCK_BARS = 64
 Array = np.ndarray
 Arrays = tuple[Array, ...]
 Sizes = tuple[int, int, int, int]  # l, d, m, W
-Places = tuple[int, int, int, int, int]  # l, p, W, and where a of a sequence and bar is found
+ScanSizes = tuple[int, int, int, int, int]  # l, p, W, and the strides of a: per sequence and per bar, in units of p
 
 
 @njit(inline="always")
-def _turn(a_r: Any, a_i: Any, h_r: Any, h_i: Any, x: Any) -> tuple[Any, Any]:
-    """a h + x with a real x."""
+def _recur(a_r: Any, a_i: Any, h_r: Any, h_i: Any, x: Any) -> tuple[Any, Any]:
+    """a h + x for real x."""
     return fma(a_r, h_r, fma(a_i, sub(constant(h_i, 0.0), h_i), x)), fma(a_r, h_i, mul(a_i, h_r))
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
 def _ssm(inputs: Arrays, outputs: Arrays, sizes: Sizes, first: int, stop: int) -> None:
-    """Fills ``y``, replaces h by the last state, and keeps in ``starts`` (b, blocks, m, d) the one before every block
-    (none kept if it is empty), for items (sequence, W channels) in [first, stop)."""
+    """Fills ``y`` and replaces h by the last state, for items (sequence, W channels) in [first, stop). Stores the state
+    before every block in ``starts`` (b, blocks, m, d), unless that array is empty."""
     x, a_r, a_i, w_r, w_i, D = inputs
     h_r, h_i, y, starts_r, starts_i = outputs
     length, d, m, W = sizes
     out = np.empty(BLOCK_BARS * W, x.dtype)
     blocks = (length + BLOCK_BARS - 1) // BLOCK_BARS
     for item in range(first, stop):
-        b, c = item * W // d, item * W % d
+        b = item * W // d
+        c = item * W % d
         for block in range(blocks):
-            begin, k = b * length + block * BLOCK_BARS, min(BLOCK_BARS, length - block * BLOCK_BARS)
+            begin = b * length + block * BLOCK_BARS
+            k = min(BLOCK_BARS, length - block * BLOCK_BARS)
             for t in range(k):
                 store(out, t * W, mul(load(D, c), load(x, (begin + t) * d + c)))
             for j in range(0, m, 2):
-                at, here, kept = j * d + c, (b * m + j) * d + c, ((b * blocks + block) * m + j) * d + c
-                a_r0, a_i0, a_r1, a_i1 = load(a_r, at), load(a_i, at), load(a_r, at + d), load(a_i, at + d)
-                w_r0, w_i0, w_r1, w_i1 = load(w_r, at), load(w_i, at), load(w_r, at + d), load(w_i, at + d)
-                h_r0, h_i0, h_r1, h_i1 = load(h_r, here), load(h_i, here), load(h_r, here + d), load(h_i, here + d)
+                a_index = j * d + c
+                h_index = (b * m + j) * d + c
+                starts_index = ((b * blocks + block) * m + j) * d + c
+                a_r0, a_i0 = load(a_r, a_index), load(a_i, a_index)
+                a_r1, a_i1 = load(a_r, a_index + d), load(a_i, a_index + d)
+                w_r0, w_i0 = load(w_r, a_index), load(w_i, a_index)
+                w_r1, w_i1 = load(w_r, a_index + d), load(w_i, a_index + d)
+                h_r0, h_i0 = load(h_r, h_index), load(h_i, h_index)
+                h_r1, h_i1 = load(h_r, h_index + d), load(h_i, h_index + d)
                 if starts_r.size:
-                    store(starts_r, kept, h_r0)
-                    store(starts_i, kept, h_i0)
-                    store(starts_r, kept + d, h_r1)
-                    store(starts_i, kept + d, h_i1)
-                minus0, minus1 = sub(constant(w_i0, 0.0), w_i0), sub(constant(w_i1, 0.0), w_i1)
+                    store(starts_r, starts_index, h_r0)
+                    store(starts_i, starts_index, h_i0)
+                    store(starts_r, starts_index + d, h_r1)
+                    store(starts_i, starts_index + d, h_i1)
+                minus_w_i0 = sub(constant(w_i0, 0.0), w_i0)
+                minus_w_i1 = sub(constant(w_i1, 0.0), w_i1)
                 for t in range(k):
                     xt = load(x, (begin + t) * d + c)
-                    h_r0, h_i0 = _turn(a_r0, a_i0, h_r0, h_i0, xt)
-                    h_r1, h_i1 = _turn(a_r1, a_i1, h_r1, h_i1, xt)
-                    read = fma(minus0, h_i0, fma(w_r0, h_r0, load(out, t * W)))
-                    store(out, t * W, fma(minus1, h_i1, fma(w_r1, h_r1, read)))
-                store(h_r, here, h_r0)
-                store(h_i, here, h_i0)
-                store(h_r, here + d, h_r1)
-                store(h_i, here + d, h_i1)
+                    h_r0, h_i0 = _recur(a_r0, a_i0, h_r0, h_i0, xt)
+                    h_r1, h_i1 = _recur(a_r1, a_i1, h_r1, h_i1, xt)
+                    read = fma(minus_w_i0, h_i0, fma(w_r0, h_r0, load(out, t * W)))
+                    store(out, t * W, fma(minus_w_i1, h_i1, fma(w_r1, h_r1, read)))
+                store(h_r, h_index, h_r0)
+                store(h_i, h_index, h_i0)
+                store(h_r, h_index + d, h_r1)
+                store(h_i, h_index + d, h_i1)
             for t in range(k):
                 store(y, (begin + t) * d + c, load(out, t * W))
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
 def _ssm_backward(inputs: Arrays, grads: Arrays, sizes: Sizes, first: int, stop: int) -> None:
-    """Gradients of items [first, stop): gx filled; ga, gw (b, m, d) and gD (b, d) added to; g, the last state's, is
-    replaced by the first one's."""
+    """Writes the gradients of items (sequence, W channels) in [first, stop): gx is filled; ga, gw (b, m, d) and gD
+    (b, d) are added to; g enters as the gradient of the last state and is replaced by that of the initial state."""
     x, a_r, a_i, w_r, w_i, D, starts_r, starts_i, gy = inputs
     g_r, g_i, gx, ga_r, ga_i, gw_r, gw_i, gD = grads
     length, d, m, W = sizes
     out, before_r, before_i = np.empty((3, BLOCK_BARS * W), x.dtype)
     blocks = (length + BLOCK_BARS - 1) // BLOCK_BARS
     for item in range(first, stop):
-        b, c = item * W // d, item * W % d
+        b = item * W // d
+        c = item * W % d
         for block in range(blocks - 1, -1, -1):
-            begin, k = b * length + block * BLOCK_BARS, min(BLOCK_BARS, length - block * BLOCK_BARS)
+            begin = b * length + block * BLOCK_BARS
+            k = min(BLOCK_BARS, length - block * BLOCK_BARS)
             sum_D = load(gD, b * d + c)
             for t in range(k):
                 g = load(gy, (begin + t) * d + c)
@@ -97,75 +107,86 @@ def _ssm_backward(inputs: Arrays, grads: Arrays, sizes: Sizes, first: int, stop:
                 sum_D = fma(g, load(x, (begin + t) * d + c), sum_D)
             store(gD, b * d + c, sum_D)
             for j in range(m):
-                at, here, kept = j * d + c, (b * m + j) * d + c, ((b * blocks + block) * m + j) * d + c
-                ar, ai, wr, wi = load(a_r, at), load(a_i, at), load(w_r, at), load(w_i, at)
-                hr, hi = load(starts_r, kept), load(starts_i, kept)
+                a_index = j * d + c
+                h_index = (b * m + j) * d + c
+                starts_index = ((b * blocks + block) * m + j) * d + c
+                ar, ai = load(a_r, a_index), load(a_i, a_index)
+                wr, wi = load(w_r, a_index), load(w_i, a_index)
+                hr, hi = load(starts_r, starts_index), load(starts_i, starts_index)
                 for t in range(k):
                     store(before_r, t * W, hr)
                     store(before_i, t * W, hi)
-                    hr, hi = _turn(ar, ai, hr, hi, load(x, (begin + t) * d + c))
-                gr, gi = load(g_r, here), load(g_i, here)
-                sum_ar, sum_ai, sum_wr, sum_wi = load(ga_r, here), load(ga_i, here), load(gw_r, here), load(gw_i, here)
-                minus_a, minus_w = sub(constant(ai, 0.0), ai), sub(constant(wi, 0.0), wi)
+                    hr, hi = _recur(ar, ai, hr, hi, load(x, (begin + t) * d + c))
+                gr, gi = load(g_r, h_index), load(g_i, h_index)
+                sum_ar, sum_ai = load(ga_r, h_index), load(ga_i, h_index)
+                sum_wr, sum_wi = load(gw_r, h_index), load(gw_i, h_index)
+                minus_ai = sub(constant(ai, 0.0), ai)
+                minus_wi = sub(constant(wi, 0.0), wi)
                 for t in range(k - 1, -1, -1):
-                    g, w = load(gy, (begin + t) * d + c), t * W
+                    g = load(gy, (begin + t) * d + c)
+                    w = t * W
                     sum_wr, sum_wi = fma(g, hr, sum_wr), fma(g, hi, sum_wi)
-                    gr, gi = fma(g, wr, gr), fma(g, minus_w, gi)
+                    gr, gi = fma(g, wr, gr), fma(g, minus_wi, gi)
                     hr, hi = load(before_r, w), load(before_i, w)
                     store(out, w, add(gr, load(out, w)))
                     sum_ar = fma(gi, hi, fma(gr, hr, sum_ar))
                     sum_ai = fma(gi, hr, sub(sum_ai, mul(gr, hi)))
-                    gr, gi = fma(ar, gr, mul(ai, gi)), fma(ar, gi, mul(minus_a, gr))
-                store(g_r, here, gr)
-                store(g_i, here, gi)
-                store(ga_r, here, sum_ar)
-                store(ga_i, here, sum_ai)
-                store(gw_r, here, sum_wr)
-                store(gw_i, here, sum_wi)
+                    gr, gi = fma(ar, gr, mul(ai, gi)), fma(ar, gi, mul(minus_ai, gr))
+                store(g_r, h_index, gr)
+                store(g_i, h_index, gi)
+                store(ga_r, h_index, sum_ar)
+                store(ga_i, h_index, sum_ai)
+                store(gw_r, h_index, sum_wr)
+                store(gw_i, h_index, sum_wi)
             for t in range(k):
                 store(gx, (begin + t) * d + c, load(out, t * W))
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _scan(inputs: Arrays, outputs: Arrays, sizes: Places, first: int, stop: int) -> None:
-    """y_t = a_t y_{t−1} + x_t from y_{−1} = h, for items (sequence, W states) in [first, stop); ``a`` is found at
-    (by_sequence · b + by_bar · t) · p."""
+def _scan(inputs: Arrays, outputs: Arrays, sizes: ScanSizes, first: int, stop: int) -> None:
+    """Fills y_t = a_t y_{t−1} + x_t from y_{−1} = h, for items (sequence, W states) in [first, stop); a of sequence b
+    and bar t begins at (a_sequence_stride · b + a_bar_stride · t) · p."""
     a_r, a_i, x_r, x_i, h_r, h_i = inputs
     y_r, y_i = outputs
-    length, p, W, by_sequence, by_bar = sizes
+    length, p, W, a_sequence_stride, a_bar_stride = sizes
     for item in range(first, stop):
-        b, c = item * W // p, item * W % p
+        b = item * W // p
+        c = item * W % p
         hr, hi = load(h_r, b * p + c), load(h_i, b * p + c)
         for t in range(length):
-            at, here = (by_sequence * b + by_bar * t) * p + c, (b * length + t) * p + c
-            ar, ai = load(a_r, at), load(a_i, at)
-            hr, hi = _turn(ar, ai, hr, hi, load(x_r, here))
-            hi = add(hi, load(x_i, here))
-            store(y_r, here, hr)
-            store(y_i, here, hi)
+            a_index = (a_sequence_stride * b + a_bar_stride * t) * p + c
+            index = (b * length + t) * p + c
+            ar, ai = load(a_r, a_index), load(a_i, a_index)
+            hr, hi = _recur(ar, ai, hr, hi, load(x_r, index))
+            hi = add(hi, load(x_i, index))
+            store(y_r, index, hr)
+            store(y_i, index, hi)
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _scan_backward(inputs: Arrays, grads: Arrays, sizes: Places, first: int, stop: int) -> None:
-    """Gradients of x into ``g`` (b, l, p), of h into ``gh`` (b, p), of a added to ``ga`` (b, l or 1, p)."""
+def _scan_backward(inputs: Arrays, grads: Arrays, sizes: ScanSizes, first: int, stop: int) -> None:
+    """Writes the gradient of x to ``g`` (b, l, p) and that of h to ``gh`` (b, p); adds that of a to ``ga`` (b, l or 1,
+    p), for items (sequence, W states) in [first, stop)."""
     a_r, a_i, y_r, y_i, h_r, h_i, gy_r, gy_i = inputs
     ga_r, ga_i, g_r, g_i, gh_r, gh_i = grads
-    length, p, W, by_sequence, by_bar = sizes
+    length, p, W, a_sequence_stride, a_bar_stride = sizes
     for item in range(first, stop):
-        b, c = item * W // p, item * W % p
+        b = item * W // p
+        c = item * W % p
         gr = constant(load(h_r, b * p + c), 0.0)
         gi = gr
         for t in range(length - 1, -1, -1):
-            at, here = (by_sequence * b + by_bar * t) * p + c, (b * length + t) * p + c
-            summed = (b * (length if by_bar else 1) + by_bar * t) * p + c
-            gr, gi = add(gr, load(gy_r, here)), add(gi, load(gy_i, here))
-            store(g_r, here, gr)
-            store(g_i, here, gi)
-            hr = load(y_r, here - p) if t else load(h_r, b * p + c)
-            hi = load(y_i, here - p) if t else load(h_i, b * p + c)
-            store(ga_r, summed, fma(gi, hi, fma(gr, hr, load(ga_r, summed))))
-            store(ga_i, summed, fma(gi, hr, sub(load(ga_i, summed), mul(gr, hi))))
-            ar, ai = load(a_r, at), load(a_i, at)
+            a_index = (a_sequence_stride * b + a_bar_stride * t) * p + c
+            index = (b * length + t) * p + c
+            ga_index = (b * (length if a_bar_stride else 1) + a_bar_stride * t) * p + c
+            gr, gi = add(gr, load(gy_r, index)), add(gi, load(gy_i, index))
+            store(g_r, index, gr)
+            store(g_i, index, gi)
+            hr = load(y_r, index - p) if t else load(h_r, b * p + c)
+            hi = load(y_i, index - p) if t else load(h_i, b * p + c)
+            store(ga_r, ga_index, fma(gi, hi, fma(gr, hr, load(ga_r, ga_index))))
+            store(ga_i, ga_index, fma(gi, hr, sub(load(ga_i, ga_index), mul(gr, hi))))
+            ar, ai = load(a_r, a_index), load(a_i, a_index)
             gr, gi = fma(ar, gr, mul(ai, gi)), sub(mul(ar, gi), mul(ai, gr))
         store(gh_r, b * p + c, gr)
         store(gh_i, b * p + c, gi)
@@ -173,61 +194,69 @@ def _scan_backward(inputs: Arrays, grads: Arrays, sizes: Places, first: int, sto
 
 @njit(nogil=True, error_model="numpy", cache=True, fastmath=True)
 def ssm_step(x: Array, weights: Array, D: Array, h: Array, y: Array, after: Array) -> None:
-    """One bar: ``y`` (b, d) and ``after`` (b, d, m, 2) filled from x (b, d), D (d,), h (b, d, m, 2) and ``weights``
-    (d, m, 4), real and imaginary part of a, then of w."""
+    """Computes one bar: fills ``y`` (b, d) and the new state ``after`` (b, d, m, 2) from x (b, d), D (d,), h (b, d, m,
+    2) and ``weights`` (d, m, 4), the real and imaginary part of a, then of w."""
     for b in range(x.shape[0]):
         for c in range(x.shape[1]):
-            xt, read = x[b, c], D[c] * x[b, c]
+            xt = x[b, c]
+            read = D[c] * x[b, c]
             for j in range(weights.shape[1]):
-                a_r, a_i, w_r, w_i = weights[c, j, 0], weights[c, j, 1], weights[c, j, 2], weights[c, j, 3]
+                a_r, a_i = weights[c, j, 0], weights[c, j, 1]
+                w_r, w_i = weights[c, j, 2], weights[c, j, 3]
                 real = a_r * h[b, c, j, 0] - a_i * h[b, c, j, 1] + xt
                 imag = a_r * h[b, c, j, 1] + a_i * h[b, c, j, 0]
-                after[b, c, j, 0], after[b, c, j, 1] = real, imag
+                after[b, c, j, 0] = real
+                after[b, c, j, 1] = imag
                 read += w_r * real - w_i * imag
             y[b, c] = read
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def ssm_gap_step(x: Array, gap: Array, weights: Array, held: Array, D: Array, h: Array, y: Array, after: Array) -> None:
-    """As ``ssm_step`` after gaps (b,) of any length, held zero-order: a = exp(z g) and x enters times (a − 1) k.
+def ssm_gap_step(x: Array, gap: Array, weights: Array, hold: Array, D: Array, h: Array, y: Array, after: Array) -> None:
+    """As ``ssm_step`` after gaps g (b,) of any length, by zero-order hold: a = exp(z g), and x enters times (a − 1) k.
 
-    ``held`` (d, m, 4): real and imaginary part of z = AΔ, then of k = 1 / (exp(z) − 1).
+    ``hold`` (d, m, 4): real and imaginary part of z = AΔ, then of k = 1 / (exp(z) − 1).
     """
     for b in range(x.shape[0]):
         for c in range(x.shape[1]):
-            xt = x[b, c] if gap[b] > 0 else D[c] * 0  # what stands at a padded bar never matters
+            xt = x[b, c] if gap[b] > 0 else D[c] * 0  # the value of a padded bar is ignored, even NaN
             read = D[c] * 0
             for j in range(weights.shape[1]):
-                z_r, half = held[c, j, 0] * gap[b], held[c, j, 1] * gap[b] / 2
-                grown, sine = math.expm1(z_r), math.sin(half)
-                e_r = grown * (1 - 2 * sine * sine) - 2 * sine * sine  # of a − 1, exact also for a short gap
-                a_r, a_i = 1 + e_r, (1 + grown) * 2 * sine * math.cos(half)
-                k_r, k_i = held[c, j, 2], held[c, j, 3]
+                z_r = hold[c, j, 0] * gap[b]
+                half = hold[c, j, 1] * gap[b] / 2
+                growth = math.expm1(z_r)
+                sine = math.sin(half)
+                e_r = growth * (1 - 2 * sine * sine) - 2 * sine * sine  # Re(a − 1), accurate also for a short gap
+                a_r, a_i = 1 + e_r, (1 + growth) * 2 * sine * math.cos(half)
+                k_r, k_i = hold[c, j, 2], hold[c, j, 3]
                 real = a_r * h[b, c, j, 0] - a_i * h[b, c, j, 1] + (e_r * k_r - a_i * k_i) * xt
                 imag = a_r * h[b, c, j, 1] + a_i * h[b, c, j, 0] + (e_r * k_i + a_i * k_r) * xt
-                after[b, c, j, 0], after[b, c, j, 1] = real, imag
+                after[b, c, j, 0] = real
+                after[b, c, j, 1] = imag
                 read += weights[c, j, 2] * real - weights[c, j, 3] * imag
             y[b, c] = read + D[c] * xt
 
 
 def diagonal_ssm(x: Tensor, a: Tensor, w: Tensor, D: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-    """y (b, l, d) and the last h (b, d, m): see scan.py."""
+    """y (b, l, d) and the last h (b, d, m), as ``diagonal_ssm`` in scan.py."""
     d, m = a.shape
-    channels, states = -d % lanes_of(as_array(D).dtype), m % 2
+    extra_channels = -d % lanes_of(as_array(D).dtype)
+    extra_states = m % 2
     parts = [v.transpose(-1, -2) for z in (a, w, h) for v in (z.real, z.imag)]
-    if channels or states:  # the kernels know whole vectors and pairs of states; what is added stays zero
-        x, D = pad(x, (0, channels)), pad(D, (0, channels))
-        parts = [pad(v, (0, channels, 0, states)) for v in parts]
-    given = [v.contiguous() for v in (x, *parts[:4], D, *parts[4:])]
-    y, real, imag = _Ssm.apply(*given, torch.is_grad_enabled())
+    if extra_channels or extra_states:  # the kernels process whole vectors and pairs of states; the padding stays zero
+        x = pad(x, (0, extra_channels))
+        D = pad(D, (0, extra_channels))
+        parts = [pad(v, (0, extra_channels, 0, extra_states)) for v in parts]
+    padded = [v.contiguous() for v in (x, *parts[:4], D, *parts[4:])]
+    y, real, imag = _Ssm.apply(*padded, torch.is_grad_enabled())
     return y[..., :d], torch.complex(real, imag)[:, :m, :d].transpose(1, 2)
 
 
 def diagonal_scan(a: Tensor, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-    """All states (b, l, p) and the last (b, p): see scan.py."""
+    """All states (b, l, p) and the last one (b, p), as ``diagonal_scan`` in scan.py."""
     p = x.shape[2]
-    added = -p % lanes_of(np.float32 if x.dtype == torch.complex64 else np.float64)
-    parts = [pad(v, (0, added)).contiguous() for z in (a, x, h) for v in (z.real, z.imag)]
+    extra_states = -p % lanes_of(np.float32 if x.dtype == torch.complex64 else np.float64)
+    parts = [pad(v, (0, extra_states)).contiguous() for z in (a, x, h) for v in (z.real, z.imag)]
     states = torch.complex(*_Scan.apply(*parts))[..., :p]
     return states, states[:, -1]
 
@@ -237,11 +266,13 @@ class _Ssm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-        *inputs, h_r, h_i, keep = arguments
-        (b, length, d), m = inputs[0].shape, len(inputs[1])
+        *inputs, h_r, h_i, store_starts = arguments
+        b, length, d = inputs[0].shape
+        m = len(inputs[1])
         W = lanes_of(as_array(h_r).dtype)
-        y, last = torch.empty_like(inputs[0]), (h_r.clone(), h_i.clone())
-        starts = h_r.new_empty(2, b, -(-length // BLOCK_BARS), m, d) if keep else h_r.new_empty(2, 0)
+        y = torch.empty_like(inputs[0])
+        last = (h_r.clone(), h_i.clone())
+        starts = h_r.new_empty(2, b, -(-length // BLOCK_BARS), m, d) if store_starts else h_r.new_empty(2, 0)
         ctx.sizes = (length, d, m, W)
         parallel_for(_ssm, b * d // W, as_arrays(*inputs), as_arrays(*last, y, *starts), ctx.sizes)
         ctx.save_for_backward(*inputs, starts)
@@ -251,11 +282,14 @@ class _Ssm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gy: Tensor, gh_r: Tensor, gh_i: Tensor) -> tuple[Tensor | None, ...]:
         *inputs, starts = ctx.saved_tensors
-        b, (_, d, m, W) = len(gy), ctx.sizes
+        b = len(gy)
+        _, d, m, W = ctx.sizes
         g = (gh_r.contiguous().clone(), gh_i.contiguous().clone())
-        gx, sums, gD = torch.empty_like(inputs[0]), gy.new_zeros(4, b, m, d), gy.new_zeros(b, d)
-        given = as_arrays(*inputs, *starts, gy.contiguous())
-        parallel_for(_ssm_backward, b * d // W, given, as_arrays(*g, gx, *sums, gD), ctx.sizes)
+        gx = torch.empty_like(inputs[0])
+        sums = gy.new_zeros(4, b, m, d)
+        gD = gy.new_zeros(b, d)
+        arrays = as_arrays(*inputs, *starts, gy.contiguous())
+        parallel_for(_ssm_backward, b * d // W, arrays, as_arrays(*g, gx, *sums, gD), ctx.sizes)
         ga_r, ga_i, gw_r, gw_i = sums.sum(1)
         return gx, ga_r, ga_i, gw_r, -gw_i, gD.sum(0), *g, None
 
@@ -265,12 +299,12 @@ class _Scan(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        a, x, h = inputs[0], inputs[2], inputs[4]
+        a, _, x, _, h, _ = inputs
         b, length, p = x.shape
         W = lanes_of(as_array(h).dtype)
-        by_bar = int(a.shape[1] > 1)
+        a_bar_stride = int(a.shape[1] > 1)
         y = (torch.empty_like(x), torch.empty_like(x))
-        ctx.sizes = (length, p, W, a.shape[1] if a.shape[0] > 1 else 0, by_bar)
+        ctx.sizes = (length, p, W, a.shape[1] if a.shape[0] > 1 else 0, a_bar_stride)
         parallel_for(_scan, b * p // W, as_arrays(*inputs), as_arrays(*y), ctx.sizes)
         ctx.save_for_backward(inputs[0], inputs[1], *y, *inputs[4:])
         return y
@@ -280,10 +314,12 @@ class _Scan(torch.autograd.Function):
     def backward(ctx: Any, gy_r: Tensor, gy_i: Tensor) -> tuple[Tensor, ...]:
         saved = ctx.saved_tensors
         a_r, _, y_r, _, h_r, _ = saved
-        b, (_, p, W, _, _) = len(h_r), ctx.sizes
+        b = len(h_r)
+        _, p, W, _, _ = ctx.sizes
         ga = [a_r.new_zeros(b, a_r.shape[1], p) for _ in range(2)]
-        g, gh = [torch.empty_like(y_r) for _ in range(2)], [torch.empty_like(h_r) for _ in range(2)]
-        given = as_arrays(*saved, gy_r.contiguous(), gy_i.contiguous())
-        parallel_for(_scan_backward, b * p // W, given, as_arrays(*ga, *g, *gh), ctx.sizes)
+        g = [torch.empty_like(y_r) for _ in range(2)]
+        gh = [torch.empty_like(h_r) for _ in range(2)]
+        arrays = as_arrays(*saved, gy_r.contiguous(), gy_i.contiguous())
+        parallel_for(_scan_backward, b * p // W, arrays, as_arrays(*ga, *g, *gh), ctx.sizes)
         ga = [v if len(a_r) == b else v.sum(0, keepdim=True) for v in ga]
         return *ga, *g, *gh

@@ -1,8 +1,8 @@
-"""A gated recurrent unit on a CPU: its gates and their gradients in one pass each, between products of matrices.
+"""A gated recurrent unit on a CPU: its gates and their gradients in one compiled pass each, beside matrix products.
 
 Paper: Cho et al. 2014, 1406.1078, in the form of torch.nn.GRUCell (the reset gate acts after the recurrent product).
-Glossary: g rows · m numbers of an input · d channels · x, y (g, 3d) what the input and the state say to reset, update
-and candidate. Arrays are flat.
+Glossary: g rows · m channels of an input · d channels of a state s · x, y (g, 3d) the products of the weights with the
+input and with the state, for reset gate, update gate and candidate. Arrays are flat.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from models.layers.kernels.parallel import FAST, as_array, as_arrays, parallel_f
 
 Array = np.ndarray
 Arrays = tuple[Array, ...]
-FEW = 1 << 16  # numbers of states
-POWER = [np.float32(math.log(2) ** k / math.factorial(k)) for k in range(8)]
-P0, P1, P2, P3, P4, P5, P6, P7 = POWER
+SERIAL_VALUES = 1 << 16  # up to this many state values one thread is faster: waking a second one costs more
+POWER_COEFFICIENTS = [np.float32(math.log(2) ** k / math.factorial(k)) for k in range(8)]  # Taylor series of 2^f
+P0, P1, P2, P3, P4, P5, P6, P7 = POWER_COEFFICIENTS
 
 
 @njit(inline="always")
 def sigmoid(x: Any) -> Any:
-    """1 / (1 + e^−x), by plain arithmetic alone, so that a compiler can take many at once."""
+    """1 / (1 + e^−x), by basic arithmetic only, so that the compiler can vectorise it."""
     power = min(max(x, np.float32(-87.0)), np.float32(87.0)) * np.float32(-1 / math.log(2))
     whole = np.floor(power + np.float32(0.5))
     f = power - whole
@@ -40,65 +40,88 @@ def sigmoid(x: Any) -> Any:
 
 @njit(nogil=True, error_model="numpy", cache=True, fastmath=FAST)
 def gates(x: Array, y: Array, s: Array, out: Array, d: int, first: int, stop: int) -> None:
-    """Fills ``out`` with the states after ``s`` (g, d), and writes the gates over x, in the rows [first, stop)."""
+    """Fills ``out`` with the states after ``s`` (g, d) and overwrites x with the gates, for rows [first, stop)."""
     one, two = np.float32(1.0), np.float32(2.0)
     for i in range(first, stop):
-        gate, said = x[3 * i * d : 3 * (i + 1) * d], y[3 * i * d : 3 * (i + 1) * d]
-        before, after = s[i * d : (i + 1) * d], out[i * d : (i + 1) * d]
+        gate = x[3 * i * d : 3 * (i + 1) * d]
+        from_s = y[3 * i * d : 3 * (i + 1) * d]
+        before = s[i * d : (i + 1) * d]
+        after = out[i * d : (i + 1) * d]
         for c in range(d):
-            reset, update = sigmoid(gate[c] + said[c]), sigmoid(gate[d + c] + said[d + c])
-            new = two * sigmoid(two * (gate[2 * d + c] + reset * said[2 * d + c])) - one  # tanh
+            reset = sigmoid(gate[c] + from_s[c])
+            update = sigmoid(gate[d + c] + from_s[d + c])
+            new = two * sigmoid(two * (gate[2 * d + c] + reset * from_s[2 * d + c])) - one  # tanh
             after[c] = new + update * (before[c] - new)
-            gate[c], gate[d + c], gate[2 * d + c] = reset, update, new
+            gate[c] = reset
+            gate[d + c] = update
+            gate[2 * d + c] = new
 
 
 @njit(nogil=True, error_model="numpy", cache=True, fastmath=FAST)
-def _backward(kept: Arrays, g: Array, grads: Arrays, d: int, first: int, stop: int) -> None:
-    """Fills the gradients of x, of y and of s but through y, in the rows [first, stop); ``kept``: gates, y, s."""
-    x, y, s = kept
+def _backward(saved: Arrays, g: Array, grads: Arrays, d: int, first: int, stop: int) -> None:
+    """Fills ``grads`` for rows [first, stop): the gradients of x, of y, and of s without its part through y.
+
+    ``saved``: gates, y, s; ``g``: the gradient of the new states.
+    """
+    x, y, s = saved
     one = np.float32(1.0)
     for i in range(first, stop):
-        gate, said = x[3 * i * d : 3 * (i + 1) * d], y[3 * i * d : 3 * (i + 1) * d]
-        of_x, of_y = grads[0][3 * i * d : 3 * (i + 1) * d], grads[1][3 * i * d : 3 * (i + 1) * d]
-        before, of_s, of_out = s[i * d : (i + 1) * d], grads[2][i * d : (i + 1) * d], g[i * d : (i + 1) * d]
+        gate = x[3 * i * d : 3 * (i + 1) * d]
+        from_s = y[3 * i * d : 3 * (i + 1) * d]
+        g_x = grads[0][3 * i * d : 3 * (i + 1) * d]
+        g_y = grads[1][3 * i * d : 3 * (i + 1) * d]
+        g_s = grads[2][i * d : (i + 1) * d]
+        before = s[i * d : (i + 1) * d]
+        g_out = g[i * d : (i + 1) * d]
         for c in range(d):
-            reset, update, new = gate[c], gate[d + c], gate[2 * d + c]
-            of_new = of_out[c] * (one - update) * (one - new * new)
-            of_reset = of_new * said[2 * d + c] * reset * (one - reset)
-            of_update = of_out[c] * (before[c] - new) * update * (one - update)
-            of_x[c], of_x[d + c], of_x[2 * d + c] = of_reset, of_update, of_new
-            of_y[c], of_y[d + c], of_y[2 * d + c] = of_reset, of_update, of_new * reset
-            of_s[c] = of_out[c] * update
+            reset = gate[c]
+            update = gate[d + c]
+            new = gate[2 * d + c]
+            g_new = g_out[c] * (one - update) * (one - new * new)
+            g_reset = g_new * from_s[2 * d + c] * reset * (one - reset)
+            g_update = g_out[c] * (before[c] - new) * update * (one - update)
+            g_x[c] = g_reset
+            g_x[d + c] = g_update
+            g_x[2 * d + c] = g_new
+            g_y[c] = g_reset
+            g_y[d + c] = g_update
+            g_y[2 * d + c] = g_new * reset
+            g_s[c] = g_out[c] * update
 
 
-def gated(message: Tensor, s: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The new states (g, d), the gates (g, 3d) and y, of what Gated takes."""
-    from_message, from_s, bias, bias_s = weights
-    x = torch.addmm(bias, message, from_message.t())
-    y = torch.addmm(bias_s, s, from_s.t())
+def gru_cell(message: Tensor, s: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The new states (g, d), the gates (g, 3d) and y; ``message`` (g, m), ``s`` and ``weights`` as in GRUCell."""
+    message_weight, s_weight, message_bias, s_bias = weights
+    x = torch.addmm(message_bias, message, message_weight.t())
+    y = torch.addmm(s_bias, s, s_weight.t())
     out = torch.empty_like(s)
-    _by_row(gates, s.shape, *as_arrays(x, y, s, out))
+    _run_by_row(gates, s.shape, *as_arrays(x, y, s, out))
     return out, x, y
 
 
-def _by_row(kernel: Callable[..., None], shape: Sequence[int], *arguments: Any) -> None:
-    """``kernel`` over the rows of states of that shape; a second thread takes longer to wake than a few of them."""
+def _run_by_row(kernel: Callable[..., None], shape: Sequence[int], *arguments: Any) -> None:
+    """Runs ``kernel`` over the rows of states of this shape, in several threads where there are many values."""
     g, d = shape
-    if g * d <= FEW:
+    if g * d <= SERIAL_VALUES:
         kernel(*arguments, d, 0, g)
     else:
         parallel_for(kernel, g, *arguments, d)
 
 
-class Gated(Function):
-    """s (g, d), weights (3d, m), (3d, d) and biases (3d,) as in torch.nn.GRUCell, float32, and the message (g, m)
-    in pieces, so that no gradient is worked out of those that need none → the new states (g, d)."""
+class GRUCell(Function):
+    """s (g, d), weights (3d, m), (3d, d), biases (3d,), (3d,) and pieces of the message → the new states (g, d).
+
+    Weights and biases are those of torch.nn.GRUCell, all in float32. The pieces (g, …), side by side, are the message
+    (g, m); no gradient is computed for a piece that needs none.
+    """
 
     @staticmethod
     def forward(ctx: Any, s: Tensor, *inputs: Tensor) -> Tensor:
-        s, weights, pieces = s.contiguous(), inputs[:4], inputs[4:]
+        s = s.contiguous()
+        weights = inputs[:4]
+        pieces = inputs[4:]
         message = torch.cat(pieces, dim=1)
-        out, x, y = gated(message, s, *weights)
+        out, x, y = gru_cell(message, s, *weights)
         ctx.widths = [piece.shape[1] for piece in pieces]
         ctx.save_for_backward(message, s, *weights[:2], x, y)
         return out
@@ -106,10 +129,10 @@ class Gated(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        message, s, from_message, from_s, x, y = ctx.saved_tensors
-        g_x, g_y, g_s = grads = x.new_empty(x.shape), y.new_empty(y.shape), s.new_empty(s.shape)
-        _by_row(_backward, s.shape, as_arrays(x, y, s), as_array(g.contiguous()), as_arrays(*grads))
-        g_weights = g_x.t() @ message, g_y.t() @ s, g_x.sum(0), g_y.sum(0)
-        g_before = g_s.addmm_(g_y, from_s) if ctx.needs_input_grad[0] else None
-        columns = zip(from_message.split(ctx.widths, dim=1), ctx.needs_input_grad[5:], strict=True)
+        message, s, message_weight, s_weight, x, y = ctx.saved_tensors
+        g_x, g_y, g_s = (v.new_empty(v.shape) for v in (x, y, s))
+        _run_by_row(_backward, s.shape, as_arrays(x, y, s), as_array(g.contiguous()), as_arrays(g_x, g_y, g_s))
+        g_weights = (g_x.t() @ message, g_y.t() @ s, g_x.sum(0), g_y.sum(0))
+        g_before = g_s.addmm_(g_y, s_weight) if ctx.needs_input_grad[0] else None
+        columns = zip(message_weight.split(ctx.widths, dim=1), ctx.needs_input_grad[5:], strict=True)
         return g_before, *g_weights, *(g_x @ weight if needed else None for weight, needed in columns)

@@ -1,7 +1,7 @@
 """One bar of Mamba-2 between its two projections, on a CPU, in one kernel call.
 
-Glossary as in mamba2.py; m = e + 2 g n channels that the convolution mixes · w (m, k) its weights · projected (b, e +
-m + h): z, what is convolved, and dt.
+Glossary as in mamba2.py; m = e + 2 g n channels of the convolution · w (m, k) its weights · projected (b, e + m + h):
+z, the input of the convolution, and dt.
 """
 
 from __future__ import annotations
@@ -30,40 +30,43 @@ def one_bar(
     tail_after: Array,
     after: Array,
 ) -> None:
-    """Fills ``y`` (b, e), gated and normalised, ``tail_after`` (b, k − 1, m) and ``after`` (b, h, p, n)."""
+    """Fills ``y`` (b, e), gated and normalised, ``tail_after`` (b, k − 1, m) and state ``after`` (b, h, p, n)."""
     _, heads, p, n = S.shape
     m = len(w)
-    inner, per_group = heads * p, heads // groups
+    inner = heads * p
+    per_group = heads // groups
     mixed = np.empty(m, projected.dtype)
     for b in range(len(projected)):
         _convolve(projected[b, inner : inner + m], tail[b], w, w_bias, mixed, tail_after[b])
         for g in range(groups):
-            B, C = mixed[inner + g * n : inner + (g + 1) * n], mixed[inner + (groups + g) * n :][:n]
-            size = np.float32(0.0)
+            B = mixed[inner + g * n : inner + (g + 1) * n]
+            C = mixed[inner + (groups + g) * n :][:n]
+            squares = np.float32(0.0)
             for head in range(g * per_group, (g + 1) * per_group):
                 raw = projected[b, inner + m + head] + dt_bias[head]
                 dt = np.float32(max(raw, 0.0) + math.log1p(math.exp(-abs(raw))))
                 decay = np.float32(math.exp(dt * A[head]))
                 for c in range(p):
-                    at = head * p + c
-                    read, entering = np.float32(0.0), dt * mixed[at]
+                    channel = head * p + c
+                    read = np.float32(0.0)
+                    entering = dt * mixed[channel]
                     for j in range(n):
                         s = decay * S[b, head, c, j] + entering * B[j]
                         after[b, head, c, j] = s
                         read += s * C[j]
-                    z = projected[b, at]
-                    gated = (read + D[head] * mixed[at]) * z / (np.float32(1.0) + np.float32(math.exp(-z)))
-                    y[b, at] = gated
-                    size += gated * gated
+                    z = projected[b, channel]
+                    gated = (read + D[head] * mixed[channel]) * z / (np.float32(1.0) + np.float32(math.exp(-z)))
+                    y[b, channel] = gated
+                    squares += gated * gated
             width = per_group * p
-            scale = np.float32(1.0 / math.sqrt(size / width + 1e-5))
-            for at in range(g * width, (g + 1) * width):
-                y[b, at] *= scale * norm[at]
+            scale = np.float32(1.0 / math.sqrt(squares / width + 1e-5))
+            for channel in range(g * width, (g + 1) * width):
+                y[b, channel] *= scale * norm[channel]
 
 
 @njit(inline="always")
 def _convolve(x: Array, tail: Array, w: Array, w_bias: Array, mixed: Array, tail_after: Array) -> None:
-    """``mixed`` (m,) filled with SiLU of the convolution at bar x (m,), and ``tail_after`` (k − 1, m)."""
+    """Fills ``mixed`` (m,), the SiLU of the convolution at bar x (m,), and ``tail_after`` (k − 1, m)."""
     m, k = w.shape
     for c in range(m):
         v = w_bias[c] + w[c, k - 1] * x[c]

@@ -1,6 +1,7 @@
-"""Recurrences as one Scan operator each, for graphs that leave torch: the nodes of one bar, whatever the length.
+"""Recurrences as one Scan operator each, for graphs exported to ONNX: the graph's size does not depend on the length.
 
-Glossary as in scan.py. Real arithmetic; no gradients. torch's own scan is a prototype: it is used nowhere else.
+Glossary as in scan.py. Real arithmetic, without gradients. torch's scan operator is a prototype, so it is used for
+export only.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ def over_bars(step: Callable[..., tuple[Tensor, State]], state: State, *by_bar: 
 
     def run(state: State, bars: State) -> tuple[State, Tensor]:
         y, after = step(state, *bars)
-        return tuple(_own(v) for v in after), _own(y)
+        return tuple(_copy(v) for v in after), _copy(y)
 
-    last, y = scan(run, tuple(_own(v) for v in state), tuple(_own(v.transpose(0, 1)) for v in by_bar))
+    last, y = scan(run, tuple(_copy(v) for v in state), tuple(_copy(v.transpose(0, 1)) for v in by_bar))
     return y.transpose(0, 1), last
 
 
@@ -44,7 +45,7 @@ def selective(
     gaps: Tensor | None,
     discretise: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
 ) -> Any:
-    """As ``scan.selective_scan_reference``; only the recurrence itself is inside the operator."""
+    """As ``scan.selective_scan_reference``; the operator contains the recurrence only."""
     delta = delta if delta_bias is None else delta + delta_bias[:, None]
     delta = softplus(delta) if delta_softplus else delta
     delta = delta if gaps is None else delta * gaps[:, None]
@@ -72,7 +73,7 @@ def diagonal_ssm_irregular(
     h: Tensor | None = None,
     B: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """As ``irregular.diagonal_ssm_irregular``: complex numbers only where they are made of weights alone, and in h."""
+    """As ``irregular.diagonal_ssm_irregular``; only weights and h use complex types, the recurrence uses pairs."""
     a, gain, read = (torch.view_as_real(v) for v in (A * dt[:, None], 1 / A if B is None else B / A, 2 * C))
     before = x.new_zeros(x.shape[0], *a.shape) if h is None else torch.view_as_real(h)
 
@@ -87,6 +88,6 @@ def diagonal_ssm_irregular(
     return y, torch.view_as_complex(last)
 
 
-def _own(x: Tensor) -> Tensor:
-    """A copy: what goes in and out of the operator may share no memory."""
+def _copy(x: Tensor) -> Tensor:
+    """A contiguous copy; the operator's inputs and outputs must not share memory."""
     return x.clone(memory_format=torch.contiguous_format)

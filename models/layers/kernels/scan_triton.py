@@ -1,9 +1,9 @@
 """The selective scan on a GPU, in Triton: the same two passes as scan_cpu.py.
 
 Glossary as in scan.py: b sequences · l bars · d channels · n states. A program holds WIDTH channels of one sequence and
-all their states (WIDTH, N) in registers and runs over the bars; the state before every BLOCK_BARS bars is kept. The
-backward pass runs each block again into a scratch of its own, then backwards. All in float32; channels last: u, delta,
-z, y (b, l, d); A, h (d, n) per sequence; B, C (b, l, n).
+all their states (WIDTH, N) in registers and runs over the bars; it stores the state before every block of BLOCK_BARS
+bars. The backward pass recomputes the states of each block into scratch memory, then runs through the block backwards.
+All in float32; channels last: u, delta, z, y (b, l, d); A, h (d, n) per sequence; B, C (b, l, n).
 """
 
 from __future__ import annotations
@@ -22,28 +22,29 @@ WIDTH = 16
 
 
 @triton.jit
-def _step_of(delta, bias, gaps, at, c, inside, bar, SOFT: tl.constexpr, BIAS: tl.constexpr, GAPS: tl.constexpr):
+def _step_size(delta, bias, gaps, index, c, c_mask, bar, SOFT: tl.constexpr, BIAS: tl.constexpr, GAPS: tl.constexpr):
     """Δ of a bar's channels, and dΔ / d(delta)."""
-    raw = tl.load(delta + at, mask=inside, other=0.0)
+    raw = tl.load(delta + index, mask=c_mask, other=0.0)
     if BIAS:
-        raw += tl.load(bias + c, mask=inside, other=0.0)
+        raw += tl.load(bias + c, mask=c_mask, other=0.0)
     slope = tl.full(raw.shape, 1.0, tl.float32)
     if SOFT:
         slope = tl.sigmoid(raw)
         e = tl.exp(-tl.abs(raw))
-        s = e / (2.0 + e)  # log(1 + e) = 2 artanh(s), exact also where e is small
+        s = e / (2.0 + e)  # log(1 + e) = 2 artanh(s), accurate also for small e
         q = s * s
         series = 1.0 + q * (1 / 3 + q * (1 / 5 + q * (1 / 7 + q * (1 / 9 + q * (1 / 11 + q * (1 / 13 + q / 15))))))
         raw = tl.maximum(raw, 0.0) + 2.0 * s * series
     if GAPS:
         gap = tl.load(gaps + bar)
-        slope, raw = slope * gap, raw * gap
+        slope = slope * gap
+        raw = raw * gap
     return raw, slope
 
 
 @triton.jit
 def _phi(x, exp_x):
-    """(e^x − 1) / x, by its series where that would cancel."""
+    """(e^x − 1) / x, by its series for small x, where the difference would lose accuracy."""
     series = 1.0 + x * (1 / 2 + x * (1 / 6 + x * (1 / 24 + x * (1 / 120 + x * (1 / 720 + x / 5040)))))
     return tl.where(tl.abs(x) < 0.3, series, (exp_x - 1.0) / tl.where(x == 0.0, 1.0, x))
 
@@ -57,7 +58,7 @@ def _phi_slope(x, exp_x):
 
 @triton.jit
 def _advance(h, dt, A, x, B, RULE: tl.constexpr):
-    """Ā, the state after a bar, and what B u was multiplied by."""
+    """Ā, the state after a bar, and the factor of B u."""
     decay = 1.0 + dt[:, None] * A if RULE == 2 else tl.exp(dt[:, None] * A)
     hold = dt[:, None] * _phi(dt[:, None] * A, decay) if RULE == 1 else dt[:, None] + tl.zeros_like(A)
     return decay, decay * h + hold * x[:, None] * B[None, :], hold
@@ -69,31 +70,34 @@ def _forward(
     SOFT: tl.constexpr, RULE: tl.constexpr, SKIP: tl.constexpr, GATE: tl.constexpr, BIAS: tl.constexpr,
     GAPS: tl.constexpr, KEEP: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
-    b, c, j = tl.program_id(0), tl.program_id(1) * WIDTH + tl.arange(0, WIDTH), tl.arange(0, N)
-    inside, known = c < d, j < n
-    both = inside[:, None] & known[None, :]
-    place = c[:, None] * n + j[None, :]
-    a = tl.load(A + place, mask=both, other=-1.0)
-    state = tl.load(h + b * d * n + place, mask=both, other=0.0)
+    b = tl.program_id(0)
+    c = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
+    j = tl.arange(0, N)
+    c_mask = c < d
+    j_mask = j < n
+    state_mask = c_mask[:, None] & j_mask[None, :]
+    offset = c[:, None] * n + j[None, :]
+    a = tl.load(A + offset, mask=state_mask, other=-1.0)
+    state = tl.load(h + b * d * n + offset, mask=state_mask, other=0.0)
     for t in range(length):
         if KEEP and t % BLOCK == 0:
             block = b * tl.cdiv(length, BLOCK) + t // BLOCK
-            tl.store(starts + block * d * n + place, state, mask=both)
+            tl.store(starts + block * d * n + offset, state, mask=state_mask)
         bar = b * length + t
-        at = bar * d + c
-        dt, _ = _step_of(delta, bias, gaps, at, c, inside, bar, SOFT, BIAS, GAPS)
-        x = tl.load(u + at, mask=inside, other=0.0)
-        Bt = tl.load(B + bar * n + j, mask=known, other=0.0)
-        Ct = tl.load(C + bar * n + j, mask=known, other=0.0)
+        index = bar * d + c
+        dt, _ = _step_size(delta, bias, gaps, index, c, c_mask, bar, SOFT, BIAS, GAPS)
+        x = tl.load(u + index, mask=c_mask, other=0.0)
+        Bt = tl.load(B + bar * n + j, mask=j_mask, other=0.0)
+        Ct = tl.load(C + bar * n + j, mask=j_mask, other=0.0)
         _, state, _ = _advance(state, dt, a, x, Bt, RULE)
         out = tl.sum(state * Ct[None, :], 1)
         if SKIP:
-            out += tl.load(D + c, mask=inside, other=0.0) * x
+            out += tl.load(D + c, mask=c_mask, other=0.0) * x
         if GATE:
-            gate = tl.load(z + at, mask=inside, other=0.0)
+            gate = tl.load(z + index, mask=c_mask, other=0.0)
             out *= gate * tl.sigmoid(gate)
-        tl.store(y + at, out, mask=inside)
-    tl.store(last + b * d * n + place, state, mask=both)
+        tl.store(y + index, out, mask=c_mask)
+    tl.store(last + b * d * n + offset, state, mask=state_mask)
 
 
 @triton.jit
@@ -103,84 +107,89 @@ def _backward(
     SOFT: tl.constexpr, RULE: tl.constexpr, SKIP: tl.constexpr, GATE: tl.constexpr, BIAS: tl.constexpr,
     GAPS: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
-    b, part, parts = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
-    c, j = part * WIDTH + tl.arange(0, WIDTH), tl.arange(0, N)
-    inside, known = c < d, j < n
-    both = inside[:, None] & known[None, :]
-    place = c[:, None] * n + j[None, :]
-    a = tl.load(A + place, mask=both, other=-1.0)
-    g = tl.load(gh + b * d * n + place, mask=both, other=0.0)
+    b = tl.program_id(0)
+    part = tl.program_id(1)
+    parts = tl.num_programs(1)
+    c = part * WIDTH + tl.arange(0, WIDTH)
+    j = tl.arange(0, N)
+    c_mask = c < d
+    j_mask = j < n
+    state_mask = c_mask[:, None] & j_mask[None, :]
+    offset = c[:, None] * n + j[None, :]
+    a = tl.load(A + offset, mask=state_mask, other=-1.0)
+    g = tl.load(gh + b * d * n + offset, mask=state_mask, other=0.0)
     sum_A = tl.zeros([WIDTH, N], tl.float32)
-    sum_D, sum_bias = tl.zeros([WIDTH], tl.float32), tl.zeros([WIDTH], tl.float32)
-    own = scratch + (b * parts + part) * BLOCK * WIDTH * N + tl.arange(0, WIDTH)[:, None] * N + j[None, :]
+    sum_D = tl.zeros([WIDTH], tl.float32)
+    sum_bias = tl.zeros([WIDTH], tl.float32)
+    block_states = scratch + (b * parts + part) * BLOCK * WIDTH * N + tl.arange(0, WIDTH)[:, None] * N + j[None, :]
     blocks = tl.cdiv(length, BLOCK)
     for reverse in range(blocks):
         block = blocks - 1 - reverse
         begin = block * BLOCK
         stop = tl.minimum(begin + BLOCK, length)
-        state = tl.load(starts + (b * blocks + block) * d * n + place, mask=both, other=0.0)
+        state = tl.load(starts + (b * blocks + block) * d * n + offset, mask=state_mask, other=0.0)
         for t in range(begin, stop):
-            tl.store(own + (t - begin) * WIDTH * N, state)
+            tl.store(block_states + (t - begin) * WIDTH * N, state)
             bar = b * length + t
-            at = bar * d + c
-            dt, _ = _step_of(delta, bias, gaps, at, c, inside, bar, SOFT, BIAS, GAPS)
-            x = tl.load(u + at, mask=inside, other=0.0)
-            Bt = tl.load(B + bar * n + j, mask=known, other=0.0)
+            index = bar * d + c
+            dt, _ = _step_size(delta, bias, gaps, index, c, c_mask, bar, SOFT, BIAS, GAPS)
+            x = tl.load(u + index, mask=c_mask, other=0.0)
+            Bt = tl.load(B + bar * n + j, mask=j_mask, other=0.0)
             _, state, _ = _advance(state, dt, a, x, Bt, RULE)
         tl.debug_barrier()
         for back in range(stop - begin):
             t = stop - 1 - back
             bar = b * length + t
-            at = bar * d + c
-            dt, slope = _step_of(delta, bias, gaps, at, c, inside, bar, SOFT, BIAS, GAPS)
-            x = tl.load(u + at, mask=inside, other=0.0)
-            Bt = tl.load(B + bar * n + j, mask=known, other=0.0)
-            Ct = tl.load(C + bar * n + j, mask=known, other=0.0)
-            before = tl.load(own + (t - begin) * WIDTH * N)
+            index = bar * d + c
+            dt, slope = _step_size(delta, bias, gaps, index, c, c_mask, bar, SOFT, BIAS, GAPS)
+            x = tl.load(u + index, mask=c_mask, other=0.0)
+            Bt = tl.load(B + bar * n + j, mask=j_mask, other=0.0)
+            Ct = tl.load(C + bar * n + j, mask=j_mask, other=0.0)
+            before = tl.load(block_states + (t - begin) * WIDTH * N)
             decay, after, hold = _advance(before, dt, a, x, Bt, RULE)
-            grad = tl.load(gy + at, mask=inside, other=0.0)
+            grad = tl.load(gy + index, mask=c_mask, other=0.0)
             if GATE:
-                gate = tl.load(z + at, mask=inside, other=0.0)
-                share = tl.sigmoid(gate)
+                gate = tl.load(z + index, mask=c_mask, other=0.0)
+                gate_sigmoid = tl.sigmoid(gate)
                 out = tl.sum(after * Ct[None, :], 1)
                 if SKIP:
-                    out += tl.load(D + c, mask=inside, other=0.0) * x
-                tl.store(gz + at, grad * out * share * (1.0 + gate * (1.0 - share)), mask=inside)
-                grad *= gate * share
+                    out += tl.load(D + c, mask=c_mask, other=0.0) * x
+                tl.store(gz + index, grad * out * gate_sigmoid * (1.0 + gate * (1.0 - gate_sigmoid)), mask=c_mask)
+                grad *= gate * gate_sigmoid
             row = (part * tl.num_programs(0) * length + bar) * n + j
-            tl.store(gC + row, tl.sum(grad[:, None] * after, 0), mask=known)
+            tl.store(gC + row, tl.sum(grad[:, None] * after, 0), mask=j_mask)
             g += grad[:, None] * Ct[None, :]
-            tl.store(gB + row, tl.sum(g * hold * x[:, None], 0), mask=known)
-            into = tl.sum(g * hold * Bt[None, :], 1)
+            tl.store(gB + row, tl.sum(g * hold * x[:, None], 0), mask=j_mask)
+            g_u = tl.sum(g * hold * Bt[None, :], 1)
             xb = x[:, None] * Bt[None, :]
             if RULE == 2:
-                by_decay = g * before
-                by_dt = tl.sum(by_decay * a + g * xb, 1)
-                sum_A += by_decay * dt[:, None]
+                g_decay = g * before
+                g_delta = tl.sum(g_decay * a + g * xb, 1)
+                sum_A += g_decay * dt[:, None]
             else:
-                by_decay = g * decay * before
+                g_decay = g * decay * before
                 if RULE == 1:
-                    by_dt = tl.sum(by_decay * a + g * decay * xb, 1)
-                    bend = dt[:, None] * dt[:, None] * _phi_slope(dt[:, None] * a, decay)
-                    sum_A += by_decay * dt[:, None] + g * xb * bend
+                    g_delta = tl.sum(g_decay * a + g * decay * xb, 1)
+                    hold_slope = dt[:, None] * dt[:, None] * _phi_slope(dt[:, None] * a, decay)
+                    sum_A += g_decay * dt[:, None] + g * xb * hold_slope
                 else:
-                    by_dt = tl.sum(by_decay * a + g * xb, 1)
-                    sum_A += by_decay * dt[:, None]
+                    g_delta = tl.sum(g_decay * a + g * xb, 1)
+                    sum_A += g_decay * dt[:, None]
             if SKIP:
-                into += grad * tl.load(D + c, mask=inside, other=0.0)
+                g_u += grad * tl.load(D + c, mask=c_mask, other=0.0)
                 sum_D += grad * x
-            by_dt *= slope
-            sum_bias += by_dt
-            tl.store(gu + at, into, mask=inside)
-            tl.store(gdelta + at, by_dt, mask=inside)
+            g_delta *= slope
+            sum_bias += g_delta
+            tl.store(gu + index, g_u, mask=c_mask)
+            tl.store(gdelta + index, g_delta, mask=c_mask)
             g *= decay
         tl.debug_barrier()
-    tl.store(gA + b * d * n + place, sum_A, mask=both)
-    tl.store(gstart + b * d * n + place, g, mask=both)
+    tl.store(gA + b * d * n + offset, sum_A, mask=state_mask)
+    tl.store(gstart + b * d * n + offset, g, mask=state_mask)
     if SKIP:
-        tl.store(gD + b * d + c, sum_D, mask=inside)
+        tl.store(gD + b * d + c, sum_D, mask=c_mask)
     if BIAS:
-        tl.store(gbias + b * d + c, sum_bias, mask=inside)
+        tl.store(gbias + b * d + c, sum_bias, mask=c_mask)
 
 
 def selective(inputs: Sequence[Tensor | None], h: Tensor, soft: bool, rule: int) -> tuple[Tensor, Tensor]:
@@ -188,8 +197,8 @@ def selective(inputs: Sequence[Tensor | None], h: Tensor, soft: bool, rule: int)
 
     ``inputs``: u, delta (b, l, d), A (d, n), B, C (b, l, n), D (d,), z (b, l, d), bias (d,), gaps (b, l).
     """
-    given = [h.new_empty(0) if v is None else v for v in (*inputs, h)]
-    y, last = _Selective.apply(*(v.float().contiguous() for v in given), soft, rule, torch.is_grad_enabled())
+    tensors = (h.new_empty(0) if v is None else v for v in (*inputs, h))
+    y, last = _Selective.apply(*(v.float().contiguous() for v in tensors), soft, rule, torch.is_grad_enabled())
     return y.to(h.dtype), last.to(h.dtype)
 
 
@@ -198,16 +207,18 @@ class _Selective(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
-        *inputs, h, soft, rule, keep = arguments
+        *inputs, h, soft, rule, store_starts = arguments
         u, _, A, _, _, D, z, bias, gaps = inputs
-        (b, length, d), n = u.shape, A.shape[1]
-        y, last = torch.empty_like(u), torch.empty_like(h)
-        starts = h.new_empty(b, triton.cdiv(length, BLOCK_BARS), d, n) if keep else h.new_empty(0)
-        given = {name: v.numel() > 0 for name, v in (("SKIP", D), ("GATE", z), ("BIAS", bias), ("GAPS", gaps))}
+        b, length, d = u.shape
+        n = A.shape[1]
+        y = torch.empty_like(u)
+        last = torch.empty_like(h)
+        starts = h.new_empty(b, triton.cdiv(length, BLOCK_BARS), d, n) if store_starts else h.new_empty(0)
+        present = {name: v.numel() > 0 for name, v in (("SKIP", D), ("GATE", z), ("BIAS", bias), ("GAPS", gaps))}
         sizes = {"BLOCK": BLOCK_BARS, "WIDTH": WIDTH, "N": triton.next_power_of_2(n)}
-        ctx.switches = {"SOFT": soft, "RULE": rule, **given, **sizes}
+        ctx.switches = {"SOFT": soft, "RULE": rule, **present, **sizes}
         grid = (b, triton.cdiv(d, WIDTH))
-        _forward[grid](*inputs, h, y, last, starts, length, d, n, KEEP=keep, **ctx.switches)
+        _forward[grid](*inputs, h, y, last, starts, length, d, n, KEEP=store_starts, **ctx.switches)
         ctx.save_for_backward(*inputs, starts)
         return y, last
 
@@ -216,15 +227,17 @@ class _Selective(torch.autograd.Function):
     def backward(ctx: Any, gy: Tensor, gh: Tensor) -> tuple[Tensor | None, ...]:
         *inputs, starts = ctx.saved_tensors
         u, delta, A, B, C, D, z, bias, _ = inputs
-        (b, length, d), n = u.shape, A.shape[1]
-        parts, N = triton.cdiv(d, WIDTH), ctx.switches["N"]
+        b, length, d = u.shape
+        n = A.shape[1]
+        parts = triton.cdiv(d, WIDTH)
+        N = ctx.switches["N"]
         scratch = u.new_empty(b * parts, BLOCK_BARS, WIDTH, N)
         gA, gstart, gB, gC = (u.new_empty(s) for s in ((b, d, n), (b, d, n), (parts, *B.shape), (parts, *C.shape)))
-        gD, gbias = u.new_empty(b, D.numel()), u.new_empty(b, bias.numel())
+        gD, gbias = (u.new_empty(b, v.numel()) for v in (D, bias))
         gu, gdelta, gz = (torch.empty_like(v) for v in (u, delta, z))
         grads = (gu, gdelta, gA, gB, gC, gD, gz, gbias, gstart)
-        given = (*inputs, starts, scratch, gy.contiguous(), gh.contiguous())
-        _backward[(b, parts)](*given, *grads, length, d, n, **ctx.switches)
+        saved = (*inputs, starts, scratch, gy.contiguous(), gh.contiguous())
+        _backward[(b, parts)](*saved, *grads, length, d, n, **ctx.switches)
         by_input = (gu, gdelta, gA.sum(0), gB.sum(0), gC.sum(0), gD.sum(0), gz, gbias.sum(0), None)
-        some = (g if v.numel() else None for g, v in zip(by_input, inputs, strict=True))
-        return *some, gstart, None, None, None
+        gradients = (g if v.numel() else None for g, v in zip(by_input, inputs, strict=True))
+        return *gradients, gstart, None, None, None

@@ -1,9 +1,10 @@
-"""Vectors of one machine register in numba functions: what a compiler's autovectoriser would have to guess, said.
+"""SIMD vectors for numba functions: load, store, arithmetic and elementary functions on several values at once.
 
-A vector holds 64 bytes: 16 float32 or 8 float64, one channel a lane; a machine with shorter registers works on it in
-pieces. numba compiles it on the machine it runs on, so no compiler needs to be installed.
+Kernels that use these functions are vectorised explicitly and do not depend on the compiler's autovectoriser. A vector
+holds 64 bytes: 16 float32 or 8 float64, one channel a lane; a machine with shorter registers processes it in pieces.
+numba compiles the code on the machine that runs it, so no compiler needs to be installed.
 
-Arrays are flat and contiguous; ``at`` is the position of the first lane, in elements. Nothing is checked.
+Arrays are flat and contiguous; ``start`` is the position of the first lane, in elements. Bounds are not checked.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from llvmlite import ir
 from numba import extending, njit, types
 from numba.core import cgutils
 
-intrinsic: Any = extending.intrinsic  # its annotations count the typing context as an argument
+intrinsic: Any = extending.intrinsic  # Any, because its type annotations count the typing context as an argument
 
 BYTES = 64
 
@@ -25,7 +26,8 @@ class VectorType(types.Type):
     """A vector of ``lanes`` values of numba type ``scalar``."""
 
     def __init__(self, scalar: types.Float) -> None:
-        self.scalar, self.lanes = scalar, BYTES * 8 // scalar.bitwidth
+        self.scalar = scalar
+        self.lanes = BYTES * 8 // scalar.bitwidth
         super().__init__(f"Vector({scalar})")
 
 
@@ -37,16 +39,16 @@ class _VectorModel(extending.models.PrimitiveModel):
 
 
 def lanes_of(dtype: Any) -> int:
-    """How many values of ``dtype`` a vector holds."""
+    """The number of values of ``dtype`` that a vector holds."""
     return BYTES // np.dtype(dtype).itemsize
 
 
-def _pointer(context: Any, builder: Any, array_type: Any, array: Any, at: Any) -> Any:
+def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
     data = context.make_array(array_type)(context, builder, array).data
-    return builder.gep(data, [at])
+    return builder.gep(data, [index])
 
 
-def _spread(builder: Any, kind: Any, value: Any) -> Any:
+def _broadcast(builder: Any, kind: Any, value: Any) -> Any:
     undefined = ir.Constant(kind, ir.Undefined)
     first = builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
     return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), kind.count), None))
@@ -57,8 +59,8 @@ def _llvm_name(name: str, vector: VectorType) -> str:
 
 
 @intrinsic
-def load(typing: Any, array: Any, at: Any) -> Any:
-    """The vector at ``array[at : at + lanes]``."""
+def load(typing: Any, array: Any, start: Any) -> Any:
+    """The vector of ``array[start : start + lanes]``."""
     vector = VectorType(array.dtype)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -70,8 +72,8 @@ def load(typing: Any, array: Any, at: Any) -> Any:
 
 
 @intrinsic
-def store(typing: Any, array: Any, at: Any, value: Any) -> Any:
-    """Writes ``value`` to ``array[at : at + lanes]``."""
+def store(typing: Any, array: Any, start: Any, value: Any) -> Any:
+    """Writes ``value`` to ``array[start : start + lanes]``."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         vector = signature.args[2]
@@ -85,20 +87,20 @@ def store(typing: Any, array: Any, at: Any, value: Any) -> Any:
 
 
 @intrinsic
-def splat(typing: Any, array: Any, at: Any) -> Any:
-    """``array[at]`` in every lane."""
+def splat(typing: Any, array: Any, index: Any) -> Any:
+    """``array[index]`` in every lane."""
     vector = VectorType(array.dtype)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         value = builder.load(_pointer(context, builder, signature.args[0], *arguments))
-        return _spread(builder, context.get_value_type(vector), value)
+        return _broadcast(builder, context.get_value_type(vector), value)
 
     return vector(array, types.intp), generate
 
 
 @intrinsic
 def lanes(typing: Any, a: Any) -> Any:
-    """How many values a vector holds, a constant when compiled."""
+    """The number of values that the vector ``a`` holds; a constant in compiled code."""
     count = a.lanes
     return types.intp(a), lambda context, builder, signature, arguments: ir.Constant(ir.IntType(64), count)
 
@@ -124,19 +126,19 @@ def _call(llvm: str, count: int, doc: str) -> Any:
     def emit(context: Any, builder: Any, vector: Any, arguments: Any) -> Any:
         kind = context.get_value_type(vector)
         signature = ir.FunctionType(kind, [kind] * count)
-        called = cgutils.get_or_insert_function(builder.module, signature, _llvm_name(llvm, vector))
-        return builder.call(called, arguments)
+        llvm_function = cgutils.get_or_insert_function(builder.module, signature, _llvm_name(llvm, vector))
+        return builder.call(llvm_function, arguments)
 
-    def one(typing: Any, a: Any) -> Any:
+    def unary(typing: Any, a: Any) -> Any:
         return a(a), lambda context, builder, signature, arguments: emit(context, builder, a, arguments)
 
-    def two(typing: Any, a: Any, b: Any) -> Any:
+    def binary(typing: Any, a: Any, b: Any) -> Any:
         return a(a, b), lambda context, builder, signature, arguments: emit(context, builder, a, arguments)
 
-    def three(typing: Any, a: Any, b: Any, c: Any) -> Any:
+    def ternary(typing: Any, a: Any, b: Any, c: Any) -> Any:
         return a(a, b, c), lambda context, builder, signature, arguments: emit(context, builder, a, arguments)
 
-    function = (one, two, three)[count - 1]
+    function = (unary, binary, ternary)[count - 1]
     function.__doc__ = doc
     return intrinsic(function)
 
@@ -145,11 +147,11 @@ fma = _call("fma", 3, "a · b + c, rounded once.")
 fabs = _call("fabs", 1, "|a|.")
 
 
-def _chosen(comparison: str, doc: str) -> Any:
+def _select(comparison: str, doc: str) -> Any:
     def function(typing: Any, a: Any, b: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            one, other = arguments
-            return builder.select(builder.fcmp_ordered(comparison, other, one), other, one)
+            first, second = arguments
+            return builder.select(builder.fcmp_ordered(comparison, second, first), second, first)
 
         return a(a, b), generate
 
@@ -157,8 +159,8 @@ def _chosen(comparison: str, doc: str) -> Any:
     return intrinsic(function)
 
 
-fmax = _chosen(">", "The larger of a and b; a where it is not a number.")
-fmin = _chosen("<", "The smaller of a and b; a where it is not a number.")
+fmax = _select(">", "The larger of a and b; a where either is NaN.")
+fmin = _select("<", "The smaller of a and b; a where either is NaN.")
 
 
 @intrinsic
@@ -166,18 +168,19 @@ def select_lt(typing: Any, a: Any, b: Any, low: Any, high: Any) -> Any:
     """``low`` where a < b, ``high`` elsewhere."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        one, other, below, above = arguments
-        return builder.select(builder.fcmp_ordered("<", one, other), below, above)
+        first, second, below, above = arguments
+        return builder.select(builder.fcmp_ordered("<", first, second), below, above)
 
     return low(a, b, low, high), generate
 
 
 @intrinsic
 def reduce_add(typing: Any, a: Any) -> Any:
-    """The sum of all lanes, in halves."""
+    """The sum of all lanes; adds the upper half of the lanes to the lower half until one lane is left."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        (value,), width = arguments, a.lanes
+        (value,) = arguments
+        width = a.lanes
         undefined = ir.Constant(context.get_value_type(a), ir.Undefined)
         while width > 1:
             width //= 2
@@ -191,7 +194,7 @@ def reduce_add(typing: Any, a: Any) -> Any:
 
 @intrinsic
 def movemask(typing: Any, a: Any) -> Any:
-    """A whole number whose bit k is set where lane k of a is not 0."""
+    """An int64 whose bit k is set where lane k of ``a`` is not 0."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         (value,) = arguments
@@ -203,7 +206,7 @@ def movemask(typing: Any, a: Any) -> Any:
 
 @intrinsic
 def count_trailing_zeros(typing: Any, bits: Any) -> Any:
-    """The position of the lowest bit that is set in a whole number other than 0."""
+    """The position of the lowest bit that is set in ``bits``, an integer other than 0."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
@@ -212,8 +215,8 @@ def count_trailing_zeros(typing: Any, bits: Any) -> Any:
 
 
 @intrinsic
-def _scaled(typing: Any, a: Any, power: Any) -> Any:
-    """``a`` times 2 to the whole number in the low bits of ``power``, added to the exponent bits of a."""
+def _scale_by_power_of_two(typing: Any, a: Any, power: Any) -> Any:
+    """``a`` · 2^k, with k the integer in the low bits of ``power``; k is added to the exponent bits of ``a``."""
     bits = 23 if a.scalar.bitwidth == 32 else 52
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -227,27 +230,27 @@ def _scaled(typing: Any, a: Any, power: Any) -> Any:
 
 @intrinsic
 def constant(typing: Any, a: Any, number: Any) -> Any:
-    """``number`` in every lane of a vector as ``a``."""
+    """``number`` in every lane of a vector of the type of ``a``."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         value = context.cast(builder, arguments[1], number, a.scalar)
-        return _spread(builder, context.get_value_type(a), value)
+        return _broadcast(builder, context.get_value_type(a), value)
 
     return a(a, number), generate
 
 
 def _polynomial(single: list[float], double: list[float], doc: str) -> Any:
-    """An intrinsic for Σ c_k a^k by Horner's rule, with coefficients for each precision."""
+    """An intrinsic that computes Σ c_k a^k by Horner's rule, with coefficients for float32 and for float64."""
 
     def function(typing: Any, a: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             kind = context.get_value_type(a)
             fused = ir.FunctionType(kind, [kind] * 3)
-            called = cgutils.get_or_insert_function(builder.module, fused, _llvm_name("fma", a))
-            constants = [ir.Constant(kind, [c] * a.lanes) for c in (single if a.scalar.bitwidth == 32 else double)]
-            value = constants[-1]
-            for constant in reversed(constants[:-1]):
-                value = builder.call(called, [value, arguments[0], constant])
+            fma_function = cgutils.get_or_insert_function(builder.module, fused, _llvm_name("fma", a))
+            coefficients = [ir.Constant(kind, [c] * a.lanes) for c in (single if a.scalar.bitwidth == 32 else double)]
+            value = coefficients[-1]
+            for coefficient in reversed(coefficients[:-1]):
+                value = builder.call(fma_function, [value, arguments[0], coefficient])
             return value
 
         return a(a), generate
@@ -257,7 +260,7 @@ def _polynomial(single: list[float], double: list[float], doc: str) -> Any:
 
 
 _LN2 = math.log(2)
-_two_to_fraction = _polynomial(  # least squares on Chebyshev points of [−½, ½]; Taylor's series in double precision
+_two_to_fraction = _polynomial(  # float32: interpolation in Chebyshev points of [−½, ½]; float64: Taylor series
     np.polynomial.chebyshev.Chebyshev.interpolate(np.exp2, 6, domain=[-0.5, 0.5])
     .convert(kind=np.polynomial.Polynomial)
     .coef.tolist(),
@@ -271,14 +274,13 @@ _half_log_series = _polynomial(
 
 @njit(inline="always")
 def exp(x: Any) -> Any:
-    """e to the power of x, x held within ±87 (±708): nothing overflows, and nothing becomes a slow denormal."""
+    """e^x, with x clipped to ±87 in float32 and ±708 in float64, so that results are neither infinite nor denormal."""
     limit, rounder = (87.0, 12582912.0) if lanes(x) == 16 else (708.0, 6755399441055744.0)  # 1.5 · 2^23, 1.5 · 2^52
     x = fmin(fmax(x, constant(x, -limit)), constant(x, limit))
-    shifted = fma(
-        x, constant(x, 1.4426950408889634), constant(x, rounder)
-    )  # its low bits are the nearest whole power of two
-    inside = fma(x, constant(x, 1.4426950408889634), sub(constant(x, rounder), shifted))
-    return _scaled(_two_to_fraction(inside), shifted)
+    # the low bits of ``shifted`` are x / log 2 rounded to an integer
+    shifted = fma(x, constant(x, 1.4426950408889634), constant(x, rounder))
+    fraction = fma(x, constant(x, 1.4426950408889634), sub(constant(x, rounder), shifted))
+    return _scale_by_power_of_two(_two_to_fraction(fraction), shifted)
 
 
 _phi_series = _polynomial(
@@ -293,14 +295,14 @@ _slope_series = _polynomial(
 
 @njit(inline="always")
 def phi(x: Any, exp_x: Any) -> Any:
-    """(e^x − 1) / x, 1 at 0; ``exp_x`` is e^x."""
+    """(e^x − 1) / x, and 1 at x = 0; ``exp_x`` is e^x."""
     ratio = div(sub(exp_x, constant(x, 1.0)), x)
     return select_lt(fabs(x), constant(x, 0.5), _phi_series(x), ratio)
 
 
 @njit(inline="always")
 def phi_slope(x: Any, exp_x: Any) -> Any:
-    """The derivative of ``phi``, (x e^x − e^x + 1) / x², ½ at 0."""
+    """The derivative of ``phi``: (x e^x − e^x + 1) / x², and ½ at x = 0."""
     ratio = div(add(fma(x, exp_x, sub(constant(x, 0.0), exp_x)), constant(x, 1.0)), mul(x, x))
     return select_lt(fabs(x), constant(x, 0.5), _slope_series(x), ratio)
 
@@ -314,7 +316,7 @@ def sigmoid(x: Any) -> Any:
 
 @njit(inline="always")
 def softplus(x: Any) -> Any:
-    """log(1 + e^x) = max(x, 0) + log(1 + e^−|x|), the last term as 2 artanh(e / (2 + e)); accurate at both ends."""
+    """log(1 + e^x), computed as max(x, 0) + 2 artanh(e / (2 + e)) with e = e^−|x|; accurate for small and large x."""
     e = exp(sub(constant(x, 0.0), fabs(x)))
     s = div(e, add(constant(x, 2.0), e))
     return fma(mul(constant(x, 2.0), s), _half_log_series(mul(s, s)), fmax(x, constant(x, 0.0)))

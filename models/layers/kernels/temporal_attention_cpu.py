@@ -1,11 +1,10 @@
-"""Attention over neighbours on a CPU: a node's neighbours are put together where the core reads them again at once, and
-nowhere else.
+"""Attention over neighbours on a CPU: one node's neighbours are gathered into a small buffer that stays in the cache.
 
-Glossary as in temporal_attention.py: q nodes that ask · k slots · h heads · a neighbour's r numbers are its faded row
-of the table (m), what is said of the event (f) and the waves of the time since (p = 2 · frequencies), in this order.
-Arrays are flat: asked, heard (h, q, r); ids (q, k), negative in empty slots; fade, elapsed (q, k); said (q, k, f);
-table (n, m); weights (h, q, k), of the slots in use, in their order. In scratch, rows are filled up with zeros to whole
-vectors, w numbers.
+Glossary as in temporal_attention.py: q query nodes · k slots · h heads · a neighbour's r channels are its faded row of
+the table (m), the features of the event (f) and the waves of the elapsed time (p = 2 · frequencies), in this order.
+Arrays are flat: queries, attended (h, q, r); ids (q, k), negative in empty slots; fade, elapsed (q, k); features (q, k,
+f); table (n, m); weights (h, q, k), those of a node's used slots first, in their order. In the buffers, rows are padded
+with zeros to whole vectors, w values.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from models.layers.kernels.parallel import FAST, as_array, as_arrays, parallel_for
 from models.layers.kernels.simd import constant, fma, lanes_of, load, mul, reduce_add, splat, store
-from models.layers.kernels.time_encoding_cpu import encode, slopes
+from models.layers.kernels.time_encoding_cpu import add_frequency_gradient, encode
 
 Array = np.ndarray
 Arrays = tuple[Array, ...]
@@ -31,8 +30,9 @@ LANES = lanes_of(np.float32)
 
 @njit(inline="always")
 def copy(out: Array, i: int, source: Array, j: int, n: int) -> None:
-    """out[i : i + n] = source[j : j + n], as vectors; an assignment of slices first asks whether they overlap."""
-    x, y = out[i : i + n], source[j : j + n]
+    """Sets out[i : i + n] to source[j : j + n]; vectorised, while a slice assignment first checks for overlap."""
+    x = out[i : i + n]
+    y = source[j : j + n]
     for c in range(n):
         x[c] = y[c]
 
@@ -40,153 +40,180 @@ def copy(out: Array, i: int, source: Array, j: int, n: int) -> None:
 @njit(inline="always")
 def _dot(a: Array, b: Array, j: int, w: int) -> Any:
     """a · b[j : j + w]."""
-    one = mul(load(a, 0), load(b, j))
+    summed = mul(load(a, 0), load(b, j))
     for c in range(LANES, w, LANES):
-        one = fma(load(a, c), load(b, j + c), one)
-    return reduce_add(one)
+        summed = fma(load(a, c), load(b, j + c), summed)
+    return reduce_add(summed)
 
 
 @njit(inline="always")
-def _weighted(by: Array, first: int, count: int, rows: Array, out: Array, w: int) -> None:
-    """out = Σ_j by[first + j] · row j."""
+def _weighted_sum(weights: Array, first: int, count: int, rows: Array, out: Array, w: int) -> None:
+    """Sets ``out`` (w,) to Σ_j weights[first + j] · row j, for j < count."""
     for c in range(0, w, LANES):
-        one = constant(load(rows, c), 0.0)
+        summed = constant(load(rows, c), 0.0)
         for j in range(count):
-            one = fma(splat(by, first + j), load(rows, j * w + c), one)
-        store(out, c, one)
+            summed = fma(splat(weights, first + j), load(rows, j * w + c), summed)
+        store(out, c, summed)
 
 
 @njit(inline="always")
-def _gather(node: int, inputs: Arrays, sizes: Sizes, u: Array, live: Array) -> int:
-    """How many of a node's slots are in use; ``live`` has their positions, ``u`` (k, w) their numbers."""
-    _, table, ids, fade, said, elapsed, frequency = inputs
+def _gather(node: int, inputs: Arrays, sizes: Sizes, u: Array, used_slots: Array) -> int:
+    """The number of a node's used slots; fills ``used_slots`` with their positions and ``u`` (k, w) with their rows."""
+    _, table, ids, fade, features, elapsed, frequency = inputs
     k, _, m, f, _ = sizes
-    w, scale, count = len(u) // k, np.float32(1 / math.sqrt(max(len(frequency), 1))), 0
+    w = len(u) // k
+    scale = np.float32(1 / math.sqrt(max(len(frequency), 1)))
+    count = 0
     for slot in range(node * k, node * k + k):
         if ids[slot] >= 0:
-            row, left, mine = table[ids[slot] * m : ids[slot] * m + m], fade[slot], u[count * w : count * w + m]
+            row = table[ids[slot] * m : ids[slot] * m + m]
+            factor = fade[slot]
+            faded = u[count * w : count * w + m]
             for c in range(m):
-                mine[c] = left * row[c]
-            copy(u, count * w + m, said, slot * f, f)
+                faded[c] = factor * row[c]
+            copy(u, count * w + m, features, slot * f, f)
             encode(elapsed[slot], frequency, scale, u, count * w + m + f)
-            live[count] = slot
+            used_slots[count] = slot
             count += 1
     return count
 
 
 @njit(nogil=True, error_model="numpy", cache=True, fastmath=FAST)
-def attend(inputs: Arrays, weights: Array, heard: Array, sizes: Sizes, first: int, stop: int) -> None:
-    """Fills ``weights`` and ``heard`` for the nodes [first, stop)."""
+def attend(inputs: Arrays, weights: Array, attended: Array, sizes: Sizes, first: int, stop: int) -> None:
+    """Fills ``weights`` and ``attended`` for the nodes [first, stop)."""
     k, h, m, f, p = sizes
-    q, r = len(inputs[2]) // k, m + f + p
+    q = len(inputs[2]) // k
+    r = m + f + p
     w = -(-r // LANES) * LANES
-    u, live = np.zeros(k * w, np.float32), np.empty(k, np.int64)
-    asked, answer = np.zeros(w, np.float32), np.empty(w, np.float32)
+    u = np.zeros(k * w, np.float32)
+    used_slots = np.empty(k, np.int64)
+    query = np.zeros(w, np.float32)
+    result = np.empty(w, np.float32)
     for i in range(first, stop):
-        count = _gather(i, inputs, sizes, u, live)
-        for at in range(i, h * q, q):
-            mine, highest, whole = at * k, np.float32(-np.inf), np.float32(0.0)
-            copy(asked, 0, inputs[0], at * r, r)
+        count = _gather(i, inputs, sizes, u, used_slots)
+        for row in range(i, h * q, q):
+            start = row * k
+            highest = np.float32(-np.inf)
+            summed = np.float32(0.0)
+            copy(query, 0, inputs[0], row * r, r)
             for j in range(count):
-                weights[mine + j] = _dot(asked, u, j * w, w)
-                highest = max(highest, weights[mine + j])
+                weights[start + j] = _dot(query, u, j * w, w)
+                highest = max(highest, weights[start + j])
             for j in range(count):
-                weights[mine + j] = np.float32(math.exp(weights[mine + j] - highest))
-                whole += weights[mine + j]
+                weights[start + j] = np.float32(math.exp(weights[start + j] - highest))
+                summed += weights[start + j]
             for j in range(count):
-                weights[mine + j] /= whole
-            _weighted(weights, mine, count, u, answer, w)
-            copy(heard, at * r, answer, 0, r)
+                weights[start + j] /= summed
+            _weighted_sum(weights, start, count, u, result, w)
+            copy(attended, row * r, result, 0, r)
 
 
 @njit(inline="always")
-def _of_scores(u: Array, both: Arrays, weights: Array, first: int, count: int, score: Array, g_u: Array) -> None:
-    """Fills the gradients of one head's scores, and adds to ``g_u`` those of the neighbours; ``both``: asked, and the
-    gradient of heard."""
-    asked, g = both
-    w, mean = len(g), np.float32(0.0)
+def _backward_scores(
+    u: Array, query: Array, g: Array, weights: Array, first: int, count: int, g_scores: Array, g_u: Array
+) -> None:
+    """Fills ``g_scores``, the gradients of one head's scores, and adds those of the neighbours to ``g_u``; ``g`` is the
+    gradient of what the query attended to."""
+    w = len(g)
+    mean = np.float32(0.0)
     for j in range(count):
-        score[j] = _dot(g, u, j * w, w)
-        mean += weights[first + j] * score[j]
+        g_scores[j] = _dot(g, u, j * w, w)
+        mean += weights[first + j] * g_scores[j]
     for j in range(count):
-        score[j] = weights[first + j] * (score[j] - mean)
-        by_g, by_asked = splat(weights, first + j), splat(score, j)
+        g_scores[j] = weights[first + j] * (g_scores[j] - mean)
+        weight = splat(weights, first + j)
+        g_score = splat(g_scores, j)
         for c in range(0, w, LANES):
-            one = fma(by_g, load(g, c), load(g_u, j * w + c))
-            store(g_u, j * w + c, fma(by_asked, load(asked, c), one))
+            summed = fma(weight, load(g, c), load(g_u, j * w + c))
+            store(g_u, j * w + c, fma(g_score, load(query, c), summed))
 
 
 @njit(nogil=True, error_model="numpy", cache=True, fastmath=FAST)
-def _backward(inputs: Arrays, given: Arrays, grads: Arrays, sizes: Sizes, first: int, stop: int) -> None:
-    """Fills the gradients of asked, of the rows in the slots, of fade and of said, and each node's of the frequencies,
-    for the nodes [first, stop); ``given``: weights, and the gradient of heard."""
+def _backward(
+    inputs: Arrays, weights: Array, g_attended: Array, grads: Arrays, sizes: Sizes, first: int, stop: int
+) -> None:
+    """Fills ``grads`` for the nodes [first, stop): the gradients of queries, of the table's rows slot by slot, of fade,
+    of features, and of the frequencies node by node."""
     _, table, ids, fade, _, elapsed, _ = inputs
-    weights, g_heard = given
-    g_asked, g_rows, g_fade, g_said, g_frequency = grads
+    g_queries, g_rows, g_fade, g_features, g_frequency = grads
     k, h, m, f, p = sizes
-    q, r = len(ids) // k, m + f + p
+    q = len(ids) // k
+    r = m + f + p
     w = -(-r // LANES) * LANES
-    u, g_u = np.zeros(k * w, np.float32), np.empty(k * w, np.float32)
-    live, score = np.empty(k, np.int64), np.empty(k, np.float32)
-    asked, g, answer = np.zeros(w, np.float32), np.zeros(w, np.float32), np.empty(w, np.float32)
+    u = np.zeros(k * w, np.float32)
+    g_u = np.empty(k * w, np.float32)
+    used_slots = np.empty(k, np.int64)
+    g_scores = np.empty(k, np.float32)
+    query = np.zeros(w, np.float32)
+    g = np.zeros(w, np.float32)
+    result = np.empty(w, np.float32)
     for i in range(first, stop):
-        count = _gather(i, inputs, sizes, u, live)
+        count = _gather(i, inputs, sizes, u, used_slots)
         g_u[:] = 0
-        for at in range(i, h * q, q):
-            copy(asked, 0, inputs[0], at * r, r)
-            copy(g, 0, g_heard, at * r, r)
-            _of_scores(u, (asked, g), weights, at * k, count, score, g_u)
-            _weighted(score, 0, count, u, answer, w)
-            copy(g_asked, at * r, answer, 0, r)
-        of_waves = g_frequency[i * (p // 2) : (i + 1) * (p // 2)]
+        for row in range(i, h * q, q):
+            copy(query, 0, inputs[0], row * r, r)
+            copy(g, 0, g_attended, row * r, r)
+            _backward_scores(u, query, g, weights, row * k, count, g_scores, g_u)
+            _weighted_sum(g_scores, 0, count, u, result, w)
+            copy(g_queries, row * r, result, 0, r)
+        g_node_frequency = g_frequency[i * (p // 2) : (i + 1) * (p // 2)]
         for j in range(count):
-            slot, mine, of_fade = live[j], g_u[j * w : (j + 1) * w], np.float32(0.0)
-            row, out = table[ids[slot] * m : ids[slot] * m + m], g_rows[slot * m : slot * m + m]
+            slot = used_slots[j]
+            g_neighbour = g_u[j * w : (j + 1) * w]
+            sum_fade = np.float32(0.0)
+            table_row = table[ids[slot] * m : ids[slot] * m + m]
+            g_row = g_rows[slot * m : slot * m + m]
             for c in range(m):
-                of_fade += mine[c] * row[c]
-                out[c] = fade[slot] * mine[c]
-            g_fade[slot] = of_fade
-            copy(g_said, slot * f, mine, m, f)
-            slopes(elapsed[slot], u, j * w + m + f, mine[m + f :], of_waves)
+                sum_fade += g_neighbour[c] * table_row[c]
+                g_row[c] = fade[slot] * g_neighbour[c]
+            g_fade[slot] = sum_fade
+            copy(g_features, slot * f, g_neighbour, m, f)
+            add_frequency_gradient(elapsed[slot], u, j * w + m + f, g_neighbour[m + f :], g_node_frequency)
 
 
 @njit(nogil=True, error_model="numpy", cache=True, fastmath=FAST)
 def _backward_table(ids: Array, g_rows: Array, g_table: Array, m: int, first: int, stop: int) -> None:
-    """Adds the slots' rows to the rows [first, stop) of the table: threads meet in none, and the order is one."""
+    """Adds ``g_rows`` of the slots to the rows [first, stop) of ``g_table``: no two threads write to the same row, and
+    the order of the sums does not depend on the number of threads."""
     for slot in range(len(ids)):
         if first <= ids[slot] < stop:
-            row, by = g_table[ids[slot] * m : ids[slot] * m + m], g_rows[slot * m : slot * m + m]
+            out = g_table[ids[slot] * m : ids[slot] * m + m]
+            row = g_rows[slot * m : slot * m + m]
             for c in range(m):
-                row[c] += by[c]
+                out[c] += row[c]
 
 
 class Attend(Function):
-    """asked (h, q, r), table (n, m), ids (q, k), fade (q, k), said (q, k, f), elapsed (q, k), frequency (p / 2,) →
-    heard (h, q, r), all but ids in float32. The gradient of elapsed is not worked out."""
+    """queries (h, q, r), table (n, m), ids (q, k), fade (q, k), features (q, k, f), elapsed (q, k), frequency (p / 2,)
+    → attended (h, q, r), all but ids in float32. The gradient of elapsed is not computed."""
 
     @staticmethod
     def forward(ctx: Any, *inputs: Tensor) -> Tensor:
         inputs = tuple(x.contiguous() for x in inputs)
-        asked, table, ids, _, said, _, frequency = inputs
-        (h, q, _), k = asked.shape, ids.shape[1]
-        ctx.sizes = (k, h, table.shape[1], said.shape[2], 2 * len(frequency))
-        weights, heard = asked.new_empty(h, q, k), asked.new_empty(asked.shape)
-        parallel_for(attend, q, as_arrays(*inputs), as_array(weights), as_array(heard), ctx.sizes)
+        queries, table, ids, _, features, _, frequency = inputs
+        h, q, _ = queries.shape
+        k = ids.shape[1]
+        ctx.sizes = (k, h, table.shape[1], features.shape[2], 2 * len(frequency))
+        weights = queries.new_empty(h, q, k)
+        attended = queries.new_empty(queries.shape)
+        parallel_for(attend, q, as_arrays(*inputs), as_array(weights), as_array(attended), ctx.sizes)
         ctx.save_for_backward(*inputs, weights)
-        return heard
+        return attended
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         *inputs, weights = ctx.saved_tensors
-        asked, table, ids, fade, said, _, frequency = inputs
-        g_asked, g_rows = asked.new_empty(asked.shape), table.new_empty(*ids.shape, table.shape[1])
-        g_table, g_fade, g_said = (x.new_zeros(x.shape) for x in (table, fade, said))
+        queries, table, ids, fade, features, _, frequency = inputs
+        g_queries = queries.new_empty(queries.shape)
+        g_rows = table.new_empty(*ids.shape, table.shape[1])
+        g_table, g_fade, g_features = (x.new_zeros(x.shape) for x in (table, fade, features))
         g_frequency = frequency.new_zeros(len(ids), len(frequency))
-        given, grads = as_arrays(weights, g.contiguous()), as_arrays(g_asked, g_rows, g_fade, g_said, g_frequency)
-        parallel_for(_backward, len(ids), as_arrays(*inputs), given, grads, ctx.sizes)
+        weights, g_attended = as_arrays(weights, g.contiguous())
+        grads = as_arrays(g_queries, g_rows, g_fade, g_features, g_frequency)
+        parallel_for(_backward, len(ids), as_arrays(*inputs), weights, g_attended, grads, ctx.sizes)
         if table.shape[1]:
             parallel_for(
                 _backward_table, len(table), as_array(ids), as_array(g_rows), as_array(g_table), table.shape[1]
             )
-        return g_asked, g_table, None, g_fade, g_said, None, g_frequency.sum(0)
+        return g_queries, g_table, None, g_fade, g_features, None, g_frequency.sum(0)

@@ -1,4 +1,4 @@
-"""Directed graphs against statsmodels and planted leaders, and against the future."""
+"""Directed graphs equal statsmodels, find planted leaders and depend on no later bar."""
 
 from __future__ import annotations
 
@@ -18,42 +18,43 @@ LEAD_LAG = LeadLagRule(window_bars=WINDOW, top_k=3, every_bars=10, max_lag=3)
 GRANGER = GrangerRule(window_bars=WINDOW, top_k=3, every_bars=10, lags=2)
 
 
-def led(t: int = WINDOW, lag: int = 2, n: int = 5, seed: int = 0) -> np.ndarray:
-    """Returns (t, n) in which asset 0 leads asset 1 by ``lag`` bars, and asset 3 leads asset 2, against it, by one."""
+def returns_with_leaders(t: int = WINDOW, lag: int = 2, n: int = 5, seed: int = 0) -> np.ndarray:
+    """Returns (t, n) in which asset 0 leads asset 1 by ``lag`` bars, and asset 3 leads asset 2 inversely by one bar."""
     returns = np.random.default_rng(seed).normal(size=(t, n))
     returns[lag:, 1] += 1.5 * returns[:-lag, 0]
     returns[1:, 2] -= 1.5 * returns[:-1, 3]
     return 0.01 * returns
 
 
-def edges(rule: LeadLagRule | GrangerRule, returns: np.ndarray) -> dict[tuple[int, int], float]:
+def last_edges(rule: LeadLagRule | GrangerRule, returns: np.ndarray) -> dict[tuple[int, int], float]:
+    """The weight of each edge of the last window, by its (src, dst)."""
     ((src, dst, weight),) = rule.edges(returns, np.array([len(returns) - 1]))
     return {(int(i), int(j)): float(w) for i, j, w in zip(src, dst, weight, strict=True)}
 
 
-def test_lead_correlation_is_numpys_at_the_strongest_lag() -> None:
-    returns = led()
-    found, _ = lead_correlation(returns, 3)
+def test_lead_correlation_equals_numpys_at_the_strongest_lag() -> None:
+    returns = returns_with_leaders()
+    lead, _ = lead_correlation(returns, 3)
     for i in range(5):
         for j in range(5):
             by_lag = [np.corrcoef(returns[:-lag, i], returns[lag:, j])[0, 1] for lag in (1, 2, 3)]
-            np.testing.assert_allclose(found[i, j], max(by_lag, key=abs), atol=1e-6)
+            np.testing.assert_allclose(lead[i, j], max(by_lag, key=abs), atol=1e-6)
 
 
-def test_the_leader_points_at_those_it_leads_with_their_sign() -> None:
+def test_an_edge_runs_from_the_leader_to_the_follower_with_the_sign_of_the_correlation() -> None:
     """HYB-31."""
-    found = edges(LEAD_LAG, led())
-    assert set(found) == {(0, 1), (3, 2)}
-    assert found[0, 1] > 0.6 and found[3, 2] < -0.6
+    edges = last_edges(LEAD_LAG, returns_with_leaders())
+    assert set(edges) == {(0, 1), (3, 2)}
+    assert edges[0, 1] > 0.6 and edges[3, 2] < -0.6
 
 
-def test_time_reversed_the_edges_are_too() -> None:
-    assert set(edges(LEAD_LAG, led()[::-1])) == {(1, 0), (2, 3)}
+def test_edges_are_reversed_when_time_is_reversed() -> None:
+    assert set(last_edges(LEAD_LAG, returns_with_leaders()[::-1])) == {(1, 0), (2, 3)}
 
 
-def test_granger_is_statsmodels_for_every_pair() -> None:
+def test_granger_equals_statsmodels_for_every_pair() -> None:
     """TGN-07: the F-test on the residual sums of squares, from regressions with a constant."""
-    returns = led(seed=1)
+    returns = returns_with_leaders(seed=1)
     for lags in (1, 2, 4):
         explained, p_value = granger(returns, lags)
         for i in range(5):
@@ -67,71 +68,75 @@ def test_granger_is_statsmodels_for_every_pair() -> None:
                 np.testing.assert_allclose(explained[i, j], expected, atol=1e-6)
 
 
-def test_false_discoveries_are_statsmodels() -> None:
+def test_false_discoveries_equal_statsmodels() -> None:
     p_value = np.random.default_rng(2).random((6, 6)) ** 3
     np.fill_diagonal(p_value, np.nan)
-    known = np.isfinite(p_value)
+    is_known = np.isfinite(p_value)
     corrected = false_discoveries(p_value)
-    np.testing.assert_allclose(corrected[known], multipletests(p_value[known], method="fdr_bh")[1])
+    np.testing.assert_allclose(corrected[is_known], multipletests(p_value[is_known], method="fdr_bh")[1])
     assert (np.diag(corrected) == 1).all()
     assert (false_discoveries(np.full((3, 3), np.nan)) == 1).all()
 
 
-def test_the_cause_points_at_its_effect() -> None:
-    assert set(edges(GRANGER, led())) == {(0, 1), (3, 2)}
-    assert min(edges(GRANGER, led()).values()) > 0.4
+def test_an_edge_runs_from_the_cause_to_the_effect() -> None:
+    assert set(last_edges(GRANGER, returns_with_leaders())) == {(0, 1), (3, 2)}
+    assert min(last_edges(GRANGER, returns_with_leaders()).values()) > 0.4
 
 
-@pytest.mark.parametrize(("rule", "test"), [(GRANGER, granger), (LEAD_LAG, lead_correlation)])
-def test_noise_has_hardly_an_edge_after_correction_and_many_before(rule: LeadLagRule | GrangerRule, test) -> None:
-    found = before = 0
+@pytest.mark.parametrize(("rule", "significance"), [(GRANGER, granger), (LEAD_LAG, lead_correlation)])
+def test_noise_has_few_edges_after_the_correction_and_many_before(
+    rule: LeadLagRule | GrangerRule, significance
+) -> None:
+    edges = 0
+    uncorrected = 0
     for seed in range(20):
         returns = np.random.default_rng(seed).normal(size=(WINDOW, 10))
-        found += len(edges(rule, returns))
-        before += int((test(returns, 2)[1] < 0.05).sum())
-    assert before > 40 and found <= 6
+        edges += len(last_edges(rule, returns))
+        uncorrected += int((significance(returns, 2)[1] < 0.05).sum())
+    assert uncorrected > 40 and edges <= 6
 
 
-def test_the_p_value_of_a_lead_is_fisher_s_for_the_best_of_its_lags() -> None:
-    """Holes count: the bars are those that both have."""
-    returns = led(seed=2)
+def test_the_p_value_of_a_lead_is_that_of_fishers_z_times_the_number_of_lags() -> None:
+    """The bars counted are those that both assets have."""
+    returns = returns_with_leaders(seed=2)
     returns[30:38, 4] = np.nan
     lead, p_value = lead_correlation(returns, 1)
     bars = int((np.isfinite(returns[:-1, 4]) & np.isfinite(returns[1:, 0])).sum())
     assert bars == WINDOW - 1 - 8
     assert p_value[4, 0] == pytest.approx(2 * norm.sf(np.arctanh(abs(lead[4, 0])) * np.sqrt(bars - 3)))
-    longer, of_three = lead_correlation(returns, 3)
-    same = (longer == lead) & ~np.eye(5, dtype=bool) & (p_value < 1 / 3)
+    lead_of_3, p_value_of_3 = lead_correlation(returns, 3)
+    same = (lead_of_3 == lead) & ~np.eye(5, dtype=bool) & (p_value < 1 / 3)
     assert same.any() and np.isnan(np.diag(p_value)).all()
-    np.testing.assert_allclose(of_three[same], 3 * p_value[same])
+    np.testing.assert_allclose(p_value_of_3[same], 3 * p_value[same])
 
 
-def test_an_asset_with_a_hole_or_without_moves_neither_causes_nor_is_caused() -> None:
-    returns = led()
-    returns[40, 1], returns[:, 2] = np.nan, 0.0
+def test_an_asset_that_lacks_a_bar_or_does_not_move_has_no_edges() -> None:
+    returns = returns_with_leaders()
+    returns[40, 1] = np.nan
+    returns[:, 2] = 0.0
     assert np.isnan(granger(returns, 2)[1][[1, 2]]).all() and np.isnan(granger(returns, 2)[1][:, [1, 2]]).all()
-    assert edges(GRANGER, returns) == {}
-    one = returns.copy()
-    one[:, :4] = np.nan
-    assert edges(GRANGER, one) == {}
+    assert last_edges(GRANGER, returns) == {}
+    single_asset = returns.copy()
+    single_asset[:, :4] = np.nan
+    assert last_edges(GRANGER, single_asset) == {}
 
 
-def test_a_copy_of_an_asset_tells_nothing_more_of_it() -> None:
-    returns = led()
+def test_a_copy_of_an_asset_explains_nothing_of_it() -> None:
+    returns = returns_with_leaders()
     returns[:, 4] = 2 * returns[:, 1]
     explained, _ = granger(returns, 2)
-    assert explained[1, 4] < 1e-6 and explained[4, 1] < 1e-6 and (0, 4) in edges(GRANGER, returns)
+    assert explained[1, 4] < 1e-6 and explained[4, 1] < 1e-6 and (0, 4) in last_edges(GRANGER, returns)
 
 
 @pytest.mark.parametrize("rule", [LEAD_LAG, GRANGER])
-def test_a_window_ends_with_its_own_bar(rule: LeadLagRule | GrangerRule) -> None:
-    returns = led(300, seed=3)
+def test_edges_depend_on_the_bars_of_their_window_alone(rule: LeadLagRule | GrangerRule) -> None:
+    returns = returns_with_leaders(300, seed=3)
     ends = np.array([WINDOW - 1, 200, 299])
     whole = list(rule.edges(returns, ends))
     for end, expected in zip(ends, whole, strict=True):
-        for cut in (returns[: end + 1], returns[end - WINDOW + 1 : end + 1]):
-            (found,) = rule.edges(cut, np.array([len(cut) - 1]))
-            for a, b in zip(found, expected, strict=True):
+        for truncated in (returns[: end + 1], returns[end - WINDOW + 1 : end + 1]):
+            (edges,) = rule.edges(truncated, np.array([len(truncated) - 1]))
+            for a, b in zip(edges, expected, strict=True):
                 np.testing.assert_array_equal(a, b)
         changed = returns.copy()
         changed[end] += np.array([0.1, -0.2, 0.1, 0.3, -0.1])
@@ -152,6 +157,6 @@ def test_a_window_ends_with_its_own_bar(rule: LeadLagRule | GrangerRule) -> None
         (GRANGER, {"top_k": 0}, "top_k is 0"),
     ],
 )
-def test_a_rule_that_makes_no_sense_is_named(rule, change: dict, message: str) -> None:
+def test_an_invalid_rule_is_refused_naming_the_field(rule, change: dict, message: str) -> None:
     with pytest.raises(GraphError, match=message):
         replace(rule, **change)

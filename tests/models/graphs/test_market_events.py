@@ -1,4 +1,4 @@
-"""Events of a market, against numbers by hand."""
+"""Events of a market against numbers by hand."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from models.graphs.events import EVENT_KINDS, Events, concatenate
 from models.graphs.market_events import (
     COLUMN,
     FEATURES,
-    HOUR,
-    MINUTE,
-    SECOND,
+    HOUR_US,
+    MINUTE_US,
+    SECOND_US,
     bar_events,
     book_events,
-    edge_events,
     funding_events,
     liquidation_events,
     market_nodes,
@@ -22,127 +21,126 @@ from models.graphs.market_events import (
     trade_events,
     with_clocks,
 )
-from models.graphs.snapshot import GraphError, Snapshot
+from models.graphs.snapshot import GraphError
 
 SYMBOLS = ("BTC", "ETH")
 
 
-def rows(t: list[int], symbol: list[str], **columns: list[float]) -> dict[str, np.ndarray]:
-    return {"t": np.array(t), "symbol": np.array(symbol)} | {k: np.array(v, dtype=float) for k, v in columns.items()}
+def columns(t: list[int], symbol: list[str], **values: list[float]) -> dict[str, np.ndarray]:
+    return {"t": np.array(t), "symbol": np.array(symbol)} | {k: np.array(v, dtype=float) for k, v in values.items()}
 
 
-def trades(t: list[int], symbol: list[str], price: list[float], side: list[float], size: float = 2.0) -> Events:
-    return trade_events(SYMBOLS, rows(t, symbol, price=price, size=[size] * len(t), side=side))
+def make_trades(t: list[int], symbol: list[str], price: list[float], side: list[float], size: float = 2.0) -> Events:
+    return trade_events(SYMBOLS, columns(t, symbol, price=price, size=[size] * len(t), side=side))
 
 
-def said(events: Events, name: str) -> list[float]:
+def feature(events: Events, name: str) -> list[float]:
+    """The values of a feature by its name."""
     return events.features[:, COLUMN[name]].tolist()
 
 
-def named(events: Events) -> list[tuple[str, str]]:
+def node_names(events: Events) -> list[tuple[str, str]]:
+    """The names of src and dst of each event."""
     return [(events.nodes[u], events.nodes[v]) for u, v in zip(events.src, events.dst, strict=True)]
 
 
-def test_a_trade_says_size_side_value_and_how_it_moved_its_own_price() -> None:
-    made = trades([10, 20, 30], ["BTC", "ETH", "BTC"], [100.0, 50.0, 99.0], [1.0, 1.0, -1.0])
-    assert named(made) == [("trade:BTC", "asset:BTC"), ("trade:ETH", "asset:ETH"), ("trade:BTC", "asset:BTC")]
-    assert {EVENT_KINDS[k] for k in made.kind} == {"trade"}
+def test_a_trade_has_its_size_side_value_and_price_impact() -> None:
+    events = make_trades([10, 20, 30], ["BTC", "ETH", "BTC"], [100.0, 50.0, 99.0], [1.0, 1.0, -1.0])
+    assert node_names(events) == [("trade:BTC", "asset:BTC"), ("trade:ETH", "asset:ETH"), ("trade:BTC", "asset:BTC")]
+    assert {EVENT_KINDS[k] for k in events.kind} == {"trade"}
     move = 100 * np.log(0.99)
-    assert said(made, "return") == pytest.approx([0, 0, move])
-    assert said(made, "impact") == pytest.approx([0, 0, -move])
-    assert said(made, "log_size") == pytest.approx([np.log(3)] * 3)
-    assert said(made, "log_value") == pytest.approx(np.log1p([200.0, 100.0, 198.0]).tolist())
+    assert feature(events, "return") == pytest.approx([0, 0, move])
+    assert feature(events, "impact") == pytest.approx([0, 0, -move])
+    assert feature(events, "log_size") == pytest.approx([np.log(3)] * 3)
+    assert feature(events, "log_value") == pytest.approx(np.log1p([200.0, 100.0, 198.0]).tolist())
 
 
-def test_a_book_speaks_from_its_heavier_side() -> None:
-    made = book_events(
-        SYMBOLS, rows([1, 2], ["ETH", "ETH"], bid=[99.0, 99.0], ask=[101.0, 100.0], bid_size=[3, 1], ask_size=[1, 3])
+def test_a_book_event_comes_from_the_heavier_side() -> None:
+    events = book_events(
+        SYMBOLS, columns([1, 2], ["ETH", "ETH"], bid=[99.0, 99.0], ask=[101.0, 100.0], bid_size=[3, 1], ask_size=[1, 3])
     )
-    assert named(made) == [("book:ETH:bid", "asset:ETH"), ("book:ETH:ask", "asset:ETH")]
-    assert said(made, "imbalance") == pytest.approx([0.5, -0.5])
-    assert said(made, "spread") == pytest.approx([1e4 * 2 / 99, 1e4 / 99], rel=1e-4)
-    assert said(made, "log_depth") == pytest.approx([np.log(5)] * 2)
+    assert node_names(events) == [("book:ETH:bid", "asset:ETH"), ("book:ETH:ask", "asset:ETH")]
+    assert feature(events, "imbalance") == pytest.approx([0.5, -0.5])
+    assert feature(events, "spread") == pytest.approx([1e4 * 2 / 99, 1e4 / 99], rel=1e-4)
+    assert feature(events, "log_depth") == pytest.approx([np.log(5)] * 2)
 
 
-def test_a_bar_speaks_at_its_close_and_its_volume_is_ranked_among_those_before() -> None:
+def test_a_bar_has_its_range_and_its_volume_ranked_among_earlier_bars() -> None:
     volume = [10.0, 20.0, 5.0, 15.0]
-    made = bar_events(
+    events = bar_events(
         SYMBOLS,
-        rows([1, 2, 3, 4], ["BTC"] * 4, open=[1.0] * 4, high=[2.0] * 4, low=[1.0] * 4, close=[2.0] * 4, volume=volume),
+        columns(
+            [1, 2, 3, 4], ["BTC"] * 4, open=[1.0] * 4, high=[2.0] * 4, low=[1.0] * 4, close=[2.0] * 4, volume=volume
+        ),
     )
-    assert named(made)[0] == ("external:market", "asset:BTC")
-    assert said(made, "volume_rank") == pytest.approx([0.5, 1.0, 0.0, 2 / 3])
-    assert said(made, "range") == pytest.approx([100 * np.log(2)] * 4)
+    assert node_names(events)[0] == ("external:market", "asset:BTC")
+    assert feature(events, "volume_rank") == pytest.approx([0.5, 1.0, 0.0, 2 / 3])
+    assert feature(events, "range") == pytest.approx([100 * np.log(2)] * 4)
 
 
-def test_a_ticker_says_the_rate_to_come_and_counts_down_to_it_a_settlement_its_own() -> None:
-    given = rows([0, 4 * HOUR], ["BTC", "BTC"], rate=[2e-4, 3e-4]) | {"next_t": np.array([4 * HOUR, 4 * HOUR])}
-    made = funding_events(SYMBOLS, given)
-    assert named(made) == [("funding:BTC", "asset:BTC")] * 2
-    assert said(made, "predicted_rate") == pytest.approx([2.0, 0.0])
-    assert said(made, "rate") == pytest.approx([0.0, 3.0])
-    assert said(made, "countdown") == [0.5, 0.0]
-    assert said(funding_events(SYMBOLS, rows([0], ["BTC"], rate=[2e-4])), "rate") == pytest.approx([2.0])
+def test_a_ticker_has_the_predicted_rate_and_a_countdown_and_a_settlement_the_settled_rate() -> None:
+    rows = columns([0, 4 * HOUR_US], ["BTC", "BTC"], rate=[2e-4, 3e-4]) | {
+        "next_t": np.array([4 * HOUR_US, 4 * HOUR_US])
+    }
+    events = funding_events(SYMBOLS, rows)
+    assert node_names(events) == [("funding:BTC", "asset:BTC")] * 2
+    assert feature(events, "predicted_rate") == pytest.approx([2.0, 0.0])
+    assert feature(events, "rate") == pytest.approx([0.0, 3.0])
+    assert feature(events, "countdown") == [0.5, 0.0]
+    assert feature(funding_events(SYMBOLS, columns([0], ["BTC"], rate=[2e-4])), "rate") == pytest.approx([2.0])
 
 
-def test_open_interest_says_by_how_much_it_changed() -> None:
-    made = open_interest_events(SYMBOLS, rows([1, 2, 3], ["BTC", "ETH", "BTC"], open_interest=[100.0, 7.0, 110.0]))
-    assert said(made, "open_interest_change") == pytest.approx([0, 0, 100 * np.log(1.1)], rel=1e-5)
-    assert named(made)[1] == ("external:open_interest", "asset:ETH")
+def test_open_interest_has_its_change_since_the_assets_last() -> None:
+    events = open_interest_events(SYMBOLS, columns([1, 2, 3], ["BTC", "ETH", "BTC"], open_interest=[100.0, 7.0, 110.0]))
+    assert feature(events, "open_interest_change") == pytest.approx([0, 0, 100 * np.log(1.1)], rel=1e-5)
+    assert node_names(events)[1] == ("external:open_interest", "asset:ETH")
 
 
-def test_a_liquidation_says_what_a_trade_says_from_a_node_of_its_own() -> None:
-    given = rows([5, 6], ["BTC", "BTC"], price=[100.0, 99.0], size=[1.0, 3.0], side=[-1.0, -1.0])
-    made, trade = liquidation_events(SYMBOLS, given), trade_events(SYMBOLS, given)
-    assert named(made) == [("liquidation:BTC", "asset:BTC")] * 2
-    assert np.array_equal(made.features, trade.features)
+def test_a_liquidation_has_the_features_of_a_trade_and_a_source_node_of_its_own() -> None:
+    rows = columns([5, 6], ["BTC", "BTC"], price=[100.0, 99.0], size=[1.0, 3.0], side=[-1.0, -1.0])
+    events = liquidation_events(SYMBOLS, rows)
+    trades = trade_events(SYMBOLS, rows)
+    assert node_names(events) == [("liquidation:BTC", "asset:BTC")] * 2
+    assert np.array_equal(events.features, trades.features)
 
 
-def test_an_edge_is_known_when_its_last_bar_closes_and_goes_both_ways() -> None:
-    as_of = np.datetime64(HOUR, "us")
-    edges = (np.array([0]), np.array([1]), np.array([0.7]))
-    snapshot = Snapshot("correlation", as_of, np.datetime64("NaT", "us"), *edges, ("ETH", "BTC"))
-    made = edge_events(SYMBOLS, [snapshot], HOUR, "correlation")
-    assert named(made) == [("asset:ETH", "asset:BTC"), ("asset:BTC", "asset:ETH")]
-    assert made.t.tolist() == [2 * HOUR, 2 * HOUR]
-    assert said(made, "weight") == pytest.approx([0.7, 0.7])
-    assert len(edge_events(SYMBOLS, [], HOUR, "correlation")) == 0
-
-
-def test_clocks_count_from_the_assets_own_past_only() -> None:
-    t = [0, 10 * SECOND, 10 * SECOND, 30 * SECOND, MINUTE + 10 * SECOND]
-    made = trades(t, ["BTC", "BTC", "BTC", "ETH", "BTC"], [100.0] * 5, [1.0] * 5)
-    clocked = with_clocks(made, large_value=1e9)
-    since = np.expm1(said(clocked, "log_since_trade"))
-    assert since == pytest.approx([0, 10, 10, 30, 60], rel=1e-5)  # ETH has none before it: since the first of all
-    assert np.expm1(said(clocked, "log_trade_rate")) == pytest.approx([0, 1, 1, 0, 2], rel=1e-5)
-    assert np.expm1(said(clocked, "log_since_large_trade")) == pytest.approx([0, 10, 10, 30, 70], rel=1e-5)
+def test_clocks_count_events_of_the_same_asset_only() -> None:
+    t = [0, 10 * SECOND_US, 10 * SECOND_US, 30 * SECOND_US, MINUTE_US + 10 * SECOND_US]
+    events = make_trades(t, ["BTC", "BTC", "BTC", "ETH", "BTC"], [100.0] * 5, [1.0] * 5)
+    clocked = with_clocks(events, large_value=1e9)
+    since = np.expm1(feature(clocked, "log_since_trade"))
+    # ETH has no trade before its own, so its time counts from the first event of all
+    assert since == pytest.approx([0, 10, 10, 30, 60], rel=1e-5)
+    assert np.expm1(feature(clocked, "log_trade_rate")) == pytest.approx([0, 1, 1, 0, 2], rel=1e-5)
+    assert np.expm1(feature(clocked, "log_since_large_trade")) == pytest.approx([0, 10, 10, 30, 70], rel=1e-5)
 
 
 def test_clocks_of_simultaneous_events_do_not_depend_on_their_order() -> None:
-    one, other = trades([0, 9, 9], ["BTC"] * 3, [100.0] * 3, [1.0] * 3), trades([0], ["ETH"], [9.0], [1.0], size=5.0)
-    forth, back = with_clocks(concatenate([one, other])), with_clocks(concatenate([other, one]))
-    assert sorted(map(tuple, forth.features.tolist())) == sorted(map(tuple, back.features.tolist()))
+    btc = make_trades([0, 9, 9], ["BTC"] * 3, [100.0] * 3, [1.0] * 3)
+    eth = make_trades([0], ["ETH"], [9.0], [1.0], size=5.0)
+    btc_first = with_clocks(concatenate([btc, eth]))
+    eth_first = with_clocks(concatenate([eth, btc]))
+    assert sorted(map(tuple, btc_first.features.tolist())) == sorted(map(tuple, eth_first.features.tolist()))
 
 
-def test_later_trades_change_no_clock_before_them() -> None:
+def test_later_trades_do_not_change_the_clocks_of_earlier_events() -> None:
     draw = np.random.default_rng(0)
-    t = np.sort(draw.integers(0, 5 * MINUTE, 200)).tolist()
-    made = trades(t, draw.choice(SYMBOLS, 200).tolist(), draw.uniform(90, 110, 200).tolist(), [1.0] * 200)
-    assert np.array_equal(with_clocks(made)[:120].features, with_clocks(made[:120]).features)
+    t = np.sort(draw.integers(0, 5 * MINUTE_US, 200)).tolist()
+    events = make_trades(t, draw.choice(SYMBOLS, 200).tolist(), draw.uniform(90, 110, 200).tolist(), [1.0] * 200)
+    assert np.array_equal(with_clocks(events)[:120].features, with_clocks(events[:120]).features)
 
 
-def test_every_feature_has_a_name_and_every_type_a_node() -> None:
+def test_every_feature_has_a_name_and_every_node_type_a_node_per_symbol() -> None:
     assert len(set(FEATURES)) == len(FEATURES) == len(COLUMN)
     nodes = market_nodes(SYMBOLS)
     assert nodes[:2] == ("asset:BTC", "asset:ETH")
     assert len(nodes) == 6 * 2 + 2
 
 
-def test_rows_of_another_symbol_are_refused_by_name() -> None:
+def test_rows_of_an_unknown_symbol_are_refused_by_name() -> None:
     with pytest.raises(GraphError, match="rows of DOGE"):
-        trades([1], ["DOGE"], [1.0], [1.0])
+        make_trades([1], ["DOGE"], [1.0], [1.0])
 
 
-def test_no_rows_make_no_events() -> None:
-    assert len(with_clocks(trades([], [], [], []))) == 0
+def test_no_rows_give_no_events() -> None:
+    assert len(with_clocks(make_trades([], [], [], []))) == 0

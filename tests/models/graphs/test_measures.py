@@ -12,53 +12,55 @@ from models.graphs.measures import MEASURES, correlation, ewma, partial_correlat
 WINDOW = 60
 
 
-def draw(n: int = 8, seed: int = 0) -> np.ndarray:
+def factor_returns(n: int = 8, seed: int = 0) -> np.ndarray:
+    """Random returns (WINDOW, n) of one factor, with fat tails."""
     rng = np.random.default_rng(seed)
     return 0.01 * (rng.normal(size=(WINDOW, 1)) * rng.uniform(-2, 2, n) + rng.standard_t(3, size=(WINDOW, n)))
 
 
-def test_spearman_is_scipys_with_and_without_ties() -> None:
-    returns = draw()
+def test_spearman_equals_scipys_with_and_without_ties() -> None:
+    returns = factor_returns()
     np.testing.assert_allclose(spearman(returns), spearmanr(returns).statistic, atol=1e-6)
     tied = np.round(returns, 2)
     np.testing.assert_allclose(spearman(tied), spearmanr(tied).statistic, atol=1e-6)
 
 
-def test_ranks_do_not_feel_how_far_out_an_outlier_is() -> None:
-    returns = draw()
-    far = returns.copy()
-    far[returns[:, 0].argmax(), 0] *= 100
-    np.testing.assert_array_equal(spearman(far), spearman(returns))
-    assert np.abs(correlation(far) - correlation(returns)).max() > 0.1
+def test_spearman_does_not_depend_on_the_size_of_an_outlier() -> None:
+    returns = factor_returns()
+    outlier = returns.copy()
+    outlier[returns[:, 0].argmax(), 0] *= 100
+    np.testing.assert_array_equal(spearman(outlier), spearman(returns))
+    assert np.abs(correlation(outlier) - correlation(returns)).max() > 0.1
 
 
-def test_ewma_is_the_last_row_of_pandas() -> None:
-    returns = draw()
-    theirs = pd.DataFrame(returns).ewm(halflife=15).corr().loc[WINDOW - 1].to_numpy()
-    np.testing.assert_allclose(ewma(returns, half_life_bars=15), theirs, atol=1e-6)
+def test_ewma_equals_the_last_row_of_pandas() -> None:
+    returns = factor_returns()
+    expected = pd.DataFrame(returns).ewm(halflife=15).corr().loc[WINDOW - 1].to_numpy()
+    np.testing.assert_allclose(ewma(returns, half_life_bars=15), expected, atol=1e-6)
 
 
-def test_ewma_with_holes_is_numpys_weighted_covariance_over_the_shared_bars() -> None:
-    returns = draw(4, seed=1)
-    returns[[3, 50], 0], returns[[10, 59], 2] = np.nan, np.nan
+def test_ewma_with_missing_bars_equals_numpys_weighted_covariance_over_shared_bars() -> None:
+    returns = factor_returns(4, seed=1)
+    returns[[3, 50], 0] = np.nan
+    returns[[10, 59], 2] = np.nan
     weight = 0.5 ** (np.arange(WINDOW)[::-1] / 10)
-    found = ewma(returns, half_life_bars=10)
+    matrix = ewma(returns, half_life_bars=10)
     for i, j in ((0, 1), (0, 2), (2, 3)):
         both = np.isfinite(returns[:, i] * returns[:, j])
         cov = np.cov(returns[both][:, [i, j]].T, aweights=weight[both])
-        np.testing.assert_allclose(found[i, j], cov[0, 1] / np.sqrt(cov[0, 0] * cov[1, 1]), atol=1e-6)
+        np.testing.assert_allclose(matrix[i, j], cov[0, 1] / np.sqrt(cov[0, 0] * cov[1, 1]), atol=1e-6)
 
 
-def test_partial_correlation_is_that_of_the_residuals() -> None:
-    """With many bars there is little to shrink, and the definition by regression must come out."""
+def test_partial_correlation_equals_the_correlation_of_regression_residuals() -> None:
+    """With many bars there is little shrinkage, so the result equals the definition by regression."""
     rng = np.random.default_rng(2)
     returns = rng.normal(size=(200_000, 4)) @ (np.eye(4) + 0.5)
     others = np.column_stack((np.ones(len(returns)), returns[:, 2:]))
-    rest = returns[:, :2] - others @ np.linalg.lstsq(others, returns[:, :2], rcond=None)[0]
-    np.testing.assert_allclose(partial_correlation(returns)[0, 1], np.corrcoef(rest.T)[0, 1], atol=2e-3)
+    residuals = returns[:, :2] - others @ np.linalg.lstsq(others, returns[:, :2], rcond=None)[0]
+    np.testing.assert_allclose(partial_correlation(returns)[0, 1], np.corrcoef(residuals.T)[0, 1], atol=2e-3)
 
 
-def test_a_shared_factor_is_taken_out_of_what_two_assets_have_in_common() -> None:
+def test_partial_correlation_removes_a_shared_factor() -> None:
     rng = np.random.default_rng(3)
     factor = rng.normal(size=(WINDOW, 1))
     returns = np.hstack((factor, factor + rng.normal(size=(WINDOW, 2))))
@@ -67,7 +69,7 @@ def test_a_shared_factor_is_taken_out_of_what_two_assets_have_in_common() -> Non
 
 
 @pytest.mark.parametrize(("w", "n"), [(60, 5), (60, 130), (5, 40), (2000, 10)])
-def test_shrinkage_is_scikit_learns(w: int, n: int) -> None:
+def test_shrinkage_equals_scikit_learns(w: int, n: int) -> None:
     ledoit_wolf = pytest.importorskip("sklearn.covariance").ledoit_wolf
     rng = np.random.default_rng(w)
     x = rng.normal(size=(w, n)) @ rng.normal(size=(n, n))
@@ -83,20 +85,21 @@ def test_shrinkage_by_hand() -> None:
     np.testing.assert_allclose(shrunk_covariance(np.array([[1.0, 1.0], [-1.0, -1.0]])), np.ones((2, 2)))
 
 
-def test_more_assets_than_bars_have_a_partial_correlation() -> None:
-    returns = draw(n=130, seed=4)
-    found = partial_correlation(returns)
-    assert np.isfinite(found).all() and (np.abs(found) <= 1).all()
+def test_partial_correlation_exists_for_more_assets_than_bars() -> None:
+    returns = factor_returns(n=130, seed=4)
+    matrix = partial_correlation(returns)
+    assert np.isfinite(matrix).all() and (np.abs(matrix) <= 1).all()
 
 
 @pytest.mark.parametrize("measure", ["pearson", "spearman", "ewma", "partial"])
-def test_every_measure_is_symmetric_bounded_and_blind_to_flat_and_late_assets(measure: str) -> None:
-    returns = draw(9, seed=5)
-    returns[:, 1], returns[:20, 2] = 0.0003, np.nan
+def test_every_measure_is_symmetric_bounded_and_nan_for_flat_and_late_assets(measure: str) -> None:
+    returns = factor_returns(9, seed=5)
+    returns[:, 1] = 0.0003
+    returns[:20, 2] = np.nan
     returns[[4, 30], [0, 3]] = np.nan
     options = {"half_life_bars": 20.0} if measure == "ewma" else {}
-    found = MEASURES[measure](returns, **options)
-    np.testing.assert_array_equal(found, found.T)
-    assert np.isnan(found[[1, 2]]).all()
-    rest = np.delete(np.delete(found, [1, 2], axis=0), [1, 2], axis=1)
-    assert (np.abs(rest) <= 1).all() and (np.diag(rest) == 1).all()
+    matrix = MEASURES[measure](returns, **options)
+    np.testing.assert_array_equal(matrix, matrix.T)
+    assert np.isnan(matrix[[1, 2]]).all()
+    moving = np.delete(np.delete(matrix, [1, 2], axis=0), [1, 2], axis=1)
+    assert (np.abs(moving) <= 1).all() and (np.diag(moving) == 1).all()

@@ -12,8 +12,8 @@ NOON = np.datetime64("2024-01-02T12:00", "us")
 SECTORS = {"AAA": "Energy", "BBB": "Health Care", "CCC": "Energy", "DDD": None, "FFF": "Energy"}
 
 
-def test_members_of_a_sector_are_linked_and_the_rest_stay_alone() -> None:
-    """HYB-08: EEE has no sector at all and DDD an unknown one; they are not each other's sector."""
+def test_members_of_a_sector_are_linked_and_symbols_without_one_have_no_links() -> None:
+    """HYB-08: EEE has no entry and DDD an unknown sector; that does not make them one sector."""
     graph = membership_snapshot(SECTOR, NOON, ("AAA", "BBB", "CCC", "DDD", "EEE", "FFF"), SECTORS)
     assert list(zip(graph.src, graph.dst, strict=True)) == [(0, 2), (0, 5), (2, 5)]
     assert (graph.graph, graph.as_of, np.isnat(graph.window_start)) == ("sector", NOON, True)
@@ -22,8 +22,8 @@ def test_members_of_a_sector_are_linked_and_the_rest_stay_alone() -> None:
 
 def test_an_industry_links_fewer_than_its_sector() -> None:
     symbols = ("AAA", "CCC", "FFF")
-    of = {"AAA": "Refining", "CCC": "Exploration", "FFF": "Refining"}
-    industry = membership_snapshot(INDUSTRY, NOON, symbols, of)
+    industries = {"AAA": "Refining", "CCC": "Exploration", "FFF": "Refining"}
+    industry = membership_snapshot(INDUSTRY, NOON, symbols, industries)
     assert list(zip(industry.src, industry.dst, strict=True)) == [(0, 2)]
     assert len(membership_snapshot(SECTOR, NOON, symbols, SECTORS).src) == 3
 

@@ -1,4 +1,4 @@
-"""The moving sums against the slow definition, and that a window's edges are its own to the bit."""
+"""The moving sums equal the slow definition, and a window's edges depend on that window alone, to the bit."""
 
 from __future__ import annotations
 
@@ -12,42 +12,48 @@ from models.graphs.measures import correlation
 from models.graphs.rolling import rolling_edges
 
 
-def market(t: int, n: int, seed: int = 0) -> np.ndarray:
-    """Returns (t, n) of one factor, of assets that differ a hundredfold in volatility, with fat tails."""
+def factor_returns(t: int, n: int, seed: int = 0) -> np.ndarray:
+    """Random returns (t, n) of one factor with fat tails; the assets differ a hundredfold in volatility."""
     rng = np.random.default_rng(seed)
     factor = rng.standard_t(3, size=(t, 1)) * rng.uniform(-1, 2, n)
     return 0.01 * rng.lognormal(0, 1.5, n) * (factor + rng.standard_t(3, size=(t, n)))
 
 
-def slow(returns: np.ndarray, ends: np.ndarray, window: int, least: float, top_k: int | None) -> list[Edges]:
+def slow_edges(returns: np.ndarray, ends: np.ndarray, window: int, least: float, top_k: int | None) -> list[Edges]:
+    """The definition: the strongest pairs of each window's correlation matrix."""
     return [strongest(correlation(returns[end - window + 1 : end + 1]), least, top_k) for end in ends]
 
 
-def assert_equal(left: list[Edges], right: list[Edges]) -> None:
-    assert len(left) == len(right)
-    for one, other in zip(left, right, strict=True):
-        for a, b in zip(one, other, strict=True):
+def assert_equal_edges(actual: list[Edges], expected: list[Edges]) -> None:
+    assert len(actual) == len(expected)
+    for window, expected_window in zip(actual, expected, strict=True):
+        for a, b in zip(window, expected_window, strict=True):
             np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize(("least", "top_k"), [(0.3, None), (0.0, 3), (0.2, 2), (1e-6, 50)])
 @pytest.mark.parametrize("every", [1, 5, 40])
-def test_edges_are_those_of_the_slow_definition(least: float, top_k: int | None, every: int) -> None:
-    returns, window = market(700, 14), 60
+def test_edges_equal_the_slow_definition(least: float, top_k: int | None, every: int) -> None:
+    returns = factor_returns(700, 14)
+    window = 60
     ends = np.arange(window - 1, len(returns), every)
-    found = list(rolling_edges(returns, ends, window, least, top_k))
-    assert sum(len(src) for src, _, _ in found) > len(ends)
-    assert_equal(found, slow(returns, ends, window, least, top_k))
+    edges = list(rolling_edges(returns, ends, window, least, top_k))
+    assert sum(len(src) for src, _, _ in edges) > len(ends)
+    assert_equal_edges(edges, slow_edges(returns, ends, window, least, top_k))
 
 
 @pytest.mark.parametrize("share", [0.01, 0.15])
-def test_windows_with_holes_are_those_of_the_slow_definition(share: float) -> None:
-    """Late listings, a halt, single bars that are missing, and an asset that stops moving."""
-    returns, window = market(400, 12, seed=1), 30
+def test_edges_of_windows_with_missing_bars_equal_the_slow_definition(share: float) -> None:
+    """Late listings, a halt, single missing bars, and an asset that does not move for a while."""
+    returns = factor_returns(400, 12, seed=1)
+    window = 30
     returns[np.random.default_rng(2).random(returns.shape) < share] = np.nan
-    returns[:150, 3], returns[:31, 4], returns[200:215, 5], returns[100:160, 6] = np.nan, np.nan, np.nan, 0.0
+    returns[:150, 3] = np.nan
+    returns[:31, 4] = np.nan
+    returns[200:215, 5] = np.nan
+    returns[100:160, 6] = 0.0
     ends = np.arange(window - 1, len(returns), 3)
-    assert_equal(list(rolling_edges(returns, ends, window, 0.2, 4)), slow(returns, ends, window, 0.2, 4))
+    assert_equal_edges(list(rolling_edges(returns, ends, window, 0.2, 4)), slow_edges(returns, ends, window, 0.2, 4))
 
 
 @settings(max_examples=60)
@@ -58,17 +64,20 @@ def test_windows_with_holes_are_those_of_the_slow_definition(share: float) -> No
     holes=st.sampled_from([0.0, 0.003, 0.05]),
     top_k=st.one_of(st.none(), st.integers(1, 8)),
 )
-def test_any_market_window_and_rhythm_gives_the_slow_definition(
+def test_any_window_and_distance_of_snapshots_gives_the_slow_definition(
     seed: int, window: int, every: int, holes: float, top_k: int | None
 ) -> None:
-    returns = market(130, 6, seed)
+    returns = factor_returns(130, 6, seed)
     returns[np.random.default_rng(seed).random(returns.shape) < holes] = np.nan
     ends = np.arange(window - 1, len(returns), every)
-    assert_equal(list(rolling_edges(returns, ends, window, 0.3, top_k)), slow(returns, ends, window, 0.3, top_k))
+    assert_equal_edges(
+        list(rolling_edges(returns, ends, window, 0.3, top_k)), slow_edges(returns, ends, window, 0.3, top_k)
+    )
 
 
-def test_weights_are_within_a_millionth_of_float64() -> None:
-    returns, window = market(600, 20, seed=3), 60
+def test_weights_equal_numpys_correlation_to_six_decimals() -> None:
+    returns = factor_returns(600, 20, seed=3)
+    window = 60
     ends = np.arange(window - 1, len(returns))
     for end, (src, dst, weight) in zip(ends, rolling_edges(returns, ends, window, 0.0, None), strict=True):
         exact = np.corrcoef(returns[end - window + 1 : end + 1].T)
@@ -76,55 +85,59 @@ def test_weights_are_within_a_millionth_of_float64() -> None:
 
 
 @pytest.mark.parametrize("holes", [0.0, 0.02])
-def test_a_windows_edges_are_the_same_to_the_bit_wherever_the_bars_begin_and_end(holes: float) -> None:
-    returns, window = market(900, 10, seed=4), 40
+def test_a_windows_edges_do_not_depend_on_where_the_bars_begin_and_end(holes: float) -> None:
+    returns = factor_returns(900, 10, seed=4)
+    window = 40
     returns[np.random.default_rng(5).random(returns.shape) < holes] = np.nan
     ends = np.arange(500, 700, 3)
     whole = list(rolling_edges(returns, ends, window, 0.1, 3))
     for first, last in ((0, 700), (1, 900), (127, 900), (129, 703), (461, 900)):
-        assert_equal(list(rolling_edges(returns[first:last], ends - first, window, 0.1, 3)), whole)
+        assert_equal_edges(list(rolling_edges(returns[first:last], ends - first, window, 0.1, 3)), whole)
     for k in (0, 1, 20, 66):
-        assert_equal(list(rolling_edges(returns, ends[k : k + 1], window, 0.1, 3)), whole[k : k + 1])
-    assert_equal(list(rolling_edges(returns, ends[::7], window, 0.1, 3)), whole[::7])
+        assert_equal_edges(list(rolling_edges(returns, ends[k : k + 1], window, 0.1, 3)), whole[k : k + 1])
+    assert_equal_edges(list(rolling_edges(returns, ends[::7], window, 0.1, 3)), whole[::7])
 
 
-@pytest.mark.parametrize("wild", [1e-3, 1.0, 1e3, 1e6])
-def test_what_left_the_window_leaves_no_trace(wild: float) -> None:
-    """Correlations halfway between two values of six decimals, where the last bit decides, after any returns."""
-    window, n = 60, 40
+@pytest.mark.parametrize("volatility", [1e-3, 1.0, 1e3, 1e6])
+def test_bars_before_the_window_do_not_change_its_edges(volatility: float) -> None:
+    """Correlations halfway between two values of six decimals, where the last bit decides, after different returns."""
+    window = 60
+    n = 40
     rng = np.random.default_rng(6)
     basis = np.linalg.qr(np.column_stack((np.ones(window), rng.normal(size=(window, n)))))[0][:, 1:]
     half = 0.3 + (np.arange(1, n) + 0.5) * 1e-6
-    own = np.column_stack((basis[:, 0], basis[:, :1] * half + basis[:, 1:] * np.sqrt(1 - half**2)))
+    window_returns = np.column_stack((basis[:, 0], basis[:, :1] * half + basis[:, 1:] * np.sqrt(1 - half**2)))
     ends = np.arange(window - 1, window + 100)
     outcomes = []
     for seed in range(4):
-        before = wild * np.random.default_rng(seed).normal(size=(100, n))
-        found = list(rolling_edges(np.vstack((before, own)), ends, window, 0.2, None))
-        outcomes.append(found[-1:])
-    alone = list(rolling_edges(own, ends[:1], window, 0.2, None))
+        before = volatility * np.random.default_rng(seed).normal(size=(100, n))
+        edges = list(rolling_edges(np.vstack((before, window_returns)), ends, window, 0.2, None))
+        outcomes.append(edges[-1:])
+    alone = list(rolling_edges(window_returns, ends[:1], window, 0.2, None))
     assert len(alone[0][0]) >= n - 1
     for outcome in outcomes:
-        assert_equal(outcome, alone)
+        assert_equal_edges(outcome, alone)
 
 
-def test_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    returns, ends = market(1500, 9, seed=7), np.arange(59, 1500)
+def test_edges_do_not_depend_on_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    returns = factor_returns(1500, 9, seed=7)
+    ends = np.arange(59, 1500)
     outcomes = []
     for threads in (1, 2, 3, 16):
         monkeypatch.setattr("models.graphs.rolling.config.NUMBA_NUM_THREADS", threads)
         outcomes.append(list(rolling_edges(returns, ends, 60, 0.1, 3)))
     for outcome in outcomes[1:]:
-        assert_equal(outcome, outcomes[0])
+        assert_equal_edges(outcome, outcomes[0])
 
 
-def test_buffers_that_fill_up_are_emptied_and_filled_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    returns, ends = market(200, 12, seed=8), np.arange(29, 200)
+def test_edges_are_complete_when_the_buffers_fill_up_several_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    returns = factor_returns(200, 12, seed=8)
+    ends = np.arange(29, 200)
     monkeypatch.setattr("models.graphs.rolling.SPARE_EDGES", 10)
-    found = list(rolling_edges(returns, ends, 30, 0.0, None))
-    assert sum(len(src) for src, _, _ in found) == len(ends) * 66
-    assert_equal(found, slow(returns, ends, 30, 0.0, None))
+    edges = list(rolling_edges(returns, ends, 30, 0.0, None))
+    assert sum(len(src) for src, _, _ in edges) == len(ends) * 66
+    assert_equal_edges(edges, slow_edges(returns, ends, 30, 0.0, None))
 
 
-def test_no_window_no_edges() -> None:
-    assert list(rolling_edges(market(50, 4), np.zeros(0, dtype=np.int64), 20, 0.1, None)) == []
+def test_no_windows_give_no_edges() -> None:
+    assert list(rolling_edges(factor_returns(50, 4), np.zeros(0, dtype=np.int64), 20, 0.1, None)) == []

@@ -1,4 +1,4 @@
-"""Snapshots: what is refused, and what networks read."""
+"""Snapshots: which are refused, and the adjacency that networks read."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from models.graphs.snapshot import GraphError, Snapshot, to_adjacency
 NOON = np.datetime64("2024-01-02T12:00", "us")
 
 
-def snapshot(nodes: int = 3) -> Snapshot:
+def make_snapshot(nodes: int = 3) -> Snapshot:
     """Edges 0–2 of weight −0.5 and 1–2 of weight 0.25."""
     names = tuple("ABCDEF"[:nodes])
     return Snapshot("correlation", NOON, NOON, np.array([0, 1]), np.array([2, 2]), np.array([-0.5, 0.25]), names)
 
 
-def test_adjacency_is_symmetric_with_self_loops() -> None:
-    dense = to_adjacency([snapshot()], 3)
+def test_adjacency_of_an_undirected_graph_is_symmetric_with_self_loops() -> None:
+    dense = to_adjacency([make_snapshot()], 3)
     assert dense.shape == (1, 3, 3) and dense.dtype == np.float32
     np.testing.assert_array_equal(dense[0], [[1, 0, -0.5], [0, 1, 0.25], [-0.5, 0.25, 1]])
 
@@ -30,28 +30,28 @@ def test_adjacency_of_no_snapshots_is_empty() -> None:
 
 def test_a_snapshot_of_other_nodes_is_refused() -> None:
     with pytest.raises(GraphError, match="has 3 nodes, expected 4"):
-        to_adjacency([snapshot()], 4)
+        to_adjacency([make_snapshot()], 4)
 
 
-def test_a_directed_edge_is_heard_at_its_end_only() -> None:
-    """Row i of the adjacency is what node i hears."""
-    there = replace(snapshot(), directed=True)
-    back = replace(there, src=there.dst, dst=there.src)
-    np.testing.assert_array_equal(to_adjacency([there], 3)[0], [[1, 0, 0], [0, 1, 0], [-0.5, 0.25, 1]])
-    np.testing.assert_array_equal(to_adjacency([back], 3)[0], [[1, 0, -0.5], [0, 1, 0.25], [0, 0, 1]])
+def test_a_directed_edge_is_in_the_row_of_its_dst_only() -> None:
+    """Row i of the adjacency holds the edges that enter node i."""
+    directed = replace(make_snapshot(), directed=True)
+    reversed_edges = replace(directed, src=directed.dst, dst=directed.src)
+    np.testing.assert_array_equal(to_adjacency([directed], 3)[0], [[1, 0, 0], [0, 1, 0], [-0.5, 0.25, 1]])
+    np.testing.assert_array_equal(to_adjacency([reversed_edges], 3)[0], [[1, 0, -0.5], [0, 1, 0.25], [0, 0, 1]])
 
 
 def test_density_is_the_share_of_possible_edges() -> None:
-    assert snapshot().density == 2 / 3
-    assert snapshot(4).density == 2 / 6
-    assert replace(snapshot(4), directed=True).density == 2 / 12
+    assert make_snapshot().density == 2 / 3
+    assert make_snapshot(4).density == 2 / 6
+    assert replace(make_snapshot(4), directed=True).density == 2 / 12
 
 
-def test_a_graph_without_edges_is_a_graph_whose_nodes_stand_alone() -> None:
-    none = np.zeros(0, dtype=np.int64)
-    alone = Snapshot("correlation", NOON, NOON, none, none, np.zeros(0), ("A", "B"))
-    assert alone.density == 0
-    np.testing.assert_array_equal(to_adjacency([alone], 2)[0], np.eye(2))
+def test_a_graph_without_edges_is_valid_and_its_adjacency_the_identity() -> None:
+    no_nodes = np.zeros(0, dtype=np.int64)
+    empty = Snapshot("correlation", NOON, NOON, no_nodes, no_nodes, np.zeros(0), ("A", "B"))
+    assert empty.density == 0
+    np.testing.assert_array_equal(to_adjacency([empty], 2)[0], np.eye(2))
 
 
 @pytest.mark.parametrize(
@@ -72,6 +72,6 @@ def test_a_graph_without_edges_is_a_graph_whose_nodes_stand_alone() -> None:
         ({"nodes": ("A",)}, "has 1 nodes; a graph needs at least two"),
     ],
 )
-def test_edges_that_no_graph_has_are_refused_by_name(change: dict, message: str) -> None:
+def test_an_invalid_snapshot_is_refused_naming_the_edge_or_field(change: dict, message: str) -> None:
     with pytest.raises(GraphError, match=message):
-        replace(snapshot(), **change)
+        replace(make_snapshot(), **change)

@@ -11,54 +11,55 @@ from models.graphs.stability import TRAIL, Stability, mean_correlation, stabilit
 NOON = np.datetime64("2024-01-02T12:00", "us")
 
 
-def graph(edges: dict[tuple[int, int], float], directed: bool = False) -> Snapshot:
+def make_graph(edges: dict[tuple[int, int], float], directed: bool = False) -> Snapshot:
     src, dst = np.array(list(edges), dtype=np.int64).reshape(-1, 2).T
     return Snapshot("correlation", NOON, NOON, src, dst, np.array(list(edges.values())), tuple("ABCD"), directed)
 
 
-def test_turnover_is_the_share_of_edges_that_came_or_went() -> None:
-    before = graph({(0, 1): 0.5, (0, 2): 0.5, (1, 2): 0.5})
-    assert stability(graph({(0, 1): 0.9, (0, 2): 0.5, (2, 3): 0.5}), [before]).turnover == 2 / 4
+def test_turnover_is_the_share_of_edges_added_or_removed() -> None:
+    before = make_graph({(0, 1): 0.5, (0, 2): 0.5, (1, 2): 0.5})
+    assert stability(make_graph({(0, 1): 0.9, (0, 2): 0.5, (2, 3): 0.5}), [before]).turnover == 2 / 4
     assert stability(before, [before]).turnover == 0
-    assert stability(graph({(2, 3): 1.0}), [before]).turnover == 1
-    assert stability(graph({}), [graph({})]).turnover == 0
+    assert stability(make_graph({(2, 3): 1.0}), [before]).turnover == 1
+    assert stability(make_graph({}), [make_graph({})]).turnover == 0
 
 
 def test_a_reversed_edge_is_another_edge() -> None:
-    assert stability(graph({(1, 0): 0.5}, True), [graph({(0, 1): 0.5}, True)]).turnover == 1
+    assert stability(make_graph({(1, 0): 0.5}, True), [make_graph({(0, 1): 0.5}, True)]).turnover == 1
 
 
 def test_drift_by_hand() -> None:
     """Trailing weights 0.4 and 0.6: mean 0.5, deviation 0.1; 0.8 is three of them away."""
-    trailing = [graph({(0, 1): 0.4}), graph({(0, 1): 0.6})]
-    assert stability(graph({(0, 1): 0.8}), trailing).drift == pytest.approx(3)
-    # and an edge that comes with weight 0.4 adds 4 deviations at right angles
-    assert stability(graph({(0, 1): 0.8, (2, 3): 0.4}), trailing).drift == pytest.approx(5)
+    trailing = [make_graph({(0, 1): 0.4}), make_graph({(0, 1): 0.6})]
+    assert stability(make_graph({(0, 1): 0.8}), trailing).drift == pytest.approx(3)
+    # a new edge of weight 0.4 adds 4 deviations at a right angle
+    assert stability(make_graph({(0, 1): 0.8, (2, 3): 0.4}), trailing).drift == pytest.approx(5)
 
 
-def test_what_cannot_be_compared_is_none() -> None:
-    one = graph({(0, 1): 0.4})
-    assert stability(one, []) == Stability(None, None)
-    assert stability(one, [one]).drift is None
-    assert stability(one, [one, one, one]).drift is None
+def test_stability_is_none_where_there_is_nothing_to_compare_with() -> None:
+    graph = make_graph({(0, 1): 0.4})
+    assert stability(graph, []) == Stability(None, None)
+    assert stability(graph, [graph]).drift is None
+    assert stability(graph, [graph, graph, graph]).drift is None
 
 
-def test_no_more_than_the_trail_is_read() -> None:
+def test_only_the_last_trail_snapshots_are_read() -> None:
     rng = np.random.default_rng(0)
-    series = [graph({(0, 1): w, (1, 2): v}) for w, v in rng.random((TRAIL + 1, 2))]
-    far = graph({(0, 3): 9.0})
-    assert stability(series[-1], [far, *series[:-1]]) == stability(series[-1], series[:-1])
-    assert stability(series[-1], [far, *series[1:-1]]) != stability(series[-1], series[:-1])
+    series = [make_graph({(0, 1): w, (1, 2): v}) for w, v in rng.random((TRAIL + 1, 2))]
+    outlier = make_graph({(0, 3): 9.0})
+    assert stability(series[-1], [outlier, *series[:-1]]) == stability(series[-1], series[:-1])
+    assert stability(series[-1], [outlier, *series[1:-1]]) != stability(series[-1], series[:-1])
 
 
-def test_mean_correlation_is_that_of_all_pairs() -> None:
+def test_mean_correlation_is_the_mean_over_all_pairs() -> None:
     returns = np.random.default_rng(1).normal(size=(60, 7)) + np.random.default_rng(2).normal(size=(60, 1))
-    every = np.corrcoef(returns.T)[np.triu_indices(7, 1)]
-    assert mean_correlation(returns) == pytest.approx(every.mean(), abs=1e-6)
+    pairs = np.corrcoef(returns.T)[np.triu_indices(7, 1)]
+    assert mean_correlation(returns) == pytest.approx(pairs.mean(), abs=1e-6)
 
 
 def test_mean_correlation_leaves_out_assets_that_are_late_or_flat() -> None:
     returns = np.random.default_rng(1).normal(size=(60, 4))
-    returns[:20, 2], returns[:, 3] = np.nan, 0.0
+    returns[:20, 2] = np.nan
+    returns[:, 3] = 0.0
     assert mean_correlation(returns) == pytest.approx(np.corrcoef(returns[:, :2].T)[0, 1], abs=1e-6)
     assert mean_correlation(returns[:, 1:]) is None

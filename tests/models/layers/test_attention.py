@@ -1,4 +1,4 @@
-"""The windowed Transformer layer against the sum it stands for (S4-48)."""
+"""The windowed Transformer layer against its defining sum (S4-48)."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from models.layers.errors import DtypeError, ShapeError, SizeError, StateError
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 
 
-def layer_of(dtype: torch.dtype = torch.float32, **sizes: int) -> Attention:
+def make_layer(dtype: torch.dtype = torch.float32, **sizes: int) -> Attention:
     torch.manual_seed(0)
     layer = Attention(8, **({"heads": 2, "window": 7} | sizes)).to(dtype)
     torch.nn.init.normal_(layer.bias)
@@ -19,24 +19,24 @@ def layer_of(dtype: torch.dtype = torch.float32, **sizes: int) -> Attention:
 
 
 def definition(layer: Attention, x: torch.Tensor) -> torch.Tensor:
-    """One query, one head and one sequence at a time."""
+    """The layer's output, computed one query, one head and one sequence at a time."""
     batch, length, d = x.shape
     c = d // layer.heads
     query, key, value = layer.qkv(x).chunk(3, dim=-1)
-    heard = torch.zeros_like(x)
+    attended = torch.zeros_like(x)
     for b in range(batch):
         for head in range(layer.heads):
             part = slice(head * c, (head + 1) * c)
             for t in range(length):
-                seen = range(max(0, t - layer.window + 1), t + 1)
-                score = [query[b, t, part] @ key[b, s, part] / c**0.5 + layer.bias[head, t - s] for s in seen]
+                window = range(max(0, t - layer.window + 1), t + 1)
+                score = [query[b, t, part] @ key[b, s, part] / c**0.5 + layer.bias[head, t - s] for s in window]
                 weight = torch.softmax(torch.stack(score), dim=0)
-                heard[b, t, part] = sum(w * value[b, s, part] for w, s in zip(weight, seen, strict=True))
-    u = layer.out_proj(heard)
+                attended[b, t, part] = sum(w * value[b, s, part] for w, s in zip(weight, window, strict=True))
+    u = layer.out_proj(attended)
     return u + layer.narrow(gelu(layer.widen(layer.norm(x + u))))
 
 
-def by_step(layer: Attention, x: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+def run_by_step(layer: Attention, x: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
     outputs = []
     for x_t in x.unbind(1):
         y, state = layer.step(x_t, state)
@@ -44,9 +44,9 @@ def by_step(layer: Attention, x: torch.Tensor, state: State) -> tuple[torch.Tens
     return torch.stack(outputs, dim=1), state
 
 
-def assert_near(one: torch.Tensor, other: torch.Tensor) -> None:
-    tolerance = TOLERANCE[one.dtype] * max([1.0, *other.detach().abs().flatten().tolist()])
-    torch.testing.assert_close(one, other, rtol=0, atol=tolerance)
+def assert_near(actual: torch.Tensor, expected: torch.Tensor) -> None:
+    tolerance = TOLERANCE[actual.dtype] * max([1.0, *expected.detach().abs().flatten().tolist()])
+    torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -56,7 +56,8 @@ def test_blocks_equal_the_definition(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, window: int, block: int
 ) -> None:
     monkeypatch.setattr(attention, "BLOCK_BARS", block)
-    layer, x = layer_of(dtype, window=window), torch.randn(2, 18, 8, dtype=dtype)
+    layer = make_layer(dtype, window=window)
+    x = torch.randn(2, 18, 8, dtype=dtype)
     with torch.no_grad():
         assert_near(layer(x)[0], definition(layer, x))
 
@@ -64,16 +65,18 @@ def test_blocks_equal_the_definition(
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("window", [1, 7, 50])
 def test_step_by_step_equals_the_whole_sequence(dtype: torch.dtype, window: int) -> None:
-    layer, x = layer_of(dtype, window=window), torch.randn(2, 30, 8, dtype=dtype)
+    layer = make_layer(dtype, window=window)
+    x = torch.randn(2, 30, 8, dtype=dtype)
     whole, last = layer(x)
-    slow, after = by_step(layer, x, layer.initial_state(2))
-    for a, b in zip((slow, *after), (whole, *last), strict=True):
+    stepwise, after = run_by_step(layer, x, layer.initial_state(2))
+    for a, b in zip((stepwise, *after), (whole, *last), strict=True):
         assert_near(a, b)
     assert after[2].tolist() == [min(30, window - 1)] * 2
 
 
-def test_halves_joined_by_the_state_are_the_whole() -> None:
-    layer, x = layer_of(), torch.randn(2, 90, 8)
+def test_two_halves_joined_by_the_state_equal_the_whole_sequence() -> None:
+    layer = make_layer()
+    x = torch.randn(2, 90, 8)
     whole, last = layer(x)
     for cut in (1, 3, 65, 89):
         first, state = layer(x[:, :cut])
@@ -83,27 +86,30 @@ def test_halves_joined_by_the_state_are_the_whole() -> None:
 
 
 def test_sequences_with_histories_of_different_length_share_a_batch() -> None:
-    layer, x = layer_of(), torch.randn(1, 12, 8)
+    layer = make_layer()
+    x = torch.randn(1, 12, 8)
     states = [layer(x[:, start:6])[1] for start in (0, 4)] + [layer.initial_state(1)]
-    together = tuple(torch.cat(parts) for parts in zip(*states, strict=True))
-    y = layer(x[:, 6:].expand(3, -1, -1), together)[0]
+    joined_state = tuple(torch.cat(parts) for parts in zip(*states, strict=True))
+    y = layer(x[:, 6:].expand(3, -1, -1), joined_state)[0]
     for row, start in enumerate((0, 4, 6)):
         assert_near(y[row : row + 1], layer(x[:, start:])[0][:, 6 - start :])
 
 
-def test_only_distances_count_and_only_within_the_window() -> None:
-    layer, x = layer_of(), torch.randn(1, 40, 8)
-    late = layer(x)[0][:, 30:]
-    assert_near(layer(x[:, 24:])[0][:, 6:], late)  # a window of 7: the bar itself and six before it
-    other = x.clone()
-    other[:, :24] = 9.0
-    assert torch.equal(layer(other)[0][:, 30:], late)
-    other[:, 24] = 9.0
-    assert not torch.equal(layer(other)[0][:, 30:], late)
+def test_output_depends_on_distances_only_and_on_bars_within_the_window_only() -> None:
+    layer = make_layer()
+    x = torch.randn(1, 40, 8)
+    last_outputs = layer(x)[0][:, 30:]
+    assert_near(layer(x[:, 24:])[0][:, 6:], last_outputs)  # a window of 7: the bar itself and six before it
+    changed = x.clone()
+    changed[:, :24] = 9.0
+    assert torch.equal(layer(changed)[0][:, 30:], last_outputs)
+    changed[:, 24] = 9.0
+    assert not torch.equal(layer(changed)[0][:, 30:], last_outputs)
 
 
-def test_the_future_never_changes_the_past_by_a_bit() -> None:
-    layer, x = layer_of(), torch.randn(3, 150, 8)
+def test_later_bars_do_not_change_earlier_outputs_by_a_bit() -> None:
+    layer = make_layer()
+    x = torch.randn(3, 150, 8)
     changed = x.clone()
     changed[:, 85:] = 50.0
     assert torch.equal(layer(x)[0][:, :85], layer(changed)[0][:, :85])
@@ -111,8 +117,8 @@ def test_the_future_never_changes_the_past_by_a_bit() -> None:
     torch.testing.assert_close(layer(x[:, :85])[0], layer(x)[0][:, :85])
 
 
-def test_every_parameter_learns_and_gradients_are_those_of_finite_differences() -> None:
-    layer = layer_of(torch.float64, window=3, expand=1)
+def test_every_parameter_learns_and_gradients_equal_finite_differences() -> None:
+    layer = make_layer(torch.float64, window=3, expand=1)
     names, values = zip(*layer.named_parameters(), strict=True)
     x = torch.randn(1, 5, 8, dtype=torch.float64, requires_grad=True)
 
@@ -125,7 +131,8 @@ def test_every_parameter_learns_and_gradients_are_those_of_finite_differences() 
 
 
 def test_bad_input_is_refused() -> None:
-    layer, x = layer_of(), torch.randn(2, 5, 8)
+    layer = make_layer()
+    x = torch.randn(2, 5, 8)
     for wrong in (x[:, :0], x[..., :4], x[:, 0]):
         with pytest.raises(ShapeError):
             layer(wrong)

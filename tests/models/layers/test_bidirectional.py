@@ -1,4 +1,4 @@
-"""A layer that reads both ways, and says so (S4-19)."""
+"""The layer that reads a series from both ends, and its refusal to forecast (S4-19)."""
 
 import pytest
 import torch
@@ -10,25 +10,28 @@ from models.layers.lstm import LSTM
 from models.layers.s4 import S4
 
 
-def test_both_ends_are_read_and_mixed() -> None:
+def test_output_is_a_linear_map_of_both_layers_outputs() -> None:
     torch.manual_seed(0)
-    layer, x = Bidirectional(3, lambda: S4(3, 8)).double(), torch.randn(2, 9, 3, dtype=torch.double)
+    layer = Bidirectional(3, lambda: S4(3, 8)).double()
+    x = torch.randn(2, 9, 3, dtype=torch.double)
     y, state = layer(x)
-    both = torch.cat([layer.onward(x)[0], layer.returning(x.flip(1))[0].flip(1)], dim=-1)
-    torch.testing.assert_close(y, both @ layer.mix.weight.T + layer.mix.bias)
+    outputs = torch.cat([layer.onward(x)[0], layer.returning(x.flip(1))[0].flip(1)], dim=-1)
+    torch.testing.assert_close(y, outputs @ layer.mix.weight.T + layer.mix.bias)
     assert state == () and y.shape == x.shape
 
 
-def test_the_last_bar_changes_the_first_output_and_the_class_says_so() -> None:
-    layer, x = Bidirectional(3, lambda: S4(3, 8)), torch.randn(2, 9, 3)
+def test_the_last_bar_changes_the_first_output_and_the_class_is_not_causal() -> None:
+    layer = Bidirectional(3, lambda: S4(3, 8))
+    x = torch.randn(2, 9, 3)
     changed = x.clone()
     changed[:, -1] += 1
     assert not torch.equal(layer(x)[0][:, 0], layer(changed)[0][:, 0])
     assert layer.causal is False
 
 
-def test_a_reversed_series_and_exchanged_layers_give_the_reversed_result() -> None:
-    layer, x = Bidirectional(3, lambda: S4(3, 8)), torch.randn(2, 9, 3)
+def test_a_reversed_series_and_swapped_layers_give_the_reversed_result() -> None:
+    layer = Bidirectional(3, lambda: S4(3, 8))
+    x = torch.randn(2, 9, 3)
     y, _ = layer(x)
     layer.onward, layer.returning = layer.returning, layer.onward
     with torch.no_grad():
@@ -36,18 +39,20 @@ def test_a_reversed_series_and_exchanged_layers_give_the_reversed_result() -> No
     torch.testing.assert_close(layer(x.flip(1))[0].flip(1), y)
 
 
-def test_backwards_a_gap_is_the_time_to_the_next_bar_that_is_there() -> None:
+def test_a_backward_gap_is_the_time_to_the_next_real_bar() -> None:
     gaps = torch.tensor([[1.0, 2.0, 0.0, 0.0, 5.0, 3.0], [0.0, 1.0, 1.0, 4.0, 1.0, 0.0]])
     expected = torch.tensor([[1.0, 3.0, 0.0, 0.0, 5.0, 2.0], [0.0, 1.0, 1.0, 4.0, 1.0, 0.0]])
     assert backward_gaps(gaps).tolist() == expected.tolist()
 
 
-def test_padded_bars_are_as_if_they_were_not_there() -> None:
-    layer, x, there = Bidirectional(3, lambda: DSS(3, 8)), torch.randn(2, 9, 3), torch.tensor([0, 2, 3, 5, 7])
+def test_padded_bars_do_not_change_the_outputs_of_real_bars() -> None:
+    layer = Bidirectional(3, lambda: DSS(3, 8))
+    x = torch.randn(2, 9, 3)
+    real = torch.tensor([0, 2, 3, 5, 7])  # positions of the bars that are not padding
     gaps = torch.zeros(2, 9)
-    gaps[:, there] = torch.rand(5) + 0.5
+    gaps[:, real] = torch.rand(5) + 0.5
     y, _ = layer(x, None, gaps)
-    torch.testing.assert_close(y[:, there], layer(x[:, there], None, gaps[:, there])[0])
+    torch.testing.assert_close(y[:, real], layer(x[:, real], None, gaps[:, real])[0])
 
 
 def test_gradients_reach_both_layers() -> None:
@@ -58,7 +63,8 @@ def test_gradients_reach_both_layers() -> None:
 
 
 def test_forecasting_is_refused() -> None:
-    layer, x = Bidirectional(3, lambda: S4(3, 8)), torch.randn(2, 9, 3)
+    layer = Bidirectional(3, lambda: S4(3, 8))
+    x = torch.randn(2, 9, 3)
     for call in (
         lambda: layer(x, layer.onward.initial_state(2)),
         lambda: layer.step(x[:, 0], layer.onward.initial_state(2)),

@@ -1,4 +1,6 @@
-"""Every layer refuses what it cannot work with in the same words."""
+"""Every sequence layer refuses what it cannot work with, with the same errors."""
+
+import inspect
 
 import pytest
 import torch
@@ -8,13 +10,28 @@ from models.layers.errors import DtypeError, LayerError, NotFiniteError, ShapeEr
 from models.nets.sequence_layers import SEQUENCE_LAYERS
 
 D = 4
-LAYERS = {name: kind.layer(D, 4) if kind.state_space else kind.layer(D) for name, kind in SEQUENCE_LAYERS.items()}
+SIZES = {"d_model": D, "d_state": 4}
+
+
+def parameters_of(name: str) -> set[str]:
+    """The constructor's parameters; a layer need not have one that its paper lacks."""
+    return set(inspect.signature(SEQUENCE_LAYERS[name].layer).parameters)
+
+
+def make_layer(name: str, **options: float) -> nn.Module:
+    """A small layer: those of SIZES that its constructor has, and ``options``."""
+    sizes = {size: value for size, value in SIZES.items() if size in parameters_of(name)}
+    return SEQUENCE_LAYERS[name].layer(**(sizes | options))
+
+
+LAYERS = {name: make_layer(name) for name in SEQUENCE_LAYERS}
+STATE_SPACES = [name for name, kind in SEQUENCE_LAYERS.items() if kind.state_space]
 every_layer = pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
-with_gaps = pytest.mark.parametrize("name", [name for name, kind in SEQUENCE_LAYERS.items() if kind.state_space])
+every_state_space = pytest.mark.parametrize("name", STATE_SPACES)
 
 
 @every_layer
-def test_shapes(layer: nn.Module) -> None:
+def test_an_input_of_another_shape_is_refused(layer: nn.Module) -> None:
     for shape in ((2, 0, D), (0, 3, D), (2, D), (2, 3, D + 1)):
         with pytest.raises(ShapeError, match="give"):
             layer(torch.zeros(shape))
@@ -24,10 +41,10 @@ def test_shapes(layer: nn.Module) -> None:
 
 
 @every_layer
-def test_types(layer: nn.Module) -> None:
+def test_integers_are_refused_and_another_floating_type_is_converted_or_refused(layer: nn.Module) -> None:
     with pytest.raises(DtypeError, match=r"float32"):
         layer(torch.zeros(2, 3, D, dtype=torch.int64))
-    try:  # another floating type is either converted or refused
+    try:
         y, _ = layer(torch.zeros(2, 3, D, dtype=torch.float64))
         assert y.dtype == torch.float64
     except DtypeError as error:
@@ -35,8 +52,9 @@ def test_types(layer: nn.Module) -> None:
 
 
 @every_layer
-def test_states(layer: nn.Module) -> None:
-    x, state = torch.zeros(2, 3, D), layer.initial_state(2)
+def test_a_state_of_another_batch_layer_or_type_is_refused(layer: nn.Module) -> None:
+    x = torch.zeros(2, 3, D)
+    state = layer.initial_state(2)
     for wrong in (layer.initial_state(3), state[:-1], tuple(part.long() for part in state)):
         with pytest.raises(StateError):
             layer(x, wrong)
@@ -47,9 +65,10 @@ def test_states(layer: nn.Module) -> None:
         layer.step(x[:, 0], None)
 
 
-@with_gaps
-def test_gaps(name: str) -> None:
-    layer, x = LAYERS[name], torch.zeros(2, 3, D)
+@every_state_space
+def test_gaps_of_another_shape_negative_or_not_finite_are_refused(name: str) -> None:
+    layer = LAYERS[name]
+    x = torch.zeros(2, 3, D)
     with pytest.raises(ShapeError, match="one per bar"):
         layer(x, gaps=torch.ones(2, 4))
     for wrong in (-1.0, torch.nan, torch.inf):
@@ -59,19 +78,21 @@ def test_gaps(name: str) -> None:
             layer(x, gaps=gaps)
 
 
-@with_gaps
-def test_sizes(name: str) -> None:
-    for sizes in ((D, 0), (0, 4)):
+@pytest.mark.parametrize("name", SEQUENCE_LAYERS)
+def test_sizes_of_zero_are_refused(name: str) -> None:
+    for size in parameters_of(name) & set(SIZES):
         with pytest.raises(SizeError):
-            SEQUENCE_LAYERS[name].layer(*sizes)
-    if name != "mamba_simplified":
-        for bounds in ((0.0, 0.1), (0.2, 0.1)):
-            with pytest.raises(SizeError, match="dt_min"):
-                SEQUENCE_LAYERS[name].layer(D, 4, dt_min=bounds[0], dt_max=bounds[1])
+            make_layer(name, **{size: 0})
 
 
-@with_gaps
-def test_weights_in_half_precision_say_to_use_autocast(name: str) -> None:
-    kind = SEQUENCE_LAYERS[name]
+@pytest.mark.parametrize("name", [name for name in SEQUENCE_LAYERS if parameters_of(name) >= {"dt_min", "dt_max"}])
+def test_sizes_of_steps_that_are_zero_or_descending_are_refused(name: str) -> None:
+    for dt_min, dt_max in ((0.0, 0.1), (0.2, 0.1)):
+        with pytest.raises(SizeError, match="dt_min"):
+            make_layer(name, dt_min=dt_min, dt_max=dt_max)
+
+
+@every_state_space
+def test_weights_in_half_precision_are_refused_with_a_hint_at_autocast(name: str) -> None:
     with pytest.raises(LayerError, match="autocast"):
-        kind.layer(D, 4).bfloat16()(torch.zeros(2, 3, D, dtype=torch.bfloat16))
+        make_layer(name).bfloat16()(torch.zeros(2, 3, D, dtype=torch.bfloat16))

@@ -1,4 +1,4 @@
-"""The short causal convolution of Mamba against torch's own (MAM-11)."""
+"""The short causal convolution of Mamba against torch's convolution (MAM-11)."""
 
 import torch
 from torch.nn.functional import conv1d, silu
@@ -6,17 +6,22 @@ from torch.nn.functional import conv1d, silu
 from models.layers.depthwise import causal_depthwise_silu
 
 
-def test_depthwise_is_torchs_padded_and_cut_convolution() -> None:
-    """MAM-11: kernel d_conv, padding d_conv − 1, cut to the length."""
-    x, weight, bias = torch.randn(2, 9, 3), torch.randn(3, 4), torch.randn(3)
+def test_depthwise_convolution_equals_torchs_padded_and_truncated_one() -> None:
+    """MAM-11: kernel d_conv, padding d_conv − 1, truncated to the length."""
+    x = torch.randn(2, 9, 3)
+    weight = torch.randn(3, 4)
+    bias = torch.randn(3)
     y, tail = causal_depthwise_silu(x, weight, bias, torch.zeros(2, 3, 3))
     expected = conv1d(x.transpose(1, 2), weight[:, None], bias, padding=3, groups=3)[..., :9].transpose(1, 2)
     torch.testing.assert_close(y, silu(expected))
     torch.testing.assert_close(tail, x[:, -3:])
 
 
-def test_the_tail_joins_two_halves() -> None:
-    x, weight, bias, empty = torch.randn(2, 9, 3), torch.randn(3, 4), torch.randn(3), torch.zeros(2, 3, 3)
+def test_two_halves_joined_by_the_tail_equal_the_whole_sequence() -> None:
+    x = torch.randn(2, 9, 3)
+    weight = torch.randn(3, 4)
+    bias = torch.randn(3)
+    empty = torch.zeros(2, 3, 3)
     whole, last = causal_depthwise_silu(x, weight, bias, empty)
     for cut in (1, 2, 5):
         first, tail = causal_depthwise_silu(x[:, :cut], weight, bias, empty)

@@ -1,4 +1,4 @@
-"""DSS: both forms against the paper's kernels, recurrence against sequence (S4-24)."""
+"""DSS: both forms against the paper's kernels, single steps against whole sequences (S4-24)."""
 
 import numpy as np
 import pytest
@@ -14,11 +14,11 @@ FORMS = ("exp", "softmax")
 
 
 @pytest.fixture(autouse=True)
-def seeded() -> None:
+def fixed_seed() -> None:
     torch.manual_seed(0)
 
 
-def by_step(layer: DSS, x: Tensor, state: dss.State, gaps: Tensor | None = None) -> tuple[Tensor, dss.State]:
+def run_by_step(layer: DSS, x: Tensor, state: dss.State, gaps: Tensor | None = None) -> tuple[Tensor, dss.State]:
     outputs = []
     for t, x_t in enumerate(x.unbind(1)):
         y, state = layer.step(x_t, state, None if gaps is None else gaps[:, t])
@@ -26,10 +26,11 @@ def by_step(layer: DSS, x: Tensor, state: dss.State, gaps: Tensor | None = None)
     return torch.stack(outputs, dim=1), state
 
 
-def kernel(layer: DSS, length: int) -> np.ndarray:
+def paper_kernel(layer: DSS, length: int) -> np.ndarray:
     """Proposition 1: w Λ⁻¹ (e^{ΛΔ} − I) · exp(P), or w Λ⁻¹ · row-softmax(P), P_{mj} = λ_m Δ j; (d, length)."""
     eigenvalues = (-torch.exp(layer.log_decay) + 1j * layer.frequency).detach().numpy()
-    w, rows = torch.view_as_complex(layer.w.detach()).numpy(), []
+    w = torch.view_as_complex(layer.w.detach()).numpy()
+    rows = []
     for w_c, dt in zip(w, layer.log_dt.detach().exp().numpy(), strict=True):
         bars = length if layer.form == "exp" else layer.kernel_bars
         P = np.exp(np.outer(eigenvalues * dt, np.arange(bars)))
@@ -44,12 +45,14 @@ def kernel(layer: DSS, length: int) -> np.ndarray:
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
 def test_sequence_is_the_convolution_with_the_papers_kernel(form: str, dtype: torch.dtype, tolerance: float) -> None:
-    layer, x = DSS(3, 8, form, kernel_bars=40).to(dtype), torch.randn(2, 33, 3, dtype=dtype)
-    taps, y = kernel(layer.double(), 33), layer.to(dtype)(x)[0].detach().double().numpy()
-    signal, D = x.double().numpy(), layer.D.detach().double().numpy()
-    expected = (
-        np.stack([sum(taps[:, j] * signal[:, t - j] for j in range(t + 1)) for t in range(33)], axis=1) + D * signal
-    )
+    layer = DSS(3, 8, form, kernel_bars=40).to(dtype)
+    x = torch.randn(2, 33, 3, dtype=dtype)
+    taps = paper_kernel(layer.double(), 33)
+    y = layer.to(dtype)(x)[0].detach().double().numpy()
+    signal = x.double().numpy()
+    D = layer.D.detach().double().numpy()
+    sums = [sum(taps[:, j] * signal[:, t - j] for j in range(t + 1)) for t in range(33)]
+    expected = np.stack(sums, axis=1) + D * signal
     assert np.linalg.norm(y - expected) < tolerance * np.linalg.norm(expected)
 
 
@@ -57,78 +60,91 @@ def test_sequence_is_the_convolution_with_the_papers_kernel(form: str, dtype: to
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
 @pytest.mark.parametrize("learning", [True, False])
 def test_steps_equal_the_sequence(form: str, dtype: torch.dtype, tolerance: float, learning: bool) -> None:
-    layer, x = DSS(3, 8, form).to(dtype), torch.randn(2, 33, 3, dtype=dtype)
+    layer = DSS(3, 8, form).to(dtype)
+    x = torch.randn(2, 33, 3, dtype=dtype)
     with torch.set_grad_enabled(learning):
         for state in (layer.initial_state(2), (torch.randn(2, 3, 4, 2, dtype=dtype),)):
-            fast, (last,) = layer(x, state)
-            slow, (after,) = by_step(layer, x, state)
-            assert (fast - slow).norm() < tolerance * slow.norm() and (last - after).norm() < tolerance * after.norm()
-            assert fast.dtype == last.dtype == dtype and not last.is_complex()
+            whole, (last,) = layer(x, state)
+            stepwise, (after,) = run_by_step(layer, x, state)
+            assert (whole - stepwise).norm() < tolerance * stepwise.norm()
+            assert (last - after).norm() < tolerance * after.norm()
+            assert whole.dtype == last.dtype == dtype and not last.is_complex()
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_gaps_scale_the_step_size(form: str) -> None:
-    layer, x = DSS(3, 8, form).double(), torch.randn(2, 12, 3, dtype=torch.double)
+    layer = DSS(3, 8, form).double()
+    x = torch.randn(2, 12, 3, dtype=torch.double)
     regular, (last,) = layer(x)
     ones, (after,) = layer(x, None, torch.ones(2, 12))
     torch.testing.assert_close(ones, regular)
     torch.testing.assert_close(after, last)
-    long, (state,) = layer(x, None, 2 * torch.ones(2, 12))
+    doubled, (state,) = layer(x, None, 2 * torch.ones(2, 12))
     repeated, (expected,) = layer(x.repeat_interleave(2, dim=1))  # an input held over two bars
-    torch.testing.assert_close(long, repeated[:, 1::2])
+    torch.testing.assert_close(doubled, repeated[:, 1::2])
     torch.testing.assert_close(state, expected)
     gaps = torch.tensor([[1.0, 2, 0] * 4, [0.5, 1, 1] * 4], dtype=torch.double)
-    sequence, (end,) = layer(x, None, gaps)
-    steps, (stop,) = by_step(layer, x, layer.initial_state(2), gaps)
-    torch.testing.assert_close(steps, sequence)
-    torch.testing.assert_close(stop, end)
+    whole, (last,) = layer(x, None, gaps)
+    stepwise, (after,) = run_by_step(layer, x, layer.initial_state(2), gaps)
+    torch.testing.assert_close(stepwise, whole)
+    torch.testing.assert_close(after, last)
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_padded_bars_are_as_if_they_were_not_there(form: str) -> None:
-    layer, x, there = DSS(3, 8, form), torch.randn(2, 9, 3), torch.tensor([0, 2, 3, 5, 8])
+def test_padded_bars_do_not_change_real_bars_by_a_bit(form: str) -> None:
+    layer = DSS(3, 8, form)
+    x = torch.randn(2, 9, 3)
+    real = torch.tensor([0, 2, 3, 5, 8])  # positions of the bars that are not padding
     gaps = torch.zeros(2, 9)
-    gaps[:, there] = torch.rand(5) + 0.5
+    gaps[:, real] = torch.rand(5) + 0.5
     y, (state,) = layer(x, None, gaps)
-    short, (after,) = layer(x[:, there], None, gaps[:, there])
-    assert torch.equal(y[:, there], short) and torch.equal(state, after)
+    short, (after,) = layer(x[:, real], None, gaps[:, real])
+    assert torch.equal(y[:, real], short) and torch.equal(state, after)
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_gradients_are_those_of_differences(form: str) -> None:
-    layer, x = DSS(2, 4, form, kernel_bars=9).double(), torch.randn(2, 6, 2, dtype=torch.double, requires_grad=True)
+def test_gradients_equal_finite_differences(form: str) -> None:
+    layer = DSS(2, 4, form, kernel_bars=9).double()
+    x = torch.randn(2, 6, 2, dtype=torch.double, requires_grad=True)
     state = torch.randn(2, 2, 2, 2, dtype=torch.double, requires_grad=True)
     gaps = torch.tensor([[1.0, 2, 0, 1, 1, 2], [1, 1, 1, 1, 0, 2]], dtype=torch.double)
 
     def run(x: Tensor, state: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
-        (y, (last,)), (z, (after,)) = layer(x, (state,)), layer(x, (state,), gaps)
-        return y, last, z, after, layer.step(x[:, 0], (state,))[0]
+        y, (last,) = layer(x, (state,))
+        y_gaps, (last_gaps,) = layer(x, (state,), gaps)
+        return y, last, y_gaps, last_gaps, layer.step(x[:, 0], (state,))[0]
 
     assert torch.autograd.gradcheck(run, (x, state, *layer.parameters()))
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("gapped", [False, True])
-def test_the_future_never_changes_the_past_by_a_bit(form: str, gapped: bool) -> None:
-    layer, x, gaps = DSS(4, 8, form), torch.randn(3, 100, 4), torch.rand(3, 100) + 0.5
-    changed, other = x.clone(), gaps.clone()
-    changed[:, 45:], other[:, 45:] = 1e3, 7
-    before, after = (layer(v, None, g if gapped else None)[0] for v, g in ((x, gaps), (changed, other)))
-    assert torch.equal(before[:, :45], after[:, :45]) and not torch.equal(before[:, 45:], after[:, 45:])
+@pytest.mark.parametrize("with_gaps", [False, True])
+def test_later_bars_do_not_change_earlier_outputs_by_a_bit(form: str, with_gaps: bool) -> None:
+    layer = DSS(4, 8, form)
+    x = torch.randn(3, 100, 4)
+    gaps = torch.rand(3, 100) + 0.5
+    changed_x = x.clone()
+    changed_x[:, 45:] = 1e3
+    changed_gaps = gaps.clone()
+    changed_gaps[:, 45:] = 7
+    y, _ = layer(x, None, gaps if with_gaps else None)
+    y_changed, _ = layer(changed_x, None, changed_gaps if with_gaps else None)
+    assert torch.equal(y[:, :45], y_changed[:, :45]) and not torch.equal(y[:, 45:], y_changed[:, 45:])
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_state_carried_across_a_split_changes_nothing(form: str) -> None:
-    layer, x = DSS(3, 8, form).double(), torch.randn(2, 50, 3, dtype=torch.double)
+def test_two_parts_joined_by_the_state_equal_the_whole_sequence(form: str) -> None:
+    layer = DSS(3, 8, form).double()
+    x = torch.randn(2, 50, 3, dtype=torch.double)
     whole, (last,) = layer(x)
-    for place in (1, 20, 49):
-        first, state = layer(x[:, :place])
-        second, (after,) = layer(x[:, place:], state)
+    for cut in (1, 20, 49):
+        first, state = layer(x[:, :cut])
+        second, (after,) = layer(x[:, cut:], state)
         torch.testing.assert_close(torch.cat([first, second], dim=1), whole)
         torch.testing.assert_close(after, last)
 
 
-def test_starts_from_skew_hippo_within_its_step_sizes() -> None:
+def test_initial_weights_are_skew_hippo_with_step_sizes_in_bounds() -> None:
     layer = DSS(64, 16, dt_min=0.01, dt_max=0.5)
     expected = torch.as_tensor(legs_spectrum(16))
     torch.testing.assert_close(torch.complex(-layer.log_decay.exp(), layer.frequency), expected.cfloat())
@@ -136,7 +152,7 @@ def test_starts_from_skew_hippo_within_its_step_sizes() -> None:
     assert dt.min() >= 0.0099 and dt.max() <= 0.51 and dt.std() > 0.05
 
 
-def test_every_parameter_learns_unless_the_step_size_is_fixed() -> None:
+def test_every_parameter_learns_except_a_fixed_step_size() -> None:
     for form in FORMS:
         layer = DSS(2, 8, form, learn_dt=False)
         layer(torch.randn(2, 12, 2))[0].square().sum().backward()
@@ -144,8 +160,9 @@ def test_every_parameter_learns_unless_the_step_size_is_fixed() -> None:
         assert learned == {"log_decay", "frequency", "w", "D"}
 
 
-def test_steps_follow_changed_weights() -> None:
-    layer, x = DSS(3, 8), torch.randn(2, 3)
+def test_a_step_after_a_weight_change_uses_the_new_weights() -> None:
+    layer = DSS(3, 8)
+    x = torch.randn(2, 3)
     with torch.no_grad():
         before, _ = layer.step(x, layer.initial_state(2))
         layer.w *= 2
@@ -153,11 +170,12 @@ def test_steps_follow_changed_weights() -> None:
     torch.testing.assert_close(after - layer.D * x, 2 * (before - layer.D * x))
 
 
-def test_bad_input_is_refused_with_what_to_do() -> None:
-    layer, x = DSS(3, 8), torch.randn(2, 9, 3)
-    for bad in (x[..., :2], x[:, :0], x[0]):
+def test_bad_input_is_refused_and_the_error_tells_what_to_do() -> None:
+    layer = DSS(3, 8)
+    x = torch.randn(2, 9, 3)
+    for wrong in (x[..., :2], x[:, :0], x[0]):
         with pytest.raises(ShapeError, match="give"):
-            layer(bad)
+            layer(wrong)
     with pytest.raises(DtypeError, match="float32"):
         layer(x.long())
     with pytest.raises(ShapeError, match="gaps"):

@@ -7,15 +7,17 @@ from models.layers.errors import DtypeError, ShapeError, SizeError, StateError
 from models.layers.gru import GRU
 
 
-def test_is_torchs_gru() -> None:
+def test_layer_equals_torchs_gru() -> None:
     torch.manual_seed(0)
-    layer, x, h = GRU(5), torch.randn(3, 9, 5), torch.randn(3, 5)
+    layer = GRU(5)
+    x = torch.randn(3, 9, 5)
+    h = torch.randn(3, 5)
     expected, last = layer.cell(x, h[None])
     y, state = layer(x, (h,))
     assert torch.equal(y, expected) and torch.equal(state[0], last[0])
 
 
-def test_one_bar_by_hand() -> None:
+def test_one_bar_equals_hand_computed_gates() -> None:
     """h' = (1 − z) n + z h, all weights 1 and biases 0."""
     layer = GRU(1)
     with torch.no_grad():
@@ -29,7 +31,8 @@ def test_one_bar_by_hand() -> None:
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
 def test_step_by_step_equals_the_whole_sequence(dtype: torch.dtype, tolerance: float) -> None:
-    layer, x = GRU(5).to(dtype), torch.randn(3, 9, 5, dtype=dtype)
+    layer = GRU(5).to(dtype)
+    x = torch.randn(3, 9, 5, dtype=dtype)
     whole, (last,) = layer(x)
     state = layer.initial_state(3)
     for t in range(9):
@@ -38,8 +41,9 @@ def test_step_by_step_equals_the_whole_sequence(dtype: torch.dtype, tolerance: f
     torch.testing.assert_close(state[0], last, rtol=tolerance, atol=tolerance)
 
 
-def test_halves_joined_by_the_state_are_the_whole() -> None:
-    layer, x = GRU(5), torch.randn(3, 9, 5)
+def test_two_halves_joined_by_the_state_equal_the_whole_sequence() -> None:
+    layer = GRU(5)
+    x = torch.randn(3, 9, 5)
     for cut in (1, 4, 8):
         first, state = layer(x[:, :cut])
         second, after = layer(x[:, cut:], state)
@@ -47,15 +51,16 @@ def test_halves_joined_by_the_state_are_the_whole() -> None:
         torch.testing.assert_close(after, layer(x)[1])
 
 
-def test_gradients_of_a_step_are_those_of_finite_differences() -> None:
+def test_gradients_of_a_step_equal_finite_differences() -> None:
     torch.manual_seed(0)
     layer = GRU(2).double()
-    given = [torch.randn(2, 2, dtype=torch.float64, requires_grad=True) for _ in range(2)]
-    assert torch.autograd.gradcheck(lambda x, h: layer.step(x, (h,))[0], given)
+    bar_and_state = [torch.randn(2, 2, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+    assert torch.autograd.gradcheck(lambda x, h: layer.step(x, (h,))[0], bar_and_state)
 
 
-def test_the_future_never_changes_the_past_by_a_bit() -> None:
-    layer, x = GRU(5), torch.randn(3, 70, 5)
+def test_later_bars_do_not_change_earlier_outputs_by_a_bit() -> None:
+    layer = GRU(5)
+    x = torch.randn(3, 70, 5)
     changed = x.clone()
     changed[:, 40:] = 50.0
     assert torch.equal(layer(x)[0][:, :40], layer(changed)[0][:, :40])
@@ -63,7 +68,8 @@ def test_the_future_never_changes_the_past_by_a_bit() -> None:
 
 
 def test_bad_input_is_refused() -> None:
-    layer, x = GRU(5), torch.randn(2, 4, 5)
+    layer = GRU(5)
+    x = torch.randn(2, 4, 5)
     for wrong in (x[:, :0], x[..., :4], x[:, 0]):
         with pytest.raises(ShapeError):
             layer(wrong)

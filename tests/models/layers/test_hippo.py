@@ -1,4 +1,4 @@
-"""HiPPO matrices against the papers' numbers and against what they are for (S4-09, S4-10, HYB-01, TRAP-01)."""
+"""HiPPO matrices against the papers' numbers and in use: remembering a signal (S4-09, S4-10, HYB-01, TRAP-01)."""
 
 import numpy as np
 import pytest
@@ -17,12 +17,13 @@ from models.layers.hippo import (
 
 
 def history_error(A: np.ndarray, length: int = 2000) -> float:
-    """Root mean square error of a signal's whole history rebuilt from n LegS coefficients, over the signal's own.
+    """Error of a signal's whole history rebuilt from n LegS coefficients: its root mean square over the signal's.
 
     h' = (A h + B f) / t by the trapezoidal rule; f(s) ≈ Σ_i h_i √(2i+1) P_i(2s/t − 1) for s in [0, t].
     """
     n = len(A)
-    B, eye = legs_input(n), np.eye(n)
+    B = legs_input(n)
+    eye = np.eye(n)
     s = (np.arange(length) + 0.5) / length
     f = np.sin(9 * s) + 0.5 * np.cos(23 * s + 1) + s
     h = np.zeros(n)
@@ -34,19 +35,19 @@ def history_error(A: np.ndarray, length: int = 2000) -> float:
     return float(np.sqrt(np.mean((rebuilt - f) ** 2) / np.mean(f**2)))
 
 
-def test_legs_rebuilds_a_signals_history_better_with_every_doubling_of_the_state() -> None:
+def test_every_doubling_of_the_state_improves_the_history_that_legs_rebuilds() -> None:
     errors = [history_error(legs(n)) for n in (4, 8, 16, 32)]
     assert errors[1] < 0.6 * errors[0] and errors[2] < 0.03 * errors[1] and errors[3] < 0.03 * errors[2]
     assert errors[3] < 1e-4
 
 
-def test_another_matrix_forgets_the_history() -> None:
-    """The reconstruction is LegS's doing: with the diagonal alone it fails."""
+def test_the_diagonal_of_legs_alone_does_not_remember_the_history() -> None:
+    """The reconstruction needs the whole LegS matrix, so the test above measures a property of LegS."""
     assert history_error(np.diag(np.diag(legs(16)))) > 100 * history_error(legs(16))
 
 
 def test_legs_is_zero_above_the_diagonal() -> None:
-    """TRAP-01: the prose of a source gives the LegT-like form and calls it LegS."""
+    """TRAP-01: the text of a source article gives a form like LegT and calls it LegS."""
     expected = -np.array([[1, 0, 0], [np.sqrt(3), 2, 0], [np.sqrt(5), np.sqrt(15), 3]])
     np.testing.assert_allclose(legs(3), expected)
     np.testing.assert_allclose(legs_input(3), np.sqrt([1, 3, 5]))
@@ -64,21 +65,21 @@ def test_normal_plus_low_rank_form_is_legs(n: int) -> None:
 
 @pytest.mark.parametrize("n", [5, 8, 64])
 def test_the_second_half_of_the_form_is_the_conjugate_of_the_first(n: int) -> None:
-    for whole in nplr(n):
-        np.testing.assert_allclose(whole[..., ::-1].conj(), whole, atol=1e-12)
+    for array in nplr(n):
+        np.testing.assert_allclose(array[..., ::-1].conj(), array, atol=1e-12)
 
 
-def test_the_spectrum_is_that_of_legs_made_normal() -> None:
+def test_the_legs_spectrum_holds_the_eigenvalues_of_the_normal_part() -> None:
     n = 8
     p = np.sqrt(np.arange(n) + 0.5)
     normal = legs(n) + np.outer(p, p)
     np.testing.assert_allclose(normal @ normal.T, normal.T @ normal, atol=1e-10)
-    every = np.linalg.eigvals(normal)
-    upper = every[every.imag > 0]
+    eigenvalues = np.linalg.eigvals(normal)
+    upper = eigenvalues[eigenvalues.imag > 0]
     np.testing.assert_allclose(legs_spectrum(n), upper[np.argsort(upper.imag)], atol=1e-8)
 
 
-def test_one_of_each_conjugate_pair_with_decay_one_half() -> None:
+def test_spectra_hold_one_of_each_conjugate_pair_with_decay_one_half() -> None:
     for spectrum in (legs_spectrum(16), linear_spectrum(16), inverse_spectrum(16)):
         assert spectrum.shape == (8,)
         np.testing.assert_allclose(spectrum.real, -0.5)
@@ -87,12 +88,12 @@ def test_one_of_each_conjugate_pair_with_decay_one_half() -> None:
     np.testing.assert_allclose(inverse_spectrum(4).imag, [12 / np.pi, 4 / np.pi / 3])
 
 
-def test_the_inverse_spectrum_is_close_to_legs_at_its_top() -> None:
+def test_the_highest_inverse_frequency_is_close_to_that_of_legs() -> None:
     """Section 4.2 of 2206.11893: S4D-Inv approximates S4D-LegS, whose highest frequency grows like n² / π."""
     assert inverse_spectrum(256).imag[0] == pytest.approx(legs_spectrum(256).imag[-1], rel=0.05)
 
 
-def test_a_random_spectrum_is_stable_and_follows_torchs_seed() -> None:
+def test_a_random_spectrum_is_stable_and_depends_on_torchs_seed() -> None:
     torch.manual_seed(3)
     first = random_spectrum(400)
     assert first.shape == (200,) and first.real.max() < 0 and first.real.min() >= -1 and first.imag.std() > 0.5

@@ -1,4 +1,4 @@
-"""Recurrences over uneven bars against their definition."""
+"""Recurrences over irregularly spaced bars against their definition."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from models.layers.irregular import diagonal_ssm_irregular, in_blocks
 from models.layers.scan import diagonal_ssm_reference
 
 
-def system(d: int = 3, m: int = 4, dtype: torch.dtype = torch.double) -> tuple[Tensor, ...]:
+def make_system(d: int = 3, m: int = 4, dtype: torch.dtype = torch.double) -> tuple[Tensor, ...]:
     """A, Δ, C and D of a stable diagonal system."""
     torch.manual_seed(0)
     A = torch.complex(-torch.rand(d, m, dtype=dtype) - 0.1, 3 * torch.randn(d, m, dtype=dtype))
@@ -17,9 +17,8 @@ def system(d: int = 3, m: int = 4, dtype: torch.dtype = torch.double) -> tuple[T
     return A, 0.1 + torch.rand(d, dtype=dtype), C, torch.randn(d, dtype=dtype)
 
 
-def by_definition(
-    x: Tensor, gaps: Tensor, A: Tensor, dt: Tensor, C: Tensor, D: Tensor, h: Tensor
-) -> tuple[Tensor, ...]:
+def definition(x: Tensor, gaps: Tensor, A: Tensor, dt: Tensor, C: Tensor, D: Tensor, h: Tensor) -> tuple[Tensor, ...]:
+    """y and the last h, computed bar by bar."""
     outputs = []
     for t in range(x.shape[1]):
         a = torch.exp(A * dt[:, None] * gaps[:, t, None, None])
@@ -34,20 +33,19 @@ def test_blocks_equal_the_definition(
     monkeypatch: pytest.MonkeyPatch, elements: int, dtype: torch.dtype, tolerance: float
 ) -> None:
     monkeypatch.setattr(irregular, "BLOCK_ELEMENTS", elements)
-    A, dt, C, D = system(dtype=dtype)
-    x, gaps, h = (
-        torch.randn(2, 19, 3, dtype=dtype),
-        3 * torch.rand(2, 19, dtype=dtype),
-        torch.randn_like(A.repeat(2, 1, 1)),
-    )
+    A, dt, C, D = make_system(dtype=dtype)
+    x = torch.randn(2, 19, 3, dtype=dtype)
+    gaps = 3 * torch.rand(2, 19, dtype=dtype)
+    h = torch.randn_like(A.repeat(2, 1, 1))
     y, last = diagonal_ssm_irregular(x, A, dt, gaps, C, D, h)
-    expected, after = by_definition(x, gaps, A, dt, C, D, h)
+    expected, after = definition(x, gaps, A, dt, C, D, h)
     assert (y - expected).norm() < tolerance * expected.norm() and (last - after).norm() < tolerance * after.norm()
 
 
-def test_even_bars_are_the_time_invariant_system() -> None:
-    A, dt, C, D = system()
-    x, a = torch.randn(2, 19, 3, dtype=torch.double), torch.exp(A * dt[:, None])
+def test_gaps_of_one_give_the_time_invariant_system() -> None:
+    A, dt, C, D = make_system()
+    x = torch.randn(2, 19, 3, dtype=torch.double)
+    a = torch.exp(A * dt[:, None])
     hold = (a - 1) / A
     expected, after = diagonal_ssm_reference(x, a, 2 * C * hold, D)
     y, last = diagonal_ssm_irregular(x, A, dt, torch.ones(2, 19), C * hold, D, B=1 / hold)
@@ -55,69 +53,72 @@ def test_even_bars_are_the_time_invariant_system() -> None:
     torch.testing.assert_close(last, after)
 
 
-def test_a_gap_of_two_is_two_bars_of_the_same_input() -> None:
-    A, dt, C, D = system()
+def test_a_gap_of_two_equals_two_bars_of_the_same_input() -> None:
+    A, dt, C, D = make_system()
     x = torch.randn(2, 6, 3, dtype=torch.double)
-    once, state = diagonal_ssm_irregular(x, A, dt, 2 * torch.ones(2, 6), C, D)
-    twice, after = diagonal_ssm_irregular(x.repeat_interleave(2, dim=1), A, dt, torch.ones(2, 12), C, D)
-    torch.testing.assert_close(once, twice[:, 1::2])
+    doubled, state = diagonal_ssm_irregular(x, A, dt, 2 * torch.ones(2, 6), C, D)
+    repeated, after = diagonal_ssm_irregular(x.repeat_interleave(2, dim=1), A, dt, torch.ones(2, 12), C, D)
+    torch.testing.assert_close(doubled, repeated[:, 1::2])
     torch.testing.assert_close(state, after)
 
 
-def test_a_gap_of_zero_holds_the_state_to_the_bit_whatever_is_there() -> None:
-    A, dt, C, D = system(dtype=torch.float32)
-    x, gaps = torch.randn(2, 8, 3), torch.rand(2, 8) + 0.5
-    there = torch.tensor([0, 1, 4, 7])
-    gaps[:, [2, 3, 5, 6]], x[:, [2, 5]] = 0.0, torch.nan
+def test_a_gap_of_zero_leaves_the_state_unchanged_to_the_bit_even_for_nan() -> None:
+    A, dt, C, D = make_system(dtype=torch.float32)
+    x = torch.randn(2, 8, 3)
+    gaps = torch.rand(2, 8) + 0.5
+    real = torch.tensor([0, 1, 4, 7])  # positions of the bars that are not padding
+    gaps[:, [2, 3, 5, 6]] = 0.0
+    x[:, [2, 5]] = torch.nan
     y, last = diagonal_ssm_irregular(x, A, dt, gaps, C, D)
-    short, after = diagonal_ssm_irregular(x[:, there], A, dt, gaps[:, there], C, D)
-    assert torch.equal(y[:, there], short) and torch.equal(last, after)
+    short, after = diagonal_ssm_irregular(x[:, real], A, dt, gaps[:, real], C, D)
+    assert torch.equal(y[:, real], short) and torch.equal(last, after)
 
 
-def test_gradients_are_those_of_differences_across_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradients_across_blocks_equal_finite_differences(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(irregular, "BLOCK_ELEMENTS", 24)
-    A, dt, C, D = system(2, 2)
-    given = [torch.randn(2, 5, 2, dtype=torch.double), A, dt, C, D, torch.randn_like(A.repeat(2, 1, 1)), C + 1]
+    A, dt, C, D = make_system(2, 2)
+    inputs = [torch.randn(2, 5, 2, dtype=torch.double), A, dt, C, D, torch.randn_like(A.repeat(2, 1, 1)), C + 1]
     gaps = torch.tensor([[1.0, 2, 0, 1, 3], [0.5, 1, 1, 1, 1]], dtype=torch.double)
 
     def run(x: Tensor, A: Tensor, dt: Tensor, C: Tensor, D: Tensor, h: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
         y, last = diagonal_ssm_irregular(x, A, dt, gaps, C, D, h, B)
         return y, torch.view_as_real(last)
 
-    assert torch.autograd.gradcheck(run, [v.detach().requires_grad_() for v in given])
+    assert torch.autograd.gradcheck(run, [v.detach().requires_grad_() for v in inputs])
 
 
-def test_what_a_block_works_on_is_not_kept_for_the_backward_pass() -> None:
-    """The decays alone would be l · d · m complex numbers; what autograd holds is bound to inputs and block edges."""
-    A, dt, C, D = system(8, 64, torch.float32)
-    x, held = torch.randn(2, 512, 8, requires_grad=True), 0
+def test_temporaries_of_a_block_are_not_stored_for_the_backward_pass() -> None:
+    """The decays alone would be l · d · m complex numbers; autograd may store only inputs and states between blocks."""
+    A, dt, C, D = make_system(8, 64, torch.float32)
+    x = torch.randn(2, 512, 8, requires_grad=True)
+    stored = 0
 
     def count(value: Tensor) -> Tensor:
-        nonlocal held
-        held += value.numel()
+        nonlocal stored
+        stored += value.numel()
         return value
 
     with torch.autograd.graph.saved_tensors_hooks(count, lambda value: value):
         y, _ = diagonal_ssm_irregular(x, A, dt, torch.ones(2, 512), C, D)
-    assert held < x.numel() * A.shape[1] / 8
+    assert stored < x.numel() * A.shape[1] / 8
     y.sum().backward()
     assert x.grad is not None and x.grad.abs().min() > 0
 
 
-def test_blocks_run_once_without_gradients_and_twice_with() -> None:
-    runs = []
+def test_blocks_run_once_without_gradients_and_twice_with_gradients() -> None:
+    run_lengths = []
 
     def run(state: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        runs.append(x.shape[1])
+        run_lengths.append(x.shape[1])
         y = state[:, None] + x.square().cumsum(1)
         return y, y[:, -1]
 
     x = torch.randn(2, 10, requires_grad=True)
     y, last = in_blocks(run, torch.zeros(2), x, bars=4)
     y.sum().backward()
-    assert runs == [4, 4, 2, 2, 4, 4]
+    assert run_lengths == [4, 4, 2, 2, 4, 4]
     torch.testing.assert_close(y, x.square().cumsum(1))
     torch.testing.assert_close(x.grad, 2 * x * torch.arange(10.0, 0, -1))
     with torch.no_grad():
         in_blocks(run, torch.zeros(2), x, bars=4)
-    assert runs[6:] == [4, 4, 2] and torch.equal(last, y[:, -1])
+    assert run_lengths[6:] == [4, 4, 2] and torch.equal(last, y[:, -1])

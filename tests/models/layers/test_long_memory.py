@@ -1,6 +1,6 @@
-"""Long memory, trained and measured on sequences the networks have not seen (S4-47, MAM-02).
+"""Long memory of trained networks, measured on sequences that were not in training (S4-47, MAM-02).
 
-Within a comparison width, blocks, optimiser, updates and the order of the sequences are the same; only the layer
+Within a comparison, width, blocks, optimiser, updates and the order of the sequences are the same; only the layer
 changes.
 """
 
@@ -23,7 +23,8 @@ from models.nets.sequence import Block
 
 pytestmark = pytest.mark.slow
 
-BATCH, D_MODEL = 16, 32
+BATCH = 16
+D_MODEL = 32
 
 
 @dataclass(frozen=True)
@@ -42,19 +43,19 @@ class Task:
 
 
 def first_held_symbols(bars: int, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Four symbols of 25 bars each, then noise from the same alphabet to the end: only its place marks what counts."""
+    """Four symbols of 25 bars each, then noise from the same alphabet to the end; only position tells them apart."""
     answers = torch.randint(4, (batch, 4), generator=generator)
     noise = torch.randint(4, (batch, bars - 100), generator=generator)
     return torch.cat([answers.repeat_interleave(25, dim=1), noise], dim=1), answers
 
 
 def marked_symbols(count: int) -> Callable[[int, int, torch.Generator], tuple[Tensor, Tensor]]:
-    """Draws ``count`` symbols (0 … 7) at random bars among blanks (8), then as many bars that ask (9)."""
+    """Draws ``count`` symbols (0 … 7) at random bars among blanks (8), then as many query bars (9)."""
 
     def draw(bars: int, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         answers = torch.randint(8, (batch, count), generator=generator)
-        at = torch.rand(batch, bars, generator=generator).topk(count).indices.sort(dim=1).values
-        tokens = torch.full((batch, bars), 8).scatter(1, at, answers)
+        positions = torch.rand(batch, bars, generator=generator).topk(count).indices.sort(dim=1).values
+        tokens = torch.full((batch, bars), 8).scatter(1, positions, answers)
         return torch.cat([tokens, torch.full((batch, count), 9)], dim=1), answers
 
     return draw
@@ -69,8 +70,10 @@ class Network(nn.Module):
 
     def __init__(self, make_layer: Callable[[], nn.Module], task: Task, gated: bool) -> None:
         super().__init__()
-        self.task, d = task, D_MODEL
-        self.embedding, self.norm = nn.Embedding(task.n_tokens, d), nn.LayerNorm(d)
+        self.task = task
+        d = D_MODEL
+        self.embedding = nn.Embedding(task.n_tokens, d)
+        self.norm = nn.LayerNorm(d)
         self.blocks = nn.ModuleList(Block(make_layer(), d, 0.0, gated) for _ in range(task.n_layers))
         self.head = nn.Linear(d, task.n_symbols * task.n_answers // task.read_bars)
 
@@ -83,7 +86,7 @@ class Network(nn.Module):
 
 
 def accuracy(task: Task, make_layer: Callable[[], nn.Module], lr: float, gated: bool = False, seed: int = 0) -> float:
-    """The share of answers right on 512 fresh sequences of full length, after ``task.updates`` updates."""
+    """The share of correct answers on 512 new sequences of full length, after ``task.updates`` updates."""
     torch.manual_seed(seed)
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(1000 + seed)
@@ -91,8 +94,8 @@ def accuracy(task: Task, make_layer: Callable[[], nn.Module], lr: float, gated: 
     optimizer = torch.optim.Adam(network.parameters(), lr)
     schedule = OneCycleLR(optimizer, lr, total_steps=task.updates, pct_start=0.1)
     for update in range(task.updates):
-        grown = min(1.0, update / (0.5 * task.updates))
-        bars = round(task.first_bars * (task.bars / task.first_bars) ** grown)
+        growth = min(1.0, update / (0.5 * task.updates))
+        bars = round(task.first_bars * (task.bars / task.first_bars) ** growth)
         tokens, answers = task.draw(bars, BATCH, generator)
         loss = cross_entropy(network(tokens).flatten(0, 1), answers.flatten())
         optimizer.zero_grad()
@@ -100,42 +103,45 @@ def accuracy(task: Task, make_layer: Callable[[], nn.Module], lr: float, gated: 
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-    fresh = torch.Generator().manual_seed(7)
+    test_generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
-        right = [network(t).argmax(-1) == a for t, a in (task.draw(task.bars, 128, fresh) for _ in range(4))]
-        return float(torch.cat(right).float().mean())
+        test_batches = [task.draw(task.bars, 128, test_generator) for _ in range(4)]
+        is_correct = [network(tokens).argmax(-1) == answers for tokens, answers in test_batches]
+        return float(torch.cat(is_correct).float().mean())
 
 
-def lstm_at_its_best(task: Task, rates: tuple[float, ...], seed: int = 0) -> float:
-    """The LSTM's accuracy at the best of several learning rates, chosen on the sequences it is measured on."""
+def best_lstm_accuracy(task: Task, rates: tuple[float, ...], seed: int = 0) -> float:
+    """The LSTM's accuracy at the best of several learning rates, chosen on the test sequences, in the LSTM's favour."""
     return max(accuracy(task, lambda: LSTM(D_MODEL), lr, seed=seed) for lr in rates)
 
 
-SCALED, WIDE = (0.0005, 0.005), (0.001, 0.1)  # first step sizes: windows 1/Δ of 200 to 2,000 bars; of 10 to 1,000
+# bounds of the initial step sizes Δ
+SCALED = (0.0005, 0.005)  # windows 1/Δ of 200 to 2,000 bars
+WIDE = (0.001, 0.1)  # windows 1/Δ of 10 to 1,000 bars
 
 
-def s4d(spectrum: str, steps: tuple[float, float] = SCALED) -> Callable[[], nn.Module]:
+def make_s4d(spectrum: str, steps: tuple[float, float] = SCALED) -> Callable[[], nn.Module]:
     return lambda: S4D(D_MODEL, 64, spectrum, dt_min=steps[0], dt_max=steps[1])
 
 
-def mamba() -> nn.Module:
+def make_mamba() -> nn.Module:
     return Mamba(D_MODEL, d_state=64)
 
 
 def test_mamba_copies_twelve_symbols_and_an_lstm_of_its_width_does_not() -> None:
-    """The better of two seeds for each, and of two learning rates for the LSTM.
+    """Compares the better of two seeds each, and of two learning rates for the LSTM.
 
-    Measured, seeds 0 and 1: Mamba 0.86 (two of its places never leave chance, 0.125) and 0.999; the LSTM 0.63 and
+    Measured, seeds 0 and 1: Mamba 0.86 (two of its positions stay at chance, 0.125) and 0.999; the LSTM 0.63 and
     0.43. With four to eight symbols an LSTM of this width copies as well as Mamba.
     """
-    assert max(accuracy(COPYING, mamba, lr=1e-2, seed=seed) for seed in range(2)) > 0.97
-    assert max(lstm_at_its_best(COPYING, (3e-3, 1e-2), seed) for seed in range(2)) < 0.9
+    assert max(accuracy(COPYING, make_mamba, lr=1e-2, seed=seed) for seed in range(2)) > 0.97
+    assert max(best_lstm_accuracy(COPYING, (3e-3, 1e-2), seed) for seed in range(2)) < 0.9
 
 
-def test_state_spaces_recall_over_a_thousand_bars_and_the_lstm_does_not() -> None:
+def test_s4_recalls_over_a_thousand_bars_and_an_lstm_does_not() -> None:
     """Measured: S4 0.974, 0.961, 0.958 (three seeds); the LSTM 0.26 at both rates, chance being 0.25."""
     s4 = accuracy(RECALL, lambda: S4(D_MODEL, 64, dt_min=SCALED[0], dt_max=SCALED[1]), lr=1e-2, gated=True)
-    lstm = lstm_at_its_best(RECALL, (3e-3, 1e-2))
+    lstm = best_lstm_accuracy(RECALL, (3e-3, 1e-2))
     assert s4 > 0.93
     assert lstm < 0.35
 
@@ -143,11 +149,11 @@ def test_state_spaces_recall_over_a_thousand_bars_and_the_lstm_does_not() -> Non
 def test_legs_recalls_more_than_random_initial_values() -> None:
     """Measured over six seeds, mean (least to most): LegS 0.999 (0.998 to 1.000), random 0.64 (0.52 to 0.71).
 
-    Random values do better when Δ is drawn wide, 0.91 (0.80 to 0.99), because their slow decays then outlive a large Δ;
-    so LegS is held against both. With Δ drawn wide LegS has no advantage: 0.92 (0.78 to 1.00).
+    Random values do better with a wide range of Δ, 0.91 (0.80 to 0.99), because their slow decays then outlast a large
+    Δ; so LegS is compared with both. With a wide range of Δ LegS has no advantage: 0.92 (0.78 to 1.00).
     """
-    legs = [accuracy(RECALL, s4d("legs"), 1e-2, True, seed) for seed in range(3)]
+    legs_scores = [accuracy(RECALL, make_s4d("legs"), 1e-2, True, seed) for seed in range(3)]
     for steps, margin in ((SCALED, 0.2), (WIDE, 0.04)):
-        drawn = [accuracy(RECALL, s4d("random", steps), 1e-2, True, seed) for seed in range(3)]
-        assert min(legs) > max(0.97, *drawn)
-        assert sum(legs) / 3 - sum(drawn) / 3 > margin
+        random_scores = [accuracy(RECALL, make_s4d("random", steps), 1e-2, True, seed) for seed in range(3)]
+        assert min(legs_scores) > max(0.97, *random_scores)
+        assert sum(legs_scores) / 3 - sum(random_scores) / 3 > margin

@@ -5,9 +5,11 @@ import torch
 from models.layers.lstm import LSTM
 
 
-def test_is_torchs_lstm() -> None:
+def test_layer_equals_torchs_lstm() -> None:
     torch.manual_seed(0)
-    layer, x, h, c = LSTM(5), torch.randn(3, 9, 5), torch.randn(3, 5), torch.randn(3, 5)
+    layer = LSTM(5)
+    x = torch.randn(3, 9, 5)
+    h, c = torch.randn(3, 5), torch.randn(3, 5)
     expected, (h_n, c_n) = layer.cell(x, (h[None], c[None]))
     y, state = layer(x, (h, c))
     torch.testing.assert_close(y, expected)
@@ -15,7 +17,8 @@ def test_is_torchs_lstm() -> None:
 
 
 def test_step_by_step_equals_the_whole_sequence() -> None:
-    layer, x = LSTM(5), torch.randn(3, 9, 5)
+    layer = LSTM(5)
+    x = torch.randn(3, 9, 5)
     state = layer.initial_state(3)
     for t in range(9):
         y, state = layer.step(x[:, t], state)

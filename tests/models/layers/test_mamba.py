@@ -13,9 +13,11 @@ from models.layers.scan import RULES
 @pytest.mark.parametrize("rule", RULES)
 def test_whole_sequence_equals_step_by_step(rule: str, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    layer, x = Mamba(6, d_state=5, discretisation=rule).to(dtype), torch.randn(2, 83, 6, dtype=dtype)
+    layer = Mamba(6, d_state=5, discretisation=rule).to(dtype)
+    x = torch.randn(2, 83, 6, dtype=dtype)
     whole, last = layer(x)
-    state, outputs = layer.initial_state(2), []
+    state = layer.initial_state(2)
+    outputs = []
     for x_t in x.unbind(1):
         y, state = layer.step(x_t, state)
         outputs.append(y)
@@ -24,8 +26,10 @@ def test_whole_sequence_equals_step_by_step(rule: str, dtype: torch.dtype) -> No
         torch.testing.assert_close(a, b, rtol=0, atol=tolerance * float(b.detach().abs().max()))
 
 
-@pytest.mark.parametrize("layer", [Mamba(2, 2, dt_rank=1), Mamba.simplified(2, 2, d_conv=2)], ids=["paper", "sources"])
-def test_gradients_are_those_of_finite_differences(layer: Mamba) -> None:
+@pytest.mark.parametrize(
+    "layer", [Mamba(2, 2, dt_rank=1), Mamba.simplified(2, 2, d_conv=2)], ids=["paper", "simplified"]
+)
+def test_gradients_equal_finite_differences(layer: Mamba) -> None:
     torch.manual_seed(0)
     layer = layer.double()
     names, values = zip(*layer.named_parameters(), strict=True)
@@ -37,9 +41,10 @@ def test_gradients_are_those_of_finite_differences(layer: Mamba) -> None:
     assert torch.autograd.gradcheck(output, (x, *values))
 
 
-def test_padded_bars_at_the_end_leave_the_state_as_it_was() -> None:
+def test_padded_bars_at_the_end_do_not_change_the_state() -> None:
     torch.manual_seed(0)
-    layer, x = Mamba(6), torch.randn(3, 12, 6)
+    layer = Mamba(6)
+    x = torch.randn(3, 12, 6)
     gaps = torch.ones(3, 12)
     for i, length in enumerate((12, 7, 2)):
         gaps[i, length:] = 0
@@ -52,37 +57,42 @@ def test_padded_bars_at_the_end_leave_the_state_as_it_was() -> None:
             torch.testing.assert_close(a[i : i + 1], b)
 
 
-def test_step_sizes_are_those_of_the_scan() -> None:
-    """MAM-35. With B and C held at one state, Δ decides how fast an impulse fades."""
+def test_step_sizes_equal_those_that_the_scan_uses() -> None:
+    """MAM-35. With one state, Δ determines how fast an added impulse decays."""
     torch.manual_seed(0)
-    layer, x = Mamba(4, d_state=1), torch.randn(1, 9, 4)
+    layer = Mamba(4, d_state=1)
+    x = torch.randn(1, 9, 4)
     dt = layer.step_sizes(x)
     assert dt.shape == (1, 9, 8) and (dt > 0).all()
     _, early = layer(x[:, :6])
-    kick = (early[0], early[1] + 1.0)
-    faded = layer(x[:, 6:], kick)[1][1] - layer(x[:, 6:], early)[1][1]
+    perturbed = (early[0], early[1] + 1.0)
+    remaining = layer(x[:, 6:], perturbed)[1][1] - layer(x[:, 6:], early)[1][1]
     expected = torch.exp(-(dt[0, 6:, :, None] * torch.exp(layer.A_log)).sum(0))
-    torch.testing.assert_close(faded[0], expected)
+    torch.testing.assert_close(remaining[0], expected)
 
 
-def test_the_short_convolution_is_its_definition_and_carries_its_tail() -> None:
+def test_the_short_convolution_equals_its_definition_and_returns_its_tail() -> None:
     torch.manual_seed(0)
-    x, weight, bias, tail = torch.randn(2, 9, 5), torch.randn(5, 4), torch.randn(5), torch.randn(2, 3, 5)
+    x = torch.randn(2, 9, 5)
+    weight = torch.randn(5, 4)
+    bias = torch.randn(5)
+    tail = torch.randn(2, 3, 5)
     y, after = causal_depthwise_silu(x, weight, bias, tail)
     padded = torch.cat([tail, x], dim=1)
     for t in range(9):
-        p = bias + sum(weight[:, j] * padded[:, t + j] for j in range(4))
-        torch.testing.assert_close(y[:, t], p * torch.sigmoid(p))
+        total = bias + sum(weight[:, j] * padded[:, t + j] for j in range(4))
+        torch.testing.assert_close(y[:, t], total * torch.sigmoid(total))
     assert torch.equal(after, x[:, -3:])
 
 
-def test_gradients_of_the_short_convolution() -> None:
-    given = [torch.randn(s, dtype=torch.float64, requires_grad=True) for s in ((2, 7, 3), (3, 4), (3,), (2, 3, 3))]
-    assert torch.autograd.gradcheck(causal_depthwise_silu, given)
+def test_gradients_of_the_short_convolution_equal_finite_differences() -> None:
+    inputs = [torch.randn(s, dtype=torch.float64, requires_grad=True) for s in ((2, 7, 3), (3, 4), (3,), (2, 3, 3))]
+    assert torch.autograd.gradcheck(causal_depthwise_silu, inputs)
 
 
 def test_bad_input_is_refused_with_what_to_do() -> None:
-    layer, x = Mamba(6), torch.randn(2, 5, 6)
+    layer = Mamba(6)
+    x = torch.randn(2, 5, 6)
     for wrong in (x[:, :0], x[0], x[..., :2]):
         with pytest.raises(ShapeError):
             layer(wrong)
@@ -98,16 +108,17 @@ def test_bad_input_is_refused_with_what_to_do() -> None:
         Mamba(6, discretisation="bilinear")
 
 
-def test_halves_joined_by_the_state_are_the_whole() -> None:
-    layer, x = Mamba(6), torch.randn(2, 13, 6)
+def test_two_parts_joined_by_the_state_equal_the_whole_sequence() -> None:
+    layer = Mamba(6)
+    x = torch.randn(2, 13, 6)
     for cut in (1, 2, 7):
         first, state = layer(x[:, :cut])
         second, _ = layer(x[:, cut:], state)
         torch.testing.assert_close(torch.cat([first, second], dim=1), layer(x)[0], rtol=1e-4, atol=1e-5)
 
 
-def test_shapes_follow_the_paper_and_not_the_sources_shared_vector() -> None:
-    """TRAP-05: A has a row for every channel, dt a rank of d_model / 16."""
+def test_shapes_follow_the_paper_and_not_the_source_articles() -> None:
+    """TRAP-05: A has a row for every channel and dt a rank of d_model / 16; ``simplified`` shares one A."""
     layer = Mamba(64, d_state=16, expand=2)
     assert layer.A_log.shape == (128, 16)
     assert layer.dt_rank == 4 and layer.dt_proj.weight.shape == (128, 4)
@@ -123,21 +134,24 @@ def test_step_sizes_start_within_their_bounds() -> None:
 
 
 def test_the_future_never_changes_the_past_by_a_bit() -> None:
-    layer, x = Mamba(6), torch.randn(2, 30, 6)
+    layer = Mamba(6)
+    x = torch.randn(2, 30, 6)
     changed = x.clone()
     changed[:, 20:] = 50.0
     assert torch.equal(layer(x)[0][:, :20], layer(changed)[0][:, :20])
 
 
-def test_selection_depends_on_the_input() -> None:
-    """MAM-05: the same impulse is remembered differently when the bars after it differ."""
+def test_how_long_an_impulse_is_remembered_depends_on_later_inputs() -> None:
+    """MAM-05: the same impulse changes the last state differently when the bars after it differ."""
     torch.manual_seed(0)
     layer = Mamba(4)
-    quiet, loud = torch.zeros(1, 3, 4), torch.zeros(1, 3, 4)
+    quiet = torch.zeros(1, 3, 4)
+    loud = torch.zeros(1, 3, 4)
     loud[:, 1] = 3.0
-    decay = []
+    changes = []
     for rest in (quiet, loud):
-        impulse, none = rest.clone(), rest.clone()
-        impulse[:, 0] = 1.0
-        decay.append(layer(impulse)[1][1] - layer(none)[1][1])
-    assert not torch.allclose(*decay, rtol=1e-2)
+        with_impulse = rest.clone()
+        without = rest.clone()
+        with_impulse[:, 0] = 1.0
+        changes.append(layer(with_impulse)[1][1] - layer(without)[1][1])
+    assert not torch.allclose(*changes, rtol=1e-2)

@@ -19,8 +19,8 @@ S, N, D, HEADS = 3, 6, 8, 2
 every_kind = pytest.mark.parametrize("kind", MESSAGE_LAYERS)
 
 
-def layer_of(kind: str) -> nn.Module:
-    """A layer all of whose weights are random, but for the gains."""
+def make_layer(kind: str) -> nn.Module:
+    """A layer with random weights and biases; gains have their first values."""
     torch.manual_seed(0)
     layer = MESSAGE_LAYERS[kind](D)
     with torch.no_grad():
@@ -28,37 +28,42 @@ def layer_of(kind: str) -> nn.Module:
     return layer
 
 
-def random_graphs(signed: bool = False, directed: bool = True, n: int = N) -> Tensor:
-    """Adjacencies (s, n, n) whose last node is heard by nobody and hears nobody."""
+def make_graphs(signed: bool = False, directed: bool = True, n: int = N) -> Tensor:
+    """Random adjacencies (s, n, n) whose last node has no edges but its self-loop."""
     torch.manual_seed(1)
-    weights, edges = torch.rand(S, n, n) + 0.1, torch.rand(S, n, n) < 0.4
+    weights = torch.rand(S, n, n) + 0.1
+    edges = torch.rand(S, n, n) < 0.4
     if signed:
         weights *= torch.where(torch.rand(S, n, n) < 0.5, 1, -1)
     if not directed:
-        weights, edges = weights.triu() + weights.triu(1).mT, edges.triu() | edges.triu(1).mT
-    edges[:, -1], edges[:, :, -1] = False, False
+        weights = weights.triu() + weights.triu(1).mT
+        edges = edges.triu() | edges.triu(1).mT
+    edges[:, -1] = False
+    edges[:, :, -1] = False
     return torch.where(torch.eye(n, dtype=torch.bool), 1.0, torch.where(edges, weights, 0.0))
 
 
 @every_kind
 @pytest.mark.parametrize("signed", [False, True])
-def test_dense_form_equals_edge_by_edge(kind: str, signed: bool) -> None:
-    layer, h, adjacency = layer_of(kind), torch.randn(S, N, D), random_graphs(signed)
+def test_the_layer_equals_its_edge_by_edge_reference(kind: str, signed: bool) -> None:
+    layer = make_layer(kind)
+    h = torch.randn(S, N, D)
+    adjacency = make_graphs(signed)
     if hasattr(layer, "gain"):
         nn.init.normal_(layer.gain)
     torch.testing.assert_close(layer(h, adjacency), layer.reference(h, adjacency), rtol=1e-4, atol=1e-5)
 
 
-def edges_of(adjacency: Tensor) -> tuple[Tensor, Tensor]:
-    """One big graph as torch_geometric keeps it: ``edge_index`` (2, e), from and to, and ``weight`` (e,)."""
+def edge_list(adjacency: Tensor) -> tuple[Tensor, Tensor]:
+    """All graphs as one, in torch_geometric's format: ``edge_index`` (2, e), from and to, and ``weight`` (e,)."""
     s, i, j = adjacency.nonzero(as_tuple=True)
     return torch.stack([s * adjacency.shape[1] + j, s * adjacency.shape[1] + i]), adjacency[s, i, j]
 
 
-def peer_of(layer: nn.Module, h: Tensor, adjacency: Tensor) -> Tensor:
-    """What torch_geometric's layer with the same weights makes of the same graphs."""
+def torch_geometric_output(layer: nn.Module, h: Tensor, adjacency: Tensor) -> Tensor:
+    """The output of torch_geometric's layer with the same weights on the same graphs."""
     conv = pytest.importorskip("torch_geometric.nn", reason="pip install '.[bench]'")
-    index, weight = edges_of(adjacency)
+    index, weight = edge_list(adjacency)
     width = {"heads": layer.heads, "out_channels": D // layer.heads} if hasattr(layer, "heads") else {}
     x = h.flatten(0, 1)
     if isinstance(layer, GCN):
@@ -86,10 +91,12 @@ def peer_of(layer: nn.Module, h: Tensor, adjacency: Tensor) -> Tensor:
 
 @every_kind
 @pytest.mark.parametrize("directed", [False, True])
-def test_the_same_weights_give_what_torch_geometric_gives(kind: str, directed: bool) -> None:
-    layer, adjacency = layer_of(kind), random_graphs(directed=directed)
+def test_outputs_and_gradients_equal_torch_geometrics(kind: str, directed: bool) -> None:
+    layer = make_layer(kind)
+    adjacency = make_graphs(directed=directed)
     ours, theirs = (torch.randn(S, N, D, generator=torch.Generator().manual_seed(2)).requires_grad_() for _ in range(2))
-    y, expected = layer(ours, adjacency), peer_of(layer, theirs, adjacency)
+    y = layer(ours, adjacency)
+    expected = torch_geometric_output(layer, theirs, adjacency)
     torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
     y.square().sum().backward()
     expected.square().sum().backward()
@@ -97,46 +104,55 @@ def test_the_same_weights_give_what_torch_geometric_gives(kind: str, directed: b
 
 
 def test_a_signed_graph_is_normalised_by_its_absolute_weights() -> None:
-    """torch_geometric's own degrees would be square roots of negative numbers; the sum over its edges is the same."""
+    """torch_geometric would take square roots of negative degrees, so the weights are normalised before its layer."""
     conv = pytest.importorskip("torch_geometric.nn", reason="pip install '.[bench]'")
-    layer, h, adjacency = layer_of("gcn"), torch.randn(S, N, D), random_graphs(signed=True)
+    layer = make_layer("gcn")
+    h = torch.randn(S, N, D)
+    adjacency = make_graphs(signed=True)
     peer = conv.GCNConv(D, D, normalize=False)
     peer.load_state_dict({"lin.weight": layer.project.weight, "bias": layer.bias})
     degree = adjacency.abs().sum(-1)
-    index, weight = edges_of(adjacency / (degree[:, :, None] * degree[:, None]).sqrt())
+    index, weight = edge_list(adjacency / (degree[:, :, None] * degree[:, None]).sqrt())
     torch.testing.assert_close(layer(h, adjacency), peer(h.flatten(0, 1), index, weight).unflatten(0, (S, N)))
 
 
 @every_kind
-def test_a_node_hears_its_neighbours_and_nobody_else(kind: str) -> None:
-    layer, h = layer_of(kind), torch.randn(1, 3, D)
+def test_a_node_receives_messages_from_its_neighbours_only(kind: str) -> None:
+    layer = make_layer(kind)
+    h = torch.randn(1, 3, D)
     adjacency = torch.eye(3)[None].clone()
     adjacency[0, 0, 1] = 0.8  # from 1 to 0
     changed = h.clone()
     changed[0, 1] += 1.0
-    before, after = layer(h, adjacency), layer(changed, adjacency)
+    before = layer(h, adjacency)
+    after = layer(changed, adjacency)
     assert not torch.allclose(before[0, 0], after[0, 0])
     assert torch.equal(before[0, 2], after[0, 2])
 
 
 @every_kind
-def test_turned_edges_give_another_result(kind: str) -> None:
-    layer, h, adjacency = layer_of(kind), torch.randn(S, N, D), random_graphs()
+def test_reversed_edges_give_another_result(kind: str) -> None:
+    layer = make_layer(kind)
+    h = torch.randn(S, N, D)
+    adjacency = make_graphs()
     assert not torch.allclose(layer(h, adjacency), layer(h, adjacency.mT))
 
 
 @every_kind
-@pytest.mark.parametrize("own_loop", [0.0, 1.0])
-def test_a_node_by_itself_comes_out_finite(kind: str, own_loop: float) -> None:
-    y = layer_of(kind)(torch.randn(2, 3, D), own_loop * torch.eye(3).expand(2, 3, 3))
+@pytest.mark.parametrize("self_loop", [0.0, 1.0])
+def test_the_output_of_a_node_without_neighbours_is_finite(kind: str, self_loop: float) -> None:
+    y = make_layer(kind)(torch.randn(2, 3, D), self_loop * torch.eye(3).expand(2, 3, 3))
     assert torch.isfinite(y).all()
 
 
 def test_hand_numbers_of_a_mean_and_of_a_normalised_sum() -> None:
-    """Node 0 hears 1 (weight 1) and 2 (weight 2); W is the identity."""
-    h, adjacency = torch.tensor([[[1.0], [2.0], [6.0]]]), torch.eye(3)[None].clone()
-    adjacency[0, 0, 1], adjacency[0, 0, 2] = 1.0, 2.0
-    sage, gcn = SAGE(1), GCN(1)
+    """Node 0 has edges from 1 (weight 1) and from 2 (weight 2); W is the identity."""
+    h = torch.tensor([[[1.0], [2.0], [6.0]]])
+    adjacency = torch.eye(3)[None].clone()
+    adjacency[0, 0, 1] = 1.0
+    adjacency[0, 0, 2] = 2.0
+    sage = SAGE(1)
+    gcn = GCN(1)
     with torch.no_grad():
         for weight in (sage.hear.weight, sage.keep.weight, gcn.project.weight):
             weight.fill_(1.0)
@@ -145,28 +161,30 @@ def test_hand_numbers_of_a_mean_and_of_a_normalised_sum() -> None:
     torch.testing.assert_close(gcn(h, adjacency)[0, 0, 0], torch.tensor(1 / 4 + 2 / 4**0.5 + 2 * 6 / 4**0.5))
 
 
-@pytest.mark.parametrize("kind", message_passing.ATTENTIVE)
+@pytest.mark.parametrize("kind", message_passing.ATTENTION_KINDS)
 def test_the_gain_makes_heavier_edges_count_more(kind: str) -> None:
-    layer, h = layer_of(kind), torch.randn(1, 3, D)
+    layer = make_layer(kind)
+    h = torch.randn(1, 3, D)
     adjacency = torch.tensor([[[1.0, 2.0, 0.1], [2.0, 1.0, 0.0], [0.1, 0.0, 1.0]]])
     with torch.no_grad():
         layer.gain.fill_(100.0)
-    said = layer.project(h) if kind == "gat" else layer.send(h)
-    torch.testing.assert_close(layer(h, adjacency)[0, 0], said[0, 1] + layer.bias)
+    values = layer.project(h) if kind == "gat" else layer.send(h)
+    torch.testing.assert_close(layer(h, adjacency)[0, 0], values[0, 1] + layer.bias)
 
 
-@pytest.mark.parametrize("kind", message_passing.ATTENTIVE)
+@pytest.mark.parametrize("kind", message_passing.ATTENTION_KINDS)
 @pytest.mark.parametrize("width", [D, 2, 48])
 def test_every_form_gives_the_same_values_and_gradients(kind: str, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Edge by edge in the kernel, as matrix products, as those in pieces; a head narrower and wider than a vector."""
+    """The kernel along edges, matrix products, and those in chunks; heads narrower and wider than a SIMD vector."""
     results = []
     for form, chunk in (("_sparse", message_passing.CHUNK), ("_dense", message_passing.CHUNK), ("_dense", 1)):
         monkeypatch.setattr(message_passing, "CHUNK", chunk)
         torch.manual_seed(0)
         layer = MESSAGE_LAYERS[kind](width, heads=2)
         nn.init.normal_(layer.gain)
-        h, adjacency = torch.randn(S, N, width).requires_grad_(), random_graphs(signed=True).requires_grad_()
-        y = message_passing.in_pieces(getattr(layer, form), h, adjacency, size=1)
+        h = torch.randn(S, N, width).requires_grad_()
+        adjacency = make_graphs(signed=True).requires_grad_()
+        y = message_passing.attend_in_chunks(getattr(layer, form), h, adjacency, size=1)
         y.square().sum().backward()
         trained = [p.grad for p in layer.parameters() if p is not layer.bias]
         results.append([y, h.grad, *trained, torch.where(adjacency != 0, adjacency.grad, 0.0)])
@@ -179,9 +197,10 @@ def test_every_form_gives_the_same_values_and_gradients(kind: str, width: int, m
 
 @pytest.mark.parametrize("width", [1, D, 48])
 @pytest.mark.parametrize("n", [2, N, 37])
-def test_means_along_the_edges_are_those_by_matrix_product(width: int, n: int) -> None:
-    adjacency, results = random_graphs(signed=True, n=n), []
-    adjacency[0, 0, 0] = 0.0  # an own loop that is missing changes nothing
+def test_means_along_the_edges_equal_means_by_matrix_product(width: int, n: int) -> None:
+    adjacency = make_graphs(signed=True, n=n)
+    results = []
+    adjacency[0, 0, 0] = 0.0  # a missing self-loop changes nothing
     for form in (edges_cpu.neighbour_means, SAGE._dense):
         h = torch.randn(S, n, width, generator=torch.Generator().manual_seed(2)).requires_grad_()
         y = form(h, adjacency)
@@ -191,24 +210,26 @@ def test_means_along_the_edges_are_those_by_matrix_product(width: int, n: int) -
 
 
 @pytest.mark.parametrize("n", [1, 15, 16, 17, 40])
-def test_edges_are_found_by_node_and_every_node_hears_itself_once(n: int) -> None:
-    adjacency = random_graphs(signed=True, n=n)
+def test_edges_are_listed_by_node_and_every_node_has_one_self_loop(n: int) -> None:
+    adjacency = make_graphs(signed=True, n=n)
     adjacency[1] *= 1 - torch.eye(n)
-    first, heard = edges_cpu.edges_of(adjacency)
+    first, senders = edges_cpu.edge_lists(adjacency)
     expected = ((adjacency != 0) | torch.eye(n, dtype=torch.bool)).flatten(0, 1)
-    assert len(first) == S * n + 1 and first[-1] == len(heard)
+    assert len(first) == S * n + 1 and first[-1] == len(senders)
     for row, edges in enumerate(expected):
-        assert sorted(heard[first[row] : first[row + 1]].tolist()) == edges.nonzero()[:, 0].tolist()
+        assert sorted(senders[first[row] : first[row + 1]].tolist()) == edges.nonzero()[:, 0].tolist()
 
 
-def test_matrix_products_are_taken_where_the_graphs_are_dense(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dense_graphs_use_matrix_products(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention_cpu, "attend", pytest.fail)
     assert GAT(D, dense=True)(torch.randn(S, N, D), torch.ones(S, N, N)).shape == (S, N, D)
 
 
-@pytest.mark.parametrize("kind", message_passing.ATTENTIVE)
-def test_two_threads_give_what_one_gives(kind: str) -> None:
-    layer, h, adjacency = layer_of(kind), torch.randn(S, N, D, requires_grad=True), random_graphs()
+@pytest.mark.parametrize("kind", message_passing.ATTENTION_KINDS)
+def test_two_threads_give_the_same_result_as_one(kind: str) -> None:
+    layer = make_layer(kind)
+    h = torch.randn(S, N, D, requires_grad=True)
+    adjacency = make_graphs()
     results = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
@@ -219,8 +240,8 @@ def test_two_threads_give_what_one_gives(kind: str) -> None:
 
 
 @every_kind
-def test_what_is_no_batch_of_graphs_is_refused(kind: str) -> None:
-    layer = layer_of(kind)
+def test_wrong_shapes_are_refused(kind: str) -> None:
+    layer = make_layer(kind)
     with pytest.raises(ShapeError, match=r"h is \(6, 8\); give \(graphs, nodes, channels\)"):
         layer(torch.randn(N, D), torch.eye(N))
     with pytest.raises(ShapeError, match="one node or more"):
@@ -229,40 +250,45 @@ def test_what_is_no_batch_of_graphs_is_refused(kind: str) -> None:
         layer(torch.randn(S, N, D), torch.eye(N))
 
 
-@pytest.mark.parametrize("kind", message_passing.ATTENTIVE)
+@pytest.mark.parametrize("kind", message_passing.ATTENTION_KINDS)
 def test_heads_must_divide_the_width(kind: str) -> None:
     with pytest.raises(SizeError, match="not divisible by 3 heads"):
         MESSAGE_LAYERS[kind](8, heads=3)
 
 
-def test_learned_edges_are_the_mean_softmax_of_the_heads() -> None:
+def test_learned_edges_equal_the_mean_softmax_of_the_heads() -> None:
     torch.manual_seed(0)
-    layer, h, there = LearnedEdges(D, HEADS), torch.randn(S, N, D), torch.rand(S, N) < 0.7
+    layer = LearnedEdges(D, HEADS)
+    h = torch.randn(S, N, D)
+    is_present = torch.rand(S, N) < 0.7
     expected = torch.eye(N).repeat(S, 1, 1)
     for s in range(S):
         for i in range(N):
-            others = [j for j in range(N) if j != i and there[s, j]]
+            others = [j for j in range(N) if j != i and is_present[s, j]]
             for q, p in zip(layer.query(h[s, i]).split(D // HEADS), layer.key(h[s]).split(D // HEADS, 1), strict=True):
                 expected[s, i, others] += torch.softmax(p[others] @ q / (D / HEADS) ** 0.5, 0) / HEADS
-    torch.testing.assert_close(layer(h, there), expected)
+    torch.testing.assert_close(layer(h, is_present), expected)
 
 
-def test_only_the_heaviest_edges_are_kept_and_ties_with_them() -> None:
+def test_only_the_top_k_edges_and_ties_with_them_remain() -> None:
     torch.manual_seed(0)
-    h, there = torch.randn(S, N, D), torch.ones(S, N, dtype=torch.bool)
+    h = torch.randn(S, N, D)
+    is_present = torch.ones(S, N, dtype=torch.bool)
     layer = LearnedEdges(D, HEADS)
-    whole, layer.top_k = layer(h, there) - torch.eye(N), 2
-    kept = layer(h, there) - torch.eye(N)
-    assert torch.equal(kept > 0, whole >= whole.topk(2, dim=-1).values[..., 1:])
-    assert torch.equal(kept[kept > 0], whole[kept > 0])
-    alike = layer(h[:, :1].expand(-1, N, -1), there)
-    assert torch.equal(alike > 0, torch.ones(S, N, N, dtype=torch.bool))
+    all_edges = layer(h, is_present) - torch.eye(N)
+    layer.top_k = 2
+    edges = layer(h, is_present) - torch.eye(N)
+    assert torch.equal(edges > 0, all_edges >= all_edges.topk(2, dim=-1).values[..., 1:])
+    assert torch.equal(edges[edges > 0], all_edges[edges > 0])
+    tied_edges = layer(h[:, :1].expand(-1, N, -1), is_present)
+    assert torch.equal(tied_edges > 0, torch.ones(S, N, N, dtype=torch.bool))
 
 
-def test_with_nobody_else_there_nothing_is_drawn_and_gradients_stay_finite() -> None:
-    layer, h = LearnedEdges(D, HEADS), torch.randn(2, 3, D, requires_grad=True)
-    there = torch.tensor([[True, False, False], [False, False, False]])
-    edges = layer(h, there)
+def test_without_other_nodes_no_edges_are_learned_and_gradients_are_finite() -> None:
+    layer = LearnedEdges(D, HEADS)
+    h = torch.randn(2, 3, D, requires_grad=True)
+    is_present = torch.tensor([[True, False, False], [False, False, False]])
+    edges = layer(h, is_present)
     assert edges[1].equal(torch.eye(3)) and edges[0, 0].tolist() == [1.0, 0.0, 0.0]
     assert edges[0, 1:, 0].tolist() == [1.0, 1.0]
     edges.square().sum().backward()

@@ -17,12 +17,12 @@ FORMS = ("bilinear", "zoh")
 
 
 @pytest.fixture(autouse=True)
-def seeded() -> Iterator[None]:
+def fixed_seed() -> Iterator[None]:
     torch.manual_seed(0)
     yield
 
 
-def by_step(layer: S4, x: Tensor, state: s4.State) -> tuple[Tensor, s4.State]:
+def run_by_steps(layer: S4, x: Tensor, state: s4.State) -> tuple[Tensor, s4.State]:
     outputs = []
     for x_t in x.unbind(1):
         y, state = layer.step(x_t, state)
@@ -30,25 +30,25 @@ def by_step(layer: S4, x: Tensor, state: s4.State) -> tuple[Tensor, s4.State]:
     return torch.stack(outputs, dim=1), state
 
 
-def dense(layer: S4, channel: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ā, B̄ and C of one channel over all N complex states, from the weights, by inverse or matrix exponential."""
-    both = lambda v: np.concatenate([v, v.conj()])  # noqa: E731
+def dense_system(layer: S4, channel: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ā, B̄ and C of one channel over all N complex states, computed by matrix inverse or matrix exponential."""
+    pairs = lambda v: np.concatenate([v, v.conj()])  # noqa: E731
     as_complex = lambda v: torch.view_as_complex(v.detach().double())[channel].numpy()  # noqa: E731
     half = (-torch.exp(layer.log_decay) + 1j * layer.frequency)[channel].detach().numpy()
-    P, B, C = both(as_complex(layer.P)), both(as_complex(layer.B)), both(as_complex(layer.C))
-    A, dt, eye = (
-        np.diag(both(half)) - np.outer(P, P.conj()),
-        float(layer.log_dt[channel].detach().exp()),
-        np.eye(layer.d_state),
-    )
+    P = pairs(as_complex(layer.P))
+    B = pairs(as_complex(layer.B))
+    C = pairs(as_complex(layer.C))
+    A = np.diag(pairs(half)) - np.outer(P, P.conj())
+    dt = float(layer.log_dt[channel].detach().exp())
+    eye = np.eye(layer.d_state)
     if layer.discretisation == "bilinear":
-        left = np.linalg.inv(eye - dt / 2 * A)
-        return left @ (eye + dt / 2 * A), left @ (dt * B), C
+        inverse = np.linalg.inv(eye - dt / 2 * A)
+        return inverse @ (eye + dt / 2 * A), inverse @ (dt * B), C
     A_bar = expm(dt * A)
     return A_bar, np.linalg.solve(A, (A_bar - eye) @ B), C
 
 
-def close(a: Tensor, b: Tensor, tolerance: float) -> bool:
+def is_close(a: Tensor, b: Tensor, tolerance: float) -> bool:
     return bool((a - b).norm() <= tolerance * b.norm())
 
 
@@ -59,38 +59,39 @@ def test_blocks_equal_the_recurrence(
     monkeypatch: pytest.MonkeyPatch, bars: int, form: str, dtype: torch.dtype, tolerance: float
 ) -> None:
     monkeypatch.setattr(s4, "block_bars", lambda length, d_state: bars)
-    layer, x = S4(3, 16, discretisation=form).to(dtype), torch.randn(2, 37, 3, dtype=dtype)
+    layer = S4(3, 16, discretisation=form).to(dtype)
+    x = torch.randn(2, 37, 3, dtype=dtype)
     for state in (layer.initial_state(2), (torch.randn(2, 3, 8, 2, dtype=dtype),)):
         fast, (fast_state,) = layer(x, state)
-        slow, (slow_state,) = by_step(layer, x, state)
-        assert close(fast, slow, tolerance) and close(fast_state, slow_state, tolerance)
+        slow, (slow_state,) = run_by_steps(layer, x, state)
+        assert is_close(fast, slow, tolerance) and is_close(fast_state, slow_state, tolerance)
         assert fast.dtype == fast_state.dtype == dtype and not fast_state.is_complex()
     assert torch.equal(layer(x)[0], layer(x, layer.initial_state(2))[0])
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("length", [1, 2, 50, 64])
-def test_the_kernel_is_c_a_to_the_j_b(form: str, length: int) -> None:
+def test_kernel_tap_j_equals_c_a_to_the_j_b(form: str, length: int) -> None:
     """Definition 1 of the paper's convolution: by the generating function (bilinear) or Krylov (zoh)."""
     layer = S4(3, 16, discretisation=form).double()
     taps = layer.kernel(length).detach().numpy()
     for channel in range(3):
-        h, C = dense(layer, channel)[1:]
-        A_bar = dense(layer, channel)[0]
+        h, C = dense_system(layer, channel)[1:]
+        A_bar = dense_system(layer, channel)[0]
         for j in range(length):
             assert taps[channel, j] == pytest.approx((C @ h).real, rel=1e-10, abs=1e-10)
             h = A_bar @ h
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_pulse_comes_out_as_the_kernel(form: str) -> None:
-    """What training convolves with is the kernel of the generating function."""
+def test_the_response_to_a_pulse_is_the_kernel(form: str) -> None:
+    """The convolution of ``forward`` has the taps of the generating function's kernel."""
     layer = S4(3, 64, discretisation=form).double()
     pulse = torch.zeros(1, 300, 3, dtype=torch.double)
     pulse[:, 0] = 1
     taps = layer(pulse)[0][0].T.clone()
     taps[:, 0] -= layer.D
-    assert close(layer.kernel(300), taps, 1e-10)
+    assert is_close(layer.kernel(300), taps, 1e-10)
 
 
 def test_the_first_taps_do_not_depend_on_the_length() -> None:
@@ -100,19 +101,23 @@ def test_the_first_taps_do_not_depend_on_the_length() -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_fresh_layer_is_the_dense_hippo_system(form: str) -> None:
+def test_a_new_layer_equals_the_dense_hippo_system(form: str) -> None:
     """With HiPPO's own A and B, real and in its own basis, the recurrence gives the same y (S4-09, S4-10)."""
     n = 16
-    layer, x = S4(2, n, discretisation=form).double(), torch.randn(1, 40, 2, dtype=torch.double)
-    A, B, eye = legs(n), legs_input(n), np.eye(n)
+    layer = S4(2, n, discretisation=form).double()
+    x = torch.randn(1, 40, 2, dtype=torch.double)
+    A = legs(n)
+    B = legs_input(n)
+    eye = np.eye(n)
     half = nplr(n)[3][:, n // 2 :]
     y = layer(x)[0][0].detach().numpy()
     for channel in range(2):
         dt = float(layer.log_dt[channel].detach().exp())
         C = 2 * (torch.view_as_complex(layer.C.detach())[channel].numpy() @ half.conj().T).real
         if form == "bilinear":
-            left = np.linalg.inv(eye - dt / 2 * A)
-            A_bar, B_bar = left @ (eye + dt / 2 * A), left @ (dt * B)
+            inverse = np.linalg.inv(eye - dt / 2 * A)
+            A_bar = inverse @ (eye + dt / 2 * A)
+            B_bar = inverse @ (dt * B)
         else:
             A_bar = expm(dt * A)
             B_bar = np.linalg.solve(A, (A_bar - eye) @ B)
@@ -124,9 +129,10 @@ def test_a_fresh_layer_is_the_dense_hippo_system(form: str) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_gradients_are_those_of_differences(monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+def test_gradients_equal_finite_differences(monkeypatch: pytest.MonkeyPatch, form: str) -> None:
     monkeypatch.setattr(s4, "block_bars", lambda length, d_state: 4)
-    layer, x = S4(2, 4, discretisation=form).double(), torch.randn(2, 7, 2, dtype=torch.double, requires_grad=True)
+    layer = S4(2, 4, discretisation=form).double()
+    x = torch.randn(2, 7, 2, dtype=torch.double, requires_grad=True)
     state = torch.randn(2, 2, 2, 2, dtype=torch.double, requires_grad=True)
     gaps = torch.tensor([[1.0, 2, 0, 1, 1, 2, 1], [1, 1, 1, 1, 0, 0, 2]], dtype=torch.double)
     weights = tuple(layer.parameters())
@@ -142,10 +148,13 @@ def test_gradients_are_those_of_differences(monkeypatch: pytest.MonkeyPatch, for
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("gapped", [False, True])
 def test_the_future_never_changes_the_past_by_a_bit(form: str, gapped: bool) -> None:
-    layer, x = S4(4, 8, discretisation=form), torch.randn(3, 100, 4)
+    layer = S4(4, 8, discretisation=form)
+    x = torch.randn(3, 100, 4)
     gaps = torch.randint(1, 4, (3, 100)).float()
-    changed, other = x.clone(), gaps.clone()
-    changed[:, 45:], other[:, 45:] = 1e3, 7
+    changed = x.clone()
+    other = gaps.clone()
+    changed[:, 45:] = 1e3
+    other[:, 45:] = 7
     before, after = (layer(v, None, g if gapped else None)[0] for v, g in ((x, gaps), (changed, other)))
     assert torch.equal(before[:, :45], after[:, :45])
     assert not torch.equal(before[:, 45:], after[:, 45:])
@@ -153,52 +162,57 @@ def test_the_future_never_changes_the_past_by_a_bit(form: str, gapped: bool) -> 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("gapped", [False, True])
-def test_a_state_carried_across_a_split_changes_nothing(form: str, gapped: bool) -> None:
-    layer, x = S4(3, 8, discretisation=form).double(), torch.randn(2, 70, 3, dtype=torch.double)
+def test_two_parts_joined_by_the_state_equal_the_whole_sequence(form: str, gapped: bool) -> None:
+    layer = S4(3, 8, discretisation=form).double()
+    x = torch.randn(2, 70, 3, dtype=torch.double)
     gaps = torch.randint(0, 3, (2, 70)).double() if gapped else None
     cut = lambda part: None if gaps is None else gaps[:, part]  # noqa: E731
     whole, (last,) = layer(x, None, gaps)
-    for place in (1, 33, 69):
-        first, state = layer(x[:, :place], None, cut(slice(place)))
-        second, (after,) = layer(x[:, place:], state, cut(slice(place, None)))
-        assert close(torch.cat([first, second], dim=1), whole, 1e-10) and close(after, last, 1e-10)
+    for cut_bar in (1, 33, 69):
+        first, state = layer(x[:, :cut_bar], None, cut(slice(cut_bar)))
+        second, (after,) = layer(x[:, cut_bar:], state, cut(slice(cut_bar, None)))
+        assert is_close(torch.cat([first, second], dim=1), whole, 1e-10) and is_close(after, last, 1e-10)
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_gap_of_one_is_a_regular_bar_and_of_two_is_twice_the_step(form: str) -> None:
-    layer, x = S4(3, 8, discretisation=form).double(), torch.randn(2, 20, 3, dtype=torch.double)
-    assert close(layer(x, None, torch.ones(2, 20))[0], layer(x)[0], 1e-10)
+def test_a_gap_of_one_is_a_regular_bar_and_a_gap_of_two_doubles_the_step(form: str) -> None:
+    layer = S4(3, 8, discretisation=form).double()
+    x = torch.randn(2, 20, 3, dtype=torch.double)
+    assert is_close(layer(x, None, torch.ones(2, 20))[0], layer(x)[0], 1e-10)
     twice = S4(3, 8, discretisation=form).double()
     twice.load_state_dict(layer.state_dict())
     with torch.no_grad():
         twice.log_dt += np.log(2)
     y, (state,) = layer(x, None, 2 * torch.ones(2, 20))
     expected, (after,) = twice(x)
-    assert close(y, expected, 1e-10) and close(state, after, 1e-10)
+    assert is_close(y, expected, 1e-10) and is_close(state, after, 1e-10)
 
 
-def test_under_zoh_a_gap_of_two_is_two_bars_of_the_same_input() -> None:
-    layer, x = S4(3, 8, discretisation="zoh").double(), torch.randn(2, 6, 3, dtype=torch.double)
+def test_under_zoh_a_gap_of_two_equals_two_bars_of_the_same_input() -> None:
+    layer = S4(3, 8, discretisation="zoh").double()
+    x = torch.randn(2, 6, 3, dtype=torch.double)
     once, (state,) = layer(x, None, 2 * torch.ones(2, 6))
     twice, (after,) = layer(x.repeat_interleave(2, dim=1))
-    assert close(once, twice[:, 1::2], 1e-10) and close(state, after, 1e-10)
+    assert is_close(once, twice[:, 1::2], 1e-10) and is_close(state, after, 1e-10)
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_padded_bars_are_as_if_they_were_not_there(form: str) -> None:
-    layer, x = S4(3, 8, discretisation=form), torch.randn(2, 9, 3)
-    there = torch.tensor([0, 2, 3, 5, 8])
+def test_padded_bars_have_the_effect_of_removed_bars(form: str) -> None:
+    layer = S4(3, 8, discretisation=form)
+    x = torch.randn(2, 9, 3)
+    present = torch.tensor([0, 2, 3, 5, 8])
     gaps = torch.zeros(2, 9)
-    gaps[:, there] = torch.rand(5).round(decimals=1) + 0.5
+    gaps[:, present] = torch.rand(5).round(decimals=1) + 0.5
     x[:, [1, 4]] = torch.nan
     y, (state,) = layer(x, None, gaps)
-    short, (after,) = layer(x[:, there], None, gaps[:, there])
-    assert torch.equal(y[:, there], short) and torch.equal(state, after)
+    short, (after,) = layer(x[:, present], None, gaps[:, present])
+    assert torch.equal(y[:, present], short) and torch.equal(state, after)
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_steps_with_a_gap_follow_the_sequence(form: str) -> None:
-    layer, x = S4(3, 8, discretisation=form), torch.randn(2, 9, 3)
+def test_steps_with_a_gap_equal_the_whole_sequence(form: str) -> None:
+    layer = S4(3, 8, discretisation=form)
+    x = torch.randn(2, 9, 3)
     gaps = torch.tensor([[1.0, 2, 0] * 3, [3.0, 1, 1] * 3])
     y, (last,) = layer(x, None, gaps)
     state = layer.initial_state(2)
@@ -209,26 +223,30 @@ def test_steps_with_a_gap_follow_the_sequence(form: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_a_step_in_one_kernel_is_the_step_that_learns(dtype: torch.dtype) -> None:
-    layer, x, state = S4(3, 8), torch.randn(2, 3).to(dtype), (torch.randn(2, 4, 3, 2).transpose(1, 2),)
+def test_the_compiled_step_equals_the_step_with_gradients(dtype: torch.dtype) -> None:
+    layer = S4(3, 8)
+    x = torch.randn(2, 3).to(dtype)
+    state = (torch.randn(2, 4, 3, 2).transpose(1, 2),)
     if dtype == torch.float64:
-        layer, state = layer.double(), (state[0].double(),)
+        layer = layer.double()
+        state = (state[0].double(),)
     y, (after,) = layer.step(x, state)
     with torch.no_grad():
-        at_once, (then,) = layer.step(x, state)
-    torch.testing.assert_close(at_once, y.detach())
-    torch.testing.assert_close(then, after.detach())
+        compiled, (compiled_after,) = layer.step(x, state)
+    torch.testing.assert_close(compiled, y.detach())
+    torch.testing.assert_close(compiled_after, after.detach())
 
 
-def test_matrices_kept_for_evaluation_follow_the_weights() -> None:
-    layer, x = S4(3, 8), torch.randn(2, 9, 3)
+def test_cached_matrices_are_recomputed_when_weights_change() -> None:
+    layer = S4(3, 8)
+    x = torch.randn(2, 9, 3)
     with torch.no_grad():
         before, _ = layer(x)
-        kept, _ = layer(x)
+        cached, _ = layer(x)
         layer.C *= 2
         after, _ = layer(x)
         step, _ = layer.step(x[:, 0], layer.initial_state(2))
-    assert torch.equal(before, kept) and not torch.equal(before, after)
+    assert torch.equal(before, cached) and not torch.equal(before, after)
     assert torch.equal(after, layer(x)[0].detach())
     torch.testing.assert_close(step, after[:, 0])
 
@@ -242,7 +260,7 @@ def test_every_parameter_learns_unless_the_step_size_is_fixed() -> None:
     assert {id(p) for p in layer.undecayed()} < {id(p) for p in layer.parameters()}
 
 
-def test_a_random_start_is_stable_and_follows_the_seed() -> None:
+def test_random_initial_values_are_stable_and_reproducible() -> None:
     layers = []
     for _ in range(2):
         torch.manual_seed(4)
@@ -252,7 +270,7 @@ def test_a_random_start_is_stable_and_follows_the_seed() -> None:
     for form in FORMS:
         layers[0].discretisation = form
         for channel in range(3):
-            assert abs(np.linalg.eigvals(dense(layers[0], channel)[0])).max() < 1
+            assert abs(np.linalg.eigvals(dense_system(layers[0], channel)[0])).max() < 1
 
 
 def test_step_sizes_start_within_their_bounds() -> None:
@@ -261,14 +279,16 @@ def test_step_sizes_start_within_their_bounds() -> None:
 
 
 def test_half_precision_is_computed_in_float32() -> None:
-    layer, x = S4(3, 8), torch.randn(2, 9, 3).bfloat16()
+    layer = S4(3, 8)
+    x = torch.randn(2, 9, 3).bfloat16()
     y, (state,) = layer(x)
     assert y.dtype == torch.bfloat16 and state.dtype == torch.float32
     torch.testing.assert_close(y, layer(x.float())[0].bfloat16())
 
 
 def test_bad_input_is_refused_with_what_to_do() -> None:
-    layer, x = S4(3, 8), torch.randn(2, 9, 3)
+    layer = S4(3, 8)
+    x = torch.randn(2, 9, 3)
     for bad in (x[..., :2], x[:, :0], x[0]):
         with pytest.raises(ShapeError, match="give"):
             layer(bad)

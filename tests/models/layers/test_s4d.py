@@ -11,7 +11,7 @@ from models.layers.hippo import SPECTRA
 from models.layers.s4d import RULES, S4D, State
 
 
-def by_step(layer: S4D, x: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+def run_by_steps(layer: S4D, x: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
     outputs = []
     for x_t in x.unbind(1):
         y, state = layer.step(x_t, state)
@@ -28,31 +28,36 @@ def test_convolution_equals_recurrence(spectrum: str, rule: str, dtype: torch.dt
     x = torch.randn(2, 81, 3, dtype=dtype)
     for state in (layer.initial_state(2), (torch.randn(2, 3, 4, 2, dtype=dtype),)):
         fast, (fast_state,) = layer(x, state)
-        slow, (slow_state,) = by_step(layer, x, state)
+        slow, (slow_state,) = run_by_steps(layer, x, state)
         with torch.no_grad():
-            at_once, (at_once_state,) = by_step(layer, x, state)
+            compiled, (compiled_state,) = run_by_steps(layer, x, state)
         tolerance = 1e-5 if dtype == torch.float32 else 1e-10
-        for a, b in ((fast, slow), (fast_state, slow_state), (at_once, slow), (at_once_state, slow_state)):
+        for a, b in ((fast, slow), (fast_state, slow_state), (compiled, slow), (compiled_state, slow_state)):
             torch.testing.assert_close(a, b, rtol=0, atol=tolerance * float(b.detach().abs().max()))
 
 
 def test_no_state_is_the_initial_state() -> None:
-    layer, x = S4D(3, 8), torch.randn(2, 9, 3)
+    layer = S4D(3, 8)
+    x = torch.randn(2, 9, 3)
     torch.testing.assert_close(layer(x)[0], layer(x, layer.initial_state(2))[0])
 
 
 def test_recurrence_is_the_zero_order_hold_of_the_continuous_system() -> None:
-    """S4-07: with the input held over a bar, h' = A h + x is what Ā and B̄ solve exactly; here in many small steps."""
+    """S4-07: with the input held over a bar, Ā and B̄ solve h' = A h + x exactly; here it is solved in small steps."""
     torch.manual_seed(0)
     layer = S4D(1, 4, dt_min=0.3, dt_max=0.3)
     with torch.no_grad():
         A = (-torch.exp(layer.log_decay) + 1j * layer.frequency).numpy().astype(complex)[0]
-        dt, C, D = float(layer.log_dt.exp()), torch.view_as_complex(layer.C).numpy()[0], float(layer.D)
-        x, h, fine = torch.randn(1, 5, 1), np.zeros(2, dtype=complex), 20_000
+        dt = float(layer.log_dt.exp())
+        C = torch.view_as_complex(layer.C).numpy()[0]
+        D = float(layer.D)
+        x = torch.randn(1, 5, 1)
+        h = np.zeros(2, dtype=complex)
+        substeps = 20_000
         y = layer(x)[0][0, :, 0].numpy()
     for t, x_t in enumerate(x[0, :, 0].tolist()):
-        for _ in range(fine):
-            h = h + dt / fine * (A * h + x_t)
+        for _ in range(substeps):
+            h = h + dt / substeps * (A * h + x_t)
         assert y[t] == pytest.approx(2 * (C * h).sum().real + D * x_t, abs=1e-3)
 
 
@@ -60,13 +65,16 @@ def test_the_bilinear_rule_is_the_trapezoid_of_the_continuous_system() -> None:
     """h_t − h_{t−1} = Δ (A (h_t + h_{t−1}) / 2 + x_t), solved for h_t."""
     layer = S4D(1, 2, discretisation="bilinear", dt_min=0.4, dt_max=0.4)
     a_bar, b_bar, _ = (v.detach() for v in layer._discrete())
-    A, before, x = complex(-0.5, layer.frequency.item()), 0.7 - 0.2j, 1.3
+    A = complex(-0.5, layer.frequency.item())
+    before = 0.7 - 0.2j
+    x = 1.3
     after = complex(a_bar) * before + complex(b_bar) * x
     assert after - before == pytest.approx(0.4 * (A * (after + before) / 2 + x), abs=1e-6)
 
 
 def test_the_future_never_changes_the_past_by_a_bit() -> None:
-    layer, x = S4D(4, 8), torch.randn(3, 140, 4)
+    layer = S4D(4, 8)
+    x = torch.randn(3, 140, 4)
     changed = x.clone()
     changed[:, 85:] = 1e3
     assert torch.equal(layer(x)[0][:, :85], layer(changed)[0][:, :85])
@@ -75,7 +83,7 @@ def test_the_future_never_changes_the_past_by_a_bit() -> None:
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_every_parameter_learns_and_gradients_are_those_of_finite_differences(rule: str) -> None:
+def test_every_parameter_learns_and_gradients_equal_finite_differences(rule: str) -> None:
     torch.manual_seed(1)
     layer = S4D(2, 4, discretisation=rule).double()
     names, values = zip(*layer.named_parameters(), strict=True)
@@ -95,14 +103,16 @@ def test_a_fixed_step_size_is_not_trained() -> None:
     assert layer.log_dt.grad is None and layer.C.grad is not None
 
 
-def test_gaps_scale_the_step_and_a_padded_bar_holds_the_state() -> None:
+def test_gaps_scale_the_step_and_a_padded_bar_does_not_change_the_state() -> None:
     torch.manual_seed(0)
-    layer, x = S4D(3, 8), torch.randn(2, 40, 3)
+    layer = S4D(3, 8)
+    x = torch.randn(2, 40, 3)
     ones = torch.ones(2, 40)
     y, state = layer(x)
     for a, b in zip((y, *state), (layer(x, gaps=ones)[0], *layer(x, gaps=ones)[1]), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
-    half, twice = deepcopy(layer), x.repeat_interleave(2, dim=1)
+    half = deepcopy(layer)
+    twice = x.repeat_interleave(2, dim=1)
     with torch.no_grad():
         half.log_dt -= float(np.log(2.0))
     torch.testing.assert_close(half(twice)[0][:, 1::2], y, rtol=1e-4, atol=1e-4)  # two half steps of one held input
@@ -113,19 +123,21 @@ def test_gaps_scale_the_step_and_a_padded_bar_holds_the_state() -> None:
 
 
 def test_a_changed_weight_changes_the_next_step() -> None:
-    layer, x = S4D(3, 4), torch.randn(1, 3)
+    layer = S4D(3, 4)
+    x = torch.randn(1, 3)
     with torch.no_grad():
         before = layer.step(x, layer.initial_state(1))[0]
         layer.D += 1.0
         torch.testing.assert_close(layer.step(x, layer.initial_state(1))[0], before + x)
-        copied = deepcopy(layer)
-        copied.D -= 1.0
-        torch.testing.assert_close(copied.step(x, copied.initial_state(1))[0], before)
+        copy = deepcopy(layer)
+        copy.D -= 1.0
+        torch.testing.assert_close(copy.step(x, copy.initial_state(1))[0], before)
 
 
 @pytest.mark.parametrize("change", ["fused optimiser", "data"])
-def test_a_change_that_torch_does_not_count_is_heard_after_training(change: str) -> None:
-    layer, x = S4D(3, 4).eval(), torch.randn(1, 3)
+def test_a_weight_change_that_torch_does_not_count_is_noticed_after_training(change: str) -> None:
+    layer = S4D(3, 4).eval()
+    x = torch.randn(1, 3)
     with torch.no_grad():
         layer.step(x, layer.initial_state(1))
     layer.train()
@@ -141,15 +153,18 @@ def test_a_change_that_torch_does_not_count_is_heard_after_training(change: str)
         torch.testing.assert_close(layer.step(x, layer.initial_state(1))[0], expected)
 
 
-def test_small_gaps_step_as_they_run() -> None:
+def test_steps_with_small_gaps_equal_the_whole_sequence() -> None:
     torch.manual_seed(0)
-    layer, x, gaps = S4D(3, 8), torch.randn(2, 30, 3), torch.full((2, 30), 1e-4)
-    gaps[:, 15:18], gaps[:, 20] = 7.0, 0
+    layer = S4D(3, 8)
+    x = torch.randn(2, 30, 3)
+    gaps = torch.full((2, 30), 1e-4)
+    gaps[:, 15:18] = 7.0
+    gaps[:, 20] = 0
     x[:, 20] = torch.nan
     whole, (last,) = layer(x, gaps=gaps)
-    for learning in (True, False):
+    for has_gradients in (True, False):
         state = layer.initial_state(2)
-        with torch.set_grad_enabled(learning):
+        with torch.set_grad_enabled(has_gradients):
             for t in range(30):
                 y, state = layer.step(x[:, t], state, gaps[:, t])
         torch.testing.assert_close(y, whole[:, -1], rtol=1e-5, atol=1e-6)
@@ -164,7 +179,8 @@ def test_step_sizes_start_within_their_bounds() -> None:
 
 
 def test_bad_input_is_refused_with_what_to_do() -> None:
-    layer, x = S4D(3, 4), torch.randn(2, 5, 3)
+    layer = S4D(3, 4)
+    x = torch.randn(2, 5, 3)
     for wrong in (x[:, :0], x[0], x[..., :2]):
         with pytest.raises(ShapeError):
             layer(wrong)

@@ -1,4 +1,4 @@
-"""S5: the scan against the recurrence against the dense system it is drawn from (S4-22)."""
+"""S5: the scan against the recurrence, and both against the dense real system of the first values (S4-22)."""
 
 import copy
 
@@ -12,12 +12,14 @@ from models.layers.s5 import RULES, S5, State
 every_rule = pytest.mark.parametrize("rule", RULES)
 
 
-def layer_of(rule: str = "zoh", dtype: torch.dtype = torch.float32, **options: int) -> S5:
+def make_layer(rule: str = "zoh", dtype: torch.dtype = torch.float32, **options: int) -> S5:
     torch.manual_seed(0)
     return S5(3, 8, discretisation=rule, **options).to(dtype)  # type: ignore[arg-type]
 
 
-def by_step(layer: S5, x: torch.Tensor, state: State, gaps: torch.Tensor | None = None) -> tuple[torch.Tensor, State]:
+def run_by_steps(
+    layer: S5, x: torch.Tensor, state: State, gaps: torch.Tensor | None = None
+) -> tuple[torch.Tensor, State]:
     outputs = []
     for t in range(x.shape[1]):
         y, state = layer.step(x[:, t], state, None if gaps is None else gaps[:, t])
@@ -34,24 +36,26 @@ def assert_near(one: torch.Tensor, other: torch.Tensor) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("irregular", [False, True])
 def test_scan_equals_recurrence(rule: str, dtype: torch.dtype, irregular: bool) -> None:
-    layer, x = layer_of(rule, dtype, blocks=2), torch.randn(2, 81, 3, dtype=dtype)
+    layer = make_layer(rule, dtype, blocks=2)
+    x = torch.randn(2, 81, 3, dtype=dtype)
     gaps = torch.randint(0, 4, (2, 81)).to(dtype) if irregular else None
     for state in (layer.initial_state(2), (torch.randn(2, 4, 2, dtype=dtype),)):
-        slow, (slow_state,) = by_step(layer, x, state, gaps)
+        slow, (slow_state,) = run_by_steps(layer, x, state, gaps)
         fast, (fast_state,) = layer(x, state, gaps)
         with torch.no_grad():
-            at_once, (at_once_state,) = by_step(layer, x, state, gaps)
-        for a, b in ((fast, slow), (fast_state, slow_state), (at_once, slow), (at_once_state, slow_state)):
+            compiled, (compiled_state,) = run_by_steps(layer, x, state, gaps)
+        for a, b in ((fast, slow), (fast_state, slow_state), (compiled, slow), (compiled_state, slow_state)):
             assert_near(a, b)
 
 
 def test_no_state_is_the_initial_state() -> None:
-    layer, x = layer_of(), torch.randn(2, 9, 3)
+    layer = make_layer()
+    x = torch.randn(2, 9, 3)
     assert torch.equal(layer(x)[0], layer(x, layer.initial_state(2))[0])
 
 
 @pytest.mark.parametrize("blocks", [1, 2])
-def test_the_first_system_is_hippo_n_with_real_maps_held_over_each_bar(blocks: int) -> None:
+def test_a_new_layer_is_hippo_n_with_real_maps_under_zero_order_hold(blocks: int) -> None:
     """Λ, B̃ = V* B and C̃ = C V describe the real system (normal part of LegS, B, C); ``blocks`` on its diagonal."""
     size = 8 // blocks
     p = torch.sqrt(torch.arange(size) + 0.5).double()
@@ -59,10 +63,12 @@ def test_the_first_system_is_hippo_n_with_real_maps_held_over_each_bar(blocks: i
     torch.manual_seed(0)
     layer = S5(3, 8, blocks=blocks, dt_min=0.3, dt_max=0.3).double()
     torch.manual_seed(0)
-    B, C = torch.randn(8, 3).double() * 3**-0.5, torch.randn(3, 8).double() * 8**-0.5
+    B = torch.randn(8, 3).double() * 3**-0.5
+    C = torch.randn(3, 8).double() * 8**-0.5
     A_bar = torch.linalg.matrix_exp(0.3 * A)
     B_bar = torch.linalg.solve(A, (A_bar - torch.eye(8)) @ B)
-    x, h = torch.randn(1, 30, 3).double(), torch.zeros(8).double()
+    x = torch.randn(1, 30, 3).double()
+    h = torch.zeros(8).double()
     y = layer(x)[0][0]
     for t in range(30):
         h = A_bar @ h + B_bar @ x[0, t]
@@ -73,31 +79,40 @@ def test_the_first_system_is_hippo_n_with_real_maps_held_over_each_bar(blocks: i
 
 def test_the_bilinear_rule_is_the_trapezoid_of_the_continuous_system() -> None:
     """h_t − h_{t−1} = Δ (Λ (h_t + h_{t−1}) / 2 + B x_t), solved for h_t; also with the step scaled by a gap."""
-    layer, x = layer_of("bilinear", torch.float64), torch.randn(1, 3).double()
+    layer = make_layer("bilinear", torch.float64)
+    x = torch.randn(1, 3).double()
     before = torch.randn(1, 4, 2).double()
     _, (after,) = layer.step(x, (before,), torch.tensor([3.0]))
-    old, new = torch.view_as_complex(before), torch.view_as_complex(after.contiguous())
+    old = torch.view_as_complex(before)
+    new = torch.view_as_complex(after.contiguous())
     eigenvalues = torch.complex(-torch.exp(layer.log_decay), layer.frequency)
-    entering = (torch.view_as_complex(layer.B) @ x[0].to(torch.cdouble))[None]
+    input_term = (torch.view_as_complex(layer.B) @ x[0].to(torch.cdouble))[None]
     step = 3 * torch.exp(layer.log_dt)
-    torch.testing.assert_close(new - old, step * (eigenvalues * (new + old) / 2 + entering))
+    torch.testing.assert_close(new - old, step * (eigenvalues * (new + old) / 2 + input_term))
 
 
 @every_rule
 def test_the_future_never_changes_the_past_by_a_bit(rule: str) -> None:
-    layer, x, gaps = layer_of(rule), torch.randn(3, 140, 3), torch.rand(3, 140) * 3
-    changed, other = x.clone(), gaps.clone()
-    changed[:, 85:], other[:, 85:] = 1e3, 0.5
+    layer = make_layer(rule)
+    x = torch.randn(3, 140, 3)
+    gaps = torch.rand(3, 140) * 3
+    changed = x.clone()
+    other = gaps.clone()
+    changed[:, 85:] = 1e3
+    other[:, 85:] = 0.5
     for before, after in ((None, None), (gaps, other)):
-        one, two = layer(x, gaps=before)[0], layer(changed, gaps=after)[0]
+        one = layer(x, gaps=before)[0]
+        two = layer(changed, gaps=after)[0]
         assert torch.equal(one[:, :85], two[:, :85])
         assert not torch.equal(one[:, 85:], two[:, 85:])
     torch.testing.assert_close(layer(x[:, :85])[0], layer(x)[0][:, :85])
 
 
 @every_rule
-def test_halves_joined_by_the_state_are_the_whole(rule: str) -> None:
-    layer, x, gaps = layer_of(rule), torch.randn(2, 33, 3), torch.rand(2, 33) * 3
+def test_two_parts_joined_by_the_state_equal_the_whole_sequence(rule: str) -> None:
+    layer = make_layer(rule)
+    x = torch.randn(2, 33, 3)
+    gaps = torch.rand(2, 33) * 3
     whole, (last,) = layer(x, gaps=gaps)
     for cut in (1, 16, 32):
         first, state = layer(x[:, :cut], gaps=gaps[:, :cut])
@@ -108,43 +123,47 @@ def test_halves_joined_by_the_state_are_the_whole(rule: str) -> None:
 
 @every_rule
 @pytest.mark.parametrize("irregular", [False, True])
-def test_every_parameter_learns_and_gradients_are_those_of_finite_differences(rule: str, irregular: bool) -> None:
+def test_every_parameter_learns_and_gradients_equal_finite_differences(rule: str, irregular: bool) -> None:
     torch.manual_seed(1)
     layer = S5(2, 4, discretisation=rule).double()
     names, values = zip(*layer.named_parameters(), strict=True)
     gaps = torch.tensor([[1.0, 2.0, 0.5, 3.0, 1.0], [1.0, 1.0, 4.0, 0.0, 0.0]]).double() if irregular else None
-    given = [torch.randn(2, 5, 2).double(), torch.randn(2, 2, 2).double()]
+    inputs = [torch.randn(2, 5, 2).double(), torch.randn(2, 2, 2).double()]
 
     def output(x: torch.Tensor, h: torch.Tensor, *weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         y, (h,) = torch.func.functional_call(layer, dict(zip(names, weights, strict=True)), (x, (h,), gaps))
         return y, h
 
-    assert torch.autograd.gradcheck(output, (*(v.requires_grad_() for v in given), *values))
-    layer(given[0])[0].square().sum().backward()
+    assert torch.autograd.gradcheck(output, (*(v.requires_grad_() for v in inputs), *values))
+    layer(inputs[0])[0].square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in values)
 
 
-def test_gaps_scale_the_step_and_a_padded_bar_holds_the_state_to_the_bit() -> None:
-    layer, x, ones = layer_of(), torch.randn(2, 40, 3), torch.ones(2, 40)
+def test_gaps_scale_the_step_and_a_padded_bar_does_not_change_a_bit_of_the_state() -> None:
+    layer = make_layer()
+    x = torch.randn(2, 40, 3)
+    ones = torch.ones(2, 40)
     y, (last,) = layer(x)
     assert_near(layer(x, gaps=ones)[0], y)
-    half, twice = copy.deepcopy(layer), x.repeat_interleave(2, dim=1)
+    half = copy.deepcopy(layer)
+    twice = x.repeat_interleave(2, dim=1)
     with torch.no_grad():
         half.log_dt -= torch.log(torch.tensor(2.0))
     assert_near(half(twice)[0][:, 1::2], y)  # two half steps of one held input
     assert_near(half(x, gaps=2 * ones)[0], y)
     padded = torch.cat([x, torch.full((2, 5, 3), torch.nan)], dim=1)
-    held, (after,) = layer(padded, gaps=torch.cat([ones, torch.zeros(2, 5)], dim=1))
-    torch.testing.assert_close(held[:, :40], y, rtol=1e-5, atol=1e-5)
+    y_padded, (after,) = layer(padded, gaps=torch.cat([ones, torch.zeros(2, 5)], dim=1))
+    torch.testing.assert_close(y_padded[:, :40], y, rtol=1e-5, atol=1e-5)
     short = layer(x, gaps=ones)[1][0]
     assert torch.equal(after, layer(padded, (after,), torch.zeros(2, 45))[1][0])
     torch.testing.assert_close(after, short, rtol=1e-5, atol=1e-6)
     assert torch.equal(layer.step(padded[:, -1], (last,), torch.zeros(2))[1][0], last)
 
 
-def test_one_bar_follows_changed_weights() -> None:
-    """The matrices kept between bars are those of the weights as they are."""
-    layer, x = layer_of(), torch.randn(2, 3)
+def test_a_step_uses_changed_weights() -> None:
+    """The matrices cached between bars are recomputed when the weights change."""
+    layer = make_layer()
+    x = torch.randn(2, 3)
     with torch.no_grad():
         before = layer.step(x, layer.initial_state(2))[0]
         layer.B.mul_(2.0)
@@ -153,15 +172,17 @@ def test_one_bar_follows_changed_weights() -> None:
     assert_near(after, layer(x[:, None])[0][:, 0].detach())
 
 
-def test_half_precision_comes_back_as_it_went_in() -> None:
-    layer, x = layer_of(), torch.randn(2, 9, 3)
+def test_half_precision_input_gives_half_precision_output() -> None:
+    layer = make_layer()
+    x = torch.randn(2, 9, 3)
     y, (h,) = layer(x.bfloat16())
     assert y.dtype == torch.bfloat16 and h.dtype == torch.float32
     torch.testing.assert_close(y.float(), layer(x)[0], rtol=0.05, atol=0.05)
 
 
 def test_bad_input_is_refused() -> None:
-    layer, x = layer_of(), torch.randn(2, 5, 3)
+    layer = make_layer()
+    x = torch.randn(2, 5, 3)
     for wrong in (torch.randn(2, 5, 4), torch.randn(2, 0, 3), torch.randn(2, 3)):
         with pytest.raises(ShapeError):
             layer(wrong)

@@ -22,8 +22,8 @@ both_precisions = pytest.mark.parametrize("dtype", RELATIVE, ids=["float32", "fl
 every_rule = pytest.mark.parametrize("rule", RULES)
 
 
-def assert_equal(ours: Tensor, expected: Tensor) -> None:
-    """Within 1e-5 (1e-10) of the largest value expected."""
+def assert_near(ours: Tensor, expected: Tensor) -> None:
+    """Equal within 1e-5 (float64: 1e-10) of the largest expected value."""
     error = (ours - expected).abs().max() / expected.abs().max().clamp(min=1e-3)
     assert error <= RELATIVE[torch.float32 if ours.dtype in (torch.float32, torch.complex64) else torch.float64]
 
@@ -37,7 +37,8 @@ def scan_inputs(b: int = 2, d: int = 20, length: int = 150, n: int = 3, dtype: t
     return inputs
 
 
-def bare(inputs: dict) -> dict:
+def required_only(inputs: dict) -> dict:
+    """The arguments without a default, with a positive ``delta``."""
     return {k: inputs[k] for k in ("u", "A", "B", "C")} | {"delta": torch.nn.functional.softplus(inputs["delta"])}
 
 
@@ -46,37 +47,37 @@ def bare(inputs: dict) -> dict:
 @pytest.mark.parametrize("full", [True, False], ids=["every argument", "only what is required"])
 def test_the_fast_scan_equals_the_recurrence_and_so_do_its_gradients(dtype: torch.dtype, rule: str, full: bool) -> None:
     inputs = scan_inputs(dtype=dtype)
-    inputs = inputs | {"delta_softplus": True} if full else bare(inputs)
+    inputs = inputs | {"delta_softplus": True} if full else required_only(inputs)
     results = []
-    for form in (selective_scan, selective_scan_reference):
-        given = {k: v.clone().requires_grad_() if isinstance(v, Tensor) else v for k, v in inputs.items()}
-        y, h = form(**given, return_last_state=True, rule=rule)
+    for function in (selective_scan, selective_scan_reference):
+        arguments = {k: v.clone().requires_grad_() if isinstance(v, Tensor) else v for k, v in inputs.items()}
+        y, h = function(**arguments, return_last_state=True, rule=rule)
         (y.cos().sum() + h.square().sum()).backward()
-        results.append([y, h, *(v.grad for v in given.values() if isinstance(v, Tensor))])
+        results.append([y, h, *(v.grad for v in arguments.values() if isinstance(v, Tensor))])
     for ours, expected in zip(*results, strict=True):
-        assert_equal(ours, expected)
+        assert_near(ours, expected)
 
 
 @every_rule
 @pytest.mark.parametrize("n", [1, 2])
-def test_gradients_are_those_of_finite_differences(rule: str, n: int) -> None:
+def test_gradients_equal_finite_differences(rule: str, n: int) -> None:
     inputs = scan_inputs(b=1, d=2, length=67, n=n, dtype=torch.float64)
     names = list(inputs)
 
     def scan(*values: Tensor) -> tuple[Tensor, Tensor]:
-        given = dict(zip(names, values, strict=True))
-        return selective_scan(**given, delta_softplus=True, return_last_state=True, rule=rule)
+        arguments = dict(zip(names, values, strict=True))
+        return selective_scan(**arguments, delta_softplus=True, return_last_state=True, rule=rule)
 
     assert torch.autograd.gradcheck(scan, [v.requires_grad_() for v in inputs.values()], fast_mode=True)
 
 
 @pytest.mark.parametrize("length", [1, 63, 64, 65, 130])
-def test_lengths_around_a_block(length: int) -> None:
+def test_lengths_around_a_block_boundary_equal_the_recurrence(length: int) -> None:
     inputs = scan_inputs(length=length)
-    assert_equal(selective_scan(**inputs, delta_softplus=True), selective_scan_reference(**inputs, delta_softplus=True))
+    assert_near(selective_scan(**inputs, delta_softplus=True), selective_scan_reference(**inputs, delta_softplus=True))
 
 
-def test_a_later_bar_changes_no_earlier_output() -> None:
+def test_later_bars_change_no_earlier_output() -> None:
     inputs = scan_inputs()
     before = selective_scan(**inputs, delta_softplus=True)
     for name in ("u", "delta", "B", "C", "z"):
@@ -88,21 +89,22 @@ def test_a_later_bar_changes_no_earlier_output() -> None:
     assert torch.equal(selective_scan(**cut, delta_softplus=True), before[..., :100])
 
 
-@pytest.mark.parametrize("at", [1, 64, 100])
-def test_a_state_carried_across_a_split_gives_the_unsplit_result(at: int) -> None:
+@pytest.mark.parametrize("cut", [1, 64, 100])
+def test_two_parts_joined_by_the_state_equal_the_whole_sequence(cut: int) -> None:
     inputs = scan_inputs()
     whole, last = selective_scan(**inputs, delta_softplus=True, return_last_state=True)
-    parts, h = [], inputs.pop("initial_state")
-    for part in (slice(0, at), slice(at, None)):
-        given = {k: v[..., part] if k in ("u", "delta", "B", "C", "z") else v for k, v in inputs.items()}
-        y, h = selective_scan(**given, delta_softplus=True, initial_state=h, return_last_state=True)
+    parts = []
+    h = inputs.pop("initial_state")
+    for part in (slice(0, cut), slice(cut, None)):
+        arguments = {k: v[..., part] if k in ("u", "delta", "B", "C", "z") else v for k, v in inputs.items()}
+        y, h = selective_scan(**arguments, delta_softplus=True, initial_state=h, return_last_state=True)
         parts.append(y)
-    assert_equal(torch.cat(parts, dim=2), whole)
-    assert_equal(h, last)
+    assert_near(torch.cat(parts, dim=2), whole)
+    assert_near(h, last)
 
 
 @every_rule
-def test_a_padded_bar_leaves_the_state_as_it_was(rule: str) -> None:
+def test_a_padded_bar_does_not_change_the_state(rule: str) -> None:
     inputs = scan_inputs(length=10) | {"delta_softplus": True, "return_last_state": True, "rule": rule}
     gaps = torch.ones(2, 10)
     gaps[:, 7:] = 0
@@ -110,34 +112,35 @@ def test_a_padded_bar_leaves_the_state_as_it_was(rule: str) -> None:
     y, h = selective_scan(**inputs, gaps=gaps)
     expected, last = selective_scan(**cut)
     assert torch.equal(y[..., :7], expected)
-    assert_equal(h, last)
+    assert_near(h, last)
 
 
 def test_a_gap_scales_the_step_size() -> None:
-    inputs = bare(scan_inputs())
+    inputs = required_only(scan_inputs())
     gaps = torch.rand(2, 150) * 3
     scaled = inputs | {"delta": inputs["delta"] * gaps[:, None]}
-    assert_equal(selective_scan(**inputs, gaps=gaps), selective_scan_reference(**scaled))
+    assert_near(selective_scan(**inputs, gaps=gaps), selective_scan_reference(**scaled))
 
 
 def test_many_threads_and_few_sequences_give_the_same_gradients() -> None:
-    inputs, threads = scan_inputs(b=1, d=64), torch.get_num_threads()
+    inputs = scan_inputs(b=1, d=64)
+    threads = torch.get_num_threads()
     results = []
     try:
         for count in (1, 2, 3):
             torch.set_num_threads(count)
-            given = {k: v.clone().requires_grad_() for k, v in inputs.items()}
-            selective_scan(**given, delta_softplus=True).cos().sum().backward()
-            results.append([v.grad for v in given.values()])
+            arguments = {k: v.clone().requires_grad_() for k, v in inputs.items()}
+            selective_scan(**arguments, delta_softplus=True).cos().sum().backward()
+            results.append([v.grad for v in arguments.values()])
     finally:
         torch.set_num_threads(threads)
     for other in results[1:]:
         for ours, expected in zip(other, results[0], strict=True):
-            assert_equal(ours, expected)
+            assert_near(ours, expected)
 
 
 def test_half_precision_is_computed_in_float32() -> None:
-    inputs = bare(scan_inputs())
+    inputs = required_only(scan_inputs())
     halves = {k: v.bfloat16() for k, v in inputs.items()}
     y, h = selective_scan(**halves, return_last_state=True)
     assert (y.dtype, h.dtype) == (torch.bfloat16, torch.float32)
@@ -146,8 +149,8 @@ def test_half_precision_is_computed_in_float32() -> None:
 
 
 def test_bad_inputs_are_refused_with_their_shapes() -> None:
-    inputs = bare(scan_inputs())
-    with pytest.raises(ShapeError, match=r"B is \(2, 4, 150\); u \(2, 20, 150\) and n = 3 ask for \(2, 3, 150\)"):
+    inputs = required_only(scan_inputs())
+    with pytest.raises(ShapeError, match=r"B is \(2, 4, 150\); u \(2, 20, 150\) and n = 3 require \(2, 3, 150\)"):
         selective_scan(**inputs | {"B": torch.zeros(2, 4, 150)})
     wrong = {"D": (19,), "z": (2, 20, 149), "delta_bias": (2,), "gaps": (2, 149), "initial_state": (1, 20, 3)}
     for name, shape in wrong.items():
@@ -156,11 +159,11 @@ def test_bad_inputs_are_refused_with_their_shapes() -> None:
     with pytest.raises(DtypeError, match=r"C is torch\.complex64"):
         selective_scan(**inputs | {"C": inputs["C"].to(torch.complex64)})
     x, a, w, D, h = diagonal_inputs()
-    for at, name in ((1, "a"), (3, "D"), (4, "h")):
-        given = [x, *(torch.view_as_complex(v) for v in (a, w)), D, torch.view_as_complex(h)]
-        given[at] = given[at][:1]
+    for position, name in ((1, "a"), (3, "D"), (4, "h")):
+        arguments = [x, *(torch.view_as_complex(v) for v in (a, w)), D, torch.view_as_complex(h)]
+        arguments[position] = arguments[position][:1]
         with pytest.raises(ShapeError, match=f"^{name} is|^w is"):
-            diagonal_ssm(*given)
+            diagonal_ssm(*arguments)
     with pytest.raises(ShapeError, match="a is"):
         diagonal_scan(torch.ones(3, 1, 5, dtype=torch.complex64), torch.ones(2, 4, 5, dtype=torch.complex64))
     with pytest.raises(ShapeError, match="one bar or more"):
@@ -179,7 +182,7 @@ def diagonal_inputs(b: int = 2, length: int = 150, d: int = 20, m: int = 3, dtyp
     return [v.to(dtype) for v in (*parts, torch.randn(b, d, m, 2))]
 
 
-def ssm(form, x: Tensor, a: Tensor, w: Tensor, D: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+def run_ssm(form, x: Tensor, a: Tensor, w: Tensor, D: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
     y, last = form(x, *(torch.view_as_complex(v) for v in (a, w)), D, torch.view_as_complex(h))
     return y, torch.view_as_real(last)
 
@@ -189,13 +192,13 @@ def ssm(form, x: Tensor, a: Tensor, w: Tensor, D: Tensor, h: Tensor) -> tuple[Te
 @pytest.mark.parametrize("length", [1, 64, 150])
 def test_every_form_of_the_diagonal_convolution_equals_the_recurrence(dtype: torch.dtype, form, length: int) -> None:
     results = []
-    for each in (form, diagonal_ssm_reference):
-        given = [v.clone().requires_grad_() for v in diagonal_inputs(length=length, dtype=dtype)]
-        y, h = ssm(each, *given)
+    for function in (form, diagonal_ssm_reference):
+        arguments = [v.clone().requires_grad_() for v in diagonal_inputs(length=length, dtype=dtype)]
+        y, h = run_ssm(function, *arguments)
         (y.cos().sum() + h.square().sum()).backward()
-        results.append([y, h, *(v.grad for v in given)])
+        results.append([y, h, *(v.grad for v in arguments)])
     for ours, expected in zip(*results, strict=True):
-        assert_equal(ours, expected)
+        assert_near(ours, expected)
 
 
 @both_precisions
@@ -205,34 +208,35 @@ def test_every_form_of_the_diagonal_scan_equals_the_recurrence(dtype: torch.dtyp
     torch.manual_seed(0)
     inputs = [torch.rand(*shape, 5, 2) * 0.6, torch.randn(2, 150, 5, 2), torch.randn(2, 5, 2)]
     results = []
-    for each in (form, diagonal_scan_reference):
-        given = [v.to(dtype).requires_grad_() for v in (v.clone() for v in inputs)]
-        states, last = each(*(torch.view_as_complex(v) for v in given))
+    for function in (form, diagonal_scan_reference):
+        arguments = [v.to(dtype).requires_grad_() for v in (v.clone() for v in inputs)]
+        states, last = function(*(torch.view_as_complex(v) for v in arguments))
         (states.real.cos().sum() + states.imag.square().sum() + last.abs().sum()).backward()
-        results.append([states, last, *(v.grad for v in given)])
+        results.append([states, last, *(v.grad for v in arguments)])
     for ours, expected in zip(*results, strict=True):
-        assert_equal(ours, expected)
+        assert_near(ours, expected)
 
 
-def test_gradients_of_the_diagonal_forms_are_those_of_finite_differences() -> None:
-    given = [v.requires_grad_() for v in diagonal_inputs(b=1, length=67, d=2, m=1, dtype=torch.float64)]
-    assert torch.autograd.gradcheck(lambda *v: ssm(diagonal_ssm, *v), given, fast_mode=True)
+def test_gradients_of_the_diagonal_forms_equal_finite_differences() -> None:
+    arguments = [v.requires_grad_() for v in diagonal_inputs(b=1, length=67, d=2, m=1, dtype=torch.float64)]
+    assert torch.autograd.gradcheck(lambda *v: run_ssm(diagonal_ssm, *v), arguments, fast_mode=True)
     a, x, h = (torch.rand(*s, dtype=torch.complex128) * 0.6 for s in ((1, 9, 2), (2, 9, 2), (2, 2)))
     assert torch.autograd.gradcheck(diagonal_scan, [v.requires_grad_() for v in (a, x, h)])
 
 
 @pytest.mark.parametrize("form", [diagonal_ssm, scan_chunked.diagonal_ssm], ids=["kernel", "chunked"])
-def test_a_later_bar_changes_no_earlier_output_of_the_diagonal_convolution(form) -> None:
+def test_later_bars_change_no_earlier_output_of_the_diagonal_convolution(form) -> None:
     x, *rest = diagonal_inputs()
     changed = x.clone()
     changed[:, 100:] = 7.0
-    before, after = ssm(form, x, *rest)[0], ssm(form, changed, *rest)[0]
+    before = run_ssm(form, x, *rest)[0]
+    after = run_ssm(form, changed, *rest)[0]
     assert torch.equal(before[:, :100], after[:, :100])
     assert not torch.equal(before[:, 100:], after[:, 100:])
 
 
 @every_rule
-def test_a_value_that_is_no_number_stays_one(rule: str) -> None:
+def test_nan_inputs_give_nan_outputs_as_in_the_recurrence(rule: str) -> None:
     for name in ("u", "delta", "B", "C", "z", "A", "D", "delta_bias", "initial_state"):
         inputs = scan_inputs(length=9)
         inputs[name].view(-1)[0] = torch.nan
@@ -240,28 +244,31 @@ def test_a_value_that_is_no_number_stays_one(rule: str) -> None:
         assert torch.equal(torch.isnan(fast), torch.isnan(slow)), name
 
 
-def test_zero_order_hold_keeps_its_digits_at_small_steps() -> None:
+def test_zero_order_hold_is_accurate_at_small_steps() -> None:
     for step in (1e-1, 1e-3, 1e-6):
-        inputs = bare(scan_inputs()) | {"delta": torch.full((2, 20, 150), step)}
+        inputs = required_only(scan_inputs()) | {"delta": torch.full((2, 20, 150), step)}
         exact = selective_scan_reference(**{k: v.double() for k, v in inputs.items()}, rule="zoh")
-        assert_equal(selective_scan(**inputs, rule="zoh"), exact.float())
-        assert_equal(selective_scan_reference(**inputs, rule="zoh"), exact.float())
+        assert_near(selective_scan(**inputs, rule="zoh"), exact.float())
+        assert_near(selective_scan_reference(**inputs, rule="zoh"), exact.float())
 
 
-def test_what_stands_at_a_padded_bar_never_matters() -> None:
-    inputs, gaps = scan_inputs(length=9), torch.ones(2, 9)
+def test_inputs_at_a_padded_bar_have_no_effect() -> None:
+    inputs = scan_inputs(length=9)
+    gaps = torch.ones(2, 9)
     gaps[:, 6:] = 0
     padded = {k: v.clone() for k, v in inputs.items()}
     for name in ("u", "delta", "B", "C"):
         padded[name][..., 6:] = torch.nan
     one, other = (
-        selective_scan(**given, delta_softplus=True, gaps=gaps, return_last_state=True) for given in (inputs, padded)
+        selective_scan(**arguments, delta_softplus=True, gaps=gaps, return_last_state=True)
+        for arguments in (inputs, padded)
     )
     assert torch.equal(one[0][..., :6], other[0][..., :6]) and torch.equal(one[1], other[1])
 
 
-def test_a_forked_child_scans_with_threads_of_its_own() -> None:
-    threads, inputs = torch.get_num_threads(), bare(scan_inputs(b=4))
+def test_a_forked_child_process_can_scan_with_threads() -> None:
+    threads = torch.get_num_threads()
+    inputs = required_only(scan_inputs(b=4))
     try:
         torch.set_num_threads(2)
         selective_scan(**inputs)

@@ -1,4 +1,4 @@
-"""The temporal convolutional network against torch's dilated convolutions (a baseline of S4-48's kind)."""
+"""The temporal convolutional network against torch's dilated convolutions (a baseline as in S4-48)."""
 
 import pytest
 import torch
@@ -10,12 +10,12 @@ from models.layers.tcn import TCN, State
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 
 
-def layer_of(dtype: torch.dtype = torch.float32, **sizes: int) -> TCN:
+def make_layer(dtype: torch.dtype = torch.float32, **sizes: int) -> TCN:
     torch.manual_seed(0)
     return TCN(4, **sizes).to(dtype)
 
 
-def by_step(layer: TCN, x: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+def run_by_steps(layer: TCN, x: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
     outputs = []
     for x_t in x.unbind(1):
         y, state = layer.step(x_t, state)
@@ -30,8 +30,9 @@ def assert_near(one: torch.Tensor, other: torch.Tensor) -> None:
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("taps", [1, 2, 3])
-def test_is_torchs_dilated_convolution_with_normalised_weights(dtype: torch.dtype, taps: int) -> None:
-    layer, x = layer_of(dtype, levels=3, taps=taps), torch.randn(2, 40, 4, dtype=dtype)
+def test_equals_torchs_dilated_convolution_with_normalised_weights(dtype: torch.dtype, taps: int) -> None:
+    layer = make_layer(dtype, levels=3, taps=taps)
+    x = torch.randn(2, 40, 4, dtype=dtype)
     expected = x.transpose(1, 2)
     for level in range(3):
         inner = expected
@@ -47,16 +48,18 @@ def test_is_torchs_dilated_convolution_with_normalised_weights(dtype: torch.dtyp
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 def test_step_by_step_equals_the_whole_sequence(dtype: torch.dtype) -> None:
-    layer, x = layer_of(dtype), torch.randn(2, 50, 4, dtype=dtype)
+    layer = make_layer(dtype)
+    x = torch.randn(2, 50, 4, dtype=dtype)
     for state in (layer.initial_state(2), tuple(torch.randn_like(part) for part in layer.initial_state(2))):
         whole, last = layer(x, state)
-        slow, after = by_step(layer, x, state)
+        slow, after = run_by_steps(layer, x, state)
         for a, b in zip((slow, *after), (whole, *last), strict=True):
             assert_near(a, b)
 
 
-def test_halves_joined_by_the_state_are_the_whole() -> None:
-    layer, x = layer_of(), torch.randn(2, 50, 4)
+def test_two_parts_joined_by_the_state_equal_the_whole_sequence() -> None:
+    layer = make_layer()
+    x = torch.randn(2, 50, 4)
     whole, last = layer(x)
     for cut in (1, 3, 20, 49):
         first, state = layer(x[:, :cut])
@@ -65,18 +68,19 @@ def test_halves_joined_by_the_state_are_the_whole() -> None:
             assert_near(a, b)
 
 
-def test_a_forecast_hears_as_far_as_its_taps_reach() -> None:
-    layer = layer_of(levels=3, taps=3)
+def test_an_output_reads_exactly_the_bars_within_its_reach() -> None:
+    layer = make_layer(levels=3, taps=3)
     reach = 2 * 2 * 7
     x = torch.randn(1, 60, 4)
     x.requires_grad_()
-    heard = torch.autograd.grad(layer(x)[0][:, -1].sum(), x)[0].abs().sum((0, 2)) > 0
-    assert heard[59 - reach :].any() and not heard[: 59 - reach].any()
+    is_read = torch.autograd.grad(layer(x)[0][:, -1].sum(), x)[0].abs().sum((0, 2)) > 0
+    assert is_read[59 - reach :].any() and not is_read[: 59 - reach].any()
     assert sum(c.reach for c in layer.convolutions) == reach
 
 
 def test_the_future_never_changes_the_past_by_a_bit() -> None:
-    layer, x = layer_of(), torch.randn(3, 70, 4)
+    layer = make_layer()
+    x = torch.randn(3, 70, 4)
     changed = x.clone()
     changed[:, 40:] = 50.0
     assert torch.equal(layer(x)[0][:, :40], layer(changed)[0][:, :40])
@@ -84,8 +88,8 @@ def test_the_future_never_changes_the_past_by_a_bit() -> None:
     torch.testing.assert_close(layer(x[:, :40])[0], layer(x)[0][:, :40])
 
 
-def test_every_parameter_learns_and_gradients_are_those_of_finite_differences() -> None:
-    layer = layer_of(torch.float64, levels=2, taps=2)
+def test_every_parameter_learns_and_gradients_equal_finite_differences() -> None:
+    layer = make_layer(torch.float64, levels=2, taps=2)
     names, values = zip(*layer.named_parameters(), strict=True)
     x = torch.randn(2, 6, 4, dtype=torch.float64, requires_grad=True)
 
@@ -98,7 +102,8 @@ def test_every_parameter_learns_and_gradients_are_those_of_finite_differences() 
 
 
 def test_bad_input_is_refused() -> None:
-    layer, x = layer_of(), torch.randn(2, 5, 4)
+    layer = make_layer()
+    x = torch.randn(2, 5, 4)
     for wrong in (x[:, :0], x[..., :3], x[:, 0]):
         with pytest.raises(ShapeError):
             layer(wrong)

@@ -1,4 +1,4 @@
-"""Rules by hand, and none of them sees the future (HYB-30)."""
+"""Trading rules give hand-computed weights, and none of them reads the future (HYB-30)."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,8 @@ from models.zoo import ENTRIES, TradingRule
 RULES = {name: entry.weights for name, entry in ENTRIES.items() if isinstance(entry, TradingRule)}
 
 
-def bars_of(total_return: np.ndarray, mask: np.ndarray | None = None) -> Panel:
+def make_panel(total_return: np.ndarray, mask: np.ndarray | None = None) -> Panel:
+    """Daily bars of n assets with these total returns (t, n)."""
     t, n = total_return.shape
     mask = np.ones((t, n), dtype=bool) if mask is None else mask
     ts = np.datetime64("2024-01-01", "us") + np.arange(t) * np.timedelta64(1, "D")
@@ -20,57 +21,59 @@ def bars_of(total_return: np.ndarray, mask: np.ndarray | None = None) -> Panel:
     return Panel(ts, tuple("ABCDEFGH"[:n]), ("total_return",), values, mask)
 
 
-def test_equal_weight_shares_among_those_that_have_a_bar() -> None:
+def test_equal_weight_is_shared_by_the_assets_that_have_a_bar() -> None:
     mask = np.array([[True, True, False], [True, True, True], [False, False, False]])
-    weights = equal_weight(bars_of(np.zeros((3, 3)), mask))
+    weights = equal_weight(make_panel(np.zeros((3, 3)), mask))
     np.testing.assert_allclose(weights, [[0.5, 0.5, 0], [1 / 3, 1 / 3, 1 / 3], [0, 0, 0]])
 
 
-def test_buy_and_hold_keeps_the_benchmark_through_a_missed_bar() -> None:
-    weights = buy_and_hold(bars_of(np.zeros((4, 1)), np.array([[False], [True], [False], [True]])))
+def test_buy_and_hold_holds_the_benchmark_through_a_missed_bar() -> None:
+    weights = buy_and_hold(make_panel(np.zeros((4, 1)), np.array([[False], [True], [False], [True]])))
     assert weights[:, 0].tolist() == [0, 1, 1, 1]
     entry = ENTRIES["buy_and_hold"]
     assert isinstance(entry, TradingRule) and entry.benchmark_only
 
 
-def test_momentum_buys_the_best_that_rose_and_holds_until_the_next_choice() -> None:
-    """Lookback 4, skip 1: at bar 4 what counts is the return over bars 1 to 3, at bar 6 over 3 to 5."""
+def test_momentum_buys_the_best_risen_assets_and_holds_them_until_the_next_selection() -> None:
+    """Lookback 4, skip 1: bar 4 ranks by the return over bars 1 to 3, bar 6 by that over bars 3 to 5."""
     returns = np.zeros((8, 4))
     returns[2] = [0.05, 0.10, -0.10, 0.01]
     returns[4, 3] = 0.20
     returns[5, 0] = -0.50
-    weights = momentum(bars_of(returns), lookback_bars=4, skip_bars=1, rebalance_bars=2, share=0.5)
-    none, first, second = [0, 0, 0, 0], [0.5, 0.5, 0, 0], [0, 0, 0, 1.0]
-    assert weights.tolist() == [none] * 4 + [first] * 2 + [second] * 2
+    weights = momentum(make_panel(returns), lookback_bars=4, skip_bars=1, rebalance_bars=2, share=0.5)
+    assert weights.tolist() == [[0, 0, 0, 0]] * 4 + [[0.5, 0.5, 0, 0]] * 2 + [[0, 0, 0, 1.0]] * 2
 
 
-def test_momentum_ignores_what_happened_in_the_skipped_bars() -> None:
+def test_momentum_ignores_the_skipped_bars() -> None:
     returns = np.zeros((5, 2))
     returns[2] = [0.01, 0.02]
     returns[4] = [0.50, -0.50]
-    weights = momentum(bars_of(returns), lookback_bars=4, skip_bars=1, rebalance_bars=4, share=0.5)
+    weights = momentum(make_panel(returns), lookback_bars=4, skip_bars=1, rebalance_bars=4, share=0.5)
     assert weights[4].tolist() == [0, 1]
 
 
-def test_momentum_ranks_no_asset_without_a_bar_at_either_end() -> None:
-    returns, mask = np.zeros((5, 3)), np.ones((5, 3), dtype=bool)
+def test_momentum_ranks_no_asset_without_a_bar_at_either_end_of_the_window() -> None:
+    returns = np.zeros((5, 3))
+    mask = np.ones((5, 3), dtype=bool)
     returns[2] = [0.3, 0.2, 0.1]
     mask[0, 0] = mask[4, 1] = False
-    weights = momentum(bars_of(returns, mask), lookback_bars=4, skip_bars=1, rebalance_bars=4, share=0.5)
+    weights = momentum(make_panel(returns, mask), lookback_bars=4, skip_bars=1, rebalance_bars=4, share=0.5)
     assert weights[4].tolist() == [0, 0, 1]
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 @pytest.mark.parametrize("bar", [1, 140, 299])
-def test_the_future_changes_no_weight(rule: Callable[[Panel], np.ndarray], bar: int) -> None:
+def test_later_bars_change_no_weight(rule: Callable[[Panel], np.ndarray], bar: int) -> None:
     rng = np.random.default_rng(0)
-    returns, mask = rng.normal(0, 0.02, (300, 6)), rng.random((300, 6)) < 0.95
-    whole, cut = bars_of(returns, mask), bars_of(returns[:bar], mask[:bar])
-    np.testing.assert_array_equal(rule(whole)[:bar], rule(cut))
+    returns = rng.normal(0, 0.02, (300, 6))
+    mask = rng.random((300, 6)) < 0.95
+    whole = make_panel(returns, mask)
+    truncated = make_panel(returns[:bar], mask[:bar])
+    np.testing.assert_array_equal(rule(whole)[:bar], rule(truncated))
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
-def test_weights_are_long_and_never_more_than_all(rule: Callable[[Panel], np.ndarray]) -> None:
-    weights = rule(bars_of(np.random.default_rng(0).normal(0, 0.02, (300, 6))))
+def test_weights_are_positive_and_sum_to_at_most_one(rule: Callable[[Panel], np.ndarray]) -> None:
+    weights = rule(make_panel(np.random.default_rng(0).normal(0, 0.02, (300, 6))))
     assert (weights >= 0).all() and (weights.sum(axis=1) <= 1 + 1e-12).all()
     assert weights[-1].sum() == pytest.approx(1.0)

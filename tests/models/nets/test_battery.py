@@ -1,4 +1,4 @@
-"""The battery every network of the zoo passes; a new entry joins it by being registered.
+"""The tests that every network of the zoo passes; a new entry of the zoo is tested without further work.
 
 Glossary: b chunks · l bars · n assets · f features · h horizons · s snapshots.
 """
@@ -19,42 +19,48 @@ from models.layers.dropout import Dropout, reseed
 from models.nets.estimators import Estimator, TrainingRows
 from models.nets.forecast import CLASSES, Batch, Forecast, GraphSteps
 from models.nets.sequence import RunningMean
-from models.training.artifact import Header, Outcome, load_artifact, save_artifact
+from models.training.artifact import FitResult, Header, load_artifact, save_artifact
 from models.training.config import TrainConfig
 from models.zoo import ENTRIES, Network, Spec, build, graph_of
 
-B, L, N, F, H, S = 2, 24, 5, 3, 2, 4
+B = 2
+L = 24
+N = 5
+F = 3
+H = 2
+S = 4
 NETWORKS = [name for name, entry in ENTRIES.items() if isinstance(entry, Network)]
-WITHOUT_CHANCE = ("ridge", "garch")  # nothing in their fit is drawn: every seed gives the same
-WITHOUT_MEMORY = ("gnn",)  # they see the bar alone: that is what they are compared for
+WITHOUT_RANDOMNESS = ("ridge", "garch")  # their fit uses no random numbers: every seed gives the same
+WITHOUT_MEMORY = ("gnn",)  # reads the current bar alone, as a comparison
 every_network = pytest.mark.parametrize("name", NETWORKS)
 
 
-def network_of(name: str, dropout: float = 0.0, seed: int = 0) -> nn.Module:
-    """A small network in evaluation mode that says something."""
-    return outspoken(build(Spec(name, d_model=8, n_layers=2, d_state=4, dropout=dropout), F, H, seed), seed)
+def make_network(name: str, dropout: float = 0.0, seed: int = 0) -> nn.Module:
+    """A small network in evaluation mode whose forecasts are not near 0."""
+    return with_clear_outputs(build(Spec(name, d_model=8, n_layers=2, d_state=4, dropout=dropout), F, H, seed), seed)
 
 
-def outspoken(network: nn.Module, seed: int) -> nn.Module:
-    """With random heads; or, if it is fitted in one go, fitted to a few rows."""
+def with_clear_outputs(network: nn.Module, seed: int) -> nn.Module:
+    """The network in evaluation mode with random heads; an Estimator is fitted to a few rows instead."""
     torch.manual_seed(seed)
     if isinstance(network, Estimator):
-        network.fit_rows(rows_of(seed))
+        network.fit_rows(make_training_rows(seed))
     else:
         for parameter in network.heads.parameters():
             nn.init.normal_(parameter)
     return network.eval()
 
 
-def rows_of(seed: int) -> TrainingRows:
-    """160 bars whose targets follow from the bar and the one before it."""
-    draw = torch.Generator().manual_seed(7)
-    x, noise = torch.randn(1, 160, N, F, generator=draw), torch.randn(160, N, H, generator=draw)
+def make_training_rows(seed: int) -> TrainingRows:
+    """160 bars whose targets depend on the bar and the one before it."""
+    generator = torch.Generator().manual_seed(7)
+    x = torch.randn(1, 160, N, F, generator=generator)
+    noise = torch.randn(160, N, H, generator=generator)
     before = x[0].roll(1, dims=0)
     returns = (0.8 * x[0, ..., 0] + 0.6 * before[..., 1])[..., None] + 0.3 * noise
     classes = torch.bucketize(returns[..., 0].contiguous(), torch.tensor([-1.0, -0.25, 0.25, 1.0]))
     return TrainingRows(
-        Batch(x, torch.rand(1, 160, N, generator=draw) < 0.95, torch.ones(1, 160)),
+        Batch(x, torch.rand(1, 160, N, generator=generator) < 0.95, torch.ones(1, 160)),
         returns,
         0.3 * x[0, ..., 0] + 0.2 * before[..., 2] + 0.1 * noise[..., 0],
         classes,
@@ -66,12 +72,12 @@ def rows_of(seed: int) -> TrainingRows:
     )
 
 
-def skip_without_gradient(network: nn.Module) -> None:
+def skip_estimator(network: nn.Module) -> None:
     if isinstance(network, Estimator):
-        pytest.skip("fitted in one go: no gradient, no dropout, no layer")
+        pytest.skip("an estimator has no gradient, no dropout and no layer")
 
 
-def batch_of(seed: int = 1) -> Batch:
+def make_batch(seed: int = 1) -> Batch:
     """Random bars with gaps in the mask and a graph that starts after the third bar."""
     torch.manual_seed(seed)
     edges = torch.rand(S, N, N) < 0.5
@@ -87,6 +93,7 @@ def batch_of(seed: int = 1) -> Batch:
 
 
 def outputs(forecast: Forecast) -> list[Tensor]:
+    """The outputs that every network has."""
     return [forecast.returns, forecast.log_volatility, forecast.logits]
 
 
@@ -96,69 +103,78 @@ def assert_close(one: Forecast, other: Forecast) -> None:
 
 
 def largest_change(one: Forecast, other: Forecast, bars: slice) -> float:
+    """The largest absolute difference of two forecasts in these bars."""
     return max(float((a - b)[:, bars].detach().abs().max()) for a, b in zip(outputs(one), outputs(other), strict=True))
 
 
 @every_network
 def test_one_forecast_per_bar_and_asset(name: str) -> None:
-    forecast = network_of(name)(batch_of())
+    forecast = make_network(name)(make_batch())
     assert [tuple(v.shape) for v in outputs(forecast)] == [(B, L, N, H), (B, L, N), (B, L, N, CLASSES)]
     assert all(v.dtype == torch.float32 and torch.isfinite(v).all() for v in outputs(forecast))
 
 
 @every_network
 def test_slow_form_equals_fast_form(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each layer by its own definition: ``reference`` where it has one, else bar by bar."""
-    network, batch = network_of(name), batch_of()
-    skip_without_gradient(network)
-    fast, slowed = network(batch), 0
+    """The slow form of a layer is ``reference`` where it has one, else ``step`` bar by bar."""
+    network = make_network(name)
+    batch = make_batch()
+    skip_estimator(network)
+    fast = network(batch)
+    slow_layers = 0
     for layer in network.modules():
         if hasattr(layer, "reference"):
             monkeypatch.setattr(layer, "forward", layer.reference)
-        elif isinstance(layer, RunningMean):  # no layer, and tested with the sequence networks
+        elif isinstance(layer, RunningMean):  # is tested with the sequence networks
             continue
         elif layer is not network and hasattr(layer, "initial_state") and not hasattr(layer, "embedding"):
-            monkeypatch.setattr(layer, "forward", partial(by_step, deepcopy(layer)))
+            monkeypatch.setattr(layer, "forward", partial(run_step_by_step, deepcopy(layer)))
         else:
             continue
-        slowed += 1
-    assert slowed, "no layer of the network has a slow form to compare with"
+        slow_layers += 1
+    assert slow_layers, "no layer of the network has a slow form to compare with"
     assert_close(network(batch), fast)
 
 
-def by_step(layer: nn.Module, x: Tensor, state: None = None, **gaps: Tensor) -> tuple[Tensor, object]:
-    state, seen = layer.initial_state(len(x)), []
+def run_step_by_step(layer: nn.Module, x: Tensor, state: None = None, **gaps: Tensor) -> tuple[Tensor, object]:
+    """The outputs of a sequence layer, computed by its ``step``, and the last state."""
+    state = layer.initial_state(len(x))
+    ys = []
     for t, x_t in enumerate(x.unbind(1)):
         y, state = layer.step(x_t, state, *(g[:, t] for g in gaps.values()))
-        seen.append(y)
-    return torch.stack(seen, dim=1), state
+        ys.append(y)
+    return torch.stack(ys, dim=1), state
 
 
 @every_network
 @pytest.mark.parametrize("bar", [1, 7, L - 1])
-def test_the_future_changes_nothing_before_it(name: str, bar: int) -> None:
-    """Not by a bit: features, mask, gaps and graph from ``bar`` on are others."""
-    network, batch, other = network_of(name), batch_of(), batch_of(seed=2)
+def test_later_bars_change_no_earlier_forecast(name: str, bar: int) -> None:
+    """Forecasts are equal to the bit when features, mask, gaps and graph differ from ``bar`` on."""
+    network = make_network(name)
+    batch = make_batch()
+    other = make_batch(seed=2)
     late = torch.arange(L) >= bar
     assert batch.graph is not None and other.graph is not None
-    both = torch.cat([batch.graph.adjacency, other.graph.adjacency])
+    adjacency = torch.cat([batch.graph.adjacency, other.graph.adjacency])
     step = torch.where(late, batch.graph.step + 1 + S, batch.graph.step)
     changed = Batch(
         torch.where(late[:, None, None], 10 * other.x, batch.x),
         torch.where(late[:, None], other.mask, batch.mask),
         torch.where(late, 5.0, batch.gaps),
-        GraphSteps(both, step),
+        GraphSteps(adjacency, step),
     )
     with torch.no_grad():
-        before, after = network(batch), network(changed)
+        before = network(batch)
+        after = network(changed)
     for a, b in zip(outputs(before), outputs(after), strict=True):
         assert torch.equal(a[:, :bar], b[:, :bar])
     assert largest_change(before, after, slice(bar, None)) > 0
 
 
 @every_network
-def test_the_past_is_heard(name: str) -> None:
-    network, batch = network_of(name), batch_of()
+def test_earlier_bars_change_later_forecasts(name: str) -> None:
+    network = make_network(name)
+    batch = make_batch()
     x = batch.x.clone()
     x[:, 0] += 1.0
     change = largest_change(network(batch), network(replace(batch, x=x)), slice(1, None))
@@ -166,8 +182,9 @@ def test_the_past_is_heard(name: str) -> None:
 
 
 @every_network
-def test_what_stands_under_a_false_mask_never_matters(name: str) -> None:
-    network, batch = network_of(name), batch_of()
+def test_values_under_a_false_mask_are_never_read(name: str) -> None:
+    network = make_network(name)
+    batch = make_batch()
     masked = replace(batch, x=torch.where(batch.mask[..., None], batch.x, torch.nan))
     for a, b in zip(outputs(network(batch)), outputs(network(masked)), strict=True):
         assert torch.equal(a, b)
@@ -175,7 +192,9 @@ def test_what_stands_under_a_false_mask_never_matters(name: str) -> None:
 
 @every_network
 def test_assets_in_another_order_give_the_same_forecasts(name: str) -> None:
-    network, batch, order = network_of(name), batch_of(), torch.tensor([3, 0, 4, 1, 2])
+    network = make_network(name)
+    batch = make_batch()
+    order = torch.tensor([3, 0, 4, 1, 2])
     assert batch.graph is not None
     graph = replace(batch.graph, adjacency=batch.graph.adjacency[:, order][:, :, order])
     shuffled = replace(batch, x=batch.x[:, :, order], mask=batch.mask[:, :, order], graph=graph)
@@ -183,29 +202,32 @@ def test_assets_in_another_order_give_the_same_forecasts(name: str) -> None:
     expected = Forecast(
         forecast.returns[:, :, order], forecast.log_volatility[:, :, order], forecast.logits[:, :, order]
     )
-    for own in getattr(network, "per_asset", ()):  # numbers that belong to the assets move with them
-        setattr(network, own, network.get_buffer(own)[order])
+    for buffer in getattr(network, "per_asset", ()):  # fitted numbers of the assets are reordered with them
+        setattr(network, buffer, network.get_buffer(buffer)[order])
     assert_close(network(shuffled), expected)
 
 
 @every_network
-def test_a_graph_is_heard_by_those_that_declare_one(name: str) -> None:
-    network, batch = network_of(name), batch_of()
+def test_a_graph_changes_the_forecasts_of_networks_that_declare_one_and_no_other(name: str) -> None:
+    network = make_network(name)
+    batch = make_batch()
     assert batch.graph is not None
-    alone = replace(batch, graph=replace(batch.graph, step=torch.full((B, L), -1)))
-    change = largest_change(network(batch), network(alone), slice(None))
+    without_edges = replace(batch, graph=replace(batch.graph, step=torch.full((B, L), -1)))
+    change = largest_change(network(batch), network(without_edges), slice(None))
     assert (change > 0) == (graph_of(Spec(name)) is not None)
 
 
 @every_network
 def test_step_by_step_equals_the_whole_sequence(name: str) -> None:
-    network, batch = network_of(name), batch_of()
+    network = make_network(name)
+    batch = make_batch()
     if not hasattr(network, "step"):
         pytest.skip(f"{name} has no recurrent form")
     whole = network(batch)
-    for learning in (True, False):  # without gradients a step may take a kernel of its own
-        state, steps = network.initial_state(B, N), []
-        with torch.set_grad_enabled(learning):
+    for has_gradients in (True, False):  # without gradients a step may run a special kernel
+        state = network.initial_state(B, N)
+        steps = []
+        with torch.set_grad_enabled(has_gradients):
             for t in range(L):
                 forecast, state = network.step(batch.bars(t, t + 1), state)
                 steps.append(outputs(forecast))
@@ -215,14 +237,15 @@ def test_step_by_step_equals_the_whole_sequence(name: str) -> None:
 
 
 @every_network
-def test_overfits_eight_rows(name: str) -> None:
-    network = network_of(name).train()
-    skip_without_gradient(network)
+def test_every_network_overfits_eight_rows(name: str) -> None:
+    network = make_network(name).train()
+    skip_estimator(network)
     torch.manual_seed(0)
-    batch = Batch(torch.randn(1, 4, 2, F), torch.ones(1, 4, 2, dtype=torch.bool), torch.ones(1, 4), batch_of().graph)
+    batch = Batch(torch.randn(1, 4, 2, F), torch.ones(1, 4, 2, dtype=torch.bool), torch.ones(1, 4), make_batch().graph)
     assert batch.graph is not None
     batch = replace(batch, graph=GraphSteps(torch.ones(1, 2, 2), torch.zeros(1, 4, dtype=torch.int64)))
-    target, optimiser = torch.randn(1, 4, 2, H), torch.optim.Adam(network.parameters(), lr=0.02)
+    target = torch.randn(1, 4, 2, H)
+    optimiser = torch.optim.Adam(network.parameters(), lr=0.02)
     for _ in range(200):
         loss = (network(batch).returns - target).square().mean()
         optimiser.zero_grad()
@@ -232,58 +255,57 @@ def test_overfits_eight_rows(name: str) -> None:
 
 
 @every_network
-def test_saved_and_loaded_gives_the_same_output(name: str, tmp_path: Path) -> None:
+def test_a_network_saved_and_loaded_gives_the_same_output(name: str, tmp_path: Path) -> None:
     spec = Spec(name, d_model=8, d_state=4)
-    network = outspoken(build(spec, F, H, seed=3), seed=3)
+    network = with_clear_outputs(build(spec, F, H, seed=3), seed=3)
     scaler = Scaler(("a", "b", "c"), (0.0,) * F, (1.0,) * F)
-    header = Header(spec, TrainConfig(), scaler, (1, 5), 60_000_000, Outcome(1, 0.5, 10, 5, 1, "d", "c"))
+    header = Header(spec, TrainConfig(), scaler, (1, 5), 60_000_000, FitResult(1, 0.5, 10, 5, 1, "d", "c"))
     save_artifact(tmp_path / "m.safetensors", header, network.state_dict())
     loaded = load_artifact(tmp_path / "m.safetensors")
     assert loaded.header == header
-    for a, b in zip(outputs(network(batch_of())), outputs(loaded.network(batch_of())), strict=True):
+    for a, b in zip(outputs(network(make_batch())), outputs(loaded.network(make_batch())), strict=True):
         assert torch.equal(a, b)
 
 
 @every_network
-def test_the_same_seed_gives_the_same_numbers(name: str) -> None:
-    seen = []
+def test_the_same_seed_gives_the_same_forecasts(name: str) -> None:
+    returns = []
     for seed in (0, 0, 1):
-        network = network_of(name, dropout=0.5, seed=seed).train()
+        network = make_network(name, dropout=0.5, seed=seed).train()
         reseed(network, seed)
-        torch.manual_seed(seed + len(seen))  # the process's own generator must not matter
-        seen.append(network(batch_of()).returns)
-    assert torch.equal(seen[0], seen[1])
-    if name not in WITHOUT_CHANCE:
-        assert not torch.equal(seen[0], seen[2])
+        torch.manual_seed(seed + len(returns))  # torch's global generator must not matter
+        returns.append(network(make_batch()).returns)
+    assert torch.equal(returns[0], returns[1])
+    if name not in WITHOUT_RANDOMNESS:
+        assert not torch.equal(returns[0], returns[2])
 
 
 @every_network
 def test_dropout_draws_from_its_own_generator(name: str) -> None:
-    network = network_of(name, dropout=0.5)
-    skip_without_gradient(network)
-    kinds = [type(m) for m in network.modules()]
-    assert Dropout in kinds
-    assert nn.Dropout not in kinds
+    network = make_network(name, dropout=0.5)
+    skip_estimator(network)
+    module_types = [type(m) for m in network.modules()]
+    assert Dropout in module_types
+    assert nn.Dropout not in module_types
 
 
 @every_network
-def test_every_weight_is_trained(name: str) -> None:
-    network = network_of(name).train()
-    skip_without_gradient(network)
-    forecast = network(batch_of())
-    said = [
-        *outputs(forecast),
-        *(v for v in (forecast.together, forecast.links and forecast.links.logits) if v is not None),
-    ]
-    sum(v.square().sum() for v in said).backward()
-    untouched = [k for k, p in network.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
-    assert untouched == []
+def test_every_weight_has_a_gradient(name: str) -> None:
+    network = make_network(name).train()
+    skip_estimator(network)
+    forecast = network(make_batch())
+    optional = (forecast.together, forecast.links and forecast.links.logits)
+    trained_outputs = [*outputs(forecast), *(v for v in optional if v is not None)]
+    sum(v.square().sum() for v in trained_outputs).backward()
+    without_gradient = [k for k, p in network.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
+    assert without_gradient == []
 
 
 @pytest.mark.gpu
 @every_network
 def test_gpu_equals_cpu(name: str) -> None:
-    network, batch = network_of(name), batch_of()
+    network = make_network(name)
+    batch = make_batch()
     on_cpu = network(batch)
     on_gpu = network.to("cuda")(batch.to("cuda"))
     assert_close(Forecast(*(v.cpu() for v in outputs(on_gpu))), on_cpu)

@@ -1,4 +1,4 @@
-"""Models fitted in one go: they find what was planted, choose on the validated rows only, and read no later bar.
+"""Estimators find planted relations, select on the validated rows only, and read no row outside their spans.
 
 Glossary: t bars · n assets · f features · h horizons.
 """
@@ -25,29 +25,32 @@ from models.training.artifact import load_artifact, save_artifact
 from models.training.errors import ForeignArtifactError
 from models.training.fit import fit_fold
 
-T, N, COLUMNS = 1500, 3, ("return_1", "noise", "volatility_60")
+T = 1500
+N = 3
+COLUMNS = ("return_1", "noise", "volatility_60")
 
 
-def planted(seed: int = 0) -> TrainingRows:
-    """Returns follow the bar before, volatility and classes the bar itself; horizon 5 is never known."""
-    draw = torch.Generator().manual_seed(seed)
-    x = torch.randn(1, T, N, 3, generator=draw)
-    noise = torch.randn(T, N, generator=draw)
+def make_planted_rows(seed: int = 0) -> TrainingRows:
+    """Rows whose returns depend on the bar before, and volatility and classes on the bar itself; the returns over 5
+    bars are unknown in all rows."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(1, T, N, 3, generator=generator)
+    noise = torch.randn(T, N, generator=generator)
     returns = torch.stack([0.5 * x[0, ..., 1].roll(1, dims=0) + 0.5 * noise, torch.full((T, N), torch.nan)], dim=-1)
-    log_volatility = 0.4 * x[0, ..., 0] + 0.5 * torch.randn(T, N, generator=draw)
+    log_volatility = 0.4 * x[0, ..., 0] + 0.5 * torch.randn(T, N, generator=generator)
     scores = x[0, ..., 2, None] * torch.tensor([-1.0, -0.5, 0.0, 0.5, 1.0]) + torch.tensor([0.0, 0.5, 1.0, 0.5, 0.0])
-    classes = torch.multinomial(torch.softmax(scores, -1).flatten(0, 1), 1, generator=draw).reshape(T, N)
+    classes = torch.multinomial(torch.softmax(scores, -1).flatten(0, 1), 1, generator=generator).reshape(T, N)
     batch = Batch(x, torch.ones(1, T, N, dtype=torch.bool), torch.ones(1, T))
     return TrainingRows(batch, returns, log_volatility, classes, (0, 1000), (1005, T), COLUMNS, (1, 5), seed)
 
 
-def fitted(kind: Callable[..., Estimator], rows: TrainingRows, **options: object) -> Estimator:
+def fit_estimator(kind: Callable[..., Estimator], rows: TrainingRows, **options: object) -> Estimator:
     model = kind(Spec("any"), rows.batch.x.shape[-1], len(rows.horizons), **options)
     model.fit_rows(rows)
     return model
 
 
-def forecast(model: Estimator, rows: TrainingRows) -> Forecast:
+def run_forecast(model: Estimator, rows: TrainingRows) -> Forecast:
     with torch.no_grad():
         return model(rows.batch)
 
@@ -57,108 +60,121 @@ def correlation(one: Tensor, other: Tensor) -> float:
 
 
 @pytest.fixture(scope="module", params=[Ridge, GradientBoosting])
-def lagged(request: pytest.FixtureRequest) -> tuple[Estimator, TrainingRows, Forecast]:
-    """A model fitted to planted rows, and its forecasts of others."""
-    other = planted(seed=1)
-    model = fitted(request.param, planted())
-    return model, other, forecast(model, other)
+def lagged_fit(request: pytest.FixtureRequest) -> tuple[Estimator, TrainingRows, Forecast]:
+    """A model fitted to planted rows, other planted rows, and its forecasts of those."""
+    model = fit_estimator(request.param, make_planted_rows())
+    other_rows = make_planted_rows(seed=1)
+    return model, other_rows, run_forecast(model, other_rows)
 
 
-def test_a_return_that_follows_the_bar_before_is_found(lagged: tuple[Estimator, TrainingRows, Forecast]) -> None:
-    _, other, made = lagged
-    assert correlation(made.returns[0, 1:, :, 0], other.returns[1:, :, 0]) > 0.6  # 0.71 at best
+def test_a_return_that_depends_on_the_bar_before_is_forecast(
+    lagged_fit: tuple[Estimator, TrainingRows, Forecast],
+) -> None:
+    _, rows, forecast = lagged_fit
+    assert correlation(forecast.returns[0, 1:, :, 0], rows.returns[1:, :, 0]) > 0.6  # 0.71 at best
 
 
-def test_without_the_bar_before_there_is_nothing_to_find() -> None:
-    made = forecast(fitted(Ridge, planted(), lags=0), other := planted(seed=1))
-    assert abs(correlation(made.returns[0, ..., 0], other.returns[..., 0])) < 0.1
+def test_without_the_bar_before_the_return_is_not_forecast() -> None:
+    rows = make_planted_rows(seed=1)
+    forecast = run_forecast(fit_estimator(Ridge, make_planted_rows(), lags=0), rows)
+    assert abs(correlation(forecast.returns[0, ..., 0], rows.returns[..., 0])) < 0.1
 
 
-def test_an_output_that_is_never_known_has_no_opinion(lagged: tuple[Estimator, TrainingRows, Forecast]) -> None:
-    assert torch.equal(lagged[2].returns[..., 1], torch.zeros(1, T, N))
+def test_an_output_without_known_targets_forecasts_zero(lagged_fit: tuple[Estimator, TrainingRows, Forecast]) -> None:
+    assert torch.equal(lagged_fit[2].returns[..., 1], torch.zeros(1, T, N))
 
 
-def test_volatility_is_that_which_squares_average_to(lagged: tuple[Estimator, TrainingRows, Forecast]) -> None:
-    _, other, made = lagged
-    surprise = 2 * (other.log_volatility - made.log_volatility[0])
+def test_forecast_volatilities_match_the_mean_of_squares(lagged_fit: tuple[Estimator, TrainingRows, Forecast]) -> None:
+    _, rows, forecast = lagged_fit
+    surprise = 2 * (rows.log_volatility - forecast.log_volatility[0])
     assert float(surprise.exp().mean()) == pytest.approx(1.0, abs=0.2)  # exp of the mean log would give 1.65
-    assert correlation(made.log_volatility[0], other.log_volatility) > 0.55  # 0.62 at best
+    assert correlation(forecast.log_volatility[0], rows.log_volatility) > 0.55  # 0.62 at best
 
 
-def test_class_probabilities_are_calibrated(lagged: tuple[Estimator, TrainingRows, Forecast]) -> None:
-    """In every tenth of the forecasts the class comes up about as often as was said; and more is known than its
-    frequency."""
-    _, other, made = lagged
-    said = torch.softmax(made.logits[0], dim=-1).flatten(0, 1)
+def test_class_probabilities_are_calibrated(lagged_fit: tuple[Estimator, TrainingRows, Forecast]) -> None:
+    """In every tenth of the forecasts a class occurs about as often as forecast; and the forecasts are better than the
+    class frequencies."""
+    _, rows, forecast = lagged_fit
+    classes = rows.class_5.flatten()
+    probabilities = torch.softmax(forecast.logits[0], dim=-1).flatten(0, 1)
     for k in range(5):
-        for part in said[:, k].argsort().chunk(10):
-            came = (other.class_5.flatten()[part] == k).float().mean()
-            assert float(came) == pytest.approx(float(said[part, k].mean()), abs=0.1)
-    frequencies = torch.log(torch.bincount(other.class_5.flatten()) / (T * N))
-    informed = float(cross_entropy(made.logits[0].flatten(0, 1), other.class_5.flatten()))
-    assert informed < float(cross_entropy(frequencies.expand(T * N, 5), other.class_5.flatten())) - 0.05
+        for tenth in probabilities[:, k].argsort().chunk(10):
+            frequency = (classes[tenth] == k).float().mean()
+            assert float(frequency) == pytest.approx(float(probabilities[tenth, k].mean()), abs=0.1)
+    log_frequencies = torch.log(torch.bincount(classes) / (T * N))
+    loss = float(cross_entropy(forecast.logits[0].flatten(0, 1), classes))
+    assert loss < float(cross_entropy(log_frequencies.expand(T * N, 5), classes)) - 0.05
 
 
-def test_rows_between_and_after_the_spans_are_never_read(lagged: tuple[Estimator, TrainingRows, Forecast]) -> None:
-    model, rows = lagged[0], planted()
-    for part in (slice(1000, 1005), slice(1400, None)):
-        rows.returns[part], rows.log_volatility[part], rows.class_5[part] = 1e6, 1e6, 0
-    again = fitted(type(model), replace(rows, validated=(1005, 1400)))
-    clean = fitted(type(model), replace(planted(), validated=(1005, 1400)))
-    assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), clean.state_dict().values(), strict=True))
+def test_rows_between_and_after_the_spans_are_never_read(lagged_fit: tuple[Estimator, TrainingRows, Forecast]) -> None:
+    kind = type(lagged_fit[0])
+    rows = make_planted_rows()
+    for outside in (slice(1000, 1005), slice(1400, None)):
+        rows.returns[outside] = 1e6
+        rows.log_volatility[outside] = 1e6
+        rows.class_5[outside] = 0
+    changed = fit_estimator(kind, replace(rows, validated=(1005, 1400))).state_dict()
+    unchanged = fit_estimator(kind, replace(make_planted_rows(), validated=(1005, 1400))).state_dict()
+    assert all(torch.equal(a, b) for a, b in zip(changed.values(), unchanged.values(), strict=True))
 
 
-def test_ridge_is_the_closed_form_with_the_penalty_that_the_validated_rows_prefer() -> None:
-    draw = torch.Generator().manual_seed(0)
-    x, validated = (torch.randn(k, 30, dtype=torch.float64, generator=draw) for k in (60, 4000))
-    true = 0.2 * torch.randn(30, dtype=torch.float64, generator=draw)
-    y, y_validated = (v @ true + 3 + torch.randn(len(v), dtype=torch.float64, generator=draw) for v in (x, validated))
+def test_ridge_is_the_closed_form_with_the_penalty_of_least_validated_error() -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, dtype=torch.float64, generator=generator)
+
+    x = normal(60, 30)
+    validated = normal(4000, 30)
+    true_weight = 0.2 * normal(30)
+    y, y_validated = (v @ true_weight + 3 + normal(len(v)) for v in (x, validated))
     weight, bias, penalty = linear(x, y, validated, y_validated)
     costs = []
     for candidate in PENALTIES:
         centred = x - x.mean(0)
-        normal = centred.T @ centred + 60 * candidate * torch.eye(30, dtype=torch.float64)
-        slow = torch.linalg.inv(normal) @ centred.T @ (y - y.mean())
-        costs.append(float((validated @ slow + y.mean() - x.mean(0) @ slow - y_validated).square().mean()))
+        gram = centred.T @ centred + 60 * candidate * torch.eye(30, dtype=torch.float64)
+        expected = torch.linalg.inv(gram) @ centred.T @ (y - y.mean())
+        costs.append(float((validated @ expected + y.mean() - x.mean(0) @ expected - y_validated).square().mean()))
         if candidate == penalty:
-            torch.testing.assert_close(weight, slow)
-            torch.testing.assert_close(bias, y.mean() - x.mean(0) @ slow)
+            torch.testing.assert_close(weight, expected)
+            torch.testing.assert_close(bias, y.mean() - x.mean(0) @ expected)
     assert penalty == PENALTIES[int(np.argmin(costs))] and penalty not in (PENALTIES[0], PENALTIES[-1])
 
 
 def test_a_return_of_pure_noise_is_shrunk_to_its_mean() -> None:
-    draw = torch.Generator().manual_seed(0)
-    x, y = (
-        torch.randn(200, 50, dtype=torch.float64, generator=draw),
-        torch.randn(200, dtype=torch.float64, generator=draw),
-    )
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(200, 50, dtype=torch.float64, generator=generator)
+    y = torch.randn(200, dtype=torch.float64, generator=generator)
     weight, bias, penalty = linear(x[:100], y[:100], x[100:], y[100:])
     assert penalty == PENALTIES[0]
     assert float(weight.norm()) < 0.02 and float(bias) == pytest.approx(float(y[:100].mean()), abs=0.01)
 
 
-def test_logistic_regression_ends_where_the_gradient_of_its_cost_is_zero() -> None:
-    rows = planted()
+def test_logistic_regression_ends_where_the_gradient_of_its_loss_is_zero() -> None:
+    rows = make_planted_rows()
     x = rows.batch.x[0].flatten(0, 1).double()
     y = rows.class_5.flatten()
     weight, bias, penalty = logistic(x[:2000], y[:2000], x[2000:], y[2000:])
     indicator = torch.nn.functional.one_hot(y[:2000], 5).double()
-    rest = torch.softmax(x[:2000] @ weight + bias, -1) - indicator
-    torch.testing.assert_close(x[:2000].T @ rest / 2000 + penalty * weight, torch.zeros_like(weight), atol=1e-5, rtol=0)
-    torch.testing.assert_close(rest.mean(0), torch.zeros_like(bias), atol=1e-5, rtol=0)
+    residual = torch.softmax(x[:2000] @ weight + bias, -1) - indicator
+    gradient = x[:2000].T @ residual / 2000 + penalty * weight
+    torch.testing.assert_close(gradient, torch.zeros_like(weight), atol=1e-5, rtol=0)
+    torch.testing.assert_close(residual.mean(0), torch.zeros_like(bias), atol=1e-5, rtol=0)
 
 
-def test_trees_stop_where_the_validated_rows_say() -> None:
-    """On noise after a round or so; and another seed grows others."""
-    rows = planted()
+def test_trees_stop_growing_where_the_validated_error_stops_falling() -> None:
+    """On noise within ten rounds. Another seed grows other trees."""
+    rows = make_planted_rows()
     noise = replace(rows, returns=torch.randn(T, N, 2, generator=torch.Generator().manual_seed(3)))
-    trees = [fitted(GradientBoosting, r)._text("return_0").count("Tree=") for r in (noise, rows)]
-    assert trees[0] < 10 < 40 < trees[1] < 300
-    other = fitted(GradientBoosting, replace(rows, seed=1))
-    assert other._text("return_0") != fitted(GradientBoosting, rows)._text("return_0")
+    noise_trees, planted_trees = (
+        fit_estimator(GradientBoosting, r)._text("return_0").count("Tree=") for r in (noise, rows)
+    )
+    assert noise_trees < 10 < 40 < planted_trees < 300
+    other = fit_estimator(GradientBoosting, replace(rows, seed=1))
+    assert other._text("return_0") != fit_estimator(GradientBoosting, rows)._text("return_0")
 
 
-def test_a_model_file_of_another_number_of_features_is_refused(market, tmp_path: Path) -> None:
+def test_a_model_file_with_another_number_of_features_is_refused(market, tmp_path: Path) -> None:
     path = tmp_path / "ridge.safetensors"
     fit_fold(**market.arguments("ridge"), artifact=path)
     loaded = load_artifact(path)

@@ -1,24 +1,24 @@
-"""Batches, graphs at bars, and heads."""
+"""Batches, the adjacency at every bar, and heads."""
 
 import torch
 
 from models.nets.forecast import Batch, GraphSteps, Heads
 
 
-def test_each_bar_sees_the_snapshot_in_force_and_before_the_first_only_itself() -> None:
+def test_each_bar_has_the_snapshot_in_force_and_only_self_loops_before_the_first() -> None:
     adjacency = torch.stack([torch.full((2, 2), 0.5), torch.full((2, 2), 0.7)])
-    at = GraphSteps(adjacency, torch.tensor([[-1, 0, 1]])).at_bars(torch.ones(1, 3, 2, dtype=torch.bool))
-    assert torch.equal(at[0], torch.cat([torch.eye(2)[None], adjacency]))
+    by_bar = GraphSteps(adjacency, torch.tensor([[-1, 0, 1]])).at_bars(torch.ones(1, 3, 2, dtype=torch.bool))
+    assert torch.equal(by_bar[0], torch.cat([torch.eye(2)[None], adjacency]))
 
 
-def test_nobody_hears_an_asset_without_a_bar_but_itself() -> None:
+def test_an_asset_without_a_bar_has_no_outgoing_edge_but_its_self_loop() -> None:
     adjacency = torch.full((1, 3, 3), 0.5) + 0.5 * torch.eye(3)
     mask = torch.tensor([[[True, False, True]]])
-    at = GraphSteps(adjacency, torch.zeros(1, 1, dtype=torch.int64)).at_bars(mask)[0, 0]
-    assert at.tolist() == [[1.0, 0.0, 0.5], [0.5, 1.0, 0.5], [0.5, 0.0, 1.0]]
+    by_bar = GraphSteps(adjacency, torch.zeros(1, 1, dtype=torch.int64)).at_bars(mask)
+    assert by_bar[0, 0].tolist() == [[1.0, 0.0, 0.5], [0.5, 1.0, 0.5], [0.5, 0.0, 1.0]]
 
 
-def test_bars_cuts_every_part_of_a_batch() -> None:
+def test_bars_slices_every_part_of_a_batch() -> None:
     graph = GraphSteps(torch.eye(4)[None], torch.arange(6)[None])
     batch = Batch(torch.randn(1, 6, 4, 2), torch.rand(1, 6, 4) < 0.5, torch.arange(6.0)[None], graph)
     part = batch.bars(2, 5)
@@ -27,7 +27,7 @@ def test_bars_cuts_every_part_of_a_batch() -> None:
     assert part.graph is not None and part.graph.step.tolist() == [[2, 3, 4]]
 
 
-def test_fresh_heads_have_no_opinion() -> None:
+def test_new_heads_forecast_almost_no_move() -> None:
     forecast = Heads(32, 3)(torch.nn.functional.layer_norm(torch.randn(1, 50, 4, 32), (32,)), torch.ones(1, 50, 4) > 0)
     assert forecast.returns.abs().max() < 1 and forecast.log_volatility.abs().max() < 1
     assert torch.softmax(forecast.logits, dim=-1).max() < 0.4

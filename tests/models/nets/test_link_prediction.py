@@ -1,4 +1,4 @@
-"""Links inside a market network: which pairs are asked about, from what is known, and that they can be learned."""
+"""Link prediction inside a market network: which pairs are scored, from which events, and that it can be learned."""
 
 from __future__ import annotations
 
@@ -24,231 +24,256 @@ from models.training.data import Inputs
 from models.training.losses import link_loss
 from models.zoo import Spec, build
 
-HOUR, BARS, SYMBOLS = 3_600_000_000, 30, ("A", "B", "C", "D", "E")
-N, STEPS = len(SYMBOLS), 20
+HOUR = 3_600_000_000
+BARS = 30
+SYMBOLS = ("A", "B", "C", "D", "E")
+N = len(SYMBOLS)
+STEPS = 20
 OPEN_INTEREST = 6 * N + 1
 NODES = 6 * N + 2
-Ends = list[tuple[int, int]]
+EventEnds = list[tuple[int, int]]  # source and destination of each event
 
 
-def contacts(*pairs: tuple[int, int]) -> EventBatch:
+def events_between(*pairs: tuple[int, int]) -> EventBatch:
+    """One event for each pair (source, destination)."""
     src, dst = (torch.tensor([pair[end] for pair in pairs], dtype=torch.int64) for end in (0, 1))
     return EventBatch(src, dst, torch.zeros(len(pairs)), torch.zeros(len(pairs), 1))
 
 
-def own(kind: int, asset: int) -> tuple[int, int]:
+def own_pair(kind: int, asset: int) -> tuple[int, int]:
+    """The pair from a node of this kind to its own asset."""
     return kind * N + asset, asset
 
 
-def links_of_nobody() -> MarketLinks:
+def make_market_links() -> MarketLinks:
     return MarketLinks(build(Spec("tgn", d_model=4), 2, 1).graph.sizes)
 
 
-def asked(bars: list[Ends], now: Ends, there: tuple[bool, ...] = (True,) * N) -> list[Pairs]:
-    """Two hundred draws of what is asked of one chunk after ``bars``."""
-    past, links, draw = PairHistory.empty(1, N, torch.zeros(1)), links_of_nobody(), torch.Generator().manual_seed(0)
+def sample_pairs(bars: list[EventEnds], next_bar: EventEnds, has_bar: tuple[bool, ...] = (True,) * N) -> list[Pairs]:
+    """Two hundred samples of the pairs of ``next_bar`` and their negatives in one chunk after ``bars``."""
+    history = PairHistory.empty(1, N, torch.zeros(1))
     for ends in bars:
-        past = past.after(positive_pairs(contacts(*ends), 1, N))
-    meets = positive_pairs(contacts(*now), 1, N)
-    return [links.drawn(meets, past, torch.tensor([there]), draw) for _ in range(200)]
+        history = history.after(positive_pairs(events_between(*ends), 1, N))
+    has_event = positive_pairs(events_between(*next_bar), 1, N)
+    links = make_market_links()
+    generator = torch.Generator().manual_seed(0)
+    return [links.sample_pairs(has_event, history, torch.tensor([has_bar]), generator) for _ in range(200)]
 
 
-def told_from(found: list[Pairs], strategy: str) -> set[tuple[int, int]]:
-    at = 1 + STRATEGIES.index(strategy)
-    return {pair for one in found for pair in zip(one.src[at].tolist(), one.dst[at].tolist(), strict=True)}
+def negatives(samples: list[Pairs], strategy: str) -> set[tuple[int, int]]:
+    """All pairs that the strategy drew in the samples."""
+    row = 1 + STRATEGIES.index(strategy)
+    return {pair for one in samples for pair in zip(one.src[row].tolist(), one.dst[row].tolist(), strict=True)}
 
 
-def test_each_strategy_draws_from_the_pairs_of_its_rule() -> None:
-    """A and B were traded first, C lately and last, D is traded now, E never was."""
-    bars = [[own(TRADE, 0), own(TRADE, 1)], [own(TRADE, 0)], [own(TRADE, 2)], [own(FUNDING, 4), own(TRADE, 2)]]
-    found = asked(bars, [own(TRADE, 3)])
-    assert {(*one.src[0].tolist(), *one.dst[0].tolist()) for one in found} == {own(TRADE, 3)}
-    assert told_from(found, "random") == {own(TRADE, asset) for asset in (0, 1, 2, 4)}
-    assert told_from(found, "historical") == {own(TRADE, asset) for asset in (0, 1, 2)}
-    assert told_from(found, "inductive") == {own(TRADE, 2)}
-    assert told_from(found, "temporal") == {own(TRADE, asset) for asset in (2, 4)}
+def test_each_strategy_draws_from_its_own_pairs() -> None:
+    """Trades: A and B in the first bars, C in the last two, D in the next bar, E in none."""
+    bars = [
+        [own_pair(TRADE, 0), own_pair(TRADE, 1)],
+        [own_pair(TRADE, 0)],
+        [own_pair(TRADE, 2)],
+        [own_pair(FUNDING, 4), own_pair(TRADE, 2)],
+    ]
+    samples = sample_pairs(bars, [own_pair(TRADE, 3)])
+    assert {(*one.src[0].tolist(), *one.dst[0].tolist()) for one in samples} == {own_pair(TRADE, 3)}
+    assert negatives(samples, "random") == {own_pair(TRADE, asset) for asset in (0, 1, 2, 4)}
+    assert negatives(samples, "historical") == {own_pair(TRADE, asset) for asset in (0, 1, 2)}
+    assert negatives(samples, "inductive") == {own_pair(TRADE, 2)}
+    assert negatives(samples, "temporal") == {own_pair(TRADE, asset) for asset in (2, 4)}
 
 
-def test_the_past_of_a_long_chunk_is_counted_in_mixed_precision_too() -> None:
-    """Two that met first in bars 299 and 300, of which half precision makes one."""
-    past = PairHistory.empty(1, N, torch.zeros(1, dtype=torch.bfloat16))
+def test_a_pair_history_counts_exactly_in_half_precision() -> None:
+    """The first events of two pairs are in bars 299 and 300, which half precision would round to one number."""
+    history = PairHistory.empty(1, N, torch.zeros(1, dtype=torch.bfloat16))
     for bar in range(301):
-        past = past.after(positive_pairs(contacts(*([own(TRADE, bar - 299)] if bar >= 299 else [])), 1, N))
-    assert past.first[0, TRADE, :2].tolist() == [299, 300]
+        pairs = [own_pair(TRADE, bar - 299)] if bar >= 299 else []
+        history = history.after(positive_pairs(events_between(*pairs), 1, N))
+    assert history.first[0, TRADE, :2].tolist() == [299, 300]
 
 
-def test_where_no_pair_fits_a_strategy_any_of_the_row_is_drawn() -> None:
-    found = asked([[own(FUNDING, 0)]], [own(TRADE, 3)])
+def test_where_no_pair_qualifies_for_a_strategy_any_pair_of_the_row_is_drawn() -> None:
+    samples = sample_pairs([[own_pair(FUNDING, 0)]], [own_pair(TRADE, 3)])
     for strategy in ("random", "historical", "inductive"):
-        assert told_from(found, strategy) == {own(TRADE, asset) for asset in (0, 1, 2, 4)}
+        assert negatives(samples, strategy) == {own_pair(TRADE, asset) for asset in (0, 1, 2, 4)}
 
 
 @pytest.mark.parametrize("source", [0, LIQUIDATION * N], ids=["edge", "liquidation"])
-def test_who_speaks_to_others_is_told_from_itself_speaking_to_someone_else_but_its_own(source: int) -> None:
-    found = asked([[(source, 2)]], [(source, 1)])
-    assert told_from(found, "random") == {(source, asset) for asset in (2, 3, 4)}
-    assert told_from(found, "historical") == {(source, 2)}
+def test_negatives_of_a_node_to_another_asset_end_at_other_assets_but_its_own(source: int) -> None:
+    samples = sample_pairs([[(source, 2)]], [(source, 1)])
+    assert negatives(samples, "random") == {(source, asset) for asset in (2, 3, 4)}
+    assert negatives(samples, "historical") == {(source, 2)}
 
 
-def test_one_from_outside_is_told_from_the_same_speaking_to_another() -> None:
-    found = asked([[]], [(OPEN_INTEREST, 1)])
-    assert told_from(found, "random") == {(OPEN_INTEREST, asset) for asset in (0, 2, 3, 4)}
+def test_negatives_of_an_external_node_end_at_the_other_assets() -> None:
+    samples = sample_pairs([[]], [(OPEN_INTEREST, 1)])
+    assert negatives(samples, "random") == {(OPEN_INTEREST, asset) for asset in (0, 2, 3, 4)}
 
 
-def test_nothing_is_asked_of_a_row_that_meets_as_a_whole_or_of_assets_without_a_bar() -> None:
-    everybody = [own(FUNDING, asset) for asset in range(N)]
-    assert all(not len(one.chunk) for one in asked([everybody], everybody))
-    found = asked([[]], [own(TRADE, 0)], (True, True, True, False, False))
-    assert told_from(found, "random") == {own(TRADE, 1), own(TRADE, 2)}
-    assert all(not len(one.chunk) for one in asked([[]], [own(TRADE, 0)], (True, False, False, False, False)))
+def test_no_pair_is_sampled_in_a_row_full_of_events_or_with_an_asset_without_a_bar() -> None:
+    all_assets = [own_pair(FUNDING, asset) for asset in range(N)]
+    assert all(not len(one.chunk) for one in sample_pairs([all_assets], all_assets))
+    samples = sample_pairs([[]], [own_pair(TRADE, 0)], (True, True, True, False, False))
+    assert negatives(samples, "random") == {own_pair(TRADE, 1), own_pair(TRADE, 2)}
+    assert all(
+        not len(one.chunk) for one in sample_pairs([[]], [own_pair(TRADE, 0)], (True, False, False, False, False))
+    )
 
 
-def test_chunks_are_asked_each_for_itself() -> None:
-    draw = torch.Generator().manual_seed(0)
-    pairs = contacts(own(TRADE, 1), (NODES + own(TRADE, 2)[0], NODES + 2), (NODES + ASSET, NODES + 4))
-    there = torch.tensor([[True, True, False, False, False], [True] * N])
-    found = links_of_nobody().drawn(positive_pairs(pairs, 2, N), PairHistory.empty(2, N, torch.zeros(1)), there, draw)
-    ends = zip(found.chunk.tolist(), found.src[0].tolist(), found.dst[0].tolist(), strict=True)
-    assert set(ends) == {(0, *own(TRADE, 1)), (1, *own(TRADE, 2)), (1, 0, 4)}
-    assert set(found.dst[1:, found.chunk == 0].flatten().tolist()) == {0}
+def test_negatives_come_from_the_chunk_of_their_pair() -> None:
+    pairs = events_between(own_pair(TRADE, 1), (NODES + own_pair(TRADE, 2)[0], NODES + 2), (NODES + ASSET, NODES + 4))
+    has_event = positive_pairs(pairs, 2, N)
+    has_bar = torch.tensor([[True, True, False, False, False], [True] * N])
+    history = PairHistory.empty(2, N, torch.zeros(1))
+    sample = make_market_links().sample_pairs(has_event, history, has_bar, torch.Generator().manual_seed(0))
+    ends = zip(sample.chunk.tolist(), sample.src[0].tolist(), sample.dst[0].tolist(), strict=True)
+    assert set(ends) == {(0, *own_pair(TRADE, 1)), (1, *own_pair(TRADE, 2)), (1, 0, 4)}
+    assert set(sample.dst[1:, sample.chunk == 0].flatten().tolist()) == {0}
 
 
 def test_an_unknown_way_to_learn_links_is_refused() -> None:
     with pytest.raises(SizeError, match="links is 'later'"):
-        network("later")
+        make_network("later")
 
 
-def traded(turns: bool, seed: int = 1) -> Events:
-    """Two trades an hour: of the next in turn, or of anybody."""
-    draw, start = np.random.default_rng(seed), int(np.datetime64("2024-01-01", "us").astype(np.int64))
+def make_trades(in_turn: bool, seed: int = 1) -> Events:
+    """Two trades an hour: of the assets in turn, or of random assets."""
+    rng = np.random.default_rng(seed)
+    start = int(np.datetime64("2024-01-01", "us").astype(np.int64))
     count = 2 * BARS
-    t = start + np.sort(draw.integers(1, HOUR, count)) % (HOUR // 2) + np.arange(count) * (HOUR // 2) + 1
-    symbol = np.arange(count) // 2 % N if turns else draw.integers(0, N, count)
-    rows = {"t": np.sort(t), "symbol": np.array(SYMBOLS)[symbol], "price": draw.uniform(90, 110, count)}
-    return trade_events(SYMBOLS, rows | {"size": draw.uniform(0, 5, count), "side": draw.choice([-1.0, 1.0], count)})
+    t = start + np.sort(rng.integers(1, HOUR, count)) % (HOUR // 2) + np.arange(count) * (HOUR // 2) + 1
+    symbol = np.arange(count) // 2 % N if in_turn else rng.integers(0, N, count)
+    rows = {"t": np.sort(t), "symbol": np.array(SYMBOLS)[symbol], "price": rng.uniform(90, 110, count)}
+    return trade_events(SYMBOLS, rows | {"size": rng.uniform(0, 5, count), "side": rng.choice([-1.0, 1.0], count)})
 
 
-def batch_of(events: Events | None, seed: int = 0) -> Batch:
-    draw = np.random.default_rng(seed)
+def make_batch(events: Events | None, seed: int = 0) -> Batch:
+    """One chunk of random bars with these events between them."""
+    rng = np.random.default_rng(seed)
     ts = np.datetime64("2024-01-01", "us") + np.arange(BARS) * np.timedelta64(1, "h")
-    values, mask = draw.normal(size=(BARS, N, 2)), np.ones((BARS, N), dtype=bool)
-    panel = Panel(ts, SYMBOLS, ("a", "b"), values, mask)
-    around = None if events is None else BarEvents.of(events, ts, ts + np.timedelta64(1, "h"))
+    panel = Panel(ts, SYMBOLS, ("a", "b"), rng.normal(size=(BARS, N, 2)), np.ones((BARS, N), dtype=bool))
+    bar_events = None if events is None else BarEvents.from_events(events, ts, ts + np.timedelta64(1, "h"))
     scaler = Scaler(("a", "b"), (0.0, 0.0), (1.0, 1.0))
-    return Inputs.of(panel, scaler, HOUR, SideInputs(events=around)).batch(torch.arange(BARS)[None])
+    return Inputs.from_panel(panel, scaler, HOUR, SideInputs(events=bar_events)).batch(torch.arange(BARS)[None])
 
 
-def network(links: str = "alone", name: str = "tgn", seed: int = 0) -> Tgn:
+def make_network(links: str = "alone", name: str = "tgn", seed: int = 0) -> Tgn:
     return build(Spec(name, d_model=8, dropout=0.0, options={"links": links}), 2, 1, seed)
 
 
 @pytest.mark.parametrize("name", ["tgn", "tgat", "jodie", "dyrep"])
-def test_an_answer_knows_nothing_of_the_bar_it_is_asked_before(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever is asked, and whatever happens from that bar on: who meets, how, the bars themselves, and a graph."""
-    bar, given = 12, traded(turns=False)
-    late = given.t > int(given.t[0]) // HOUR * HOUR + bar * HOUR
-    dst = np.where(late, (given.dst + 1) % N, given.dst)
-    others = replace(given, dst=dst, src=TRADE * N + dst, features=given.features + late[:, None])
-    batch, changed = batch_of(given), batch_of(others)
+def test_a_link_logit_reads_nothing_of_the_bar_that_it_predicts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From ``bar`` on, events, bars and graph differ; the scored pairs are the same."""
+    bar = 12
+    events = make_trades(in_turn=False)
+    is_late = events.t > int(events.t[0]) // HOUR * HOUR + bar * HOUR
+    dst = np.where(is_late, (events.dst + 1) % N, events.dst)
+    other_events = replace(events, dst=dst, src=TRADE * N + dst, features=events.features + is_late[:, None])
+    batch = make_batch(events)
+    changed = make_batch(other_events)
     changed = replace(changed, x=changed.x + (torch.arange(BARS) >= bar)[:, None, None])
     step = torch.where(torch.arange(BARS) >= bar, 0, -1)[None]
     changed = replace(changed, graph=GraphSteps(torch.ones(1, N, N), step))
 
-    def fixed(*_: object) -> Pairs:
+    def fixed_pairs(*_: object) -> Pairs:
         assets = torch.arange(N)
         return Pairs(
             torch.zeros(N, dtype=torch.int64), torch.stack([TRADE * N + assets] * 2), torch.stack([assets] * 2)
         )
 
-    monkeypatch.setattr(MarketLinks, "drawn", fixed)
-    made = network(name=name).eval()
+    monkeypatch.setattr(MarketLinks, "sample_pairs", fixed_pairs)
+    network = make_network(name=name).eval()
     with torch.no_grad():
-        before, after = made(batch).links, made(changed).links
+        before = network(batch).links
+        after = network(changed).links
     assert before is not None and after is not None and torch.equal(before.bar, after.bar)
     assert set(before.bar.tolist()) == set(range(1, BARS))
-    known = before.bar <= bar
-    assert torch.equal(before.logits[:, known], after.logits[:, known])
-    first = before.bar == bar + 1
-    assert not torch.equal(before.logits[:, first], after.logits[:, first])
+    is_early = before.bar <= bar
+    assert torch.equal(before.logits[:, is_early], after.logits[:, is_early])
+    is_next = before.bar == bar + 1
+    assert not torch.equal(before.logits[:, is_next], after.logits[:, is_next])
 
 
-def test_events_of_one_bar_in_another_order_change_neither_questions_nor_answers() -> None:
-    given = traded(turns=False)
-    same = replace(given, t=given.t // HOUR * HOUR + HOUR)
-    order = np.lexsort([np.random.default_rng(3).random(len(same)), same.t])
-    shuffled = replace(same, **{k: getattr(same, k)[order] for k in ("src", "dst", "t", "kind", "features")})
-    assert not np.array_equal(shuffled.src, same.src)
-    made = network().eval()
-    one, other = made(batch_of(same)).links, made(batch_of(shuffled)).links
-    assert one is not None and other is not None
-    torch.testing.assert_close(one.logits, other.logits, rtol=1e-4, atol=1e-5)
+def test_the_order_of_simultaneous_events_changes_no_link_logit() -> None:
+    events = make_trades(in_turn=False)
+    at_close = replace(events, t=events.t // HOUR * HOUR + HOUR)
+    order = np.lexsort([np.random.default_rng(3).random(len(at_close)), at_close.t])
+    shuffled = replace(at_close, **{k: getattr(at_close, k)[order] for k in ("src", "dst", "t", "kind", "features")})
+    assert not np.array_equal(shuffled.src, at_close.src)
+    network = make_network().eval()
+    expected = network(make_batch(at_close)).links
+    links = network(make_batch(shuffled)).links
+    assert expected is not None and links is not None
+    torch.testing.assert_close(expected.logits, links.logits, rtol=1e-4, atol=1e-5)
 
 
-def unseen_loss(made: Tgn, turns: bool) -> float:
-    """On a market that nobody learned from, once its first ten hours have shown what it is like."""
+def loss_on_unseen_market(network: Tgn, in_turn: bool) -> float:
+    """The link loss in a market that is not in the training data, without its first ten hours."""
     with torch.no_grad():
-        links = made.eval()(batch_of(traded(turns, seed=9), seed=9)).links
+        links = network.eval()(make_batch(make_trades(in_turn, seed=9), seed=9)).links
     return float(link_loss(links.logits[:, links.bar >= 10]))
 
 
-def learned(turns: bool) -> Tgn:
-    made = network().train()
-    optimiser = torch.optim.Adam(made.parameters(), lr=0.02)
+def train_on_links(in_turn: bool) -> Tgn:
+    network = make_network().train()
+    optimiser = torch.optim.Adam(network.parameters(), lr=0.02)
     for step in range(STEPS):
-        reseed(made, step)
-        loss = link_loss(made(batch_of(traded(turns, seed=step % 4), seed=step % 4)).links.logits)
+        reseed(network, step)
+        loss = link_loss(network(make_batch(make_trades(in_turn, seed=step % 4), seed=step % 4)).links.logits)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    return made
+    return network
 
 
 @pytest.mark.slow
-def test_who_is_traded_in_turn_is_learned_and_who_is_traded_at_random_is_not() -> None:
-    assert abs(unseen_loss(network(), turns=True) - np.log(2)) < 0.1
-    assert unseen_loss(learned(turns=True), turns=True) < 0.35
-    assert unseen_loss(learned(turns=False), turns=False) > 0.6
+def test_trades_in_turn_can_be_learned_and_trades_at_random_cannot() -> None:
+    assert abs(loss_on_unseen_market(make_network(), in_turn=True) - np.log(2)) < 0.1
+    assert loss_on_unseen_market(train_on_links(in_turn=True), in_turn=True) < 0.35
+    assert loss_on_unseen_market(train_on_links(in_turn=False), in_turn=False) > 0.6
 
 
-def test_negatives_follow_from_the_seed_and_are_always_the_same_in_evaluation() -> None:
-    made, batch = network(), batch_of(traded(turns=False))
+def test_negatives_depend_on_the_seed_in_training_and_are_always_the_same_in_evaluation() -> None:
+    network = make_network()
+    batch = make_batch(make_trades(in_turn=False))
     with torch.no_grad():
-        seen = []
+        logits = []
         for seed in (1, 1, 2):
-            reseed(made.train(), seed)
-            seen.append(made(batch).links.logits)
-        assert torch.equal(seen[0], seen[1]) and not torch.equal(seen[0], seen[2])
+            reseed(network.train(), seed)
+            logits.append(network(batch).links.logits)
+        assert torch.equal(logits[0], logits[1]) and not torch.equal(logits[0], logits[2])
         torch.manual_seed(7)
-        assert torch.equal(made.eval()(batch).links.logits, made(batch).links.logits)
+        assert torch.equal(network.eval()(batch).links.logits, network(batch).links.logits)
 
 
-def test_links_are_learned_in_training_and_cost_nothing_afterwards() -> None:
-    made, batch = network("jointly"), batch_of(traded(turns=False))
-    assert made.train()(batch).links is not None
-    assert made.eval()(batch).links is None
+def test_links_are_predicted_in_training_only_and_change_no_forecast() -> None:
+    network = make_network("jointly")
+    batch = make_batch(make_trades(in_turn=False))
+    assert network.train()(batch).links is not None
+    assert network.eval()(batch).links is None
     plain = build(Spec("tgn", d_model=8, dropout=0.0), 2, 1).eval()
-    plain.load_state_dict({k: v for k, v in made.state_dict().items() if not k.startswith("links.")})
-    assert torch.equal(made(batch).returns, plain(batch).returns)
+    plain.load_state_dict({k: v for k, v in network.state_dict().items() if not k.startswith("links.")})
+    assert torch.equal(network(batch).returns, plain(batch).returns)
 
 
-def test_a_market_in_which_nothing_happens_has_no_links_and_cannot_be_learned_from_first() -> None:
-    quiet = batch_of(None)
-    assert network("jointly").train()(quiet).links is None
+def test_a_market_without_events_has_no_links_and_cannot_be_fitted_to_links_alone() -> None:
+    quiet = make_batch(None)
+    assert make_network("jointly").train()(quiet).links is None
     with pytest.raises(ShapeError, match="no links to learn: the batch has neither events nor a graph"):
-        network("alone")(quiet)
+        make_network("alone")(quiet)
 
 
-def test_edges_are_events_where_there_are_no_others() -> None:
+def test_new_edges_are_predicted_as_links_in_a_market_without_events() -> None:
     step = (torch.arange(BARS) // 10)[None]
     adjacency = (torch.rand(3, N, N, generator=torch.Generator().manual_seed(0)) < 0.4) | torch.eye(N, dtype=torch.bool)
-    batch = replace(batch_of(None), graph=GraphSteps(adjacency.float(), step))
-    found = network("alone").train()(batch).links
-    assert found is not None
-    assert set(found.bar.tolist()) == {10, 20}
+    batch = replace(make_batch(None), graph=GraphSteps(adjacency.float(), step))
+    links = make_network("alone").train()(batch).links
+    assert links is not None
+    assert set(links.bar.tolist()) == {10, 20}
 
 
-def test_what_was_learned_first_is_taken_over_to_the_bit_and_nothing_else() -> None:
-    alone, whole = network("alone", seed=1), network("first", seed=2)
+def test_a_pretrained_graph_part_is_loaded_to_the_bit_and_nothing_else() -> None:
+    alone = make_network("alone", seed=1)
+    whole = make_network("first", seed=2)
     before = {name: value.clone() for name, value in whole.state_dict().items()}
     whole.load_pretrained(alone.state_dict())
     for name, value in whole.state_dict().items():

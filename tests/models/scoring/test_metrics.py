@@ -1,5 +1,6 @@
-"""Every measure against numbers worked out by hand on tiny series (MAM-26, MAM-27, S4-42, HYB-29, TRAP-04)."""
+"""Every measure against numbers computed by hand on tiny series (MAM-26, MAM-27, S4-42, HYB-29, TRAP-04)."""
 
+import inspect
 import math
 
 import numpy as np
@@ -25,19 +26,22 @@ def test_annual_return_of_a_full_year_is_its_total_return():
     assert metrics.annual_return(DIP, 6) == pytest.approx(1.056**2 - 1)
 
 
-def test_annual_return_follows_the_calendar_given_not_252():
+def test_annual_return_uses_the_periods_per_year_that_it_receives():
     day = np.array([0.001])
     assert metrics.annual_return(day, 252) == pytest.approx(1.001**252 - 1)
     assert metrics.annual_return(day, 365) == pytest.approx(1.001**365 - 1)
 
 
 def test_less_than_a_day_has_no_annual_return_and_no_calmar():
-    minutes, per_year = np.array([0.5, -0.1] * 60), 365 * 86_400
-    assert np.isnan(metrics.annual_return(minutes, per_year)) and np.isnan(metrics.calmar(minutes, per_year))
-    assert metrics.annual_return(np.full(86_400, 1e-9), per_year) == pytest.approx(1e-9 * per_year, rel=0.02)
+    seconds = np.array([0.5, -0.1] * 60)
+    seconds_per_year = 365 * 86_400
+    assert np.isnan(metrics.annual_return(seconds, seconds_per_year))
+    assert np.isnan(metrics.calmar(seconds, seconds_per_year))
+    full_day = metrics.annual_return(np.full(86_400, 1e-9), seconds_per_year)
+    assert full_day == pytest.approx(1e-9 * seconds_per_year, rel=0.02)
 
 
-def test_a_lost_account_has_an_annual_return_of_minus_one():
+def test_the_annual_return_after_losing_everything_is_minus_one():
     assert metrics.annual_return(np.array([0.5, -1.0, 0.2]), 252) == -1.0
 
 
@@ -52,14 +56,14 @@ def test_sharpe_by_hand():
     assert metrics.sharpe(DIP, 252) == pytest.approx((1 / 30) / deviation * math.sqrt(252))
 
 
-def test_sharpe_takes_the_risk_free_rate_per_year():
-    # 2 % a year over 252 days (MAM-26): a mean of exactly that much earns nothing
-    r = SAWTOOTH + 0.02 / 252
-    assert metrics.sharpe(r, 252, risk_free=0.02) == pytest.approx(0.0, abs=1e-12)
-    assert metrics.sharpe(r, 252) > 0
+def test_sharpe_reads_the_risk_free_rate_as_a_rate_per_year():
+    # 2 % a year over 252 days (MAM-26): a mean of exactly that much has no excess return
+    returns = SAWTOOTH + 0.02 / 252
+    assert metrics.sharpe(returns, 252, risk_free=0.02) == pytest.approx(0.0, abs=1e-12)
+    assert metrics.sharpe(returns, 252) > 0
 
 
-def test_sharpe_annualises_hourly_returns_by_their_own_year():
+def test_sharpe_scales_with_the_root_of_the_periods_per_year():
     assert metrics.sharpe(DIP, 8760) / metrics.sharpe(DIP, 252) == pytest.approx(math.sqrt(8760 / 252))
 
 
@@ -84,7 +88,7 @@ def test_calmar_by_hand():
     assert metrics.calmar(DIP, 3) == pytest.approx(0.056 / 0.20)
 
 
-def test_win_rate_leaves_flat_periods_out():
+def test_win_rate_ignores_periods_without_a_return():
     assert metrics.win_rate(SAWTOOTH) == pytest.approx(2 / 3)
 
 
@@ -97,42 +101,51 @@ def test_turnover_is_traded_notional_per_year():
     assert metrics.turnover(np.array([1.0, 0.0, 0.5]), 252) == pytest.approx(0.5 * 252)
 
 
-ANNUAL = [metrics.annual_return, metrics.annual_volatility, metrics.sharpe, metrics.sortino, metrics.calmar]
-PLAIN = [metrics.total_return, metrics.max_drawdown, metrics.win_rate, metrics.profit_factor]
-MEASURES = [lambda r, f=f: f(r, 252) for f in [*ANNUAL, metrics.turnover]] + PLAIN
+NAMES = [*metrics.summary(DIP, 252), "turnover"]  # every measure of the leaderboard, and turnover
 
 
-@pytest.mark.parametrize("measure", MEASURES)
-def test_an_empty_series_has_no_measure(measure):
-    assert math.isnan(measure(EMPTY))
+def measure(name: str, returns: np.ndarray) -> float:
+    """The measure ``name`` of ``returns``, with 252 periods per year if it is annualised."""
+    function = getattr(metrics, name)
+    return function(returns, 252) if "periods_per_year" in inspect.signature(function).parameters else function(returns)
 
 
-@pytest.mark.parametrize("measure", MEASURES)
-@pytest.mark.parametrize("where", [0, 2, -1])
-def test_a_hole_in_the_series_is_never_skipped(measure, where):
-    holed = np.array([0.01, -0.02, 0.01, 0.03, -0.01])
-    holed[where] = np.nan
-    assert math.isnan(measure(holed))
+@pytest.mark.parametrize("name", NAMES)
+def test_every_measure_of_an_empty_series_is_nan(name):
+    assert math.isnan(measure(name, EMPTY))
 
 
-@pytest.mark.parametrize("measure", [metrics.sharpe, metrics.sortino, metrics.calmar])
-@pytest.mark.parametrize("series", [FLAT, CONSTANT])
-def test_a_ratio_without_risk_does_not_exist(measure, series):
-    assert math.isnan(measure(series, 252))
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("position", [0, 2, -1])
+def test_every_measure_of_a_series_with_a_nan_is_nan(name, position):
+    returns = np.array([0.01, -0.02, 0.01, 0.03, -0.01])
+    returns[position] = np.nan
+    assert math.isnan(measure(name, returns))
 
 
-@pytest.mark.parametrize("measure", [metrics.win_rate, metrics.profit_factor])
-def test_an_account_that_never_moved_has_neither_wins_nor_losses(measure):
-    assert math.isnan(measure(FLAT))
+@pytest.mark.parametrize("ratio", [metrics.sharpe, metrics.sortino, metrics.calmar])
+@pytest.mark.parametrize("returns", [FLAT, CONSTANT])
+def test_a_ratio_of_a_series_without_risk_is_nan(ratio, returns):
+    assert math.isnan(ratio(returns, 252))
 
 
-def test_one_return_has_no_deviation():
+@pytest.mark.parametrize("ratio", [metrics.win_rate, metrics.profit_factor])
+def test_win_rate_and_profit_factor_of_a_series_of_zeros_are_nan(ratio):
+    assert math.isnan(ratio(FLAT))
+
+
+def test_sharpe_and_volatility_of_a_single_return_are_nan():
     assert math.isnan(metrics.sharpe(DIP[:1], 252))
     assert math.isnan(metrics.annual_volatility(DIP[:1], 252))
 
 
-def test_summary_names_every_measure():
-    summary = metrics.summary(DIP, 3)
+def test_summary_contains_every_measure_of_returns_under_the_name_of_its_function():
+    summary = metrics.summary(DIP, 252)
     assert summary["total_return"] == pytest.approx(0.056)
-    assert summary["calmar"] == metrics.calmar(DIP, 3)
-    assert len(summary) == 9
+    assert summary == {name: measure(name, DIP) for name in summary}
+    returns_functions = {
+        name
+        for name, function in inspect.getmembers(metrics, inspect.isfunction)
+        if next(iter(inspect.signature(function).parameters)) == "returns" and not name.startswith("_")
+    }
+    assert set(summary) == returns_functions - {"summary"}

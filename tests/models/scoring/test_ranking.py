@@ -1,4 +1,4 @@
-"""Average precision and ROC AUC against numbers by hand."""
+"""Average precision and ROC AUC against numbers computed by hand."""
 
 from __future__ import annotations
 
@@ -13,20 +13,22 @@ def test_average_precision_by_hand() -> None:
     assert average_precision(happened, np.array([0.9, 0.8, 0.7, 0.1])) == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
 
 
-def test_ties_are_one_threshold() -> None:
-    happened, score = np.array([True, False, True, False]), np.array([1.0, 1.0, 0.0, 0.0])
+def test_tied_scores_are_one_threshold() -> None:
+    happened = np.array([True, False, True, False])
+    score = np.array([1.0, 1.0, 0.0, 0.0])
     assert average_precision(happened, score) == pytest.approx(0.5 * 0.5 + 0.5 * 0.5)
     assert average_precision(happened[::-1], score[::-1]) == average_precision(happened, score)
     assert roc_auc(happened, score) == 0.5
 
 
 def test_auc_is_the_share_of_pairs_in_the_right_order() -> None:
-    happened, score = np.array([True, True, False, False]), np.array([0.9, 0.3, 0.5, 0.1])
+    happened = np.array([True, True, False, False])
+    score = np.array([0.9, 0.3, 0.5, 0.1])
     assert roc_auc(happened, score) == 0.75
     assert roc_auc(happened, -score) == 0.25
 
 
-def test_one_kind_only_has_no_figure() -> None:
+def test_scores_without_positives_or_without_negatives_give_nan() -> None:
     assert np.isnan(average_precision(np.zeros(3, dtype=bool), np.arange(3.0)))
     assert np.isnan(roc_auc(np.ones(3, dtype=bool), np.arange(3.0)))
     assert np.isnan(roc_auc(np.empty(0, dtype=bool), np.empty(0)))

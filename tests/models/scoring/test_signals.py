@@ -1,4 +1,4 @@
-"""Labels, sides and stops of hand-written distributions (HYB-17, HYB-26, S4-27)."""
+"""Labels, sides and stops of hand-written probabilities (HYB-17, HYB-26, S4-27)."""
 
 import numpy as np
 import pytest
@@ -25,13 +25,13 @@ def test_views_by_hand(probabilities, label_3, label_5, confidence):
     assert view.confidence == pytest.approx(confidence)
 
 
-def test_buy_and_sell_alike_are_no_view():
+def test_equal_probabilities_of_buy_and_sell_are_hold():
     view = views(np.array([0.2, 0.2, 0.2, 0.2, 0.2]))
     assert view.side == 0
     assert view.confidence == pytest.approx(0.2)
 
 
-def test_no_prediction_is_no_view():
+def test_a_row_with_a_nan_has_side_zero_and_confidence_nan():
     view = views(np.array([[0.1, 0.1, 0.2, 0.3, np.nan], [0.0, 0.0, 0.0, 0.0, 1.0]]))
     assert view.side.tolist() == [0, 1]
     assert np.isnan(view.confidence[0])
@@ -47,13 +47,14 @@ def test_both_labels_always_agree(weights):
 
 def test_mirrored_probabilities_give_the_opposite_side():
     rng = np.random.default_rng(1)
-    p = rng.dirichlet(np.ones(5), 200)
-    view, mirrored = views(p), views(p[:, ::-1])
+    probabilities = rng.dirichlet(np.ones(5), 200)
+    view = views(probabilities)
+    mirrored = views(probabilities[:, ::-1])
     assert (view.side == -mirrored.side).all()
     np.testing.assert_allclose(view.confidence, mirrored.confidence)
 
 
-def test_stops_lie_two_true_ranges_against_the_position():
+def test_stops_are_two_average_true_ranges_against_the_position():
     stops = stop_price(np.array([1, -1, 0]), np.array([100.0, 100.0, 100.0]), np.array([1.5, 1.5, 1.5]))
     assert stops[:2].tolist() == [97.0, 103.0]
     assert np.isnan(stops[2])

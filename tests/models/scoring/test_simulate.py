@@ -1,4 +1,6 @@
-"""Simulated equity against hand numbers and a plain loop (TRAP-03: fees are paid, no fill at the deciding bar)."""
+"""Simulated equity against numbers by hand and a plain loop (TRAP-03: fees are paid, no fill in the deciding bar)."""
+
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -6,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.scoring.costs import Costs
-from models.scoring.simulate import by_session, simulate
+from models.scoring.simulate import Simulation, by_session, simulate
 
 FREE = Costs()
 NAN = np.nan
@@ -16,37 +18,43 @@ def column(*values: float) -> np.ndarray:
     return np.array(values, dtype=float)[:, None]
 
 
-def loop_oracle(opens, closes, target, rate, funding):
-    """The rules in plain words: one position a symbol, in units."""
-    cash, units, price, order, equity = 1.0, {}, {}, {}, []
+def equity_by_plain_loop(opens, closes, target, rate, funding):
+    """The simulation's rules as a plain loop over dictionaries: the position of each asset in units."""
+    cash = 1.0
+    units = {}
+    price = {}
+    orders = {}
+    equity = []
     for t in range(len(closes)):
-        here = [i for i in range(closes.shape[1]) if not np.isnan(opens[t, i])]
-        price.update({i: opens[t, i] for i in here})
-        worth = cash + sum(units[i] * price[i] for i in units)
-        for i in [i for i in here if i in order]:
-            wanted = order.pop(i) * worth / price[i]
-            bought = (wanted - units.get(i, 0.0)) * price[i]
+        trading = [i for i in range(closes.shape[1]) if not np.isnan(opens[t, i])]
+        price.update({i: opens[t, i] for i in trading})
+        open_equity = cash + sum(units[i] * price[i] for i in units)
+        for i in [i for i in trading if i in orders]:
+            target_units = orders.pop(i) * open_equity / price[i]
+            bought = (target_units - units.get(i, 0.0)) * price[i]
             cash -= bought + rate * abs(bought)
-            units[i] = wanted
-        price.update({i: closes[t, i] for i in here})
+            units[i] = target_units
+        price.update({i: closes[t, i] for i in trading})
         for i in units:
             if not np.isnan(funding[t, i]):
                 cash -= units[i] * price[i] * funding[t, i]
         equity.append(cash + sum(units[i] * price[i] for i in units))
         if not np.isnan(target[t, 0]):
-            order = dict(enumerate(target[t]))
+            orders = dict(enumerate(target[t]))
     return np.array(equity)
 
 
 @st.composite
 def markets(draw, fewest_bars=2):
-    """Random prices with holes, weights with rows of no decision, and funding with unknown rates."""
-    t, n = draw(st.integers(fewest_bars, 30)), draw(st.integers(1, 5))
+    """Random prices with missing bars, weights with rows without a decision, and funding with unknown rates."""
+    t = draw(st.integers(fewest_bars, 30))
+    n = draw(st.integers(1, 5))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     closes = 100 * np.exp(np.cumsum(rng.normal(0, 0.03, (t, n)), axis=0))
     opens = closes * np.exp(rng.normal(0, 0.01, (t, n)))
-    hole = rng.random((t, n)) < 0.2
-    opens[hole], closes[hole] = NAN, NAN
+    is_missing = rng.random((t, n)) < 0.2
+    opens[is_missing] = NAN
+    closes[is_missing] = NAN
     target = rng.uniform(-1, 1, (t, n)) / n
     target[rng.random(t) < 0.3] = NAN
     funding = np.where(rng.random((t, n)) < 0.3, rng.normal(0, 1e-3, (t, n)), NAN)
@@ -54,15 +62,17 @@ def markets(draw, fewest_bars=2):
 
 
 @given(market=markets(), bps=st.floats(0, 50))
-def test_equity_equals_the_loop_oracle(market, bps):
+def test_equity_equals_that_of_a_plain_loop(market, bps):
     opens, closes, target, funding = market
     path = simulate(opens, closes, target, costs=Costs.from_bps(bps, 0), funding=funding)
-    np.testing.assert_allclose(path.equity, loop_oracle(opens, closes, target, bps * 1e-4, funding), rtol=1e-12)
+    expected = equity_by_plain_loop(opens, closes, target, bps * 1e-4, funding)
+    np.testing.assert_allclose(path.equity, expected, rtol=1e-12)
 
 
 def test_one_asset_by_hand():
     # decided at bar 0's close, bought at bar 1's open of 100 for 1 % of costs, marked at 110, sold at bar 3's 120
-    opens, closes = column(90, 100, 112, 120), column(95, 110, 115, 90)
+    opens = column(90, 100, 112, 120)
+    closes = column(95, 110, 115, 90)
     path = simulate(opens, closes, column(1.0, NAN, 0.0, NAN), costs=Costs(0.007, 0.003))
     np.testing.assert_allclose(path.equity, [1.0, 1.1 - 0.01, 1.15 - 0.01, 1.2 - 0.01 - 0.012])
     np.testing.assert_allclose(path.turnover, [0, 1, 0, 1.2 / 1.19])
@@ -77,8 +87,9 @@ def test_a_short_earns_what_the_price_loses():
 
 
 def test_a_decision_is_never_filled_in_its_own_bar():
-    # a jump inside the deciding bar, and one between its close and the next open: neither is earned
-    opens, closes = column(100, 200, 200), column(150, 200, 200)
+    # the price jumps inside the deciding bar and between its close and the next open: neither is earned
+    opens = column(100, 200, 200)
+    closes = column(150, 200, 200)
     assert simulate(opens, closes, column(1.0, NAN, NAN), costs=FREE).equity.tolist() == [1.0, 1.0, 1.0]
 
 
@@ -98,15 +109,15 @@ def test_zero_weights_leave_equity_at_exactly_one(market):
     assert not path.turnover.any()
 
 
-@given(market=markets(), bps=st.floats(0, 20), more=st.floats(1, 20))
-def test_higher_costs_lower_equity_from_the_first_fill_on(market, bps, more):
+@given(market=markets(), bps=st.floats(0, 20), extra_bps=st.floats(1, 20))
+def test_higher_costs_lower_equity_from_the_first_fill_on(market, bps, extra_bps):
     opens, closes, target, funding = market
-    cheap, dear = (
-        simulate(opens, closes, target, costs=Costs.from_bps(b, 0), funding=funding) for b in (bps, bps + more)
+    cheap, expensive = (
+        simulate(opens, closes, target, costs=Costs.from_bps(b, 0), funding=funding) for b in (bps, bps + extra_bps)
     )
-    traded = np.cumsum(cheap.turnover) > 0
-    assert (dear.equity[traded] < cheap.equity[traded]).all()
-    assert (dear.equity[~traded] == cheap.equity[~traded]).all()
+    has_traded = np.cumsum(cheap.turnover) > 0
+    assert (expensive.equity[has_traded] < cheap.equity[has_traded]).all()
+    assert (expensive.equity[~has_traded] == cheap.equity[~has_traded]).all()
 
 
 @pytest.mark.parametrize(("weight", "expected"), [(0.5, 1 - 0.5 * 0.01), (-0.5, 1 + 0.5 * 0.01)])
@@ -118,7 +129,7 @@ def test_longs_pay_a_positive_funding_rate_and_shorts_receive_it(weight, expecte
 
 
 def test_a_position_opened_at_a_settlement_does_not_pay_it():
-    # bars close where the next one opens: a rate in bar 0 settles at the very open that fills the order
+    # bar 0 closes at the instant at which bar 1 opens: the rate of bar 0 settles at the open that fills the order
     flat = column(100, 100, 100)
     path = simulate(flat, flat, column(1.0, NAN, NAN), costs=FREE, funding=column(0.01, NAN, NAN))
     assert (path.equity == 1.0).all()
@@ -130,7 +141,7 @@ def test_a_position_closed_at_a_settlement_pays_it():
     np.testing.assert_allclose(path.equity, [1.0, 0.99, 0.99])
 
 
-def test_a_missing_bar_holds_the_last_price_and_the_order_waits():
+def test_an_asset_without_a_bar_keeps_its_last_price_and_its_order_waits():
     opens = closes = np.array([[10.0, 10.0], [10.0, NAN], [10.0, 20.0], [10.0, 40.0], [10.0, NAN]])
     target = np.full((5, 2), NAN)
     target[0] = [0.0, 0.5]
@@ -150,31 +161,31 @@ def test_an_asset_that_never_trades_again_stays_at_its_last_price():
 def test_later_bars_change_no_equity_before_them(market, data):
     opens, closes, target, funding = market
     cut = data.draw(st.integers(1, len(closes) - 1))
-    later = [a.copy() for a in market]
-    for a in later[:2]:
-        a[cut:] *= 3.0
-    later[2][cut:] = 0.1
-    later[3][cut:] = 0.05
-    limits = {"costs": Costs(0.001), "drawdown_trigger": 0.05, "cooldown_bars": 3}
-    whole = simulate(opens, closes, target, funding=funding, **limits)
-    changed = simulate(*later[:3], funding=later[3], **limits)
-    ended = simulate(opens[:cut], closes[:cut], target[:cut], funding=funding[:cut], **limits)
-    for name in ("equity", "gross", "net", "turnover", "cost", "funding", "flat"):
-        before = getattr(whole, name)[:cut]
-        assert (before == getattr(changed, name)[:cut]).all()
-        assert (before == getattr(ended, name)).all()
+    changed_market = [array.copy() for array in market]
+    for prices in changed_market[:2]:
+        prices[cut:] *= 3.0
+    changed_market[2][cut:] = 0.1
+    changed_market[3][cut:] = 0.05
+    options = {"costs": Costs(0.001), "drawdown_trigger": 0.05, "cooldown_bars": 3}
+    whole = simulate(opens, closes, target, funding=funding, **options)
+    changed = simulate(*changed_market[:3], funding=changed_market[3], **options)
+    truncated = simulate(opens[:cut], closes[:cut], target[:cut], funding=funding[:cut], **options)
+    for field in fields(Simulation):
+        before = getattr(whole, field.name)[:cut]
+        assert (before == getattr(changed, field.name)[:cut]).all()
+        assert (before == getattr(truncated, field.name)).all()
 
 
-def test_a_drawdown_empties_the_book_until_the_cooldown_ends():
-    # bought at 100, falls to 89: over 10 % below the peak at bar 2's close, out at bar 3's open of 88, back in at bar 5
+def test_after_a_drawdown_the_portfolio_is_cash_until_the_cooldown_ends():
+    # bought at 100, falls to 89: over 10 % below the peak at bar 2's close, sold at bar 3's open of 88, bought at bar 5
     prices = column(100, 100, 89, 88, 44, 44, 88, 88)
     path = simulate(prices, prices, np.ones((8, 1)), costs=FREE, drawdown_trigger=0.10, cooldown_bars=2)
     np.testing.assert_allclose(path.equity, [1, 1, 0.89, 0.88, 0.88, 0.88, 1.76, 1.76])
     assert path.flat.tolist() == [False, False, True, True, False, False, False, False]
 
 
-def test_the_peak_starts_anew_after_a_cooldown():
-    # back in with 0.88: a fall of less than 10 % from there is no new trigger, though 1.0 was the peak once
+def test_the_peak_is_reset_after_a_cooldown():
+    # invested again with 0.88: a fall of less than 10 % from there triggers nothing, although the old peak was 1.0
     prices = column(100, 100, 89, 88, 88, 88, 80, 80)
     path = simulate(prices, prices, np.ones((8, 1)), costs=FREE, drawdown_trigger=0.10, cooldown_bars=2)
     assert path.equity[6] == pytest.approx(0.80)
@@ -189,13 +200,13 @@ def test_a_drawdown_between_decisions_is_acted_on_at_the_next_open():
     np.testing.assert_allclose(path.equity[2:], 0.8)
 
 
-def test_lost_equity_ends_the_book():
+def test_equity_stays_zero_after_everything_is_lost():
     prices = column(100, 100, 250, 10)
     path = simulate(prices, prices, column(-1, NAN, NAN, NAN), costs=FREE)
     assert path.equity.tolist() == [1, 1, 0, 0]
 
 
-def test_a_decision_with_a_hole_is_refused():
+def test_a_decision_with_nan_for_some_assets_is_refused():
     flat = np.ones((3, 2))
     with pytest.raises(ValueError, match=r"bar 1: .*decision"):
         simulate(flat, flat, np.array([[0, 0], [0.5, NAN], [0, 0]]), costs=FREE)
@@ -212,7 +223,8 @@ def test_negative_costs_are_refused():
 
 
 def test_sessions_sum_flows_and_mark_at_their_last_bar():
-    opens, closes = column(90, 100, 112, 120, 90, 90), column(95, 110, 115, 90, 90, 90)
+    opens = column(90, 100, 112, 120, 90, 90)
+    closes = column(95, 110, 115, 90, 90, 90)
     path = simulate(opens, closes, column(1.0, NAN, 0.0, NAN, NAN, NAN), costs=Costs(0.01))
     sessions = by_session(path, np.array([0, 2, 4]))
     np.testing.assert_allclose(sessions.equity, path.equity[[0, 2, 4]])

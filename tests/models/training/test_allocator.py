@@ -1,4 +1,4 @@
-"""The allocator's settings are taken where the C library is glibc."""
+"""The allocator's settings take effect where the C library is glibc."""
 
 import platform
 import subprocess

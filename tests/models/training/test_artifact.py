@@ -1,4 +1,4 @@
-"""Model files: whole or refused by name, and never executed."""
+"""Model files: read completely or refused with the right error, and never executed."""
 
 import json
 import pickle
@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from models.features.scaling import Scaler
-from models.training.artifact import KEY, Header, Outcome, file_hash, load_artifact, read_header, save_artifact
+from models.training.artifact import KEY, FitResult, Header, file_hash, load_artifact, read_header, save_artifact
 from models.training.config import TrainConfig
 from models.training.errors import DamagedArtifactError, ForeignArtifactError, MissingArtifactError
 from models.zoo import Spec, build
@@ -21,7 +21,7 @@ HEADER = Header(
     Scaler(("a", "b"), (0.1, 1 / 3), (1.0, 2.0)),
     (1, 24),
     3_600_000_000,
-    Outcome(3, 1.25, 100, 20, 999, "data", "code"),
+    FitResult(3, 1.25, 100, 20, 999, "data", "code"),
 )
 
 
@@ -31,32 +31,32 @@ def artifact(tmp_path: Path) -> Path:
     return tmp_path / "model.safetensors"
 
 
-def rewritten(path: Path, **said: object) -> None:
+def rewrite_header(path: Path, **changes: object) -> None:
     with safe_open(path, "pt") as file:
         header = json.loads(file.metadata()[KEY])
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    save_file(weights, path, metadata={KEY: json.dumps(header | said)})
+    save_file(weights, path, metadata={KEY: json.dumps(header | changes)})
 
 
-def test_what_is_said_comes_back_exactly(artifact: Path) -> None:
+def test_the_header_is_read_back_exactly(artifact: Path) -> None:
     assert read_header(artifact) == HEADER
     assert load_artifact(artifact).network.training is False
     assert [p.name for p in artifact.parent.iterdir()] == ["model.safetensors"]
 
 
-def test_the_same_fit_is_the_same_file(artifact: Path) -> None:
-    again = artifact.with_name("again.safetensors")
-    assert save_artifact(again, HEADER, build(HEADER.spec, 2, 2).state_dict()) == file_hash(artifact)
-    assert again.read_bytes() == artifact.read_bytes()
+def test_the_same_fit_gives_the_same_file(artifact: Path) -> None:
+    second = artifact.with_name("second.safetensors")
+    assert save_artifact(second, HEADER, build(HEADER.spec, 2, 2).state_dict()) == file_hash(artifact)
+    assert second.read_bytes() == artifact.read_bytes()
 
 
-def test_a_cut_file_is_damaged(artifact: Path) -> None:
+def test_a_truncated_file_is_damaged(artifact: Path) -> None:
     artifact.write_bytes(artifact.read_bytes()[:-100])
     with pytest.raises(DamagedArtifactError, match=r"model\.safetensors: not a readable model file; delete it"):
         load_artifact(artifact)
 
 
-def test_one_flipped_bit_of_a_weight_is_noticed(artifact: Path) -> None:
+def test_one_flipped_bit_of_a_weight_is_detected(artifact: Path) -> None:
     contents = bytearray(artifact.read_bytes())
     contents[-3] ^= 1
     artifact.write_bytes(contents)
@@ -64,7 +64,7 @@ def test_one_flipped_bit_of_a_weight_is_noticed(artifact: Path) -> None:
         read_header(artifact)
 
 
-def test_an_empty_file_and_a_safetensors_file_of_others_are_damaged(artifact: Path) -> None:
+def test_an_empty_file_and_a_safetensors_file_of_another_program_are_damaged(artifact: Path) -> None:
     artifact.write_bytes(b"")
     with pytest.raises(DamagedArtifactError):
         load_artifact(artifact)
@@ -78,7 +78,7 @@ class Bomb:
         return Path.touch, (Path("exploded"),)
 
 
-def test_a_pickle_is_refused_and_not_run(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pickle_is_refused_and_not_executed(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(artifact.parent)
     artifact.write_bytes(pickle.dumps(Bomb()))
     with pytest.raises(DamagedArtifactError):
@@ -89,22 +89,22 @@ def test_a_pickle_is_refused_and_not_run(artifact: Path, monkeypatch: pytest.Mon
     assert not Path("exploded").exists()
 
 
-def test_no_file_is_missing(tmp_path: Path) -> None:
+def test_a_path_without_a_file_is_a_missing_artifact(tmp_path: Path) -> None:
     for read in (load_artifact, read_header, file_hash):
         with pytest.raises(MissingArtifactError, match=r"no model file at .*none; fit the fold again"):
             read(tmp_path / "none")
 
 
 def test_a_newer_format_and_weights_of_another_network_are_foreign(artifact: Path) -> None:
-    rewritten(artifact, spec=Spec("mamba", d_model=16, n_layers=1, d_state=4).to_json())
+    rewrite_header(artifact, spec=Spec("mamba", d_model=16, n_layers=1, d_state=4).to_json())
     with pytest.raises(ForeignArtifactError, match="its weights do not fit the mamba network"):
         load_artifact(artifact)
-    rewritten(artifact, format=99)
+    rewrite_header(artifact, format=99)
     with pytest.raises(ForeignArtifactError, match="model file format 99, this program reads 1"):
         load_artifact(artifact)
 
 
-def test_a_failed_write_leaves_what_was_there(artifact: Path) -> None:
+def test_a_failed_write_leaves_the_previous_file(artifact: Path) -> None:
     before = artifact.read_bytes()
     with pytest.raises(RuntimeError, match="share memory"):
         shared = torch.zeros(4)

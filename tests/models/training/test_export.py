@@ -1,4 +1,4 @@
-"""ONNX files: they say what torch says, bar by bar and at once, or they are not there.
+"""ONNX files: they compute what torch computes, bar by bar and as a sequence, or they are not written.
 
 Glossary: b chunks · l bars · n assets · f features · h horizons.
 """
@@ -23,35 +23,35 @@ from models.features.scaling import Scaler
 from models.layers.bidirectional import Bidirectional
 from models.layers.lstm import LSTM
 from models.nets.forecast import Batch, Forecast
-from models.nets.sequence import SequenceNetwork, flat
+from models.nets.sequence import SequenceNetwork, flatten_state
 from models.nets.sequence_layers import sequence
 from models.training import export
-from models.training.artifact import KEY, Artifact, Header, Outcome, load_artifact, save_artifact
+from models.training.artifact import KEY, Artifact, FitResult, Header, load_artifact, save_artifact
 from models.training.config import TrainConfig
 from models.training.errors import DamagedArtifactError, ExportError
-from models.training.export import TOLERANCE, Graph, export_onnx
+from models.training.export import TOLERANCE, OnnxFile, export_onnx
 from models.zoo import ENTRIES, Network, Spec, build
 
 B, L, N, F, H = 2, 9, 3, 4, 2
 PARTS = ["returns", "log_volatility", "logits"]
 
 
-def spec_of(name: str, **options: Any) -> Spec:
+def make_spec(name: str, **options: Any) -> Spec:
     return Spec(name, d_model=8, n_layers=1, d_state=4, options=options)
 
 
-NETWORKS = {name: build(spec_of(name), F, H) for name, entry in ENTRIES.items() if isinstance(entry, Network)}
+NETWORKS = {name: build(make_spec(name), F, H) for name, entry in ENTRIES.items() if isinstance(entry, Network)}
 SEQUENCES = [name for name, network in NETWORKS.items() if isinstance(network, SequenceNetwork)]
 OTHERS = [name for name in NETWORKS if name not in SEQUENCES]
 
 
-def header_of(spec: Spec) -> Header:
+def make_header(spec: Spec) -> Header:
     scaler = Scaler(("a", "b", "c", "d"), (0.5,) * F, (2.0,) * F)
-    return Header(spec, TrainConfig(), scaler, (1, 5), 60_000_000, Outcome(1, 0.5, 10, 5, 1, "d", "c"))
+    return Header(spec, TrainConfig(), scaler, (1, 5), 60_000_000, FitResult(1, 0.5, 10, 5, 1, "d", "c"))
 
 
-def outspoken(network: nn.Module) -> nn.Module:
-    """In evaluation mode, with heads that say something."""
+def with_random_heads(network: nn.Module) -> nn.Module:
+    """The network in evaluation mode, with random weights in its heads, so that its forecasts are not all equal."""
     torch.manual_seed(0)
     for parameter in network.heads.parameters():
         nn.init.normal_(parameter)
@@ -60,62 +60,64 @@ def outspoken(network: nn.Module) -> nn.Module:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """exported(name): the artifact of a network, the folder of its ONNX files, and what export_onnx said."""
+    """exported(name): the artifact of a network, the folder of its ONNX files, and the result of export_onnx."""
 
     @cache
-    def make(name: str) -> tuple[Artifact, Path, tuple[Graph, Graph]]:
+    def export_network(name: str) -> tuple[Artifact, Path, tuple[OnnxFile, OnnxFile]]:
         folder = tmp_path_factory.mktemp(name)
-        weights = outspoken(build(spec_of(name), F, H)).state_dict()
-        save_artifact(folder / "model.safetensors", header_of(spec_of(name)), weights)
+        weights = with_random_heads(build(make_spec(name), F, H)).state_dict()
+        save_artifact(folder / "model.safetensors", make_header(make_spec(name)), weights)
         artifact = load_artifact(folder / "model.safetensors")
         return artifact, folder, export_onnx(artifact, folder, bars=L, assets=N)
 
-    return make
+    return export_network
 
 
-def batch_of(b: int = B, bars: int = L, assets: int = N) -> Batch:
+def make_batch(b: int = B, bars: int = L, assets: int = N) -> Batch:
     torch.manual_seed(5)
     return Batch(torch.randn(b, bars, assets, F), torch.rand(b, bars, assets) < 0.8, torch.ones(b, bars))
 
 
-def run(path: Path, batch: Batch, state: list[Tensor] | None = None, **more: Tensor) -> list[Tensor]:
+def run_onnx(path: Path, batch: Batch, state: list[Tensor] | None = None, **extra_inputs: Tensor) -> list[Tensor]:
     session = onnxruntime.InferenceSession(path)
     names = [i.name for i in session.get_inputs() if i.name.startswith("state")]
-    given = {"x": batch.x, "mask": batch.mask, **dict(zip(names, state or [], strict=True)), **more}
-    return [torch.from_numpy(v) for v in session.run(None, {k: v.numpy() for k, v in given.items()})]
+    inputs = {"x": batch.x, "mask": batch.mask, **dict(zip(names, state or [], strict=True)), **extra_inputs}
+    return [torch.from_numpy(v) for v in session.run(None, {k: v.numpy() for k, v in inputs.items()})]
 
 
 def outputs(forecast: Forecast) -> list[Tensor]:
     return [forecast.returns, forecast.log_volatility, forecast.logits]
 
 
-def assert_close(found: list[Tensor], expected: list[Tensor]) -> None:
-    assert [v.shape for v in found] == [v.shape for v in expected]
-    for a, b in zip(found, expected, strict=True):
+def assert_close(actual: list[Tensor], expected: list[Tensor]) -> None:
+    assert [v.shape for v in actual] == [v.shape for v in expected]
+    for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=TOLERANCE, atol=TOLERANCE)
 
 
-SOON = ("s4d", "mamba", "gru")  # an export takes seconds: the others are run with the slow tests
+QUICK = ("s4d", "mamba", "gru")  # an export takes seconds: the other networks are marked slow
 every_sequence = pytest.mark.parametrize(
-    "name", [name if name in SOON else pytest.param(name, marks=pytest.mark.slow) for name in SEQUENCES]
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in SEQUENCES]
 )
 
 
 @every_sequence
 @pytest.mark.parametrize("b", [1, 4])
-def test_the_sequence_graph_says_what_torch_says_for_any_batch(exported, name: str, b: int) -> None:
+def test_the_sequence_graph_computes_what_torch_computes_for_any_batch(exported, name: str, b: int) -> None:
     artifact, folder, _ = exported(name)
     with torch.no_grad():
-        expected = outputs(artifact.network(batch_of(b)))
-    assert expected[0].std() > 0.1  # it does say something
-    assert_close(run(folder / "sequence.onnx", batch_of(b)), expected)
+        expected = outputs(artifact.network(make_batch(b)))
+    assert expected[0].std() > 0.1  # the forecasts are not all equal
+    assert_close(run_onnx(folder / "sequence.onnx", make_batch(b)), expected)
 
 
 @every_sequence
-def test_the_step_graph_goes_on_from_a_state_of_torch_and_torch_from_its_own(exported, name: str) -> None:
+def test_torch_and_the_step_graph_continue_from_each_others_states(exported, name: str) -> None:
     artifact, folder, _ = exported(name)
     network: Any = artifact.network
-    batch, state, found = batch_of(), network.initial_state(B, N), []
+    batch = make_batch()
+    state = network.initial_state(B, N)
+    forecasts = []
     sizes = [len(part) for part in state]
     with torch.no_grad():
         expected = outputs(network(batch))
@@ -123,43 +125,43 @@ def test_the_step_graph_goes_on_from_a_state_of_torch_and_torch_from_its_own(exp
             bar = batch.bars(t, t + 1)
             if t % 3 == 2:  # every third bar is torch's
                 forecast, state = network.step(bar, state)
-                found.append(outputs(forecast))
+                forecasts.append(outputs(forecast))
                 continue
-            said = run(folder / "step.onnx", bar, flat(state))
-            found.append(said[: len(PARTS)])
-            rest = iter(said[len(PARTS) :])
-            state = tuple(tuple(next(rest) for _ in range(size)) for size in sizes)
-    assert_close([torch.cat(parts, dim=1) for parts in zip(*found, strict=True)], expected)
+            results = run_onnx(folder / "step.onnx", bar, flatten_state(state))
+            forecasts.append(results[: len(PARTS)])
+            tensors = iter(results[len(PARTS) :])
+            state = tuple(tuple(next(tensors) for _ in range(size)) for size in sizes)
+    assert_close([torch.cat(parts, dim=1) for parts in zip(*forecasts, strict=True)], expected)
 
 
 @every_sequence
-def test_graphs_are_plain_real_arithmetic_under_names_that_say_what_they_are(exported, name: str) -> None:
+def test_graphs_are_plain_real_arithmetic_with_named_inputs_and_outputs(exported, name: str) -> None:
     artifact, folder, graphs = exported(name)
-    state = flat(artifact.network.initial_state(1, N))
+    state = flatten_state(artifact.network.initial_state(1, N))
     for graph in graphs:
         proto = onnx.load(graph.path)
         text = str(proto.graph)
         assert not any(word in text for word in ("COMPLEX", "DFT", "ATen"))
         assert {opset.domain for opset in proto.opset_import} <= {"", "ai.onnx"} or "domain" not in text
-        assert b"models/" not in graph.path.read_bytes()  # no trace of the program that wrote it
+        assert b"models/" not in graph.path.read_bytes()  # no source paths
         assert (graph.bytes, graph.error <= TOLERANCE) == (graph.path.stat().st_size, True)
-        step = graph.path.name == "step.onnx"
+        is_step = graph.path.name == "step.onnx"
         assert [v.name for v in proto.graph.input][:2] == ["x", "mask"]
-        assert len(proto.graph.input) == 2 + step * len(state)
-        assert [v.name for v in proto.graph.output][:3] == PARTS
-        assert len(proto.graph.output) == 3 + step * len(state)
+        assert len(proto.graph.input) == 2 + is_step * len(state)
+        assert [v.name for v in proto.graph.output][: len(PARTS)] == PARTS
+        assert len(proto.graph.output) == len(PARTS) + is_step * len(state)
     assert sorted(p.name for p in folder.iterdir()) == ["model.safetensors", "sequence.onnx", "step.onnx"]
 
 
-def test_a_file_says_of_itself_what_is_needed_to_use_it(exported) -> None:
+def test_the_metadata_of_a_file_contains_what_is_needed_to_use_it(exported) -> None:
     artifact, folder, _ = exported("s4d")
     with safe_open(folder / "model.safetensors", "pt") as file:
         header = json.loads(file.metadata()[KEY])
     for name, bars in (("step", L), ("sequence", L)):
-        said = {p.key: p.value for p in onnx.load(folder / f"{name}.onnx").metadata_props}
-        assert said.pop("graph") == name
-        read = {key: json.loads(value) for key, value in said.items()}
-        assert read == {
+        metadata = {p.key: p.value for p in onnx.load(folder / f"{name}.onnx").metadata_props}
+        assert metadata.pop("graph") == name
+        parsed = {key: json.loads(value) for key, value in metadata.items()}
+        assert parsed == {
             "format": 1,
             "weights_sha256": header["weights"],
             "spec": header["spec"],
@@ -172,66 +174,68 @@ def test_a_file_says_of_itself_what_is_needed_to_use_it(exported) -> None:
     assert artifact.header.spec == Spec(**header["spec"])
 
 
-def test_twice_the_bars_are_no_more_nodes(tmp_path: Path) -> None:
+def test_the_number_of_nodes_does_not_depend_on_the_number_of_bars(tmp_path: Path) -> None:
     counts = []
     for bars in (8, 16):
-        network = outspoken(sequence(spec_of("mamba"), F, H))
+        network = with_random_heads(sequence(make_spec("mamba"), F, H))
         counts.append(export_onnx(network, tmp_path, bars=bars)[1].nodes)
     assert counts[0] == counts[1] < 150
 
 
 def test_gaps_weights_and_regimes_are_in_the_graphs_of_networks_that_have_them(tmp_path: Path) -> None:
     options = {"irregular": True, "pooling": "mean", "weights": "long_only", "regimes": True, "assets": N}
-    network: Any = outspoken(sequence(spec_of("s4d"), F, H, **options))
+    network: Any = with_random_heads(sequence(make_spec("s4d"), F, H, **options))
     export_onnx(network, tmp_path, bars=L, assets=N)
     for gaps in (torch.ones(B, L), torch.arange(B * L).reshape(B, L) % 3 + 1.0):
-        batch = Batch(batch_of().x, batch_of().mask, gaps)
+        batch = Batch(make_batch().x, make_batch().mask, gaps)
         with torch.no_grad():
             forecast = network(batch)
-        found = run(tmp_path / "sequence.onnx", batch, gaps=gaps)
-        assert_close(found, [*outputs(forecast), forecast.weights, forecast.regime])
+        actual = run_onnx(tmp_path / "sequence.onnx", batch, gaps=gaps)
+        assert_close(actual, [*outputs(forecast), forecast.weights, forecast.regime])
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_networks_of_another_kind_are_refused_with_what_to_do(name: str, tmp_path: Path) -> None:
-    for model in (NETWORKS[name], Artifact(header_of(spec_of(name)), NETWORKS[name])):
+def test_the_error_for_networks_that_are_no_sequence_networks_names_an_alternative(name: str, tmp_path: Path) -> None:
+    for model in (NETWORKS[name], Artifact(make_header(make_spec(name)), NETWORKS[name])):
         with pytest.raises(ExportError, match="load_artifact"):
             export_onnx(model, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_layer_that_reads_the_future_is_refused(tmp_path: Path) -> None:
-    network: Any = sequence(spec_of("lstm"), F, H)
+    network: Any = sequence(make_spec("lstm"), F, H)
     network.encoder.blocks[0].layer = Bidirectional(8, lambda: LSTM(8))
     with pytest.raises(ExportError, match="Bidirectional layer reads the future"):
         export_onnx(network, tmp_path)
 
 
 @pytest.mark.parametrize("sizes", [{"bars": 0}, {"assets": 0}])
-def test_no_bars_and_no_assets_are_refused(sizes: dict, tmp_path: Path) -> None:
+def test_zero_bars_and_zero_assets_are_refused(sizes: dict, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="give 1 or more of each"):
-        export_onnx(sequence(spec_of("gru"), F, H), tmp_path, **sizes)
+        export_onnx(sequence(make_spec("gru"), F, H), tmp_path, **sizes)
 
 
 @pytest.mark.parametrize("wrong", ["step", "sequence"])
-def test_a_graph_that_says_something_else_leaves_what_was_there(wrong: str, tmp_path: Path, monkeypatch) -> None:
+def test_a_graph_with_other_results_is_refused_and_the_previous_files_remain(
+    wrong: str, tmp_path: Path, monkeypatch
+) -> None:
     for name in ("step", "sequence"):
         (tmp_path / f"{name}.onnx").write_text("before")
     true_run = export._run
 
-    def off(session: Any, *given: Any) -> list[Tensor]:
-        found = true_run(session, *given)
-        bad = ("state_0_0" in [i.name for i in session.get_inputs()]) == (wrong == "step")
-        return [v + 1e-2 if bad else v for v in found]
+    def run_with_error(session: Any, *inputs: Any) -> list[Tensor]:
+        results = true_run(session, *inputs)
+        is_wrong = ("state_0_0" in [i.name for i in session.get_inputs()]) == (wrong == "step")
+        return [v + 1e-2 if is_wrong else v for v in results]
 
-    monkeypatch.setattr(export, "_run", off)
+    monkeypatch.setattr(export, "_run", run_with_error)
     with pytest.raises(ExportError, match=rf"{wrong}\.onnx is off by 0\.\d+ in onnxruntime, 0\.0001 is allowed"):
-        export_onnx(outspoken(sequence(spec_of("gru"), F, H)), tmp_path, bars=3)
+        export_onnx(with_random_heads(sequence(make_spec("gru"), F, H)), tmp_path, bars=3)
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"step.onnx": "before", "sequence.onnx": "before"}
 
 
 def test_not_a_number_is_never_within_the_tolerance(tmp_path: Path) -> None:
-    network = outspoken(sequence(spec_of("gru"), F, H))
+    network = with_random_heads(sequence(make_spec("gru"), F, H))
     with torch.no_grad():
         network.heads.bias[0, 0] = torch.nan
     with pytest.raises(ExportError, match="is off by nan"):
@@ -239,8 +243,8 @@ def test_not_a_number_is_never_within_the_tolerance(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_the_exporter_cannot_write_is_one_error_of_ours(tmp_path: Path, monkeypatch) -> None:
-    network: Any = outspoken(sequence(spec_of("gru"), F, H))
+def test_a_failure_of_the_exporter_is_raised_as_an_export_error(tmp_path: Path, monkeypatch) -> None:
+    network: Any = with_random_heads(sequence(make_spec("gru"), F, H))
     monkeypatch.setattr(
         type(network.encoder.blocks[0].layer), "step", lambda self, x, state: (torch.fft.fft(x).real, state)
     )
@@ -249,17 +253,17 @@ def test_what_the_exporter_cannot_write_is_one_error_of_ours(tmp_path: Path, mon
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_its_packages_the_error_says_which_extra(tmp_path: Path, monkeypatch) -> None:
-    def missing(name: str) -> None:
+def test_the_error_without_the_onnx_packages_names_the_extra_to_install(tmp_path: Path, monkeypatch) -> None:
+    def raise_import_error(name: str) -> None:
         raise ImportError(name)
 
-    monkeypatch.setattr(importlib, "import_module", missing)
+    monkeypatch.setattr(importlib, "import_module", raise_import_error)
     with pytest.raises(ExportError, match=r"pip install 'nightgraph\[export\]'"):
-        export_onnx(sequence(spec_of("gru"), F, H), tmp_path)
+        export_onnx(sequence(make_spec("gru"), F, H), tmp_path)
 
 
-def test_the_network_itself_is_left_as_it_was(tmp_path: Path) -> None:
-    network = outspoken(sequence(spec_of("s4d"), F, H)).train().double()
+def test_the_exported_network_itself_is_not_modified(tmp_path: Path) -> None:
+    network = with_random_heads(sequence(make_spec("s4d"), F, H)).train().double()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     export_onnx(network, tmp_path, bars=3)
     assert network.training
@@ -274,11 +278,11 @@ class Bomb:
 def test_loading_a_model_never_unpickles(exported, tmp_path: Path, monkeypatch) -> None:
     _, folder, _ = exported("gru")
 
-    def refused(*_: object, **__: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise AssertionError("something was unpickled")
 
     for module, name in ((torch, "load"), (pickle, "load"), (pickle, "loads"), (pickle, "Unpickler")):
-        monkeypatch.setattr(module, name, refused)
+        monkeypatch.setattr(module, name, fail)
     assert load_artifact(folder / "model.safetensors").header.spec.model == "gru"
     monkeypatch.chdir(tmp_path)
     Path("model.safetensors").write_bytes(pickle.dumps(Bomb()))

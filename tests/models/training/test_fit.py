@@ -1,4 +1,4 @@
-"""Fits and forecasts: they learn, and every bit follows from what was known."""
+"""Fits and forecasts: they learn, and every bit is determined by what was known at the time."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from models.training import fit as fit_module
 from models.training.artifact import load_artifact, read_header
 from models.training.data import FoldData
 from models.training.errors import DivergedFitError, ForeignArtifactError
-from models.training.estimate import leave_unscaled
+from models.training.estimate import use_unscaled_features
 from models.training.fit import FittedFold, fit_fold, predict_fold
 from models.training.losses import forecast_loss
 from models.zoo import ENTRIES, Network
 
 NETWORKS = [name for name, entry in ENTRIES.items() if isinstance(entry, Network)]
-IN_ONE_GO = ["ridge", "gradient_boosting", "garch"]
+ESTIMATORS = ["ridge", "gradient_boosting", "garch"]
 
 
 @pytest.fixture(scope="session")
 def market(market):
-    """The market with a column that GARCH can take for the one-bar return."""
+    """The market with a column that GARCH can use as the one-bar return."""
     return replace(market, features=replace(market.features, columns=("return_1", "noise", "volatility_60")))
 
 
 class KilledError(Exception):
-    """Stands for the end of the process."""
+    """Simulates the end of the process."""
 
 
-def kill_after(epoch: int) -> Callable[[int, float], None]:
-    def on_epoch(done: int, loss: float) -> None:
-        if done == epoch:
+def kill_after(last_epoch: int) -> Callable[[int, float], None]:
+    def on_epoch(epoch: int, loss: float) -> None:
+        if epoch == last_epoch:
             raise KilledError
 
     return on_epoch
@@ -58,24 +58,24 @@ def test_a_planted_signal_is_learned(market, tmp_path: Path) -> None:
     config = replace(market.arguments()["config"], epochs=30, patience=30, lr=0.02)
     artifact = tmp_path / "m.safetensors"
     fit_fold(**market.arguments(config=config), artifact=artifact)
-    made = predict_fold(artifact, market.features, market.side_inputs, market.folds[0])
+    predictions = predict_fold(artifact, market.features, market.side_inputs, market.folds[0])
     window = slice(market.folds[0].test_start, market.folds[0].test_stop)
     for h in range(2):
-        known = made.valid & ~np.isnan(market.labels.returns[window, :, h])
-        actual = market.labels.returns[window, :, h][known]
-        assert np.corrcoef(made.returns[..., h][known], actual)[0, 1] > 0.7
+        has_label = predictions.valid & ~np.isnan(market.labels.returns[window, :, h])
+        actual = market.labels.returns[window, :, h][has_label]
+        assert np.corrcoef(predictions.returns[..., h][has_label], actual)[0, 1] > 0.7
     classes = market.labels.class_5[window]
-    known = made.valid & (classes >= 0)
-    assert (made.probabilities.argmax(axis=-1)[known] == classes[known]).mean() > 0.45
+    has_label = predictions.valid & (classes >= 0)
+    assert (predictions.probabilities.argmax(axis=-1)[has_label] == classes[has_label]).mean() > 0.45
 
 
-def test_the_outcome_says_what_the_fit_came_to(market, fitted: FittedFold) -> None:
+def test_the_fit_result_counts_epochs_rows_and_parameters(market, fitted: FittedFold) -> None:
     header = read_header(fitted.artifact)
-    assert header.outcome == fitted.outcome
-    assert fitted.outcome.epochs == 3
-    assert fitted.outcome.parameters == sum(p.numel() for p in load_artifact(fitted.artifact).network.parameters())
+    assert header.fit_result == fitted.fit_result
+    assert fitted.fit_result.epochs == 3
+    assert fitted.fit_result.parameters == sum(p.numel() for p in load_artifact(fitted.artifact).network.parameters())
     data = FoldData(header.config, market.features, market.labels, SideInputs(), market.folds[0])
-    assert (fitted.outcome.train_rows, fitted.outcome.validation_rows) == (data.train_rows, data.validation_rows)
+    assert (fitted.fit_result.train_rows, fitted.fit_result.validation_rows) == (data.train_rows, data.validation_rows)
     assert data.validation_rows > 50 and data.train_rows > 200
 
 
@@ -93,88 +93,91 @@ def test_fitting_again_gives_the_same_file(market, tmp_path: Path, model: str) -
 def test_another_seed_gives_other_weights(market, tmp_path: Path, fitted: FittedFold) -> None:
     config = replace(market.arguments()["config"], seed=1)
     other = fit_fold(**market.arguments(config=config), artifact=tmp_path / "b.safetensors")
-    assert other.outcome.validation_loss != fitted.outcome.validation_loss
+    assert other.fit_result.validation_loss != fitted.fit_result.validation_loss
 
 
 @pytest.mark.parametrize(
     ("model", "epoch"), [*((model, epoch) for model in ("s4d", "ssm_gnn") for epoch in range(3)), ("tgn_links", 0)]
 )
-def test_killed_after_any_epoch_and_resumed_it_ends_as_undisturbed(
+def test_a_fit_killed_after_any_epoch_and_resumed_gives_the_same_file(
     market, tmp_path: Path, model: str, epoch: int
 ) -> None:
-    """Epoch 2 is the last one: killed between its checkpoint and the model file."""
+    """Epoch 2 is the last one: the fit is killed between its checkpoint and the model file."""
     arguments = market.arguments(model)
     undisturbed = fit_fold(**arguments, artifact=tmp_path / "a.safetensors")
-    artifact, checkpoint, seen = tmp_path / "b.safetensors", tmp_path / "b.ckpt", []
+    artifact = tmp_path / "b.safetensors"
+    checkpoint = tmp_path / "b.ckpt"
+    epochs: list[int] = []
     with pytest.raises(KilledError):
         fit_fold(**arguments, artifact=artifact, checkpoint=checkpoint, on_epoch=kill_after(epoch))
     assert checkpoint.exists() and not artifact.exists()
     resumed = fit_fold(
-        **arguments, artifact=artifact, checkpoint=checkpoint, on_epoch=lambda done, loss: seen.append(done)
+        **arguments, artifact=artifact, checkpoint=checkpoint, on_epoch=lambda done, loss: epochs.append(done)
     )
-    assert seen == list(range(epoch + 1, 3))
+    assert epochs == list(range(epoch + 1, 3))
     assert resumed.sha256 == undisturbed.sha256
     assert not checkpoint.exists()
 
 
-def test_killed_inside_an_epoch_it_goes_on_from_the_last_whole_one(
+def test_a_fit_killed_inside_an_epoch_resumes_from_the_last_complete_one(
     market, tmp_path: Path, fitted: FittedFold, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checkpoint, calls = tmp_path / "b.ckpt", []
+    checkpoint = tmp_path / "b.ckpt"
+    calls = []
 
-    def dying(*arguments, **more):
+    def loss_killed_in_second_epoch(*arguments, **keywords):
         calls.append(1)
-        if len(calls) == 5:  # three batches an epoch, the last of them validation
+        if len(calls) == 5:  # an epoch has three batches, the last of them for validation
             raise KilledError
-        return forecast_loss(*arguments, **more)
+        return forecast_loss(*arguments, **keywords)
 
     arguments = {**market.arguments(), "artifact": tmp_path / "b.safetensors", "checkpoint": checkpoint}
     with monkeypatch.context() as patch, pytest.raises(KilledError):
-        patch.setattr("models.training.module.forecast_loss", dying)
+        patch.setattr("models.training.module.forecast_loss", loss_killed_in_second_epoch)
         fit_fold(**arguments)
     assert checkpoint.exists()
     assert fit_fold(**arguments).sha256 == fitted.sha256
 
 
-def test_killed_after_early_stopping_decided_it_does_not_go_on(market, tmp_path: Path) -> None:
+def test_a_fit_killed_after_early_stopping_trains_no_further_epoch(market, tmp_path: Path) -> None:
     config = replace(market.arguments()["config"], epochs=50, patience=2, lr=1.0)
     arguments = market.arguments(config=config)
     losses: list[float] = []
     undisturbed = fit_fold(
         **arguments, artifact=tmp_path / "a.safetensors", on_epoch=lambda e, loss: losses.append(loss)
     )
-    last = undisturbed.outcome.epochs - 1
+    last = undisturbed.fit_result.epochs - 1
     assert last < 49 and int(np.argmin(losses)) == last - 2
-    again = {**arguments, "artifact": tmp_path / "b.safetensors", "checkpoint": tmp_path / "b.ckpt"}
+    second = {**arguments, "artifact": tmp_path / "b.safetensors", "checkpoint": tmp_path / "b.ckpt"}
     with pytest.raises(KilledError):
-        fit_fold(**again, on_epoch=kill_after(last))
-    assert fit_fold(**again).sha256 == undisturbed.sha256
+        fit_fold(**second, on_epoch=kill_after(last))
+    assert fit_fold(**second).sha256 == undisturbed.sha256
 
 
-def test_a_fit_whose_loss_is_never_finite_is_refused_and_one_bad_epoch_is_not_kept(
+def test_a_fit_without_a_finite_loss_is_refused_and_a_single_nan_epoch_is_ignored(
     market, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = iter([math.nan, 2.0, math.nan])
-    on_end = "models.training.module.FoldModule.on_validation_epoch_end"
-    monkeypatch.setattr(on_end, lambda module: setattr(module, "validation_loss", next(losses, math.nan)))
-    assert fit_fold(**market.arguments(), artifact=tmp_path / "a.safetensors").outcome.validation_loss == 2.0
+    epoch_end = "models.training.module.FoldModule.on_validation_epoch_end"
+    monkeypatch.setattr(epoch_end, lambda module: setattr(module, "validation_loss", next(losses, math.nan)))
+    assert fit_fold(**market.arguments(), artifact=tmp_path / "a.safetensors").fit_result.validation_loss == 2.0
     with pytest.raises(DivergedFitError, match="fold 0: the s4d network's loss is nan after 3 epochs; lower lr"):
         fit_fold(**market.arguments(), artifact=tmp_path / "b.safetensors")
     assert not (tmp_path / "b.safetensors").exists()
 
 
-def test_a_damaged_checkpoint_is_reported_and_fitted_anew(
+def test_a_damaged_checkpoint_is_logged_and_the_fit_starts_over(
     market, tmp_path: Path, fitted: FittedFold, caplog: pytest.LogCaptureFixture
 ) -> None:
     checkpoint = tmp_path / "b.ckpt"
     checkpoint.write_bytes(b"half a file")
     with caplog.at_level(logging.WARNING):
-        again = fit_fold(**market.arguments(), artifact=tmp_path / "b.safetensors", checkpoint=checkpoint)
-    assert again.sha256 == fitted.sha256
+        second = fit_fold(**market.arguments(), artifact=tmp_path / "b.safetensors", checkpoint=checkpoint)
+    assert second.sha256 == fitted.sha256
     assert "cannot be resumed from" in caplog.text
 
 
-def test_the_weights_kept_are_those_of_the_best_epoch(market, tmp_path: Path) -> None:
+def test_the_weights_of_the_best_epoch_are_kept(market, tmp_path: Path) -> None:
     config = replace(market.arguments()["config"], epochs=6, patience=6, lr=2.0)
     losses: list[float] = []
     artifact = tmp_path / "m.safetensors"
@@ -182,7 +185,7 @@ def test_the_weights_kept_are_those_of_the_best_epoch(market, tmp_path: Path) ->
         **market.arguments(config=config), artifact=artifact, on_epoch=lambda e, loss: losses.append(loss)
     )
     assert np.argmin(losses) < 5
-    assert fitted.outcome.validation_loss == min(losses)
+    assert fitted.fit_result.validation_loss == min(losses)
     data = FoldData(config, market.features, market.labels, SideInputs(), market.folds[0])
     network = load_artifact(artifact).network
     with torch.no_grad():
@@ -193,27 +196,27 @@ def test_the_weights_kept_are_those_of_the_best_epoch(market, tmp_path: Path) ->
     assert sum(k * v for k, v in parts) / sum(k for k, _ in parts) == pytest.approx(min(losses), abs=1e-6)
 
 
-@pytest.mark.parametrize("model", IN_ONE_GO)
-def test_a_model_fitted_in_one_go_is_validated_as_every_network(market, tmp_path: Path, model: str) -> None:
-    seen: list[tuple[int, float]] = []
+@pytest.mark.parametrize("model", ESTIMATORS)
+def test_an_estimator_has_the_validation_loss_of_a_network(market, tmp_path: Path, model: str) -> None:
+    epochs: list[tuple[int, float]] = []
     arguments = {**market.arguments(model), "artifact": tmp_path / "m.safetensors"}
-    fitted = fit_fold(**arguments, on_epoch=lambda epoch, loss: seen.append((epoch, loss)))
-    loaded = load_artifact(fitted.artifact)
-    data = FoldData(loaded.header.config, market.features, market.labels, SideInputs(), market.folds[0])
+    fitted = fit_fold(**arguments, on_epoch=lambda epoch, loss: epochs.append((epoch, loss)))
+    artifact = load_artifact(fitted.artifact)
+    data = FoldData(artifact.header.config, market.features, market.labels, SideInputs(), market.folds[0])
     if model == "garch":
-        leave_unscaled(data, market.features)
-    total = known = 0.0
+        use_unscaled_features(data, market.features)
+    total_loss = total_count = 0.0
     for batch, targets in data.val_dataloader():
         count = float((~torch.isnan(targets.returns)).sum())
-        total += count * float(forecast_loss(loaded.network(batch), targets, loaded.header.config))
-        known += count
-    assert fitted.outcome.validation_loss == pytest.approx(total / known, rel=1e-5)
-    assert seen == [(0, fitted.outcome.validation_loss)]
-    assert (fitted.outcome.epochs, fitted.outcome.parameters) == (1, loaded.network.fitted_numbers)
+        total_loss += count * float(forecast_loss(artifact.network(batch), targets, artifact.header.config))
+        total_count += count
+    assert fitted.fit_result.validation_loss == pytest.approx(total_loss / total_count, rel=1e-5)
+    assert epochs == [(0, fitted.fit_result.validation_loss)]
+    assert (fitted.fit_result.epochs, fitted.fit_result.parameters) == (1, artifact.network.fitted_numbers)
 
 
-@pytest.mark.parametrize("model", IN_ONE_GO)
-def test_a_model_fitted_in_one_go_and_killed_is_fitted_again(market, tmp_path: Path, model: str) -> None:
+@pytest.mark.parametrize("model", ESTIMATORS)
+def test_a_killed_fit_of_an_estimator_starts_over(market, tmp_path: Path, model: str) -> None:
     arguments = {**market.arguments(model), "artifact": tmp_path / "a.safetensors", "checkpoint": tmp_path / "a.ckpt"}
     with pytest.raises(KilledError):
         fit_fold(**arguments, on_epoch=kill_after(0))
@@ -222,56 +225,56 @@ def test_a_model_fitted_in_one_go_and_killed_is_fitted_again(market, tmp_path: P
 
 
 @pytest.mark.parametrize("model", NETWORKS)
-def test_fit_and_forecasts_are_bit_for_bit_those_of_a_panel_that_ends_there(market, tmp_path: Path, model: str) -> None:
+def test_later_bars_change_no_bit_of_a_fit_or_of_its_forecasts(market, tmp_path: Path, model: str) -> None:
     fold = market.folds[0]
     stop = fold.test_start + 7
-    early = market.until(stop)
-    then = fit_fold(**early.arguments(model), artifact=tmp_path / "then.safetensors")
-    now = fit_fold(**market.arguments(model), artifact=tmp_path / "now.safetensors")
-    assert then.sha256 == now.sha256
-    short = predict_fold(then.artifact, early.features, early.side_inputs, early.folds[0])
-    long = predict_fold(now.artifact, market.features, market.side_inputs, fold)
+    early_market = market.until(stop)
+    early = fit_fold(**early_market.arguments(model), artifact=tmp_path / "early.safetensors")
+    late = fit_fold(**market.arguments(model), artifact=tmp_path / "late.safetensors")
+    assert early.sha256 == late.sha256
+    short = predict_fold(early.artifact, early_market.features, early_market.side_inputs, early_market.folds[0])
+    long = predict_fold(late.artifact, market.features, market.side_inputs, fold)
     assert (len(short.ts), len(long.ts)) == (7, 25)
     for name in ("ts", "returns", "volatility", "probabilities", "valid"):
         np.testing.assert_array_equal(getattr(short, name), getattr(long, name)[:7])
 
 
 @pytest.mark.slow
-def test_two_fits_side_by_side_are_the_two_fits_alone(market, tmp_path: Path) -> None:
-    """While other threads load model files, which builds networks too."""
+def test_parallel_fits_give_the_same_files_as_sequential_ones(market, tmp_path: Path) -> None:
+    """Meanwhile other threads load model files, which also builds networks."""
 
-    def run(name: str, model: str) -> str:
+    def fit_and_predict(name: str, model: str) -> str:
         artifact = tmp_path / name
         sha256 = fit_fold(**market.arguments(model), artifact=artifact).sha256
         predict_fold(artifact, market.features, market.side_inputs, market.folds[0])
         return sha256
 
     names = [name for name in NETWORKS for _ in range(3)]
-    alone = {name: run(name, name) for name in NETWORKS}
+    sequential = {name: fit_and_predict(name, name) for name in NETWORKS}
     with ThreadPoolExecutor(4) as pool:
-        beside = pool.map(run, map(str, range(len(names))), names)
-        assert list(beside) == [alone[name] for name in names]
+        parallel = pool.map(fit_and_predict, map(str, range(len(names))), names)
+        assert list(parallel) == [sequential[name] for name in names]
 
 
-def test_the_generator_is_put_back_only_while_nobody_draws(
+def test_lightning_restores_the_generator_only_under_the_lock_of_the_generator(
     market, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Lightning puts torch's generator back before the first epoch, also under a network that another thread draws."""
-    held = []
+    """Lightning restores torch's generator before the first epoch, even while another thread draws initial weights."""
+    lock_states = []
 
     @contextmanager
-    def isolated() -> Iterator[None]:
-        held.append(zoo.RNG_LOCK.locked())
+    def isolate_rng() -> Iterator[None]:
+        lock_states.append(zoo.RNG_LOCK.locked())
         yield
 
-    monkeypatch.setattr(trainer, "isolate_rng", isolated)
+    monkeypatch.setattr(trainer, "isolate_rng", isolate_rng)
     fit_fold(**market.arguments("s4d"), artifact=tmp_path / "m.safetensors")
-    assert held == [True]
+    assert lock_states == [True]
     assert not zoo.RNG_LOCK.locked()
 
 
-@pytest.mark.parametrize("model", ["s4d", *IN_ONE_GO])
-def test_a_fit_says_nothing_and_leaves_nothing_behind(
+@pytest.mark.parametrize("model", ["s4d", *ESTIMATORS])
+def test_a_fit_prints_nothing_and_leaves_only_the_model_file(
     market,
     model: str,
     tmp_path: Path,
@@ -288,34 +291,36 @@ def test_a_fit_says_nothing_and_leaves_nothing_behind(
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_forecasts_cover_the_test_window_and_only_cells_that_can_be_known(market, fitted: FittedFold) -> None:
+def test_forecasts_cover_the_test_window_and_are_nan_without_a_bar_or_a_volatility(market, fitted: FittedFold) -> None:
     fold = market.folds[0]
-    made = predict_fold(fitted.artifact, market.features, market.side_inputs, fold)
+    predictions = predict_fold(fitted.artifact, market.features, market.side_inputs, fold)
+    valid = predictions.valid
     window = market.features.rows(fold.test_start, fold.test_stop)
-    np.testing.assert_array_equal(made.ts, window.ts)
-    np.testing.assert_array_equal(made.valid, window.mask & ~np.isnan(window.column("volatility_60")))
-    assert not made.valid.all()
-    for values in (made.returns, made.probabilities, made.volatility[..., None]):
-        np.testing.assert_array_equal(np.isfinite(values).all(axis=-1), made.valid)
-        np.testing.assert_array_equal(np.isnan(values).all(axis=-1), ~made.valid)
-    np.testing.assert_allclose(made.probabilities[made.valid].sum(axis=-1), 1.0)
-    assert (made.volatility[made.valid] > 0).all()
+    np.testing.assert_array_equal(predictions.ts, window.ts)
+    np.testing.assert_array_equal(valid, window.mask & ~np.isnan(window.column("volatility_60")))
+    assert not valid.all()
+    for values in (predictions.returns, predictions.probabilities, predictions.volatility[..., None]):
+        np.testing.assert_array_equal(np.isfinite(values).all(axis=-1), valid)
+        np.testing.assert_array_equal(np.isnan(values).all(axis=-1), ~valid)
+    np.testing.assert_allclose(predictions.probabilities[valid].sum(axis=-1), 1.0)
+    assert (predictions.volatility[valid] > 0).all()
 
 
 def test_forecasts_are_in_log_returns_and_volatility_per_bar(market, fitted: FittedFold) -> None:
-    """A network without an opinion forecasts no return, σ as it was, five equal classes."""
-    loaded = load_artifact(fitted.artifact)
+    """Heads with zero weights forecast the returns of their bias in units of σ, σ itself, and five equal classes."""
+    artifact = load_artifact(fitted.artifact)
     with torch.no_grad():
-        for parameter in loaded.network.heads.parameters():
+        for parameter in artifact.network.heads.parameters():
             parameter.zero_()
-        loaded.network.heads.bias[0, :2] = torch.tensor([1.0, 0.5])
-    fit_module.save_artifact(fitted.artifact, loaded.header, loaded.network.state_dict())
+        artifact.network.heads.bias[0, :2] = torch.tensor([1.0, 0.5])
+    fit_module.save_artifact(fitted.artifact, artifact.header, artifact.network.state_dict())
     fold = market.folds[0]
-    made = predict_fold(fitted.artifact, market.features, market.side_inputs, fold)
-    sigma = market.features.column("volatility_60")[fold.test_start : fold.test_stop][made.valid]
-    np.testing.assert_allclose(made.returns[made.valid], np.column_stack([sigma, 0.5 * np.sqrt(5) * sigma]))
-    np.testing.assert_allclose(made.volatility[made.valid], sigma)
-    np.testing.assert_allclose(made.probabilities[made.valid], 0.2)
+    predictions = predict_fold(fitted.artifact, market.features, market.side_inputs, fold)
+    valid = predictions.valid
+    sigma = market.features.column("volatility_60")[fold.test_start : fold.test_stop][valid]
+    np.testing.assert_allclose(predictions.returns[valid], np.column_stack([sigma, 0.5 * np.sqrt(5) * sigma]))
+    np.testing.assert_allclose(predictions.volatility[valid], sigma)
+    np.testing.assert_allclose(predictions.probabilities[valid], 0.2)
 
 
 @pytest.mark.parametrize("segment", [1, 4, 512])
@@ -333,34 +338,36 @@ def test_forecasts_from_a_later_bar_on_are_the_same_rows(
         np.testing.assert_array_equal(part.probabilities, whole.probabilities[skipped:])
 
 
-def test_history_before_the_window_is_heard_as_far_as_the_context_goes(market, fitted: FittedFold) -> None:
-    fold, context = market.folds[0], read_header(fitted.artifact).config.context_bars
-    before = predict_fold(fitted.artifact, market.features, market.side_inputs, fold).returns[0]
-    for bar, heard in ((fold.test_start - context - 1, False), (fold.test_start - 1, True)):
+def test_forecasts_depend_on_the_context_before_the_window_and_on_no_earlier_bar(market, fitted: FittedFold) -> None:
+    fold = market.folds[0]
+    context_bars = read_header(fitted.artifact).config.context_bars
+    original = predict_fold(fitted.artifact, market.features, market.side_inputs, fold).returns[0]
+    for bar, is_read in ((fold.test_start - context_bars - 1, False), (fold.test_start - 1, True)):
         values = market.features.values.copy()
         values[bar, :, 0] += 3.0
-        after = predict_fold(
+        changed = predict_fold(
             fitted.artifact, replace(market.features, values=values), market.side_inputs, fold
         ).returns[0]
-        assert (not np.array_equal(before, after, equal_nan=True)) == heard
+        assert (not np.array_equal(original, changed, equal_nan=True)) == is_read
 
 
-def test_other_features_are_refused(market, fitted: FittedFold) -> None:
+def test_feature_columns_other_than_those_of_the_fit_are_refused(market, fitted: FittedFold) -> None:
     renamed = replace(market.features, columns=("signal", "rumour", "volatility_60"))
     with pytest.raises(ForeignArtifactError, match="fitted on other features"):
         predict_fold(fitted.artifact, renamed, market.side_inputs, market.folds[0])
 
 
-def test_a_model_file_works_wherever_it_lies(market, fitted: FittedFold, tmp_path: Path) -> None:
+def test_a_model_file_can_be_moved(market, fitted: FittedFold, tmp_path: Path) -> None:
     moved = Path(shutil.move(fitted.artifact, tmp_path / "elsewhere"))
     assert predict_fold(moved, market.features, market.side_inputs, market.folds[0]).valid.any()
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("model", NETWORKS)
-def test_a_gpu_fit_comes_out_close_to_the_cpu_one(market, tmp_path: Path, model: str) -> None:
+def test_a_gpu_fit_has_almost_the_loss_of_a_cpu_fit(market, tmp_path: Path, model: str) -> None:
     losses = {}
     for precision in ("auto", "32-true"):
         config = replace(market.arguments()["config"], precision=precision)
-        losses[precision] = fit_fold(**market.arguments(model, config=config), artifact=tmp_path / precision).outcome
-    assert losses["auto"].validation_loss == pytest.approx(losses["32-true"].validation_loss, rel=0.05)
+        fitted = fit_fold(**market.arguments(model, config=config), artifact=tmp_path / precision)
+        losses[precision] = fitted.fit_result.validation_loss
+    assert losses["auto"] == pytest.approx(losses["32-true"], rel=0.05)

@@ -1,4 +1,4 @@
-"""Forecasts from a saved state: those of the whole sequence, at one step a bar (S4-12, S4-52)."""
+"""Forecasts from a saved state: equal to those of the whole sequence, at one step per bar (S4-12, S4-52)."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from models.training.fit import FittedFold, Predictions, fit_fold, predict_fold
 from models.training.incremental_inference import can_step
 from models.zoo import ENTRIES, Network, Spec, build
 
-PICKS_EDGES = "ssm_gnn_attention"  # it keeps the heaviest of the edges it draws
+PICKS_EDGES = "ssm_gnn_attention"  # a network that learns edges and keeps only the heaviest
 NETWORKS = [name for name, entry in ENTRIES.items() if isinstance(entry, Network) and name != PICKS_EDGES]
 
 
 @pytest.fixture(scope="session")
 def market(market):
-    """The market with a column that GARCH can take for the one-bar return."""
+    """The market with a column that GARCH can use as the one-bar return."""
     return replace(market, features=replace(market.features, columns=("return_1", "noise", "volatility_60")))
 
 
@@ -31,98 +31,99 @@ def fitted(market, tmp_path: Path, request: pytest.FixtureRequest) -> FittedFold
 
 
 def predict(market, fitted: FittedFold, bars: int, first: int | None = None) -> Predictions:
-    """As of the panel's first ``bars`` bars."""
+    """Forecasts from bar ``first`` on when the panel has ``bars`` bars; saves the state after the last of them."""
     features = market.features.rows(0, bars)
     return predict_fold(fitted.artifact, features, market.side_inputs, market.folds[0], first, keep_state=True)
 
 
-def states(fitted: FittedFold) -> list[str]:
+def state_files(fitted: FittedFold) -> list[str]:
     return sorted(p.name for p in fitted.artifact.parent.glob("*.state"))
 
 
-def assert_same(one: Predictions, other: Predictions, atol: float) -> None:
+def assert_same(actual: Predictions, expected: Predictions, atol: float) -> None:
     for name in ("returns", "volatility", "probabilities"):
-        np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=0, atol=atol)
+        np.testing.assert_allclose(getattr(actual, name), getattr(expected, name), rtol=0, atol=atol)
 
 
 @pytest.mark.parametrize("fitted", NETWORKS, indirect=True)
-def test_bars_stepped_from_the_saved_state_are_those_of_the_whole_sequence(
+def test_forecasts_from_the_saved_state_equal_those_of_the_whole_sequence(
     market, fitted: FittedFold, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = market.folds[0].test_start
     whole = predict_fold(fitted.artifact, market.features, market.side_inputs, market.folds[0], start + 7)
     predict(market, fitted, start + 7)
-    monkeypatch.setattr(fit_module, "_segment", pytest.fail)
-    one = predict(market, fitted, start + 8, start + 7)
-    more = predict(market, fitted, start + 11, start + 8)
-    assert one.ts[0] == whole.ts[0] and len(more.ts) == 3
-    assert_same(one, replace_rows(whole, slice(0, 1)), 1e-7)
-    assert_same(more, replace_rows(whole, slice(1, 4)), 1e-7)
+    monkeypatch.setattr(fit_module, "_forecast_segment", pytest.fail)
+    one_bar = predict(market, fitted, start + 8, start + 7)
+    three_bars = predict(market, fitted, start + 11, start + 8)
+    assert one_bar.ts[0] == whole.ts[0] and len(three_bars.ts) == 3
+    assert_same(one_bar, select_rows(whole, slice(0, 1)), 1e-7)
+    assert_same(three_bars, select_rows(whole, slice(1, 4)), 1e-7)
 
 
-def replace_rows(made: Predictions, rows: slice) -> Predictions:
-    return replace(
-        made, **{k: getattr(made, k)[rows] for k in ("ts", "returns", "volatility", "probabilities", "valid")}
-    )
+def select_rows(predictions: Predictions, rows: slice) -> Predictions:
+    names = ("ts", "returns", "volatility", "probabilities", "valid")
+    return replace(predictions, **{name: getattr(predictions, name)[rows] for name in names})
 
 
-def test_a_network_that_keeps_the_heaviest_of_its_own_edges_never_steps(market, tmp_path: Path) -> None:
+def test_a_network_that_keeps_only_its_heaviest_learned_edges_never_steps(market, tmp_path: Path) -> None:
     fitted = fit_fold(**market.arguments(PICKS_EDGES), artifact=tmp_path / "m.safetensors")
     start = market.folds[0].test_start
     whole = predict_fold(fitted.artifact, market.features, market.side_inputs, market.folds[0], start + 7)
     predict(market, fitted, start + 7)
-    assert states(fitted) == []
-    assert_same(predict(market, fitted, start + 8, start + 7), replace_rows(whole, slice(0, 1)), 1e-7)
-    every = build(Spec("ssm_gnn", d_model=8, options={"graph": "attention"}), 3, 2)
-    assert can_step(every) and not can_step(build(Spec(PICKS_EDGES, d_model=8), 3, 2))
+    assert state_files(fitted) == []
+    assert_same(predict(market, fitted, start + 8, start + 7), select_rows(whole, slice(0, 1)), 1e-7)
+    keeps_all_edges = build(Spec("ssm_gnn", d_model=8, options={"graph": "attention"}), 3, 2)
+    assert can_step(keeps_all_edges) and not can_step(build(Spec(PICKS_EDGES, d_model=8), 3, 2))
 
 
-def test_the_same_night_again_takes_the_same_step(market, fitted: FittedFold) -> None:
+def test_a_repeated_night_gives_identical_forecasts_and_two_states_are_kept(market, fitted: FittedFold) -> None:
     start = market.folds[0].test_start
     predict(market, fitted, start + 7)
     first = predict(market, fitted, start + 8, start + 7)
-    assert len(states(fitted)) == 2
+    assert len(state_files(fitted)) == 2
     assert_same(predict(market, fitted, start + 8, start + 7), first, 0.0)
     predict(market, fitted, start + 9, start + 8)
-    assert len(states(fitted)) == 2
+    assert len(state_files(fitted)) == 2
 
 
-def test_a_state_that_missed_an_event_is_not_used(market, tmp_path: Path) -> None:
+def test_a_state_computed_without_an_event_is_not_used(market, tmp_path: Path) -> None:
     fitted = fit_fold(**market.arguments("tgn"), artifact=tmp_path / "m.safetensors")
-    start, of = market.folds[0].test_start, market.events
-    known = of.events[np.flatnonzero(of.events.t > of.closes[start + 3].astype(np.int64))[0] + 1 :]
-    fewer = replace(market, events=replace(of, events=known))
-    predict(fewer, fitted, start + 7)
-    anew = predict_fold(fitted.artifact, market.features.rows(0, start + 8), market.side_inputs, market.folds[0])
-    assert_same(predict(market, fitted, start + 8, start + 7), replace_rows(anew, slice(7, 8)), 0.0)
+    start = market.folds[0].test_start
+    by_bar = market.events
+    later = np.flatnonzero(by_bar.events.t > by_bar.closes[start + 3].astype(np.int64))
+    incomplete = replace(market, events=replace(by_bar, events=by_bar.events[later[0] + 1 :]))
+    predict(incomplete, fitted, start + 7)
+    expected = predict_fold(fitted.artifact, market.features.rows(0, start + 8), market.side_inputs, market.folds[0])
+    assert_same(predict(market, fitted, start + 8, start + 7), select_rows(expected, slice(7, 8)), 0.0)
 
 
-@pytest.mark.parametrize("harm", ["another past", "cut short", "lost"])
-def test_a_state_of_another_past_is_not_used(market, fitted: FittedFold, harm: str) -> None:
+@pytest.mark.parametrize("damage", ["other inputs", "truncated", "deleted"])
+def test_a_state_of_other_inputs_and_an_unreadable_one_are_not_used(market, fitted: FittedFold, damage: str) -> None:
     start = market.folds[0].test_start
     predict(market, fitted, start + 7)
     tonight = market
     (state,) = fitted.artifact.parent.glob("*.state")
-    if harm == "another past":
+    if damage == "other inputs":
         values = market.features.values.copy()
         values[start + 3, :4, 0] += 1.0
         tonight = SimpleNamespace(
             features=replace(market.features, values=values), side_inputs=market.side_inputs, folds=market.folds
         )
-    elif harm == "cut short":
+    elif damage == "truncated":
         state.write_bytes(state.read_bytes()[:-10])
     else:
         state.unlink()
     features = tonight.features.rows(0, start + 8)
-    anew = predict_fold(fitted.artifact, features, market.side_inputs, market.folds[0], start + 7)
-    assert_same(predict(tonight, fitted, start + 8, start + 7), anew, 0.0)
+    expected = predict_fold(fitted.artifact, features, market.side_inputs, market.folds[0], start + 7)
+    assert_same(predict(tonight, fitted, start + 8, start + 7), expected, 0.0)
 
 
-def test_an_irregular_network_steps_over_the_same_gaps(market, tmp_path: Path) -> None:
-    """A long pause right where the context begins counts as it does for the whole segment: not at all."""
+def test_an_irregular_network_ignores_the_gap_before_the_context_in_steps_too(market, tmp_path: Path) -> None:
+    """A long pause just before the first bar of the context has no effect, as for the whole segment."""
     arguments = market.arguments()
     spec = replace(arguments["spec"], options={"irregular": True})
-    config, start = arguments["config"], market.folds[0].test_start
+    config = arguments["config"]
+    start = market.folds[0].test_start
     ts = market.features.ts.copy()
     ts[start - config.context_bars :] += np.timedelta64(30, "D")
     features = replace(market.features, ts=ts)
@@ -130,4 +131,4 @@ def test_an_irregular_network_steps_over_the_same_gaps(market, tmp_path: Path) -
     fitted = fit_fold(**{**arguments, "spec": spec}, artifact=tmp_path / "m.safetensors")
     whole = predict_fold(fitted.artifact, features, SideInputs(), market.folds[0], start + 7)
     predict(paused, fitted, start + 7)
-    assert_same(predict(paused, fitted, start + 8, start + 7), replace_rows(whole, slice(0, 1)), 1e-7)
+    assert_same(predict(paused, fitted, start + 8, start + 7), select_rows(whole, slice(0, 1)), 1e-7)

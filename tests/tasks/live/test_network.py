@@ -1,4 +1,4 @@
-"""A real temporal graph network behind a stream: where it is depends on the events alone, and survives a restart."""
+"""A real temporal graph network fed by a stream: its state depends only on the events, and survives a restart."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import pytest
 
 from models import zoo
 from models.features.scaling import Scaler
-from models.training.artifact import Header, Outcome, save_artifact
+from models.graphs.market_stream import MARKET_ROW
+from models.training.artifact import FitResult, Header, save_artifact
 from models.training.config import TrainConfig
 from models.training.errors import DamagedArtifactError
 from tasks.errors import NoBarsError, NoModelError, OutageError
@@ -21,10 +22,10 @@ from tasks.live.bar_closer import BarCloser
 from tasks.live.event_feed import EventFeed, Forecaster
 from tasks.live.market import LiveMarket
 from tasks.live.network import LiveNetwork, published_fold
-from tasks.markets.bybit_frames import Frames
+from tasks.markets.bybit_frames import FrameReader
 from tasks.markets.event_rows import event_rows
-from tests.exchange import Exchange
-from tests.market_place import SYMBOLS, Place, at, hours
+from tests.exchange import FakeExchange
+from tests.market_place import SYMBOLS, LiveDesk, market_frames, ms_after_midnight
 from warehouse.publish import publish_copy
 from warehouse.tables import append
 
@@ -32,166 +33,189 @@ HOUR_US = 3_600_000_000
 
 
 @pytest.fixture
-def exchange(place: Place) -> Iterator[Exchange]:
-    with Exchange([], ()) as exchange:
-        place.tells(exchange)
+def exchange(live_desk: LiveDesk) -> Iterator[FakeExchange]:
+    with FakeExchange([], ()) as exchange:
+        live_desk.serve_rest_data(exchange)
         yield exchange
 
 
-def told(until: float) -> list[dict]:
-    frames = Frames(SYMBOLS, book_every_us=100_000)
-    return sorted((row for text in hours(0, until) for row in frames.read(text)), key=lambda row: row["ts"])
+def event_rows_until(hour: float) -> list[dict]:
+    """The event rows of the frames up to ``hour`` hours after midnight, by time."""
+    frames = FrameReader(SYMBOLS, book_every_us=100_000)
+    return sorted((row for text in market_frames(0, hour) for row in frames.read(text)), key=lambda row: row["ts"])
 
 
-def begun(network: LiveNetwork, bound_us: int = 1_000_000) -> EventFeed:
+def feed_from_start(network: LiveNetwork, bound_us: int = 1_000_000) -> EventFeed:
+    """A feed of a network that starts from the stored events."""
     feed = EventFeed(SYMBOLS, network, bound_us)
     feed.buffer.push(network.begin())
     return feed
 
 
-def passed(rows: list[dict], hour: float) -> int:
-    """How many of the rows came up to that hour."""
-    return sum(row["ts"] <= 1000 * at(hour) for row in rows)
+def push_later_event(feed: EventFeed) -> None:
+    """Pushes an event so much later that the buffer hands over all events before it; the buffer keeps the event."""
+    later = np.zeros(1, MARKET_ROW)
+    later["t"] = feed.buffer.state()["newest"] + feed.buffer.window_us + feed.buffer.bound_us
+    feed.buffer.push(later)
 
 
-def closed(network: LiveNetwork) -> pa.Table:
-    """What is due, taken in."""
+def count_until(rows: list[dict], hour: float) -> int:
+    """How many of the rows are at most ``hour`` hours after midnight."""
+    return sum(row["ts"] <= 1000 * ms_after_midnight(hour) for row in rows)
+
+
+def close_due_bars(network: LiveNetwork) -> pa.Table:
+    """Processes the bars that are due and returns their forecasts."""
     due = network.due()
     assert due is not None
-    made = network.close(due)
-    network.commit(made)
-    return made.rows
+    result = network.close(due)
+    network.commit(result)
+    return result.rows
 
 
-def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
-    assert one.keys() == other.keys()
-    for name in one:
-        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+def assert_same_state(state: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    assert state.keys() == expected.keys()
+    for name in state:
+        np.testing.assert_array_equal(state[name], expected[name], err_msg=name)
 
 
-def test_it_is_a_forecaster(place: Place) -> None:
-    assert isinstance(place.network(), Forecaster)
+def test_a_live_network_is_a_forecaster(live_desk: LiveDesk) -> None:
+    assert isinstance(live_desk.network(), Forecaster)
 
 
-def test_where_it_is_follows_from_the_events_and_not_from_their_arrival(place: Place, exchange: Exchange) -> None:
-    rows = told(2.5)
-    clean, faulty = (begun(place.network(exchange.rest_url), bound_us=HOUR_US) for _ in range(2))
-    clean.receive(event_rows(rows))
-    for k in range(0, len(rows), 4):  # in fours, each backwards and with some of those before again
-        faulty.receive(event_rows(rows[max(0, k - 2) : k + 4][::-1]))
-    assert faulty.buffer.counts["duplicates"] > 0 == faulty.buffer.counts["late"]
-    closed(clean.memory), closed(faulty.memory)
-    same(clean.memory.state(), faulty.memory.state())
+def test_the_state_depends_on_the_events_and_not_on_the_order_of_their_arrival(
+    live_desk: LiveDesk, exchange: FakeExchange
+) -> None:
+    rows = event_rows_until(2.5)
+    in_order, shuffled = (feed_from_start(live_desk.network(exchange.rest_url), bound_us=HOUR_US) for _ in range(2))
+    in_order.receive(event_rows(rows))
+    for k in range(0, len(rows), 4):  # four at a time, in reverse order and with two earlier ones repeated
+        shuffled.receive(event_rows(rows[max(0, k - 2) : k + 4][::-1]))
+    assert shuffled.buffer.counts["duplicates"] > 0 == shuffled.buffer.counts["late"]
+    close_due_bars(in_order.consumer)
+    close_due_bars(shuffled.consumer)
+    assert_same_state(in_order.consumer.state(), shuffled.consumer.state())
 
 
-def test_a_restored_network_goes_on_as_one_that_was_never_put_down(place: Place, exchange: Exchange) -> None:
-    rows, (whole, first, second) = told(2.5), (place.network(exchange.rest_url) for _ in range(3))
-    cut = passed(rows, 1.4)
-    feed = begun(whole)
+def test_a_restored_network_continues_like_one_that_was_never_interrupted(
+    live_desk: LiveDesk, exchange: FakeExchange
+) -> None:
+    rows = event_rows_until(2.5)
+    uninterrupted, saved, restored = (live_desk.network(exchange.rest_url) for _ in range(3))
+    cut = count_until(rows, 1.4)
+    feed = feed_from_start(uninterrupted)
     feed.receive(event_rows(rows))
-    closed(whole)
-    feed = begun(first)
+    close_due_bars(uninterrupted)
+    feed = feed_from_start(saved)
     feed.receive(event_rows(rows[:cut]))
-    closed(first)
-    kept = {name: array.copy() for name, array in feed.state().items()}
-    taken = first.state()
+    close_due_bars(saved)
+    arrays = {name: array.copy() for name, array in feed.state().items()}
+    saved_state = saved.state()
     feed.receive(event_rows(rows[cut:]))
-    closed(first)  # alters nothing of what was taken
-    after = EventFeed(SYMBOLS, second, bound_us=1_000_000)
-    for name, part in (("buffer", after.buffer), ("memory", second)):
-        part.restore({key.removeprefix(f"{name}."): kept[key] for key in kept if key.startswith(f"{name}.")})
-    same(taken, second.state())
-    after.receive(event_rows(rows[cut - 4 :]))  # some again
-    closed(second)
-    same(whole.state(), second.state())
+    close_due_bars(saved)  # must not alter the saved state
+    restored_feed = EventFeed(SYMBOLS, restored, bound_us=1_000_000)
+    for name, part in (("buffer", restored_feed.buffer), ("memory", restored)):
+        part.restore({key.removeprefix(f"{name}."): arrays[key] for key in arrays if key.startswith(f"{name}.")})
+    assert_same_state(saved_state, restored.state())
+    restored_feed.receive(event_rows(rows[cut - 4 :]))  # the first four are repeats
+    close_due_bars(restored)
+    assert_same_state(uninterrupted.state(), restored.state())
 
 
-def test_rows_that_come_while_a_bar_is_taken_in_are_kept_for_the_next(place: Place, exchange: Exchange) -> None:
-    rows, (quick, slow) = told(2.5), (place.network(exchange.rest_url) for _ in range(2))
-    cut = passed(rows, 1.4)
-    for network, before_adoption in ((quick, cut), (slow, len(rows))):
-        feed = begun(network)
+def test_rows_that_arrive_during_a_close_are_used_at_the_next_close(
+    live_desk: LiveDesk, exchange: FakeExchange
+) -> None:
+    rows = event_rows_until(2.5)
+    quick, slow = (live_desk.network(exchange.rest_url) for _ in range(2))
+    cut = count_until(rows, 1.4)
+    for network, committed_at in ((quick, cut), (slow, len(rows))):
+        feed = feed_from_start(network)
         feed.receive(event_rows(rows[:cut]))
         due = network.due()
-        made = network.close(due)
-        feed.receive(event_rows(rows[cut:before_adoption]))
-        network.commit(made)
-        feed.receive(event_rows(rows[before_adoption:]))
-        closed(network)
-    same(quick.state(), slow.state())
+        result = network.close(due)
+        feed.receive(event_rows(rows[cut:committed_at]))
+        network.commit(result)
+        feed.receive(event_rows(rows[committed_at:]))
+        close_due_bars(network)
+    assert_same_state(quick.state(), slow.state())
 
 
-def test_books_and_small_trades_are_not_heard_as_in_a_night(place: Place, exchange: Exchange) -> None:
-    network = place.network(exchange.rest_url)
-    feed = begun(network)
-    feed.receive(event_rows(told(0.9)))
+def test_books_and_small_trades_are_ignored_as_in_a_night(live_desk: LiveDesk, exchange: FakeExchange) -> None:
+    network = live_desk.network(exchange.rest_url)
+    feed = feed_from_start(network)
+    feed.receive(event_rows(event_rows_until(0.9)))
     waiting = np.concatenate(network.waiting)
-    assert len(waiting) > 0 and network.told > waiting["t"].max() - HOUR_US
+    assert len(waiting) > 0 and network.newest_event_us > waiting["t"].max() - HOUR_US
     assert not ((waiting["kind"] == 0) & (waiting["price"] * waiting["size"] < 100_000)).any()
     assert network.due() is None
 
 
-def test_what_happened_in_a_bar_that_is_stored_is_not_heard_again(place: Place, exchange: Exchange) -> None:
-    network = place.network(exchange.rest_url)
-    feed, early = begun(network), [{**row, "ts": row["ts"] - HOUR_US} for row in told(0.9)]
+def test_events_of_a_bar_that_is_already_stored_are_ignored(live_desk: LiveDesk, exchange: FakeExchange) -> None:
+    network = live_desk.network(exchange.rest_url)
+    feed = feed_from_start(network)
+    early = [{**row, "ts": row["ts"] - HOUR_US} for row in event_rows_until(0.9)]
     feed.receive(event_rows(early))
-    feed.buffer.finish()
+    push_later_event(feed)
     assert feed.buffer.counts["handed_over"] == len(early)
     assert len(np.concatenate(network.waiting)) == 0
     assert network.due() is None
 
 
-def test_stored_events_after_the_newest_bar_wait_for_its_close(place: Place, exchange: Exchange) -> None:
-    fed, stored = place.network(exchange.rest_url), place.network(exchange.rest_url)
-    feed = begun(fed)
-    feed.receive(event_rows(told(0.9)))
-    place.plays(hours(0, 0.9))
-    again = begun(stored)
-    for one in (feed, again):
-        one.buffer.finish()
-    np.testing.assert_array_equal(np.concatenate(fed.waiting), np.concatenate(stored.waiting))
+def test_stored_events_after_the_newest_bar_wait_for_its_close(live_desk: LiveDesk, exchange: FakeExchange) -> None:
+    streamed, stored = (live_desk.network(exchange.rest_url) for _ in range(2))
+    streamed_feed = feed_from_start(streamed)
+    streamed_feed.receive(event_rows(event_rows_until(0.9)))
+    live_desk.run_stream(market_frames(0, 0.9))
+    stored_feed = feed_from_start(stored)
+    for feed in (streamed_feed, stored_feed):
+        push_later_event(feed)
+    np.testing.assert_array_equal(np.concatenate(streamed.waiting), np.concatenate(stored.waiting))
 
 
-def test_without_bars_of_its_source_it_cannot_begin(place: Place) -> None:
-    place.desk.execute("DELETE FROM store.bars WHERE universe = 'perpetuals'")
-    publish_copy(place.desk.warehouse, "recorded", "perpetuals")
+def test_begin_without_published_bars_of_the_source_raises(live_desk: LiveDesk) -> None:
+    live_desk.desk.execute("DELETE FROM store.bars WHERE universe = 'perpetuals'")
+    publish_copy(live_desk.desk.warehouse, "recorded", "perpetuals")
     with pytest.raises(NoBarsError, match="no recorded bar of perpetuals"):
-        place.network().begin()
+        live_desk.network().begin()
 
 
-def test_without_rest_the_bar_is_missing_and_said(place: Place) -> None:
-    network = place.network()
-    begun(network).receive(event_rows(told(1.5)))
-    with pytest.raises(OutageError, match=r"nobody has a bar of 2024-06-29T00:00:00"):
+def test_a_close_without_rest_raises_an_outage_that_names_the_missing_bar(live_desk: LiveDesk) -> None:
+    network = live_desk.network()
+    feed_from_start(network).receive(event_rows(event_rows_until(1.5)))
+    with pytest.raises(OutageError, match=r"no symbol has a bar of 2024-06-29T00:00:00"):
         network.close(network.due())
 
 
-def test_a_close_that_failed_is_due_with_the_next_and_then_said_no_more(place: Place, exchange: Exchange) -> None:
-    network = place.network(exchange.rest_url)
-    feed, rows = begun(network), told(2.5)
-    cut = passed(rows, 1.4)
+def test_a_close_that_failed_is_processed_with_the_next_and_gets_no_forecast_then(
+    live_desk: LiveDesk, exchange: FakeExchange
+) -> None:
+    network = live_desk.network(exchange.rest_url)
+    feed = feed_from_start(network)
+    rows = event_rows_until(2.5)
+    cut = count_until(rows, 1.4)
     feed.receive(event_rows(rows[:cut]))
     assert network.give_up(network.due()) == 1
     assert network.due() is None
     feed.receive(event_rows(rows[cut:]))
-    assert {ts.hour for ts in closed(network)["ts"].to_pylist()} == {1}
+    assert {ts.hour for ts in close_due_bars(network)["ts"].to_pylist()} == {1}
 
 
-def test_a_newer_fold_is_told_of(place: Place, exchange: Exchange, caplog) -> None:
-    network = place.network(exchange.rest_url)
-    feed, rows = begun(network), told(2.5)
-    cut = passed(rows, 1.4)
+def test_a_newer_published_fold_is_logged(live_desk: LiveDesk, exchange: FakeExchange, caplog) -> None:
+    network = live_desk.network(exchange.rest_url)
+    feed = feed_from_start(network)
+    rows = event_rows_until(2.5)
+    cut = count_until(rows, 1.4)
     feed.receive(event_rows(rows[:cut]))
-    closed(network)
+    close_due_bars(network)
     assert "newer fold" not in caplog.text
-    place.desk.execute("UPDATE store.folds SET artifact_sha256 = 'newer'")
-    publish_copy(place.desk.warehouse, "recorded", "perpetuals")
+    live_desk.desk.execute("UPDATE store.folds SET artifact_sha256 = 'newer'")
+    publish_copy(live_desk.desk.warehouse, "recorded", "perpetuals")
     feed.receive(event_rows(rows[cut:]))
-    closed(network)
+    close_due_bars(network)
     assert "a newer fold of tgn is published; start the stream again" in caplog.text
 
 
-def test_an_error_of_the_program_ends_the_stream(place: Place) -> None:
+def test_an_unexpected_error_at_a_close_ends_the_stream(live_desk: LiveDesk) -> None:
     import asyncio
 
     class Broken:
@@ -201,28 +225,27 @@ def test_an_error_of_the_program_ends_the_stream(place: Place) -> None:
         def close(self, due: object) -> None:
             raise ZeroDivisionError
 
-    async def go() -> None:
-        closes = BarCloser("perpetuals", Broken())  # type: ignore[arg-type]
-        closes.begin_due(asyncio.Event())
-        await closes.end()
-        closes.begin_due(asyncio.Event())
+    async def close_twice() -> None:
+        bar_closer = BarCloser("perpetuals", Broken())  # type: ignore[arg-type]
+        bar_closer.start_due_close(asyncio.Event())
+        await bar_closer.wait()
+        bar_closer.start_due_close(asyncio.Event())
 
     with pytest.raises(ZeroDivisionError):
-        asyncio.run(go())
+        asyncio.run(close_twice())
 
 
 @pytest.fixture
-def put_night(desk) -> Callable[[str], Path]:
-    """put_night(model): a published night with one fold of it, whose file is returned."""
+def publish_fold(desk) -> Callable[[str], Path]:
+    """publish_fold(model): publishes a night with one fold of the model and returns the fold's file."""
 
-    def put(model: str) -> Path:
-        warehouse, keys, instant = (
-            desk.warehouse,
-            {"source": "recorded", "universe": "perpetuals"},
-            datetime(2024, 6, 20),
-        )
-        spec, scaler = zoo.Spec(model, d_model=8, n_layers=1, d_state=4), Scaler(("a",), (0.0,), (1.0,))
-        header = Header(spec, TrainConfig(), scaler, (1, 5), HOUR_US, Outcome(1, 0.5, 10, 5, 1, "d", "c"))
+    def publish(model: str) -> Path:
+        warehouse = desk.warehouse
+        keys = {"source": "recorded", "universe": "perpetuals"}
+        instant = datetime(2024, 6, 20)
+        spec = zoo.Spec(model, d_model=8, n_layers=1, d_state=4)
+        scaler = Scaler(("a",), (0.0,), (1.0,))
+        header = Header(spec, TrainConfig(), scaler, (1, 5), HOUR_US, FitResult(1, 0.5, 10, 5, 1, "d", "c"))
         path = warehouse.artifacts / "fold.safetensors"
         digest = save_artifact(path, header, zoo.build(spec, 1, 2, 0).state_dict())
         times = dict.fromkeys(("train_start", "train_end", "last_label_end", "test_start"), instant.replace(tzinfo=UTC))
@@ -245,30 +268,30 @@ def put_night(desk) -> Callable[[str], Path]:
         publish_copy(warehouse, "recorded", "perpetuals")
         return path
 
-    return put
+    return publish
 
 
-def test_a_fold_knows_its_test_window(desk, put_night) -> None:
-    put_night("tgn")
-    fold = published_fold(market(desk), "tgn")
+def test_a_published_fold_has_its_test_window_and_provenance(desk, publish_fold) -> None:
+    publish_fold("tgn")
+    fold = published_fold(live_market(desk), "tgn")
     assert (str(fold.test_start), fold.test_bars) == ("2024-06-20T00:00:00.000000", 48)
-    assert json.dumps(fold.said)
+    assert json.dumps(fold.provenance)
 
 
-def test_a_fold_that_is_not_there_or_reads_no_events_is_refused(desk, put_night) -> None:
-    path = put_night("gru")
+def test_a_fold_that_is_missing_damaged_or_reads_no_events_is_refused(desk, publish_fold) -> None:
+    path = publish_fold("gru")
     with pytest.raises(NoModelError, match="only networks can be fed"):
-        published_fold(market(desk), "momentum")
+        published_fold(live_market(desk), "momentum")
     with pytest.raises(NoModelError, match="no published recorded night of perpetuals has a fold of tgn"):
-        published_fold(market(desk), "tgn")
+        published_fold(live_market(desk), "tgn")
     with pytest.raises(NoModelError, match="no published live night of perpetuals has a fold of gru"):
-        published_fold(market(desk, "live"), "gru")
+        published_fold(live_market(desk, "live"), "gru")
     with pytest.raises(NoModelError, match="gru reads no events between bars"):
-        published_fold(market(desk), "gru")
+        published_fold(live_market(desk), "gru")
     path.write_bytes(b"damaged")
     with pytest.raises(DamagedArtifactError, match=r"fold\.safetensors: not the file that the fold wrote"):
-        published_fold(market(desk), "gru")
+        published_fold(live_market(desk), "gru")
 
 
-def market(desk, source: str = "recorded") -> LiveMarket:
+def live_market(desk, source: str = "recorded") -> LiveMarket:
     return LiveMarket(desk.warehouse, desk.night(datetime(2024, 6, 20).date(), "perpetuals").universe, source)

@@ -1,4 +1,4 @@
-"""A whole stream against an exchange of our own: whatever goes wrong, it ends where an undisturbed one does."""
+"""A whole stream against a fake exchange: after any fault it has the rows and the state of an undisturbed stream."""
 
 from __future__ import annotations
 
@@ -21,27 +21,34 @@ from models.graphs.snapshot import GraphError
 from tasks.errors import RefusedError
 from tasks.events import archived_by
 from tasks.live.backfill import MissedTrades
-from tasks.live.event_feed import NoConsumer
+from tasks.live.event_feed import StoreOnly
 from tasks.live.job import StreamJob, StreamReport
-from tasks.live.stream import AHEAD, MarketStream, stream_events
+from tasks.live.stream import MAX_AHEAD, MarketStream, stream_events
 from tasks.markets.bybit import Bybit
-from tasks.markets.bybit_frames import Frames, topics_of
-from tasks.markets.bybit_ws import Timing
+from tasks.markets.bybit_frames import FrameReader, topics_for
 from tasks.markets.event_rows import event_rows
 from tasks.markets.retry_policy import NO_RETRY, RetryPolicy
-from tests.exchange import AWAY, BACK, CLOSE, SILENCE, SNAPSHOT, Exchange
+from tests.exchange import (
+    AWAIT_SNAPSHOT_REQUEST,
+    COME_BACK,
+    DISCONNECT,
+    FALL_SILENT,
+    GO_AWAY,
+    QUICK_TIMING,
+    FakeExchange,
+    run_until_script_ends,
+)
 from warehouse.connect import Warehouse
 from warehouse.events import append_events
 from warehouse.migrate import migrate
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
-QUICK = Timing(heartbeat_s=0.05, silence_s=0.3, open_s=5, first_wait_s=0.01, longest_wait_s=0.05)
 BEGAN_MS = 1_789_299_660_000
-LAST = 40  # of the trades of a script
+LAST = 40  # number of the script's last trade
 
 
 def trade(number: int, symbol: str = "BTCUSDT", ms: int | None = None) -> str:
-    """A trade, a quarter of a second after the one with the number before."""
+    """A trade frame; trades follow each other by a quarter of a second, unless ``ms`` gives the time after BEGAN_MS."""
     stamp = BEGAN_MS + (250 * number if ms is None else ms)
     price = f"{60_000 + 7 * (number % 5)}"
     data = {
@@ -61,7 +68,7 @@ def liquidation(number: int) -> str:
 
 
 def book(update: int, kind: str = "delta") -> str:
-    """A book whose best bid is the number of its last change; a change comes with the trade of its number."""
+    """A book frame whose best bid is 1000 plus its last change; it has the time of the trade with that number."""
     stamp = BEGAN_MS + 250 * update + 20
     levels = {"b": [[str(1_000 + update), "1"]], "a": [["5000", str(update)]]}
     if kind == "snapshot":
@@ -81,39 +88,39 @@ TICKER = {"fundingRate": "0.0001", "nextFundingTime": "1789315200000", "openInte
 
 
 def script() -> list[str]:
-    """Ten seconds: trades of both symbols, a book, a ticker, liquidations; 20 to 25 and 30 to 33 are trades alone."""
+    """Ten seconds: trades of both symbols, a book, a ticker, liquidations; only trades from 20 to 25 and 30 to 33."""
     steps = [ticker(0, "snapshot", **TICKER), book(1, "snapshot")]
     update = 1
     for number in range(1, LAST + 1):
         steps += [trade(number), trade(number, "ETHUSDT")]
         if not (20 <= number <= 25 or 30 <= number <= 33):
             update += 1
-            steps += [book_at(update, number)]
+            steps += [book_at_trade(update, number)]
         if number % 10 == 5 and number != 25:
             steps += [liquidation(number), ticker(number, openInterest=str(5000 + number))]
     return steps
 
 
-def book_at(update: int, number: int) -> str:
-    """The change ``update`` of the book, at the time of the trade ``number``."""
-    frame = json.loads(book(update))
-    frame["cts"] = BEGAN_MS + 250 * number + 20
-    text = json.dumps(frame)
-    whole = json.loads(book(update, "snapshot"))
-    whole["cts"] = frame["cts"]
-    BOOKS[text] = json.dumps(whole)
+def book_at_trade(update: int, number: int) -> str:
+    """The book's change ``update`` at the time of the trade ``number``; adds the snapshot after it to BOOKS."""
+    change = json.loads(book(update))
+    change["cts"] = BEGAN_MS + 250 * number + 20
+    text = json.dumps(change)
+    snapshot = json.loads(book(update, "snapshot"))
+    snapshot["cts"] = change["cts"]
+    BOOKS[text] = json.dumps(snapshot)
     return text
 
 
-class Chain(NoConsumer):
-    """A memory that depends on every row, their order and where the batches were cut."""
+class OrderSensitive(StoreOnly):
+    """A consumer whose state depends on every row, their order and the batches they came in."""
 
     def __init__(self) -> None:
         self.value = np.array([1.0, 0.0, 0.0])
 
     def consume(self, rows: np.ndarray) -> None:
-        said = sum(rows[name].sum() for name in ("kind", "symbol", *EVENT_VALUES)) + rows["t"].sum() % 997
-        self.value = np.array([self.value[0] * 0.9 + said, self.value[1] + 1, self.value[2] + len(rows)])
+        total = sum(rows[name].sum() for name in ("kind", "symbol", *EVENT_VALUES)) + rows["t"].sum() % 997
+        self.value = np.array([self.value[0] * 0.9 + total, self.value[1] + 1, self.value[2] + len(rows)])
 
     def state(self) -> dict[str, np.ndarray]:
         return {"value": self.value}
@@ -125,22 +132,22 @@ class Chain(NoConsumer):
 @pytest.fixture(scope="session")
 def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("migrated") / "warehouse.duckdb"
-    migrate(Warehouse.at(path))
+    migrate(Warehouse.from_url(path))
     return path
 
 
 @pytest.fixture
 def warehouse(migrated_file: Path, tmp_path: Path) -> Warehouse:
-    return Warehouse.at(shutil.copy(migrated_file, tmp_path))
+    return Warehouse.from_url(shutil.copy(migrated_file, tmp_path))
 
 
 @pytest.fixture
 def rest() -> Iterator[Any]:
-    """rest(exchange): a client of its REST service."""
+    """rest(exchange): a client of the exchange's REST service."""
     clients = []
 
-    def build(exchange: Exchange) -> Bybit:
-        clients.append(Bybit(datetime(2100, 1, 1, tzinfo=UTC), patience=NO_RETRY, url=exchange.rest_url))
+    def build(exchange: FakeExchange) -> Bybit:
+        clients.append(Bybit(datetime(2100, 1, 1, tzinfo=UTC), retry_policy=NO_RETRY, url=exchange.rest_url))
         return clients[-1]
 
     yield build
@@ -148,7 +155,7 @@ def rest() -> Iterator[Any]:
         client.close()
 
 
-def job_of(exchange: Exchange, warehouse: Warehouse, **changes: Any) -> StreamJob:
+def make_job(exchange: FakeExchange, warehouse: Warehouse, **changes: Any) -> StreamJob:
     job = StreamJob(
         warehouse,
         "test",
@@ -157,86 +164,75 @@ def job_of(exchange: Exchange, warehouse: Warehouse, **changes: Any) -> StreamJo
         exchange.url,
         save_every_s=0.1,
         book_every_ms=100,
-        timing=QUICK,
+        timing=QUICK_TIMING,
         sweep_every_s=0.02,
     )
     return replace(job, **changes)
 
 
-async def until_played(stream: MarketStream, exchange: Exchange) -> StreamReport:
-    """Runs the stream until the script is at its end and nothing has come for a while."""
-    stop = asyncio.Event()
-    running = asyncio.create_task(stream.run(stop))
-    frames, quiet = -1, 0
-    async with asyncio.timeout(20):
-        while not running.done() and quiet < 4:
-            await asyncio.sleep(0.05)
-            now = sum(stream.frames.counts[name] for name in ("frames", "malformed")) - stream.frames.counts["pongs"]
-            quiet = quiet + 1 if exchange.done.is_set() and now == frames else 0
-            frames = now
-    stop.set()
-    return await running
-
-
-def rows_of(warehouse: Warehouse, where: str = "true") -> list[tuple]:
+def stored_events(warehouse: Warehouse, where: str = "true") -> list[tuple]:
     with warehouse.read() as con:
         return con.execute(f"SELECT * EXCLUDE (fetched_at) FROM events WHERE {where} ORDER BY ALL").fetchall()
 
 
-def played(steps: list[str], warehouse: Warehouse, rest: Any, **changes: Any) -> tuple[MarketStream, StreamReport]:
-    """A stream that has gone through the script, and its report."""
+def run_script(steps: list[str], warehouse: Warehouse, rest: Any, **changes: Any) -> tuple[MarketStream, StreamReport]:
+    """A stream that has received the whole script, and its report."""
     rejected = changes.pop("rejected", ())
-    topics = topics_of(changes.get("symbols", SYMBOLS))
-    with Exchange(steps, topics, rejected, BOOKS) as exchange:
-        job = job_of(exchange, warehouse, rest=rest(exchange), **changes)
-        stream = MarketStream(job, Chain())
-        return stream, asyncio.run(until_played(stream, exchange))
+    topics = topics_for(changes.get("symbols", SYMBOLS))
+    with FakeExchange(steps, topics, rejected, BOOKS) as exchange:
+        job = make_job(exchange, warehouse, rest=rest(exchange), **changes)
+        stream = MarketStream(job, OrderSensitive())
+        return stream, asyncio.run(run_until_script_ends(stream, exchange))
 
 
 @pytest.fixture(scope="module")
-def clean(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[tuple], dict[str, np.ndarray]]:
-    """Rows and state of an undisturbed run."""
-    warehouse = Warehouse.at(shutil.copy(migrated_file, tmp_path_factory.mktemp("clean")))
-    with Exchange(script(), topics_of(SYMBOLS), (), BOOKS) as exchange:
-        stream = MarketStream(job_of(exchange, warehouse), Chain())
-        report = asyncio.run(until_played(stream, exchange))
-    rows = rows_of(warehouse)
+def undisturbed(
+    migrated_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[list[tuple], dict[str, np.ndarray]]:
+    """The stored rows and the state of an undisturbed run."""
+    warehouse = Warehouse.from_url(shutil.copy(migrated_file, tmp_path_factory.mktemp("undisturbed")))
+    with FakeExchange(script(), topics_for(SYMBOLS), (), BOOKS) as exchange:
+        stream = MarketStream(make_job(exchange, warehouse), OrderSensitive())
+        report = asyncio.run(run_until_script_ends(stream, exchange))
+    rows = stored_events(warehouse)
     assert report.counts["stored"] == report.counts["events"] == len(rows) == 2 * LAST + 30 + 3 + 1 + 4
     assert not any(report.counts[name] for name in ("late", "duplicates", "gaps", "reconnects", "malformed", "filled"))
     return rows, stream.feed.state()
 
 
-def same_state(state: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
-    """Everything but the counts of what was dropped and the instant of receipt."""
-    assert state.keys() == other.keys()
+def assert_same_state(state: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    """Compares everything except the counts of dropped rows and the instant of receipt."""
+    assert state.keys() == expected.keys()
     for name in sorted(state.keys() - {"received", "buffer.counts"}):
-        unordered = name in ("buffer.seen", "buffer.waiting")
-        one, two = (np.sort(each[name], order=("t", "key")) if unordered else each[name] for each in (state, other))
-        np.testing.assert_array_equal(one, two, err_msg=name)
-    assert state["buffer.counts"][-1] == other["buffer.counts"][-1]
+        arrays = (state[name], expected[name])
+        if name in ("buffer.seen", "buffer.waiting"):  # their order is that of arrival
+            arrays = tuple(np.sort(array, order=("t", "key")) for array in arrays)
+        np.testing.assert_array_equal(*arrays, err_msg=name)
+    assert state["buffer.counts"][-1] == expected["buffer.counts"][-1]
 
 
-def opening(steps: list[str]) -> list[str]:
-    """The snapshots with which an exchange that has played ``steps`` answers who subscribes then."""
-    ticks = [json.loads(text)["data"] for text in steps if '"tickers.' in text]
+def opening_snapshots(steps: list[str]) -> list[str]:
+    """The snapshots that an exchange which has played ``steps`` sends to a new subscriber."""
+    tickers = [json.loads(text)["data"] for text in steps if '"tickers.' in text]
     last_book = [text for text in steps if '"orderbook.' in text][-1]
-    return [ticker(0, "snapshot", **{**TICKER, "openInterest": ticks[-1]["openInterest"]}), BOOKS[last_book]]
+    return [ticker(0, "snapshot", **{**TICKER, "openInterest": tickers[-1]["openInterest"]}), BOOKS[last_book]]
 
 
-def put(steps: list[str], after: str, *added: str) -> None:
-    at = steps.index(after) + 1
-    steps[at:at] = added
+def insert_after(steps: list[str], step: str, *added: str) -> None:
+    position = steps.index(step) + 1
+    steps[position:position] = added
 
 
-def faulty() -> list[str]:
-    """The same ten seconds with everything that the issue names, but a gap in the book."""
+def faulty_script() -> list[str]:
+    """The script with every kind of fault except a gap in the book."""
     steps = script()
-    put(steps, trade(3), trade(3), trade(2))  # twice, and again later
-    put(steps, trade(12), trade(1))  # so late that the buffer does not know it any more
+    insert_after(steps, trade(3), trade(3), trade(2))  # repeated at once, and repeated later
+    insert_after(steps, trade(12), trade(1))  # repeated so late that the buffer has forgotten it
     for number in (7, 14, 36):  # out of order, within the bound
-        here, there = steps.index(trade(number)), steps.index(trade(number + 2))
-        steps[here], steps[there] = steps[there], steps[here]
-    put(
+        first = steps.index(trade(number))
+        second = steps.index(trade(number + 2))
+        steps[first], steps[second] = steps[second], steps[first]
+    insert_after(
         steps,
         trade(9),
         "",
@@ -245,20 +241,20 @@ def faulty() -> list[str]:
         '{"topic":"orderbook.50.BTCUSDT"}',
         "[1]",
     )
-    put(steps, trade(16), CLOSE)
-    put(steps, trade(20), AWAY)
-    put(steps, trade(24, "ETHUSDT"), BACK)
-    put(steps, trade(30), SILENCE)
-    put(steps, trade(33), BACK)
+    insert_after(steps, trade(16), DISCONNECT)
+    insert_after(steps, trade(20), GO_AWAY)
+    insert_after(steps, trade(24, "ETHUSDT"), COME_BACK)
+    insert_after(steps, trade(30), FALL_SILENT)
+    insert_after(steps, trade(33), COME_BACK)
     return steps
 
 
-def test_after_every_fault_rows_and_state_are_those_of_an_undisturbed_run(clean, warehouse, rest) -> None:
-    stream, report = played(faulty(), warehouse, rest)
+def test_after_every_fault_rows_and_state_equal_those_of_an_undisturbed_run(undisturbed, warehouse, rest) -> None:
+    stream, report = run_script(faulty_script(), warehouse, rest)
     counts = report.counts
-    rows, state = clean
-    assert rows_of(warehouse) == rows
-    same_state(stream.feed.state(), state)
+    rows, state = undisturbed
+    assert stored_events(warehouse) == rows
+    assert_same_state(stream.feed.state(), state)
     assert counts["stored"] == len(rows)
     assert counts["reconnects"] == 3
     assert counts["malformed"] == 5
@@ -268,68 +264,68 @@ def test_after_every_fault_rows_and_state_are_those_of_an_undisturbed_run(clean,
     assert (counts["gaps"], counts["rejected"], counts["unfilled"]) == (0, 0, 0)
 
 
-def test_without_rest_the_missed_trades_stay_missing(clean, warehouse) -> None:
-    _, report = played(faulty(), warehouse, lambda _: None)
-    missing = {row[5] for row in clean[0]} - {row[5] for row in rows_of(warehouse)}
+def test_without_rest_the_missed_trades_stay_missing(undisturbed, warehouse) -> None:
+    _, report = run_script(faulty_script(), warehouse, lambda _: None)
+    missing = {row[5] for row in undisturbed[0]} - {row[5] for row in stored_events(warehouse)}
     assert report.counts["filled"] == 0
     assert {f"{symbol}-{number}" for symbol in SYMBOLS for number in (22, 23, 24, 31, 32)} <= missing
     assert all("USDT-" in trade_id for trade_id in missing)
 
 
-def test_a_gap_in_the_book_costs_the_missing_changes_and_nothing_else(clean, warehouse, rest) -> None:
+def test_a_gap_in_the_book_costs_the_missing_changes_and_nothing_else(undisturbed, warehouse, rest) -> None:
     steps = script()
     lost = next(text for text in steps if "orderbook" in text and '"u": 9,' in text)
-    before = next(text for text in steps if "orderbook" in text and '"u": 12,' in text)
+    later = next(text for text in steps if "orderbook" in text and '"u": 12,' in text)
     steps.remove(lost)
-    put(steps, before, SNAPSHOT)  # the changes 10 to 12 cannot be used without 9
-    stream, report = played(steps, warehouse, rest)
-    rows, state = clean
-    stored = rows_of(warehouse)
-    gone = {(row[2], row[5]) for row in rows if row not in stored}
-    assert {("book", "9")} <= gone <= {("book", update) for update in ("9", "10", "11")}  # up to the snapshot
+    insert_after(steps, later, AWAIT_SNAPSHOT_REQUEST)  # the changes 10 to 12 cannot be used without 9
+    stream, report = run_script(steps, warehouse, rest)
+    rows, state = undisturbed
+    stored = stored_events(warehouse)
+    missing = {(row[2], row[5]) for row in rows if row not in stored}
+    assert {("book", "9")} <= missing <= {("book", update) for update in ("9", "10", "11")}  # up to the snapshot
     assert [row for row in stored if row not in rows] == []
     assert report.counts["gaps"] == 1
-    book_now = stream.frames.book("BTCUSDT")
-    assert (book_now.update, max(book_now.bids), len(book_now.bids)) == (31, 1_031, 31)
+    book_after = stream.frames.book("BTCUSDT")
+    assert (book_after.update, max(book_after.bids), len(book_after.bids)) == (31, 1_031, 31)
     assert stream.feed.state()["buffer.newest"] == state["buffer.newest"]
 
 
-def test_a_topic_that_is_rejected_takes_no_other_with_it(clean, warehouse, rest) -> None:
+def test_a_rejected_topic_does_not_affect_the_others(undisturbed, warehouse, rest) -> None:
     symbols = (*SYMBOLS, "NOSUCHUSDT")
-    stream, report = played(script(), warehouse, rest, symbols=symbols, rejected=topics_of(symbols)[8:])
-    assert rows_of(warehouse) == clean[0]
+    stream, report = run_script(script(), warehouse, rest, symbols=symbols, rejected=topics_for(symbols)[8:])
+    assert stored_events(warehouse) == undisturbed[0]
     assert report.counts["rejected"] == 4
-    assert set(stream.frames.rejected) == set(topics_of(("NOSUCHUSDT",)))
+    assert set(stream.frames.rejected) == set(topics_for(("NOSUCHUSDT",)))
 
 
-def test_a_stream_none_of_whose_topics_is_accepted_fails_and_says_why(warehouse, rest) -> None:
+def test_a_stream_whose_topics_are_all_rejected_raises_the_reason(warehouse, rest) -> None:
     with pytest.raises(RefusedError, match=r"none of the topics: Invalid symbol :\[publicTrade\.BTCUSDT\]"):
-        played([], warehouse, rest, rejected=topics_of(SYMBOLS))
+        run_script([], warehouse, rest, rejected=topics_for(SYMBOLS))
 
 
-def test_a_new_trade_that_comes_too_late_is_stored_but_not_fed(warehouse, rest) -> None:
+def test_a_trade_that_arrives_too_late_is_stored_but_not_passed_to_the_consumer(warehouse, rest) -> None:
     steps = script()
-    put(steps, trade(20), trade(99, ms=250))
-    stream, report = played(steps, warehouse, rest)
+    insert_after(steps, trade(20), trade(99, ms=250))
+    stream, report = run_script(steps, warehouse, rest)
     assert (report.counts["late"], report.counts["stored"]) == (1, 119)
-    assert len(rows_of(warehouse, "event_id = 'BTCUSDT-99'")) == 1
+    assert len(stored_events(warehouse, "event_id = 'BTCUSDT-99'")) == 1
     assert stream.feed.buffer.counts["received"] == 119
 
 
-def test_a_stream_stopped_in_order_and_started_again_is_as_one_that_was_not(clean, warehouse, rest) -> None:
+def test_a_stream_that_is_stopped_and_started_again_equals_an_uninterrupted_one(undisturbed, warehouse, rest) -> None:
     steps = script()
     half = steps.index(trade(16)) + 1
-    played(steps[:half], warehouse, rest)
-    stream, report = played([*opening(steps[:half]), *steps[half:]], warehouse, rest)
-    assert rows_of(warehouse) == clean[0]
-    same_state(stream.feed.state(), clean[1])
-    assert report.counts["stored"] < len(clean[0])
+    run_script(steps[:half], warehouse, rest)
+    stream, report = run_script([*opening_snapshots(steps[:half]), *steps[half:]], warehouse, rest)
+    assert stored_events(warehouse) == undisturbed[0]
+    assert_same_state(stream.feed.state(), undisturbed[1])
+    assert report.counts["stored"] < len(undisturbed[0])
 
 
-def test_days_of_the_archive_that_are_fetched_between_two_runs_are_not_fed(clean, warehouse, rest) -> None:
+def test_archived_days_fetched_between_two_runs_are_not_passed_to_the_consumer(undisturbed, warehouse, rest) -> None:
     steps = script()
     half = steps.index(trade(16)) + 1
-    played(steps[:half], warehouse, rest)
+    run_script(steps[:half], warehouse, rest)
     day_before = {
         "kind": "trade",
         "symbol": SYMBOLS[0],
@@ -342,65 +338,66 @@ def test_days_of_the_archive_that_are_fetched_between_two_runs_are_not_fed(clean
     stamps = {"source": "recorded", "venue": "bybit", "run_id": archived_by("recorded")}
     with warehouse.write("archive") as con:
         assert append_events(con, rows, **stamps, fetched_at=datetime.now(UTC)) == 1
-    stream, report = played([*opening(steps[:half]), *steps[half:]], warehouse, rest)
+    stream, report = run_script([*opening_snapshots(steps[:half]), *steps[half:]], warehouse, rest)
     assert report.counts["late"] == 0
-    same_state(stream.feed.state(), clean[1])
+    assert_same_state(stream.feed.state(), undisturbed[1])
 
 
-def test_a_state_older_than_the_rows_is_brought_up_to_them(clean, warehouse, rest) -> None:
-    """A crash between two saves of the state: what was written meanwhile is the log that it is replayed from."""
+def test_a_state_older_than_the_stored_rows_is_brought_up_to_them(undisturbed, warehouse, rest) -> None:
+    """After a crash between two saves of the state, the rows written since the first are replayed."""
     steps = script()
-    third, half = steps.index(trade(11)) + 1, steps.index(trade(16)) + 1
-    stream, _ = played(steps[:third], warehouse, rest)
+    third = steps.index(trade(11)) + 1
+    half = steps.index(trade(16)) + 1
+    stream, _ = run_script(steps[:third], warehouse, rest)
     state_file = stream.job.state_file
-    older = state_file.read_bytes()
-    played([*opening(steps[:third]), *steps[third:half]], warehouse, rest)
-    state_file.write_bytes(older)
-    stream, _ = played([*opening(steps[:half]), *steps[half:]], warehouse, rest)
-    assert rows_of(warehouse) == clean[0]
-    same_state(stream.feed.state(), clean[1])
+    older_state = state_file.read_bytes()
+    run_script([*opening_snapshots(steps[:third]), *steps[third:half]], warehouse, rest)
+    state_file.write_bytes(older_state)
+    stream, _ = run_script([*opening_snapshots(steps[:half]), *steps[half:]], warehouse, rest)
+    assert stored_events(warehouse) == undisturbed[0]
+    assert_same_state(stream.feed.state(), undisturbed[1])
 
 
-def test_trades_missed_between_two_runs_are_asked_for(clean, warehouse, rest) -> None:
+def test_trades_missed_between_two_runs_are_requested_by_rest(undisturbed, warehouse, rest) -> None:
     steps = script()
-    away, back = steps.index(trade(20)), steps.index(trade(25, "ETHUSDT"))
-    played(steps[:away], warehouse, rest)
-    lost = [AWAY, *steps[away:back], BACK]
-    _, report = played([*opening(steps[:away]), *lost, *steps[back:]], warehouse, rest)
-    assert rows_of(warehouse) == clean[0]
+    away = steps.index(trade(20))
+    back = steps.index(trade(25, "ETHUSDT"))
+    run_script(steps[:away], warehouse, rest)
+    missed = [GO_AWAY, *steps[away:back], COME_BACK]
+    _, report = run_script([*opening_snapshots(steps[:away]), *missed, *steps[back:]], warehouse, rest)
+    assert stored_events(warehouse) == undisturbed[0]
     assert report.counts["filled"] >= 10
 
 
-def test_a_symbol_s_first_trade_is_not_missed_when_it_falls_between_two_connections(warehouse, rest) -> None:
-    steps = [trade(1), AWAY, trade(2), trade(2, "ETHUSDT"), BACK, trade(3)]
-    _, report = played(steps, warehouse, rest)
-    assert [row[5] for row in rows_of(warehouse)] == ["BTCUSDT-1", "BTCUSDT-2", "BTCUSDT-3", "ETHUSDT-2"]
+def test_a_symbols_first_trade_is_filled_in_when_it_happens_between_two_connections(warehouse, rest) -> None:
+    steps = [trade(1), GO_AWAY, trade(2), trade(2, "ETHUSDT"), COME_BACK, trade(3)]
+    _, report = run_script(steps, warehouse, rest)
+    assert [row[5] for row in stored_events(warehouse)] == ["BTCUSDT-1", "BTCUSDT-2", "BTCUSDT-3", "ETHUSDT-2"]
     assert report.counts["late"] == 0
 
 
-def test_a_rest_service_that_is_out_of_order_costs_the_missed_trades_and_is_told(
+def test_when_rest_is_down_the_missed_trades_stay_missing_and_are_logged(
     warehouse, rest, caplog: pytest.LogCaptureFixture
 ) -> None:
     steps = script()
-    put(steps, trade(16), CLOSE)
-    with Exchange(steps, topics_of(SYMBOLS), (), BOOKS) as exchange:
-        exchange.rest_down = True
-        stream = MarketStream(job_of(exchange, warehouse, rest=rest(exchange)))
-        report = asyncio.run(until_played(stream, exchange))
+    insert_after(steps, trade(16), DISCONNECT)
+    with FakeExchange(steps, topics_for(SYMBOLS), (), BOOKS) as exchange:
+        exchange.is_rest_down = True
+        stream = MarketStream(make_job(exchange, warehouse, rest=rest(exchange)))
+        report = asyncio.run(run_until_script_ends(stream, exchange))
     assert report.counts["unfilled"] == 2
     assert "BTCUSDT: trades since" in caplog.text
     assert "stay missing" in caplog.text
 
 
-def test_a_stream_told_to_end_does_not_wait_for_a_rest_service_that_is_down(warehouse) -> None:
-    with Exchange([trade(1), CLOSE, trade(2)], topics_of(SYMBOLS)) as exchange:
-        exchange.rest_down = True
-        patient = Bybit(
-            datetime(2100, 1, 1, tzinfo=UTC), patience=RetryPolicy(first_wait_s=60.0), url=exchange.rest_url
-        )
-        stream = MarketStream(job_of(exchange, warehouse, rest=patient, timing=replace(QUICK, silence_s=60)))
+def test_a_stopped_stream_does_not_wait_for_a_rest_service_that_is_down(warehouse) -> None:
+    with FakeExchange([trade(1), DISCONNECT, trade(2)], topics_for(SYMBOLS)) as exchange:
+        exchange.is_rest_down = True
+        slow_retries = RetryPolicy(first_wait_s=60.0)
+        client = Bybit(datetime(2100, 1, 1, tzinfo=UTC), retry_policy=slow_retries, url=exchange.rest_url)
+        stream = MarketStream(make_job(exchange, warehouse, rest=client, timing=replace(QUICK_TIMING, silence_s=60)))
 
-        async def go() -> StreamReport:
+        async def stop_after_script() -> StreamReport:
             stop = asyncio.Event()
             running = asyncio.create_task(stream.run(stop))
             while not exchange.done.is_set():
@@ -409,79 +406,81 @@ def test_a_stream_told_to_end_does_not_wait_for_a_rest_service_that_is_down(ware
             stop.set()
             return await running
 
-        began = time.monotonic()
-        report = asyncio.run(go())
-        assert time.monotonic() - began < 10
-        patient.close()
+        started_s = time.monotonic()
+        report = asyncio.run(stop_after_script())
+        assert time.monotonic() - started_s < 10
+        client.close()
     assert report.counts["unfilled"] == 2
-    assert {"BTCUSDT-1", "BTCUSDT-2"} == {row[5] for row in rows_of(warehouse)}
+    assert {"BTCUSDT-1", "BTCUSDT-2"} == {row[5] for row in stored_events(warehouse)}
 
 
-def test_rest_is_asked_at_most_so_often_and_not_at_all_once_told_to_stop(rest) -> None:
-    async def sweeps(exchange: Exchange) -> tuple[list[int], float]:
-        missed, stop = MissedTrades(rest(exchange), every_s=0.2), asyncio.Event()
-        missed.last["BTCUSDT"] = datetime.fromtimestamp(0, UTC)
-        began = time.monotonic()
-        found = [(await missed.backfill(stop)).num_rows for _ in range(3)]
-        seconds = time.monotonic() - began
+def test_backfills_keep_their_interval_and_request_nothing_once_stopped(rest) -> None:
+    async def backfill_repeatedly(exchange: FakeExchange) -> tuple[list[int], float]:
+        missed_trades = MissedTrades(rest(exchange), every_s=0.2)
+        missed_trades.last_trade_ts["BTCUSDT"] = datetime.fromtimestamp(0, UTC)
+        stop = asyncio.Event()
+        started_s = time.monotonic()
+        rows = [(await missed_trades.backfill(stop)).num_rows for _ in range(3)]
+        seconds = time.monotonic() - started_s
         stop.set()
-        return [*found, (await missed.backfill(stop)).num_rows], seconds
+        return [*rows, (await missed_trades.backfill(stop)).num_rows], seconds
 
-    with Exchange([], topics_of(SYMBOLS)) as exchange:
-        exchange._know(trade(1))
-        found, seconds = asyncio.run(sweeps(exchange))
-    assert found == [1, 1, 1, 0]
+    with FakeExchange([], topics_for(SYMBOLS)) as exchange:
+        exchange.publish(trade(1))
+        rows, seconds = asyncio.run(backfill_repeatedly(exchange))
+    assert rows == [1, 1, 1, 0]
     assert 2 * 0.2 <= seconds < 5
 
 
-def test_a_live_event_from_the_future_is_not_believed(warehouse, rest) -> None:
-    ahead = int(time.time() * 1000) + int(AHEAD.total_seconds() * 1000) + 10_000
-    _, report = played([trade(1), trade(2, ms=ahead), trade(3)], warehouse, rest, source="live")
+def test_a_live_event_far_in_the_future_is_dropped_and_counted(warehouse, rest) -> None:
+    ahead_ms = int(time.time() * 1000) + int(MAX_AHEAD.total_seconds() * 1000) + 10_000
+    _, report = run_script([trade(1), trade(2, ms=ahead_ms), trade(3)], warehouse, rest, source="live")
     assert report.counts["ahead"] == 1
-    assert [row[5] for row in rows_of(warehouse)] == ["BTCUSDT-1", "BTCUSDT-3"]
+    assert [row[5] for row in stored_events(warehouse)] == ["BTCUSDT-1", "BTCUSDT-3"]
 
 
-def test_silence_and_storms_are_counted_and_told(warehouse, rest, caplog: pytest.LogCaptureFixture) -> None:
-    _, report = played(script(), warehouse, rest, stale_s=0.05, storm_per_s=10.0)
+def test_silence_and_event_storms_are_counted_and_logged(warehouse, rest, caplog: pytest.LogCaptureFixture) -> None:
+    _, report = run_script(script(), warehouse, rest, stale_s=0.05, storm_per_s=10.0)
     assert report.counts["stale"] >= 1
     assert report.counts["storms"] >= 1
     assert "what is forecast is stale" in caplog.text
     assert "an event storm" in caplog.text
 
 
-def test_while_a_night_holds_the_warehouse_the_stream_goes_on(
-    clean, warehouse, rest, caplog: pytest.LogCaptureFixture
+def test_the_stream_continues_while_a_night_holds_the_warehouse(
+    undisturbed, warehouse, rest, caplog: pytest.LogCaptureFixture
 ) -> None:
-    patient, warehouse = warehouse, replace(warehouse, lock_timeout_s=0.05)
-    with Exchange(script(), topics_of(SYMBOLS), (), BOOKS) as exchange:
-        stream = MarketStream(job_of(exchange, warehouse, rest=rest(exchange)), Chain())
+    night_warehouse = warehouse
+    warehouse = replace(warehouse, lock_timeout_s=0.05)
+    with FakeExchange(script(), topics_for(SYMBOLS), (), BOOKS) as exchange:
+        stream = MarketStream(make_job(exchange, warehouse, rest=rest(exchange)), OrderSensitive())
         release = threading.Event()
         stream.resume()
 
-        def night() -> None:
-            with patient.write("a night"):
+        def hold_warehouse() -> None:
+            with night_warehouse.write("a night"):
                 release.wait(10)
 
-        async def go() -> StreamReport:
-            other = asyncio.create_task(asyncio.to_thread(night))
-            running = asyncio.create_task(until_played(stream, exchange))
+        async def release_after_script() -> StreamReport:
+            holding = asyncio.create_task(asyncio.to_thread(hold_warehouse))
+            running = asyncio.create_task(run_until_script_ends(stream, exchange))
             while not exchange.done.is_set():
                 await asyncio.sleep(0.02)
-            fed = stream.feed.buffer.counts["received"]
+            received = stream.feed.buffer.counts["received"]
             release.set()
-            await other
-            assert fed > 50
+            await holding
+            assert received > 50
             return await running
 
         stream.resume = lambda: None  # type: ignore[method-assign]  # done above, before the night took the lock
-        asyncio.run(go())
+        asyncio.run(release_after_script())
     assert "what has arrived waits in memory" in caplog.text
-    assert rows_of(warehouse) == clean[0]
-    same_state(stream.feed.state(), clean[1])
+    assert stored_events(warehouse) == undisturbed[0]
+    assert_same_state(stream.feed.state(), undisturbed[1])
 
 
-class Breaks(Chain):
-    """A memory that cannot read its second batch."""
+class FailsAtSecondBatch(OrderSensitive):
+    """A consumer that raises an error at its second batch."""
 
     def consume(self, rows: np.ndarray) -> None:
         super().consume(rows)
@@ -489,51 +488,53 @@ class Breaks(Chain):
             raise GraphError("no such batch")
 
 
-def test_what_the_memory_cannot_read_is_stored_and_its_half_state_is_not(warehouse, rest) -> None:
-    with Exchange(script(), topics_of(SYMBOLS), (), BOOKS) as exchange:
-        stream = MarketStream(job_of(exchange, warehouse, save_every_s=60.0), Breaks())
+def test_rows_that_the_consumer_fails_on_are_stored_and_its_incomplete_state_is_not(warehouse, rest) -> None:
+    with FakeExchange(script(), topics_for(SYMBOLS), (), BOOKS) as exchange:
+        stream = MarketStream(make_job(exchange, warehouse, save_every_s=60.0), FailsAtSecondBatch())
         with pytest.raises(GraphError, match="no such batch"):
-            asyncio.run(until_played(stream, exchange))
-    assert len(rows_of(warehouse)) == stream.counts["events"] > 0
+            asyncio.run(run_until_script_ends(stream, exchange))
+    assert len(stored_events(warehouse)) == stream.counts["events"] > 0
     assert not stream.job.state_file.exists()
 
 
 @pytest.mark.parametrize("wrong", [{"openInterest": "0"}, {"openInterest": "1e200"}, {"fundingRate": "1e40"}], ids=str)
-def test_one_odd_value_costs_its_frame_and_no_other(clean, warehouse, rest, wrong: dict[str, str]) -> None:
+def test_a_frame_with_an_impossible_value_is_dropped_alone(undisturbed, warehouse, rest, wrong: dict[str, str]) -> None:
     steps = script()
-    put(steps, trade(12), ticker(12, **wrong))
-    stream, report = played(steps, warehouse, rest)
+    insert_after(steps, trade(12), ticker(12, **wrong))
+    stream, report = run_script(steps, warehouse, rest)
     assert report.counts["malformed"] == 1
-    assert rows_of(warehouse) == clean[0]
-    same_state(stream.feed.state(), clean[1])
+    assert stored_events(warehouse) == undisturbed[0]
+    assert_same_state(stream.feed.state(), undisturbed[1])
 
 
-def test_minutes_end_a_stream(warehouse) -> None:
-    with Exchange([], topics_of(SYMBOLS)) as exchange:
-        report = stream_events(job_of(exchange, warehouse, minutes=0.005))
+def test_a_stream_ends_after_its_minutes(warehouse) -> None:
+    with FakeExchange([], topics_for(SYMBOLS)) as exchange:
+        report = stream_events(make_job(exchange, warehouse, minutes=0.005))
     assert 0.3 <= report.seconds < 5
 
 
-def test_a_damaged_state_is_refused_by_name(warehouse, rest) -> None:
-    stream, _ = played([trade(1)], warehouse, rest)
+def test_a_damaged_state_file_is_refused_by_name(warehouse, rest) -> None:
+    stream, _ = run_script([trade(1)], warehouse, rest)
     stream.job.state_file.write_bytes(b"damaged")
     with pytest.raises(GraphError, match=r"recorded-test\.npz: no state of a stream"):
-        played([trade(2)], warehouse, rest)
+        run_script([trade(2)], warehouse, rest)
 
 
-def test_the_recorded_frames_are_stored_as_they_are_read(shared_data: Path, warehouse, rest) -> None:
-    """Spot trades and a book of the testnet, tickers of the main net, a published liquidation; two connections."""
+def test_the_recorded_frames_are_stored_as_the_reader_returns_them(shared_data: Path, warehouse, rest) -> None:
+    """Spot trades and a book of the testnet, tickers of the main net, a published liquidation, over two connections."""
     wire = shared_data / "wire"
-    published = (wire / "bybit_doc_examples" / "Subscriptions__V5__Linear__Liquidations.txt").read_text()
-    first = json.dumps(json.loads(published[published.index("= \n{") + 3 :]))
+    example = (wire / "bybit_doc_examples" / "Subscriptions__V5__Linear__Liquidations.txt").read_text()
+    liquidation_text = json.dumps(json.loads(example[example.index("= \n{") + 3 :]))
     spot = (wire / "bybit_ws" / "raw_md_stream.testnet_spot.jsonl").read_text().splitlines()
     tickers = (wire / "bybit_ws" / "tickers_stream.mainnet_linear.excerpt.jsonl").read_text().splitlines()
-    spot = [text for text in spot if '"topic"' in text]  # the exchange answers for itself
+    spot = [
+        text for text in spot if '"topic"' in text
+    ]  # without acknowledgements, which the fake exchange sends itself
     tickers = [text for text in tickers if '"topic"' in text]
-    reader = Frames(SYMBOLS, book_every_us=100_000)
-    expected = [row for text in (first, *spot, *tickers) for row in reader.read(text)]
-    _, report = played([first, *spot, CLOSE, *tickers], warehouse, rest)
-    stored = {(row[2], row[3], row[5]) for row in rows_of(warehouse)}
+    reader = FrameReader(SYMBOLS, book_every_us=100_000)
+    expected = [row for text in (liquidation_text, *spot, *tickers) for row in reader.read(text)]
+    _, report = run_script([liquidation_text, *spot, DISCONNECT, *tickers], warehouse, rest)
+    stored = {(row[2], row[3], row[5]) for row in stored_events(warehouse)}
     assert stored == {(row["kind"], row["symbol"], row["event_id"]) for row in expected}
     assert report.counts["stored"] == len(expected) == 4 + 8 + 4 + 1
     assert (report.counts["gaps"], report.counts["reconnects"], report.counts["malformed"]) == (0, 1, 0)

@@ -1,4 +1,4 @@
-"""A stream that is killed at any time forecasts, in all its runs together, what one that never was does."""
+"""The runs of a stream that is killed at any time make together the forecasts of an uninterrupted stream."""
 
 from __future__ import annotations
 
@@ -9,43 +9,44 @@ from pathlib import Path
 
 import pytest
 
-from tasks.markets.bybit_frames import topics_of
-from tests.exchange import Exchange
-from tests.market_place import SYMBOLS, Place, hours
+from tasks.markets.bybit_frames import topics_for
+from tests.exchange import FakeExchange
+from tests.market_place import SYMBOLS, LiveDesk, market_frames
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 COMMAND = "import sys; from flows.cli import main; sys.argv[0] = 'nightgraph'; main()"
 
 
-def started(exchange: Exchange, place: Place) -> subprocess.Popen[str]:
-    asked = ["--universe", "perpetuals", "--model", "tgn", "--url", exchange.url, "--rest-url", exchange.rest_url]
-    command = [sys.executable, "-c", COMMAND, "stream", *asked, "--warehouse", str(place.desk.warehouse.path)]
+def start_stream(exchange: FakeExchange, live_desk: LiveDesk) -> subprocess.Popen[str]:
+    options = ["--universe", "perpetuals", "--model", "tgn", "--url", exchange.url, "--rest-url", exchange.rest_url]
+    command = [sys.executable, "-c", COMMAND, "stream", *options, "--warehouse", str(live_desk.desk.warehouse.path)]
     return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.mark.slow
-def test_killed_three_times_a_stream_forecasts_every_bar_once_and_as_a_night(place: Place) -> None:
-    steps = hours(0, 8.5)
-    place.name_universe()
-    with Exchange(steps, topics_of(SYMBOLS)) as exchange:
-        place.tells(exchange)
-        for left in (150, 100, 50):
-            process = started(exchange, place)
-            while len(exchange.script) > left and process.poll() is None:
+def test_a_stream_killed_three_times_forecasts_every_bar_once_and_as_a_night(live_desk: LiveDesk) -> None:
+    steps = market_frames(0, 8.5)
+    live_desk.store_universe()
+    with FakeExchange(steps, topics_for(SYMBOLS)) as exchange:
+        live_desk.serve_rest_data(exchange)
+        for remaining_steps in (150, 100, 50):
+            process = start_stream(exchange, live_desk)
+            while len(exchange.script) > remaining_steps and process.poll() is None:
                 time.sleep(0.001)
-            time.sleep(0.02 * (left % 7))  # a close may be under way, or its forecasts unwritten
+            time.sleep(0.02 * (remaining_steps % 7))  # a close may be running, or its forecasts not written
             process.kill()
             process.communicate()
-        process = started(exchange, place)
+        process = start_stream(exchange, live_desk)
         assert exchange.done.wait(60)
-        patience = time.monotonic() + 60
-        while len(place.forecasts()) < 8 * 2 * 2 and process.poll() is None and time.monotonic() < patience:
+        deadline_s = time.monotonic() + 60
+        while len(live_desk.forecasts()) < 8 * 2 * 2 and process.poll() is None and time.monotonic() < deadline_s:
             time.sleep(0.5)
         process.terminate()
-        printed, said = process.communicate(timeout=30)
-        assert process.returncode == 0, said
-    assert "forecasts" in printed
-    rows, expected = place.forecasts(), place.night_forecasts(8)
+        output, errors = process.communicate(timeout=30)
+        assert process.returncode == 0, errors
+    assert "forecasts" in output
+    rows = live_desk.forecasts()
+    expected = live_desk.night_forecasts(8)
     assert [row[:3] for row in rows] == [row[:3] for row in expected]
-    for row, other in zip(rows, expected, strict=True):
-        assert row[3:] == pytest.approx(other[3:], rel=0, abs=1e-7)
+    for row, night_row in zip(rows, expected, strict=True):
+        assert row[3:] == pytest.approx(night_row[3:], rel=0, abs=1e-7)

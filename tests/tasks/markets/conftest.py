@@ -1,4 +1,4 @@
-"""Wire bodies by path, and small tapes in the recorded layout."""
+"""Sessions with canned answers, recorded wire bodies, and a small tape in the recorded layout."""
 
 from __future__ import annotations
 
@@ -19,20 +19,23 @@ from requests.adapters import BaseAdapter
 from models.sessions import bar_opens, session_dates
 
 
-class Canned(BaseAdapter):
-    """A transport that answers each path with one status and body, and remembers what it was asked."""
+class CannedAdapter(BaseAdapter):
+    """A transport that answers each path with one status and body; ``requested_paths`` records the requests."""
 
     def __init__(self, answers: dict[str, tuple[int, Any]]) -> None:
         super().__init__()
         self._answers = answers
-        self.asked: list[str] = []
+        self.requested_paths: list[str] = []
 
     def send(self, request, **_):
         path = request.url.split("?")[0].split("/", 3)[3]
-        self.asked.append(path)
+        self.requested_paths.append(path)
         status, body = self._answers.get(path, (404, "<html></html>"))
         response = requests.Response()
-        response.status_code, response.request, response.url, response.encoding = status, request, request.url, "utf-8"
+        response.status_code = status
+        response.request = request
+        response.url = request.url
+        response.encoding = "utf-8"
         response.raw = io.BytesIO((body if isinstance(body, str) else json.dumps(body)).encode())
         return response
 
@@ -41,11 +44,12 @@ class Canned(BaseAdapter):
 
 
 @pytest.fixture
-def canned() -> Callable[[dict[str, tuple[int, Any]]], tuple[requests.Session, Canned]]:
-    """canned({path: (status, body)}): a session answered from there, and the transport under it."""
+def canned() -> Callable[[dict[str, tuple[int, Any]]], tuple[requests.Session, CannedAdapter]]:
+    """canned({path: (status, body)}): a session that gets these answers, and its transport."""
 
-    def build(answers: dict[str, tuple[int, Any]]) -> tuple[requests.Session, Canned]:
-        session, adapter = requests.Session(), Canned(answers)
+    def build(answers: dict[str, tuple[int, Any]]) -> tuple[requests.Session, CannedAdapter]:
+        session = requests.Session()
+        adapter = CannedAdapter(answers)
         session.mount("https://", adapter)
         return session, adapter
 
@@ -54,7 +58,7 @@ def canned() -> Callable[[dict[str, tuple[int, Any]]], tuple[requests.Session, C
 
 @pytest.fixture
 def wire(shared_data: Path) -> Callable[[str], Any]:
-    """wire(name): a recorded body under wire/, Yahoo's without the recorder's envelope."""
+    """wire(name): a recorded body under wire/; Yahoo's without the recorder's envelope."""
 
     def load(name: str) -> Any:
         text = (shared_data / "wire" / name).read_text()
@@ -66,21 +70,23 @@ def wire(shared_data: Path) -> Callable[[str], Any]:
 
 @pytest.fixture
 def small_tape(tmp_path: Path) -> Path:
-    """A tape of two stocks (2024-01-02 to 2024-03-28) and two perpetuals (2024-01-01 to 2024-03-31), in the layout."""
-    folder, rng = tmp_path / "tape", np.random.default_rng(1)
-    start, stop = date(2024, 1, 1), date(2024, 4, 1)
+    """A tape of two stocks (2024-01-02 to 2024-03-28) and two perpetuals (2024-01-01 to 2024-03-31)."""
+    folder = tmp_path / "tape"
+    rng = np.random.default_rng(1)
+    start = date(2024, 1, 1)
+    stop = date(2024, 4, 1)
     days = session_dates("XNYS", start, stop).astype("datetime64[D]")
     hours = bar_opens("24/7", "1h", start, stop)
-    settled = hours[8::8]
+    settlements = hours[8::8]
     tables = {
-        "yahoo/bars_1d": [_bars(rng, symbol, "date", days, adj_close=True) for symbol in ("AAA", "BBB")],
-        "bybit/klines_60": [_bars(rng, symbol, "ts", hours) for symbol in ("XUSDT", "YUSDT")],
+        "yahoo/bars_1d": [make_bars(rng, symbol, "date", days, adj_close=True) for symbol in ("AAA", "BBB")],
+        "bybit/klines_60": [make_bars(rng, symbol, "ts", hours) for symbol in ("XUSDT", "YUSDT")],
         "bybit/funding": [
             pa.table(
                 {
-                    "symbol": ["XUSDT"] * len(settled),
-                    "ts": pa.array(settled).cast(pa.timestamp("us", "UTC")),
-                    "funding_rate": np.round(1e-4 * rng.standard_normal(len(settled)), 8),
+                    "symbol": ["XUSDT"] * len(settlements),
+                    "ts": pa.array(settlements).cast(pa.timestamp("us", "UTC")),
+                    "funding_rate": np.round(1e-4 * rng.standard_normal(len(settlements)), 8),
                 }
             )
         ],
@@ -92,13 +98,15 @@ def small_tape(tmp_path: Path) -> Path:
     return folder
 
 
-def _bars(rng: np.random.Generator, symbol: str, time: str, ts: np.ndarray, adj_close: bool = False) -> pa.Table:
+def make_bars(
+    rng: np.random.Generator, symbol: str, time_column: str, ts: np.ndarray, adj_close: bool = False
+) -> pa.Table:
     close = np.round(100 * np.exp(0.01 * np.cumsum(rng.standard_normal(len(ts)))), 2)
     open_ = np.append(100.0, close[:-1])
-    stamps = pa.array(ts) if time == "date" else pa.array(ts).cast(pa.timestamp("us", "UTC"))
+    stamps = pa.array(ts) if time_column == "date" else pa.array(ts).cast(pa.timestamp("us", "UTC"))
     columns = {
         "symbol": [symbol] * len(ts),
-        time: stamps,
+        time_column: stamps,
         "open": open_,
         "high": np.maximum(open_, close) + 0.5,
         "low": np.minimum(open_, close) - 0.5,

@@ -13,21 +13,24 @@ from tasks.errors import (
     UnknownSymbolError,
 )
 from tasks.markets.bybit import Bybit
-from tasks.markets.recorded import Recorded
+from tasks.markets.recorded import RecordedMarket
 from tasks.markets.retry_policy import NO_RETRY
 from tasks.markets.tape import Tape
 
-KLINE, FUNDING, INSTRUMENTS = "v5/market/kline", "v5/market/funding/history", "v5/market/instruments-info"
-START, STOP = datetime(2026, 8, 1, tzinfo=UTC), datetime(2026, 9, 1, tzinfo=UTC)
+KLINE = "v5/market/kline"
+FUNDING = "v5/market/funding/history"
+INSTRUMENTS = "v5/market/instruments-info"
+START = datetime(2026, 8, 1, tzinfo=UTC)
+STOP = datetime(2026, 9, 1, tzinfo=UTC)
 
 
-def ok(result: dict) -> tuple[int, dict]:
+def ok_answer(result: dict) -> tuple[int, dict]:
     return 200, {"retCode": 0, "retMsg": "OK", "result": result, "retExtInfo": {}, "time": 1786820637599}
 
 
 @pytest.fixture
 def client(canned):
-    """client({path: (status, body)}): a client that is answered so, its clock far ahead of the answers."""
+    """client({path: (status, body)}): a client that gets these answers; its clock is later than their rows."""
 
     def build(answers):
         session, _ = canned(answers)
@@ -54,7 +57,7 @@ def test_the_newest_row_of_a_recorded_answer_had_not_closed_and_is_dropped_MAM_2
     ]
 
 
-def test_recorded_funding_comes_out_oldest_first(client, wire) -> None:
+def test_recorded_funding_is_returned_oldest_first(client, wire) -> None:
     rates = client({FUNDING: (200, wire("bybit_rest/funding.json"))}).funding("BTCUSDT", START, STOP)
     assert rates["rate"].to_pylist() == [0.00004737, 0.00004403]
     assert rates["ts"].to_pylist() == [datetime(2026, 8, 15, h, tzinfo=UTC) for h in (8, 16)]
@@ -92,7 +95,7 @@ def test_recorded_error_bodies_become_typed_errors(client, wire, name: str, erro
     ("code", "error"),
     [(10006, RateLimitedError), (10018, RateLimitedError), (10009, ForbiddenError), (110001, RefusedError)],
 )
-def test_every_return_code_is_an_error_of_its_kind(client, code: int, error: type[Exception]) -> None:
+def test_each_return_code_raises_its_error(client, code: int, error: type[Exception]) -> None:
     body = {"retCode": code, "retMsg": "Too many visits. Exceeded the API Rate Limit.", "result": {}, "time": 0}
     with pytest.raises(error, match=f"XUSDT.*retCode {code}"):
         client({KLINE: (200, body)}).klines("XUSDT", "1h", START, STOP)
@@ -103,10 +106,10 @@ def test_every_return_code_is_an_error_of_its_kind(client, code: int, error: typ
     [
         (200, {"unexpected": True}),
         (200, []),
-        ok({}),
-        ok({"list": [["1786816800000", "1"]]}),
-        ok({"list": [["1786816800000", "one", "1", "1", "1", "1", "1"]]}),
-        ok({"list": [[str(1786809600000 + 3_600_000 * k), *"111111"] for k in range(2)]}),
+        ok_answer({}),
+        ok_answer({"list": [["1786816800000", "1"]]}),
+        ok_answer({"list": [["1786816800000", "one", "1", "1", "1", "1", "1"]]}),
+        ok_answer({"list": [[str(1786809600000 + 3_600_000 * k), *"111111"] for k in range(2)]}),
     ],
     ids=["no retCode", "a list", "no rows", "short row", "not a number", "oldest first"],
 )
@@ -118,7 +121,7 @@ def test_an_answer_of_another_shape_is_refused(client, answer) -> None:
 @pytest.mark.parametrize("hours", [1, 999, 1000, 1001, 2000, 2161])
 def test_paging_backwards_gives_every_bar_once_S4_34(small_tape, hours: int) -> None:
     clock = datetime(2024, 4, 1, tzinfo=UTC)
-    bybit = Bybit(clock, Tape(Recorded(small_tape), clock).session(), NO_RETRY)
+    bybit = Bybit(clock, Tape(RecordedMarket(small_tape), clock).session(), NO_RETRY)
     start = clock - timedelta(hours=hours)
     bars = bybit.klines("XUSDT", "1h", start, clock)
     assert bars["ts"].to_pylist() == [start + timedelta(hours=k) for k in range(hours)]
@@ -126,34 +129,37 @@ def test_paging_backwards_gives_every_bar_once_S4_34(small_tape, hours: int) -> 
 
 def test_funding_pages_past_two_hundred_rows_and_includes_the_settlement_at_the_clock(small_tape) -> None:
     clock = datetime(2024, 3, 31, tzinfo=UTC)
-    bybit = Bybit(clock, Tape(Recorded(small_tape), clock).session(), NO_RETRY)
+    bybit = Bybit(clock, Tape(RecordedMarket(small_tape), clock).session(), NO_RETRY)
     rates = bybit.funding("XUSDT", datetime(2024, 1, 1, tzinfo=UTC), clock + timedelta(milliseconds=1))
     first = datetime(2024, 1, 1, 8, tzinfo=UTC)
     assert rates["ts"].to_pylist() == [first + timedelta(hours=8 * k) for k in range(270)]
     assert rates["ts"][-1].as_py() == clock
 
 
-def test_instruments_follow_the_cursor(canned) -> None:
+def test_instruments_are_read_from_all_pages(canned) -> None:
     def row(symbol: str) -> dict:
         sizes = {"priceFilter": {"tickSize": ""}, "lotSizeFilter": {"qtyStep": ""}}
         return {"symbol": symbol, "status": "Trading", "launchTime": "0", **sizes}
 
     class Pages:
-        """Two pages, the second behind the cursor of the first."""
+        """Two pages; the first has a cursor to the second."""
 
         def get(self, path, _default):
-            body = [ok({"list": [row("B"), row("C")], "nextPageCursor": "next"}), ok({"list": [row("A")]})]
-            return body[len(adapter.asked) - 1]
+            body = [
+                ok_answer({"list": [row("B"), row("C")], "nextPageCursor": "next"}),
+                ok_answer({"list": [row("A")]}),
+            ]
+            return body[len(adapter.requested_paths) - 1]
 
     session, adapter = canned(Pages())
     rows = Bybit(STOP, session, NO_RETRY).instruments(["A", "B"])
     assert rows["symbol"].to_pylist() == ["A", "B"]
-    assert len(adapter.asked) == 2
+    assert len(adapter.requested_paths) == 2
 
 
-def test_a_cursor_that_comes_back_does_not_page_for_ever(client) -> None:
+def test_a_repeated_cursor_ends_paging_with_an_error(client) -> None:
     with pytest.raises(MalformedAnswerError, match="cursor"):
-        client({INSTRUMENTS: ok({"list": [], "nextPageCursor": "again"})}).instruments(["A"])
+        client({INSTRUMENTS: ok_answer({"list": [], "nextPageCursor": "again"})}).instruments(["A"])
 
 
 def test_the_published_body_of_recent_trades_gives_event_rows(client, wire) -> None:
@@ -170,13 +176,13 @@ def test_the_published_body_of_recent_trades_gives_event_rows(client, wire) -> N
     }
 
 
-def test_recent_trades_come_oldest_first_and_none_from_after_the_clock(client) -> None:
-    def trade(number: int, time: datetime) -> dict[str, str]:
-        stamp = str(int(time.timestamp() * 1000))
+def test_recent_trades_are_sorted_oldest_first_and_end_at_the_clock(client) -> None:
+    def trade(number: int, ts: datetime) -> dict[str, str]:
+        stamp = str(int(ts.timestamp() * 1000))
         return {"execId": str(number), "price": "1", "size": "2", "side": "Sell", "time": stamp}
 
     newest_first = [trade(3, STOP + timedelta(seconds=1)), trade(2, STOP), trade(1, START)]
-    trades = client({"v5/market/recent-trade": ok({"list": newest_first})}).recent_trades("BTCUSDT")
+    trades = client({"v5/market/recent-trade": ok_answer({"list": newest_first})}).recent_trades("BTCUSDT")
     assert trades["event_id"].to_pylist() == ["1", "2"]
 
 
@@ -194,4 +200,4 @@ TRADE = {"execId": "1", "price": "2", "size": "1", "side": "Buy", "time": "1"}
 @pytest.mark.parametrize("row", [{}, TRADE | {"price": "x"}, TRADE | {"price": "-2"}, TRADE | {"size": "nan"}])
 def test_a_recent_trade_of_another_shape_is_refused(client, row: dict[str, str]) -> None:
     with pytest.raises(MalformedAnswerError, match="BTCUSDT"):
-        client({"v5/market/recent-trade": ok({"list": [row]})}).recent_trades("BTCUSDT")
+        client({"v5/market/recent-trade": ok_answer({"list": [row]})}).recent_trades("BTCUSDT")

@@ -1,4 +1,4 @@
-"""What a tape answers: as the live service would at the clock, and nothing of what came after it."""
+"""The tape's answers: those of the live service at the clock, without anything later."""
 
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -9,24 +9,26 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.markets.bybit import Bybit
-from tasks.markets.recorded import Recorded
+from tasks.markets.recorded import RecordedMarket
 from tasks.markets.recording import Bars, Stock
 from tasks.markets.retry_policy import NO_RETRY
-from tasks.markets.tape import Tape, as_seen
+from tasks.markets.tape import Tape, adjusted_history
 from tasks.markets.yahoo import Yahoo
 
-YAHOO, BYBIT = "https://query2.finance.yahoo.com/v8/finance/chart/", "https://api.bybit.com/v5/market/"
-CUTS = [datetime(2023, 8, 12, tzinfo=UTC), datetime(2024, 2, 10, tzinfo=UTC), datetime(2024, 6, 29, tzinfo=UTC)]
+YAHOO = "https://query2.finance.yahoo.com/v8/finance/chart/"
+BYBIT = "https://api.bybit.com/v5/market/"
+CLOCKS = [datetime(2023, 8, 12, tzinfo=UTC), datetime(2024, 2, 10, tzinfo=UTC), datetime(2024, 6, 29, tzinfo=UTC)]
 
 
 @pytest.fixture(scope="module")
-def whole(shared_data: Path) -> Recorded:
-    return Recorded(shared_data / "tape")
+def recording(shared_data: Path) -> RecordedMarket:
+    return RecordedMarket(shared_data / "tape")
 
 
-def cut(tape: Path, clock: datetime, folder: Path) -> Path:
-    """A copy of the tape's files without a single row that had not closed at the clock."""
-    hour, day = timedelta(hours=1), timedelta(days=1)
+def cut_tape(tape: Path, clock: datetime, folder: Path) -> Path:
+    """A copy of the tape's files without the rows that had not closed at the clock."""
+    hour = timedelta(hours=1)
+    day = timedelta(days=1)
     for name, column, last in (
         ("yahoo/bars_1d", "date", (clock - day).date()),
         ("bybit/klines_60", "ts", clock - hour),
@@ -39,9 +41,9 @@ def cut(tape: Path, clock: datetime, folder: Path) -> Path:
     return folder
 
 
-def answers(recording: Recorded, clock: datetime) -> list[str]:
-    """Raw bodies of a spread of requests."""
-    session = Tape(recording, clock).session()
+def answers(market: RecordedMarket, clock: datetime) -> list[str]:
+    """Raw bodies of the answers to requests of every kind."""
+    session = Tape(market, clock).session()
     end_ms = int(clock.timestamp() * 1000)
     charts = [f"{YAHOO}{s}?period1=1546300800&period2=1893456000" for s in ("AAPL", "SPY", "BKNG", "ABNB", "NVDA")]
     perpetuals = ("BTCUSDT", "WIFUSDT", "XRPUSDT")
@@ -52,19 +54,19 @@ def answers(recording: Recorded, clock: datetime) -> list[str]:
     return [session.get(url).text for url in [*charts, *spans, *funding, *listing]]
 
 
-@pytest.mark.parametrize("clock", CUTS, ids=str)
-def test_a_tape_cut_at_the_clock_answers_as_the_whole_one_does(whole, shared_data, tmp_path, clock) -> None:
-    assert answers(Recorded(cut(shared_data / "tape", clock, tmp_path)), clock) == answers(whole, clock)
+@pytest.mark.parametrize("clock", CLOCKS, ids=str)
+def test_a_tape_cut_at_the_clock_answers_like_the_whole_one(recording, shared_data, tmp_path, clock) -> None:
+    assert answers(RecordedMarket(cut_tape(shared_data / "tape", clock, tmp_path)), clock) == answers(recording, clock)
 
 
-def chart(recording: Recorded, clock: datetime, symbol: str, start: date):
+def daily_bars(recording: RecordedMarket, clock: datetime, symbol: str, start: date):
     return Yahoo(clock, Tape(recording, clock).session(), NO_RETRY).daily_bars(symbol, start, clock.date())
 
 
-def test_dividends_come_out_to_the_cent(whole) -> None:
-    _, actions = chart(whole, CUTS[-1], "AAPL", date(2023, 1, 1))
-    paid = [(row["ts"].date(), row["value"]) for row in actions.to_pylist()]
-    assert paid == [
+def test_dividends_are_exact_to_the_cent(recording) -> None:
+    _, actions = daily_bars(recording, CLOCKS[-1], "AAPL", date(2023, 1, 1))
+    dividends = [(row["ts"].date(), row["value"]) for row in actions.to_pylist()]
+    assert dividends == [
         (date(2023, 2, 10), 0.23),
         (date(2023, 5, 12), 0.24),
         (date(2023, 8, 11), 0.24),
@@ -72,38 +74,40 @@ def test_dividends_come_out_to_the_cent(whole) -> None:
         (date(2024, 2, 9), 0.24),
         (date(2024, 5, 10), 0.25),
     ]
-    assert chart(whole, CUTS[-1], "NVDA", date(2024, 3, 1))[1]["value"].to_pylist() == [0.004, 0.01]
-    assert chart(whole, CUTS[-1], "BLK", date(2024, 3, 1))[1]["value"].to_pylist() == [5.1, 5.1]
-    assert len(chart(whole, CUTS[-1], "SPY", date(2019, 1, 1))[1]) == 0
+    assert daily_bars(recording, CLOCKS[-1], "NVDA", date(2024, 3, 1))[1]["value"].to_pylist() == [0.004, 0.01]
+    assert daily_bars(recording, CLOCKS[-1], "BLK", date(2024, 3, 1))[1]["value"].to_pylist() == [5.1, 5.1]
+    assert len(daily_bars(recording, CLOCKS[-1], "SPY", date(2019, 1, 1))[1]) == 0
 
 
-def test_adjusted_closes_are_the_recorded_ones_seen_from_the_clock(whole, shared_data) -> None:
-    bars, _ = chart(whole, CUTS[-1], "KO", date(2019, 1, 1))
+def test_adjusted_closes_equal_the_recorded_ones_up_to_a_factor(recording, shared_data) -> None:
+    bars, _ = daily_bars(recording, CLOCKS[-1], "KO", date(2019, 1, 1))
     table = pq.read_table(shared_data / "tape/yahoo/bars_1d.parquet", filters=[("symbol", "==", "KO")])
     ratio = (table["adj_close"].to_numpy() / table["close"].to_numpy())[: len(bars)]
-    mine = bars["close_adjusted"].to_numpy() / bars["close"].to_numpy()
+    tape_ratio = bars["close_adjusted"].to_numpy() / bars["close"].to_numpy()
     assert bars["close_adjusted"][-1] == bars["close"][-1]
-    np.testing.assert_allclose(mine, ratio / ratio[-1], rtol=2e-5)
+    np.testing.assert_allclose(tape_ratio, ratio / ratio[-1], rtol=2e-5)
 
 
-def test_an_adjusted_close_stays_bit_for_bit_until_the_next_dividend(whole) -> None:
-    before, after = (chart(whole, CUTS[-1] - timedelta(days=d), "AAPL", date(2019, 1, 1))[0] for d in (7, 0))
+def test_adjusted_closes_are_bit_identical_until_the_next_dividend(recording) -> None:
+    before, after = (daily_bars(recording, CLOCKS[-1] - timedelta(days=d), "AAPL", date(2019, 1, 1))[0] for d in (7, 0))
     assert after.slice(0, len(before)).equals(before)
 
 
-def test_a_symbol_is_unknown_before_its_first_bar_and_known_after(whole) -> None:
+def test_a_symbol_is_unknown_before_its_first_bar_and_known_after(recording) -> None:
     for day, status in ((10, 404), (11, 200)):  # listed on 2020-12-10
-        session = Tape(whole, datetime(2020, 12, day, tzinfo=UTC)).session()
+        session = Tape(recording, datetime(2020, 12, day, tzinfo=UTC)).session()
         assert session.get(f"{YAHOO}ABNB?period1=0&period2=1893456000").status_code == status
     for day, code in ((11, 10001), (12, 0)):  # launched on 2024-01-11
-        session = Tape(whole, datetime(2024, 1, day, tzinfo=UTC)).session()
+        session = Tape(recording, datetime(2024, 1, day, tzinfo=UTC)).session()
         listed = session.get(f"{BYBIT}instruments-info?category=linear").json()["result"]["list"]
         assert session.get(f"{BYBIT}kline?category=linear&symbol=WIFUSDT&interval=60").json()["retCode"] == code
         assert ("WIFUSDT" in [row["symbol"] for row in listed]) == (code == 0)
 
 
-def test_the_funding_interval_is_that_of_the_last_settlements_TRAP_10(whole) -> None:
-    rows = Bybit(CUTS[-1], Tape(whole, CUTS[-1]).session(), NO_RETRY).instruments(["BTCUSDT", "WIFUSDT", "XRPUSDT"])
+def test_the_funding_interval_is_computed_from_the_last_settlements_TRAP_10(recording) -> None:
+    rows = Bybit(CLOCKS[-1], Tape(recording, CLOCKS[-1]).session(), NO_RETRY).instruments(
+        ["BTCUSDT", "WIFUSDT", "XRPUSDT"]
+    )
     minutes = dict(zip(rows["symbol"].to_pylist(), rows["funding_interval_minutes"].to_pylist(), strict=True))
     assert minutes["BTCUSDT"] == 480
     assert minutes["WIFUSDT"] in (240, 480)
@@ -111,8 +115,8 @@ def test_the_funding_interval_is_that_of_the_last_settlements_TRAP_10(whole) -> 
 
 
 @pytest.mark.parametrize("limit", ["", "&limit=1000", "&limit=5000"])
-def test_klines_come_newest_first_as_strings_and_at_most_a_thousand(small_tape, limit: str) -> None:
-    session = Tape(Recorded(small_tape), datetime(2024, 4, 1, tzinfo=UTC)).session()
+def test_klines_are_strings_newest_first_and_at_most_a_thousand(small_tape, limit: str) -> None:
+    session = Tape(RecordedMarket(small_tape), datetime(2024, 4, 1, tzinfo=UTC)).session()
     rows = session.get(f"{BYBIT}kline?category=linear&symbol=XUSDT&interval=60{limit}").json()["result"]["list"]
     stamps = [int(row[0]) for row in rows]
     assert len(rows) == 1000
@@ -126,23 +130,23 @@ def test_klines_come_newest_first_as_strings_and_at_most_a_thousand(small_tape, 
      "kline?category=linear&symbol=NOPE&interval=60", "funding/history?category=linear&symbol=XUSDT&startTime=0"],
 )  # fmt: skip
 def test_a_bad_parameter_is_answered_with_10001(small_tape, query: str) -> None:
-    session = Tape(Recorded(small_tape), datetime(2024, 4, 1, tzinfo=UTC)).session()
+    session = Tape(RecordedMarket(small_tape), datetime(2024, 4, 1, tzinfo=UTC)).session()
     assert session.get(BYBIT + query).json()["retCode"] == 10001
 
 
 @pytest.mark.parametrize("minutes", [0, 1, 59])
-def test_the_bar_that_has_not_closed_is_sent_and_the_client_drops_it(small_tape, minutes: int) -> None:
+def test_the_bar_that_has_not_closed_is_sent_and_dropped_by_the_client(small_tape, minutes: int) -> None:
     clock = datetime(2024, 2, 1, 12, minutes, tzinfo=UTC)
-    session = Tape(Recorded(small_tape), clock, partial=True).session()
+    session = Tape(RecordedMarket(small_tape), clock, partial=True).session()
     sent = session.get(f"{BYBIT}kline?category=linear&symbol=XUSDT&interval=60").json()["result"]["list"]
-    kept = Bybit(clock, session, NO_RETRY).klines("XUSDT", "1h", clock - timedelta(days=1), clock + timedelta(hours=1))
+    bars = Bybit(clock, session, NO_RETRY).klines("XUSDT", "1h", clock - timedelta(days=1), clock + timedelta(hours=1))
     assert int(sent[0][0]) == int(clock.replace(minute=0).timestamp() * 1000)
-    assert kept["ts"][-1].as_py() == datetime(2024, 2, 1, 11, tzinfo=UTC)
+    assert bars["ts"][-1].as_py() == datetime(2024, 2, 1, 11, tzinfo=UTC)
 
 
-def test_yahoos_null_bar_of_the_running_session_is_sent_and_dropped(small_tape) -> None:
+def test_yahoos_null_bar_of_the_current_session_is_sent_and_dropped(small_tape) -> None:
     clock = datetime(2024, 2, 1, 16, tzinfo=UTC)
-    session = Tape(Recorded(small_tape), clock, partial=True).session()
+    session = Tape(RecordedMarket(small_tape), clock, partial=True).session()
     quote = session.get(f"{YAHOO}AAA?period1=0&period2=1893456000").json()["chart"]["result"][0]["indicators"]["quote"][
         0
     ]
@@ -151,16 +155,16 @@ def test_yahoos_null_bar_of_the_running_session_is_sent_and_dropped(small_tape) 
     assert bars["ts"][-1].as_py() == datetime(2024, 1, 31, 14, 30, tzinfo=UTC)
 
 
-def test_a_reader_before_a_split_sees_prices_as_traded_and_after_it_adjusted() -> None:
+def test_prices_are_as_traded_before_a_split_and_adjusted_after_it() -> None:
     ts = np.arange("2024-01-01", "2024-01-05", dtype="datetime64[D]").astype("datetime64[us]")
     close = np.array([100.0, 98.0, 49.0, 50.0])
     bars = Bars(ts, ts, close, close, close, close, volume=np.full(4, 10.0))
     stock = Stock(bars, dividends=np.array([0.0, 2.0, 0.0, 0.0]), splits=np.array([0.0, 0.0, 2.0, 0.0]))
-    before, paid_before = as_seen(stock, 2)
-    after, paid_after = as_seen(stock, 4)
+    before, dividends_before = adjusted_history(stock, 2)
+    after, dividends_after = adjusted_history(stock, 4)
     assert before["close"].tolist() == [100.0, 98.0]
     assert before["adjclose"].tolist() == [98.0, 98.0]
     assert after["close"].tolist() == [50.0, 49.0, 49.0, 50.0]
     assert after["adjclose"].tolist() == [49.0, 49.0, 49.0, 50.0]
     assert after["volume"].tolist() == [20.0, 20.0, 10.0, 10.0]
-    assert (paid_before.tolist(), paid_after.tolist()) == ([0.0, 2.0], [0.0, 1.0, 0.0, 0.0])
+    assert (dividends_before.tolist(), dividends_after.tolist()) == ([0.0, 2.0], [0.0, 1.0, 0.0, 0.0])

@@ -7,7 +7,7 @@ import pytest
 from yfinance import cache
 
 from tasks.errors import MalformedAnswerError, MarketError, NoPricesError, OutageError, RefusedError, UnknownSymbolError
-from tasks.markets.recorded import Recorded
+from tasks.markets.recorded import RecordedMarket
 from tasks.markets.retry_policy import NO_RETRY
 from tasks.markets.tape import Tape
 from tasks.markets.yahoo import Yahoo
@@ -18,7 +18,7 @@ AAPL = "yahoo/fixtures__http__chart-AAPL-2020-01-01-to-2020-01-03.json"
 
 @pytest.fixture
 def client(canned):
-    """client(body): a client that gets this body for every chart."""
+    """client(body): a client that gets this body for the symbol's chart."""
 
     def build(body: Any, symbol: str = "AAPL", until: datetime = UNTIL, status: int = 200) -> Yahoo:
         session, _ = canned({f"v8/finance/chart/{symbol}": (status, body), "v1/test/getcrumb": (200, "crumb")})
@@ -46,7 +46,7 @@ def test_a_recorded_split_and_dividend_come_with_their_sessions(client, wire) ->
     ]
 
 
-def test_recorded_dividends_of_a_year_are_all_there(client, wire) -> None:
+def test_all_recorded_dividends_of_a_year_are_returned(client, wire) -> None:
     body = wire("yahoo/fixtures__http__historical-via-chart-MSFT-dividends-2021-02-01-to-2022-01-31.csv.json")
     bars, actions = client(body, "MSFT").daily_bars("MSFT", date(2021, 2, 1), date(2022, 1, 31))
     assert (len(bars), actions["value"].to_pylist()) == (252, [0.56, 0.56, 0.56, 0.62])
@@ -63,14 +63,14 @@ def with_last_bar(body: dict, stamp: int, value: float | None, volume: int | Non
 
 
 @pytest.mark.parametrize("volume", [None, 0, 12345])
-def test_an_all_null_last_bar_is_no_bar(client, wire, volume: int | None) -> None:
+def test_an_all_null_last_bar_is_dropped(client, wire, volume: int | None) -> None:
     body = with_last_bar(wire(AAPL), 1578061800, None, volume)
     bars, _ = client(body).daily_bars("AAPL", date(2020, 1, 1), date(2020, 1, 4))
     assert bars["ts"].to_pylist() == [datetime(2020, 1, 2, 14, 30, tzinfo=UTC)]
 
 
 @pytest.mark.parametrize(("until", "rows"), [("20:59:59", 1), ("21:00:00", 2)])
-def test_a_bar_counts_once_its_session_has_closed(client, wire, until: str, rows: int) -> None:
+def test_a_bar_is_returned_once_its_session_has_closed(client, wire, until: str, rows: int) -> None:
     body = with_last_bar(wire(AAPL), 1578061800, 74.0, 1)
     clock = datetime.fromisoformat(f"2020-01-03T{until}+00:00")
     bars, _ = client(body, until=clock).daily_bars("AAPL", date(2020, 1, 1), date(2020, 1, 4))
@@ -117,23 +117,23 @@ def test_refusals_become_typed_errors_that_name_the_symbol(client, status: int, 
         client(body, status=status).daily_bars("AAPL", date(2020, 1, 1), date(2020, 1, 3))
 
 
-def test_two_clients_in_one_process_never_answer_for_each_other(small_tape) -> None:
+def test_two_clients_in_one_process_share_no_answers(small_tape) -> None:
     clocks = [datetime(2024, 3, day, tzinfo=UTC) for day in (2, 9)]
-    clients = [Yahoo(clock, Tape(Recorded(small_tape), clock).session(), NO_RETRY) for clock in clocks]
-    ask = ("AAA", date(2024, 1, 2), date(2024, 4, 1))
-    lengths = [len(client.daily_bars(*ask)[0]) for client in (*clients, *clients)]
+    clients = [Yahoo(clock, Tape(RecordedMarket(small_tape), clock).session(), NO_RETRY) for clock in clocks]
+    arguments = ("AAA", date(2024, 1, 2), date(2024, 4, 1))
+    lengths = [len(client.daily_bars(*arguments)[0]) for client in (*clients, *clients)]
     assert lengths[0] == lengths[2] == lengths[1] - 5 == lengths[3] - 5
 
 
-def test_nothing_is_kept_on_disk(client, wire) -> None:
+def test_nothing_is_stored_on_disk(client, wire) -> None:
     client(wire(AAPL)).daily_bars("AAPL", date(2020, 1, 1), date(2020, 1, 3))
     assert cache._TzDBManager._db is None
     assert cache._CookieDBManager._db is None
 
 
-def test_the_cookie_and_the_crumb_are_asked_for_once(canned, wire) -> None:
+def test_the_cookie_and_the_crumb_are_requested_once(canned, wire) -> None:
     session, adapter = canned({"v8/finance/chart/AAPL": (200, wire(AAPL)), "v1/test/getcrumb": (200, "crumb")})
     yahoo = Yahoo(UNTIL, session, NO_RETRY)
     for _ in range(3):
         yahoo.daily_bars("AAPL", date(2020, 1, 1), date(2020, 1, 3))
-    assert sorted(adapter.asked) == ["", "v1/test/getcrumb", *["v8/finance/chart/AAPL"] * 3]
+    assert sorted(adapter.requested_paths) == ["", "v1/test/getcrumb", *["v8/finance/chart/AAPL"] * 3]

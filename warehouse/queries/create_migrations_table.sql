@@ -1,4 +1,4 @@
--- create_ledger: the table in which migrate keeps account. It is made after the first migration, which makes its schema.
+-- create_migrations_table: the table of applied files. It is made after the first migration, which makes its schema.
 CREATE TABLE IF NOT EXISTS store.migrations (
     name VARCHAR NOT NULL,
     sha256 VARCHAR NOT NULL
