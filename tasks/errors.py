@@ -13,6 +13,7 @@ TaskError
 │   ├── MalformedAnswerError    a response that does not have the documented shape
 │   ├── NightOutOfRangeError    a date this source has no market for
 │   ├── UnknownSourceError      a source that is neither live, recorded nor simulated
+│   ├── UnknownProviderError    a provider that session.py does not register
 │   ├── OnlyRecordedError       a live or simulated night of a provider that has only recordings
 │   └── TapeError
 │       ├── TapeMissingError    the folder, or the requested file in it, does not exist
@@ -78,6 +79,10 @@ class NightOutOfRangeError(MarketError):
 
 class UnknownSourceError(MarketError):
     """A source that is neither live, recorded nor simulated."""
+
+
+class UnknownProviderError(MarketError):
+    """A universe names a provider that is not registered."""
 
 
 class OnlyRecordedError(MarketError):

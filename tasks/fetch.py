@@ -12,14 +12,13 @@ import pyarrow.compute as pc
 
 from models.sessions import midnight
 from tasks.errors import ForbiddenError, MarketError
-from tasks.markets.session import Market
+from tasks.markets.provider import Provider
 from warehouse.universes import Universe
 
 logger = logging.getLogger(__name__)
 
 BAR_VALUES = ("open", "high", "low", "close", "volume", "turnover")
 SAME = 1e-9  # relative: below it two floats are the same price
-FUNDING_OVERLAP = timedelta(days=2)  # costs no second page of answers
 
 
 @dataclass(frozen=True)
@@ -71,37 +70,21 @@ def pull_requests(universe: Universe, night: date, stored: pa.Table) -> list[Pul
     return requests
 
 
-def pull(market: Market, universe: Universe, request: PullRequest) -> PullResult:
+def pull(provider: Provider, interval: str, request: PullRequest) -> PullResult:
     """The rows of one symbol, or its error. Raises ForbiddenError, because it concerns every symbol.
 
     When a bar before the watermark has changed, or a split came after it, the whole history is pulled again.
     """
     try:
-        tables = _request_tables(market, universe, request.symbol, request.start, request.end)
+        tables = provider.fetch(request.symbol, interval, request.start, request.end)
         if request.start > request.first and _history_restated(tables, request.stored):
             logger.info("%s: its history was restated; pulling all of it again", request.symbol)
-            tables = _request_tables(market, universe, request.symbol, request.first, request.end)
+            tables = provider.fetch(request.symbol, interval, request.first, request.end)
     except ForbiddenError:
         raise
     except MarketError as error:
         return PullResult(request.symbol, error=error)
     return PullResult(request.symbol, tables)
-
-
-def _request_tables(
-    market: Market, universe: Universe, symbol: str, start: datetime, end: datetime
-) -> dict[str, pa.Table]:
-    """Rows of [start, end) by raw table, from the universe's provider."""
-    if market.binance is not None:
-        until = min(end, market.clock)
-        bars = market.binance.bars(symbol, universe.interval, start, until)
-        return {"bars": bars, "events": market.binance.events(symbol, start, until)}
-    if universe.provider == "yahoo":
-        bars, actions = market.yahoo.daily_bars(symbol, start.date(), end.date())
-        return {"bars": bars, "corporate_actions": actions}
-    # a settlement at the very end is public by then, and belongs to the bar that closes with it
-    settled = market.bybit.funding(symbol, start - FUNDING_OVERLAP, end + timedelta(milliseconds=1))
-    return {"bars": market.bybit.klines(symbol, universe.interval, start, end), "funding_rates": settled}
 
 
 def _history_restated(tables: dict[str, pa.Table], stored: pa.Table) -> bool:

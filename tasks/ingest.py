@@ -24,11 +24,11 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.errors import MarketDownError, MarketError, NightOutOfRangeError, OutageError, TooManyBadSymbolsError
 from tasks.fetch import PullRequest, PullResult, pull, pull_requests
-from tasks.markets.session import Market, open_market
+from tasks.markets.provider import Provider
+from tasks.markets.session import open_provider
 from tasks.night import Night
 from warehouse.events import append_events
 from warehouse.tables import append, read_query, upsert
-from warehouse.universes import Universe
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ def ingest_bars(
 def check_market(night: Night) -> None:
     """Raises the error that makes a night impossible (its date, tape or network), before anything is written for it."""
     _check_history_start(night)
-    with _open_market(night):
+    with _open_provider(night):
         logger.debug("the market of %s is open for %s", night.universe.name, night.as_of)
 
 
@@ -96,8 +96,8 @@ def _check_history_start(night: Night) -> None:
         raise NightOutOfRangeError(f"{night.universe.name} begins on {begins}: it has no night {night.as_of}")
 
 
-def _open_market(night: Night) -> AbstractContextManager[Market]:
-    return open_market(night.source, night.as_of, night.tape, providers=(night.universe.provider,), clock=night.clock)
+def _open_provider(night: Night) -> AbstractContextManager[Provider]:
+    return open_provider(night.universe.provider, night.source, night.as_of, night.tape, night.clock)
 
 
 def ingest_universe(night: Night, options: PullOptions, on_progress: Progress | None = None) -> IngestReport:
@@ -110,19 +110,20 @@ def ingest_universe(night: Night, options: PullOptions, on_progress: Progress | 
     fetched = {row["symbol"] for row in _statuses(night) if _is_fetched(row, night.clock)}
     if fetched.issuperset(night.universe.symbols_to_fetch):  # a night that has its data needs no market and no network
         return _report(night)
-    with _open_market(night) as market:
+    with _open_provider(night) as provider:
         writer = Writer(night)
         requests = pull_requests(night.universe, night.as_of, writer.last_bars(options.overlap_bars + 1))
         pending = [request for request in requests if request.symbol not in fetched]
-        if pending and night.universe.provider == "bybit":
-            writer.write_instruments(market.bybit.instruments([request.symbol for request in pending]))
+        instruments = provider.instruments([request.symbol for request in pending]) if pending else None
+        if instruments is not None:
+            writer.write_instruments(instruments)
         total = len(fetched | {request.symbol for request in requests})
-        _pull_all(market, writer, pending, total, options, on_progress)
+        _pull_all(provider, writer, pending, total, options, on_progress)
     return _report(night)
 
 
 def _pull_all(
-    market: Market,
+    provider: Provider,
     writer: Writer,
     pending: list[PullRequest],
     total: int,
@@ -134,7 +135,7 @@ def _pull_all(
     batch: list[PullResult] = []
     done = total - len(pending)
     with ThreadPoolExecutor(options.threads, thread_name_prefix="ingest") as pool:
-        for result in _as_pulled(pool, market, writer.night.universe, pending, ahead=2 * options.threads):
+        for result in _as_pulled(pool, provider, writer.night.universe.interval, pending, ahead=2 * options.threads):
             done += 1
             batch.append(result)
             if result.error is not None:
@@ -153,15 +154,15 @@ def _pull_all(
 
 
 def _as_pulled(
-    pool: ThreadPoolExecutor, market: Market, universe: Universe, pending: list[PullRequest], ahead: int
+    pool: ThreadPoolExecutor, provider: Provider, interval: str, pending: list[PullRequest], ahead: int
 ) -> Iterator[PullResult]:
     """Results as they arrive; at most ``ahead`` are running or not consumed yet, which bounds memory."""
     queue = iter(pending)
-    running = {pool.submit(pull, market, universe, request) for request in islice(queue, ahead)}
+    running = {pool.submit(pull, provider, interval, request) for request in islice(queue, ahead)}
     try:
         while running:
             arrived, running = wait(running, return_when=FIRST_COMPLETED)
-            running |= {pool.submit(pull, market, universe, request) for request in islice(queue, len(arrived))}
+            running |= {pool.submit(pull, provider, interval, request) for request in islice(queue, len(arrived))}
             for future in arrived:
                 yield future.result()
     finally:  # a consumer that stops early leaves no request behind

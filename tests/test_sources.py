@@ -35,7 +35,11 @@ def source_files() -> list[Path]:
     """Every text file of the repository that may cite an id."""
     listed = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
     kinds = {".py", ".md", ".sql", ".toml", ".yaml"}
-    return [REPOSITORY / name for name in listed.splitlines() if Path(name).suffix in kinds and (REPOSITORY / name).is_file()]
+    return [
+        REPOSITORY / name
+        for name in listed.splitlines()
+        if Path(name).suffix in kinds and (REPOSITORY / name).is_file()
+    ]
 
 
 def test_every_chapter_is_complete() -> None:

@@ -1,5 +1,5 @@
-"""The list of all graphs that a night can build, by name. A new graph is one entry here; ``windowed.GraphRule`` says
-what its rule needs.
+"""The list of all graphs that a night can build, by name. A new graph is one entry here; ``windowed.GraphRule``
+describes what its rule needs.
 
 A windowed graph has a rule, which makes edges of a window of bars: of their returns or of their trades. A membership
 graph links all assets of one group. The settings of a profile (window_bars, min_correlation, top_k, every_bars) apply

@@ -33,7 +33,7 @@ FEATURES = (
     "log_depth",  # log(1 + both depths)
     "range",  # log(high ÷ low), percent: a bar's volatility
     "trend",  # log(close ÷ open), percent
-    "volume_rank",  # share of the asset's bars so far (PAST_BARS at most) with less volume
+    "volume_rank",  # share of the asset's bars so far with less volume
     "rate",  # funding rate of a settlement, hundredths of a percent
     "predicted_rate",  # the rate predicted for the next settlement, hundredths of a percent
     "countdown",  # hours to the next settlement ÷ 8
@@ -51,7 +51,6 @@ FEATURES = (
     "weekday_cos",
 )
 COLUMN = {name: i for i, name in enumerate(FEATURES)}
-PAST_BARS = 240
 SECOND_US = 1_000_000
 MINUTE_US = 60_000_000
 HOUR_US = 3_600_000_000
@@ -92,21 +91,6 @@ def book_events(symbols: Sequence[str], rows: EventColumns) -> Events:
     }
     side = np.where(imbalance >= 0, BID, ASK)
     return _events(symbols, "book", rows["t"], (side * len(symbols) + asset, asset), features)
-
-
-def bar_events(symbols: Sequence[str], rows: EventColumns) -> Events:
-    """Events market → asset at a bar's close. Rows: t (the close), symbol, open, high, low, close, volume."""
-    asset = _asset_positions(symbols, rows)
-    features = {
-        "return": _log_change(rows, "close"),
-        "log_size": np.log1p(rows["volume"]),
-        "log_value": np.log1p(rows["volume"] * rows["close"]),
-        "range": 100 * np.log(rows["high"] / rows["low"]),
-        "trend": 100 * np.log(rows["close"] / rows["open"]),
-        "volume_rank": _volume_rank(asset, rows["volume"]),
-    }
-    market = np.full(len(asset), len(NODE_TYPES) * len(symbols) + EXTERNAL.index("external:market"))
-    return _events(symbols, "bar", rows["t"], (market, asset), features)
 
 
 def funding_events(symbols: Sequence[str], rows: EventColumns) -> Events:
@@ -207,20 +191,6 @@ def _log_change(rows: EventColumns, column: str) -> np.ndarray:
     change = np.empty(len(order))
     change[order] = np.where(has_previous, 100 * np.diff(logs, prepend=0.0), 0.0)
     return change
-
-
-def _volume_rank(asset: np.ndarray, volume: np.ndarray) -> np.ndarray:
-    """Share (e,) of the asset's previous PAST_BARS bars that had less volume than this one; 0.5 for its first bar."""
-    order = np.argsort(asset, kind="stable")
-    rank = np.empty(len(asset))
-    window = np.lib.stride_tricks.sliding_window_view
-    past_asset = window(np.concatenate([np.full(PAST_BARS, -1), asset[order]]), PAST_BARS)[:-1]
-    past_volume = window(np.concatenate([np.zeros(PAST_BARS), volume[order]]), PAST_BARS)[:-1]
-    is_same_asset = past_asset == asset[order, None]
-    bars = is_same_asset.sum(axis=1)
-    lower_bars = (is_same_asset & (past_volume < volume[order, None])).sum(axis=1)
-    rank[order] = np.where(bars, lower_bars / np.maximum(bars, 1), 0.5)
-    return rank
 
 
 def _count_before(events: Events, mask: np.ndarray, t: np.ndarray) -> np.ndarray:

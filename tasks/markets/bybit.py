@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from tasks.errors import (
     UnknownSymbolError,
 )
 from tasks.markets.event_rows import event_columns
+from tasks.markets.provider import Provider
 from tasks.markets.retry_policy import RetryPolicy, raise_for_status
 
 LIVE_URL = "https://api.bybit.com"
@@ -43,10 +44,11 @@ RATE_LIMITED = {10006, 10018}  # too many requests; too many from this address
 SERVER_ERRORS = {10000, 10016}  # server time-out; server error
 FORBIDDEN = {10009, 10024}  # address banned; region not served
 TAKERS = {"Buy": "buy", "Sell": "sell"}
+FUNDING_OVERLAP = timedelta(days=2)  # costs no second page of answers
 KLINE_VALUES = ("open", "high", "low", "close", "volume", "turnover")
 
 
-class Bybit:
+class Bybit(Provider):
     """A client of Bybit's market endpoints that never returns a bar which had not closed at ``until`` (UTC).
 
     Every method raises UnknownSymbolError, RefusedError (any other retCode), MalformedAnswerError, ForbiddenError or
@@ -71,6 +73,12 @@ class Bybit:
         """Closes the connections."""
         self._session.close()
         self._retry_policy.close()
+
+    def fetch(self, symbol: str, interval: str, start: datetime, end: datetime) -> dict[str, pa.Table]:
+        """Bars in [start, end), and the funding settled from two days before ``start`` up to ``end``."""
+        # a settlement at the very end is public by then, and belongs to the bar that closes with it
+        settled = self.funding(symbol, start - FUNDING_OVERLAP, end + timedelta(milliseconds=1))
+        return {"bars": self.klines(symbol, interval, start, end), "funding_rates": settled}
 
     def klines(self, symbol: str, interval: str, start: datetime, end: datetime) -> pa.Table:
         """Closed bars whose open is in [start, end), oldest first.

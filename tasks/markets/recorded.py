@@ -4,7 +4,6 @@
     <folder>/bybit/klines_60.parquet   symbol, ts (UTC bar open), open, high, low, close, volume[, turnover]
     <folder>/bybit/klines_D.parquet    the same by day; optional
     <folder>/bybit/funding.parquet     symbol, ts (settlement), funding_rate; optional
-    <folder>/trades_*.parquet          Binance's trades and books, see recorded_events.py
 
 Yahoo's prices were recorded split-adjusted to the end of the recording, and the recording does not contain the splits:
 before a later split a price is a fraction of the price traded then. Returns, and volumes in dollars, are unaffected.
@@ -23,15 +22,13 @@ import pyarrow.parquet as pq
 
 from models.sessions import INTERVALS, bar_closes, bar_opens, last_session, session_dates
 from tasks.errors import NightOutOfRangeError, TapeMalformedError, TapeMissingError
-from tasks.markets import recorded_events
-from tasks.markets.recorded_events import RecordedEvents
 from tasks.markets.recording import OHLC, Bars, Perpetual, Stock
 
 YAHOO_DAILY = "yahoo/bars_1d.parquet"
 BYBIT_HOURLY = "bybit/klines_60.parquet"
 BYBIT_DAILY = "bybit/klines_D.parquet"
 BYBIT_FUNDING = "bybit/funding.parquet"
-FILES = {"yahoo": YAHOO_DAILY, "bybit": BYBIT_HOURLY, recorded_events.PROVIDER: recorded_events.TRADES}
+FILES = {"yahoo": YAHOO_DAILY, "bybit": BYBIT_HOURLY}
 # Every dividend moves adj_close / close by more than 3e-5, and the recorded floats' noise moves it by less than 1e-6.
 DIVIDEND_STEP = 1e-5
 PRICE_NOISE = 1e-6
@@ -55,11 +52,7 @@ class RecordedMarket:
 
     def check_night(self, provider: str, as_of: date) -> None:
         """Raises NightOutOfRangeError unless the recording covers every bar that had closed by the end of ``as_of``."""
-        if provider == recorded_events.PROVIDER:
-            first = self.events.first.date()
-            last = self.events.last.date()
-            due = as_of
-        elif provider == "yahoo":
+        if provider == "yahoo":
             dates = self._daily.columns["date"]
             first = dates.min().astype(date)
             last = dates.max().astype(date)
@@ -100,11 +93,6 @@ class RecordedMarket:
             return Perpetual(bars, np.array([], "datetime64[us]"), np.array([]))
         funding = self._funding.symbol_columns(symbol)
         return Perpetual(bars, funding["ts"], funding["funding_rate"])
-
-    @cached_property
-    def events(self) -> RecordedEvents:
-        """The recorded events of Binance."""
-        return RecordedEvents(self._folder)
 
     @cached_property
     def _daily(self) -> SymbolTable:

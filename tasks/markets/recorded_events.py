@@ -10,7 +10,7 @@ among the venue's trades received before the book, so that no later trade change
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +19,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from models.panel import TS_TYPE
-from tasks.errors import NoPricesError, TapeMalformedError, TapeMissingError, UnknownSymbolError
+from models.sessions import FAR_FUTURE
+from tasks.errors import NightOutOfRangeError, NoPricesError, TapeMalformedError, TapeMissingError, UnknownSymbolError
 from tasks.markets.event_rows import event_columns
+from tasks.markets.provider import Provider
 from tasks.markets.trade_bars import bars_from_trades
 
-PROVIDER = "binance"
 TRADES = "trades_*.parquet"
 BOOKS = "top_of_book_*.parquet"
 NUMBER_COLUMNS = {
@@ -35,15 +36,18 @@ MILLISECOND_NS = 1_000_000
 MICROSECOND_NS = 1_000
 
 
-class RecordedEvents:
-    """The recording in ``folder``. Raises TapeMissingError without trades, TapeMalformedError for a bad file.
+class RecordedEvents(Provider):
+    """The recording in ``folder``, of which ``fetch`` returns what was known at ``until``.
+
+    Raises TapeMissingError without trades, TapeMalformedError for a bad file.
 
     ``symbols``: the symbols with trades, sorted. The recording is assumed to be complete from its ``first`` event to
     its ``last``.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, until: datetime = FAR_FUTURE) -> None:
         self._folder = folder
+        self._until = until
         trades = _without_repeats(_read(folder, TRADES))
         books = _read(folder, BOOKS)
         if not trades.num_rows:
@@ -54,6 +58,19 @@ class RecordedEvents:
         self.symbols = tuple(sorted(pc.unique(_symbol_names(trades)).to_pylist()))
         self.first: datetime = self._rows["ts"][0].as_py()
         self.last: datetime = self._rows["ts"][-1].as_py()
+
+    def check_night(self, as_of: date) -> None:
+        """Raises NightOutOfRangeError unless the recording has events of the day ``as_of``."""
+        if not self.first.date() <= as_of <= self.last.date():
+            raise NightOutOfRangeError(
+                f"the night {as_of} is not on the tape {self._folder}: its binance data runs from {self.first.date()} "
+                f"to {self.last.date()}"
+            )
+
+    def fetch(self, symbol: str, interval: str, start: datetime, end: datetime) -> dict[str, pa.Table]:
+        """Bars and events of one symbol from ``start`` to ``end``, cut at ``until``."""
+        until = min(end, self._until)
+        return {"bars": self.bars(symbol, interval, start, until), "events": self.events(symbol, start, until)}
 
     def events(self, symbol: str, start: datetime, end: datetime) -> pa.Table:
         """Trades and books of one symbol with start < ts ≤ end as rows of EVENT_ROWS, oldest first."""
@@ -116,7 +133,7 @@ def _refuse_invalid(table: pa.Table, path: Path) -> None:
 
 def _symbol_names(table: pa.Table) -> pa.ChunkedArray:
     """Every row's symbol with its market, such as usdm:BTCUSDT."""
-    market = pc.replace_substring_regex(table["venue"], f"^{PROVIDER}_", "")
+    market = pc.replace_substring_regex(table["venue"], "^binance_", "")
     return pc.binary_join_element_wise(market, table["symbol"], ":")
 
 

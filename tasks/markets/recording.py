@@ -56,7 +56,7 @@ class Recording(Protocol):
 
     @property
     def providers(self) -> tuple[str, ...]:
-        """The providers that it has data of: yahoo, bybit, binance."""
+        """The providers that it has data of: yahoo, bybit."""
 
     def check_night(self, provider: str, as_of: date) -> None:
         """Raises NightOutOfRangeError unless it has all bars that had closed by the end of ``as_of``."""

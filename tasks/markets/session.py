@@ -1,35 +1,13 @@
-"""Opens the market that a night reads: the live services, a recorded tape, or the simulator.
+"""Opens the provider that a night reads: a live service, a recording, or the simulated market.
 
-The clients are the same for all three; with a tape or the simulator, ``Tape`` answers their requests.
-
-A provider is a market's data service, named in the column ``provider`` of warehouse/seeds/universes.csv: yahoo, bybit,
-binance. To add one, for example a folder of CSV files:
-
-1. Write a client, tasks/markets/<provider>.py, that returns one symbol's rows, oldest first, as pyarrow tables:
-   bars        symbol, interval ('1d', '1h', '1s'), ts (open, timestamp[us, UTC]), open, high, low, close,
-               close_adjusted, volume, turnover (float64; turnover null where unknown); ts in [start, end) and no bar
-               that had not closed at the night's clock
-   actions     optional: symbol, ts (open of the ex-date's bar), kind ('dividend', 'split'), value
-   funding     optional: symbol, ts (settlement), rate
-   events      optional: EVENT_ROWS, see event_rows.py
-   Yahoo.daily_bars, Bybit.klines and RecordedEvents.bars are examples. It raises UnknownSymbolError for a symbol it
-   does not have, NoPricesError where it has no bar in the span, MalformedAnswerError or TapeMalformedError for data of
-   another shape, and OutageError for a failure that may pass; see tasks/errors.py. These cost the one symbol;
-   ForbiddenError ends the whole ingest.
-2. Add the client to ``Market`` here, and create it in ``_open_live``, ``_open_tape`` or both. For a provider that has
-   only recordings, add it to the OnlyRecordedError check in ``open_market``.
-3. For a tape, name its file in ``recorded.FILES`` and its first and last day in ``RecordedMarket.check_night``.
-4. Call it in tasks/fetch.py, where a symbol's rows are requested by provider: a dict of tables by raw table
-   ("bars", "corporate_actions", "funding_rates"), and "events".
-5. List its universes and their members in warehouse/seeds/universes.csv and universe_members.csv.
+The clients are the same for live, recorded and simulated nights: in the last two, ``Tape`` answers their requests.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -42,13 +20,13 @@ from tasks.errors import (
     OnlyRecordedError,
     TapeError,
     TapeMissingError,
+    UnknownProviderError,
     UnknownSourceError,
 )
 from tasks.markets.bybit import Bybit
+from tasks.markets.provider import Provider
 from tasks.markets.recorded import RecordedMarket
-from tasks.markets.recorded_events import PROVIDER as BINANCE
 from tasks.markets.recorded_events import RecordedEvents
-from tasks.markets.recording import Recording
 from tasks.markets.retry_policy import NO_RETRY
 from tasks.markets.simulated import SimulatedMarket
 from tasks.markets.tape import Tape
@@ -56,63 +34,46 @@ from tasks.markets.yahoo import Yahoo
 
 logger = logging.getLogger(__name__)
 
+CLIENTS: dict[str, Callable[..., Provider]] = {"yahoo": Yahoo, "bybit": Bybit}
+RECORDINGS: dict[str, Callable[[Path, datetime], Provider]] = {"binance": RecordedEvents}
 SOURCES = ("live", "recorded", "simulated")
 PROBES = ("https://api.bybit.com/v5/market/time", "https://query2.finance.yahoo.com/")
 PROBE_TIMEOUT_S = 10.0
 
 
-@dataclass(frozen=True)
-class Market:
-    """The clients of a night. They never return a bar that had not closed at ``clock`` (UTC).
-
-    ``binance`` is a recording that is not cut at the clock: callers limit the span that they request. It is None unless
-    binance is one of the requested providers.
-    """
-
-    source: str
-    clock: datetime
-    yahoo: Yahoo
-    bybit: Bybit
-    binance: RecordedEvents | None = None
-
-
 @contextmanager
-def open_market(
-    source: str,
-    as_of: date,
-    tape: Path | None = None,
-    *,
-    providers: tuple[str, ...] = (),
-    clock: datetime | None = None,
-) -> Iterator[Market]:
-    """Yields the market of the night ``as_of``; its connections are closed at the end of the block.
+def open_provider(
+    name: str, source: str, as_of: date, tape: Path | None = None, clock: datetime | None = None
+) -> Iterator[Provider]:
+    """Yields the provider of the night ``as_of``; its connections are closed at the end of the block.
 
-    ``clock`` defaults to the end of ``as_of``, or to now where that is earlier and the source is live. A tape must have
-    the night for each of ``providers`` (yahoo, bybit, binance); if none is given, for at least one provider. Raises
-    UnknownSourceError, OnlyRecordedError, NightOutOfRangeError, NoNetworkError or TapeError before any request.
+    It returns nothing that was not known at ``clock``: by default the end of ``as_of``, or now where that is earlier
+    and the source is live. Raises UnknownProviderError, UnknownSourceError, OnlyRecordedError, NightOutOfRangeError,
+    NoNetworkError or TapeError before any request.
     """
     if source not in SOURCES:
         raise UnknownSourceError(f"unknown source {source!r}; known: {', '.join(SOURCES)}")
     if tape is not None and source != "recorded":
         raise TapeError(f"a tape ({tape}) goes with source recorded, not {source}")
-    if BINANCE in providers and source != "recorded":
+    if name not in CLIENTS and name not in RECORDINGS:
+        raise UnknownProviderError(f"unknown provider {name!r}; known: {', '.join([*CLIENTS, *RECORDINGS])}")
+    if name in RECORDINGS and source != "recorded":
         raise OnlyRecordedError(
-            f"there is no {source} market of {BINANCE}: it has no client, only recordings; run --source recorded and "
+            f"there is no {source} market of {name}: it has no client, only recordings; run --source recorded and "
             "give the folder of one with --tape"
         )
-    now = datetime.now(UTC)
     if source == "live":
-        market = _open_live(as_of, clock or min(midnight_after(as_of), now), now)
+        provider = _open_live(name, as_of, clock)
     else:
-        market = _open_tape(source, as_of, tape, providers, clock or midnight_after(as_of))
+        provider = _open_recording(name, source, as_of, tape, clock or midnight_after(as_of))
     try:
-        yield market
+        yield provider
     finally:
-        market.yahoo.close()
-        market.bybit.close()
+        provider.close()
 
 
-def _open_live(as_of: date, clock: datetime, now: datetime) -> Market:
+def _open_live(name: str, as_of: date, clock: datetime | None) -> Provider:
+    now = datetime.now(UTC)
     today = now.date()
     if not today - timedelta(days=1) <= as_of <= today:
         raise NightOutOfRangeError(
@@ -130,36 +91,20 @@ def _open_live(as_of: date, clock: datetime, now: datetime) -> Market:
             "no market can be reached from this machine, nothing was changed: check the network, or run "
             "--source recorded with a tape, or --source simulated"
         )
-    return Market("live", clock, Yahoo(clock), Bybit(clock))
+    return CLIENTS[name](clock or min(midnight_after(as_of), now))
 
 
-def _open_tape(source: str, as_of: date, folder: Path | None, providers: tuple[str, ...], clock: datetime) -> Market:
-    recording: Recording
+def _open_recording(name: str, source: str, as_of: date, folder: Path | None, clock: datetime) -> Provider:
     if source == "simulated":
-        recording = SimulatedMarket(as_of)
-    elif folder is None:
+        simulated = SimulatedMarket(as_of)
+        simulated.check_night(name, as_of)
+        return CLIENTS[name](clock, Tape(simulated, clock).session(), NO_RETRY)
+    if folder is None:
         raise TapeMissingError("source recorded needs a tape: give the folder that holds it (--tape)")
-    else:
-        recording = RecordedMarket(folder)
-    if providers:
-        for provider in providers:
-            recording.check_night(provider, as_of)
-    else:
-        _check_any_provider(recording, as_of)
-    tape = Tape(recording, clock)
-    binance = recording.events if isinstance(recording, RecordedMarket) and BINANCE in providers else None
-    yahoo = Yahoo(clock, tape.session(), NO_RETRY)
-    bybit = Bybit(clock, tape.session(), NO_RETRY)
-    return Market(source, clock, yahoo, bybit, binance)
-
-
-def _check_any_provider(recording: Recording, as_of: date) -> None:
-    """Raises the last provider's NightOutOfRangeError unless at least one provider of the recording has the night."""
-    errors = []
-    for provider in recording.providers:
-        try:
-            recording.check_night(provider, as_of)
-        except NightOutOfRangeError as error:
-            errors.append(error)
-    if len(errors) == len(recording.providers):
-        raise errors[-1]
+    if name in RECORDINGS:
+        provider = RECORDINGS[name](folder, clock)
+        provider.check_night(as_of)
+        return provider
+    recorded = RecordedMarket(folder)
+    recorded.check_night(name, as_of)
+    return CLIENTS[name](clock, Tape(recorded, clock).session(), NO_RETRY)

@@ -31,6 +31,7 @@ from tasks.errors import (
     RefusedError,
     UnknownSymbolError,
 )
+from tasks.markets.provider import Provider
 from tasks.markets.retry_policy import RetryPolicy, raise_for_status
 
 logger = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ class _Transport(YfData):
         return True
 
 
-class Yahoo:
+class Yahoo(Provider):
     """A client of Yahoo's chart service that never returns a bar which had not closed at ``until`` (UTC).
 
     ``session`` is a requests session (a tape's, a test's); None uses yfinance's own, which behaves like a browser.
@@ -105,6 +106,11 @@ class Yahoo:
         """Closes the connections."""
         self._session.close()
         self._retry_policy.close()
+
+    def fetch(self, symbol: str, interval: str, start: datetime, end: datetime) -> dict[str, pa.Table]:
+        """Daily bars and corporate actions of sessions in [start, end)."""
+        bars, actions = self.daily_bars(symbol, start.date(), end.date())
+        return {"bars": bars, "corporate_actions": actions}
 
     def daily_bars(self, symbol: str, start: date, end: date) -> tuple[pa.Table, pa.Table]:
         """Bars and corporate actions of sessions in [start, end), oldest first.

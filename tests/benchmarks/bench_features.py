@@ -63,7 +63,7 @@ def indicators_by_groupby(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def run_talib_on_arrays(rows: np.ndarray) -> None:
-    """RSI, MACD, Bollinger, ATR and OBV, 9 columns, over contiguous rows (column, n, t): the least time TA-Lib takes."""
+    """RSI, MACD, Bollinger, ATR and OBV, 9 columns, over contiguous rows (column, n, t): a lower bound for TA-Lib."""
     for _, high, low, close, volume in rows.transpose(1, 0, 2):
         talib.RSI(close, 14), talib.MACD(close), talib.BBANDS(close, 20), talib.ATR(high, low, close, 14)
         talib.OBV(close, volume)

@@ -1,4 +1,4 @@
-"""The temporal graph network against torch_geometric's, and against the budgets of the source articles (TGN-41, TGN-42).
+"""The temporal graph network against torch_geometric's and the budgets of the source articles (TGN-41, TGN-42).
 
 1,000 nodes, 8 features, memory, embedding and time of 100, 10 neighbours, GRU, newest message, two heads, one thread.
 Half of the events are inserted before the measurements. ``pytest tests/benchmarks/bench_tgn.py -m benchmark -s``. Times
@@ -73,9 +73,7 @@ def ratio_to_ours(result: Contest) -> float:
 
 def test_training_is_faster(contenders: dict[str, Ours | Geometric]) -> None:
     negatives = torch.randint(NODES // 2, NODES, (BATCH,), generator=torch.Generator().manual_seed(1))
-    works = {
-        name: lambda start, c=c: c.learn(start, start + BATCH, negatives) for name, c in contenders.items()
-    }
+    works = {name: lambda start, c=c: c.learn(start, start + BATCH, negatives) for name, c in contenders.items()}
     assert ratio_to_ours(time_batches(works, "training, batch 200", BATCH, ROUNDS)) > 2
 
 
@@ -143,8 +141,8 @@ def measure(work: Callable[[], Any]) -> tuple[Any, tuple[float, float]]:
 
 
 def test_memory_stays_within_the_budget(contenders: dict[str, Ours | Geometric]) -> None:
-    """TGN-42 allows 800 bytes a node: a memory of 128 numbers and an embedding of 64. Ours stores a buffer of neighbours
-    instead of the embedding."""
+    """TGN-42 allows 800 bytes a node: a memory of 128 numbers and an embedding of 64. Ours stores a buffer of
+    neighbours instead of the embedding."""
     ours = contenders["ours"]
     assert isinstance(ours, Ours)
     parts = {"memory": ours.state[0], "neighbours": ours.state[1]}

@@ -74,7 +74,9 @@ def write_sharpe_chart(rows: dict[str, Any], path: Path) -> str:
         error = [(252 / rows[name]["sessions"]) ** 0.5 for name in shown]
         axes.errorbar(shown, [rows[name]["sharpe"] for name in shown], error, fmt="o", capsize=3, label="measured here")
         in_source = [name for name in shown if name in claimed]
-        axes.scatter(in_source, [claimed[name] for name in in_source], facecolors="none", edgecolors="grey", label="source")
+        axes.scatter(
+            in_source, [claimed[name] for name in in_source], facecolors="none", edgecolors="grey", label="source"
+        )
         axes.axhline(0, color="black", linewidth=0.5)
         axes.tick_params(axis="x", rotation=60)
         axes.set(title=title, ylabel="Sharpe ratio, one standard error")

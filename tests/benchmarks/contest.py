@@ -1,4 +1,4 @@
-"""Contenders for the same work, timed in turn within each round, so that other load on the machine affects all of them."""
+"""Contenders for the same work, timed in turn within each round, so that other load affects all of them."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""What recorded trades and books tell a network beyond the bars made of them: ``python -m
+"""How much recorded trades and books improve a network that also reads the bars made of them: ``python -m
 tests.benchmarks.events_table``.
 
 Six minutes of six Bitcoin and Ether instruments at Binance become bars of one second, with features, labels, graphs and
-folds, by the steps of a night; networks are fitted and forecast fold by fold, as in one. ``tgn`` also reads every trade
-and best price as an event, ``tgn_without_events`` is the same network without. Figures are over the seconds after the
-training windows, each with a 95% interval over them drawn in blocks; six minutes tell little, and the intervals say so.
+folds by the steps of a night; networks are fitted and forecast fold by fold as in a night. ``tgn`` also reads every
+trade and best price as an event; ``tgn_without_events`` is the same network without events. Figures are means over the
+seconds after the training windows, each with a 95% interval of a block bootstrap; over six minutes, these are wide.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 from flows.settings import load_settings
 from flows.train import recipe_of
 from models.graphs.context import SideInputs
-from models.scoring.bootstrap import interval, resampled_means
+from models.scoring.bootstrap import resampled_means
 from models.sessions import midnight_after
 from models.training.config import TrainConfig
 from models.training.fit import fit_fold, predict_fold
@@ -32,21 +32,23 @@ from tasks.ingest import ingest_bars
 from tasks.night import Night
 from tasks.train import TrainingData, load_training_data
 from tasks.validate import validate_night
-from tests.benchmarks.markdown import table
+from tests.benchmarks.markdown import interval_cell, table
 from warehouse.connect import Warehouse
 from warehouse.migrate import migrate
 from warehouse.universes import load_universe
 
 EVENTS = Path(__file__).parents[3] / "shared" / "data" / "events"
-UNIVERSE, BLOCK_BARS = "binance_seconds", 10
+UNIVERSE = "binance_seconds"
+BLOCK_BARS = 10
 WITHOUT = "tgn_without_events"
 NETWORKS = {"tgn": "tgn", WITHOUT: "tgn", "s4d": "s4d", "gnn": "gnn"}
 NETWORKS |= {name: name for name in ("tgn_links", "tgn_pretrained")}
-UP = "always up"
+ALWAYS_UP = "always up"
 
 
 class Score(NamedTuple):
-    """``direction`` (horizons, seconds): share of the moved instruments whose direction was right."""
+    """``direction`` (horizons, seconds): share of the moving instruments whose direction was forecast correctly;
+    ``losses``: the validation loss of each fold."""
 
     direction: np.ndarray
     losses: list[float]
@@ -54,10 +56,12 @@ class Score(NamedTuple):
 
 
 def recorded_data(folder: Path, scratch: Path) -> TrainingData:
-    """What a night of the recording in ``folder`` trains on; ``scratch`` is for its warehouse."""
-    warehouse, as_of = Warehouse.from_url(scratch / "warehouse.duckdb"), date(2024, 8, 8)
+    """The training data of a night on the recording in ``folder``; the warehouse is made in ``scratch``."""
+    warehouse = Warehouse.from_url(scratch / "warehouse.duckdb")
+    as_of = date(2024, 8, 8)
     migrate(warehouse)
-    universe, profile = load_universe(warehouse, UNIVERSE), load_settings().profile(UNIVERSE)
+    universe = load_universe(warehouse, UNIVERSE)
+    profile = load_settings().profile(UNIVERSE)
     night = Night(as_of, "recorded", universe, warehouse, midnight_after(as_of), folder)
     ingest_bars.fn(night, overlap_bars=0, max_bad_fraction=0.0, threads=1)
     validate_night.fn(night)
@@ -66,64 +70,68 @@ def recorded_data(folder: Path, scratch: Path) -> TrainingData:
     return load_training_data.fn(night, recipe_of(profile), list(NETWORKS.values()))
 
 
-def scored(data: TrainingData, name: str, seeds: int, epochs: int, folder: Path) -> list[Score]:
-    """The network's score of each seed, over the test windows of all folds."""
-    spec, found = Spec(NETWORKS[name], d_model=16, n_layers=1), []
-    around = data.side_inputs_of(spec)
+def score_network(data: TrainingData, name: str, seeds: int, epochs: int, folder: Path) -> list[Score]:
+    """The network's score with each seed, over the test windows of all folds."""
+    spec = Spec(NETWORKS[name], d_model=16, n_layers=1)
+    scores = []
+    side_inputs = data.side_inputs_of(spec)
     if name == WITHOUT:
-        around = SideInputs(around.snapshots)
+        side_inputs = SideInputs(side_inputs.snapshots)
     for seed in range(seeds):
         config = TrainConfig(
             epochs=epochs, chunk_bars=32, burn_in_bars=12, context_bars=24, batch_sequences=12, seed=seed
         )
-        fits, made = [], []
+        fits = []
+        forecasts = []
         for fold in data.folds:
             artifact = folder / f"{name}_{seed}_{fold.index}.safetensors"
-            fits.append(fit_fold(spec, config, data.features, data.labels, around, fold, artifact).fit_result)
-            made.append(predict_fold(artifact, data.features, around, fold).returns)
+            fits.append(fit_fold(spec, config, data.features, data.labels, side_inputs, fold, artifact).fit_result)
+            forecasts.append(predict_fold(artifact, data.features, side_inputs, fold).returns)
         losses = [fit.validation_loss for fit in fits]
-        found.append(Score(right_ways(data, np.concatenate(made)), losses, fits[0].parameters))
-    return found
+        scores.append(Score(directional_accuracy(data, np.concatenate(forecasts)), losses, fits[0].parameters))
+    return scores
 
 
-def right_ways(data: TrainingData, forecast: np.ndarray) -> np.ndarray:
-    """Direction (horizons, seconds) of forecasts (t, n, horizons) from the first test bar on; NaN where none moved."""
+def directional_accuracy(data: TrainingData, forecast: np.ndarray) -> np.ndarray:
+    """Share (horizons, t) of the moving instruments whose direction was forecast correctly; NaN where none moved.
+
+    ``forecast`` (t, n, horizons) starts with the first test bar.
+    """
     start = data.folds[0].test_start
     realised = data.labels.returns[start : start + len(forecast)]
     moved = np.isfinite(realised) & (realised != 0) & np.isfinite(forecast)
-    right = (moved & (np.sign(forecast) == np.sign(realised))).sum(axis=1)
+    correct = (moved & (np.sign(forecast) == np.sign(realised))).sum(axis=1)
     count = moved.sum(axis=1)
-    return np.where(count > 0, right / np.maximum(count, 1), np.nan).T
+    return np.where(count > 0, correct / np.maximum(count, 1), np.nan).T
 
 
 def page(data: TrainingData, scores: dict[str, list[Score]]) -> str:
-    """The table, a row for each network, and what always saying "up" comes to."""
+    """The table: a row for each network, and one for the forecast "up" at every bar."""
     shape = (scores[WITHOUT][0].direction.shape[1], len(data.features.symbols), len(data.labels.horizons))
-    direction = {name: np.stack([one.direction for one in of]) for name, of in scores.items()}
-    direction[UP] = right_ways(data, np.ones(shape))[None]
-    told = {name: [f"{name} ({of[0].parameters:,})"] for name, of in scores.items()} | {UP: [UP]}
+    direction = {name: np.stack([score.direction for score in by_seed]) for name, by_seed in scores.items()}
+    direction[ALWAYS_UP] = directional_accuracy(data, np.ones(shape))[None]
+    rows = {name: [f"{name} ({by_seed[0].parameters:,})"] for name, by_seed in scores.items()} | {
+        ALWAYS_UP: [ALWAYS_UP]
+    }
     for k in range(len(data.labels.horizons)):
-        known = ~np.isnan(direction[WITHOUT][0, k])
-        drawn = resampled_means([of[:, k, known] for of in direction.values()], BLOCK_BARS)
-        draws = dict(zip(direction, drawn, strict=True))
-        mean = {name: of[:, k, known].mean() for name, of in direction.items()}
-        for name, cells in told.items():
-            cells.append(words(mean[name], draws[name], ".3f"))
-            gained, apart = mean[name] - mean[WITHOUT], draws[name] - draws[WITHOUT]
-            cells.append("-" if name == WITHOUT else words(gained, apart, "+.3f"))
-    for name, of in scores.items():
-        losses = [loss for one in of for loss in one.losses]
-        told[name].append(f"{np.mean(losses):.4f} ({min(losses):.4f} … {max(losses):.4f})")
-    told[UP].append("-")
+        has_moves = ~np.isnan(direction[WITHOUT][0, k])
+        resampled = resampled_means([values[:, k, has_moves] for values in direction.values()], BLOCK_BARS)
+        draws = dict(zip(direction, resampled, strict=True))
+        mean = {name: values[:, k, has_moves].mean() for name, values in direction.items()}
+        for name, cells in rows.items():
+            cells.append(interval_cell(mean[name], draws[name], ".3f"))
+            if name == WITHOUT:
+                cells.append("-")
+            else:
+                cells.append(interval_cell(mean[name] - mean[WITHOUT], draws[name] - draws[WITHOUT], "+.3f"))
+    for name, by_seed in scores.items():
+        losses = [loss for score in by_seed for loss in score.losses]
+        rows[name].append(f"{np.mean(losses):.4f} ({min(losses):.4f} … {max(losses):.4f})")
+    rows[ALWAYS_UP].append("-")
     head = ["network (parameters)"]
     for horizon in data.labels.horizons:
         head += [f"direction, {horizon} s", f"over {WITHOUT}"]
-    return table([*head, "validation loss"], told.values())
-
-
-def words(value: float, draws: np.ndarray, form: str) -> str:
-    low, high = interval(draws)
-    return f"{value:{form}} ({low:{form}} … {high:{form}})"
+    return table([*head, "validation loss"], rows.values())
 
 
 def main() -> None:
@@ -131,21 +139,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3, help="fits of every network and fold")
     parser.add_argument("--epochs", type=int, default=15, help="most epochs of a fit")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     if not EVENTS.is_dir():
         sys.exit(f"no recorded events at {EVENTS}")
-    began = time.process_time()
+    started = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         data = recorded_data(EVENTS, Path(folder))
-        scores = {name: scored(data, name, asked.seeds, asked.epochs, Path(folder)) for name in NETWORKS}
+        scores = {name: score_network(data, name, arguments.seeds, arguments.epochs, Path(folder)) for name in NETWORKS}
     print(page(data, scores))
     events = data.events
     print(
         f"{len(data.features)} bars of a second of {len(data.features.symbols)} instruments, "
         f"{0 if events is None else len(events.events):,} events; {len(data.folds)} folds, "
-        f"{scores[WITHOUT][0].direction.shape[1]} test bars in blocks of {BLOCK_BARS}, {asked.seeds} seeds, "
-        f"{asked.epochs} epochs; intervals hold 95% of the draws, those of the loss its least and most of all fits; "
-        f"{time.process_time() - began:.0f} s of CPU"
+        f"{scores[WITHOUT][0].direction.shape[1]} test bars in blocks of {BLOCK_BARS}, {arguments.seeds} seeds, "
+        f"{arguments.epochs} epochs; intervals contain 95% of the draws, for the loss its range over all fits; "
+        f"{time.process_time() - started:.0f} s of CPU"
     )
 
 

@@ -1,11 +1,11 @@
-"""What each half of a hybrid and each way to join them is worth (inventory HYB-31 to HYB-33): ``python -m
+"""How much each half of a hybrid and each fusion of them contributes (HYB-31 to HYB-33): ``python -m
 tests.benchmarks.hybrids_table``.
 
-One night on recorded stocks runs in this process, in a warehouse that is thrown away, with every fusion over the static
-(sector), the rolling (correlation) and the learned graph, and each half alone. Every figure stands with a 95% interval
-over test days drawn in blocks, and the information coefficient also as its difference to the layer over time alone, on
-the same draws. ``--universe us_stocks`` takes 130 stocks instead of twelve and the better part of an hour, ``--quick``
-the simulated market and an epoch a fit.
+One night on recorded stocks runs in this process, in a temporary warehouse: every fusion over the static (sector), the
+rolling (correlation) and the learned graph, and each half alone. Every figure has a 95% interval of a block bootstrap
+over the test days; the information coefficient is also given as the difference to the layer over time alone, on the
+same draws. ``--universe us_stocks`` uses 130 stocks instead of twelve and takes almost an hour; ``--quick`` uses the
+simulated market and one epoch per fit.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ import pandas as pd
 from models import zoo
 from models.features.labels import UNKNOWN
 from models.nets.ssm_gnn import LEARNED, ssm_gnn
-from models.scoring.bootstrap import interval, resampled_means
+from models.scoring.bootstrap import resampled_means
 from models.zoo import Network
-from tests.benchmarks.markdown import table
+from tests.benchmarks.markdown import interval_cell, table
 
 TAPE = Path(__file__).parents[3] / "shared" / "data" / "tape"
 GRAPHS = {"static": "sector", "rolling": "correlation", "learned": LEARNED}
@@ -41,8 +41,9 @@ FUSIONS: dict[str, dict[str, str]] = {
 }
 ALONE = "layer_alone"
 TOP_K = 8
-BLOCK_BARS, SESSIONS_A_YEAR = 20, 252
-# fewer, longer test windows and shorter fits than a night's, so that seventeen networks end in minutes
+BLOCK_BARS = 20
+SESSIONS_A_YEAR = 252
+# fewer and longer test windows and shorter fits than in a night, so that seventeen networks take minutes
 SHORTER = {"NIGHTLY_PROFILES__STOCKS__FOLDS__TEST_BARS": "405", "NIGHTLY_PROFILES__STOCKS__TRAIN__EPOCHS": "4"}
 QUICK = {"NIGHTLY_PROFILES__DEMO_STOCKS__TRAIN__EPOCHS": "1"}
 TRIALS = """
@@ -58,110 +59,113 @@ WHERE b.fill = 'next_open' ORDER BY e.ts
 
 def variants() -> dict[str, Network]:
     """The networks of the table by name."""
-    found = {ALONE: Network(partial(ssm_gnn, parts="ssm"), ALONE)}
+    networks = {ALONE: Network(partial(ssm_gnn, parts="ssm"), ALONE)}
     for kind, graph in GRAPHS.items():
-        stored, kept = (None, {"top_k": TOP_K}) if graph == LEARNED else (graph, {})
+        stored_graph, graph_options = (None, {"top_k": TOP_K}) if graph == LEARNED else (graph, {})
         for fusion, options in FUSIONS.items():
             name = f"{fusion}_{kind}"
-            found[name] = Network(partial(ssm_gnn, graph=graph, **kept, **options), name, stored)
-    apart = partial(ssm_gnn, pretrained="ssm", frozen=True)
-    return found | {"sequential_rolling_fitted_apart": Network(apart, "the layer first, then frozen", "correlation")}
+            networks[name] = Network(partial(ssm_gnn, graph=graph, **graph_options, **options), name, stored_graph)
+    frozen = partial(ssm_gnn, pretrained="ssm", frozen=True)
+    fitted_apart = Network(frozen, "the layer first, then frozen", "correlation")
+    return networks | {"sequential_rolling_fitted_apart": fitted_apart}
 
 
 class Daily(NamedTuple):
-    """What a model scored on each test day, (t,) each; seeds are averaged before."""
+    """A model's scores on each test day, (t,) each, from forecasts averaged over the seeds."""
 
     coefficient: np.ndarray
     hit: np.ndarray
     session_return: np.ndarray
 
 
-def night(universe: str, quick: bool, folder: Path, seeds: tuple[int, ...]) -> tuple[Any, Any]:
-    """The night run, and its parameters. Raises RuntimeError for one that was not published."""
+def run_variants(universe: str, quick: bool, folder: Path, seeds: tuple[int, ...]) -> tuple[Any, Any]:
+    """Runs a night with all variants. Returns its parameters and warehouse. Raises RuntimeError if it was not
+    published."""
     from flows.parameters import NightParameters
     from flows.report import run_night
     from flows.terminal import console
     from warehouse.connect import Warehouse
 
     warehouse = Warehouse.from_url(folder / "warehouse.duckdb")
-    where: dict[str, Any] = {} if quick else {"source": "recorded", "tape": TAPE}
-    asked = NightParameters(
+    source: dict[str, Any] = {} if quick else {"source": "recorded", "tape": TAPE}
+    parameters = NightParameters(
         as_of=date(2024, 6, 28),
         universes=(universe,),
         models=(*variants(), "buy_and_hold"),
         seeds=seeds,
         warehouse=str(warehouse.path),
-        **where,
+        **source,
     )
-    if not run_night(asked, warehouse, folder / "prefect", console(stderr=True)):
+    if not run_night(parameters, warehouse, folder / "prefect", console(stderr=True)):
         with warehouse.read() as con:
             raise RuntimeError(str(con.execute("SELECT message FROM store.nights").fetchall()))
-    return asked, warehouse
+    return parameters, warehouse
 
 
-def scores(asked: Any, warehouse: Any) -> tuple[dict[str, Daily], pd.DataFrame]:
-    """Every model's daily scores, and what is known of its trials by model."""
+def daily_scores(parameters: Any, warehouse: Any) -> tuple[dict[str, Daily], pd.DataFrame]:
+    """The daily scores of every model, and a table of its trials by model."""
     from flows.parameters import StepParameters
     from flows.train import recipe_of
     from tasks.forecasts import Contender, load_forecasts
     from tasks.train import load_training_data
 
-    step = StepParameters(universe=asked.universes[0], **asked.model_dump(exclude={"universes"}))
+    step = StepParameters(universe=parameters.universes[0], **parameters.model_dump(exclude={"universes"}))
     settings = step.settings()
     opened = step.open_night(settings)
-    recipe = recipe_of(settings.profile(asked.universes[0]))
-    labels = (data := load_training_data.fn(opened, recipe, ())).labels
+    recipe = recipe_of(settings.profile(parameters.universes[0]))
+    data = load_training_data.fn(opened, recipe, ())
+    labels = data.labels
     horizon = recipe.horizons.index(recipe.class_horizon)
     with warehouse.read() as con:
-        trials, sessions = con.execute(TRIALS).df().set_index("model"), con.execute(SESSIONS).df()
-    found = {}
+        trials = con.execute(TRIALS).df().set_index("model")
+        sessions = con.execute(SESSIONS).df()
+    daily = {}
     for model, row in trials.iterrows():
-        made = load_forecasts(
+        forecasts = load_forecasts(
             opened, Contender(model, "network", tuple(row["trials"])), recipe.class_horizon, data.features.ts
         )
-        known = made.mask & (labels.class_5 != UNKNOWN)
-        days = known.sum(axis=1) > 1
+        is_known = forecasts.mask & (labels.class_5 != UNKNOWN)
+        days = is_known.sum(axis=1) > 1
         expected, realised = (
-            pd.DataFrame(np.where(known, values, np.nan))[days]
-            for values in (made.column("expected_return"), labels.returns[:, :, horizon])
+            pd.DataFrame(np.where(is_known, values, np.nan))[days]
+            for values in (forecasts.column("expected_return"), labels.returns[:, :, horizon])
         )
-        # Spearman: the correlation of the ranks among the assets of a day; 0 where a network says the same of all
+        # Spearman: the correlation of the ranks among the assets of a day; 0 where a network forecasts the same for all
         coefficient = expected.rank(axis=1).corrwith(realised.rank(axis=1), axis=1).fillna(0.0)
-        hit = np.where(known, made.values[:, :, :5].argmax(axis=2) == labels.class_5, 0.0).sum(axis=1) / known.sum(
+        hit = np.where(is_known, forecasts.values[:, :, :5].argmax(axis=2) == labels.class_5, 0.0).sum(
             axis=1
-        ).clip(1)
+        ) / is_known.sum(axis=1).clip(1)
         returned = sessions.loc[sessions["model"] == model, "session_return"].to_numpy()
-        found[str(model)] = Daily(coefficient.to_numpy(), hit[days], returned)
-    return found, trials
+        daily[str(model)] = Daily(coefficient.to_numpy(), hit[days], returned)
+    return daily, trials
 
 
-def told(value: float, draws: np.ndarray, form: str) -> str:
-    low, high = interval(draws)
-    return f"{value:{form}} ({low:{form}} … {high:{form}})"
-
-
-def page(found: dict[str, Daily], trials: pd.DataFrame) -> str:
-    """The table, a row for each network in the order of ``variants``."""
-    names = [name for name in variants() if name in found]
+def page(daily: dict[str, Daily], trials: pd.DataFrame) -> str:
+    """The table: a row for each network in the order of ``variants``."""
+    names = [name for name in variants() if name in daily]
     draws = {
         field: dict(
-            zip(names, resampled_means([getattr(found[n], field)[None] for n in names], BLOCK_BARS), strict=True)
+            zip(names, resampled_means([getattr(daily[n], field)[None] for n in names], BLOCK_BARS), strict=True)
         )
         for field in Daily._fields
     }
     rows = []
     for name in names:
-        daily, trial, of = found[name], trials.loc[name], {field: draws[field][name] for field in Daily._fields}
-        year = SESSIONS_A_YEAR**0.5 / daily.session_return.std(ddof=1)
-        apart = of["coefficient"] - draws["coefficient"][ALONE]
-        gained = daily.coefficient.mean() - found[ALONE].coefficient.mean()
+        scores = daily[name]
+        trial = trials.loc[name]
+        annualised = SESSIONS_A_YEAR**0.5 / scores.session_return.std(ddof=1)
+        coefficient_draws = draws["coefficient"][name]
+        difference = scores.coefficient.mean() - daily[ALONE].coefficient.mean()
+        difference_draws = coefficient_draws - draws["coefficient"][ALONE]
         rows.append(
             [
                 f"{name} ({trial['parameters']:,})",
-                told(daily.session_return.mean() * year, of["session_return"] * year, ".2f"),
-                told(daily.coefficient.mean(), of["coefficient"], ".3f"),
-                "-" if name == ALONE else told(gained, apart, "+.3f"),
-                told(daily.hit.mean(), of["hit"], ".3f"),
+                interval_cell(
+                    scores.session_return.mean() * annualised, draws["session_return"][name] * annualised, ".2f"
+                ),
+                interval_cell(scores.coefficient.mean(), coefficient_draws, ".3f"),
+                "-" if name == ALONE else interval_cell(difference, difference_draws, "+.3f"),
+                interval_cell(scores.hit.mean(), draws["hit"][name], ".3f"),
                 f"{trial['loss']:.4f} ({trial['least']:.4f} … {trial['most']:.4f})",
             ]
         )
@@ -175,21 +179,24 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="the simulated market, an epoch a fit")
     parser.add_argument("--universe", choices=("us_stocks", "demo_stocks"), default="demo_stocks")
     parser.add_argument("--seeds", type=int, default=1, help="fits of every network and fold")
-    asked = parser.parse_args()
-    if not asked.quick and not TAPE.is_dir():
+    arguments = parser.parse_args()
+    if not arguments.quick and not TAPE.is_dir():
         sys.exit(f"no recorded market data at {TAPE}; try --quick")
-    os.environ |= QUICK if asked.quick else SHORTER
+    os.environ |= QUICK if arguments.quick else SHORTER
     zoo.ENTRIES |= variants()
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        universe = "demo_stocks" if asked.quick else asked.universe
-        found, trials = scores(*night(universe, asked.quick, Path(folder), tuple(range(asked.seeds))))
-    days, minutes = len(found[ALONE].hit), (time.perf_counter() - started) / 60
-    print(page(found, trials))
-    market = f"{universe}, {'simulated' if asked.quick else 'recorded'}"
+        universe = "demo_stocks" if arguments.quick else arguments.universe
+        daily, trials = daily_scores(
+            *run_variants(universe, arguments.quick, Path(folder), tuple(range(arguments.seeds)))
+        )
+    days = len(daily[ALONE].hit)
+    minutes = (time.perf_counter() - started) / 60
+    print(page(daily, trials))
+    market = f"{universe}, {'simulated' if arguments.quick else 'recorded'}"
     print(
-        f"{market}, {days} test days in blocks of {BLOCK_BARS}, {asked.seeds} seeds; intervals hold 95% of the draws, "
-        f"those of the validation loss its least and most of all folds; {minutes:.1f} minutes"
+        f"{market}, {days} test days in blocks of {BLOCK_BARS}, {arguments.seeds} seeds; intervals contain "
+        f"95% of the draws, for the validation loss its range over all folds; {minutes:.1f} minutes"
     )
 
 

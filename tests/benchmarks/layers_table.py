@@ -1,8 +1,8 @@
-"""Times and memory of the layers and of what a user could install instead.
+"""Times and memory of the layers and of the packages a user could install instead.
 
-``python -m tests.benchmarks.layers_table --mode keep`` prints one JSON object a case. Contenders are made, run once and
-compared with ours where they compute the same, then timed in turn; the first of a case is ours. Mode "keep": freed
-memory stays with the process (models/training/allocator.py), which is the harder comparison.
+``python -m tests.benchmarks.layers_table --mode keep`` prints one JSON object for each case. Contenders are made, run
+once, compared with ours where they compute the same, then timed in turn; the first of a case is ours. Mode "keep": the
+process keeps freed memory (models/training/allocator.py), which is the harder comparison.
 """
 
 from __future__ import annotations
@@ -26,14 +26,20 @@ from models.layers.s5 import S5
 from models.layers.scan import selective_scan, selective_scan_reference
 from models.training.allocator import tune_allocator
 from tests.benchmarks import peers
-from tests.benchmarks.cases import Case, Result, Work, measured
-from tests.benchmarks.contest import reason
-from tests.benchmarks.memory import peak
+from tests.benchmarks.cases import Case, Result, Work, measure
+from tests.benchmarks.contest import short_error
+from tests.benchmarks.memory import peak_mib
 from tests.benchmarks.networks_table import networks
 from tests.benchmarks.peers import Mixed, TextbookS4D, Transformer
+from tests.benchmarks.sources import BLOCK_MEMORY, LAYER_MEMORY
 
-D, N, BATCH, INNER, SCAN_N = 64, 64, 16, 128, 16
-REFERENCE_BARS, PEER_BARS = 256, 4096  # the longest that the loop, and peers that take seconds, are given
+D = 64
+N = 64
+BATCH = 16
+INNER = 128
+SCAN_N = 16
+REFERENCE_BARS = 256  # the longest sequence of the plain loop
+PEER_BARS = 4096  # the longest sequence of peers that take seconds
 STEPS = 200
 
 
@@ -52,14 +58,14 @@ def scans(lengths: Sequence[int], backward: bool) -> Iterator[Case]:
 
             return make
 
-        makers = {"ours": maker(turned(selective_scan)), "mambapy": maker(peers.mambapy_scan)}
+        makers = {"ours": maker(channels_last(selective_scan)), "mambapy": maker(peers.mambapy_scan)}
         if bars <= REFERENCE_BARS:
-            makers["loop"] = maker(turned(selective_scan_reference))
+            makers["loop"] = maker(channels_last(selective_scan_reference))
         yield Case(f"selective scan, forward{' and backward' * backward}", bars, makers, ("mambapy", "loop"))
 
 
-def turned(scan: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Our scan for arrays with the channels last, as a block has them."""
+def channels_last(scan: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Our scan for arrays with the channels in the last axis, as in a block."""
 
     def run(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
         return scan(*(v.mT for v in (u, delta)), A, B.mT, C.mT, D).mT
@@ -68,22 +74,22 @@ def turned(scan: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def gradients(f: Callable[..., Any], inputs: list[Tensor], grad: Tensor, backward: bool = True) -> Work:
-    """Runs f on ``inputs``, with ``backward`` also towards every input and weight; gives what comes out and the inputs'
-    gradients."""
+    """A function that runs f on ``inputs`` and, with ``backward``, computes the gradients of every input and weight. It
+    returns the output and the gradients of the inputs."""
     weights = [p for p in f.parameters() if p.requires_grad] if isinstance(f, nn.Module) else []
-    wanted = [*(v.requires_grad_(backward) for v in inputs), *weights]
+    variables = [*(v.requires_grad_(backward) for v in inputs), *weights]
 
     def run() -> list[Tensor]:
         with torch.set_grad_enabled(backward):
             y = f(*inputs)
             y = y[0] if isinstance(y, tuple) else y
-        return [y, *torch.autograd.grad(y, wanted, grad)[: len(inputs)]] if backward else [y]
+        return [y, *torch.autograd.grad(y, variables, grad)[: len(inputs)]] if backward else [y]
 
     return run
 
 
 def blocks(lengths: Sequence[int]) -> Iterator[Case]:
-    """The whole Mamba block."""
+    """The whole Mamba block by the number of bars (MAM-01), and mambapy's with the same weights (MAM-11, MAM-12)."""
     for bars in lengths:
         makers = {"ours": training(lambda: Mamba(D, SCAN_N), bars)}
         makers["mambapy"] = training(lambda: peers.mambapy_block(Mamba(D, SCAN_N)), bars)
@@ -92,7 +98,7 @@ def blocks(lengths: Sequence[int]) -> Iterator[Case]:
 
 
 def layers(lengths: Sequence[int]) -> Iterator[Case]:
-    """One layer with the mixing behind it; an LSTM mixes its channels itself."""
+    """One layer and the mixing of its channels, by the number of bars (S4-02, HYB-03); an LSTM mixes them itself."""
     for bars in lengths:
         ours = {"ours, S4D": S4D, "ours, S4": S4, "ours, DSS": DSS, "ours, S5": S5}
         makers = {name: training(lambda layer=layer: Mixed(layer(D, N), D), bars) for name, layer in ours.items()}
@@ -108,26 +114,27 @@ def textbook(n_layers: int) -> nn.Module:
 
 
 def training(make: Callable[[], nn.Module], bars: int) -> Callable[[], Work]:
-    """Makes a module and gives one forward and backward pass of it."""
+    """A maker of a forward and backward pass of a new module."""
 
-    def made() -> Work:
+    def make_work() -> Work:
         torch.manual_seed(0)
         module = make()
         draw = torch.Generator().manual_seed(0)
         x, grad = (torch.randn(BATCH, bars, D, generator=draw) for _ in range(2))
         return gradients(module, [x], grad)
 
-    return made
+    return make_work
 
 
 def evaluations(lengths: Sequence[int]) -> Iterator[Case]:
-    """Four layers, one sequence, no gradient."""
+    """Four layers, one sequence, no gradient (MAM-01: a Transformer too)."""
     for bars in lengths:
 
         def maker(make: Callable[[], nn.Module], bars: int = bars) -> Callable[[], Work]:
-            def made() -> Work:
+            def make_work() -> Work:
                 torch.manual_seed(0)
-                module, x = make().eval(), torch.randn(1, bars, D)
+                module = make().eval()
+                x = torch.randn(1, bars, D)
 
                 def run() -> Any:
                     with torch.inference_mode():
@@ -135,7 +142,7 @@ def evaluations(lengths: Sequence[int]) -> Iterator[Case]:
 
                 return run
 
-            return made
+            return make_work
 
         ours = {"ours, S4D": S4D, "ours, S4": S4, "ours, DSS": DSS, "ours, S5": S5}
         makers = {
@@ -151,28 +158,28 @@ def evaluations(lengths: Sequence[int]) -> Iterator[Case]:
 
 
 def steps() -> Iterator[Case]:
-    """One bar of one sample through one layer."""
+    """A step of one layer with one bar of one sample (MAM-04)."""
 
     def ours(make: Callable[[], Any]) -> Callable[[], Work]:
-        def made() -> Work:
+        def make_work() -> Work:
             layer = make().eval()
-            return walk(lambda x, state: layer.step(x, state)[1], torch.randn(1, D), layer.initial_state(1))
+            return take_steps(lambda x, state: layer.step(x, state)[1], torch.randn(1, D), layer.initial_state(1))
 
-        return made
+        return make_work
 
     def lstm_cell() -> Work:
         cell = nn.LSTMCell(D, D).eval()
-        return walk(cell, torch.randn(1, D), (torch.zeros(1, D), torch.zeros(1, D)))
+        return take_steps(cell, torch.randn(1, D), (torch.zeros(1, D), torch.zeros(1, D)))
 
     def s5() -> Work:
         layer = peers.s5_layer(D, N).eval().seq
         state = torch.zeros(N, dtype=torch.complex64)
-        return walk(lambda x, state: layer.forward_rnn(x, state)[1], torch.randn(D), state)
+        return take_steps(lambda x, state: layer.forward_rnn(x, state)[1], torch.randn(D), state)
 
     def mambapy() -> Work:
         block = peers.mambapy_block(Mamba(D, SCAN_N)).eval()
         state = (None, torch.zeros(1, INNER, 3))
-        return walk(lambda x, state: block.step(x, state)[1], torch.randn(1, D), state)
+        return take_steps(lambda x, state: block.step(x, state)[1], torch.randn(1, D), state)
 
     makers = {f"ours, {kind.__name__}": ours(lambda kind=kind: kind(D, N)) for kind in (S4D, S4, DSS, S5, Mamba2)}
     makers["ours, Mamba"] = ours(lambda: Mamba(D, SCAN_N))
@@ -180,14 +187,14 @@ def steps() -> Iterator[Case]:
     yield Case("one step, one layer, one sample", 1, makers, calls=STEPS, threads=1)
 
 
-def walk(step: Callable[[Any, Any], Any], x: Tensor, state: Any) -> Work:
-    """STEPS steps from ``state``."""
+def take_steps(step: Callable[[Any, Any], Any], x: Tensor, state: Any) -> Work:
+    """A function that takes STEPS steps from ``state``."""
 
     def run() -> None:
-        now = state
+        current = state
         with torch.no_grad():
             for _ in range(STEPS):
-                now = step(x, now)
+                current = step(x, current)
 
     return run
 
@@ -205,10 +212,11 @@ def all_cases(quick: bool) -> Iterator[Case]:
 
 
 def memories(quick: bool) -> Iterator[Result]:
-    """Peak memory of one forward and backward pass, each contender in a process of its own."""
-    block, layer = "memory of a Mamba block", "memory of a layer"
-    asked = [(block, 1024, BATCH), (block, 4096, BATCH), (layer, 1024, BATCH), (layer, 4096, BATCH), (layer, 16384, 2)]
-    for group, bars, batch in [(block, 256, 2), (layer, 256, 2)] if quick else asked:
+    """Peak memory of one forward and backward pass (MAM-03, MAM-08, TRAP-02), each contender in a new process."""
+    block = BLOCK_MEMORY
+    layer = LAYER_MEMORY
+    cases = [(block, 1024, BATCH), (block, 4096, BATCH), (layer, 1024, BATCH), (layer, 4096, BATCH), (layer, 16384, 2)]
+    for group, bars, batch in [(block, 256, 2), (layer, 256, 2)] if quick else cases:
         names = ["ours, Mamba", "mambapy"] if group == block else ["ours, S4D", "textbook S4D"]
         if not quick:
             names += ["ours, Mamba2"] if group == block else ["ours, S4", "ours, S5", "LSTM", "s5-pytorch"]
@@ -217,32 +225,32 @@ def memories(quick: bool) -> Iterator[Result]:
         result = Result(group, bars, "default", names[0], "MiB")
         for name in names:
             try:
-                result.values[name] = peak(name, bars, batch)
+                result.values[name] = peak_mib(name, bars, batch)
             except Exception as error:
-                result.failed[name] = reason(error)
+                result.failed[name] = short_error(error)
         if ours := result.values.get(result.ours):
             result.ratios = {name: value / ours for name, value in result.values.items()}
         yield result
 
 
 def results(mode: str, quick: bool) -> Iterator[Result]:
-    """Every case measured; memory only in mode default, which is what a fresh process has."""
+    """The results of all cases. Memory is measured in mode "default" only, because its processes use that mode."""
     rounds, budget_s = (2, 1.0) if quick else (7, 10.0)
     if mode == "default":
         yield from memories(quick)
     for case in all_cases(quick):
-        yield measured(case, mode, rounds, budget_s)
+        yield measure(case, mode, rounds, budget_s)
 
 
 def main() -> None:
-    """Prints one JSON object a case."""
+    """Prints one JSON object for each case."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mode", choices=("keep", "default"), default="keep")
     parser.add_argument("--quick", action="store_true")
-    asked = parser.parse_args()
-    if asked.mode == "keep" and not tune_allocator():
+    arguments = parser.parse_args()
+    if arguments.mode == "keep" and not tune_allocator():
         sys.exit("mode keep needs glibc")
-    for result in results(asked.mode, asked.quick):
+    for result in results(arguments.mode, arguments.quick):
         print(json.dumps(asdict(result)), flush=True)
 
 

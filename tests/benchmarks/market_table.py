@@ -1,9 +1,9 @@
-"""The sources' model table and ablation (inventory S4-44, S4-47) by a real night: ``python -m
+"""The model table and ablation of the source articles (S4-44, S4-47) from a real night: ``python -m
 tests.benchmarks.market_table --out FILE.json``.
 
-One night runs in this process, in a warehouse that is thrown away, with the zoo's models and the ablation's variants,
-which are registered for the run. Fits go side by side, one thread each, as every night's do. Without recorded data the
-file says so; ``--quick`` takes the simulated market, an epoch a fit.
+One night runs in this process, in a temporary warehouse, with the zoo's models and the ablation's variants, which are
+registered for the run. Fits run side by side with one thread each, as in every night. Without recorded data the file
+has only the reason; ``--quick`` uses the simulated market and one epoch per fit.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from models.nets.sequence_layers import sequence
 from models.training.artifact import read_header
 from models.training.errors import FitError
 from models.zoo import Network, Spec
-from tests.benchmarks.contest import reason
+from tests.benchmarks.contest import short_error
 
 TAPE = Path(__file__).parents[3] / "shared" / "data" / "tape"
 MODELS = (
@@ -43,7 +43,7 @@ MODELS = (
     *("mamba2", "s5", "dss", "tcn", "ridge", "gradient_boosting", "garch"),
 )
 RULES = ("buy_and_hold", "momentum")
-# the sources' full S4 has 64 states; the zoo's default is 16
+# the full S4 of the source articles has 64 states; the zoo's default is 16
 VARIANTS: dict[str, tuple[str, int, dict[str, Any]]] = {
     "s4_full": ("s4", 64, {}),
     "s4_no_hippo": ("s4", 64, {"spectrum": "random"}),
@@ -52,7 +52,7 @@ VARIANTS: dict[str, tuple[str, int, dict[str, Any]]] = {
     "s4_128_states": ("s4", 128, {}),
     "s4d_64_states": ("s4d", 64, {}),
 }
-# what differs from the settings of a night: fewer, longer test windows, so that a night of 19 networks ends in time
+# settings that differ from those of a night: fewer and longer test windows, so that 19 networks end in time
 SHORTER = {"NIGHTLY_PROFILES__STOCKS__FOLDS__TEST_BARS": "252", "NIGHTLY_PROFILES__STOCKS__TRAIN__EPOCHS": "4"}
 QUICK = {"NIGHTLY_PROFILES__DEMO_STOCKS__TRAIN__EPOCHS": "1"}
 LEADERBOARD = """
@@ -74,32 +74,35 @@ def variant(layer: str, d_state: int, options: dict[str, Any], spec: Spec, *size
     return sequence(replace(spec, model=layer, d_state=d_state), *sizes, **options, **more)
 
 
-def usable(models: list[str]) -> tuple[list[str], dict[str, str]]:
-    """Those that can be built and run, and why the others cannot: one that fails would end the night for all."""
+def usable_models(models: list[str]) -> tuple[list[str], dict[str, str]]:
+    """The models that can be built and run, and the errors of the others: a model that fails would end the night."""
     batch = Batch(torch.randn(1, 40, 2, 4), torch.ones(1, 40, 2, dtype=torch.bool), torch.ones(1, 40))
-    good, failed = [], {}
+    usable = []
+    failed = {}
     for name in models:
         try:
             network = zoo.build(Spec(name), 4, 2)
-            if not isinstance(network, Estimator):  # those know nothing before they are fitted
+            if not isinstance(network, Estimator):  # an estimator cannot forecast before it is fitted
                 network(batch)
         except Exception as error:
-            failed[name] = reason(error)
+            failed[name] = short_error(error)
         else:
-            good.append(name)
-    return good, failed
+            usable.append(name)
+    return usable, failed
 
 
 def night_table(quick: bool, folder: Path, without: dict[str, str]) -> dict[str, Any]:
-    """The night's figures by model, but for those ``without`` and why; or ``skipped``, why there are none.
+    """The night's figures by model: ``rows``, ``failed`` and a description; or ``skipped``, the reason why there are
+    none.
 
-    ``blamed``: what ended the night, by model, so that it can be run again without them.
+    ``without`` gives the models to leave out and why. If models end the night, ``blamed`` has their errors, so that it
+    can be run again without them.
     """
     if not quick and not TAPE.is_dir():
         return {"skipped": f"no recorded market data at {TAPE}"}
     os.environ |= QUICK if quick else SHORTER
-    zoo.ENTRIES |= {name: Network(partial(variant, *of), name) for name, of in VARIANTS.items()}
-    models, failed = usable([name for name in (*MODELS, *VARIANTS) if name not in without])
+    zoo.ENTRIES |= {name: Network(partial(variant, *arguments), name) for name, arguments in VARIANTS.items()}
+    models, failed = usable_models([name for name in (*MODELS, *VARIANTS) if name not in without])
     failed |= without
     import tasks.train
     from flows.parameters import NightParameters
@@ -108,51 +111,52 @@ def night_table(quick: bool, folder: Path, without: dict[str, str]) -> dict[str,
     from warehouse.connect import Warehouse
 
     warehouse = Warehouse.from_url(folder / "warehouse.duckdb")
-    where: dict[str, Any] = {"source": "recorded", "tape": TAPE, "universes": ("us_stocks",)}
+    market: dict[str, Any] = {"source": "recorded", "tape": TAPE, "universes": ("us_stocks",)}
     if quick:
-        where = {"universes": ("demo_stocks",)}
+        market = {"universes": ("demo_stocks",)}
     night = NightParameters(
-        as_of=date(2024, 6, 28), models=(*models, *RULES), seeds=(0,), warehouse=str(warehouse.path), **where
+        as_of=date(2024, 6, 28), models=(*models, *RULES), seeds=(0,), warehouse=str(warehouse.path), **market
     )
     seconds: dict[str, list[float]] = defaultdict(list)
     blamed: dict[str, str] = {}
-    fit, predict = tasks.train.fit_fold, tasks.train.predict_fold
+    fit = tasks.train.fit_fold
+    predict = tasks.train.predict_fold
     with (
-        mock.patch.object(tasks.train, "fit_fold", watched(fit, lambda spec: spec.model, seconds, blamed)),
-        mock.patch.object(tasks.train, "predict_fold", watched(predict, model_of, defaultdict(list), blamed)),
+        mock.patch.object(tasks.train, "fit_fold", record_times(fit, lambda spec: spec.model, seconds, blamed)),
+        mock.patch.object(tasks.train, "predict_fold", record_times(predict, model_of, defaultdict(list), blamed)),
     ):
         published = run_night(night, warehouse, folder / "prefect", console())
     if not published:
         with warehouse.read() as con:
-            said = con.execute("SELECT message FROM store.nights").fetchall()
-        return {"skipped": f"the night was not published: {said}", "failed": failed, "blamed": blamed}
+            messages = con.execute("SELECT message FROM store.nights").fetchall()
+        return {"skipped": f"the night was not published: {messages}", "failed": failed, "blamed": blamed}
     rows = figures(night, warehouse, seconds, failed)
-    market = f"{where.get('source', 'simulated')} {where['universes'][0]}"
-    return {"market": market, "settings": QUICK if quick else SHORTER, "rows": rows, "failed": failed}
+    description = f"{market.get('source', 'simulated')} {market['universes'][0]}"
+    return {"market": description, "settings": QUICK if quick else SHORTER, "rows": rows, "failed": failed}
 
 
 def model_of(artifact: Path) -> str:
-    """The model in a model file."""
+    """The name of the model in a model file."""
     return read_header(artifact).spec.model
 
 
-def watched(
+def record_times(
     work: Callable[..., Any], name: Callable[[Any], str], seconds: dict[str, list[float]], blamed: dict[str, str]
 ) -> Callable[..., Any]:
-    """The same work, which also writes down how long it took, or with what it failed, by the name of its model."""
+    """``work`` that also records its seconds in ``seconds``, or its error in ``blamed``, by the name of its model."""
 
     def run(first: Any, *arguments: Any, **more: Any) -> Any:
         start = time.perf_counter()
         try:
-            done = work(first, *arguments, **more)
-        except FitError:  # the night leaves such a fold out and goes on
+            result = work(first, *arguments, **more)
+        except FitError:  # the night leaves such a fold out and continues
             raise
         except Exception as error:
-            if type(error).__name__ != "StoppedError":  # another's failure stopped it
-                blamed[name(first)] = reason(error)
+            if type(error).__name__ != "StoppedError":  # the failure of another model stopped it
+                blamed[name(first)] = short_error(error)
             raise
         seconds[name(first)].append(time.perf_counter() - start)
-        return done
+        return result
 
     return run
 
@@ -170,77 +174,87 @@ def figures(
     settings = step.settings()
     opened = step.open_night(settings)
     data = load_training_data.fn(opened, recipe_of(settings.profile(universe)))
-    whole = [fold for fold in data.folds if fold.test_stop <= len(data.features)][-1]
+    last_whole_fold = [fold for fold in data.folds if fold.test_stop <= len(data.features)][-1]
     with warehouse.read() as con:
         rows = con.execute(LEADERBOARD).to_arrow_table().to_pylist()
         trials = [row["trial_id"] for row in rows if row["trial_id"]]
-        artifacts = {trial: con.execute(ARTIFACT, [trial, whole.index]).fetchone() for trial in trials}
-    found = {}
+        artifacts = {trial: con.execute(ARTIFACT, [trial, last_whole_fold.index]).fetchone() for trial in trials}
+    by_model = {}
     for row in rows:
         model = row["model"]
-        found[model] = {**row, "train_s": mean(seconds[model]) if seconds[model] else None}
-        if found_artifact := artifacts.get(row["trial_id"]):
+        by_model[model] = {**row, "train_s": mean(seconds[model]) if seconds[model] else None}
+        if artifact := artifacts.get(row["trial_id"]):
             try:
-                found[model] |= inference(warehouse.artifacts / found_artifact[0], data, whole)
+                by_model[model] |= inference(warehouse.artifacts / artifact[0], data, last_whole_fold)
             except Exception as error:
-                failed[f"{model}, inference"] = reason(error)
-    return found
+                failed[f"{model}, inference"] = short_error(error)
+    return by_model
 
 
 def inference(artifact: Path, data: Any, fold: Any) -> dict[str, Any]:
-    """Milliseconds of one more bar of all assets, and of all forecasts of a fold's window."""
+    """Milliseconds of one step with a bar of all assets, and of all forecasts of a fold's test window."""
     from models.graphs.context import SideInputs
     from models.training.artifact import load_artifact
     from models.training.data import Inputs
     from models.training.fit import predict_fold
 
-    def predicted() -> None:
+    def predict() -> None:
         predict_fold(artifact, data.features, data.side_inputs_of(read_header(artifact).spec), fold)
 
-    loaded, assets = load_artifact(artifact), len(data.features.symbols)
-    header, network = loaded.header, loaded.network
-    found = {"assets": assets, "fold_bars": fold.test_stop - fold.test_start}
-    found["fold_ms"] = clock(predicted, 3)
+    loaded = load_artifact(artifact)
+    assets = len(data.features.symbols)
+    header = loaded.header
+    network = loaded.network
+    times = {"assets": assets, "fold_bars": fold.test_stop - fold.test_start}
+    times["fold_ms"] = median_ms(predict, 3)
     if hasattr(network, "step"):
         panel = data.features.rows(fold.test_start - 1, fold.test_start + 1)
         bar = Inputs.from_panel(panel, header.scaler, header.bar_us, SideInputs()).batch(torch.tensor([[1]]))
         state = network.initial_state(1, assets)
         with torch.no_grad():
             _, state = network.step(bar, state)
-            found["bar_ms"] = clock(lambda: network.step(bar, state), 15)
-    return found
+            times["bar_ms"] = median_ms(lambda: network.step(bar, state), 15)
+    return times
 
 
-def clock(work: Callable[[], object], times: int) -> float:
-    """Milliseconds of the middle one of so many runs."""
-    spent = []
-    for _ in range(times):
+def median_ms(work: Callable[[], object], runs: int) -> float:
+    """The median milliseconds of several runs."""
+    seconds = []
+    for _ in range(runs):
         start = time.perf_counter()
         work()
-        spent.append(time.perf_counter() - start)
-    return 1e3 * median(spent)
+        seconds.append(time.perf_counter() - start)
+    return 1e3 * median(seconds)
 
 
 def main() -> None:
-    """Writes the figures to a JSON file; a night that a model ended is run again, in a new process, without it."""
+    """Writes the figures to a JSON file. If models ended the night, runs it again without them, in a new process."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--folder", type=Path, help="of the warehouse [default: one that is thrown away]")
+    parser.add_argument("--folder", type=Path, help="of the warehouse [default: a temporary one]")
     parser.add_argument("--without", type=json.loads, default={}, help="models to leave out and why, as JSON")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     with contextlib.ExitStack() as stack:
-        folder = asked.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder = arguments.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         try:
-            table = night_table(asked.quick, folder, asked.without)
+            table = night_table(arguments.quick, folder, arguments.without)
         except Exception as error:
-            table = {"skipped": reason(error)}
-        asked.out.write_text(json.dumps(table, indent=1, default=str))
+            table = {"skipped": short_error(error)}
+        arguments.out.write_text(json.dumps(table, indent=1, default=str))
         if table.get("blamed"):
             print(f"the night again, without {', '.join(table['blamed'])}", file=sys.stderr, flush=True)
-            without = json.dumps(asked.without | table["blamed"])
-            command = [sys.executable, "-m", "tests.benchmarks.market_table", "--out", asked.out, "--folder", folder]
-            subprocess.run([*command, "--without", without, *["--quick"] * asked.quick], check=False)
+            without = json.dumps(arguments.without | table["blamed"])
+            command = [
+                sys.executable,
+                "-m",
+                "tests.benchmarks.market_table",
+                "--out",
+                arguments.out,
+                "--folder",
+                folder,
+            ]
+            subprocess.run([*command, "--without", without, *["--quick"] * arguments.quick], check=False)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Layers against their peers and models against the sources' tables, written down: ``make bench-models``.
+"""The report on layers against their peers and models against the source articles' tables: ``make bench-models``.
 
-``python -m tests.benchmarks.models_table`` measures in processes of their own, one for each allocator mode and one for
-the night, and writes ``models.md``, its charts and ``models.json`` into ``bench/``. ``--quick`` tries it all on short
-sequences and the simulated market; ``--skip-market`` and ``--skip-layers`` leave a half out, ``--again`` writes the
-files anew from what ``models.json`` holds.
+``python -m tests.benchmarks.models_table`` measures in new processes, one for each allocator mode and one for the
+night, and writes ``models.md``, its charts and ``models.json`` into ``bench/``. ``--quick`` uses short sequences and
+the simulated market; ``--skip-market`` and ``--skip-layers`` leave a half out; ``--again`` writes the page and charts
+from the contents of ``models.json``.
 """
 
 from __future__ import annotations
@@ -27,15 +27,16 @@ from tests.benchmarks import charts, markdown
 REPOSITORY = Path(__file__).parents[2]
 MODES = ("keep", "default")
 PACKAGES = ("torch", "numba", "mambapy", "s5-pytorch")
-LAYERS_S, MARKET_S = 600, 900  # longer than that and what is there by then is taken
+LAYERS_S = 600  # time limit of one allocator mode, after which the results so far count
+MARKET_S = 900  # time limit of the night
 
 
-def told(text: str) -> None:
+def log(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
 def layers(mode: str, quick: bool) -> Iterator[dict[str, Any]]:
-    """The results of one allocator mode, until it ends, fails or its time is over."""
+    """The results of one allocator mode, until its process ends, fails or exceeds its time limit."""
     command = [sys.executable, "-m", "tests.benchmarks.layers_table", "--mode", mode, *["--quick"] * quick]
     process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -43,20 +44,20 @@ def layers(mode: str, quick: bool) -> Iterator[dict[str, Any]]:
     alarm.start()
     for line in process.stdout:
         result = json.loads(line)
-        told(f"{mode}: {markdown.in_short(result)}")
+        log(f"{mode}: {markdown.summary_line(result)}")
         yield result
     alarm.cancel()
     if code := process.wait():
-        told(f"{mode}: ended with exit code {code}, or killed after {LAYERS_S} s; what is missing is not measured")
+        log(f"{mode}: ended with exit code {code}, or killed after {LAYERS_S} s; what is missing is not measured")
 
 
 def market(quick: bool) -> dict[str, Any]:
-    """The night's figures, or why there are none."""
+    """The night's figures, or the reason why there are none."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "market.json"
         command = [sys.executable, "-m", "tests.benchmarks.market_table", "--out", str(out), *["--quick"] * quick]
         try:
-            # what it prints on stdout points into its own folder, which is gone afterwards
+            # its output on stdout refers to its own folder, which is deleted afterwards
             subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, timeout=MARKET_S, check=False)
         except subprocess.TimeoutExpired:
             return {"skipped": f"the night took longer than {MARKET_S} s"}
@@ -64,9 +65,9 @@ def market(quick: bool) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """Where it was measured, and with what."""
+    """The machine, its load and the versions of the packages."""
 
-    def of(package: str) -> str:
+    def package_version(package: str) -> str:
         try:
             return version(package)
         except PackageNotFoundError:
@@ -75,44 +76,50 @@ def machine() -> dict[str, Any]:
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        named = (line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line)
-        cpu = next(named, cpu)
+        cpu_names = (line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line)
+        cpu = next(cpu_names, cpu)
     return {
         "cpu": cpu,
         "cores": os.cpu_count(),
         "python": platform.python_version(),
-        "packages": {package: of(package) for package in PACKAGES},
+        "packages": {package: package_version(package) for package in PACKAGES},
         "load": round(os.getloadavg()[0], 1),
         "at": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
     }
 
 
 def main() -> None:
-    """Measures and writes."""
+    """Measures, and writes the report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="short sequences and the simulated market")
     parser.add_argument("--skip-market", action="store_true", help="leave the night out")
     parser.add_argument("--skip-layers", action="store_true", help="leave the layers out")
-    parser.add_argument("--again", action="store_true", help="measure nothing: write what models.json holds")
+    parser.add_argument("--again", action="store_true", help="measure nothing: use the contents of models.json")
     parser.add_argument("--out", type=Path, default=REPOSITORY / "bench", help="folder [default: bench/]")
-    asked = parser.parse_args()
-    asked.out.mkdir(parents=True, exist_ok=True)
-    kept, started = asked.out / "models.json", time.perf_counter()
-    if asked.again:
-        found = json.loads(kept.read_text())
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    json_file = arguments.out / "models.json"
+    started = time.perf_counter()
+    if arguments.again:
+        report = json.loads(json_file.read_text())
     else:
-        found = {"machine": machine(), "quick": asked.quick, "results": [], "market": {"skipped": "not asked for"}}
-        for mode in () if asked.skip_layers else MODES:
-            found["results"] += layers(mode, asked.quick)
-        if not asked.skip_market:
-            found["market"] = market(asked.quick)
-        found["minutes"] = round((time.perf_counter() - started) / 60, 1)
-        kept.write_text(json.dumps(found, indent=1))
-    drawn = charts.draw(found, asked.out)
-    page = asked.out / "models.md"
-    page.write_text(markdown.page(found, drawn))
+        report = {
+            "machine": machine(),
+            "quick": arguments.quick,
+            "results": [],
+            "market": {"skipped": "left out by --skip-market"},
+        }
+        for mode in () if arguments.skip_layers else MODES:
+            report["results"] += layers(mode, arguments.quick)
+        if not arguments.skip_market:
+            report["market"] = market(arguments.quick)
+        report["minutes"] = round((time.perf_counter() - started) / 60, 1)
+        json_file.write_text(json.dumps(report, indent=1))
+    chart_names = charts.write_charts(report, arguments.out)
+    page = arguments.out / "models.md"
+    page.write_text(markdown.page(report, chart_names))
     print(page.read_text())
-    told(f"written to {page}, with {', '.join(drawn) or 'no charts'}")
+    log(f"written to {page}, with {', '.join(chart_names) or 'no charts'}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The figures that the source articles claim (S4-44 to 47, MAM-29), to compare with ours; and our aims."""
+"""The figures that the source articles claim (S4-44 to 47, MAM-29, TRAP-11), to compare with ours; and our aims."""
 
 from __future__ import annotations
 

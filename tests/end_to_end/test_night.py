@@ -54,6 +54,7 @@ def test_every_relation_of_the_contract_has_rows(published, relation: str) -> No
 
 
 def test_every_universe_is_published_with_signals_for_its_next_session(published) -> None:
+    """S4-51: one command runs Yahoo and Bybit."""
     rows = published.execute(
         "SELECT universe, state, for_session::VARCHAR FROM nights WHERE published_at IS NOT NULL ORDER BY 1"
     ).fetchall()

@@ -21,7 +21,6 @@ from tasks.errors import ForbiddenError, MarketDownError, OutageError, RateLimit
 from tasks.ingest import PullOptions, ingest_universe
 from tasks.markets.bybit import Bybit
 from tasks.markets.retry_policy import RetryPolicy
-from tasks.markets.session import Market
 from tasks.markets.yahoo import Yahoo
 from tasks.night import Night
 from tests.universes import make_perpetuals
@@ -237,15 +236,15 @@ UNIVERSE = make_perpetuals(SYMBOLS, START.date())
 
 @pytest.fixture
 def night(
-    server: Script, bybit_client: Bybit, yahoo_client: Yahoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Script, bybit_client: Bybit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[], ingest.IngestReport]:
     """night(): ingests eight perpetuals from the server, which gives good answers unless scripted otherwise."""
 
     @contextmanager
-    def open_server(*_: object, **__: object) -> Iterator[Market]:
-        yield Market("live", CLOCK, yahoo_client, bybit_client)
+    def open_server(*_: object) -> Iterator[Bybit]:
+        yield bybit_client
 
-    monkeypatch.setattr(ingest, "open_market", open_server)
+    monkeypatch.setattr(ingest, "open_provider", open_server)
     warehouse = Warehouse.from_url(tmp_path / "w.duckdb")
     migrate(warehouse)
 

@@ -130,6 +130,7 @@ def raw_tables(warehouse: Warehouse) -> dict[str, list[dict[str, Any]]]:
 
 
 def test_the_first_night_writes_every_closed_bar_with_run_and_clock(ingest_night, warehouse) -> None:
+    """HYB-20: a few stocks."""
     report = ingest_night(FRIDAY)
     assert (report.fetched, report.failed, report.bars, report.restated) == (4, {}, 4 * 13, 0)
     bars = rows(warehouse, "bars")
@@ -147,6 +148,7 @@ def test_the_first_night_writes_every_closed_bar_with_run_and_clock(ingest_night
 
 
 def test_perpetuals_are_ingested_with_funding_and_unchanged_instruments_once(ingest_night, warehouse) -> None:
+    """HYB-23: a few perpetuals."""
     report = ingest_night(FRIDAY, PERPETUALS)
     assert report.bars == 2 * 17 * 24
     settled = {row["symbol"]: row for row in rows(warehouse, "funding_rates")}

@@ -1,4 +1,4 @@
-"""The macro-regime example on the real recordings, and its errors for files that cannot be used."""
+"""The macro-regime example on the real recordings (SSF-07), and its errors for files that cannot be used."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ def test_differences_are_those_of_the_accuracies_and_lie_inside_their_intervals(
 
 
 def test_the_report_compares_the_source_articles_figure_with_ours(report) -> None:
+    """SSF-08."""
     text = report.markdown()
     mean, low, high = (100 * value for value in report.differences["transformer"])
     assert f"source says +6.4 %, here {mean:+.1f} % [{low:+.1f}, {high:+.1f}]" in text

@@ -35,7 +35,7 @@ def test_the_total_return_of_an_ex_date_includes_the_dividend(desk) -> None:
 
 
 def test_a_bar_still_open_at_the_clock_is_not_on_the_grid(desk) -> None:
-    """MAM-20: the session of 2024-06-28 closes at 20:00."""
+    """The session of 2024-06-28 closes at 20:00."""
     before, after = (datetime(2024, 6, 28, hour, tzinfo=UTC) for hour in (19, 20))
     for clock, last in ((before, "2024-06-27T13:30"), (after, "2024-06-28T13:30")):
         assert load_bars(replace(desk.night(FRIDAY), clock=clock)).ts[-1] == np.datetime64(last)

@@ -15,7 +15,7 @@ from models.training.config import TrainConfig
 from models.training.fit import fit_fold, predict_fold
 from models.zoo import Spec
 from tasks.train import TrainingData
-from tests.benchmarks.events_table import recorded_data, right_ways
+from tests.benchmarks.events_table import directional_accuracy, recorded_data
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +59,6 @@ def test_a_temporal_graph_network_reads_events_and_only_past_ones(market: Traini
 def test_the_share_of_right_directions_counts_only_assets_that_moved(market: TrainingData) -> None:
     start = market.folds[0].test_start
     realised = market.labels.returns[start : start + 10]
-    assert (right_ways(market, realised) == 1).all() and (right_ways(market, -realised) == 0).all()
+    assert (directional_accuracy(market, realised) == 1).all() and (directional_accuracy(market, -realised) == 0).all()
     first = realised[0, :, 0]
-    assert right_ways(market, np.ones_like(realised))[0, 0] == (first > 0).sum() / (first != 0).sum()
+    assert directional_accuracy(market, np.ones_like(realised))[0, 0] == (first > 0).sum() / (first != 0).sum()

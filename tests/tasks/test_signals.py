@@ -59,6 +59,7 @@ def write_signals(night, models=(NET, OTHER, HOLD), limits=LIMITS, horizons=(1, 
 
 
 def test_every_network_has_a_signal_for_every_symbol_and_the_next_session(desk, night) -> None:
+    """HYB-22."""
     report = write_signals(night)
     assert (report.signals, report.for_session) == (8, date(2024, 7, 1))
     rows = desk.rows("SELECT model, symbol, night, as_of::DATE, for_session, run_id FROM store.signals ORDER BY ALL")
@@ -78,6 +79,7 @@ def test_weights_are_the_last_decision_of_the_backtest(desk, night) -> None:
 
 
 def test_labels_confidence_and_expectations_come_from_the_mean_of_the_seeds(desk, night) -> None:
+    """S4-33: label, confidence and expected return."""
     write_signals(night)
     rows = desk.rows(
         "SELECT s.label_3, s.label_5, s.confidence, s.expected_return, s.expected_volatility, p.* FROM store.signals s "

@@ -41,7 +41,7 @@ def make_labels(
 
 
 def test_entry_is_the_next_open_and_exit_the_open_one_horizon_later() -> None:
-    """Field note 17: never the close that made the decision."""
+    """S4-25: a return for each horizon. Field note 17: never the close that made the decision."""
     labels = make_labels(make_bars(OPENS, CLOSES))
     one_bar = labels.returns[:, 0, 0]
     two_bars = labels.returns[:, 0, 1]
@@ -84,7 +84,7 @@ def test_a_hole_at_decision_entry_or_exit_leaves_the_label_unknown() -> None:
 
 
 def test_realised_volatility_is_per_bar_over_the_closes_after_the_decision() -> None:
-    """HYB-16, S4-30."""
+    """S4-30."""
     step = np.log(CLOSES[1:] / CLOSES[:-1])
     two_bars = make_labels(make_bars(OPENS, CLOSES)).volatility[:, 0]
     np.testing.assert_allclose(two_bars[:4], np.sqrt((step[:-1] ** 2 + step[1:] ** 2) / 2))
@@ -97,14 +97,14 @@ def test_realised_volatility_is_per_bar_over_the_closes_after_the_decision() -> 
     [(-1.01, 0), (-0.99, 1), (-0.26, 1), (-0.24, 2), (0.0, 2), (0.24, 2), (0.26, 3), (0.99, 3), (1.01, 4)],
 )
 def test_class_thresholds_are_a_quarter_and_one_volatility(move: float, expected: int) -> None:
-    """S4-27, TRAP-12: σ of 2% a bar over four bars is 4%."""
+    """MAM-23, S4-27, TRAP-12: σ of 2% a bar over four bars is 4%."""
     opens = np.array([1.0, 1.0, 1.0, 1.0, 1.0, np.exp(0.04 * move)])
     labels = make_labels(make_bars(opens, opens), horizons=(4,), class_horizon=4)
     assert labels.class_5[0, 0] == expected
 
 
 def test_random_bars_have_every_class_and_unknown_ones(random_bars: Bars) -> None:
-    """HYB-17, MAM-15."""
+    """S4-27: there are five classes."""
     labels = make_labels(random_bars(400, 5, holes=0.05, late=True))
     assert set(np.unique(labels.class_5)) == {UNKNOWN, *range(len(CLASS_5))}
 

@@ -31,11 +31,13 @@ def observations() -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def test_there_are_twelve_distinct_series_and_each_has_a_delay() -> None:
+    """SSF-07: twelve indicators."""
     assert len({i.series for i in INDICATORS}) == 12
     assert min(i.delay_days for i in INDICATORS) >= 1
 
 
 def test_the_delay_counts_from_the_end_of_the_month_or_from_the_day() -> None:
+    """SSF-14: T10Y2Y is the slope of the yield curve."""
     assert availability_dates(indicator("CPIAUCSL"), MONTHS[1:2])[0] == day("2019-02-28") + 20
     assert availability_dates(indicator("T10Y2Y"), MONTHS[1:2])[0] == day("2019-02-06")
 

@@ -50,7 +50,7 @@ def assert_equal_snapshots(actual: list[Snapshot], expected: list[Snapshot]) -> 
 
 
 def test_correlation_without_missing_bars_equals_numpys() -> None:
-    """HYB-11, TGN-07."""
+    """TGN-07."""
     returns = factor_returns(60, 12)
     np.testing.assert_allclose(correlation(returns), np.corrcoef(returns.T), atol=1e-6)
 
@@ -105,6 +105,7 @@ def test_a_window_without_any_value_has_no_snapshot() -> None:
 
 
 def test_window_ends_with_the_snapshots_own_bar() -> None:
+    """HYB-11: the correlation of the last twenty bars."""
     returns = factor_returns(40, 4)
     bars = panel_of_returns(returns)
     first = correlation_snapshots(bars, replace(RULE, window_bars=20, min_correlation=1e-6))[0]
@@ -116,6 +117,7 @@ def test_window_ends_with_the_snapshots_own_bar() -> None:
 
 
 def test_weak_pairs_are_no_edges_and_negative_ones_keep_their_sign() -> None:
+    """HYB-09."""
     returns = factor_returns(31, 8)
     matrix = np.corrcoef(returns[1:].T)
     rule = CorrelationRule(window_bars=30, min_correlation=0.3, top_k=8, every_bars=30)
@@ -161,6 +163,7 @@ def test_the_weights_are_those_of_the_rules_measure(random_bars: Bars, measure: 
 
 
 def test_edges_are_stored_once_with_the_lower_node_first(random_bars: Bars) -> None:
+    """HYB-21."""
     for snapshot in correlation_snapshots(random_bars(100, 9), RULE):
         assert (snapshot.src < snapshot.dst).all()
         assert len(as_dict(snapshot)) == len(snapshot.src) > 0

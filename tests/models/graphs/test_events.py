@@ -1,4 +1,4 @@
-"""Events that temporal networks read: what is valid, slices, joining."""
+"""Events that temporal networks read (TGN-01): what is valid, slices, joining."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def test_lead_correlation_equals_numpys_at_the_strongest_lag() -> None:
 
 
 def test_an_edge_runs_from_the_leader_to_the_follower_with_the_sign_of_the_correlation() -> None:
-    """HYB-31."""
+    """HYB-19."""
     edges = last_edges(LEAD_LAG, returns_with_leaders())
     assert set(edges) == {(0, 1), (3, 2)}
     assert edges[0, 1] > 0.6 and edges[3, 2] < -0.6

@@ -1,4 +1,4 @@
-"""Events of a market against numbers by hand."""
+"""Events of a market against numbers by hand (TGN-16, TGN-27)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from models.graphs.market_events import (
     HOUR_US,
     MINUTE_US,
     SECOND_US,
-    bar_events,
     book_events,
     funding_events,
     liquidation_events,
@@ -65,19 +64,6 @@ def test_a_book_event_comes_from_the_heavier_side() -> None:
     assert feature(events, "log_depth") == pytest.approx([np.log(5)] * 2)
 
 
-def test_a_bar_has_its_range_and_its_volume_ranked_among_earlier_bars() -> None:
-    volume = [10.0, 20.0, 5.0, 15.0]
-    events = bar_events(
-        SYMBOLS,
-        columns(
-            [1, 2, 3, 4], ["BTC"] * 4, open=[1.0] * 4, high=[2.0] * 4, low=[1.0] * 4, close=[2.0] * 4, volume=volume
-        ),
-    )
-    assert node_names(events)[0] == ("external:market", "asset:BTC")
-    assert feature(events, "volume_rank") == pytest.approx([0.5, 1.0, 0.0, 2 / 3])
-    assert feature(events, "range") == pytest.approx([100 * np.log(2)] * 4)
-
-
 def test_a_ticker_has_the_predicted_rate_and_a_countdown_and_a_settlement_the_settled_rate() -> None:
     rows = columns([0, 4 * HOUR_US], ["BTC", "BTC"], rate=[2e-4, 3e-4]) | {
         "next_t": np.array([4 * HOUR_US, 4 * HOUR_US])
@@ -105,6 +91,7 @@ def test_a_liquidation_has_the_features_of_a_trade_and_a_source_node_of_its_own(
 
 
 def test_clocks_count_events_of_the_same_asset_only() -> None:
+    """TGN-20: the time since the last trade and since the last large one."""
     t = [0, 10 * SECOND_US, 10 * SECOND_US, 30 * SECOND_US, MINUTE_US + 10 * SECOND_US]
     events = make_trades(t, ["BTC", "BTC", "BTC", "ETH", "BTC"], [100.0] * 5, [1.0] * 5)
     clocked = with_clocks(events, large_value=1e9)
@@ -131,6 +118,7 @@ def test_later_trades_do_not_change_the_clocks_of_earlier_events() -> None:
 
 
 def test_every_feature_has_a_name_and_every_node_type_a_node_per_symbol() -> None:
+    """TGN-06."""
     assert len(set(FEATURES)) == len(FEATURES) == len(COLUMN)
     nodes = market_nodes(SYMBOLS)
     assert nodes[:2] == ("asset:BTC", "asset:ETH")

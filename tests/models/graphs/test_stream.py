@@ -56,6 +56,7 @@ def push_later_event(buffer: EventStream) -> list:
 
 
 def test_a_window_is_handed_over_once_no_event_of_it_can_arrive_in_time() -> None:
+    """TGN-26: here a window has 100 µs, by default 100 ms."""
     buffer = make_buffer()
     assert buffer.push(rows(10, 90, 110)) == []
     assert buffer.push(rows(349)) == []

@@ -1,4 +1,4 @@
-"""The layer that reads a series from both ends, and its refusal to forecast (S4-19)."""
+"""The layer that reads a series from both ends, and its refusal to forecast (S4-19, S4-31)."""
 
 import pytest
 import torch

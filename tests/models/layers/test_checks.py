@@ -1,4 +1,4 @@
-"""Every sequence layer refuses what it cannot work with, with the same errors."""
+"""Every sequence layer, made of d_model and d_state (S4-31), refuses what it cannot work with, with the same errors."""
 
 import inspect
 

@@ -1,4 +1,4 @@
-"""The GRU layer against its equations (S4-44)."""
+"""The GRU layer against its equations (S4-44, S4-48)."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Recurrences over irregularly spaced bars against their definition."""
+"""Recurrences over irregularly spaced bars against their definition (S4-03)."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The Mamba block (MAM-07, MAM-10 to MAM-13, MAM-35, TRAP-05)."""
+"""The Mamba block (S4-23, MAM-07, MAM-10 to MAM-13, MAM-35, TRAP-05)."""
 
 import pytest
 import torch

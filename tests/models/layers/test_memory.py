@@ -69,12 +69,14 @@ def stored_features(state: State) -> list[float]:
 
 
 def test_event_counts_and_last_times_match_the_ten_events() -> None:
+    """TGN-08: a memory has the time of its last event and the number of its events."""
     memory, _ = insert_all_batches(make_graph("last"))
     assert memory.event_count.tolist() == [6, 5, 4, 3, 2, 0]
     assert memory.updated.tolist() == [9.0, 8.0, 7.0, 9.0, 7.0, 0.0]
 
 
 def test_the_buffer_holds_the_three_newest_neighbours_of_every_node() -> None:
+    """TGN-04: what an embedding reads besides the memory."""
     _, buffer = insert_all_batches(make_graph("last"))
     rows = [
         sorted((t, other, x[0]) for t, other, x in zip(*row, strict=True) if other != NO_NEIGHBOUR)
@@ -114,6 +116,7 @@ def test_one_batch_of_many_events_gives_the_same_buffer_as_single_events() -> No
     ],
 )
 def test_each_aggregator_stores_the_hand_computed_feature(aggregator: str, expected: list[float]) -> None:
+    """TGN-15: last, mean and sum."""
     assert stored_features(insert_all_batches(make_graph(aggregator))) == pytest.approx(expected, abs=1e-3)
 
 
@@ -136,6 +139,7 @@ def first_batch_messages() -> tuple[Tensor, mem.Groups]:
 
 
 def test_attention_over_messages_weighs_by_score() -> None:
+    """TGN-15: attention."""
     messages, groups = first_batch_messages()
     attention = mem.AttentionOverMessages(1)
     with torch.no_grad():
@@ -147,6 +151,7 @@ def test_attention_over_messages_weighs_by_score() -> None:
 
 
 def test_the_lstm_over_messages_reads_them_in_the_order_of_time() -> None:
+    """TGN-15: LSTM."""
     messages, groups = first_batch_messages()
     torch.manual_seed(0)
     aggregate = mem.LstmOverMessages(1)
@@ -162,7 +167,7 @@ def sigmoid(x: float) -> float:
 
 
 def test_the_gru_updater_is_the_papers_equation() -> None:
-    """Weights 1 from the message, 0.5 from the memory, all biases 0."""
+    """TGN-09: weights 1 from the message, 0.5 from the memory, all biases 0."""
     cell = mem.Gru(1, 1)
     fill_parameters(cell, weight_ih=1.0, weight_hh=0.5)
     x, s = 0.3, 0.8
@@ -197,6 +202,7 @@ def test_the_rnn_updater_is_one_tanh() -> None:
 
 
 def test_the_lstm_updater_stores_its_cell_state_after_its_output() -> None:
+    """TGN-10."""
     cell = mem.Lstm(1, 1)
     fill_parameters(cell, weight_ih=1.0, weight_hh=0.5)
     h, c = 0.8, -0.2
@@ -207,6 +213,7 @@ def test_the_lstm_updater_stores_its_cell_state_after_its_output() -> None:
 
 
 def test_the_attention_updater_weighs_the_memory_against_the_message() -> None:
+    """TGN-11."""
     update = mem.AttentionUpdate(2, 2)
     eye = torch.eye(2)
     zero = torch.zeros(2)
@@ -223,6 +230,7 @@ def test_the_attention_updater_weighs_the_memory_against_the_message() -> None:
 
 
 def test_the_decay_updater_writes_in_proportion_to_the_decay() -> None:
+    """TGN-12."""
     update = mem.DecayUpdate(1, 1)
     with torch.no_grad():
         update.lift.weight.fill_(1.0)
@@ -243,6 +251,7 @@ def updated_memory(cell: nn.Module, x: float, s: float) -> Tensor:
 
 
 def test_a_memory_is_halved_after_its_half_life() -> None:
+    """TGN-08, TGN-13: the third memory decays at twice the rate of the others."""
     fading = mem.Fading(half_life=10.0)
     state = mem.empty_memory(3, 1, torch.zeros(1))
     state = state._replace(vector=torch.ones(3, 1), updated=torch.tensor([0.0, 10.0, 0.0], dtype=torch.float64))

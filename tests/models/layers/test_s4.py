@@ -102,7 +102,7 @@ def test_the_first_taps_do_not_depend_on_the_length() -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_new_layer_equals_the_dense_hippo_system(form: str) -> None:
-    """With HiPPO's own A and B, real and in its own basis, the recurrence gives the same y (S4-09, S4-10)."""
+    """With HiPPO's own A and B, real and in its own basis, each channel gives the same y (S4-09, S4-10, S4-15)."""
     n = 16
     layer = S4(2, n, discretisation=form).double()
     x = torch.randn(1, 40, 2, dtype=torch.double)

@@ -23,6 +23,7 @@ def run_by_steps(layer: S4D, x: torch.Tensor, state: State) -> tuple[torch.Tenso
 @pytest.mark.parametrize("spectrum", SPECTRA)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_convolution_equals_recurrence(spectrum: str, rule: str, dtype: torch.dtype) -> None:
+    """SSF-01, SSF-03, TRAP-08: x is (batch, bars, channels), and ``forward`` returns y and the state."""
     torch.manual_seed(0)
     layer = S4D(3, 8, spectrum, discretisation=rule).to(dtype)
     x = torch.randn(2, 81, 3, dtype=dtype)
@@ -43,7 +44,7 @@ def test_no_state_is_the_initial_state() -> None:
 
 
 def test_recurrence_is_the_zero_order_hold_of_the_continuous_system() -> None:
-    """S4-07: with the input held over a bar, Ā and B̄ solve h' = A h + x exactly; here it is solved in small steps."""
+    """S4-07, MAM-06: with the input held over a bar, Ā and B̄ solve h' = A h + x; here it is solved in small steps."""
     torch.manual_seed(0)
     layer = S4D(1, 4, dt_min=0.3, dt_max=0.3)
     with torch.no_grad():

@@ -46,6 +46,7 @@ def required_only(inputs: dict) -> dict:
 @every_rule
 @pytest.mark.parametrize("full", [True, False], ids=["every argument", "only what is required"])
 def test_the_fast_scan_equals_the_recurrence_and_so_do_its_gradients(dtype: torch.dtype, rule: str, full: bool) -> None:
+    """MAM-08: the backward pass of the fast scan recomputes the states."""
     inputs = scan_inputs(dtype=dtype)
     inputs = inputs | {"delta_softplus": True} if full else required_only(inputs)
     results = []
@@ -245,6 +246,7 @@ def test_nan_inputs_give_nan_outputs_as_in_the_recurrence(rule: str) -> None:
 
 
 def test_zero_order_hold_is_accurate_at_small_steps() -> None:
+    """MAM-09: B̄ keeps its digits where exp(ΔA) − 1 is close to zero."""
     for step in (1e-1, 1e-3, 1e-6):
         inputs = required_only(scan_inputs()) | {"delta": torch.full((2, 20, 150), step)}
         exact = selective_scan_reference(**{k: v.double() for k, v in inputs.items()}, rule="zoh")

@@ -44,6 +44,7 @@ def output_and_gradients(layer: TemporalAttention, form: str, m: int) -> list[Te
 
 @pytest.mark.parametrize("m", [12, 0])
 def test_the_fused_form_and_its_gradients_equal_the_papers_definition(m: int) -> None:
+    """TGN-04: a node attends to the memories of its newest neighbours."""
     torch.manual_seed(0)
     layer = TemporalAttention(D, m + F + P, heads=2)
     for fast, slow in zip(

@@ -10,6 +10,7 @@ from models.layers.time_encoding import MILLISECOND_TO_DAY, Functional, MultiSca
 
 
 def test_functional_encodings_have_norm_one_and_products_that_depend_on_the_difference() -> None:
+    """TGN-17."""
     encoding = Functional(16, 1.0, 1e4)
     t = torch.tensor([0.0, 3.0, 500.0])
     assert (encoding(t) @ encoding(t).T).diagonal().tolist() == pytest.approx([1.0] * 3)
@@ -63,6 +64,7 @@ def test_double_precision_is_computed_in_double_precision() -> None:
 
 
 def test_time2vec_is_one_linear_term_and_sines() -> None:
+    """TGN-18."""
     encoding = Time2Vec(4, 1.0, 100.0)
     with torch.no_grad():
         encoding.phase.zero_()
@@ -72,6 +74,7 @@ def test_time2vec_is_one_linear_term_and_sines() -> None:
 
 
 def test_every_scale_receives_time_in_its_unit() -> None:
+    """TGN-19: five scales, of which those of an hour and of a day are compared."""
     encoding = MultiScale(20)
     assert encoding.scales == MILLISECOND_TO_DAY
     day = torch.tensor([86400.0])

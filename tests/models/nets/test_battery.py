@@ -1,4 +1,4 @@
-"""The tests that every network of the zoo passes; a new entry of the zoo is tested without further work.
+"""The tests that every network of the zoo passes (MAM-30, HYB-30); a new entry is tested without further work.
 
 Glossary: b chunks · l bars · n assets · f features · h horizons · s snapshots.
 """
@@ -109,6 +109,7 @@ def largest_change(one: Forecast, other: Forecast, bars: slice) -> float:
 
 @every_network
 def test_one_forecast_per_bar_and_asset(name: str) -> None:
+    """S4-32, SSF-04: sizes are d_model, n_layers and d_state; forecasts are of return, volatility and class."""
     forecast = make_network(name)(make_batch())
     assert [tuple(v.shape) for v in outputs(forecast)] == [(B, L, N, H), (B, L, N), (B, L, N, CLASSES)]
     assert all(v.dtype == torch.float32 and torch.isfinite(v).all() for v in outputs(forecast))
@@ -282,6 +283,7 @@ def test_the_same_seed_gives_the_same_forecasts(name: str) -> None:
 
 @every_network
 def test_dropout_draws_from_its_own_generator(name: str) -> None:
+    """S4-16, S4-31."""
     network = make_network(name, dropout=0.5)
     skip_estimator(network)
     module_types = [type(m) for m in network.modules()]
@@ -291,6 +293,7 @@ def test_dropout_draws_from_its_own_generator(name: str) -> None:
 
 @every_network
 def test_every_weight_has_a_gradient(name: str) -> None:
+    """MAM-14, S4-16, S4-17: embedding, norms, layers, GLU and heads all take part."""
     network = make_network(name).train()
     skip_estimator(network)
     forecast = network(make_batch())

@@ -6,6 +6,7 @@ from models.nets.forecast import Batch, GraphSteps, Heads
 
 
 def test_each_bar_has_the_snapshot_in_force_and_only_self_loops_before_the_first() -> None:
+    """HYB-07."""
     adjacency = torch.stack([torch.full((2, 2), 0.5), torch.full((2, 2), 0.7)])
     by_bar = GraphSteps(adjacency, torch.tensor([[-1, 0, 1]])).at_bars(torch.ones(1, 3, 2, dtype=torch.bool))
     assert torch.equal(by_bar[0], torch.cat([torch.eye(2)[None], adjacency]))

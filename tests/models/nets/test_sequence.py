@@ -1,4 +1,4 @@
-"""Sequence networks and their options (S4-17, S4-18, S4-26, S4-29, SSF-12, SSF-13, TRAP-13)."""
+"""Sequence networks and their options (S4-18, S4-26, S4-29, S4-36, SSF-12, SSF-13, TRAP-13)."""
 
 from dataclasses import replace
 

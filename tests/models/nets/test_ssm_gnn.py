@@ -78,6 +78,7 @@ def nudged(batch: Batch, bar: int, asset: int) -> Batch:
 @pytest.mark.parametrize(("layer", "messages"), [*product(["s4d", "mamba", "gru"], MESSAGE_LAYERS)])
 @pytest.mark.parametrize("fusion", ["sequential", "interleaved", "parallel"])
 def test_with_any_layer_and_any_messages_steps_equal_the_whole_sequence(fusion: str, layer: str, messages: str) -> None:
+    """HYB-02: also with Mamba. HYB-34: bar by bar, as a live program reads."""
     network = make_network(fusion=fusion, layer=layer, message_passing=messages)
     batch = make_batch()
     expected = network(batch).returns
@@ -128,6 +129,7 @@ def expected_hidden(network: SsmGnn, batch: Batch, fusion: dict[str, Any]) -> Te
 
 @every_fusion
 def test_every_fusion_equals_its_formula(fusion: dict[str, Any]) -> None:
+    """HYB-12 to HYB-15: from the features over both halves to the heads."""
     network = make_network(**fusion)
     batch = make_batch()
     h = expected_hidden(network, batch, fusion)
@@ -180,6 +182,7 @@ def test_a_network_of_one_half_has_no_modules_of_the_other() -> None:
 
 @pytest.mark.parametrize("messages", ["gcn", "gat", "gatv2"])
 def test_learned_edges_have_a_gradient(messages: str) -> None:
+    """HYB-10."""
     network = make_network(graph="attention", message_passing=messages, top_k=2).train()
     network(make_batch()).returns.square().sum().backward()
     for parameter in network.exchanges[0].edges.parameters():
@@ -232,6 +235,7 @@ def test_in_training_a_forecast_has_no_edges() -> None:
 
 
 def test_the_pretrained_half_is_loaded_and_stays_fixed_when_frozen() -> None:
+    """HYB-12."""
     half = make_network(parts="ssm")
     both = make_network(pretrained="ssm", frozen=True)
     with torch.no_grad():
@@ -315,6 +319,7 @@ def test_the_options_of_a_spec_select_the_graph_whose_snapshots_are_read() -> No
 
 
 def test_the_heads_forecast_return_volatility_and_class() -> None:
+    """HYB-16."""
     forecast: Forecast = make_network(fusion="interleaved")(make_batch())
     assert forecast.returns.shape == (B, L, N, H)
     assert forecast.log_volatility.shape == (B, L, N)

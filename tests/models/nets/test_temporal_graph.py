@@ -1,4 +1,4 @@
-"""The states of the temporal graph network: what changes them, what must not, and the gradients through them."""
+"""The states of TGN, TGAT, JODIE and DyRep (TGN-44): what changes them, what must not, and their gradients."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_inserting_in_place_gives_the_same_state(name: str) -> None:
 
 @every_preset
 def test_every_weight_has_a_gradient_through_the_batch_before(name: str) -> None:
-    """TRAP-06: the state does not contain the predicted batch, and the updater still has a gradient."""
+    """TRAP-06: the state does not contain the predicted batch, and every part still has a gradient (TGN-03)."""
     graph = make_graph(name)
     events = make_events()
     state = detached(insert_all(graph, events.part(0, 20)))

@@ -111,6 +111,7 @@ def test_events_of_another_market_are_refused() -> None:
 
 @every_name
 def test_events_change_forecasts_from_their_own_bar_on_and_never_earlier(name: str) -> None:
+    """TGN-05: forecasts of returns and of classes."""
     network = make_network(name)
     events = make_market_events()
     close = make_panel().ts.astype(np.int64) + HOUR
@@ -128,6 +129,7 @@ def test_events_change_forecasts_from_their_own_bar_on_and_never_earlier(name: s
 
 @every_name
 def test_steps_with_events_equal_the_whole_sequence_and_do_not_change_the_given_state(name: str) -> None:
+    """TGN-32: bar by bar, as a live program reads."""
     network = make_network(name)
     batch = make_batch(make_market_events())
     state = network.initial_state(1, len(SYMBOLS))
@@ -177,8 +179,8 @@ def test_the_edges_of_a_snapshot_become_events_once_when_it_comes_into_force() -
 
 
 def test_a_liquidation_reaches_the_assets_with_an_edge_from_its_own_at_the_last_close() -> None:
-    """The edge ETH → BTC comes into force at the close of the fourth bar: a liquidation within that bar does not use
-    it, one in the next bar does."""
+    """TGN-24. The edge ETH → BTC comes into force at the close of the fourth bar: a liquidation within that bar does
+    not use it, one in the next bar does."""
     network = make_network("tgn")
     quiet = make_batch()
     adjacency = torch.eye(3)[None].clone()
@@ -226,7 +228,7 @@ def test_events_with_other_features_are_refused() -> None:
 
 
 def test_a_network_with_the_option_together_learns_which_assets_move_alike() -> None:
-    """Two assets always move alike, and a third moves the other way."""
+    """TGN-28: two assets always move alike, and a third moves the other way."""
     torch.manual_seed(0)
     network = build(Spec("tgn", d_model=8, dropout=0.0, options={"together": True}), 2, 1).train()
     config = TrainConfig()

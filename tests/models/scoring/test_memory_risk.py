@@ -9,6 +9,7 @@ from models.scoring.memory_risk import correlation_stability, event_rate_risk, f
 
 
 def test_freshness_halves_with_every_half_life_and_is_nan_without_an_update() -> None:
+    """TGN-34."""
     confidence = freshness(np.array([1000, 900, 800, 0]), now_us=1000, half_life_us=100.0)
     assert confidence[:3].tolist() == [1.0, 0.5, 0.25]
     assert np.isnan(confidence[3])
@@ -22,6 +23,7 @@ def test_an_update_after_now_and_a_half_life_of_zero_are_refused() -> None:
 
 
 def test_many_events_lower_the_volatility_factor_and_few_the_liquidity_factor() -> None:
+    """TGN-35."""
     volatility, liquidity = event_rate_risk(np.array([10, 60, 1, 0]), np.array([10, 10, 10, 10]))
     assert volatility.tolist() == [1.0, 0.5, 1.0, 1.0]
     assert liquidity == pytest.approx([1.0, 1.0, 0.3, 0.0])
@@ -31,6 +33,7 @@ def test_many_events_lower_the_volatility_factor_and_few_the_liquidity_factor() 
 
 
 def test_constant_correlations_are_stable_and_alternating_ones_are_not() -> None:
+    """TGN-36."""
     history = np.ones((4, 3, 3))
     history[::2, 0, 1] = history[::2, 1, 0] = -1.0  # alternates between 1 and −1: standard deviation 1
     assert correlation_stability(history).tolist() == [0.5, 0.5, 1.0]
@@ -42,6 +45,7 @@ def test_constant_correlations_are_stable_and_alternating_ones_are_not() -> None
 
 
 def test_memories_of_opposite_direction_have_divergence_one() -> None:
+    """TGN-37."""
     old = np.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 0.0]])
     recent = np.array([[3.0, 0.0], [0.0, 2.0], [-1.0, 0.0], [1.0, 1.0]])
     divergence = memory_divergence(recent, old)

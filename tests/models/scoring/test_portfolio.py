@@ -42,6 +42,7 @@ def test_the_part_removed_by_a_cap_stays_in_cash():
 
 
 def test_a_view_below_the_minimum_confidence_is_ignored():
+    """MAM-24, S4-39, TGN-31."""
     limits = replace(WIDE, min_confidence=0.6)
     np.testing.assert_allclose(weights([1, 1, -1], [0.6, 0.59, 0.6], limits), [0.5, 0.0, -0.5])
 

@@ -19,6 +19,7 @@ CASES = [
 
 @pytest.mark.parametrize(("probabilities", "label_3", "label_5", "confidence"), CASES)
 def test_views_by_hand(probabilities, label_3, label_5, confidence):
+    """MAM-15, MAM-24, HYB-17: buy, hold or sell, and the probability of it."""
     view = views(np.array(probabilities))
     assert LABELS_3[int(view.label_3)] == label_3
     assert LABELS_5[int(view.label_5)] == label_5

@@ -70,6 +70,7 @@ def test_equity_equals_that_of_a_plain_loop(market, bps):
 
 
 def test_one_asset_by_hand():
+    """MAM-25, HYB-28: bought and sold again, with commission and slippage."""
     # decided at bar 0's close, bought at bar 1's open of 100 for 1 % of costs, marked at 110, sold at bar 3's 120
     opens = column(90, 100, 112, 120)
     closes = column(95, 110, 115, 90)

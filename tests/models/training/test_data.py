@@ -1,4 +1,4 @@
-"""Chunks of a fold: every row is scored once and none from the future (field notes 12 and 13)."""
+"""Chunks of a fold (MAM-22): every row is scored once and none from the future (field notes 12 and 13)."""
 
 from dataclasses import replace
 from types import SimpleNamespace

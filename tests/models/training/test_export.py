@@ -104,6 +104,7 @@ every_sequence = pytest.mark.parametrize(
 @every_sequence
 @pytest.mark.parametrize("b", [1, 4])
 def test_the_sequence_graph_computes_what_torch_computes_for_any_batch(exported, name: str, b: int) -> None:
+    """SSF-11."""
     artifact, folder, _ = exported(name)
     with torch.no_grad():
         expected = outputs(artifact.network(make_batch(b)))
@@ -113,6 +114,7 @@ def test_the_sequence_graph_computes_what_torch_computes_for_any_batch(exported,
 
 @every_sequence
 def test_torch_and_the_step_graph_continue_from_each_others_states(exported, name: str) -> None:
+    """MAM-32, S4-49: the step is a file that onnxruntime runs."""
     artifact, folder, _ = exported(name)
     network: Any = artifact.network
     batch = make_batch()

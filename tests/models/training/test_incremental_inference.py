@@ -49,6 +49,7 @@ def assert_same(actual: Predictions, expected: Predictions, atol: float) -> None
 def test_forecasts_from_the_saved_state_equal_those_of_the_whole_sequence(
     market, fitted: FittedFold, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """S4-04: a network needs its saved state and the new bars alone."""
     start = market.folds[0].test_start
     whole = predict_fold(fitted.artifact, market.features, market.side_inputs, market.folds[0], start + 7)
     predict(market, fitted, start + 7)

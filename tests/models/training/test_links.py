@@ -51,6 +51,7 @@ def test_too_few_events_are_refused() -> None:
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_negatives_are_no_events_of_their_batch_and_follow_their_strategy(strategy: str) -> None:
+    """TGN-23, TGN-43."""
     events = make_messages()
     negatives = Negatives(events, 840)
     n = len(events.nodes)
@@ -81,6 +82,7 @@ def test_temporal_negatives_are_recently_active_nodes() -> None:
 
 
 def test_edge_bank_remembers_pairs_and_forgets_outside_its_window() -> None:
+    """TGN-43, TGN-44."""
     events = events_from_edges(np.array([0, 1, 0, 2]), np.array([1, 2, 2, 1]), np.array([0, 10, 20, 30]))
     src, dst = np.array([0, 1, 0, 2, 1]), np.array([1, 2, 2, 1, 0])
     assert EdgeBank(events).score(src, dst, 3).tolist() == [1, 1, 1, 0, 0]
@@ -102,6 +104,7 @@ def test_a_perfect_scorer_gets_one_and_a_constant_scorer_one_half() -> None:
 
 
 def test_friends_are_learned_and_the_same_seed_gives_the_same_metrics() -> None:
+    """TGN-05, TGN-21: links are learned without labels."""
     split = chronological(make_messages(), CONFIG)
     results = []
     for _ in range(2):
@@ -152,7 +155,7 @@ def test_a_prediction_does_not_depend_on_the_events_of_its_batch() -> None:
 
 
 def test_a_training_batch_is_predicted_before_its_events_are_inserted() -> None:
-    """Within an epoch the loss and the events of a batch affect the scores of the next batch first."""
+    """TGN-22: within an epoch the loss and the events of a batch affect the scores of the next batch first."""
     split = chronological(make_messages(), CONFIG)
     results = []
     first_changed = int(np.flatnonzero(split.is_train)[200])  # the first event of the fifth batch of 50

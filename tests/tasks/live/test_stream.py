@@ -440,6 +440,7 @@ def test_a_live_event_far_in_the_future_is_dropped_and_counted(warehouse, rest) 
 
 
 def test_silence_and_event_storms_are_counted_and_logged(warehouse, rest, caplog: pytest.LogCaptureFixture) -> None:
+    """TGN-39."""
     _, report = run_script(script(), warehouse, rest, stale_s=0.05, storm_per_s=10.0)
     assert report.counts["stale"] >= 1
     assert report.counts["storms"] >= 1

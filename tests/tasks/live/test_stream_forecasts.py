@@ -28,6 +28,7 @@ def rows_of_hours(rows: list[tuple], *hours: int) -> list[tuple]:
 
 
 def test_the_forecasts_at_three_closes_equal_those_of_a_night(live_desk: LiveDesk) -> None:
+    """TGN-29: from the frames of a websocket to the forecasts."""
     _, report = live_desk.run_stream(market_frames(0, 3.5))
     rows = live_desk.forecasts()
     assert len(rows) == 3 * 2 * 2 == report.counts["forecasts"]
@@ -168,6 +169,7 @@ def other_desk(published_folder, tmp_path, live_desk: LiveDesk):
 
 
 def test_a_symbol_without_events_for_an_hour_is_stale(live_desk: LiveDesk) -> None:
+    """TGN-34, TGN-38."""
     steps = [*market_frames(0, 1), *(frame for frame in market_frames(1, 3.5) if "BBB" not in frame)]
     live_desk.run_stream(steps)
     rows = live_desk.forecasts("symbol, hour(ts), stale, round(freshness, 2)")[::2]

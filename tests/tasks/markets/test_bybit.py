@@ -40,6 +40,7 @@ def client(canned):
 
 
 def test_the_newest_row_of_a_recorded_answer_had_not_closed_and_is_dropped_MAM_20(client, wire) -> None:
+    """MAM-20."""
     bars = client({KLINE: (200, wire("bybit_rest/candles.json"))}).klines("BTCUSDT", "1h", START, STOP)
     assert bars.to_pylist() == [
         {
@@ -120,6 +121,7 @@ def test_an_answer_of_another_shape_is_refused(client, answer) -> None:
 
 @pytest.mark.parametrize("hours", [1, 999, 1000, 1001, 2000, 2161])
 def test_paging_backwards_gives_every_bar_once_S4_34(small_tape, hours: int) -> None:
+    """S4-34, TRAP-09: an answer has 1,000 bars at most, and what is older comes page by page."""
     clock = datetime(2024, 4, 1, tzinfo=UTC)
     bybit = Bybit(clock, Tape(RecordedMarket(small_tape), clock).session(), NO_RETRY)
     start = clock - timedelta(hours=hours)

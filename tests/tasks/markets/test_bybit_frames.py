@@ -1,4 +1,4 @@
-"""Websocket frames read into rows: recorded frames, and frames that are wrong in every way."""
+"""Websocket frames read into rows (TGN-25): recorded frames, and frames that are wrong in every way."""
 
 from __future__ import annotations
 

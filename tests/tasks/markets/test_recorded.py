@@ -1,5 +1,6 @@
 """Recorded folders that are missing, malformed or too short, and the dividends of recorded prices."""
 
+import csv
 from datetime import date
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from tasks.errors import NightOutOfRangeError, TapeMalformedError, TapeMissingError
 from tasks.markets.recorded import RecordedMarket, infer_dividends
+from tasks.markets.recorded_events import RecordedEvents
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
@@ -91,15 +93,17 @@ def test_an_incomplete_last_day_is_refused_as_a_night(shared_data: Path) -> None
 
 
 def test_every_symbol_of_the_seeds_is_recorded_from_its_valid_from_date(shared_data: Path) -> None:
-    import csv
-
-    seeds = Path(__file__).parents[3] / "warehouse/seeds/universe_members.csv"
+    seeds = Path(__file__).parents[3] / "warehouse/seeds"
+    with (seeds / "universes.csv").open() as universes:
+        providers = {row["universe"]: row["provider"] for row in csv.DictReader(universes)}
+    with (seeds / "universe_members.csv").open() as members:
+        rows = [row for row in csv.DictReader(members) if providers[row["universe"]] in ("yahoo", "bybit", "binance")]
     tape = RecordedMarket(shared_data / "tape")
     wide_tape = RecordedMarket(shared_data / "tape_wide")
-    events = RecordedMarket(shared_data / "events").events
+    events = RecordedEvents(shared_data / "events")
     first_days = {symbol: str(events.first.date()) for symbol in events.symbols}
-    for row in csv.DictReader(seeds.open()):
-        if row["universe"] == "binance_seconds":
+    for row in rows:
+        if providers[row["universe"]] == "binance":
             assert first_days[row["symbol"]] == row["valid_from"], row
             continue
         recording = wide_tape if row["universe"] == "crypto_wide" else tape

@@ -18,7 +18,6 @@ from tasks.errors import (
     UnknownSymbolError,
 )
 from tasks.markets.event_rows import EVENT_ROWS
-from tasks.markets.recorded import RecordedMarket
 from tasks.markets.recorded_events import RecordedEvents
 
 START_MS = 1_723_161_255_000
@@ -134,9 +133,9 @@ def test_an_unrecorded_symbol_raises_an_error_that_lists_the_recorded_ones(folde
 
 @pytest.mark.parametrize("night", [date(2024, 8, 7), date(2024, 8, 9)])
 def test_a_night_of_another_day_is_refused(folder: Path, night: date) -> None:
-    RecordedMarket(folder).check_night("binance", date(2024, 8, 8))
+    RecordedEvents(folder).check_night(date(2024, 8, 8))
     with pytest.raises(NightOutOfRangeError, match=rf"{night} .*: its binance data runs from 2024-08-08 to 2024-08-08"):
-        RecordedMarket(folder).check_night("binance", night)
+        RecordedEvents(folder).check_night(night)
 
 
 def test_a_folder_without_trades_is_refused(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ def client(canned):
 
 
 def test_a_recorded_chart_gives_the_bar_at_its_session_open_MAM_19(client, wire) -> None:
+    """MAM-19."""
     bars, actions = client(wire(AAPL)).daily_bars("AAPL", date(2020, 1, 1), date(2020, 1, 3))
     row = bars.to_pylist()[0]
     assert row["ts"] == datetime(2020, 1, 2, 14, 30, tzinfo=UTC)
@@ -47,6 +48,7 @@ def test_a_recorded_split_and_dividend_come_with_their_sessions(client, wire) ->
 
 
 def test_all_recorded_dividends_of_a_year_are_returned(client, wire) -> None:
+    """S4-37: the daily bars of one stock, here of one year."""
     body = wire("yahoo/fixtures__http__historical-via-chart-MSFT-dividends-2021-02-01-to-2022-01-31.csv.json")
     bars, actions = client(body, "MSFT").daily_bars("MSFT", date(2021, 2, 1), date(2022, 1, 31))
     assert (len(bars), actions["value"].to_pylist()) == (252, [0.56, 0.56, 0.56, 0.62])
