@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# Two workers or more, one thread each: tensors of tests are small, and a second thread would only wait for the first.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadgroup
+# A worker for each core, one thread each: tensors of tests are small, and a second thread would only wait for the first.
+# A file's tests run on one worker, so that what its fixtures build is built once; long files come first by name.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup night serve test test-all check bench bench-models bench-graphs clean

@@ -19,7 +19,7 @@ import pytest
 
 from flows.server import free_port
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("served desk")]  # in order, on one server
+pytestmark = pytest.mark.slow
 READY_S = 180.0
 NIGHT_S = 900.0
 GONE_S = 30.0

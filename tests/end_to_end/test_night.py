@@ -9,7 +9,6 @@ from pathlib import Path
 import duckdb
 import pytest
 
-pytestmark = pytest.mark.xdist_group("demo night")  # one night, read by all
 RELATIONS = [
     "bars",
     "corporate_actions",

@@ -27,7 +27,7 @@ from warehouse.connect import Warehouse
 from warehouse.migrate import migrate
 from warehouse.universes import load_universe
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("recorded events")]  # one night, read by all
+pytestmark = pytest.mark.slow
 AS_OF = date(2024, 8, 8)
 UNIVERSE = "binance_seconds"
 MIDNIGHT = datetime(2024, 8, 9, tzinfo=UTC)

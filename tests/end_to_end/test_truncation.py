@@ -10,7 +10,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("truncation")]  # one whole night, compared with all
+pytestmark = pytest.mark.slow
 UNIVERSES = ("demo_stocks", "demo_crypto")
 DATES = sorted(date(2024, 4, 1) + timedelta(days=d) for d in random.Random(20240628).sample(range(80), 3))
 LAST = date(2024, 6, 28)

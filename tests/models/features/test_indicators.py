@@ -186,7 +186,7 @@ def test_a_constant_price_is_in_the_middle_of_its_bands() -> None:
 
 
 def test_each_feature_starts_after_its_warm_up(random_bars: Bars) -> None:
-    """MAM-21: the set of features is fixed, and each starts where its definition has enough bars."""
+    """MAM-21, TGN-16: the set of a bar's features is fixed, and each starts where its definition has enough bars."""
     features = hourly_features(random_bars(70, 1))
     first = {name: int(np.isfinite(features.column(name)[:, 0]).argmax()) for name in FEATURES}
     assert first == WARM_UP
