@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-
 import json
 import threading
 from collections.abc import Callable, Iterator
