@@ -1,4 +1,7 @@
-"""The artifacts of a night in the Prefect UI: leaderboard, signals, checks, and the equity curves as a picture."""
+"""The artifacts of a night in the Prefect UI: tables of leaderboard, signals and checks, and a plot of the equity.
+
+A night is the run for one as-of date and universe.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,14 @@ import pyarrow.compute
 from prefect.artifacts import create_image_artifact, create_table_artifact
 
 from flows.parameters import StepParameters
-from tasks.publish import Published
+from tasks.publish import PublishedTables
 
 
-def show_night(step: StepParameters, published: Published) -> None:
-    """Creates the night's four artifacts. Their keys contain universe and source, so the UI keeps a history of each."""
+def show_night(step: StepParameters, published: PublishedTables) -> None:
+    """Creates the night's four artifacts.
+
+    Their keys contain the universe and the source but not the date, so the UI keeps a history over nights.
+    """
     title = f"{step.universe}, night {step.as_of}, {step.source}"
     for name in ("leaderboard", "signals", "checks"):
         table: pa.Table = getattr(published, name)
@@ -32,7 +38,10 @@ def show_night(step: StepParameters, published: Published) -> None:
 
 
 def equity_plot(equity: pa.Table, title: str) -> bytes:
-    """A PNG of the equity curves (columns model, rank, session, equity), logarithmic, the best model first."""
+    """A PNG of the equity curves on a logarithmic axis, with the legend in the order of the rows.
+
+    ``equity`` has the columns model, session and equity, sorted by rank and session.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 5), dpi=110, layout="constrained")
@@ -43,17 +52,18 @@ def equity_plot(equity: pa.Table, title: str) -> bytes:
     axes.set(title=f"Equity net of costs: {title}", yscale="log", ylabel="equity, 1 = start")
     axes.grid(alpha=0.3, which="both")
     axes.legend(loc="upper left", fontsize="small", title="by rank")
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png")
-    return picture.getvalue()
+    png = io.BytesIO()
+    figure.savefig(png, format="png")
+    return png.getvalue()
 
 
 def _key(name: str, step: StepParameters) -> str:
+    """The artifact key, such as ``signals-us-stocks-live``; Prefect refuses underscores in keys."""
     return f"{name}-{step.universe}-{step.source}".replace("_", "-")
 
 
 def _cell(value: object) -> object:
-    """A value as the UI's table shows it: four digits, ISO dates, maps as text."""
+    """A value as the UI's table shows it: floats with four significant digits, ISO dates, maps as text in percent."""
     if isinstance(value, float):
         return float(f"{value:.4g}")
     if isinstance(value, (date, datetime)):

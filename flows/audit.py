@@ -1,4 +1,4 @@
-"""Audit: the night's results computed again from truncated data and compared."""
+"""Audit, a step of the night (the run for one as-of date): recomputes results from truncated data and compares them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from tasks.ledger import step_run
 
 @flow
 def audit(step: StepParameters) -> AuditReport:
-    """Features, edges and forecasts of past bars, made without the bars after them. A difference stops the night."""
+    """Report of the comparison of stored features, graph edges and forecasts of past bars with recomputed values.
+
+    The values are recomputed without the bars that came later. A difference means that future data leaked: then the
+    task raises LeakFoundError, which stops the night.
+    """
     settings = step.settings()
     night = step.open_night(settings)
     profile = settings.profile(step.universe)

@@ -1,4 +1,4 @@
-"""Backtest: every model over the same out-of-sample window, net of costs."""
+"""Backtest, a step of the night (the run for one as-of date): simulates every model out of sample, net of costs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tasks.ledger import step_run
 
 @flow
 def backtest(step: StepParameters) -> BacktestReport:
-    """Equity curves, positions and metrics of every model of the night, and their leaderboard."""
+    """Report of the backtests; writes equity curves, positions and metrics of every model, and the leaderboard."""
     settings = step.settings()
     night = step.open_night(settings)
     profile = settings.profile(step.universe)

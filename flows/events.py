@@ -1,5 +1,7 @@
-"""Events: whole days of trades from Bybit's archive, and open interest. It is no step of the night, but the networks of
-later nights read the events."""
+"""Events: stores whole days of trades from Bybit's archive, and hourly open interest.
+
+This flow is no step of the night (the run for one as-of date), but the networks of later nights read its events.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +14,16 @@ from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 
-from flows.parameters import WAREHOUSE, load_bybit_universe, open_warehouse
-from flows.progress import progress
+from flows.parameters import WAREHOUSE_FIELD, load_bybit_universe, open_warehouse
+from flows.progress import start_progress
 from flows.settings import SettingsError, load_settings
-from flows.terminal import log_to_screen, table
+from flows.terminal import log_to_screen, make_table
 from tasks.events import ArchiveJob, store_archived_events
 from tasks.markets.bybit import LIVE_URL as REST_URL
 from tasks.markets.bybit import Bybit
 from tasks.markets.bybit_archive import ARCHIVE_URL, TradeArchive
 
-COUNTS = {"day": ("day", ""), "symbol": ("symbol", ""), "count": ("new events", ",d")}
+COUNT_COLUMNS = {"day": ("day", ""), "symbol": ("symbol", ""), "count": ("new events", ",d")}
 
 
 class EventsParameters(BaseModel):
@@ -30,21 +32,28 @@ class EventsParameters(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     day: Annotated[date, Field(description="the first UTC day to fetch")]
-    days: Annotated[int, Field(ge=1, le=366, description="how many days from it on")] = 1
+    days: Annotated[int, Field(ge=1, le=366, description="number of days, from day onwards")] = 1
     universe: Annotated[str, Field(description="a universe of Bybit perpetuals")] = "crypto"
     url: Annotated[
         str | None,
-        Field(pattern=r"^https?://\S+$", description="another archive than Bybit's own; its rows get source=recorded"),
+        Field(pattern=r"^https?://\S+$", description="archive to use instead of Bybit's; its rows get source=recorded"),
     ] = None
     rest_url: Annotated[
         str | None,
-        Field(pattern=r"^https?://\S+$", description="the REST service that goes with url; empty: no open interest"),
+        Field(
+            pattern=r"^https?://\S+$",
+            description="REST service of that url, for open interest; empty: none is fetched from another archive",
+        ),
     ] = None
-    warehouse: Annotated[str | None, WAREHOUSE] = None
+    warehouse: Annotated[str | None, WAREHOUSE_FIELD] = None
 
     @contextlib.contextmanager
     def job(self) -> Iterator[ArchiveJob]:
-        """The job of these parameters; its warehouse is migrated, its connections are open for the block."""
+        """The job of these parameters, for use in a ``with`` block; its warehouse is migrated.
+
+        Its connections are closed after the block. A file is one (day, symbol) on which the symbol is a member. Raises
+        SettingsError when there is none, or for a universe that is not Bybit's.
+        """
         warehouse = open_warehouse(load_settings(warehouse_url=self.warehouse))
         universe = load_bybit_universe(warehouse, self.universe, self.url, self.rest_url)
         days = [self.day + timedelta(days=k) for k in range(self.days)]
@@ -62,22 +71,23 @@ class EventsParameters(BaseModel):
             if self.rest_url or not self.url:
                 rest = Bybit(datetime.now(UTC), url=self.rest_url or REST_URL)
                 stack.callback(rest.close)
-            yield ArchiveJob(warehouse, archive, "recorded" if self.url else "live", universe.name, files, rest)
+            source = "recorded" if self.url else "live"
+            yield ArchiveJob(warehouse, archive, source=source, universe=universe.name, files=files, rest=rest)
 
 
 @flow
 def events(events: EventsParameters) -> int:
-    """Number of new events of one universe and some days in the warehouse; 0 when run again."""
+    """Number of events that were new to the warehouse; 0 when the same days are fetched again."""
     with events.job() as job:
-        return sum(store_archived_events(job, progress()).values())
+        return sum(store_archived_events(job, start_progress()).values())
 
 
 def run_events(parameters: EventsParameters, screen: Console) -> None:
-    """Fetches in this process, shows the progress, and prints the number of new events by day and symbol."""
+    """Fetches in this process, shows the progress, and prints the number of new events per day and symbol."""
     with (
         parameters.job() as job,
         log_to_screen(job.warehouse.path.with_name(f"{job.warehouse.path.stem}.events.log")),
     ):
-        counts = store_archived_events(job, progress())
+        counts = store_archived_events(job, start_progress())
     rows = [{"day": str(day), "symbol": symbol, "count": count} for (day, symbol), count in counts.items()]
-    screen.print(table(f"{parameters.universe}, {job.source}: trades and open interest", COUNTS, rows))
+    screen.print(make_table(f"{parameters.universe}, {job.source}: trades and open interest", COUNT_COLUMNS, rows))

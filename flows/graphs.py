@@ -1,4 +1,4 @@
-"""Graphs: feature rows and graph snapshots of one universe."""
+"""Graphs, a step of the night (the run for one as-of date): feature rows and graph snapshots of one universe."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tasks.ledger import step_run
 
 @flow
 def graphs(step: StepParameters) -> GraphReport:
-    """Features and graph snapshots up to the night. Only missing ones are built."""
+    """Report of the graph snapshots. Writes the features and snapshots up to the night that are not stored yet."""
     settings = step.settings()
     night = step.open_night(settings)
     profile = settings.profile(step.universe)

@@ -1,4 +1,4 @@
-"""The command `nightgraph macro`: runs the macro-regime example and prints its report."""
+"""The command `nightgraph macro`: forecasts volatility regimes from macro-economic series and prints the report."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from flows.terminal import console, table
+from flows.terminal import console, make_table
 from models.training.regimes import RegimeConfig
 from tasks.macro import macro_regimes
 
@@ -24,16 +24,20 @@ COLUMNS = {
 
 
 def run_macro(fred: Path, tape: Path, seeds: Sequence[int], markdown: Path | None, screen: Console) -> None:
-    """Prints accuracies, paired differences and the source articles' figure; writes the report to ``markdown``."""
+    """Prints accuracies with 95 % intervals, paired differences, and a comparison with the source articles' figure.
+
+    ``fred`` is a parquet file (series, date, value); ``tape`` is a folder of recorded market data that contains SPY. No
+    ``seeds`` means the default seeds of RegimeConfig. ``markdown`` is the file to write the report to, or None.
+    """
     config = RegimeConfig()
-    errors = console(stderr=True)
+    error_console = console(stderr=True)
     report = macro_regimes(
         fred,
         tape,
         replace(config, seeds=tuple(seeds)) if seeds else config,
-        lambda done, total: errors.print(f"fold {done} of {total}"),
+        lambda done, total: error_console.print(f"fold {done} of {total}"),
     )
-    screen.print(table("Macro regimes", COLUMNS, report.rows))
+    screen.print(make_table("Macro regimes", COLUMNS, report.rows))
     for line in report.setting:
         screen.print(line, markup=False)
     for other, (mean, low, high) in report.differences.items():

@@ -1,4 +1,4 @@
-"""The whole night: every step, universe by universe."""
+"""The whole night: the run of all seven steps for one as-of date, universe by universe."""
 
 from __future__ import annotations
 
@@ -36,7 +36,11 @@ EXPECTED_ERRORS = (TaskError, WarehouseError, TrainingError, FeatureError, Graph
 
 @dataclass(frozen=True)
 class NightReport:
-    """How the night of one universe ended."""
+    """The result of the night of one universe.
+
+    ``state`` is published, blocked (by a data check or the leak audit) or failed. ``champion`` is the recommended
+    model, None before publication. ``seconds`` maps step names to wall seconds.
+    """
 
     night: date
     source: str
@@ -48,7 +52,7 @@ class NightReport:
 
 
 class NightFailedError(RuntimeError):
-    """At least one universe of the night was not published; ``reports`` has the report of every universe."""
+    """At least one universe of the night was not published; ``reports`` has one report per universe."""
 
     def __init__(self, message: str, reports: Sequence[NightReport] = ()) -> None:
         super().__init__(message)
@@ -57,14 +61,16 @@ class NightFailedError(RuntimeError):
 
 @flow
 def nightly(night: NightParameters = NightParameters()) -> list[NightReport]:  # noqa: B008 (frozen; the UI's defaults)
-    """Ingest, validate, graphs, train, backtest, audit, publish for each universe; a failed universe stops no other.
+    """One report per universe, after the steps ingest, validate, graphs, train, backtest, audit and publish.
 
-    Raises NightFailedError at the end when a universe was not published; what was published before stays as it was.
+    A failed universe does not stop the others. Raises NightFailedError at the end when a universe was not published;
+    its previously published nights are not changed. Raises SettingsError for an unknown model, or for a model whose
+    graph a profile does not build.
     """
     settings = night.settings()
     try:
         for model in settings.models:
-            zoo.entry(model)
+            zoo.find_entry(model)
     except zoo.UnknownModelError as error:
         raise SettingsError(str(error)) from error
     warehouse = open_warehouse(settings)
@@ -76,13 +82,19 @@ def nightly(night: NightParameters = NightParameters()) -> list[NightReport]:  #
     shared = night.model_dump(exclude={"as_of", "universes"})
     steps = [StepParameters(as_of=as_of, universe=universe.name, **shared) for universe in universes]
     reports = [run_universe(step, settings) for step in steps]
-    if failed := [f"{r.universe}: {r.state}: {r.message}" for r in reports if r.state != "published"]:
+    if failed := [
+        f"{report.universe}: {report.state}: {report.message}" for report in reports if report.state != "published"
+    ]:
         raise NightFailedError("; ".join(failed), reports)
     return reports
 
 
 def run_universe(step: StepParameters, settings: Settings) -> NightReport:
-    """Report on one universe after all seven steps. A night published with the same settings is not run again."""
+    """Report on one universe after all seven steps.
+
+    A night that was published with the same settings is not run again. An error of a step is logged and written to the
+    night's row and to the report; it is not raised.
+    """
     night = step.open_night(settings)
     state = "published"
     message = "was published before: nothing to do"
@@ -102,8 +114,8 @@ def run_universe(step: StepParameters, settings: Settings) -> NightReport:
             logger.exception("%s %s: a fault of the program", step.as_of, step.universe)
             message = f"{type(error).__name__}: {error} (a fault of the program: the log has its traceback)"
         logger.error("%s %s: %s: %s", step.as_of, step.universe, state, message)
-        unfinished = night_row(night)
-        if unfinished is not None and unfinished["published_at"] is None:
+        stored_row = night_row(night)
+        if stored_row is not None and stored_row["published_at"] is None:
             write_night(night, state=state, message=message)
     row = night_row(night) or {}
     return NightReport(step.as_of, step.source, step.universe, state, message, row.get("champion"), step_seconds(night))

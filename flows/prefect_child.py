@@ -1,7 +1,7 @@
 """``python -m flows.prefect_child ARGUMENTS``: the Prefect command line as a process that ends with its parent.
 
-The parent holds the other end of standard input. The operating system closes it however the parent dies, so a killed
-``nightgraph`` leaves no server, no worker and no flow run behind.
+The parent holds the other end of this process's standard input. The operating system closes it however the parent
+ends, so a killed ``nightgraph`` leaves no server, no worker and no flow run behind.
 """
 
 from __future__ import annotations
@@ -19,15 +19,18 @@ GRACE_S = 5.0
 
 
 def end_with_parent() -> None:
-    """Never returns: waits for the end of standard input, then ends this process and all processes that it started."""
+    """Never returns. Waits for the end of standard input, then ends this process and all its descendants.
+
+    Each process gets SIGTERM, and SIGKILL when it still runs after ``GRACE_S`` seconds.
+    """
     while os.read(0, 4096):
         pass
-    started = psutil.Process().children(recursive=True)  # a worker puts each flow run into a session of its own
-    for process in started:
+    descendants = psutil.Process().children(recursive=True)  # a worker puts each flow run into a session of its own
+    for process in descendants:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.terminate()
     os.kill(os.getpid(), signal.SIGTERM)
-    _, still_running = psutil.wait_procs(started, timeout=GRACE_S)
+    _, still_running = psutil.wait_procs(descendants, timeout=GRACE_S)
     for process in still_running:
         process.kill()
     threading.Event().wait(GRACE_S)  # after SIGTERM this process has usually ended by now

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, elsewhere a log line every few seconds."""
+"""Progress of long work: a progress bar on a terminal, otherwise a log line every five seconds."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from collections.abc import Callable
 
 logger = logging.getLogger(__name__)
 
-Report = Callable[[int, int, str], None]
-EVERY_S = 5.0
+ReportProgress = Callable[[int, int, str], None]  # called with (units done, units in total, label)
+LOG_EVERY_S = 5.0
 
 
-def progress() -> Report:
-    """A callback (done, total, label) for one piece of long work; any thread may call it."""
-    return _start()
+def start_progress() -> ReportProgress:
+    """A callback that reports the progress of one piece of work; any thread may call it."""
+    return _start_reporter()
 
 
-def log_lines() -> Report:
-    """A callback that logs a line at most every five seconds; short work logs none."""
-    last = time.monotonic()
+def start_log_lines() -> ReportProgress:
+    """A callback that logs at most one line every five seconds; work that takes less than that logs none."""
+    last_log_s = time.monotonic()
 
     def report(done: int, total: int, label: str) -> None:
-        nonlocal last
-        if time.monotonic() - last >= EVERY_S:
-            last = time.monotonic()
+        nonlocal last_log_s
+        if time.monotonic() - last_log_s >= LOG_EVERY_S:
+            last_log_s = time.monotonic()
             logger.info("%s: %d of %d", label, done, total)
 
     return report
 
 
-def set_progress(start: Callable[[], Report]) -> None:
-    """Makes ``progress`` return ``start()`` from here on."""
-    global _start
-    _start = start
+def set_progress(start: Callable[[], ReportProgress]) -> None:
+    """Replaces what ``start_progress`` calls: from now on it returns ``start()``."""
+    global _start_reporter
+    _start_reporter = start
 
 
-_start: Callable[[], Report] = log_lines
+_start_reporter: Callable[[], ReportProgress] = start_log_lines

@@ -1,4 +1,7 @@
-"""Publish: the signals for the next session. From here on readers see the night."""
+"""Publish, the last step of the night (the run for one as-of date): signals for the next session.
+
+After this step, readers of the published copy see the night.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,16 @@ from flows.artifacts import show_night
 from flows.parameters import StepParameters
 from flows.train import contenders_of, limits_of
 from tasks.ledger import step_run
-from tasks.publish import Published, mark_published, swap_copy
+from tasks.publish import PublishedTables, mark_published, swap_copy
 from tasks.signals import next_signals
 
 
 @flow
-def publish(step: StepParameters) -> Published:
-    """Writes the signals, marks the night as published, replaces the read-only copy, creates the UI's artifacts."""
+def publish(step: StepParameters) -> PublishedTables:
+    """Tables of the published night. Writes the signals and replaces the published copy, a read-only database.
+
+    It also marks the night as published and creates the artifacts of the Prefect UI.
+    """
     settings = step.settings()
     night = step.open_night(settings)
     profile = settings.profile(step.universe)

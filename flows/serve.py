@@ -18,45 +18,49 @@ DEPLOYMENTS = REPOSITORY / "prefect.yaml"
 POOLS = {"default": "every step but the fits", "gpu": "the fits, one flow run at a time"}
 MAX_PARALLEL_RUNS = {"default": 4, "gpu": 1}
 
-GREETING = """\
+READY_MESSAGE = """\
 Ready after {seconds:.0f} s at {ui}
   Run a night: {ui}/deployments, nightly, Run (the defaults are the simulated demo night)
   Logs: {home}/*.log
   Stop: Ctrl-C"""
-NO_SCHEDULES = (
+NO_SCHEDULES_MESSAGE = (
     "Schedules: all off. Switch one on at its deployment's page, or all with --schedules: they pull live data."
 )
 
 
 def serve_until_stopped(home: Path, port: int, schedules: bool | None, screen: Console) -> None:
-    """Runs server and workers until Ctrl-C or SIGTERM. Raises ServerError when one of them ends by itself."""
+    """Runs server and workers until Ctrl-C or SIGTERM. Raises ServerError when one of them ends by itself.
+
+    See ``server_and_workers`` for the arguments. ``screen`` gets the messages.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
-    started = time.perf_counter()
+    started_s = time.perf_counter()
     screen.print("Starting the Prefect server, deploying every flow, starting the workers ...")
     try:
         with server_and_workers(home, port, schedules) as (server, workers):
             active = asyncio.run(active_schedules())
             screen.print(
-                GREETING.format(seconds=time.perf_counter() - started, ui=server.ui_url, home=home), markup=False
+                READY_MESSAGE.format(seconds=time.perf_counter() - started_s, ui=server.ui_url, home=home), markup=False
             )
-            screen.print(f"Schedules: {len(active)} on." if active else NO_SCHEDULES, markup=False)
+            screen.print(f"Schedules: {len(active)} on." if active else NO_SCHEDULES_MESSAGE, markup=False)
             while True:
                 for child in filter(None, (server.child, *workers)):
-                    child.check()
+                    child.raise_if_ended()
                 time.sleep(1)
     except KeyboardInterrupt:
-        screen.print("Stopped. A night that was running goes on where it was when it is started again.")
+        screen.print("Stopped. A night that was running continues where it stopped when it is started again.")
 
 
 @contextlib.contextmanager
 def server_and_workers(
     home: Path, port: int | None = None, schedules: bool | None = None
 ) -> Iterator[tuple[Server, list[Child]]]:
-    """A server with all deployments, and one worker per pool; all are stopped after the block, if started by it.
+    """A server with all deployments, and one worker per work pool, for use in a ``with`` block.
 
-    ``schedules`` switches every cron schedule on or off; None leaves each as it was, and a new one off. Enter it before
-    Prefect is imported. Raises ServerError when a server runs in ``home`` already.
+    After the block, every process that it started is stopped. ``port`` None means a free port. ``schedules`` switches
+    every cron schedule on or off; None leaves each as it was, and a new schedule off. Enter the block before Prefect is
+    imported. Raises ServerError when a server runs in ``home`` already.
     """
     if not DEPLOYMENTS.exists():
         raise ServerError(f"no {DEPLOYMENTS}: run this from a checkout of the repository")
@@ -65,7 +69,7 @@ def server_and_workers(
         raise ServerError(f"running already at {url_file.read_text().removesuffix('/api')}: stop it there first")
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(local_server(home, port))
-        server.wait()
+        server.wait_until_ready()
         if server.child is not None:
             url_file.write_text(server.api_url)
             stack.callback(url_file.unlink, missing_ok=True)
@@ -80,7 +84,7 @@ def server_and_workers(
 
 @contextlib.contextmanager
 def pool_worker(pool: str, log: Path) -> Iterator[Child]:
-    """A worker that polls its pool every three seconds and runs the code of this checkout."""
+    """A worker for use in a ``with`` block. It polls its pool every three seconds and runs this checkout's code."""
     start = ("worker", "start", "--pool", pool, "--limit", str(MAX_PARALLEL_RUNS[pool]))
     child = Child(*start, log=log, PREFECT_WORKER_QUERY_SECONDS="3")
     try:
@@ -105,28 +109,31 @@ async def create_pools() -> None:
 
 
 def deploy(log: Path) -> None:
-    """Deploys all of prefect.yaml. Raises ServerError with Prefect's message when that fails."""
+    """Deploys every deployment of prefect.yaml. Raises ServerError with the end of ``log`` when that fails."""
     child = Child("--no-prompt", "deploy", "--all", log=log)
     if child.process.wait() != 0:
-        child.check()
+        child.raise_if_ended()
 
 
 async def active_schedules() -> set[UUID]:
-    """Ids of the schedules that are switched on."""
+    """Ids of the schedules of all deployments that are switched on."""
     from prefect.client.orchestration import get_client
 
     async with get_client() as client:
-        return {s.id for d in await client.read_deployments() for s in d.schedules if s.active}
+        deployments = await client.read_deployments()
+    return {schedule.id for deployment in deployments for schedule in deployment.schedules if schedule.active}
 
 
 async def switch_schedules(active: bool | set[UUID]) -> None:
-    """Switches all schedules of this program's deployments on or off, or those in the set on and all others off."""
+    """Switches the schedules of this program's deployments on or off.
+
+    A boolean applies to all of them. A set switches the schedules with these ids on and all others off.
+    """
     from prefect.client.orchestration import get_client
 
     async with get_client() as client:
         for deployment in await client.read_deployments():
-            # the server may have deployments of other programs
-            if not (deployment.entrypoint or "").startswith("flows."):
+            if not (deployment.entrypoint or "").startswith("flows."):  # a deployment of another program
                 continue
             for schedule in deployment.schedules:
                 is_active = active if isinstance(active, bool) else schedule.id in active
@@ -135,9 +142,10 @@ async def switch_schedules(active: bool | set[UUID]) -> None:
 
 
 async def mark_crashed_runs() -> None:
-    """Marks as crashed the runs that were unfinished when this server was last stopped: its workers stopped with it.
+    """Marks the runs as crashed that were unfinished when this server was last stopped.
 
-    Such a run would stay "running" for ever and occupy the concurrency slot of its deployment.
+    Their workers stopped with the server. Without the mark, such a run would stay "running" for ever and occupy the
+    concurrency slot of its deployment.
     """
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter
@@ -146,5 +154,7 @@ async def mark_crashed_runs() -> None:
     unfinished = {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}}
     async with get_client() as client:
         for run in await client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(unfinished)):
-            message = "The server was stopped while this ran; the same parameters again finish the night."
+            message = (
+                "The server was stopped during this run; run it again with the same parameters to finish the night."
+            )
             await client.set_flow_run_state(run.id, Crashed(message=message))

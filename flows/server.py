@@ -1,9 +1,9 @@
-"""A local Prefect server, and every other Prefect process that this program starts.
+"""The local Prefect server, and every other Prefect process that this program starts.
 
-Nothing here imports Prefect at the top: Prefect reads its environment when it is first imported, and the address of the
-server does not exist before it is started.
+This module does not import Prefect at the top. Prefect reads its environment when it is first imported, and the address
+of the server is not known before the server is started.
 
-    ServerError   a Prefect process did not start, ended by itself, or failed at its work; has the last lines of its log
+    ServerError   a Prefect process did not start, ended by itself, or failed; has the last lines of its log
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ LOOPBACK = "127.0.0.1"
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 20.0
 
-ENVIRONMENT = {
+PREFECT_ENVIRONMENT = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     "DO_NOT_TRACK": "1",
     "PREFECT_CLI_COLORS": "false",
-    # Our packages' loggers go to the run's page in the UI; outside a run there is no page, which is no fault.
+    # Log lines of this program's packages are shown on the run's page in the UI. A log line outside a run is no error.
     "PREFECT_LOGGING_EXTRA_LOGGERS": "flows,tasks,models,warehouse",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
 }
 # A server for a single night schedules nothing and shows nothing; without these services it starts 2 s faster.
-ONE_NIGHT = {
+ONE_NIGHT_ENVIRONMENT = {
     f"PREFECT_SERVER_{name}": "false"
     for name in (
         "UI_ENABLED",
@@ -62,11 +62,14 @@ ONE_NIGHT = {
 
 
 class ServerError(RuntimeError):
-    """A Prefect process did not do its work; the message ends with the last lines of its log."""
+    """A Prefect process did not start, ended by itself or failed; the message ends with the last lines of its log."""
 
 
 class Child:
-    """One ``prefect …`` process with its own log file. It ends when this process ends, for whatever reason."""
+    """One ``prefect …`` process with its own log file. It ends when this process ends or is killed.
+
+    ``environment`` is added to this process's environment.
+    """
 
     def __init__(self, *arguments: str, log: Path, **environment: str) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -83,11 +86,12 @@ class Child:
                 start_new_session=True,  # Ctrl-C reaches only this process, which stops its children in the right order
             )
 
-    def check(self) -> None:
+    def raise_if_ended(self) -> None:
         """Raises ServerError when the process has ended."""
-        if (code := self.process.poll()) is not None:
-            last = "\n  ".join(self.log.read_text(errors="replace").strip().splitlines()[-15:])
-            raise ServerError(f"`{self.command}` ended with code {code}; the end of {self.log}:\n  {last}")
+        exit_code = self.process.poll()
+        if exit_code is not None:
+            last_lines = "\n  ".join(self.log.read_text(errors="replace").strip().splitlines()[-15:])
+            raise ServerError(f"`{self.command}` ended with code {exit_code}; the end of {self.log}:\n  {last_lines}")
 
     def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
         """Terminates the process, and kills it after ``timeout_s``. Does nothing when it has ended."""
@@ -100,7 +104,7 @@ class Child:
 
 
 class Server:
-    """A Prefect API: a server that was running already, or a child of this process."""
+    """A Prefect API server: one that was running already (``child`` is None), or a child of this process."""
 
     def __init__(self, api_url: str, child: Child | None = None) -> None:
         self.api_url = api_url
@@ -109,15 +113,15 @@ class Server:
 
     @property
     def ui_url(self) -> str:
-        """Address of its UI."""
+        """Address of the server's UI."""
         return self.api_url.removesuffix("/api")
 
-    def wait(self) -> None:
+    def wait_until_ready(self) -> None:
         """Returns once the API answers. Raises ServerError if its process ends first, or after two minutes."""
         deadline = time.monotonic() + START_TIMEOUT_S
         while not is_answering(self.api_url):
             if self.child is not None:
-                self.child.check()
+                self.child.raise_if_ended()
             if time.monotonic() > deadline:
                 raise ServerError(f"no Prefect server at {self.api_url} after {START_TIMEOUT_S:g} s")
             time.sleep(0.1)
@@ -125,7 +129,7 @@ class Server:
 
 
 def get_json(api_url: str, path: str) -> Any:
-    """The parsed response of the API to a GET. Raises OSError when there is none."""
+    """The parsed JSON response of the API to a GET. Raises OSError without a response, or for an HTTP error status."""
     handlers = [urllib.request.ProxyHandler({})] if LOOPBACK in api_url else []  # no proxy to this machine
     with urllib.request.build_opener(*handlers).open(f"{api_url}{path}", timeout=5) as response:
         return json.load(response)
@@ -146,18 +150,20 @@ def is_answering(api_url: str) -> bool:
 def local_server(
     home: Path, port: int | None = None, environment: Mapping[str, str] = MappingProxyType({})
 ) -> Iterator[Server]:
-    """A server on loopback with its database in ``home``; it may not answer yet, see ``Server.wait``.
+    """A Prefect server for use in a ``with`` block; it may not answer yet, see ``Server.wait_until_ready``.
 
-    Sets this process's environment for the block, so enter it before Prefect is imported. Uses the running server of
-    PREFECT_API_URL, or the one that `nightgraph serve` runs in the same home; else starts one on ``port`` (default: a
-    free one) with ``environment`` and stops it after the block. Raises ServerError when ``port`` is in use.
+    A running server is used if there is one: that of PREFECT_API_URL, or that of `nightgraph serve` in the same home.
+    Otherwise a server is started on the loopback interface and stopped after the block. Its database is in ``home``,
+    its ``port`` is by default a free one, and ``environment`` is added to its environment. Raises ServerError when
+    ``port`` is in use. The block sets this process's environment, so enter it before Prefect is imported.
     """
-    with _environment(ENVIRONMENT, NO_PROXY=_without_proxy("NO_PROXY"), no_proxy=_without_proxy("no_proxy")):
-        if url := find_running(home):
-            with _environment({}, PREFECT_API_URL=url):
-                yield Server(url)
+    with _environment(PREFECT_ENVIRONMENT, NO_PROXY=_without_proxy("NO_PROXY"), no_proxy=_without_proxy("no_proxy")):
+        running_url = find_running_api(home)
+        if running_url:
+            with _environment({}, PREFECT_API_URL=running_url):
+                yield Server(running_url)
             return
-        if port and not is_free(port):
+        if port and not is_port_free(port):
             raise ServerError(f"port {port} of {LOOPBACK} is taken by another program; choose another port")
         with _locked_home(home) as locked_home:
             port = port or free_port()
@@ -174,8 +180,8 @@ def local_server(
                     child.stop(STOP_TIMEOUT_S if server.is_ready else 0.0)  # a starting server ignores SIGTERM
 
 
-def find_running(home: Path) -> str | None:
-    """Address of a running API: PREFECT_API_URL, or the server of `nightgraph serve` in ``home``; None for neither."""
+def find_running_api(home: Path) -> str | None:
+    """Address of a running API: PREFECT_API_URL, or else the server of `nightgraph serve` in ``home``, or else None."""
     configured = os.environ.get("PREFECT_API_URL")
     url_file = home / "server.url"
     if configured and is_answering(configured):
@@ -187,13 +193,13 @@ def find_running(home: Path) -> str | None:
 
 
 def free_port() -> int:
-    """A TCP port of the loopback interface that is not in use."""
+    """A TCP port of the loopback interface that is not in use at the moment."""
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         return probe.getsockname()[1]
 
 
-def is_free(port: int) -> bool:
+def is_port_free(port: int) -> bool:
     """True when no program listens on the port."""
     with socket.socket() as probe:
         return probe.connect_ex((LOOPBACK, port)) != 0
@@ -211,7 +217,10 @@ def flush_to_server() -> None:
 
 @contextlib.contextmanager
 def _locked_home(home: Path) -> Iterator[Path]:
-    """``home``, locked; a temporary folder when another process's server uses it: SQLite serves one server only."""
+    """``home``, locked for the block; a temporary folder when another process's server holds the lock.
+
+    Two servers cannot share one SQLite database.
+    """
     home.mkdir(parents=True, exist_ok=True)
     try:
         lock = FileLock(home / "server.lock").acquire(timeout=0)
@@ -228,7 +237,7 @@ def _locked_home(home: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _environment(defaults: dict[str, str], **values: str) -> Iterator[None]:
-    """Sets ``values`` in this process's environment for the block, and ``defaults`` where it has no value."""
+    """Sets this process's environment for the block; ``defaults`` apply only to variables that are not set."""
     before = dict(os.environ)
     os.environ.update({**defaults, **before, **values})
     try:
@@ -239,4 +248,5 @@ def _environment(defaults: dict[str, str], **values: str) -> Iterator[None]:
 
 
 def _without_proxy(name: str) -> str:
+    """The value of the variable ``name`` (a list of hosts that need no proxy) with the loopback address added."""
     return ",".join(filter(None, (os.environ.get(name), LOOPBACK)))

@@ -1,4 +1,7 @@
-"""Rows of a query on the published copy, or on the warehouse, written as a table, as CSV or as JSON."""
+"""The command `nightgraph sql`: writes the rows of a query as a table, as CSV or as JSON.
+
+The query reads the published copy (the read-only database that each finished night replaces), or the warehouse itself.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ import duckdb
 from rich.console import Console
 from rich.table import Table
 
-from flows.terminal import cell
+from flows.terminal import format_cell
 from warehouse.connect import Warehouse
 from warehouse.publish import read_published
 
@@ -28,46 +31,50 @@ class QueryError(Exception):
     """DuckDB refused the statement; its message on one line."""
 
 
-def run(warehouse: Warehouse, statement: str, style: str, output: TextIO, screen: Console, now: bool = False) -> None:
-    """Writes the rows of ``statement`` to ``output`` as csv or json, or shows them on ``screen`` as a table.
+def run_query(
+    warehouse: Warehouse, statement: str, output_format: str, output: TextIO, screen: Console, now: bool = False
+) -> None:
+    """Writes the rows of ``statement`` to ``output`` for output_format csv or json, or to ``screen`` as a table.
 
-    It queries the published copy or, with ``now``, the warehouse itself: waits for its lock and releases it before it
-    writes. Raises QueryError for a statement that DuckDB refuses, NotPublishedError before the first publish.
+    The statement reads the published copy. With ``now`` it reads the warehouse itself: it waits for the lock, fetches
+    all rows, and releases the lock before it writes them. Raises QueryError for a statement that DuckDB refuses or that
+    has no rows, and NotPublishedError when no copy exists yet.
     """
-    with contextlib.ExitStack() as connection:
-        con = connection.enter_context(warehouse.read() if now else read_published(warehouse))
+    with contextlib.ExitStack() as stack:
+        con = stack.enter_context(warehouse.read() if now else read_published(warehouse))
         try:
             con.execute(statement)
             if not con.description:
-                raise QueryError("the statement gives no rows")
+                raise QueryError("the statement returns no rows")
             columns = [column[0] for column in con.description]
-            rows = fetched_rows(con)
+            rows = fetch_rows(con)
             if now:
                 rows = iter(list(rows))
-                connection.close()  # a slow reader of the output must not hold up nights and streams
-            write = {"csv": write_csv, "json": write_json}.get(style)
-            if write:
-                write(columns, rows, output)
+                stack.close()  # a slow reader of the output must not block nights and streams
+            if output_format == "csv":
+                write_csv(columns, rows, output)
+            elif output_format == "json":
+                write_json(columns, rows, output)
             else:
-                show(columns, rows, screen)
+                print_table(columns, rows, screen)
         except duckdb.Error as error:
             raise QueryError(one_line(error)) from error
 
 
-def fetched_rows(con: duckdb.DuckDBPyConnection) -> Iterator[tuple]:
-    """The rows of the statement that was executed last, one by one."""
+def fetch_rows(con: duckdb.DuckDBPyConnection) -> Iterator[tuple]:
+    """Iterator over the rows of the statement that was executed last; fetches ``BATCH_ROWS`` at a time."""
     while rows := con.fetchmany(BATCH_ROWS):
         yield from rows
 
 
 def one_line(error: duckdb.Error) -> str:
-    """DuckDB's message without its copy of the statement and without line breaks."""
+    """DuckDB's message on one line, without its quotation of the statement."""
     text = str(error).split("\n\nLINE ")[0]
     return " ".join(text.split())
 
 
 def write_csv(columns: list[str], rows: Iterator[tuple], output: TextIO) -> None:
-    """Writes RFC 4180: header, CRLF, quotes where needed; NULL is empty, times are ISO 8601, maps and lists JSON."""
+    """Writes CSV by RFC 4180, with a header. NULL is an empty field, times are ISO 8601, maps and lists are JSON."""
     writer = csv.writer(output)
     writer.writerow(columns)
     for row in rows:
@@ -75,30 +82,33 @@ def write_csv(columns: list[str], rows: Iterator[tuple], output: TextIO) -> None
 
 
 def write_json(columns: list[str], rows: Iterator[tuple], output: TextIO) -> None:
-    """Writes an array with one object per row; NULL, NaN and infinity are null, times are ISO 8601."""
+    """Writes a JSON array with one object per row. NULL, NaN and infinity become null, times ISO 8601."""
     separator = "["
     for row in rows:
-        output.write(separator + json.dumps(dict(zip(columns, map(plain, row), strict=True)), ensure_ascii=False))
+        output.write(
+            separator + json.dumps(dict(zip(columns, map(to_json_value, row), strict=True)), ensure_ascii=False)
+        )
         separator = ",\n "
     output.write("[]\n" if separator == "[" else "]\n")
 
 
-def show(columns: list[str], rows: Iterator[tuple], screen: Console) -> None:
-    """Prints a table of the first rows, numbers aligned to the right, and the number of other rows."""
-    first = list(islice(rows, SHOWN_ROWS))
-    output = Table(box=None, header_style="bold", pad_edge=False)
-    for number, column in enumerate(columns):
-        numeric = any(isinstance(row[number], (int, float, Decimal)) for row in first)
-        output.add_column(column, justify="right" if numeric else "left", overflow="fold")
-    for row in first:
-        output.add_row(*(cell(plain(v) if isinstance(v, (dict, list)) else v) for v in row))
-    screen.print(output, markup=False)
-    if more := sum(1 for _ in rows):
-        screen.print(f"… and {more} more rows; --csv and --json print all", style="dim")
+def print_table(columns: list[str], rows: Iterator[tuple], screen: Console) -> None:
+    """Prints a table of the first ``SHOWN_ROWS`` rows, numbers aligned to the right, and the number of other rows."""
+    shown_rows = list(islice(rows, SHOWN_ROWS))
+    grid = Table(box=None, header_style="bold", pad_edge=False)
+    for position, column in enumerate(columns):
+        is_numeric = any(isinstance(row[position], (int, float, Decimal)) for row in shown_rows)
+        grid.add_column(column, justify="right" if is_numeric else "left", overflow="fold")
+    for row in shown_rows:
+        grid.add_row(*(format_cell(to_json_value(v) if isinstance(v, (dict, list)) else v) for v in row))
+    screen.print(grid, markup=False)
+    n_more = sum(1 for _ in rows)
+    if n_more:
+        screen.print(f"… and {n_more} more rows; --csv and --json print all", style="dim")
 
 
-def plain(value: object) -> object:
-    """The value as one that JSON can hold."""
+def to_json_value(value: object) -> object:
+    """The value as a JSON value: NaN and infinity become null, times ISO 8601, bytes hex, other types text."""
     match value:
         case bool() | int() | str() | None:
             return value
@@ -109,9 +119,9 @@ def plain(value: object) -> object:
         case datetime() | date() | time():
             return value.isoformat()
         case dict():
-            return {str(plain(key)): plain(item) for key, item in value.items()}
+            return {str(to_json_value(key)): to_json_value(item) for key, item in value.items()}
         case list() | tuple():
-            return [plain(item) for item in value]
+            return [to_json_value(item) for item in value]
         case bytes():
             return value.hex()
         case _:
@@ -119,8 +129,9 @@ def plain(value: object) -> object:
 
 
 def _csv_field(value: object) -> object:
+    """The value as ``csv.writer`` should write it: maps and lists as JSON, booleans in lower case, times ISO 8601."""
     if isinstance(value, (dict, list, tuple)):
-        return json.dumps(plain(value), ensure_ascii=False)
+        return json.dumps(to_json_value(value), ensure_ascii=False)
     if isinstance(value, bool):
         return str(value).lower()
-    return value if isinstance(value, (int, float, str, Decimal)) or value is None else plain(value)
+    return value if isinstance(value, (int, float, str, Decimal)) or value is None else to_json_value(value)

@@ -1,4 +1,7 @@
-"""Stream: the events of an exchange as they happen, until it is stopped. It is no step of the night."""
+"""Stream: stores the events of an exchange as they happen, and optionally forecasts at the close of each bar.
+
+This flow is no step of the night (the run for one as-of date). It runs until it is stopped.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,9 @@ from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 
-from flows.parameters import WAREHOUSE, load_bybit_universe, open_warehouse
+from flows.parameters import WAREHOUSE_FIELD, load_bybit_universe, open_warehouse
 from flows.settings import load_settings
-from flows.terminal import log_to_screen, table
+from flows.terminal import log_to_screen, make_table
 from models.sessions import FAR_FUTURE
 from tasks.live.event_feed import EventConsumer, StoreOnly
 from tasks.live.job import StreamJob, StreamReport
@@ -24,7 +27,7 @@ from tasks.markets.bybit import Bybit
 from tasks.markets.bybit_ws import LIVE_URL
 from warehouse.universes import load_universe
 
-COUNTS = {"name": ("what", ""), "count": ("how many", ",d")}
+COUNT_COLUMNS = {"name": ("what", ""), "count": ("how many", ",d")}
 
 
 class StreamParameters(BaseModel):
@@ -33,46 +36,65 @@ class StreamParameters(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     universe: Annotated[str, Field(description="a universe of Bybit perpetuals")] = "crypto"
-    minutes: Annotated[float | None, Field(gt=0, description="how long; empty: until it is stopped")] = None
+    minutes: Annotated[
+        float | None, Field(gt=0, description="stop after so many minutes; empty: run until stopped")
+    ] = None
     url: Annotated[
         str | None,
-        Field(pattern=r"^wss?://\S+$", description="another websocket than Bybit's own; its rows get source=recorded"),
+        Field(pattern=r"^wss?://\S+$", description="websocket to use instead of Bybit's; its rows get source=recorded"),
     ] = None
     rest_url: Annotated[
-        str | None, Field(pattern=r"^https?://\S+$", description="the REST service that goes with url")
+        str | None,
+        Field(pattern=r"^https?://\S+$", description="REST service of that url, for missed trades and closed bars"),
     ] = None
     model: Annotated[
         str | None,
-        Field(description="a temporal graph network, to forecast at every close; empty: events are only stored"),
+        Field(description="a temporal graph network that forecasts at every close; empty: events are only stored"),
     ] = None
-    warehouse: Annotated[str | None, WAREHOUSE] = None
-    save_every_s: Annotated[float, Field(gt=0, le=3600, description="what a kill can cost, but for the trades")] = 5.0
-    book_every_ms: Annotated[int, Field(ge=1, description="a book gives one event in so many milliseconds")] = 1000
-    bound_ms: Annotated[int, Field(ge=0, le=60_000, description="how late an event may come after a newer one")] = 1000
+    warehouse: Annotated[str | None, WAREHOUSE_FIELD] = None
+    save_every_s: Annotated[
+        float, Field(gt=0, le=3600, description="interval between saves; a kill loses at most this much, and no trades")
+    ] = 5.0
+    book_every_ms: Annotated[
+        int, Field(ge=1, description="a symbol's order book is stored at most once per so many milliseconds")
+    ] = 1000
+    bound_ms: Annotated[
+        int, Field(ge=0, le=60_000, description="an event may arrive at most so long after a newer one")
+    ] = 1000
 
     @contextlib.contextmanager
     def job(self) -> Iterator[StreamJob]:
-        """The job of these parameters; its warehouse is migrated, its connections are open for the block."""
+        """The job of these parameters, for use in a ``with`` block; its warehouse is migrated.
+
+        Its connections are closed after the block. Raises SettingsError for a universe that is not Bybit's.
+        """
         warehouse = open_warehouse(load_settings(warehouse_url=self.warehouse))
         universe = load_bybit_universe(warehouse, self.universe, self.url, self.rest_url)
         today = datetime.now(UTC).date()
         symbols = {member.symbol for member in universe.members if (member.valid_to or date.max) > today}
-        options = self.model_dump(include={"model", "minutes", "save_every_s", "book_every_ms", "bound_ms"})
-        rest = Bybit(FAR_FUTURE, url=self.rest_url or REST_URL) if self.rest_url or not self.url else None
+        job_options = self.model_dump(include={"model", "minutes", "save_every_s", "book_every_ms", "bound_ms"})
+        has_rest = bool(self.rest_url) or not self.url  # another websocket than Bybit's has none by default
+        rest = Bybit(FAR_FUTURE, url=self.rest_url or REST_URL) if has_rest else None
         source = "recorded" if self.url else "live"
         try:
             yield StreamJob(
-                warehouse, universe.name, tuple(sorted(symbols)), source, self.url or LIVE_URL, rest, **options
+                warehouse,
+                universe.name,
+                tuple(sorted(symbols)),
+                source=source,
+                url=self.url or LIVE_URL,
+                rest=rest,
+                **job_options,
             )
         finally:
             if rest is not None:
                 rest.close()
 
-    def consumer(self, job: StreamJob) -> EventConsumer:
-        """The consumer of the events: the newest published fold of the model, or StoreOnly without a model."""
+    def event_consumer(self, job: StreamJob) -> EventConsumer:
+        """The consumer of the events: a network from its newest published fold, or StoreOnly without a model."""
         if self.model is None:
             return StoreOnly()
-        from tasks.live.network import LiveNetwork, published_fold  # torch takes seconds to import: only for forecasts
+        from tasks.live.network import LiveNetwork, published_fold  # imports torch, which takes seconds
 
         market = LiveMarket(job.warehouse, load_universe(job.warehouse, job.universe), job.source, job.rest)
         return LiveNetwork(published_fold(market, self.model), market, job.symbols)
@@ -80,15 +102,17 @@ class StreamParameters(BaseModel):
 
 @flow
 def stream(stream: StreamParameters = StreamParameters()) -> StreamReport:  # noqa: B008 (frozen; the UI's defaults)
-    """Stores the events of one universe as they happen; continues where the last run stopped."""
+    """Report of the run after it was stopped. Stores events of one universe; continues where the last run stopped."""
     with stream.job() as job:
-        return stream_events(job, stream.consumer(job))
+        return stream_events(job, stream.event_consumer(job))
 
 
 def run_stream(parameters: StreamParameters, screen: Console) -> None:
-    """Streams in this process, shows the progress, and prints the counts at the end."""
+    """Streams in this process, shows the progress, and prints the number of events of each kind at the end."""
     with parameters.job() as job, log_to_screen(job.warehouse.path.with_name(f"{job.warehouse.path.stem}.stream.log")):
-        report = stream_events(job, parameters.consumer(job))
+        report = stream_events(job, parameters.event_consumer(job))
     screen.print(f"{report.universe}, {report.source}, {report.seconds:.0f} s", style="bold", markup=False)
-    screen.print(table("Counts", COUNTS, [{"name": name, "count": count} for name, count in report.counts.items()]))
+    screen.print(
+        make_table("Counts", COUNT_COLUMNS, [{"name": name, "count": count} for name, count in report.counts.items()])
+    )
     screen.print(f"State: {job.state_file}", markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Output of the command line: step lines and progress bars on standard error, tables on standard output."""
+"""Terminal output of the commands: step lines and progress bars on standard error, tables on standard output."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from flows.progress import Report, log_lines, set_progress
+from flows.progress import ReportProgress, set_progress, start_log_lines
 
-ROOMS = ("flows", "tasks", "models", "warehouse")
-SHOWN_LOGGERS = (  # steps, progress, waits
+PACKAGES = ("flows", "tasks", "models", "warehouse")
+SHOWN_LOGGERS = (  # their INFO lines are shown: steps, progress, waits
     *("tasks.ledger", "tasks.events", "tasks.live.event_feed", "tasks.live.stream", "tasks.live.bar_closer"),
     *("flows.progress", "warehouse.connect"),
 )
@@ -26,7 +26,7 @@ NO_TERMINAL_WIDTH = 160
 
 
 def console(stderr: bool = False) -> Console:
-    """A console as wide as the terminal; without a terminal, as wide as COLUMNS or 160."""
+    """A console as wide as the terminal. Without a terminal, it is as wide as the variable COLUMNS, or 160."""
     screen = Console(stderr=stderr, highlight=False, soft_wrap=False)
     if not screen.is_terminal and "COLUMNS" not in screen._environ:
         screen.width = NO_TERMINAL_WIDTH
@@ -34,59 +34,63 @@ def console(stderr: bool = False) -> Console:
 
 
 class StepLines(logging.Handler):
-    """Prints the steps, waits and warnings of our packages as they happen, with the seconds since the start."""
+    """Prints log records of SHOWN_LOGGERS, and all warnings and errors, with the seconds since the handler was made."""
 
     def __init__(self, screen: Console) -> None:
         super().__init__(logging.INFO)
         self.screen = screen
-        self.started = time.perf_counter()
+        self.started_s = time.perf_counter()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Prints one record without its traceback, which goes to the log file."""
+        """Prints one record without its traceback; the log file has the traceback."""
         if record.levelno >= logging.WARNING or record.name in SHOWN_LOGGERS:
             colour = {logging.WARNING: "yellow", logging.ERROR: "red", logging.CRITICAL: "red"}.get(record.levelno, "")
-            elapsed = time.perf_counter() - self.started
-            self.screen.print(f"{elapsed:7.1f} s  {record.getMessage()}", style=colour, markup=False, soft_wrap=True)
+            elapsed_s = time.perf_counter() - self.started_s
+            self.screen.print(f"{elapsed_s:7.1f} s  {record.getMessage()}", style=colour, markup=False, soft_wrap=True)
 
 
 @contextlib.contextmanager
-def log_to_screen(log: Path) -> Iterator[None]:
-    """Shows step lines and progress on stderr for the block, and writes all records with tracebacks to ``log``.
+def log_to_screen(log_path: Path) -> Iterator[None]:
+    """Shows step lines and progress on standard error during the block, and writes all records to ``log_path``.
 
-    Enter it after Prefect is imported: the import configures logging anew.
+    The file also gets tracebacks and is overwritten. Enter the block after Prefect is imported, because the import of
+    Prefect replaces the logging configuration.
     """
     screen = console(stderr=True)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    log_file = logging.FileHandler(log, mode="w", encoding="utf-8")
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    log_file = logging.FileHandler(log_path, mode="w", encoding="utf-8")
     log_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     step_lines = StepLines(screen)
-    handlers: dict[str, list[logging.Handler]] = {name: [step_lines, log_file] for name in ROOMS}
+    handlers: dict[str, list[logging.Handler]] = {name: [step_lines, log_file] for name in PACKAGES}
     handlers["prefect"] = [log_file]
     with contextlib.ExitStack() as stack:
         stack.callback(log_file.close)
-        for name, handlers_of_room in handlers.items():
-            for handler in handlers_of_room:
+        for name, package_handlers in handlers.items():
+            for handler in package_handlers:
                 logging.getLogger(name).addHandler(handler)
                 stack.callback(logging.getLogger(name).removeHandler, handler)
-        for name in ROOMS:
+        for name in PACKAGES:
             logging.getLogger(name).setLevel(logging.INFO)
         if screen.is_terminal:
             set_progress(stack.enter_context(progress_bars(screen)))
-            stack.callback(set_progress, log_lines)
+            stack.callback(set_progress, start_log_lines)
         yield
 
 
 @contextlib.contextmanager
-def progress_bars(screen: Console) -> Iterator[Callable[[], Report]]:
-    """A factory of progress bars at the foot of the screen; a bar disappears when its work is done."""
+def progress_bars(screen: Console) -> Iterator[Callable[[], ReportProgress]]:
+    """A function that starts a progress bar at the foot of the screen; a bar disappears when its work is done.
+
+    Each call returns the callback of one bar, see ``flows/progress.py``.
+    """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=screen, transient=True) as display:
 
-        def start() -> Report:
-            bar = display.add_task("", total=None, visible=False)
+        def start() -> ReportProgress:
+            task_id = display.add_task("", total=None, visible=False)
 
             def report(done: int, total: int, label: str) -> None:
-                display.update(bar, description=label, completed=done, total=total, visible=done < total)
+                display.update(task_id, description=label, completed=done, total=total, visible=done < total)
 
             return report
 
@@ -94,23 +98,26 @@ def progress_bars(screen: Console) -> Iterator[Callable[[], Report]]:
 
 
 def silence_warnings() -> None:
-    """Hides the warnings of libraries, unless ``python -W`` sets a filter."""
+    """Hides Python warnings, unless ``python -W`` or PYTHONWARNINGS sets a filter."""
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
 
 
-def table(title: str, columns: dict[str, tuple[str, str]], rows: list[dict]) -> Table:
-    """A table of ``rows``; ``columns`` maps a row's key to its heading and format specification ("" for text)."""
-    output = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+def make_table(title: str, columns: dict[str, tuple[str, str]], rows: list[dict]) -> Table:
+    """A table of ``rows``; ``columns`` maps a key of the rows to (heading, format specification; "" for text)."""
+    grid = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
     for heading, spec in columns.values():
-        output.add_column(heading, justify="right" if spec else "left", no_wrap=True)
+        grid.add_column(heading, justify="right" if spec else "left", no_wrap=True)
     for row in rows:
-        output.add_row(*(cell(row[key], spec) for key, (_, spec) in columns.items()))
-    return output
+        grid.add_row(*(format_cell(row[key], spec) for key, (_, spec) in columns.items()))
+    return grid
 
 
-def cell(value: object, spec: str = "") -> str:
-    """One value as the text of a table's cell: empty for NULL; a time at midnight is shown as its date."""
+def format_cell(value: object, spec: str = "") -> str:
+    """The text of a table cell: empty for None; floats with six significant digits unless ``spec`` says otherwise.
+
+    A datetime at midnight is shown as its date.
+    """
     if value is None:
         return ""
     if spec:

@@ -1,11 +1,11 @@
-"""Train: every network of the night, on the folds that are due."""
+"""Train, a step of the night (the run for one as-of date): fits the networks and forecasts with them."""
 
 from __future__ import annotations
 
 from prefect import flow
 
 from flows.parameters import StepParameters
-from flows.progress import progress
+from flows.progress import start_progress
 from flows.settings import Profile, Settings, SettingsError
 from models import zoo
 from models.scoring.portfolio import Limits
@@ -17,26 +17,30 @@ from tasks.train import Recipe, TrialReport, contenders, load_training_data, tra
 
 @flow
 def train(step: StepParameters) -> list[TrialReport]:
-    """Fits the folds that are not in the cache, and forecasts the bars that have no forecast yet."""
+    """One report per model and seed. Fits the folds that are not stored yet, and forecasts the bars without a forecast.
+
+    Raises SettingsError for a model whose graph the profile does not build.
+    """
     settings = step.settings()
     night = step.open_night(settings)
     check_graphs(settings, step.universe)
     recipe = recipe_of(settings.profile(step.universe))
     with step_run(night, "train", settings.fingerprint(step.universe)):
-        models = [c.model for c in networks(contenders(night, settings.models, settings.seeds, recipe))]
+        models = [network.model for network in networks(contenders(night, settings.models, settings.seeds, recipe))]
         data = load_training_data(night, recipe, models)
         return [
-            train_model(night, data, model, seed, recipe, on_progress=progress())
+            train_model(night, data, model, seed, recipe, on_progress=start_progress())
             for model in models
             for seed in settings.seeds
         ]
 
 
 def check_graphs(settings: Settings, universe: str) -> None:
-    """Raises SettingsError for a model that reads a graph which the universe's profile does not build."""
+    """Raises SettingsError when a model of ``settings`` reads a graph that the universe's profile does not build."""
     graphs = settings.profile(universe).graph.graphs
     for model in settings.models:
-        graph = None if isinstance(zoo.entry(model), zoo.TradingRule) else zoo.graph_of(zoo.Spec(model))
+        is_rule = isinstance(zoo.find_entry(model), zoo.TradingRule)
+        graph = None if is_rule else zoo.graph_of(zoo.Spec(model))
         if graph is not None and graph not in graphs:
             profile = settings.universes[universe]
             raise SettingsError(
@@ -46,14 +50,17 @@ def check_graphs(settings: Settings, universe: str) -> None:
 
 
 def recipe_of(profile: Profile) -> Recipe:
-    """How a profile's networks are trained."""
+    """The training recipe of a profile: horizons, folds and training options."""
     return Recipe(
-        profile.horizons_bars, profile.class_horizon_bars, profile.folds.model_dump(), profile.train.model_dump()
+        profile.horizons_bars,
+        profile.class_horizon_bars,
+        folds=profile.folds.model_dump(),
+        train=profile.train.model_dump(),
     )
 
 
 def contenders_of(night: Night, settings: Settings) -> list[Contender]:
-    """The models of a night, with the trials that forecast for them."""
+    """The networks and trading rules of a night, each network with its trials (one per seed)."""
     recipe = recipe_of(settings.profile(night.universe.name))
     return contenders(night, settings.models, settings.seeds, recipe)
 

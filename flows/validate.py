@@ -1,4 +1,4 @@
-"""Validate: checks of the night's raw rows, which decide the rows that are used."""
+"""Validate, a step of the night (the run for one as-of date): checks raw rows before later steps may use them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from tasks.validate import ValidationReport, validate_night
 
 @flow
 def validate(step: StepParameters) -> ValidationReport:
-    """Writes verdicts on the night's delta to ``checks``, good rows to ``bars``, bad ones to ``quarantine``."""
+    """Counts of the night's delta: the received rows that no night has accepted yet.
+
+    Writes the verdicts of all rules to ``checks``, accepted rows to the store and rejected rows to ``quarantine``.
+    Raises NightBlockedError when a blocking rule fails; then no row is accepted.
+    """
     settings = step.settings()
     night = step.open_night(settings)
     with step_run(night, "validate", settings.fingerprint(step.universe)):

@@ -1,4 +1,4 @@
-"""Short names derived from content: the same content gives the same name on every machine."""
+"""Short names computed from content: the same content has the same name on every machine."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ import hashlib
 
 
 def short_hash(content: str | bytes) -> str:
-    """First 16 hex digits of the sha256 of ``content``; text as UTF-8."""
+    """The first 16 hex digits of the sha256 of ``content``. A text is hashed as UTF-8."""
     data = content.encode() if isinstance(content, str) else content
     return hashlib.sha256(data).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""The (time, asset, feature) cube with its mask: the data type that the other packages exchange.
+"""The panel: a cube of values (bar, asset, column) with a mask, the data type that the other packages exchange.
 
 Glossary: t bars, n assets, f columns.
 """
@@ -18,9 +18,11 @@ TS_TYPE = pa.timestamp("us", tz="UTC")
 class Panel:
     """Values of f columns for n assets at t bars.
 
-    ``ts`` (t,) datetime64[us], UTC bar open, strictly ascending. ``values`` (t, n, f) float64. ``mask`` (t, n) is True
-    where the asset has a bar; where it is False every value is NaN. A value may be NaN under a True mask (an indicator
-    that is still warming up).
+    ``ts`` (t,) datetime64[us], UTC: the open of each bar, strictly ascending. ``values`` (t, n, f) float64. ``mask``
+    (t, n) bool: True where the asset has a bar. Every value without a bar is NaN. A value of an existing bar can be
+    NaN, too: an indicator that is still warming up.
+
+    Raises ValueError for shapes that differ and for timestamps that do not ascend.
     """
 
     ts: np.ndarray
@@ -40,49 +42,49 @@ class Panel:
         return len(self.ts)
 
     def column(self, name: str) -> np.ndarray:
-        """One column, (t, n)."""
+        """The values of the column ``name``, (t, n). Raises ValueError for a column that the panel does not have."""
         return self.values[:, :, self.columns.index(name)]
 
-    def rows(self, start: int, stop: int) -> Panel:
-        """Bars [start, stop) by position."""
+    def slice_bars(self, start: int, stop: int) -> Panel:
+        """The panel of the bars at positions [start, stop)."""
         return Panel(self.ts[start:stop], self.symbols, self.columns, self.values[start:stop], self.mask[start:stop])
-
-    def until(self, last: np.datetime64) -> Panel:
-        """The bars whose open is at or before ``last``."""
-        return self.rows(0, int(np.searchsorted(self.ts, last, side="right")))
 
     @classmethod
     def from_table(
         cls, table: pa.Table, columns: Sequence[str], symbols: Sequence[str], ts: np.ndarray | None = None
     ) -> Panel:
-        """A panel from long rows (symbol, ts, *columns), one row per (symbol, ts), in any order.
+        """A panel from a long table (symbol, ts, *columns) with one row per (symbol, ts), in any order.
 
-        ``ts`` is the grid; the default is the distinct timestamps of the rows. Raises ValueError for a row whose
-        timestamp is not on the grid.
+        ``ts`` (t,), strictly ascending, is the grid of bars; the default is the distinct timestamps of the table. A bar
+        without a row is masked. Raises ValueError for a row whose timestamp is not on the grid, and KeyError for a
+        symbol that is not one of ``symbols``.
         """
         row_ts = table["ts"].to_numpy().astype("datetime64[us]")
         grid = np.unique(row_ts) if ts is None else np.asarray(ts, dtype="datetime64[us]")
-        i = np.searchsorted(grid, row_ts)
-        is_inside = i < len(grid)
-        if not is_inside.all() or not (grid[np.minimum(i, len(grid) - 1)] == row_ts).all():
+        bar = np.searchsorted(grid, row_ts)
+        is_inside = bar < len(grid)
+        if not is_inside.all() or not (grid[np.minimum(bar, len(grid) - 1)] == row_ts).all():
             raise ValueError("a row's timestamp is not on the panel's grid")
-        symbol_index = {symbol: k for k, symbol in enumerate(symbols)}
-        j = np.array([symbol_index[s] for s in table["symbol"].to_pylist()], dtype=np.int64)
+        asset_by_symbol = {symbol: k for k, symbol in enumerate(symbols)}
+        asset = np.array([asset_by_symbol[s] for s in table["symbol"].to_pylist()], dtype=np.int64)
         values = np.full((len(grid), len(symbols), len(columns)), np.nan)
         for k, name in enumerate(columns):
-            values[i, j, k] = table[name].to_numpy(zero_copy_only=False)
+            values[bar, asset, k] = table[name].to_numpy(zero_copy_only=False)
         mask = np.zeros(values.shape[:2], dtype=bool)
-        mask[i, j] = True
+        mask[bar, asset] = True
         return cls(grid, tuple(symbols), tuple(columns), values, mask)
 
     def to_table(self, first: int = 0) -> pa.Table:
-        """Long rows (symbol, ts, *columns) of the cells with a bar, from bar ``first`` on, sorted by (ts, symbol)."""
-        i, j = np.nonzero(self.mask[first:])
+        """A long table (symbol, ts, *columns): one row per existing bar of an asset, from bar position ``first`` on.
+
+        Rows are in the order of the bars, and within a bar in the order of ``symbols``. A NaN value becomes null.
+        """
+        bar, asset = np.nonzero(self.mask[first:])
         arrays = {
-            "symbol": pa.array(np.asarray(self.symbols, dtype=object)[j], pa.string()),
-            "ts": pa.array(self.ts[first:][i], pa.timestamp("us")).cast(TS_TYPE),
+            "symbol": pa.array(np.asarray(self.symbols, dtype=object)[asset], pa.string()),
+            "ts": pa.array(self.ts[first:][bar], pa.timestamp("us")).cast(TS_TYPE),
         }
-        cells = self.values[first:][i, j]
+        rows = self.values[first:][bar, asset]
         for k, name in enumerate(self.columns):
-            arrays[name] = pa.array(cells[:, k], pa.float64(), from_pandas=True)
+            arrays[name] = pa.array(rows[:, k], pa.float64(), from_pandas=True)
         return pa.table(arrays)

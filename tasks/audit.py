@@ -1,4 +1,8 @@
-"""The leak audit: stored rows of a night against the same rows computed again from the data up to random past bars."""
+"""The leak audit: compares stored rows of a night with the same rows recomputed without the data after a past bar.
+
+A night is the run for one as-of date. A cut is the past bar after which the data are left out. A stored row that
+differs from the recomputed one depends on later data.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ from models.graphs.context import SideInputs
 from models.graphs.liquidity import TradeRule
 from models.graphs.membership import membership_snapshot
 from models.graphs.snapshot import Snapshot
-from models.graphs.windowed import snapshots
+from models.graphs.windowed import build_snapshots
 from models.panel import Panel
 from models.scoring.folds import Fold
 from models.scoring.leaks import Comparison, compare
@@ -35,21 +39,21 @@ from warehouse.tables import replace_slice
 
 logger = logging.getLogger(__name__)
 
-TOLERANCE = 1e-9  # of features and edges
-FORECAST_TOLERANCE = 1e-6  # of single-precision networks
+VALUE_TOLERANCE = 1e-9  # absolute, for features and edge weights, which are computed in double precision
+FORECAST_TOLERANCE = 1e-6  # absolute, for forecasts, which networks compute in single precision
 
 
 @dataclass(frozen=True)
 class AuditReport:
-    """Number of cuts, and of rows compared over all of them."""
+    """Number of cuts, and number of rows compared over all cuts."""
 
     cuts: int
     rows_compared: int
 
 
 @dataclass(frozen=True, eq=False)
-class Stored:
-    """The night's stored features and snapshots, and the bars they were computed from."""
+class StoredRows:
+    """The night's stored features and snapshots (by graph), and the bars from which both were computed."""
 
     bars: Panel
     features: Panel
@@ -65,18 +69,21 @@ def audit_leaks(
     test_bars: int,
     dates: int = 2,
 ) -> AuditReport:
-    """Recomputes features, edges of windowed graphs and forecasts from the data up to a cut, at ``dates`` cuts.
+    """Recomputes features, edges of windowed graphs and forecasts from the data up to a cut, for ``dates`` cuts.
 
-    The cuts are sampled from the later half of the forecasts' decisions with a seed derived from the night. The verdict
-    on each subject is a row of ``leak_audit``; raises LeakFoundError, after writing them, when a subject differs.
-    ``graph``, the arguments of ``build_graphs``, and ``test_bars`` must be those of the stored graphs and folds.
+    The cuts are sampled without replacement from the later half of the decisions that every network has forecast; the
+    seed is derived from the night. ``graph`` holds the arguments with which ``build_graphs`` made the stored graphs,
+    ``test_bars`` is the length of the stored folds' test windows.
+
+    Each subject (the features, the edges of one graph, the forecasts of one trial) gets one row of ``leak_audit`` per
+    cut. All rows are written before LeakFoundError is raised for the subjects that differ.
     """
     edges = {name: load_snapshots(night, name) for name in windowed_rules(**graph)}
-    stored = Stored(load_bars(night), load_features(night), edges)
+    stored = StoredRows(load_bars(night), load_features(night), edges)
     contenders = networks(models)
     rows: list[Row] = []
-    for bar in _cuts(night, stored.bars, contenders, class_horizon, dates):
-        rows += _audit_cut(night, stored, contenders, graph, test_bars, bar)
+    for cut in _sample_cuts(night, stored.bars, contenders, class_horizon, dates):
+        rows += _audit_cut(night, stored, contenders, graph, test_bars, cut)
     with night.warehouse.write(f"leak audit of {night.universe.name}") as con:
         keys = {"night": night.as_of, **night.slice}
         replace_slice(con, "store.leak_audit", pa.Table.from_pylist(rows), **keys, run_id=night.run_id)
@@ -90,10 +97,16 @@ def audit_leaks(
     return report
 
 
-def _cuts(night: Night, bars: Panel, contenders: Sequence[Contender], class_horizon: int, dates: int) -> list[int]:
-    """Bar positions to cut after: decisions that every network forecast, from their later half, never the last one."""
-    closed_at = bar_closes(night.universe.calendar, night.universe.interval, bars.ts)
-    decisions = session_ends(night.universe.calendar, night.universe.interval, closed_at)
+def _sample_cuts(
+    night: Night, bars: Panel, contenders: Sequence[Contender], class_horizon: int, dates: int
+) -> list[int]:
+    """Positions of the bars to cut after, ascending, at most ``dates``.
+
+    They are sampled from the later half of the decisions that every network has forecast, without the last decision.
+    With one or two such decisions, all are candidates.
+    """
+    close_times = bar_closes(night.universe.calendar, night.universe.interval, bars.ts)
+    decisions = session_ends(night.universe.calendar, night.universe.interval, close_times)
     for contender in contenders:
         forecast = load_forecasts(night, contender, class_horizon, bars.ts)
         decisions = decisions[forecast.mask[decisions].any(axis=1)]
@@ -104,90 +117,102 @@ def _cuts(night: Night, bars: Panel, contenders: Sequence[Contender], class_hori
 
 def _audit_cut(
     night: Night,
-    stored: Stored,
+    stored: StoredRows,
     contenders: Sequence[Contender],
     graph: Mapping[str, Any],
     test_bars: int,
-    bar: int,
+    cut: int,
 ) -> list[Row]:
-    """One row per subject: the rows up to ``bar``, computed from the data up to it, against the stored rows."""
-    bars = stored.bars.rows(0, bar + 1)
+    """Verdicts, one row of ``leak_audit`` per subject, on the stored rows up to the bar at position ``cut``."""
+    bars = stored.bars.slice_bars(0, cut + 1)
+    cut_ts = bars.ts[-1]
     features = compute_features(bars, bar_closes(night.universe.calendar, night.universe.interval, bars.ts))
     rules = windowed_rules(**graph)
     panels = windowed_panels(night, rules, bars)
-    built = {name: snapshots(name, panels[name], rule) for name, rule in rules.items()}
-    members = {name: groups for name, groups in memberships(night).items() if name in graph["graphs"]}
-    graphs = [membership_snapshot(name, bars.ts[0], bars.symbols, groups) for name, groups in members.items()]
-    graphs += [snapshot for series in built.values() for snapshot in series]
-    before = stored.features.rows(0, bar + 1)
-    comparisons = {"features": compare(before.values, features.values, before.mask, features.mask, TOLERANCE)}
-    for name, series in built.items():
-        edges = _compare_edges(stored.snapshots[name], series, bars.ts[bar])
-        if edges.rows_compared or not isinstance(rules[name], TradeRule):  # there may be no trades up to a cut
+    recomputed = {name: build_snapshots(name, panels[name], rule) for name, rule in rules.items()}
+    groups_by_graph = {name: groups for name, groups in memberships(night).items() if name in graph["graphs"]}
+    graphs = [membership_snapshot(name, bars.ts[0], bars.symbols, groups) for name, groups in groups_by_graph.items()]
+    graphs += [snapshot for series in recomputed.values() for snapshot in series]
+    expected = stored.features.slice_bars(0, cut + 1)
+    comparisons = {"features": compare(expected.values, features.values, expected.mask, features.mask, VALUE_TOLERANCE)}
+    for name, series in recomputed.items():
+        edges = _compare_edges(stored.snapshots[name], series, cut_ts)
+        if edges.rows_compared or not isinstance(rules[name], TradeRule):  # there may be no trade up to the cut
             comparisons[f"{name} edges"] = edges
-    reads_events = any(zoo.network(contender.model).events for contender in contenders)
-    side_inputs = SideInputs(graphs, load_bar_events(night, bars.ts[bar]) if reads_events else None)
+    reads_events = any(zoo.find_network(contender.model).reads_events for contender in contenders)
+    side_inputs = SideInputs(graphs, load_bar_events(night, cut_ts) if reads_events else None)
     for contender in contenders:
         for trial_id in contender.trial_ids:
             subject = f"predictions of {contender.model}, trial {trial_id}"
             comparisons[subject] = _compare_forecasts(night, trial_id, features, side_inputs, test_bars)
-    return [_verdict(subject, bars.ts[bar], comparison) for subject, comparison in comparisons.items()]
+    return [_verdict(subject, cut_ts, comparison) for subject, comparison in comparisons.items()]
 
 
-def _compare_edges(stored: Sequence[Snapshot], again: Sequence[Snapshot], last: np.datetime64) -> Comparison:
-    """Compares every snapshot and edge up to ``last`` that either side has, by (as_of, src, dst)."""
-    sides = [_edges(s for s in side if s.as_of <= last) for side in (stored, again)]
-    union, row = np.unique(np.concatenate([keys for keys, _ in sides]), axis=0, return_inverse=True)
-    values = np.full((2, len(union), 1), np.nan)
-    mask = np.zeros((2, len(union)), dtype=bool)
-    rows = np.split(row, [len(sides[0][0])])
-    for k, (_, weight) in enumerate(sides):
-        values[k, rows[k], 0] = weight
-        mask[k, rows[k]] = True
-    return compare(values[0], values[1], mask[0], mask[1], TOLERANCE)
+def _compare_edges(stored: Sequence[Snapshot], recomputed: Sequence[Snapshot], last: np.datetime64) -> Comparison:
+    """Compares every edge with as_of ≤ ``last`` that is stored or recomputed, by (as_of, src, dst).
+
+    A snapshot counts as one more row, so that a missing snapshot is noticed even if it has no edge.
+    """
+    stored_keys, stored_weight = _edge_table(s for s in stored if s.as_of <= last)
+    recomputed_keys, recomputed_weight = _edge_table(s for s in recomputed if s.as_of <= last)
+    keys, row = np.unique(np.concatenate([stored_keys, recomputed_keys]), axis=0, return_inverse=True)
+    stored_row = row[: len(stored_keys)]
+    recomputed_row = row[len(stored_keys) :]
+    weights = np.full((2, len(keys), 1), np.nan)
+    weights[0, stored_row, 0] = stored_weight
+    weights[1, recomputed_row, 0] = recomputed_weight
+    exists = np.zeros((2, len(keys)), dtype=bool)
+    exists[0, stored_row] = True
+    exists[1, recomputed_row] = True
+    return compare(weights[0], weights[1], exists[0], exists[1], VALUE_TOLERANCE)
 
 
-def _edges(snapshots: Iterable[Snapshot]) -> tuple[np.ndarray, np.ndarray]:
-    """Edges of the snapshots as (as_of in microseconds, src, dst), (e, 3), and their weights, (e,).
+def _edge_table(snapshots: Iterable[Snapshot]) -> tuple[np.ndarray, np.ndarray]:
+    """Keys (as_of in epoch microseconds, src, dst), (e, 3) int64, and weights, (e,), of the edges of the snapshots.
 
     Each snapshot adds the edge (−1, −1) with its number of edges as weight, so that an empty snapshot counts too.
     """
-    parts = []
+    keys = [np.zeros((0, 3), dtype=np.int64)]
+    weights = [np.zeros(0)]
     for s in snapshots:
         as_of = np.full(len(s.src) + 1, s.as_of.astype(np.int64))
-        keys = np.column_stack((as_of, np.append(s.src, -1), np.append(s.dst, -1)))
-        parts.append((keys, np.append(s.weight, len(s.src))))
-    all_keys, weights = zip((np.zeros((0, 3), dtype=np.int64), np.zeros(0)), *parts, strict=False)
-    return np.concatenate(all_keys), np.concatenate(weights)
+        keys.append(np.column_stack((as_of, np.append(s.src, -1), np.append(s.dst, -1))))
+        weights.append(np.append(s.weight, len(s.src)))
+    return np.concatenate(keys), np.concatenate(weights)
 
 
 def _compare_forecasts(
     night: Night, trial_id: str, features: Panel, side_inputs: SideInputs, test_bars: int
 ) -> Comparison:
-    """Compares the stored forecasts of the last bar of ``features`` with those that the fold's model file makes."""
+    """Compares the stored forecasts of the last bar of ``features`` with the forecasts of the fold's model file.
+
+    A row is one (asset, horizon) and has the FORECAST_COLUMNS.
+    """
     ts = features.ts[-1]
     keys = {**night.slice, "trial_id": trial_id, "ts": utc_datetime(ts)}
     fold = night.warehouse.query("fold_at", **keys).to_pylist()[0]
     start = int(np.searchsorted(features.ts, np.datetime64(fold["test_start"].replace(tzinfo=None), "us")))
     window = Fold(fold["fold"], np.zeros(0, dtype=np.int64), start, start, start + test_bars, 0)
-    again = predict_fold(night.warehouse.artifacts / fold["artifact"], features, side_inputs, window, len(features) - 1)
-    shape = (len(again.symbols), len(again.horizons), len(FORECAST_COLUMNS))
-    values = np.empty(shape)
-    values[:, :, : len(PROBABILITIES)] = again.probabilities[0][:, None, :]
-    values[:, :, -2] = again.returns[0]
-    values[:, :, -1] = again.volatility[0][:, None]
+    artifact = night.warehouse.artifacts / fold["artifact"]
+    predictions = predict_fold(artifact, features, side_inputs, window, len(features) - 1)
+    shape = (len(predictions.symbols), len(predictions.horizons), len(FORECAST_COLUMNS))
+    recomputed = np.empty(shape)
+    recomputed[:, :, : len(PROBABILITIES)] = predictions.probabilities[0][:, None, :]
+    recomputed[:, :, FORECAST_COLUMNS.index("expected_return")] = predictions.returns[0]
+    recomputed[:, :, FORECAST_COLUMNS.index("expected_volatility")] = predictions.volatility[0][:, None]
     stored = np.full(shape, np.nan)
     is_stored = np.zeros(shape[:2], dtype=bool)
     rows = night.warehouse.query("forecasts_at", **keys)
-    i = np.array([again.symbols.index(s) for s in rows["symbol"].to_pylist()], dtype=np.int64)
-    h = np.array([again.horizons.index(x) for x in rows["horizon_bars"].to_pylist()], dtype=np.int64)
-    stored[i, h] = np.column_stack([rows[name].to_numpy() for name in FORECAST_COLUMNS])
-    is_stored[i, h] = True
-    valid = np.repeat(again.valid[0][:, None], shape[1], axis=1)
-    return compare(stored, values, is_stored, valid, FORECAST_TOLERANCE)
+    asset = np.array([predictions.symbols.index(s) for s in rows["symbol"].to_pylist()], dtype=np.int64)
+    horizon = np.array([predictions.horizons.index(h) for h in rows["horizon_bars"].to_pylist()], dtype=np.int64)
+    stored[asset, horizon] = np.column_stack([rows[name].to_numpy() for name in FORECAST_COLUMNS])
+    is_stored[asset, horizon] = True
+    is_recomputed = np.repeat(predictions.valid[0][:, None], shape[1], axis=1)
+    return compare(stored, recomputed, is_stored, is_recomputed, FORECAST_TOLERANCE)
 
 
 def _verdict(subject: str, cut: np.datetime64, comparison: Comparison) -> Row:
+    """The row of ``leak_audit``, without its keys, for one subject and the open time of the cut's bar."""
     message = (
         f"{comparison.rows_compared} rows are the same without the bars after the cut"
         if comparison.passed

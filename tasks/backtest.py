@@ -1,4 +1,7 @@
-"""Backtests of a night: every model over the same out-of-sample window, and the leaderboard of the results."""
+"""Backtests of a night (the run for one as-of date): all models over one out-of-sample window, and their leaderboard.
+
+Glossary: t bars, n assets, d decisions. A decision is made at the close of the bar that ends a session.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +21,12 @@ from models.hashing import short_hash
 from models.panel import Panel
 from models.scoring.costs import Costs
 from models.scoring.portfolio import Limits
-from models.scoring.simulate import by_session, simulate
+from models.scoring.simulate import aggregate_by_session, simulate
 from models.sessions import bars_per_session
 from tasks.forecasts import Contender, load_forecasts, networks
-from tasks.leaderboard import FILL, Row, Run, leaderboard, store_runs
+from tasks.leaderboard import FILL, BacktestRun, Row, leaderboard, store_runs
 from tasks.night import Night
-from tasks.panels import PERPETUALS
+from tasks.panels import PERPETUAL_CALENDAR
 from tasks.portfolio_inputs import (
     Asset,
     PortfolioInputs,
@@ -39,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class BacktestReport:
-    """Number of models and sessions scored, the span of the sessions, and the best model."""
+    """Numbers of models and of sessions scored, the first and last session, and the best-ranked model."""
 
     models: int
     sessions: int
@@ -49,17 +52,18 @@ class BacktestReport:
 
 
 @dataclass(frozen=True, eq=False)
-class Portfolio:
-    """Target ``weights`` (d, n) of ``asset`` at each decision; a row of NaN changes nothing.
+class TargetPortfolio:
+    """What one model wants to hold: ``weights`` (d, n) of the assets of ``asset`` at each decision.
 
-    ``terms`` distinguish it from other portfolios of the same model; ``guard`` holds arguments of the simulation.
+    A row of NaN means no order. ``terms`` are the settings, such as limits, that identify the portfolio among those of
+    the same model. ``risk_options`` are the arguments of ``simulate`` for the drawdown limit.
     """
 
     contender: Contender
     asset: Asset
     weights: np.ndarray
     terms: Row = field(default_factory=dict)
-    guard: Row = field(default_factory=dict)
+    risk_options: Row = field(default_factory=dict)
 
 
 @task(name="run backtests", cache_policy=NO_CACHE, persist_result=False)
@@ -68,11 +72,12 @@ def run_backtests(
 ) -> BacktestReport:
     """Scores ``models`` from the first session that all networks forecast; writes curves, metrics and leaderboard.
 
-    Networks hold the weights that ``limits`` derive from their forecasts ``class_horizon`` bars ahead; rules hold their
-    own weights, computed on sessions. Rows of earlier nights stay unchanged unless a restated bar changes them.
-    ``risk_free`` is a rate per year: 0, because cash earns nothing in the simulation.
+    A network holds the weights that ``limits`` derive from its forecasts ``class_horizon`` bars ahead. A rule holds its
+    own weights, which it computes from session returns. Rows of earlier nights stay unchanged unless a bar was
+    restated. ``risk_free`` is a rate per year; the default is 0 because cash earns nothing in the simulation. Raises
+    NoForecastsError for a network without predictions.
     """
-    contenders = [Contender(*m) for m in models]
+    contenders = [Contender(*fields) for fields in models]
     inputs = load_portfolio_inputs(night)
     forecasts = {c.model: load_forecasts(night, c, class_horizon, inputs.ts) for c in networks(contenders)}
     first = _first_decision(inputs, list(forecasts.values()), limits)
@@ -93,37 +98,43 @@ def run_backtests(
 
 
 def _first_decision(inputs: PortfolioInputs, forecasts: Sequence[Panel], limits: Limits) -> int:
-    """The first decision that every network forecasts; without networks, the first after a correlation window."""
+    """Position in ``inputs.decisions`` of the first decision that every network forecasts.
+
+    Without networks it is the first decision after a correlation window, or the last one if the history is shorter.
+    """
     last = len(inputs.decisions) - 1
     if not forecasts:
         return min(limits.correlation_sessions, last)
-    start = max(int(f.mask.any(axis=1).argmax()) for f in forecasts)
-    return min(int(np.searchsorted(inputs.decisions, start)), last)
+    first_bar = max(int(f.mask.any(axis=1).argmax()) for f in forecasts)
+    return min(int(np.searchsorted(inputs.decisions, first_bar)), last)
 
 
 def _network_portfolio(
     night: Night, inputs: PortfolioInputs, contender: Contender, forecast: Panel, limits: Limits, first: int
-) -> Portfolio:
-    cooldown = limits.cooldown_sessions * bars_per_session(night.universe.interval)
-    return Portfolio(
-        contender,
-        inputs.members,
-        forecast_weights(inputs, forecast, limits, first),
-        {"limits": asdict(limits)},
-        {"drawdown_trigger": limits.drawdown_trigger, "cooldown_bars": cooldown},
+) -> TargetPortfolio:
+    """The portfolio of a network's forecast, from decision ``first`` on."""
+    cooldown_bars = limits.cooldown_sessions * bars_per_session(night.universe.interval)
+    return TargetPortfolio(
+        contender=contender,
+        asset=inputs.members,
+        weights=forecast_weights(inputs, forecast, limits, first),
+        terms={"limits": asdict(limits)},
+        risk_options={"drawdown_trigger": limits.drawdown_trigger, "cooldown_bars": cooldown_bars},
     )
 
 
-def _rule_portfolio(inputs: PortfolioInputs, contender: Contender, first: int) -> Portfolio:
-    rule = zoo.rule(contender.model)
+def _rule_portfolio(inputs: PortfolioInputs, contender: Contender, first: int) -> TargetPortfolio:
+    """The portfolio of a trading rule, from decision ``first`` on."""
+    rule = zoo.find_rule(contender.model)
     asset = inputs.benchmark if rule.benchmark_only else inputs.members
     weights = rule.weights(session_bars(asset, inputs.decisions))[first:]
-    if rule.benchmark_only:  # bought once: to rebalance a single asset would only trade its own costs
+    if rule.benchmark_only:  # bought once: rebalancing a single asset would only cost fees
         weights[1:] = np.nan
-    return Portfolio(contender, asset, weights)
+    return TargetPortfolio(contender, asset, weights)
 
 
-def _simulate(night: Night, inputs: PortfolioInputs, portfolio: Portfolio, first: int) -> Run:
+def _simulate(night: Night, inputs: PortfolioInputs, portfolio: TargetPortfolio, first: int) -> BacktestRun:
+    """The simulated portfolio from decision ``first`` on, aggregated by session."""
     universe = night.universe
     asset = portfolio.asset
     contender = portfolio.contender
@@ -133,16 +144,16 @@ def _simulate(night: Night, inputs: PortfolioInputs, portfolio: Portfolio, first
     target[decisions] = portfolio.weights
     funding = None
     coverage = math.nan
-    if universe.calendar == PERPETUALS:
+    if universe.calendar == PERPETUAL_CALENDAR:
         funding = funding_by_bar(night, inputs, asset.bars.symbols)[start:]
-        coverage = funding_coverage(funding[1:], asset.bars.mask[start + 1 :], inputs.closed_at[start + 1 :])
-    path = simulate(
-        asset.opens[start:],
-        asset.closes[start:],
+        coverage = funding_coverage(funding[1:], asset.bars.mask[start + 1 :], inputs.close_times[start + 1 :])
+    simulation = simulate(
+        asset.open_index[start:],
+        asset.close_index[start:],
         target[start:],
         costs=Costs.from_bps(universe.commission_bps, universe.slippage_bps),
         funding=funding,
-        **portfolio.guard,
+        **portfolio.risk_options,
     )
     identity = {
         **night.slice,
@@ -154,7 +165,15 @@ def _simulate(night: Night, inputs: PortfolioInputs, portfolio: Portfolio, first
         "start": str(inputs.ts[start]),
     }
     backtest_id = short_hash(json.dumps(identity, sort_keys=True))
-    sessions = by_session(path, decisions - start)
-    held = np.where(path.flat[decisions - start][:, None], 0.0, portfolio.weights)
-    limits = portfolio.terms.get("limits", {})
-    return Run(contender, backtest_id, limits, inputs.ts[decisions], sessions, asset.bars.symbols, held, coverage)
+    session_end_bars = decisions - start
+    is_in_cash = simulation.is_flat[session_end_bars]
+    return BacktestRun(
+        contender=contender,
+        backtest_id=backtest_id,
+        limits=portfolio.terms.get("limits", {}),
+        ts=inputs.ts[decisions],
+        sessions=aggregate_by_session(simulation, session_end_bars),
+        symbols=asset.bars.symbols,
+        weights=np.where(is_in_cash[:, None], 0.0, portfolio.weights),
+        funding_coverage=coverage,
+    )

@@ -1,36 +1,38 @@
-"""The tasks room's error tree.
+"""The errors that the tasks raise.
+
+A night is the run for one as-of date; a tape is a folder of recorded market data that takes the place of a market.
 
 TaskError
 ├── MarketError                 an outside market did not return what was requested
 │   ├── NoNetworkError          no address outside this machine responds
-│   ├── OutageError             temporary: retried with back-off, then by the task
+│   ├── OutageError             temporary: the client retries the request with back-off, then the task is retried
 │   │   ├── RateLimitedError    HTTP 429, Bybit 10006
-│   │   └── MarketDownError     an outage of so many symbols that the night cannot go on
+│   │   └── MarketDownError     an outage for so many symbols that the night cannot go on
 │   ├── ForbiddenError          HTTP 403: rate limit or region, the response does not tell which; not retried at once
 │   ├── UnknownSymbolError      the market does not list the symbol
-│   ├── NoPricesError           the symbol is listed, but has no bar in the requested span
+│   ├── NoPricesError           the symbol is listed, but has no bar in the requested time range
 │   ├── RefusedError            any other refusal, with the market's own code
 │   ├── MalformedAnswerError    a response that does not have the documented shape
-│   ├── NightOutOfRangeError    a date this source has no market for
-│   ├── UnknownSourceError      a source that is neither live, recorded nor simulated
-│   ├── UnknownProviderError    a provider that session.py does not register
+│   ├── NightOutOfRangeError    the source has no market for this date
+│   ├── UnknownSourceError      the source is neither live, recorded nor simulated
+│   ├── UnknownProviderError    the provider is not registered in session.py
 │   ├── OnlyRecordedError       a live or simulated night of a provider that has only recordings
 │   └── TapeError
 │       ├── TapeMissingError    the folder, or the requested file in it, does not exist
 │       └── TapeMalformedError  a file that does not have the documented layout
 ├── TooManyBadSymbolsError      more symbols failed than a night may lose
-├── NightBlockedError           a blocking rule of the validation failed; nothing of the night was accepted
-├── NoBarsError                 the warehouse holds no usable bars of the universe to compute on
+├── NightBlockedError           validation failed and accepted no row, or the night is not fit to publish
+├── NoBarsError                 the warehouse has no bars of the universe, or bars where its calendar has none
 ├── NoFoldsError                the history is too short for a single walk-forward fold
-├── NoForecastsError            a model has no stored predictions, or a night has no network for signals
-├── NoModelError                no published fold of the requested model, or a model that is never fitted
-├── SourceMismatchError         a night of one source would write rows of another source
-└── LeakFoundError              a stored row differs when recomputed without later data
+├── NoForecastsError            a model has no stored predictions, or a night has no network or session for signals
+├── NoModelError                no published fold of the requested model, or a model that is not a network
+├── SourceMismatchError         the night is live and has a tape, or is recorded and has none
+└── LeakFoundError              the audit found a stored row that differs when recomputed without later data
 """
 
 
 class TaskError(Exception):
-    """A step of the night that could not be done."""
+    """A step of the night failed."""
 
 
 class MarketError(TaskError):
@@ -42,7 +44,7 @@ class NoNetworkError(MarketError):
 
 
 class OutageError(MarketError):
-    """The market did not respond, or only in part; the same request may work later."""
+    """The market did not respond, or its response was incomplete; the same request may work later."""
 
 
 class RateLimitedError(OutageError):
@@ -62,11 +64,11 @@ class UnknownSymbolError(MarketError):
 
 
 class NoPricesError(MarketError):
-    """The symbol is listed, but the market has no bar in the requested span."""
+    """The symbol is listed, but the market has no bar in the requested time range."""
 
 
 class RefusedError(MarketError):
-    """The market refused the request for a reason of its own."""
+    """The market refused the request for a reason that no other error covers; the message has the market's code."""
 
 
 class MalformedAnswerError(MarketError):
@@ -78,7 +80,7 @@ class NightOutOfRangeError(MarketError):
 
 
 class UnknownSourceError(MarketError):
-    """A source that is neither live, recorded nor simulated."""
+    """The source is neither live, recorded nor simulated."""
 
 
 class UnknownProviderError(MarketError):
@@ -106,7 +108,7 @@ class TooManyBadSymbolsError(TaskError):
 
 
 class NightBlockedError(TaskError):
-    """A blocking data rule failed, or too much of the night's data went to quarantine."""
+    """A blocking rule failed, too many rows would be quarantined, or the night is not validated and audited."""
 
 
 class NoBarsError(TaskError):
@@ -118,11 +120,11 @@ class NoFoldsError(TaskError):
 
 
 class NoForecastsError(TaskError):
-    """A model has no predictions to score, or the night has none to publish."""
+    """A model has no stored predictions, or the night has no network or no closed session for signals."""
 
 
 class NoModelError(TaskError):
-    """No published night has a fold of the model, or it is no network of the zoo."""
+    """No published night has a fold of the model, or the model is not a network of the zoo."""
 
 
 class SourceMismatchError(TaskError):

@@ -1,4 +1,7 @@
-"""Stored events as rows of MARKET_ROW, the form that a network's event builder takes."""
+"""Stored events as rows of MARKET_ROW, the array type from which networks' events are built.
+
+Glossary: e events.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,11 @@ import pyarrow.compute as pc
 
 from models.graphs.events import EVENT_KINDS
 from models.graphs.market_stream import BUILDERS, EVENT_VALUES, MARKET_ROW
-from tasks.markets.bybit_frames import MAX_RATE, MAX_VALUE, MIN_VALUE
+from tasks.markets.bybit_frames import MAX_ABS_FUNDING_RATE, MAX_VALUE, MIN_VALUE
 
 logger = logging.getLogger(__name__)
 
-VALUES_BY_KIND = {  # columns that an event of the kind must fill
+VALUES_BY_KIND = {  # the columns in which an event of the kind must have a value within range
     "trade": ("price", "size"),
     "liquidation": ("price", "size"),
     "book": ("bid", "ask", "bid_size", "ask_size"),
@@ -25,30 +28,41 @@ VALUES_BY_KIND = {  # columns that an event of the kind must fill
 
 
 def readable_rows(table: pa.Table, symbols: Sequence[str]) -> np.ndarray:
-    """``market_rows`` without the rows that no event can be built from; a warning states their number."""
+    """The rows of ``market_rows`` from which an event can be built; a warning states the number of the others."""
     rows = market_rows(table, symbols)
     readable = is_readable(rows)
     if not readable.all():
         first = rows[~readable][0]
+        n_unreadable = (~readable).sum()
+        symbol = symbols[first["symbol"]]
         logger.warning(
             "%d of %d stored events cannot be read and are left out; the first is one of %s at %s",
-            *((~readable).sum(), len(rows), symbols[first["symbol"]], first["t"].astype("datetime64[us]")),
+            *(n_unreadable, len(rows), symbol, first["t"].astype("datetime64[us]")),
         )
     return rows[readable]
 
 
 def is_readable(rows: np.ndarray) -> np.ndarray:
-    """True (e,) where a row of MARKET_ROW has every value that its kind needs, within the range of a feature."""
+    """Boolean mask (e,), True where a row of MARKET_ROW has every value that its kind needs, within range.
+
+    The range is [MIN_VALUE, MAX_VALUE), from 0 for the sizes of a book; rates lie in [−MAX_RATE, MAX_RATE].
+    """
     readable = (rows["t"] >= 0) & np.isin(rows["kind"], [EVENT_KINDS.index(kind) for kind in BUILDERS])
     for kind, names in VALUES_BY_KIND.items():
         for name in names:
-            lowest = 0.0 if name in ("bid_size", "ask_size") else MIN_VALUE
-            readable &= (rows["kind"] != EVENT_KINDS.index(kind)) | ((rows[name] >= lowest) & (rows[name] < MAX_VALUE))
-    return readable & (np.abs(rows["rate"]) <= MAX_RATE)
+            min_value = 0.0 if name in ("bid_size", "ask_size") else MIN_VALUE
+            is_in_range = (rows[name] >= min_value) & (rows[name] < MAX_VALUE)
+            readable &= (rows["kind"] != EVENT_KINDS.index(kind)) | is_in_range
+    return readable & (np.abs(rows["rate"]) <= MAX_ABS_FUNDING_RATE)
 
 
 def market_rows(table: pa.Table, symbols: Sequence[str]) -> np.ndarray:
-    """Rows of MARKET_ROW (e,) of a table of EVENT_ROWS, in its order; ``key`` is the hash of an event's identity."""
+    """Rows of MARKET_ROW (e,) of a table of EVENT_SCHEMA, in the same order.
+
+    ``t`` and ``next_t`` are epoch microseconds; ``next_t`` is ``t`` where it is null. ``kind`` and ``symbol`` are
+    positions in EVENT_KINDS and ``symbols``; an unknown kind is −1. ``side`` is −1 for a sell, otherwise 1. Other
+    missing values are 0. ``key`` is a hash of the event's kind, symbol, time and id.
+    """
     rows = np.zeros(table.num_rows, MARKET_ROW)
     ts = table["ts"].cast(pa.timestamp("us")).to_numpy()
     rows["t"] = ts.astype(np.int64)
@@ -65,6 +79,6 @@ def market_rows(table: pa.Table, symbols: Sequence[str]) -> np.ndarray:
 
 
 def _keys(table: pa.Table) -> np.ndarray:
-    """64-bit hashes (e,) of kind, symbol, time and id: the same on every machine and in every run."""
+    """64-bit hashes (e,) of kind, symbol, time and id, the same on every machine and in every run."""
     parts = [table["kind"], table["symbol"], table["ts"].cast(pa.int64()).cast(pa.string()), table["event_id"]]
     return pd.util.hash_array(pc.binary_join_element_wise(*parts, " ").to_numpy().astype(object))

@@ -1,4 +1,7 @@
-"""The archive job: days of Bybit's trades and open interest, downloaded and stored as events."""
+"""The archive job: downloads days of Bybit's trades and open interest, and stores them as events.
+
+A night is the run for one as-of date; it reads the events received up to its clock.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +28,10 @@ VENUE = "bybit"
 
 @dataclass(frozen=True)
 class ArchiveJob:
-    """What to fetch: the trades of each (UTC day, symbol) in ``files``, with ``rest`` also the hourly open interest.
+    """What to fetch and where to store it.
 
-    ``source`` is the one that the events are stored under, ``universe`` the one whose nights read them.
+    The job fetches the trades of each (UTC day, symbol) in ``files``, and the hourly open interest if ``rest``, a
+    client of the REST service, is given. The events are stored under ``source``. Nights of ``universe`` read them.
     """
 
     warehouse: Warehouse
@@ -41,54 +45,57 @@ class ArchiveJob:
 def store_archived_events(
     job: ArchiveJob, on_progress: Callable[[int, int, str], None] = lambda *_: None
 ) -> dict[tuple[date, str], int]:
-    """Number of new events by day and symbol; events that the stream or an earlier run has stored do not count.
+    """Number of new events by (day, symbol); an event that is stored already does not count.
 
-    Live events count as received when they are written; recorded ones at the end of their day, but after the clock of
-    the universe's newest published night. So no published night misses an event that its clock covers. A day that the
-    archive lacks is skipped; after the last file, NoPricesError names all skipped ones. Any other error of
-    ``TradeArchive.trades`` ends the job, and the events written before it stay.
+    A live event counts as received when it is written. A recorded event counts as received at the end of its day, or
+    just after the clock of the universe's newest published night if that is later. So a published night has read every
+    event received by its clock. A file that the archive lacks is skipped; after the last file, NoPricesError names all
+    skipped files. Any other error of ``TradeArchive.trades`` ends the job; events written before it stay stored.
     """
-    new: dict[tuple[date, str], int] = {}
+    n_new: dict[tuple[date, str], int] = {}
     missing: list[str] = []
     for k, (day, symbol) in enumerate(job.files):
         on_progress(k, len(job.files), f"{symbol} {day}")
         try:
-            new[day, symbol] = _store_day(job, symbol, day)
+            n_new[day, symbol] = _store_day(job, symbol, day)
         except NoPricesError as error:
             logger.warning("%s", error)
             missing.append(f"{symbol} {day}")
         else:
-            logger.info("%s %s: %d new events", symbol, day, new[day, symbol])
+            logger.info("%s %s: %d new events", symbol, day, n_new[day, symbol])
     on_progress(len(job.files), len(job.files), "")
     if missing:
         raise NoPricesError(
-            f"the archive has no trades of {', '.join(missing)}, the other {len(new)} files are stored; a day is there "
-            "from the next morning on, and only for symbols that traded"
+            f"the archive has no trades of {', '.join(missing)}, the other {len(n_new)} files are stored; the file "
+            "of a day appears the next morning, and only for symbols that traded"
         )
-    return new
+    return n_new
 
 
-def archived_by(source: str) -> str:
-    """``run_id`` of the archive's rows."""
+def archive_run_id(source: str) -> str:
+    """The ``run_id`` of the rows stored from the archive, whatever the day or symbol."""
     return short_hash(f"events|{source}|{VENUE}")
 
 
 def _store_day(job: ArchiveJob, symbol: str, day: date) -> int:
-    """Number of new events of one symbol and day."""
-    stamps = {"source": job.source, "venue": VENUE, "run_id": archived_by(job.source)}
+    """Stores the events of one symbol and day; returns the number of new ones."""
+    stamps = {"source": job.source, "venue": VENUE, "run_id": archive_run_id(job.source)}
     day_end = midnight_after(day)
-    interest = []
+    open_interest = []
     if job.rest is not None:
-        interest.append(job.rest.open_interest(symbol, day_end - timedelta(days=1), day_end))
-    stored = 0
-    for table in chain(job.archive.trades(symbol, day), interest):
+        open_interest.append(job.rest.open_interest(symbol, day_end - timedelta(days=1), day_end))
+    n_stored = 0
+    for table in chain(job.archive.trades(symbol, day), open_interest):
         with job.warehouse.write(f"events of {symbol} on {day}") as con:
-            stored += append_events(con, table, **stamps, fetched_at=_received_at(con, job, day))
-    return stored
+            n_stored += append_events(con, table, **stamps, fetched_at=_received_at(con, job, day))
+    return n_stored
 
 
 def _received_at(con: Any, job: ArchiveJob, day: date) -> datetime:
-    """The instant at which rows written now count as received. Call it under the write lock, which nights wait for."""
+    """The instant at which rows written now count as received.
+
+    Call it under the write lock: a night then starts either before the rows or after all of them.
+    """
     if job.source == "live":
         return datetime.now(UTC)
     published = read_query(con, "newest_published_clock", source=job.source, universe=job.universe)["clock"][0].as_py()

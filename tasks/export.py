@@ -1,4 +1,4 @@
-"""Export: a fitted network of the warehouse as files that other programs can run."""
+"""Export: writes a fitted network of the warehouse as files that other programs can run (safetensors and ONNX)."""
 
 from __future__ import annotations
 
@@ -20,24 +20,29 @@ from warehouse.tables import read_query
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """The files of one fold, and the published night it predicted for."""
+    """The exported files of one fold, and the night (the run for one as-of date) that published the fold.
+
+    ``onnx_files`` are the step form and the sequence form of the network, in this order.
+    """
 
     source: str
     night: date
     fold: int
     weights: Path
-    graphs: tuple[OnnxFile, OnnxFile]
+    onnx_files: tuple[OnnxFile, OnnxFile]
 
 
 def export_model(
     warehouse: Warehouse, universe: str, model: str, folder: Path, bars: int, assets: int
 ) -> ExportedModel:
-    """Writes the newest published fold of a model as model.safetensors, step.onnx and sequence.onnx, all or none.
+    """Writes the newest published fold of a model to model.safetensors, step.onnx and sequence.onnx, all or none.
 
-    Raises NoModelError, NotPublishedError, ArtifactError for a model file that the fold did not write, ExportError.
+    ``bars`` is the fixed sequence length of sequence.onnx, ``assets`` the fixed number of assets of both ONNX files.
+    Raises NotPublishedError before the first published night, NoModelError for a model without a published fold,
+    ArtifactError for a missing or changed model file, and ExportError for a network without an ONNX form.
     """
     try:
-        zoo.network(model)
+        zoo.find_network(model)
     except zoo.UnknownModelError as exc:
         raise NoModelError(f"{exc}; only networks are exported") from exc
     with read_published(warehouse) as con:
@@ -54,15 +59,15 @@ def export_model(
     partial = weights.with_name(f"{weights.name}.{os.getpid()}.partial")
     try:
         partial.write_bytes(contents)
-        graphs = export_onnx(load_artifact(partial), folder, bars=bars, assets=assets)
+        onnx_files = export_onnx(load_artifact(partial), folder, bars=bars, assets=assets)
         partial.replace(weights)
     finally:
         partial.unlink(missing_ok=True)
-    return ExportedModel(row["source"], row["night"], row["fold"], weights, graphs)
+    return ExportedModel(row["source"], row["night"], row["fold"], weights, onnx_files)
 
 
 def _read_verified(artifact: Path, sha256: str) -> bytes:
-    """The file's bytes. Raises MissingArtifactError, and DamagedArtifactError unless their hash is ``sha256``."""
+    """The file's bytes. Raises MissingArtifactError, or DamagedArtifactError if their SHA-256 is not ``sha256``."""
     try:
         contents = artifact.read_bytes()
     except FileNotFoundError as exc:

@@ -1,4 +1,7 @@
-"""The pull of one symbol: which span to ask for, its rows, and whether the market has restated its history."""
+"""The pull of one symbol: the time range to request, the rows received, and whether its history was restated.
+
+A night is the run for one as-of date. The watermark of a symbol is its last bar in the warehouse.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,15 @@ from warehouse.universes import Universe
 logger = logging.getLogger(__name__)
 
 BAR_VALUES = ("open", "high", "low", "close", "volume", "turnover")
-SAME = 1e-9  # relative: below it two floats are the same price
+PRICE_RTOL = 1e-9  # relative: below it two floats are the same price
 
 
 @dataclass(frozen=True)
 class PullRequest:
-    """One symbol to pull: its history is [first, end), and ``stored`` holds the last bars of it that the warehouse has,
-    oldest first."""
+    """One symbol to pull. Its history is [first, end), UTC.
+
+    ``stored`` holds the symbol's last bars in the warehouse, oldest first; the last of them is the watermark.
+    """
 
     symbol: str
     first: datetime
@@ -33,29 +38,30 @@ class PullRequest:
 
     @property
     def start(self) -> datetime:
-        """Where the pull begins: at the oldest bar of ``stored``, at ``first`` without one."""
+        """The start of the pull: the oldest bar of ``stored``, or ``first`` if no bar is stored."""
         return self.stored["ts"][0].as_py() if len(self.stored) else self.first
 
 
 @dataclass(frozen=True)
 class PullResult:
-    """The answer for one symbol: rows by raw table, and ``events``; or the error."""
+    """The result of pulling one symbol: either the ``error``, or the rows by name of the raw table, and ``events``."""
 
     symbol: str
     tables: dict[str, pa.Table] = field(default_factory=dict)
     error: MarketError | None = None
 
     @property
-    def rows(self) -> int:
-        """Rows in all tables."""
+    def n_rows(self) -> int:
+        """Number of rows in all tables."""
         return sum(len(table) for table in self.tables.values())
 
 
 def pull_requests(universe: Universe, night: date, stored: pa.Table) -> list[PullRequest]:
-    """The requests of a night, by symbol; ``stored`` holds the last bars of every symbol.
+    """One request for each symbol that the night pulls; ``stored`` holds the last bars of every symbol, oldest first.
 
-    A member is pulled from the day it joined, and no more once it has left and its bars are stored. A benchmark outside
-    the members is pulled from the beginning of the universe's history.
+    A member is pulled from the day it joined. A former member is pulled up to the day it left, and only while no bar of
+    it is stored. A benchmark that is no member is pulled from the start of the universe's history. Symbols that join
+    after the night are left out.
     """
     requests = []
     for symbol in universe.symbols_to_fetch:
@@ -65,15 +71,16 @@ def pull_requests(universe: Universe, night: date, stored: pa.Table) -> list[Pul
         is_member = not memberships or any(m.valid_to is None or m.valid_to > night for m in memberships)
         if joined > night or (not is_member and len(bars)):
             continue
-        last = night + timedelta(days=1) if is_member else max(m.valid_to or night for m in memberships)
-        requests.append(PullRequest(symbol, max(midnight(joined), universe.history_start), midnight(last), bars))
+        first = max(midnight(joined), universe.history_start)
+        end_day = night + timedelta(days=1) if is_member else max(m.valid_to or night for m in memberships)
+        requests.append(PullRequest(symbol, first, end=midnight(end_day), stored=bars))
     return requests
 
 
 def pull(provider: Provider, interval: str, request: PullRequest) -> PullResult:
-    """The rows of one symbol, or its error. Raises ForbiddenError, because it concerns every symbol.
+    """The rows of one symbol, or its MarketError. ForbiddenError alone is raised, because it concerns every symbol.
 
-    When a bar before the watermark has changed, or a split came after it, the whole history is pulled again.
+    The whole history is pulled again when a bar before the watermark has changed, or a split came after the watermark.
     """
     try:
         tables = provider.fetch(request.symbol, interval, request.start, request.end)
@@ -88,15 +95,21 @@ def pull(provider: Provider, interval: str, request: PullRequest) -> PullResult:
 
 
 def _history_restated(tables: dict[str, pa.Table], stored: pa.Table) -> bool:
-    """True when a bar before the watermark has changed, or a split came after it."""
+    """True when a bar before the watermark has changed, or a split came after the watermark.
+
+    The bar at the watermark itself may change without a restatement of the bars before it, so it is not compared.
+    """
     actions = tables.get("corporate_actions")
     if actions is not None:
         new_split = pc.and_(pc.equal(actions["kind"], "split"), pc.greater(actions["ts"], stored["ts"][-1]))
         if pc.any(new_split).as_py():
             return True
     bars = tables["bars"]
-    _, before, now = np.intersect1d(stored["ts"].to_numpy()[:-1], bars["ts"].to_numpy(), return_indices=True)
-    return not all(
-        np.allclose(bars[name].to_numpy()[now], stored[name].to_numpy()[before], rtol=SAME, atol=0.0, equal_nan=True)
-        for name in BAR_VALUES
-    )
+    stored_ts = stored["ts"].to_numpy()[:-1]
+    _, i_stored, i_new = np.intersect1d(stored_ts, bars["ts"].to_numpy(), return_indices=True)
+    for name in BAR_VALUES:
+        new = bars[name].to_numpy()[i_new]
+        old = stored[name].to_numpy()[i_stored]
+        if not np.allclose(new, old, rtol=PRICE_RTOL, atol=0.0, equal_nan=True):
+            return True
+    return False

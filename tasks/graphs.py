@@ -1,4 +1,8 @@
-"""Feature rows and graph snapshots of a night: computed in full, written only where they are missing or changed."""
+"""Feature rows and graph snapshots of a night (the run for one as-of date).
+
+Features are computed for the whole history, and a row is written only if it is missing or differs from the stored one.
+A snapshot is built only if it is missing or its stored parameters differ. Glossary: t bars, n assets.
+"""
 
 from __future__ import annotations
 
@@ -16,24 +20,35 @@ from models.features.indicators import compute_features
 from models.graphs.catalogue import windowed_rules
 from models.graphs.membership import INDUSTRY, SECTOR, membership_snapshot
 from models.graphs.snapshot import Snapshot
-from models.graphs.stability import TRAIL, mean_correlation
-from models.graphs.windowed import GraphRule, due_snapshots, snapshots, window_returns
+from models.graphs.stability import MAX_TRAILING, mean_correlation
+from models.graphs.windowed import GraphRule, build_snapshots, snapshot_positions, window_returns
 from models.hashing import short_hash
 from models.panel import Panel
-from tasks.graph_rows import edge_rows, snapshot_rows, timestamps, write_snapshots
+from tasks.graph_rows import edge_rows, snapshot_rows, timestamp_column, write_snapshots
 from tasks.night import Night
-from tasks.panels import bar_grid, instants, just_after, load_bars, load_features, load_snapshots, windowed_panels
+from tasks.panels import (
+    bar_grid,
+    column_to_datetime64,
+    just_after,
+    load_bars,
+    load_features,
+    load_snapshots,
+    windowed_panels,
+)
 from warehouse.tables import read_query, upsert
 
 logger = logging.getLogger(__name__)
 
-BEGINNING = datetime(1900, 1, 1, tzinfo=UTC)
+BEFORE_ALL_BARS = datetime(1900, 1, 1, tzinfo=UTC)
 FEATURE_KEY = ("source", "universe", "interval", "symbol", "ts")
 
 
 @dataclass(frozen=True)
 class FeatureReport:
-    """Counts of feature rows: in all, added, replaced because a bar was restated, removed with their bar."""
+    """Counts of feature rows: all rows up to the night, and those added, replaced or removed in this run.
+
+    A row is replaced when its numbers changed because a bar was restated, and removed when its bar was withdrawn.
+    """
 
     rows: int
     added: int
@@ -43,7 +58,10 @@ class FeatureReport:
 
 @dataclass(frozen=True)
 class GraphReport:
-    """Counts of graph snapshots: in all, built in this run, their edges, removed because they are no longer planned."""
+    """Counts over all graphs: snapshots up to the night, and those built or removed in this run.
+
+    ``edges`` counts the edges of the built snapshots. A snapshot is removed when the settings no longer ask for it.
+    """
 
     snapshots: int
     built: int
@@ -53,12 +71,16 @@ class GraphReport:
 
 @task(name="write features", cache_policy=NO_CACHE, persist_result=False)
 def write_features(night: Night) -> FeatureReport:
-    """Writes the universe's feature rows up to the night; a row stored with the same numbers is left unchanged."""
+    """Writes the new and changed feature rows of the members up to the night's clock, and deletes withdrawn rows.
+
+    Raises FeatureError for impossible bars, NoBarsError without bars.
+    """
     bars = load_bars(night)
     stored = load_features(night)
-    features = compute_features(bars, bar_grid(night)[1])
-    same = np.all((features.values == stored.values) | (np.isnan(features.values) & np.isnan(stored.values)), axis=2)
-    differs = features.mask & stored.mask & ~same
+    features = compute_features(bars, bar_grid(night).close_times)
+    is_equal = (features.values == stored.values) | (np.isnan(features.values) & np.isnan(stored.values))
+    is_same_row = np.all(is_equal, axis=2)
+    differs = features.mask & stored.mask & ~is_same_row
     report = FeatureReport(
         rows=int(features.mask.sum()),
         added=int((features.mask & ~stored.mask).sum()),
@@ -66,7 +88,8 @@ def write_features(night: Night) -> FeatureReport:
         removed=int((stored.mask & ~features.mask).sum()),
     )
     if report.added or report.replaced or report.removed:
-        _store_features(night, replace(features, mask=features.mask & ~(stored.mask & same)), stored.mask & ~bars.mask)
+        new_rows = replace(features, mask=features.mask & ~(stored.mask & is_same_row))
+        _store_features(night, new_rows, removed=stored.mask & ~bars.mask)
     logger.info("%s: features %s", night.universe.name, report)
     return report
 
@@ -80,44 +103,53 @@ def build_graphs(
     top_k: int = 10,
     every_bars: int = 5,
 ) -> GraphReport:
-    """Writes the snapshots of ``graphs`` (models/graphs/catalogue.py) up to the night, building only missing ones.
+    """Writes the missing snapshots of ``graphs`` (names of models/graphs/catalogue.py) up to the night's clock.
 
-    A snapshot also counts as missing when it is stored with other parameters, or when a bar of its window, or of the
-    window of a trailing snapshot it is compared with, was restated since. Graphs that are not named stay as stored.
+    A snapshot also counts as missing in two cases: it is stored with other parameters, or a bar was restated in its
+    window or in the window of one of the trailing snapshots with which it is compared. Graphs that are not named stay
+    as stored. Raises GraphError for unusable parameters or bars, NoBarsError without bars.
     """
     rules = windowed_rules(graphs, window_bars, min_correlation, top_k, every_bars)
     bars = load_bars(night)
     panels = windowed_panels(night, rules, bars)
-    plans = [_windowed(graph, rule, bars, panels[graph]) for graph, rule in rules.items()]
-    plans += [_membership(graph, groups, bars) for graph, groups in memberships(night).items() if graph in graphs]
+    plans = [_plan_windowed_graph(graph, rule, bars, panels[graph]) for graph, rule in rules.items()]
+    plans += [
+        _plan_membership_graph(graph, groups, bars) for graph, groups in memberships(night).items() if graph in graphs
+    ]
     reports = [_add_missing_snapshots(night, plan, bars.ts[-1]) for plan in plans]
-    total = GraphReport(*(sum(counts) for counts in zip(*(asdict(r).values() for r in reports), strict=True)))
+    total = GraphReport(
+        snapshots=sum(report.snapshots for report in reports),
+        built=sum(report.built for report in reports),
+        edges=sum(report.edges for report in reports),
+        removed=sum(report.removed for report in reports),
+    )
     logger.info("%s: graphs %s", night.universe.name, total)
     return total
 
 
 def memberships(night: Night) -> dict[str, dict[str, str]]:
-    """Group of each symbol that has one, by membership graph."""
+    """By membership graph, the group (sector or industry) of each symbol that has one."""
     return {SECTOR: night.universe.sectors, INDUSTRY: night.universe.industries}
 
 
-def _store_features(night: Night, rows: Panel, gone: np.ndarray) -> None:
-    """Writes ``rows`` over those of the same bars and deletes the rows of the bars marked in ``gone`` (t, n)."""
+def _store_features(night: Night, rows: Panel, removed: np.ndarray) -> None:
+    """Writes the unmasked rows, replacing stored rows of the same bar; deletes the rows where ``removed`` (t, n)."""
     constants = {**night.slice, "interval": night.universe.interval}
     table = rows.to_table()
     with night.warehouse.write(f"features of {night.universe.name}") as con:
-        for j in np.flatnonzero(gone.any(axis=0)):
-            removed = timestamps(rows.ts[gone[:, j]]).to_pylist()
-            read_query(con, "delete_features", **constants, symbol=rows.symbols[j], ts=removed)
+        for j in np.flatnonzero(removed.any(axis=0)):
+            removed_ts = timestamp_column(rows.ts[removed[:, j]]).to_pylist()
+            read_query(con, "delete_features", **constants, symbol=rows.symbols[j], ts=removed_ts)
         upsert(con, "store.features", table, FEATURE_KEY, **constants, run_id=night.run_id)
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
-    """How one graph should be stored.
+class GraphPlan:
+    """The snapshots of one graph that should be stored, and how to build them.
 
-    ``parameters`` of each snapshot by as_of, ascending; ``build`` makes the snapshots of some of these dates;
-    ``mean_correlation`` of the window of one date, None where there is no window.
+    ``parameters`` is the parameters column of each snapshot by as_of, ascending. ``build`` returns the snapshots at
+    some of these as_of. ``mean_correlation`` returns the mean correlation of the returns in the window that ends at an
+    as_of, None for a graph without windows.
     """
 
     graph: str
@@ -126,65 +158,72 @@ class Plan:
     mean_correlation: Callable[[np.datetime64], float | None] = lambda _: None
 
 
-def _windowed(graph: str, rule: GraphRule, bars: Panel, panel: Panel) -> Plan:
-    """The plan of a graph of windows of ``panel``; a snapshot's parameters hold hashes of its own data and of the data
-    of the trailing snapshots."""
+def _plan_windowed_graph(graph: str, rule: GraphRule, bars: Panel, panel: Panel) -> GraphPlan:
+    """The plan of a graph whose snapshots are built from windows of ``panel``.
+
+    The parameters of a snapshot contain a hash of its window's data and a hash of the trailing snapshots' data.
+    """
     returns = window_returns(bars)
     inputs = rule.inputs(panel)
     names = " ".join(bars.symbols).encode()
-    windows = {bars.ts[i]: slice(i - rule.window_bars + 1, i + 1) for i in due_snapshots(rule, inputs)}
-    data = [short_hash(names + inputs[window].tobytes()) for window in windows.values()]
+    windows = {bars.ts[i]: slice(i - rule.window_bars + 1, i + 1) for i in snapshot_positions(rule, inputs)}
+    data_hashes = [short_hash(names + inputs[window].tobytes()) for window in windows.values()]
     settings = asdict(rule)  # type: ignore[call-overload]
-    parameters = {
-        as_of: _json(**settings, data=data[k], trailing=short_hash("".join(data[max(0, k - TRAIL) : k]).encode()))
-        for k, as_of in enumerate(windows)
-    }
+    parameters = {}
+    for k, as_of in enumerate(windows):
+        trailing = short_hash("".join(data_hashes[max(0, k - MAX_TRAILING) : k]).encode())
+        parameters[as_of] = _parameters_json(**settings, data=data_hashes[k], trailing=trailing)
 
     def build(missing: list[np.datetime64]) -> list[Snapshot]:
-        return snapshots(graph, panel, rule, np.searchsorted(bars.ts, missing))
+        return build_snapshots(graph, panel, rule, np.searchsorted(bars.ts, missing))
 
-    return Plan(graph, parameters, build, lambda as_of: mean_correlation(returns[windows[as_of]]))
+    return GraphPlan(graph, parameters, build, lambda as_of: mean_correlation(returns[windows[as_of]]))
 
 
-def _membership(graph: str, groups: Mapping[str, str], bars: Panel) -> Plan:
-    """The plan of a graph of fixed groups of symbols: a single snapshot, at the first bar."""
+def _plan_membership_graph(graph: str, groups: Mapping[str, str], bars: Panel) -> GraphPlan:
+    """The plan of a graph of fixed groups of symbols: a single snapshot, as of the first bar."""
     members = json.dumps([(symbol, groups.get(symbol)) for symbol in bars.symbols]).encode()
 
     def build(missing: list[np.datetime64]) -> list[Snapshot]:
         return [membership_snapshot(graph, as_of, bars.symbols, groups) for as_of in missing]
 
-    return Plan(graph, {bars.ts[0]: _json(data=short_hash(members))}, build)
+    return GraphPlan(graph, {bars.ts[0]: _parameters_json(data=short_hash(members))}, build)
 
 
-def _json(**parameters: object) -> str:
-    """The parameters column of a snapshot: one that is stored with the same text need not be built again."""
+def _parameters_json(**parameters: object) -> str:
+    """The parameters column of a snapshot; a snapshot stored with the same text is not built again."""
     return json.dumps(parameters, sort_keys=True)
 
 
-def _add_missing_snapshots(night: Night, plan: Plan, last: np.datetime64) -> GraphReport:
-    """Makes the stored snapshots up to ``last`` equal to the plan, building those that are missing or differ."""
-    span = {**night.slice, "graph": plan.graph}
-    rows = night.warehouse.query("snapshots_before", **span, start=BEGINNING, end=just_after(last))
-    stored = dict(zip(instants(rows["as_of"]), rows["parameters"].to_pylist(), strict=True))
+def _add_missing_snapshots(night: Night, plan: GraphPlan, last: np.datetime64) -> GraphReport:
+    """Makes the stored snapshots with as_of ≤ ``last`` equal to the plan: builds missing ones, deletes others."""
+    keys = {**night.slice, "graph": plan.graph}
+    rows = night.warehouse.query("snapshots_before", **keys, start=BEFORE_ALL_BARS, end=just_after(last))
+    stored = dict(zip(column_to_datetime64(rows["as_of"]), rows["parameters"].to_pylist(), strict=True))
     missing = [as_of for as_of, parameters in plan.parameters.items() if stored.get(as_of) != parameters]
-    gone = [as_of for as_of in stored if as_of not in plan.parameters]
+    removed = [as_of for as_of in stored if as_of not in plan.parameters]
     built = plan.build(missing)
-    if missing or gone:
-        mean = [plan.mean_correlation(s.as_of) for s in built]
-        rows = snapshot_rows(built, _with_trailing(night, plan, built), [plan.parameters[s.as_of] for s in built], mean)
+    if missing or removed:
+        mean_correlations = [plan.mean_correlation(s.as_of) for s in built]
+        series = _with_trailing_snapshots(night, plan, built)
+        parameters = [plan.parameters[s.as_of] for s in built]
+        rows = snapshot_rows(built, series, parameters, mean_correlations)
         with night.warehouse.write(f"{plan.graph} graphs of {night.universe.name}") as con:
-            write_snapshots(con, night, plan.graph, rows, edge_rows(built), gone)
-    return GraphReport(len(plan.parameters), len(built), sum(len(s.src) for s in built), len(gone))
+            write_snapshots(con, night, plan.graph, rows, edge_rows(built), removed)
+    return GraphReport(len(plan.parameters), len(built), sum(len(s.src) for s in built), len(removed))
 
 
-def _with_trailing(night: Night, plan: Plan, built: Sequence[Snapshot]) -> list[Snapshot]:
-    """``built`` and the stored snapshots that they are compared with, oldest first."""
+def _with_trailing_snapshots(night: Night, plan: GraphPlan, built: Sequence[Snapshot]) -> list[Snapshot]:
+    """``built`` and the stored snapshots with which their stability is computed, oldest first."""
     by_as_of = {s.as_of: s for s in built}
-    order = list(plan.parameters)
-    position = {as_of: k for k, as_of in enumerate(order)}
-    trailing = {t for s in built for t in order[max(0, position[s.as_of] - TRAIL) : position[s.as_of]]}
-    needed = sorted(trailing - by_as_of.keys())
-    if needed:
-        stored = load_snapshots(night, plan.graph, last=needed[-1], first=needed[0])
+    planned = list(plan.parameters)
+    position = {as_of: k for k, as_of in enumerate(planned)}
+    trailing: set[np.datetime64] = set()
+    for snapshot in built:
+        k = position[snapshot.as_of]
+        trailing.update(planned[max(0, k - MAX_TRAILING) : k])
+    to_load = sorted(trailing - by_as_of.keys())
+    if to_load:
+        stored = load_snapshots(night, plan.graph, last=to_load[-1], first=to_load[0])
         by_as_of = {s.as_of: s for s in stored} | by_as_of
-    return [by_as_of[as_of] for as_of in order if as_of in by_as_of]
+    return [by_as_of[as_of] for as_of in planned if as_of in by_as_of]

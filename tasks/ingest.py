@@ -1,8 +1,9 @@
-"""Ingest: the rows that the markets published since the last night, as versions; no stored version is overwritten.
+"""Ingest: writes the rows that the markets published since the last night (the run for one as-of date) to raw tables.
 
-Each symbol is pulled from a few bars before its watermark, so that restated bars are noticed. ``raw.fetches`` has the
-pull status of each symbol and night: a symbol's bars, actions, funding and status are written in one transaction, and a
-night run again pulls only the symbols whose status is missing or failed.
+Every row is stored as a new version; no stored version is overwritten. Each symbol is pulled from a few bars before its
+watermark, its last stored bar, so that restated bars are noticed. ``raw.fetches`` has the pull status of each symbol
+and night. A symbol's bars, actions, funding, events and status are written in one transaction. A night that is run
+again at the same clock pulls only the symbols whose status is missing or failed.
 """
 
 from __future__ import annotations
@@ -32,21 +33,25 @@ from warehouse.tables import append, read_query, upsert
 
 logger = logging.getLogger(__name__)
 
-BATCH_SYMBOLS = 32  # in one transaction: a kill loses at most so many
-BATCH_ROWS = 100_000  # in one transaction: they are held in memory
+MAX_BATCH_SYMBOLS = 32  # in one transaction; a killed run pulls at most so many symbols again
+MAX_BATCH_ROWS = 100_000  # in one transaction, because they are held in memory
 OK = "ok"
 FAILED = "failed"
-PULL_STATUS = pa.schema(  # raw.fetches without its keys
+PULL_STATUS_SCHEMA = pa.schema(  # the columns of raw.fetches without source, universe, night, run_id and fetched_at
     [("symbol", pa.string()), ("status", pa.string()), ("error", pa.string())]
     + [(name, pa.int32()) for name in ("bars", "restated", "actions", "funding")]
     + [(name, pa.timestamp("us", "UTC")) for name in ("first_ts", "last_ts")]
 )
-Progress = Callable[[int, int, str], None]
+Progress = Callable[[int, int, str], None]  # receives the number of symbols done, the number in all, and the symbol
 
 
 @dataclass(frozen=True)
 class PullOptions:
-    """How a night pulls: ``overlap_bars`` before the watermark, the fraction of symbols that may fail, and threads."""
+    """How a night pulls.
+
+    ``overlap_bars`` is the number of bars pulled again before the watermark; ``max_bad_fraction`` is the largest
+    fraction of symbols that may fail; ``threads`` symbols are pulled in parallel.
+    """
 
     overlap_bars: int
     max_bad_fraction: float
@@ -55,7 +60,11 @@ class PullOptions:
 
 @dataclass(frozen=True)
 class IngestReport:
-    """Result of a night's pull: symbols fetched, error by failed symbol, bars written, and of these restated."""
+    """Result of a night's pull.
+
+    ``fetched`` counts symbols; ``failed`` is the error by symbol; ``bars`` counts the bars written, of which
+    ``restated`` replace an earlier version.
+    """
 
     fetched: int
     failed: dict[str, str]
@@ -64,7 +73,7 @@ class IngestReport:
 
 
 def is_outage(task: object, run: object, state: Any) -> bool:
-    """True when a step failed for an outage, which is worth another try."""
+    """True when a task run failed with an OutageError: Prefect's condition for a retry."""
     return isinstance(state.result(raise_on_failure=False), OutageError)
 
 
@@ -79,84 +88,97 @@ def is_outage(task: object, run: object, state: Any) -> bool:
 def ingest_bars(
     night: Night, overlap_bars: int, max_bad_fraction: float, threads: int, on_progress: Progress | None = None
 ) -> IngestReport:
-    """Writes the night's raw bars, corporate actions, funding, instruments and events; retried only after an outage."""
+    """Writes the night's raw bars, corporate actions, funding, instruments and events; see ``ingest_universe``.
+
+    Prefect retries the task only after an outage.
+    """
     return ingest_universe(night, PullOptions(overlap_bars, max_bad_fraction, threads), on_progress)
 
 
 def check_market(night: Night) -> None:
-    """Raises the error that makes a night impossible (its date, tape or network), before anything is written for it."""
+    """Raises the error that makes a night impossible (its date, tape or network); writes nothing."""
     _check_history_start(night)
-    with _open_provider(night):
+    with _open_night_provider(night):
         logger.debug("the market of %s is open for %s", night.universe.name, night.as_of)
 
 
 def _check_history_start(night: Night) -> None:
-    begins = night.universe.history_start.date()
-    if night.as_of < begins:
-        raise NightOutOfRangeError(f"{night.universe.name} begins on {begins}: it has no night {night.as_of}")
+    start = night.universe.history_start.date()
+    if night.as_of < start:
+        raise NightOutOfRangeError(f"{night.universe.name} begins on {start}: it has no night {night.as_of}")
 
 
-def _open_provider(night: Night) -> AbstractContextManager[Provider]:
+def _open_night_provider(night: Night) -> AbstractContextManager[Provider]:
     return open_provider(night.universe.provider, night.source, night.as_of, night.tape, night.clock)
 
 
 def ingest_universe(night: Night, options: PullOptions, on_progress: Progress | None = None) -> IngestReport:
-    """Counts of all rows that the run has written; symbols that it has fetched already are not pulled again.
+    """Pulls and writes all symbols of the night; returns the counts over all runs of the night.
 
-    A failing symbol is recorded and skipped. Raises TooManyBadSymbolsError when more than ``max_bad_fraction`` of the
-    symbols failed, MarketDownError when all of these failures were outages, and ForbiddenError at once.
+    Symbols that an earlier run has fetched at the same clock are not pulled again. A failing symbol is recorded and
+    skipped. When more than ``max_bad_fraction`` of the symbols failed, TooManyBadSymbolsError is raised, or
+    MarketDownError if all of these failures are outages. ForbiddenError is raised at the first one.
     """
     _check_history_start(night)
     fetched = {row["symbol"] for row in _statuses(night) if _is_fetched(row, night.clock)}
-    if fetched.issuperset(night.universe.symbols_to_fetch):  # a night that has its data needs no market and no network
-        return _report(night)
-    with _open_provider(night) as provider:
-        writer = Writer(night)
+    if fetched.issuperset(night.universe.symbols_to_fetch):  # a complete night needs neither market nor network
+        return _count_pulls(night)
+    with _open_night_provider(night) as provider:
+        writer = RawWriter(night)
         requests = pull_requests(night.universe, night.as_of, writer.last_bars(options.overlap_bars + 1))
         pending = [request for request in requests if request.symbol not in fetched]
         instruments = provider.instruments([request.symbol for request in pending]) if pending else None
         if instruments is not None:
             writer.write_instruments(instruments)
-        total = len(fetched | {request.symbol for request in requests})
-        _pull_all(provider, writer, pending, total, options, on_progress)
-    return _report(night)
+        n_symbols = len(fetched | {request.symbol for request in requests})
+        _pull_all(provider, writer, pending, n_symbols, options, on_progress)
+    return _count_pulls(night)
 
 
 def _pull_all(
     provider: Provider,
-    writer: Writer,
+    writer: RawWriter,
     pending: list[PullRequest],
-    total: int,
+    n_symbols: int,
     options: PullOptions,
     on_progress: Progress | None,
 ) -> None:
-    """Pulls and writes every pending symbol, a few at a time; stops as soon as too many of ``total`` have failed."""
+    """Pulls every pending symbol in parallel and writes the results in batches.
+
+    Stops as soon as more than ``max_bad_fraction`` of ``n_symbols`` have failed: writes the batch and raises the error.
+    """
     failed: dict[str, MarketError] = {}
     batch: list[PullResult] = []
-    done = total - len(pending)
+    n_done = n_symbols - len(pending)
     with ThreadPoolExecutor(options.threads, thread_name_prefix="ingest") as pool:
-        for result in _as_pulled(pool, provider, writer.night.universe.interval, pending, ahead=2 * options.threads):
-            done += 1
+        for result in _pull_in_parallel(
+            pool, provider, writer.night.universe.interval, pending, ahead=2 * options.threads
+        ):
+            n_done += 1
             batch.append(result)
             if result.error is not None:
                 failed[result.symbol] = result.error
                 logger.warning("%s skipped: %s", result.symbol, result.error)
-            too_many = len(failed) > options.max_bad_fraction * total
-            if too_many or len(batch) >= BATCH_SYMBOLS or sum(pulled.rows for pulled in batch) >= BATCH_ROWS:
+            has_too_many_failures = len(failed) > options.max_bad_fraction * n_symbols
+            is_full = len(batch) >= MAX_BATCH_SYMBOLS or sum(pulled.n_rows for pulled in batch) >= MAX_BATCH_ROWS
+            if has_too_many_failures or is_full:
                 writer.write(batch)
                 batch = []
             if on_progress is not None:
-                on_progress(done, total, result.symbol)
-            if too_many:
-                raise _too_many(failed, total, options.max_bad_fraction)
+                on_progress(n_done, n_symbols, result.symbol)
+            if has_too_many_failures:
+                raise _bad_symbols_error(failed, n_symbols, options.max_bad_fraction)
     if batch:
         writer.write(batch)
 
 
-def _as_pulled(
+def _pull_in_parallel(
     pool: ThreadPoolExecutor, provider: Provider, interval: str, pending: list[PullRequest], ahead: int
 ) -> Iterator[PullResult]:
-    """Results as they arrive; at most ``ahead`` are running or not consumed yet, which bounds memory."""
+    """Yields the results in the order in which they arrive.
+
+    At most ``ahead`` pulls are running or not consumed yet, which bounds the memory.
+    """
     queue = iter(pending)
     running = {pool.submit(pull, provider, interval, request) for request in islice(queue, ahead)}
     try:
@@ -169,21 +191,26 @@ def _as_pulled(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-class Writer:
-    """Writes a night's results into the raw tables: only new or changed rows, with the pull status of their symbols."""
+class RawWriter:
+    """Writes a night's results into the raw tables: the new and changed rows, and the pull status of their symbols."""
 
     def __init__(self, night: Night) -> None:
         self.night = night
         self._universe = night.universe
-        self._stamps: dict[str, object] = {**night.slice, **night.stamp}
+        self._constant_columns: dict[str, object] = {**night.slice, **night.stamp}
 
-    def last_bars(self, bars: int) -> pa.Table:
-        """The last bars of every symbol, oldest first, as received up to the night's clock."""
-        span = {"bars": bars, "interval": self._universe.interval, "clock": self.night.clock}
-        return self.night.warehouse.query("ingest_overlap", **span, **self.night.slice)
+    def last_bars(self, n_bars: int) -> pa.Table:
+        """The last ``n_bars`` bars of every symbol, by symbol and ts, each in the newest version up to the clock."""
+        return self.night.warehouse.query(
+            "ingest_overlap",
+            bars=n_bars,
+            interval=self._universe.interval,
+            clock=self.night.clock,
+            **self.night.slice,
+        )
 
     def write(self, results: list[PullResult]) -> None:
-        """Writes these symbols in one transaction."""
+        """Writes the rows and pull statuses of these symbols in one transaction."""
         with self.night.warehouse.write(f"ingest {self._universe.name} {self.night.as_of}") as con:
             written = {
                 name: self._append_changed(con, name, [r.tables[name] for r in results if name in r.tables])
@@ -192,11 +219,14 @@ class Writer:
             for result in results:
                 if "events" in result.tables:
                     self._append_events(con, result.tables["events"])
-            statuses = pa.Table.from_pylist([_status_row(result, written) for result in results], schema=PULL_STATUS)
-            upsert(con, "raw.fetches", statuses, by=("run_id", "symbol"), night=self.night.as_of, **self._stamps)
+            statuses = pa.Table.from_pylist(
+                [_status_row(result, written) for result in results], schema=PULL_STATUS_SCHEMA
+            )
+            keys = {"night": self.night.as_of, **self._constant_columns}
+            upsert(con, "raw.fetches", statuses, by=("run_id", "symbol"), **keys)
 
     def _append_events(self, con: duckdb.DuckDBPyConnection, rows: pa.Table) -> None:
-        """Writes the events that are not stored yet: an event never changes."""
+        """Writes the events that are not stored yet; a stored event never changes, so it needs no second version."""
         append_events(con, rows, source=self.night.source, venue=self._universe.provider, **self.night.stamp)
 
     def write_instruments(self, rows: pa.Table) -> None:
@@ -205,7 +235,10 @@ class Writer:
             self._append_changed(con, "instruments", [rows])
 
     def _append_changed(self, con: duckdb.DuckDBPyConnection, name: str, tables: list[pa.Table]) -> pa.Table | None:
-        """The rows that were written, with a column ``restated`` in bars; None when ``tables`` is empty."""
+        """Writes the new and changed rows of ``tables`` and returns them; None when ``tables`` is empty.
+
+        The returned bars have a further column ``restated``, True for a bar with an earlier version.
+        """
         if not tables:
             return None
         interval = {"interval": self._universe.interval} if name == "bars" else {}
@@ -213,40 +246,44 @@ class Writer:
         changed = read_query(con, f"changed_{name}", clock=self.night.clock, **self.night.slice, **interval)
         con.unregister("pulled")
         rows = changed.drop_columns(["restated"]) if name == "bars" else changed
-        append(con, f"raw.{name}", rows, provider=self._universe.provider, **self._stamps)
+        append(con, f"raw.{name}", rows, provider=self._universe.provider, **self._constant_columns)
         return changed
 
 
 def _is_fetched(status: dict[str, Any], clock: datetime) -> bool:
-    """True for a symbol fetched at this very clock: a live night run again later pulls the bars closed since."""
+    """True for a symbol fetched at this clock. A live night that is run again has a later clock, so it pulls again."""
     return status["status"] == OK and status["fetched_at"] == clock
 
 
 def _status_row(result: PullResult, written: dict[str, pa.Table | None]) -> dict[str, object]:
-    """The pull status of one symbol: the rows written of it, and the span of the bars that the market returned."""
-    tables = {
+    """The row of raw.fetches of one symbol: counts of the rows written, first and last bar that the market returned."""
+    symbol_tables = {
         name: table.filter(pc.equal(table["symbol"], result.symbol))
         for name, table in written.items()
         if table is not None
     }
-    bars = tables.get("bars")
-    span = pc.min_max(result.tables["bars"]["ts"]).as_py() if result.error is None else {"min": None, "max": None}
+    bars = symbol_tables.get("bars")
+    received = {"min": None, "max": None} if result.error else pc.min_max(result.tables["bars"]["ts"]).as_py()
     return {
         "symbol": result.symbol,
         "status": OK if result.error is None else FAILED,
         "error": None if result.error is None else f"{type(result.error).__name__}: {result.error}",
         "bars": 0 if bars is None else len(bars),
         "restated": 0 if bars is None else pc.sum(bars["restated"]).as_py() or 0,
-        "actions": len(tables.get("corporate_actions", ())),
-        "funding": len(tables.get("funding_rates", ())),
-        "first_ts": span["min"],
-        "last_ts": span["max"],
+        "actions": len(symbol_tables.get("corporate_actions", ())),
+        "funding": len(symbol_tables.get("funding_rates", ())),
+        "first_ts": received["min"],
+        "last_ts": received["max"],
     }
 
 
-def _too_many(failed: dict[str, MarketError], total: int, max_bad_fraction: float) -> Exception:
-    symbol, first = next(iter(failed.items()))
-    text = f"{len(failed)} of {total} symbols failed, more than {max_bad_fraction:.0%}; the first, {symbol}: {first}"
+def _bad_symbols_error(failed: dict[str, MarketError], n_symbols: int, max_bad_fraction: float) -> Exception:
+    """MarketDownError if every failure is an outage, otherwise TooManyBadSymbolsError."""
+    symbol, first_error = next(iter(failed.items()))
+    text = (
+        f"{len(failed)} of {n_symbols} symbols failed, more than {max_bad_fraction:.0%}; "
+        f"the first, {symbol}: {first_error}"
+    )
     if all(isinstance(error, OutageError) for error in failed.values()):
         return MarketDownError(f"{text}; all are outages: run the night again later, it goes on where it stopped")
     return TooManyBadSymbolsError(f"{text}; raw.fetches has the others: correct the universe, run the night again")
@@ -257,7 +294,7 @@ def _statuses(night: Night) -> list[dict[str, Any]]:
     return night.warehouse.query("fetches_of_run", run_id=night.run_id).to_pylist()
 
 
-def _report(night: Night) -> IngestReport:
+def _count_pulls(night: Night) -> IngestReport:
     rows = _statuses(night)
     report = IngestReport(
         fetched=sum(row["status"] == OK for row in rows),

@@ -1,4 +1,4 @@
-"""The night's record: its state in ``nights``, and the runs of its steps, in wall time, in ``step_runs``."""
+"""The record of a night (the run for one as-of date): its state in ``nights``, and its steps' runs in ``step_runs``."""
 
 from __future__ import annotations
 
@@ -28,28 +28,29 @@ def night_row(night: Night) -> Row | None:
 
 
 def begin_night(night: Night, settings: Row) -> bool:
-    """True when there is work to do, False when this very night is published already.
+    """Marks the night as running and returns True; returns False when it is published with the same settings.
 
-    Raises PublishedNightError when it was published with other settings: published rows are never altered.
+    Raises PublishedNightError when it is published with other settings, because published rows are never altered.
     """
-    text = json.dumps(settings, sort_keys=True)
-    digest = short_hash(text)
+    settings_json = json.dumps(settings, sort_keys=True)
+    settings_hash = short_hash(settings_json)
     row = night_row(night)
     if row is not None and row["published_at"] is not None:
-        if row["settings_hash"] != digest:
-            before = json.loads(row["settings"])
-            changed = ", ".join(sorted(k for k in settings.keys() | before.keys() if settings.get(k) != before.get(k)))
+        if row["settings_hash"] != settings_hash:
+            published = json.loads(row["settings"])
+            names = settings.keys() | published.keys()
+            changed = ", ".join(sorted(name for name in names if settings.get(name) != published.get(name)))
             raise PublishedNightError(
                 f"the {night.source} night {night.as_of} of {night.universe.name} is published with other settings "
                 f"(different: {changed}); a published night is never altered: give --warehouse another file to try them"
             )
         return False
-    write_night(night, state="running", settings=text, settings_hash=digest)
+    write_night(night, state="running", settings=settings_json, settings_hash=settings_hash)
     return True
 
 
 def write_night(night: Night, **changes: object) -> None:
-    """Writes the night's row: the stored one, if any, with ``changes`` applied."""
+    """Writes the night's row of ``nights``: its stored columns, if any, with ``changes`` applied."""
     keys = {"night": night.as_of, **night.slice}
     row = {"run_id": night.run_id, **(night_row(night) or {}), "clock": night.clock, **changes, **keys}
     with night.warehouse.write(f"night {night.as_of} of {night.universe.name}: {row['state']}") as con:
@@ -58,9 +59,10 @@ def write_night(night: Night, **changes: object) -> None:
 
 @contextmanager
 def step_run(night: Night, step: str, settings: Row) -> Iterator[None]:
-    """Records one step in ``step_runs``: running, then done or failed, with its wall time. Begins the night if need be.
+    """Records the block as one step in ``step_runs``: running, then done or failed, with its wall time in seconds.
 
-    Raises PublishedNightError when the night is published: no step may alter it.
+    Begins the night if it has not begun. Raises PublishedNightError when the night is published, because no step may
+    alter it.
     """
     if not begin_night(night, settings):
         raise PublishedNightError(
@@ -68,7 +70,7 @@ def step_run(night: Night, step: str, settings: Row) -> Iterator[None]:
             "Give --warehouse another file to compute it anew"
         )
     started_at = datetime.now(UTC)
-    start_s = time.perf_counter()
+    started_s = time.perf_counter()
     keys: dict[str, object] = {"night": night.as_of, **night.slice, "run_id": night.run_id, "step": step}
 
     def record(state: str, **columns: object) -> None:
@@ -86,10 +88,10 @@ def step_run(night: Night, step: str, settings: Row) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        seconds = time.perf_counter() - start_s
+        seconds = time.perf_counter() - started_s
         record("failed", finished_at=datetime.now(UTC), seconds=seconds, detail=str(error)[:2000])
         raise
-    record("done", finished_at=datetime.now(UTC), seconds=time.perf_counter() - start_s)
+    record("done", finished_at=datetime.now(UTC), seconds=time.perf_counter() - started_s)
 
 
 def step_seconds(night: Night) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The macro-regime example: forecasts the volatility regime of the SPY over the coming month from macro-economic data.
+"""The macro-regime example: forecasts the volatility regime of SPY over the coming month from macro-economic data.
 
 The source articles claim that "Mamba outperformed Transformer by +6.4% accuracy on macro regime classification"
 (SSF-07, SSF-08) and state neither the label, nor the splits, nor an interval. This report states all three.
@@ -15,24 +15,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from models.features.indicators import FeatureError
-from models.features.macro import INDICATORS, Observations, macro_features
+from models.features.macro import MACRO_FEATURES, Observations, macro_features
 from models.features.regimes import REGIMES, trailing_volatility
-from models.scoring.bootstrap import interval, resampled_means
-from models.training.regimes import NETWORKS, RegimeConfig, RegimeStudy, study
+from models.scoring.bootstrap import percentile_interval, resampled_means
+from models.training.regimes import NETWORKS, RegimeConfig, RegimeStudy, run_study
 from tasks.errors import NoFoldsError, TapeMalformedError, TapeMissingError
 from tasks.markets.recorded import YAHOO_DAILY, SymbolTable
 
 BENCHMARK = "SPY"
-CLAIMED_POINTS = 6.4  # in the source articles, Mamba over Transformer
-BLOCK_BARS = 42  # two labels long
+CLAIMED_POINTS = 6.4  # accuracy of Mamba minus Transformer in the source articles, in percentage points
+BLOCK_BARS = 42  # block length of the bootstrap: twice the default horizon of a label
 
 
 @dataclass(frozen=True, eq=False)
 class MacroReport:
     """Results of the example.
 
-    ``rows``: accuracy of every model with its 95 % interval, as fractions; ``differences``: accuracy of Mamba minus
-    that of each other network on the same days, with intervals; ``setting``: label, inputs and test, in sentences.
+    ``rows`` has one dict per model: model, accuracy with the 95 % interval low and high (fractions), seeds, parameters
+    (both counts) and seconds. ``differences`` has, by other network, (difference, low, high): the accuracy of Mamba
+    minus that of the network on the same days, with its 95 % interval. ``setting`` describes label, inputs and test.
     """
 
     rows: list[dict]
@@ -40,10 +41,11 @@ class MacroReport:
     setting: list[str]
 
     def verdict(self) -> str:
-        """The figure of the source articles beside ours, in percentage points of accuracy."""
-        mean, low, high = (100 * value for value in self.differences["transformer"])
+        """One sentence that compares the source articles' figure with ours, in percentage points of accuracy."""
+        difference, low, high = (100 * value for value in self.differences["transformer"])
+        ours = f"{difference:+.1f} % [{low:+.1f}, {high:+.1f}]"
         return (
-            f"Mamba − Transformer: source says {CLAIMED_POINTS:+.1f} %, here {mean:+.1f} % [{low:+.1f}, {high:+.1f}]: "
+            f"Mamba − Transformer: source says {CLAIMED_POINTS:+.1f} %, here {ours}: "
             + ("no difference can be told" if low <= 0 <= high else "a difference")
             + f"; {CLAIMED_POINTS:+.1f} % is {'inside' if low <= CLAIMED_POINTS <= high else 'outside'} the interval"
         )
@@ -61,8 +63,8 @@ class MacroReport:
             f"| {row['parameters']} | {row['seconds']:.1f} |"
             for row in self.rows
         ]
-        for other, (mean, low, high) in self.differences.items():
-            points = f"{100 * mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+        for other, (difference, low, high) in self.differences.items():
+            points = f"{100 * difference:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
             lines += ["", f"Mamba − {other}, same days: {points} points."]
         return "\n".join([*lines, "", f"**{self.verdict()}**", ""])
 
@@ -70,10 +72,14 @@ class MacroReport:
 def macro_regimes(
     fred: Path, tape: Path, config: RegimeConfig | None = None, on_fold: Callable[[int, int], None] | None = None
 ) -> MacroReport:
-    """The report on FRED's file and the SPY of a recorded tape. Raises TapeError, NoFoldsError."""
+    """The report on a FRED file and the SPY prices of a tape, a folder of recorded market data.
+
+    ``on_fold`` receives the number of folds done and the number in all. Raises TapeError for an unusable file, and
+    NoFoldsError when the history is too short for one fold.
+    """
     observations = read_fred(fred)
     dates, prices = read_benchmark(tape)
-    last = max(days[-1] for days, _ in observations.values())
+    last_date = max(observed_on[-1] for observed_on, _ in observations.values())
     returns = np.concatenate([[np.nan], np.diff(np.log(prices))])
     config = config or RegimeConfig()
     price_features = np.stack([returns, np.log(trailing_volatility(returns, config.horizon_bars))], axis=-1)
@@ -82,25 +88,33 @@ def macro_regimes(
     except FeatureError as exc:
         raise TapeMalformedError(f"{fred}: {exc}") from exc
     try:
-        return make_report(study(dates, features, returns, last, config, on_fold), config)
+        return make_report(run_study(dates, features, returns, last_date, config, on_fold), config)
     except ValueError as exc:
         raise NoFoldsError(f"the macro example on {tape} and {fred}: {exc}") from exc
 
 
 def make_report(result: RegimeStudy, config: RegimeConfig) -> MacroReport:
-    """The report of a study: accuracies, intervals and the setting."""
+    """The report of a study: accuracies, differences, their intervals and the setting."""
     names = list(result.predictions)
-    scores = [result.correct(name) for name in names]
-    resampled = dict(zip(names, resampled_means(scores, min(BLOCK_BARS, len(result.dates))), strict=True))
-    accuracy = {name: float(score.mean()) for name, score in zip(names, scores, strict=True)}
+    is_correct = [result.is_correct(name) for name in names]
+    resampled = dict(zip(names, resampled_means(is_correct, min(BLOCK_BARS, len(result.dates))), strict=True))
+    accuracy = {name: float(correct.mean()) for name, correct in zip(names, is_correct, strict=True)}
     rows = []
     for name in names:
-        low, high = interval(resampled[name])
-        row = {"model": name, "accuracy": accuracy[name], "low": low, "high": high}
-        row |= {"seeds": len(result.predictions[name]), "parameters": result.parameters[name]}
-        rows.append({**row, "seconds": result.seconds[name]})
+        low, high = percentile_interval(resampled[name])
+        rows.append(
+            {
+                "model": name,
+                "accuracy": accuracy[name],
+                "low": low,
+                "high": high,
+                "seeds": len(result.predictions[name]),
+                "parameters": result.parameters[name],
+                "seconds": result.seconds[name],
+            }
+        )
     differences = {
-        name: (accuracy["mamba"] - accuracy[name], *interval(resampled["mamba"] - resampled[name]))
+        name: (accuracy["mamba"] - accuracy[name], *percentile_interval(resampled["mamba"] - resampled[name]))
         for name in NETWORKS[::-1]
         if name != "mamba"
     }
@@ -108,16 +122,18 @@ def make_report(result: RegimeStudy, config: RegimeConfig) -> MacroReport:
 
 
 def describe_setting(result: RegimeStudy, config: RegimeConfig) -> list[str]:
-    """Label, inputs and test in sentences, for a reader who has not read the code."""
+    """Sentences on label, inputs and test, for a reader who has not read the code."""
     shares = ", ".join(f"{name} {np.mean(result.truth == k):.0%}" for k, name in enumerate(REGIMES))
     days = len(result.dates)
-    edges = 100 * np.sqrt(252) * result.thresholds  # in percent a year
+    thresholds = 100 * np.sqrt(252) * result.thresholds  # (folds, 2): lower and upper, in percent a year
+    lower = thresholds[:, 0]
+    upper = thresholds[:, 1]
     return [
         f"label: the coming {config.horizon_bars} sessions' realised volatility of {BENCHMARK}, by the terciles of the "
-        f"training rows (a year, lower {edges[:, 0].min():.0f} to {edges[:, 0].max():.0f} %, upper "
-        f"{edges[:, 1].min():.0f} to {edges[:, 1].max():.0f} %)",
-        f"input: {config.lookback_bars} sessions of {len(INDICATORS)} FRED indicators as published by then, the return "
-        f"of {BENCHMARK} and its trailing volatility; FRED's values are today's revisions, not vintages",
+        f"training rows (a year, lower {lower.min():.0f} to {lower.max():.0f} %, upper {upper.min():.0f} to "
+        f"{upper.max():.0f} %)",
+        f"input: {config.lookback_bars} sessions of {len(MACRO_FEATURES)} FRED indicators as published by then, the "
+        f"return of {BENCHMARK} and its trailing volatility; FRED's values are today's revisions, not vintages",
         f"test: {days} days, {result.dates[0]} to {result.dates[-1]}, {len(result.folds)} folds, {config.train_bars} "
         f"sessions to train on, purged by label end; came {shares}",
         f"that is about {days // config.horizon_bars} labels that do not overlap, hence the wide intervals",
@@ -130,10 +146,13 @@ def describe_setting(result: RegimeStudy, config: RegimeConfig) -> list[str]:
 
 
 def read_fred(path: Path) -> Observations:
-    """The series that the indicators need, oldest first, missing values left out. Raises TapeMalformedError."""
+    """By series that the indicators need: its dates and values, oldest first, without missing values.
+
+    ``path`` is a parquet file with the columns series, date and value. Raises TapeMissingError, TapeMalformedError.
+    """
     if not path.is_file():
         raise TapeMissingError(f"no FRED file {path}")
-    needed = [indicator.series for indicator in INDICATORS]
+    series_names = [indicator.series for indicator in MACRO_FEATURES]
     try:
         table = pq.read_table(path, columns=["series", "date", "value"]).cast(
             pa.schema([("series", pa.string()), ("date", pa.date32()), ("value", pa.float64())])
@@ -144,17 +163,17 @@ def read_fred(path: Path) -> Observations:
     dates = table["date"].to_numpy().astype("datetime64[D]")
     values = table["value"].to_numpy()
     observations = {}
-    for name in needed:
+    for name in series_names:
         rows = np.flatnonzero((series == name) & ~np.isnan(values))
         rows = rows[np.argsort(dates[rows], kind="stable")]
         if not len(rows):
-            raise TapeMalformedError(f"{path} has no values of {name}; needed: {', '.join(needed)}")
+            raise TapeMalformedError(f"{path} has no values of {name}; needed: {', '.join(series_names)}")
         observations[name] = dates[rows], values[rows]
     return observations
 
 
 def read_benchmark(tape: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Dates and adjusted closes of the SPY on a recorded tape. Raises TapeMissingError, TapeMalformedError."""
+    """Dates and adjusted closes of SPY on a tape, oldest first. Raises TapeMissingError, TapeMalformedError."""
     try:
         columns = SymbolTable(tape / YAHOO_DAILY, "date", ("adj_close",)).symbol_columns(BENCHMARK)
     except KeyError:

@@ -1,4 +1,4 @@
-"""One night of one universe: the keys and the clock that every task reads and writes its slice with."""
+"""A night: the run for one as-of date, universe and source, with the keys and the clock that every task uses."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from warehouse.universes import Universe
 
 @dataclass(frozen=True)
 class Night:
-    """The night ``as_of`` (UTC date) of one universe from one source.
+    """The run for the UTC date ``as_of`` of one universe with data from one source (live, recorded or simulated).
 
-    ``clock`` (UTC instant) is the time of the night: it reads nothing received after it. ``run_id`` follows from the
-    night alone, so that the same night run again writes the same rows.
+    The night reads no data received after ``clock``, an aware UTC datetime. ``tape`` is the folder of recorded market
+    data of a recorded night, otherwise None. ``run_id`` depends only on date, source and universe, so a night that is
+    run again writes the same rows.
     """
 
     as_of: date
@@ -33,10 +34,10 @@ class Night:
 
     @property
     def slice(self) -> dict[str, object]:
-        """Key columns of every row of this universe and source."""
+        """Key columns of all rows of this source and universe, whatever the night."""
         return {"source": self.source, "universe": self.universe.name}
 
     @property
     def stamp(self) -> dict[str, object]:
-        """Columns of a raw row: the run of the night that received it, and the night's clock."""
+        """Further columns of a raw row: the ``run_id`` of the night that received it, and ``fetched_at``, its clock."""
         return {"run_id": self.run_id, "fetched_at": self.clock}

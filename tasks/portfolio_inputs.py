@@ -1,4 +1,7 @@
-"""Inputs of a night's portfolios: prices, the bars to decide on, funding by bar, and target weights of a forecast."""
+"""Inputs of a night's portfolios: prices, the bars to decide on, funding by bar, and target weights of a forecast.
+
+A night is the run for one as-of date. Glossary: t bars, n assets, d decisions.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,8 @@ import numpy as np
 
 from models.features.indicators import log_total_return_index
 from models.panel import Panel
-from models.scoring.portfolio import Limits, decide, latest_views, session_returns
-from models.scoring.signals import views
+from models.scoring.portfolio import Limits, decide_weights, latest_signals, session_returns
+from models.scoring.signals import signals_from_probabilities
 from models.sessions import HOUR, bar_closes, session_ends
 from tasks.forecasts import PROBABILITIES
 from tasks.night import Night
@@ -20,83 +23,96 @@ SETTLEMENT_GRID = 8 * HOUR  # every perpetual settles here, whether its own inte
 
 @dataclass(frozen=True, eq=False)
 class Asset:
-    """Bars with their opens and closes on the total-return index, (t, n), NaN where there is no bar."""
+    """Bars of n assets, and their total-return index at each open and close, (t, n), NaN where there is no bar."""
 
     bars: Panel
-    opens: np.ndarray
-    closes: np.ndarray
+    open_index: np.ndarray
+    close_index: np.ndarray
 
     @classmethod
     def from_bars(cls, bars: Panel) -> Asset:
-        """The index of each symbol is 1 at its first bar, so that a later dividend moves no earlier value."""
-        index = np.exp(log_total_return_index(bars))
-        return cls(bars, index * bars.column("open") / bars.column("close"), index)
+        """The assets of ``bars``; each index is 1 at the asset's first close, so that no later dividend changes it."""
+        close_index = np.exp(log_total_return_index(bars))
+        return cls(bars, close_index * bars.column("open") / bars.column("close"), close_index)
 
 
 @dataclass(frozen=True, eq=False)
 class PortfolioInputs:
-    """The members and the benchmark on one grid; ``closed_at`` (t,) is when each bar closes.
+    """The members and the benchmark on one grid of bars that close at ``close_times`` (t,) datetime64[us], UTC.
 
-    ``decisions`` (d,) are the bars that end a session: each daily bar of an exchange, the last of a UTC day for
-    perpetuals, each one-second bar. A day without its last bar has no decision.
+    ``decisions`` (d,) are the positions of the bars that end a session: every daily bar of an exchange, the last hourly
+    bar of a UTC day for perpetuals, every one-second bar. A day whose last bar has not closed has no decision.
     """
 
     members: Asset
     benchmark: Asset
-    closed_at: np.ndarray
+    close_times: np.ndarray
     decisions: np.ndarray
 
     @property
     def ts(self) -> np.ndarray:
-        """Bar opens, (t,)."""
+        """Open times of the bars, (t,)."""
         return self.members.bars.ts
 
 
 def load_portfolio_inputs(night: Night) -> PortfolioInputs:
-    """The portfolio inputs of a night, up to its clock."""
+    """The portfolio inputs of a night, up to its clock. Raises NoBarsError like ``load_bars``."""
     universe = night.universe
     bars = load_bars(night)
-    closed_at = bar_closes(universe.calendar, universe.interval, bars.ts)
-    decisions = session_ends(universe.calendar, universe.interval, closed_at)
-    return PortfolioInputs(Asset.from_bars(bars), Asset.from_bars(load_benchmark(night)), closed_at, decisions)
+    close_times = bar_closes(universe.calendar, universe.interval, bars.ts)
+    decisions = session_ends(universe.calendar, universe.interval, close_times)
+    return PortfolioInputs(Asset.from_bars(bars), Asset.from_bars(load_benchmark(night)), close_times, decisions)
 
 
 def session_bars(asset: Asset, decisions: np.ndarray) -> Panel:
-    """``close`` and ``total_return`` of whole sessions, (d, n), masked where an asset has no bar at the decision."""
+    """A panel of sessions, one row per decision, with the columns close and total_return.
+
+    It is masked where an asset has no bar at the decision; the next return then covers both sessions.
+    """
     mask = asset.bars.mask[decisions]
-    returns = session_returns(asset.closes[decisions])
+    returns = session_returns(asset.close_index[decisions])
     values = np.stack((asset.bars.column("close")[decisions], np.where(mask, returns, np.nan)), axis=-1)
     return Panel(asset.bars.ts[decisions], asset.bars.symbols, ("close", "total_return"), values, mask)
 
 
 def forecast_weights(inputs: PortfolioInputs, forecast: Panel, limits: Limits, first: int) -> np.ndarray:
-    """Target weights (d − first, n) of a forecast at the decisions from ``first`` on, under the limits."""
-    last, age = latest_views(forecast.mask, inputs.closed_at, inputs.decisions)
+    """Target weights (d − first, n) of a forecast at the decisions [first, d), under the limits.
+
+    A decision uses each asset's latest forecast up to its own bar.
+    """
+    latest_bar, age_hours = latest_signals(forecast.mask, inputs.close_times, inputs.decisions)
     probabilities = np.stack([forecast.column(name) for name in PROBABILITIES], axis=-1)
-    view = views(np.take_along_axis(probabilities, np.maximum(last, 0)[:, :, None], axis=0))
-    return decide(view.side, view.confidence, age, inputs.members.closes[inputs.decisions], limits, first)
+    bar = np.maximum(latest_bar, 0)  # −1, for no forecast, would read the last bar; its age is infinite
+    signals = signals_from_probabilities(np.take_along_axis(probabilities, bar[:, :, None], axis=0))
+    close_index = inputs.members.close_index[inputs.decisions]
+    return decide_weights(signals.direction, signals.confidence, age_hours, close_index, limits, first)
 
 
 def funding_by_bar(night: Night, inputs: PortfolioInputs, symbols: tuple[str, ...]) -> np.ndarray:
-    """Sum of the funding rates settled in (open, close] of each bar, (t, n); NaN where none is on record."""
-    settled = load_funding(night, symbols)
-    ts = settled["ts"].to_numpy().astype("datetime64[us]")
+    """Sum of the funding rates settled in (open, close] of each bar, (t, n); NaN where no settlement is on record."""
+    settlements = load_funding(night, symbols)
+    settled_at = settlements["ts"].to_numpy().astype("datetime64[us]")
     column = {symbol: j for j, symbol in enumerate(symbols)}
-    j = np.array([column[s] for s in settled["symbol"].to_pylist()], dtype=np.int64)
-    i = np.searchsorted(inputs.closed_at, ts)
-    inside = (i < len(inputs.closed_at)) & (ts > inputs.ts[0])
-    total = np.zeros((len(inputs.ts), len(symbols)))
-    has_settled = np.zeros(total.shape, dtype=bool)
-    np.add.at(total, (i[inside], j[inside]), settled["rate"].to_numpy()[inside])
-    has_settled[i[inside], j[inside]] = True
-    return np.where(has_settled, total, np.nan)
+    assets = np.array([column[symbol] for symbol in settlements["symbol"].to_pylist()], dtype=np.int64)
+    bars = np.searchsorted(inputs.close_times, settled_at)
+    has_bar = (bars < len(inputs.close_times)) & (settled_at > inputs.ts[0])
+    bars = bars[has_bar]
+    assets = assets[has_bar]
+    total_rate = np.zeros((len(inputs.ts), len(symbols)))
+    is_on_record = np.zeros(total_rate.shape, dtype=bool)
+    np.add.at(total_rate, (bars, assets), settlements["rate"].to_numpy()[has_bar])
+    is_on_record[bars, assets] = True
+    return np.where(is_on_record, total_rate, np.nan)
 
 
-def funding_coverage(funding: np.ndarray, has_bar: np.ndarray, closed_at: np.ndarray) -> float:
+def funding_coverage(funding: np.ndarray, has_bar: np.ndarray, close_times: np.ndarray) -> float:
     """Share of the due settlements that are on record; NaN when none was due.
 
-    ``funding`` (t, n) from ``funding_by_bar``; ``has_bar`` (t, n) bool; ``closed_at`` (t,). Only settlements at every
-    eighth hour are counted: each perpetual has those, whatever its own interval.
+    ``funding`` (t, n) is the result of ``funding_by_bar``. ``has_bar`` (t, n) bool is True where the asset has a bar.
+    ``close_times`` (t,) datetime64[us]. A settlement is due at each close at 0, 8 and 16 o'clock UTC; the settlements
+    of shorter funding intervals are not counted.
     """
-    due = has_bar & (closed_at.astype(np.int64) % SETTLEMENT_GRID.astype(np.int64) == 0)[:, None]
-    return float((due & ~np.isnan(funding)).sum() / due.sum()) if due.any() else float("nan")
+    is_due = has_bar & (close_times.astype(np.int64) % SETTLEMENT_GRID.astype(np.int64) == 0)[:, None]
+    if not is_due.any():
+        return float("nan")
+    return float((is_due & ~np.isnan(funding)).sum() / is_due.sum())

@@ -1,4 +1,7 @@
-"""Publish: makes the whole night visible to readers at once."""
+"""Publish: makes the whole night (the run for one as-of date) visible to readers at once.
+
+Readers open the published copy, a read-only file beside the warehouse with the published nights only.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +26,11 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Published:
-    """The tables of one published night that are small enough to be shown, and the path of the copy."""
+class PublishedTables:
+    """The small tables of one published night, for display, and the path of the published copy.
+
+    ``champion`` is the model whose signals are followed, "" when the night has no signal.
+    """
 
     copy: Path
     champion: str
@@ -36,9 +42,9 @@ class Published:
 
 @task(name="mark_published", cache_policy=NO_CACHE, persist_result=False)
 def mark_published(night: Night, champion: str, for_session: date) -> None:
-    """Sets ``published_at`` to the night's clock; no step alters the night's rows from then on.
+    """Sets the night's state to published and ``published_at`` to its clock; from then on no step alters its rows.
 
-    Raises NightBlockedError unless the night was validated and audited, without a blocking check or a leak.
+    Raises NightBlockedError unless the night was validated without a blocking check and audited without a leak.
     """
     keys = {"night": night.as_of, **night.slice}
     gate = night.warehouse.query("publish_gate", **keys).to_pylist()[0]
@@ -54,15 +60,15 @@ def mark_published(night: Night, champion: str, for_session: date) -> None:
         state="published",
         champion=champion,
         for_session=for_session,
-        last_ts=utc_datetime(bar_grid(night)[0][-1]),
+        last_ts=utc_datetime(bar_grid(night).open_times[-1]),
         published_at=night.clock,
         message=message,
     )
 
 
 @task(name="swap_copy", cache_policy=NO_CACHE, persist_result=False)
-def swap_copy(night: Night) -> Published:
-    """Replaces the read-only copy atomically by one that includes the night, and returns the night's tables from it.
+def swap_copy(night: Night) -> PublishedTables:
+    """Replaces the published copy atomically by a new one that includes the night; returns the night's tables from it.
 
     Raises NotPublishedError while a later night of the universe is unfinished.
     """
@@ -73,11 +79,14 @@ def swap_copy(night: Night) -> Published:
         tables = {name: read_query(copy, f"published_{name}", **keys) for name in names}
     champion = tables["signals"]["model"][0].as_py() if len(tables["signals"]) else ""
     logger.info("%s %s: %d signals in %s", night.as_of, night.universe.name, len(tables["signals"]), path)
-    return Published(path, champion, **tables)
+    return PublishedTables(path, champion, **tables)
 
 
 def complete_copy(night: Night) -> None:
-    """Replaces the copy if the process died after the night was marked as published and before its copy was made."""
+    """Makes the published copy if it does not contain the night, which is marked as published.
+
+    That happens when the process died between ``mark_published`` and ``swap_copy``.
+    """
     if night.warehouse.published.exists():
         with read_published(night.warehouse) as copy:
             rows = read_query(copy, "night_row", night=night.as_of, **night.slice).to_pylist()

@@ -1,4 +1,7 @@
-"""Train: fits every network of the night on every fold that is not fitted yet, and forecasts the bars without one."""
+"""Train: fits each network of the night on every fold without a fit, and forecasts the test bars without a forecast.
+
+A night is the run for one as-of date; see ``tasks/night.py``.
+"""
 
 from __future__ import annotations
 
@@ -31,20 +34,28 @@ from models.training.fit import TrainConfig, fit_fold, fold_key, max_parallel_fi
 from models.zoo import Spec
 from tasks.errors import NoFoldsError
 from tasks.forecasts import RULE, Contender, prediction_rows, utc_datetime
-from tasks.learned_graphs import learned_snapshots, with_trailing, write_learned_graphs
+from tasks.learned_graphs import learned_snapshots, with_trailing_snapshots, write_learned_graphs
 from tasks.night import Night
-from tasks.panels import first_unseen_bar, instants, load_bar_events, load_bars, load_features, load_snapshots
+from tasks.panels import (
+    column_to_datetime64,
+    first_unseen_bar,
+    load_bar_events,
+    load_bars,
+    load_features,
+    load_snapshots,
+)
 from warehouse.tables import append, read_query, replace_slice
 
 logger = logging.getLogger(__name__)
-Progress = Callable[[int, int, str], None]
+Progress = Callable[[int, int, str], None]  # receives the number of steps done, the number in all, and a label
 
 
 @dataclass(frozen=True)
 class Recipe:
     """How the networks of a universe are trained: labels, walk-forward windows in bars, and settings of a fit.
 
-    ``folds`` are the arguments of ``walk_forward``; ``train`` those of TrainConfig that differ from its defaults.
+    ``horizons`` are the forecast horizons in bars; ``class_horizon`` is the horizon of the class labels. ``folds`` are
+    the arguments of ``walk_forward``. ``train`` holds the fields of TrainConfig that differ from its defaults.
     """
 
     horizons: tuple[int, ...]
@@ -53,39 +64,47 @@ class Recipe:
     train: Mapping[str, Any] = field(default_factory=dict)
 
     def config(self, seed: int) -> TrainConfig:
-        """Settings of a fit with this seed."""
+        """The settings of a fit with this seed."""
         return TrainConfig(**{**self.train, "seed": seed})
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingData:
-    """Training data of a universe's networks; ``snapshots`` by graph name.
+    """Training data of a universe's networks, on a grid of t bars.
 
-    ``changed`` (k,) are the bars whose features no night has published yet; ``changed_by_events`` (k,) the bars from
-    the first event on that no published night has read.
+    ``snapshots`` are listed by graph name. ``events`` is None when no network reads events. Two arrays hold the open
+    times (datetime64[us], UTC) of bars to forecast again. ``bars_with_new_features`` are the bars with a feature row
+    that no published night has written. ``bars_with_new_events`` are all bars from the first event on that no
+    published night has read.
     """
 
     features: Panel
     labels: Labels
     snapshots: Mapping[str, list[Snapshot]]
     folds: list[Fold]
-    changed: np.ndarray
+    bars_with_new_features: np.ndarray
     events: BarEvents | None
-    changed_by_events: np.ndarray
+    bars_with_new_events: np.ndarray
 
     def side_inputs_of(self, spec: Spec) -> SideInputs:
-        """The snapshots that the network of ``spec`` reads, None if it reads no graph, and the events."""
+        """The events, and the snapshots of the graph that the network of ``spec`` reads (None if it reads no graph)."""
         graph = zoo.graph_of(spec)
         return SideInputs(None if graph is None else self.snapshots[graph], self.events)
 
-    def changed_for(self, spec: Spec) -> np.ndarray:
-        """The bars whose inputs to the network of ``spec`` differ from those of the published nights."""
-        return np.union1d(self.changed, self.changed_by_events) if zoo.network(spec.model).events else self.changed
+    def bars_with_new_inputs(self, spec: Spec) -> np.ndarray:
+        """Open times, ascending, of the bars whose inputs to the network of ``spec`` no published night has read."""
+        if not zoo.find_network(spec.model).reads_events:
+            return self.bars_with_new_features
+        return np.union1d(self.bars_with_new_features, self.bars_with_new_events)
 
 
 @dataclass(frozen=True)
 class TrialReport:
-    """One model and seed: number of folds, fitted in this run, skipped as unfit to train, prediction rows written."""
+    """Result of training one model with one seed.
+
+    ``folds`` counts all folds, ``fitted`` the folds fitted in this run, ``skipped`` the folds whose fit raised a
+    FitError, and ``predictions`` the prediction rows written.
+    """
 
     model: str
     seed: int
@@ -97,16 +116,16 @@ class TrialReport:
 
 
 def trial_id(night: Night, model: str, seed: int, recipe: Recipe) -> str:
-    """First 16 hex digits of the sha256 of everything that identifies a trial: market, network, settings and seed."""
+    """First 16 hex digits of the sha256 of what identifies a trial: source, universe, network, settings and seed."""
     identity = [night.slice, Spec(model).to_json(), recipe.config(seed).to_json(), asdict(recipe)]
     return short_hash(json.dumps(identity, sort_keys=True))
 
 
 def contenders(night: Night, models: Sequence[str], seeds: Sequence[int], recipe: Recipe) -> list[Contender]:
-    """The models of a night as entries of its leaderboard. Raises UnknownModelError."""
+    """The models of a night as entries of its leaderboard, in the order of ``models``. Raises UnknownModelError."""
     return [
         Contender(name, RULE)
-        if isinstance(zoo.entry(name), zoo.TradingRule)
+        if isinstance(zoo.find_entry(name), zoo.TradingRule)
         else Contender(name, "network", tuple(trial_id(night, name, seed, recipe) for seed in seeds))
         for name in models
     ]
@@ -114,30 +133,37 @@ def contenders(night: Night, models: Sequence[str], seeds: Sequence[int], recipe
 
 @task(name="load training data", cache_policy=NO_CACHE, persist_result=False)
 def load_training_data(night: Night, recipe: Recipe, models: Sequence[str] | None = None) -> TrainingData:
-    """Features, labels, folds, and the graphs and events that ``models`` read, up to the night.
+    """Features, labels, folds, and the graphs and events that ``models`` read, up to the night's clock.
 
-    ``models`` defaults to all networks of the zoo.
-    Raises NoFoldsError when the history is too short for one fold, and UnknownModelError.
+    ``models`` are names of networks; the default is all networks of the zoo. Raises NoFoldsError when the history is
+    too short for one fold, and UnknownModelError.
     """
     bars = load_bars(night)
     features = load_features(night)
     labels = compute_labels(bars, features.column("volatility_60"), recipe.horizons, recipe.class_horizon)
     folds = walk_forward(features.ts, labels.end, **recipe.folds)
     if not folds:
-        need = sum(recipe.folds[name] for name in ("warmup_bars", "train_bars", "embargo_bars"))
+        bars_before_test = sum(recipe.folds[name] for name in ("warmup_bars", "train_bars", "embargo_bars"))
         raise NoFoldsError(
             f"{night.universe.name} has {len(features)} bars up to {night.as_of}; its first test window starts after "
-            f"{need}; choose a later night, or shorter windows in the profile's folds"
+            f"{bars_before_test}; choose a later night, or shorter windows in the profile's folds"
         )
-    changed = instants(night.warehouse.query("unpublished_features", **night.slice)["ts"])
-    names = (
-        [name for name, entry in zoo.ENTRIES.items() if isinstance(entry, zoo.Network)] if models is None else models
+    bars_with_new_features = column_to_datetime64(night.warehouse.query("unpublished_features", **night.slice)["ts"])
+    if models is None:
+        models = [name for name, entry in zoo.ENTRIES.items() if isinstance(entry, zoo.Network)]
+    graphs = [zoo.graph_of(Spec(name)) for name in models]
+    snapshots = {graph: load_snapshots(night, graph) for graph in sorted({graph for graph in graphs if graph})}
+    events = load_bar_events(night) if any(zoo.find_network(name).reads_events for name in models) else None
+    first_new = len(features) if events is None else first_unseen_bar(night, events)
+    return TrainingData(
+        features=features,
+        labels=labels,
+        snapshots=snapshots,
+        folds=folds,
+        bars_with_new_features=bars_with_new_features,
+        events=events,
+        bars_with_new_events=features.ts[first_new:],
     )
-    graphs = {graph for name in names if (graph := zoo.graph_of(Spec(name))) is not None}
-    snapshots = {graph: load_snapshots(night, graph) for graph in sorted(graphs)}
-    events = load_bar_events(night) if any(zoo.network(name).events for name in names) else None
-    changed_by_events = features.ts[:0] if events is None else features.ts[first_unseen_bar(night, events) :]
-    return TrainingData(features, labels, snapshots, folds, changed, events, changed_by_events)
 
 
 @task(name="train model", cache_policy=NO_CACHE, persist_result=False)
@@ -150,36 +176,49 @@ def train_model(
     workers: int | None = None,
     on_progress: Progress | None = None,
 ) -> TrialReport:
-    """Fits the folds of one model that are not fitted yet, and forecasts every test bar that is new or was restated.
+    """Fits the folds of one model that have no fit yet, and forecasts every test bar that is new or was restated.
 
-    ``workers`` folds are fitted in parallel, by default as many as the machine allows. A fold's row and predictions are
-    written together, so a killed night loses at most the running fits, and those resume from their last epoch.
+    ``workers`` folds are fitted in parallel, by default as many as the machine allows. A fold that raises FitError is
+    skipped with a warning. A fold's row and predictions are written in one transaction, so a killed night loses at most
+    the running fits, and these resume from their last epoch.
     """
     tune_allocator()
     trial = Trial(night, data, Spec(model), recipe.config(seed), trial_id(night, model, seed, recipe))
-    stored = {row["fold"]: row for row in night.warehouse.query("folds_of_trial", **trial.keys).to_pylist()}
-    fitted = skipped = written = 0
+    stored_rows = {row["fold"]: row for row in night.warehouse.query("folds_of_trial", **trial.keys).to_pylist()}
+    n_fitted = 0
+    n_skipped = 0
+    n_predictions = 0
     pool = ThreadPoolExecutor(workers or max_parallel_fits())
     stop = threading.Event()
     try:
-        futures = [pool.submit(_fit_and_forecast, trial, fold, stored.get(fold.index), stop) for fold in data.folds]
+        futures = [
+            pool.submit(_fit_and_forecast, trial, fold, stored_rows.get(fold.index), stop) for fold in data.folds
+        ]
         for k, future in enumerate(futures):
             if on_progress is not None:
                 on_progress(k, len(futures), f"{model}, fold {k + 1} of {len(futures)}")
             try:
-                work = future.result()
+                result = future.result()
             except FitError as error:
                 logger.warning("%s, %s: left out: %s", night.universe.name, model, error)
-                skipped += 1
+                n_skipped += 1
             else:
-                fitted += work.fitted
-                written += _write(trial, work)
+                n_fitted += result.is_new_fit
+                n_predictions += _write_fold(trial, result)
     finally:
         stop.set()
         pool.shutdown(cancel_futures=True)
     if on_progress is not None:
         on_progress(len(futures), len(futures), model)
-    report = TrialReport(model, seed, trial.trial_id, len(data.folds), fitted, skipped, written)
+    report = TrialReport(
+        model=model,
+        seed=seed,
+        trial_id=trial.trial_id,
+        folds=len(data.folds),
+        fitted=n_fitted,
+        skipped=n_skipped,
+        predictions=n_predictions,
+    )
     logger.info("%s %s: %s", night.as_of, night.universe.name, report)
     return report
 
@@ -196,37 +235,47 @@ class Trial:
 
     @property
     def keys(self) -> dict[str, object]:
-        """Key columns of the trial's rows."""
+        """Key columns of the trial's rows: source, universe and trial_id."""
         return {**self.night.slice, "trial_id": self.trial_id}
 
     @property
-    def inputs(self) -> tuple[Spec, TrainConfig, Panel, Labels, SideInputs]:
-        """The leading arguments of ``fit_fold`` and ``fold_key``."""
-        return self.spec, self.config, self.data.features, self.data.labels, self.data.side_inputs_of(self.spec)
+    def side_inputs(self) -> SideInputs:
+        """The snapshots and events that the trial's network reads."""
+        return self.data.side_inputs_of(self.spec)
+
+    @property
+    def fit_arguments(self) -> tuple[Spec, TrainConfig, Panel, Labels, SideInputs]:
+        """The first five arguments of ``fit_fold`` and of ``fold_key``."""
+        return self.spec, self.config, self.data.features, self.data.labels, self.side_inputs
 
 
 @dataclass(frozen=True, eq=False)
-class FoldWork:
-    """Result of one fold, not written yet: ``row``, and ``predictions`` from bar ``first`` on, are None when they are
-    stored already. ``learned_graphs``: the snapshots of the network's own graph at those bars."""
+class FoldResult:
+    """Result of one fold, not written yet.
+
+    ``is_new_fit`` is True when the fold was fitted in this run. ``row`` is the fold's row of store.folds, None when the
+    same row is stored already. ``predictions`` are the forecasts from bar position ``first_bar`` on, None when all are
+    stored already. ``learned_graphs`` are the snapshots that the network itself has learned, at the forecast bars.
+    """
 
     fold: Fold
-    fitted: bool
+    is_new_fit: bool
     fit_result: FitResult
     row: pa.Table | None
-    first: int
+    first_bar: int
     predictions: pa.Table | None
     learned_graphs: list[Snapshot]
 
 
 class StoppedError(Exception):
-    """A fit was stopped because another one failed or the night was interrupted."""
+    """A fit was stopped because the fit of another fold failed or the night was interrupted."""
 
 
-def _fit_and_forecast(trial: Trial, fold: Fold, stored: dict[str, Any] | None, stop: threading.Event) -> FoldWork:
-    """The fold's fit, made now unless its file exists, and its missing forecasts.
+def _fit_and_forecast(trial: Trial, fold: Fold, stored_row: dict[str, Any] | None, stop: threading.Event) -> FoldResult:
+    """The result of one fold: it is fitted unless a usable model file exists, and its missing bars are forecast.
 
-    Runs in a thread beside other folds, so it does not use the warehouse.
+    ``stored_row`` is the fold's row of store.folds, if there is one. The function runs in a thread in parallel with
+    other folds, so it does not use the warehouse.
     """
 
     def on_epoch(epoch: int, loss: float) -> None:
@@ -234,59 +283,65 @@ def _fit_and_forecast(trial: Trial, fold: Fold, stored: dict[str, Any] | None, s
             raise StoppedError
 
     features = trial.data.features
-    key = fold_key(*trial.inputs, fold)
+    key = fold_key(*trial.fit_arguments, fold)
     artifact = trial.night.warehouse.artifacts / f"{key}.safetensors"
     fit_result = _stored_fit(artifact)
-    needs_fit = fit_result is None
+    is_new_fit = fit_result is None
     if fit_result is None:
         artifact.parent.mkdir(parents=True, exist_ok=True)
-        fit_result = fit_fold(*trial.inputs, fold, artifact, artifact.with_suffix(".ckpt"), on_epoch).fit_result
-    if stored is not None and stored["fold_key"] == key:
+        fit_result = fit_fold(*trial.fit_arguments, fold, artifact, artifact.with_suffix(".ckpt"), on_epoch).fit_result
+    if stored_row is not None and stored_row["fold_key"] == key:
         row = None
-        first = _first_due(trial, fold, stored)
+        first_bar = _first_due_bar(trial, fold, stored_row)
     else:
         row = _fold_row(trial, fold, key, artifact, fit_result)
-        first = fold.test_start
-    if row is None and first >= min(fold.test_stop, len(features)):
-        return FoldWork(fold, needs_fit, fit_result, row, first, predictions=None, learned_graphs=[])
-    predictions = predict_fold(artifact, features, trial.inputs[4], fold, first, keep_state=True)
-    graphs = learned_snapshots(predictions, first, trial.spec.model, trial.config.seed)
-    return FoldWork(fold, needs_fit, fit_result, row, first, prediction_rows(predictions), graphs)
+        first_bar = fold.test_start
+    if row is None and first_bar >= min(fold.test_stop, len(features)):
+        return FoldResult(fold, is_new_fit, fit_result, row, first_bar, predictions=None, learned_graphs=[])
+    predictions = predict_fold(artifact, features, trial.side_inputs, fold, first_bar, keep_state=True)
+    graphs = learned_snapshots(predictions, first_bar, trial.spec.model, trial.config.seed)
+    return FoldResult(fold, is_new_fit, fit_result, row, first_bar, prediction_rows(predictions), graphs)
 
 
-def _write(trial: Trial, work: FoldWork) -> int:
-    """Number of prediction rows written, in one transaction with the fold's row if it is new."""
-    if work.predictions is None:
+def _write_fold(trial: Trial, result: FoldResult) -> int:
+    """Writes predictions, learned graphs and a new fold's row in one transaction; returns the number of predictions."""
+    if result.predictions is None:
         return 0
     night = trial.night
     ts = trial.data.features.ts
-    keys = {**trial.keys, "fold": work.fold.index}
-    series = with_trailing(night, work.learned_graphs, ts)
-    with night.warehouse.write(f"fold {work.fold.index} of {trial.spec.model}, {night.universe.name}") as con:
-        if work.row is not None:
-            _write_trial(con, trial, work.fit_result)
-            replace_slice(con, "store.folds", work.row, **keys)
-        read_query(con, "delete_predictions", **keys, start=utc_datetime(ts[work.first]), end=utc_datetime(ts[-1]))
-        write_learned_graphs(con, night, work.learned_graphs, series, trial_id=trial.trial_id, fold=work.fold.index)
-        return append(con, "store.predictions", work.predictions, **keys, run_id=night.run_id)
+    fold = result.fold.index
+    keys = {**trial.keys, "fold": fold}
+    learned = result.learned_graphs
+    series = with_trailing_snapshots(night, learned, ts)
+    with night.warehouse.write(f"fold {fold} of {trial.spec.model}, {night.universe.name}") as con:
+        if result.row is not None:
+            _write_new_trial(con, trial, result.fit_result)
+            replace_slice(con, "store.folds", result.row, **keys)
+        start = utc_datetime(ts[result.first_bar])
+        read_query(con, "delete_predictions", **keys, start=start, end=utc_datetime(ts[-1]))
+        write_learned_graphs(con, night, learned, series, trial_id=trial.trial_id, fold=fold)
+        return append(con, "store.predictions", result.predictions, **keys, run_id=night.run_id)
 
 
-def _first_due(trial: Trial, fold: Fold, stored: dict[str, Any]) -> int:
-    """The first bar of the fold's window that has no prediction yet, or whose inputs changed since."""
+def _first_due_bar(trial: Trial, fold: Fold, stored_row: dict[str, Any]) -> int:
+    """Position of the first bar of the fold's test window that has no prediction yet or whose inputs changed since.
+
+    A changed bar counts from ``context_bars`` before the window on, because the network reads the bars from there.
+    """
     ts = trial.data.features.ts
-    first = fold.test_start
-    if stored["last_prediction"] is not None:
-        last = np.datetime64(stored["last_prediction"].replace(tzinfo=None), "us")
-        first = int(np.searchsorted(ts, last, side="right"))
-    changed = trial.data.changed_for(trial.spec)
+    first_bar = fold.test_start
+    if stored_row["last_prediction"] is not None:
+        last = np.datetime64(stored_row["last_prediction"].replace(tzinfo=None), "us")
+        first_bar = int(np.searchsorted(ts, last, side="right"))
+    changed = trial.data.bars_with_new_inputs(trial.spec)
     is_read = changed >= ts[max(0, fold.test_start - trial.config.context_bars)]
     if is_read.any():
-        first = min(first, int(np.searchsorted(ts, changed[is_read][0])))
-    return max(fold.test_start, first)
+        first_bar = min(first_bar, int(np.searchsorted(ts, changed[is_read][0])))
+    return max(fold.test_start, first_bar)
 
 
 def _stored_fit(artifact: Path) -> FitResult | None:
-    """The fit result recorded in a model file; None when no file is usable, so that the fold is fitted (again)."""
+    """The fit result recorded in a model file; None when the file does not exist or is damaged."""
     if not artifact.exists():
         return None
     try:
@@ -296,7 +351,8 @@ def _stored_fit(artifact: Path) -> FitResult | None:
         return None
 
 
-def _write_trial(con: Any, trial: Trial, fit_result: FitResult) -> None:
+def _write_new_trial(con: Any, trial: Trial, fit_result: FitResult) -> None:
+    """Writes the trial's row of store.trials, unless it is stored."""
     if read_query(con, "trial_exists", **trial.keys).num_rows:
         return
     row = {
@@ -311,7 +367,7 @@ def _write_trial(con: Any, trial: Trial, fit_result: FitResult) -> None:
 
 
 def _fold_row(trial: Trial, fold: Fold, key: str, artifact: Path, fit_result: FitResult) -> pa.Table:
-    """The row of store.folds without its keys; ``test_end`` is the open of the first bar after the window."""
+    """The row of store.folds without its keys; ``test_end`` is the open of the first bar after the test window."""
     ts = trial.data.features.ts
     labels = trial.data.labels
     universe = trial.night.universe

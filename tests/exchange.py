@@ -1,9 +1,9 @@
-"""A fake Bybit on 127.0.0.1: a websocket that plays a script of frames and faults, and REST beside it.
+"""A fake Bybit on 127.0.0.1: a websocket that plays a script of frames and faults, and a REST service.
 
-Every step of the script is a frame, which is sent if the client has subscribed to its topic, or one of the faults
-below. The websocket loses what is played while no client is connected, or while the exchange is silent. REST returns
-every trade that has been played, and by symbol what a test has put into ``klines`` (as on the wire) and
-``funding_rates`` (ms, rate).
+A step of the script is a frame or one of the faults below. A frame is sent if the client has subscribed to its topic.
+Frames that are played while no client is connected, or while the exchange is silent, are lost for the websocket. REST
+returns every trade that has been played. It also returns the rows that a test has put into ``klines`` (symbol → rows as
+on the wire) and ``funding_rates`` (symbol → (settlement in ms, rate)).
 """
 
 from __future__ import annotations
@@ -24,21 +24,22 @@ from tasks.live.stream import MarketStream
 from tasks.markets.bybit_ws import Timing
 
 DISCONNECT = "disconnect"  # closes the connection
-GO_AWAY = "go away"  # closes the connection and plays the steps up to COME_BACK while no client is connected
+GO_AWAY = "go away"  # plays the steps up to COME_BACK for REST only, then closes the connection
 COME_BACK = "come back"  # ends GO_AWAY and FALL_SILENT
-FALL_SILENT = "fall silent"  # sends and answers nothing until the client opens a new connection
-AWAIT_SNAPSHOT_REQUEST = "await snapshot request"  # waits until the client has left and joined a topic again
-NOW_MS = 4_000_000_000_000  # the time of every REST answer: late enough that every bar has closed
+FALL_SILENT = "fall silent"  # plays the steps up to COME_BACK for REST only; silent until the client connects again
+AWAIT_SNAPSHOT_REQUEST = "await snapshot request"  # waits until the client has resubscribed to a topic
+NOW_MS = 4_000_000_000_000  # the time of every REST answer (year 2096), at which every bar has closed
 QUICK_TIMING = Timing(heartbeat_s=0.05, silence_s=0.3, open_s=5, first_wait_s=0.01, longest_wait_s=0.05)
-PACE_S = 0.003  # between frames, so that REST is only slightly ahead of what the websocket has delivered
+PACE_S = 0.003  # seconds between frames, so that REST is only slightly ahead of the websocket
 
 
 class FakeExchange:
     """Plays ``script`` to one client at a time, once that client has subscribed to all of ``topics``.
 
-    A subscription is answered with the topic's latest snapshot. Frames of type snapshot replace it, and ``books`` maps
-    the text of a book's change to the snapshot after that change. ``rejected`` topics are refused. ``requests`` are the
-    client's websocket requests, ``done`` is set at the end of the script. Use it as a context manager.
+    A subscription is answered with the topic's latest snapshot: the last frame of type snapshot, or the snapshot after
+    the last book change, which ``books`` maps from the change's text. Subscriptions to ``rejected`` topics are refused.
+    ``requests`` are the client's websocket requests; ``done`` is set at the end of the script. Use the object as a
+    context manager.
     """
 
     def __init__(
@@ -171,7 +172,7 @@ class FakeExchange:
         self.done.set()
 
     def publish(self, text: str) -> str | None:
-        """The topic of a frame, None for text without one; adds the frame to what REST and new subscribers receive."""
+        """Adds the frame to the data for REST and new subscribers; returns its topic, None for text without a topic."""
         try:
             frame = json.loads(text)
             topic = frame["topic"]
@@ -186,23 +187,30 @@ class FakeExchange:
             trades = self.trades.setdefault(topic.partition(".")[2], [])
             ids = {trade["execId"] for trade in trades}
             trades += [
-                {"execId": one["i"], "symbol": one["s"], "price": one["p"], "size": one["v"], "side": one["S"]}
-                | {"time": str(one["T"]), "isBlockTrade": False}
-                for one in data
-                if one.get("i", "") not in {*ids, ""}
+                {
+                    "execId": trade["i"],
+                    "symbol": trade["s"],
+                    "price": trade["p"],
+                    "size": trade["v"],
+                    "side": trade["S"],
+                }
+                | {"time": str(trade["T"]), "isBlockTrade": False}
+                for trade in data
+                if trade.get("i", "") not in {*ids, ""}
             ]
         return topic
 
     @property
     def _endpoints(self) -> dict[str, Callable[[dict[str, str]], list[Any]]]:
-        """By path, the function of the query that returns the rows of the REST answer, newest first."""
+        """Path → function from the query to the rows of the REST answer, newest first."""
 
-        def rows_between(rows: list[Any], stamp: Callable[[Any], int], first: str, last: str) -> list[Any]:
-            return sorted((row for row in rows if int(first) <= stamp(row) <= int(last)), key=stamp, reverse=True)
+        def rows_between(rows: list[Any], row_ms: Callable[[Any], int], first_ms: str, last_ms: str) -> list[Any]:
+            requested = (row for row in rows if int(first_ms) <= row_ms(row) <= int(last_ms))
+            return sorted(requested, key=row_ms, reverse=True)
 
         return {
             "recent-trade": lambda query: sorted(
-                self.trades.get(query["symbol"], []), key=lambda one: -int(one["time"])
+                self.trades.get(query["symbol"], []), key=lambda trade: -int(trade["time"])
             ),
             "kline": lambda query: rows_between(
                 self.klines.get(query["symbol"], []), lambda row: int(row[0]), query["start"], query["end"]
@@ -240,8 +248,10 @@ class FakeExchange:
 
 
 async def run_until_script_ends(stream: MarketStream, exchange: FakeExchange) -> StreamReport:
-    """Runs the stream until the script is played, no frame has arrived for 0.2 s, and no bar's close is due or running;
-    then stops it and returns its report."""
+    """Runs the stream until the script has ended, then stops it and returns its report.
+
+    Before it stops the stream, it waits until no frame has arrived for 0.2 s and no close of bars is due or running.
+    """
     stop = asyncio.Event()
     running = asyncio.create_task(stream.run(stop))
     counts = stream.frames.counts
@@ -249,7 +259,7 @@ async def run_until_script_ends(stream: MarketStream, exchange: FakeExchange) ->
     frames_before = -1
     quiet_polls = 0
     async with asyncio.timeout(60):
-        while not running.done() and quiet_polls < 4:
+        while not running.done() and quiet_polls < 4:  # 4 polls of 0.05 s
             await asyncio.sleep(0.05)
             frames = counts["frames"] + counts["malformed"] - counts["pongs"]
             is_closing = bar_closer is not None and (

@@ -1,4 +1,7 @@
-"""A published night of two perpetuals with a fitted tgn, and what the exchange sends in the hours after it."""
+"""A published night (the run for one date) of two perpetuals with a fitted tgn, and the market of the hours after it.
+
+"Hours" are hours after MIDNIGHT, the clock of the published night.
+"""
 
 from __future__ import annotations
 
@@ -34,23 +37,32 @@ from warehouse.publish import publish_copy
 from warehouse.tables import append
 from warehouse.universes import Universe
 
-FRIDAY = date(2024, 6, 28)
-SATURDAY = date(2024, 6, 29)
-MIDNIGHT = datetime(2024, 6, 29, tzinfo=UTC)  # the published night's clock, up to which its bars are stored
+NIGHT_DATE = date(2024, 6, 28)
+NEXT_NIGHT_DATE = date(2024, 6, 29)
+MIDNIGHT = datetime(2024, 6, 29, tzinfo=UTC)  # the published night's clock; its last bar closes here
 HOUR_MS = 3_600_000
-GRAPH = {"graphs": ("correlation",), "window_bars": 24, "min_correlation": 0.05, "top_k": 1, "every_bars": 12}
+GRAPH_OPTIONS = {"graphs": ("correlation",), "window_bars": 24, "min_correlation": 0.05, "top_k": 1, "every_bars": 12}
 RECIPE = Recipe(
     horizons=(1, 4),
     class_horizon=4,
     folds={"warmup_bars": 241, "train_bars": 60, "test_bars": 300, "embargo_bars": 4},
     train={"epochs": 1, "chunk_bars": 16, "burn_in_bars": 4, "context_bars": 8},
 )
-AFTER_MIDNIGHT = {"bars": ">=", "funding_rates": ">"}  # a settlement at midnight is published by then
-COLUMNS = (
+# tables whose rows after midnight REST serves; a funding settlement at midnight is part of the published night
+REST_TABLES = {"bars": ">=", "funding_rates": ">"}
+UNIVERSE_COLUMNS = (
     *("provider", "interval", "calendar", "benchmark", "history_start", "commission_bps", "slippage_bps"),
     "survivorship_biased",
 )
-PREDICTIONS = ("expected_return", "expected_volatility", "p_strong_sell", "p_sell", "p_hold", "p_buy", "p_strong_buy")
+PREDICTION_COLUMNS = (
+    "expected_return",
+    "expected_volatility",
+    "p_strong_sell",
+    "p_sell",
+    "p_hold",
+    "p_buy",
+    "p_strong_buy",
+)
 SYMBOLS = ("AAA", "BBB")
 
 
@@ -60,6 +72,7 @@ def ms_after_midnight(hours: float) -> int:
 
 
 def trade(hours: float, symbol: str = "AAA", value: float = 150_000.0, name: str = "") -> str:
+    """A frame with one trade worth ``value`` at the price 60 + hours; ``name`` is its id."""
     stamp = ms_after_midnight(hours)
     price = 60.0 + hours
     data = {"T": stamp, "s": symbol, "S": "Buy", "v": f"{value / price:.3f}", "p": f"{price}"}
@@ -68,12 +81,14 @@ def trade(hours: float, symbol: str = "AAA", value: float = 150_000.0, name: str
 
 
 def liquidation(hours: float, symbol: str = "BBB") -> str:
+    """A frame with one liquidation of 700 coins at the price 50 + hours."""
     stamp = ms_after_midnight(hours)
     data = {"T": stamp, "s": symbol, "S": "Sell", "v": "700", "p": f"{50 + hours}"}
     return json.dumps({"topic": f"allLiquidation.{symbol}", "type": "snapshot", "ts": stamp, "data": [data]})
 
 
 def ticker(hours: float, symbol: str = "AAA", kind: str = "snapshot") -> str:
+    """A ticker frame with the open interest 5000 + 10 · hours and a constant funding rate."""
     data = {"symbol": symbol, "fundingRate": "0.0002", "openInterest": f"{5000 + 10 * hours}"}
     data["nextFundingTime"] = str(ms_after_midnight(8))
     stamp = ms_after_midnight(hours)
@@ -81,7 +96,10 @@ def ticker(hours: float, symbol: str = "AAA", kind: str = "snapshot") -> str:
 
 
 def market_frames(first: float, last: float) -> list[str]:
-    """Frames from hour ``first`` to ``last``: large, small and simultaneous trades, and trades exactly at closes."""
+    """The frames of each quarter of an hour in [first, last): trades, a liquidation and a ticker.
+
+    There are large, small (500) and simultaneous trades, and a trade exactly at the close of every hour.
+    """
     steps = []
     for quarter in range(int(4 * first), int(4 * last)):
         hour = quarter / 4
@@ -93,17 +111,20 @@ def market_frames(first: float, last: float) -> list[str]:
 
 
 def publish_fitted_night(desk: Any, folder: Path) -> None:
-    """Runs and publishes a night of perpetuals with a fitted tgn; moves the rows after midnight into parquet files."""
-    night = desk.night(FRIDAY, "perpetuals")
+    """Publishes a night of the desk's perpetuals with a fitted tgn.
+
+    The stored bars and funding rates after midnight are moved into parquet files in ``folder``.
+    """
+    night = desk.night(NIGHT_DATE, "perpetuals")
     write_features.fn(night)
-    build_graphs.fn(night, **GRAPH)
+    build_graphs.fn(night, **GRAPH_OPTIONS)
     trial = train_model.fn(night, load_training_data.fn(night, RECIPE, ("tgn",)), "tgn", 0, RECIPE).trial_id
     write_night(night, state="published", settings="{}", settings_hash="", published_at=night.clock)
     champion = {"role": "champion", "model": "tgn", "trial_ids": [trial], "reason": "best"}
     with desk.warehouse.write("night") as con:
-        keys = {**night.slice, "night": FRIDAY, "run_id": night.run_id}
+        keys = {**night.slice, "night": NIGHT_DATE, "run_id": night.run_id}
         append(con, "store.model_registry", pa.Table.from_pylist([champion]), **keys)
-        for table, operator in AFTER_MIDNIGHT.items():
+        for table, operator in REST_TABLES.items():
             where = f"universe = 'perpetuals' AND ts {operator} '{MIDNIGHT}'"
             con.execute(f"COPY (SELECT * FROM store.{table} WHERE {where}) TO '{folder / table}.parquet'")
             con.execute(f"DELETE FROM store.{table} WHERE {where}")
@@ -112,7 +133,10 @@ def publish_fitted_night(desk: Any, folder: Path) -> None:
 
 @dataclass
 class LiveDesk:
-    """A desk with the published night, and the bars and funding rates of the hours after it, which REST serves."""
+    """A desk (tests/desk.py) with the published night, and the later bars and funding rates, which REST serves.
+
+    ``clients``: the REST clients that were created; the fixture closes them.
+    """
 
     desk: Any
     folder: Path
@@ -120,12 +144,12 @@ class LiveDesk:
 
     def __post_init__(self) -> None:
         self.bars, self.funding_rates = (
-            pq.read_table(self.folder / f"{name}.parquet").to_pylist() for name in AFTER_MIDNIGHT
+            pq.read_table(self.folder / f"{name}.parquet").to_pylist() for name in REST_TABLES
         )
 
     @property
     def universe(self) -> Universe:
-        return self.desk.night(FRIDAY, "perpetuals").universe
+        return self.desk.night(NIGHT_DATE, "perpetuals").universe
 
     def serve_rest_data(self, exchange: FakeExchange) -> None:
         """Puts the bars and the funding rates after midnight into the exchange's REST service."""
@@ -158,7 +182,7 @@ class LiveDesk:
 
     def store_universe(self) -> None:
         """Writes the universe into the warehouse, so that the command line can load it by name."""
-        universe = {name: getattr(self.universe, name) for name in COLUMNS} | {"description": "two perpetuals"}
+        universe = {name: getattr(self.universe, name) for name in UNIVERSE_COLUMNS} | {"description": "two perpetuals"}
         members = [{**vars(member), "membership_source": "test"} for member in self.universe.members]
         with self.desk.warehouse.write("universe") as con:
             append(con, "store.universes", pa.Table.from_pylist([universe]), universe=self.universe.name)
@@ -169,29 +193,32 @@ class LiveDesk:
         job = replace(job, save_every_s=0.1, book_every_ms=100, timing=replace(QUICK_TIMING, silence_s=5))
         return MarketStream(job, self.network(exchange.rest_url, symbols))
 
-    def forecasts(self, columns: str = f"symbol, ts, horizon_bars, {', '.join(PREDICTIONS)}") -> list[tuple]:
+    def forecasts(self, columns: str = f"symbol, ts, horizon_bars, {', '.join(PREDICTION_COLUMNS)}") -> list[tuple]:
         return self.desk.rows(f"SELECT {columns} FROM stream_forecasts ORDER BY ts, symbol, horizon_bars")
 
     def night_forecasts(self, bars: int) -> list[tuple]:
-        """The rows of predict_fold for the first ``bars`` bars after midnight, with the events stored so far."""
+        """The forecasts of a night for the first ``bars`` bars after midnight, with the events stored so far.
+
+        They are computed with ``predict_fold`` and have the columns of ``forecasts``.
+        """
         with self.desk.warehouse.write("the next night") as con:
-            for table, rows in zip(AFTER_MIDNIGHT, (self.bars, self.funding_rates), strict=True):
+            for table, rows in zip(REST_TABLES, (self.bars, self.funding_rates), strict=True):
                 append(con, f"store.{table}", pa.Table.from_pylist(rows))
-        night = Night(SATURDAY, "recorded", self.universe, self.desk.warehouse, datetime.now(UTC))
+        night = Night(NEXT_NIGHT_DATE, "recorded", self.universe, self.desk.warehouse, datetime.now(UTC))
         panel = load_bars(night)
-        _, closes = bar_grid(night)
-        features = compute_features(panel, closes)
+        _, close_times = bar_grid(night)
+        features = compute_features(panel, close_times)
         first = int(np.searchsorted(features.ts, np.datetime64(MIDNIGHT.replace(tzinfo=None), "us")))
         fold = published_fold(self.market(), "tgn")
         start = int(np.searchsorted(features.ts, fold.test_start))
-        window = Fold(fold.fold, np.arange(0), 0, start, start + fold.test_bars, 0)
-        graphs = load_snapshots(self.desk.night(FRIDAY, "perpetuals"), "correlation")
+        window = Fold(fold.fold, np.arange(0), 0, start, start + fold.test_bars, 0)  # only its test window is used
+        graphs = load_snapshots(self.desk.night(NIGHT_DATE, "perpetuals"), "correlation")
         events = load_bar_events(night)
         assert events is not None
         side_inputs = SideInputs(graphs, events.for_bars(features.ts[: first + bars]))
-        (name,) = self.desk.rows(f"SELECT artifact FROM folds WHERE artifact_sha256 = '{fold.sha256}'")[0]
+        ((name,),) = self.desk.rows(f"SELECT artifact FROM folds WHERE artifact_sha256 = '{fold.sha256}'")
         artifact = self.desk.warehouse.artifacts / name
-        predictions = predict_fold(artifact, features.rows(0, first + bars), side_inputs, window, first)
+        predictions = predict_fold(artifact, features.slice_bars(0, first + bars), side_inputs, window, first)
         return forecast_rows(predictions)
 
 
@@ -201,7 +228,7 @@ def row_ms(row: dict[str, Any]) -> int:
 
 
 def forecast_rows(predictions: Any) -> list[tuple]:
-    """(symbol, ts, horizon, *PREDICTIONS), ordered by ts, symbol and horizon, as LiveDesk.forecasts returns them."""
+    """Rows (symbol, ts, horizon, *PREDICTION_COLUMNS) by ts, symbol and horizon, as LiveDesk.forecasts returns them."""
     rows = []
     for i, ts in enumerate(predictions.ts):
         for j, symbol in enumerate(predictions.symbols):

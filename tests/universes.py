@@ -9,7 +9,10 @@ from warehouse.universes import Member, Universe
 
 
 def make_stocks(symbols: Iterable[str], benchmark: str, start: date, sectors: dict[str, str] | None = None) -> Universe:
-    """The universe ``stocks`` of Yahoo: daily bars from ``start`` on, the day that all members join."""
+    """The universe ``stocks`` of Yahoo with daily bars. Its history starts on ``start``, the day that all members join.
+
+    ``sectors`` is the sector by symbol; a symbol without one has no sector.
+    """
     sectors = sectors or {}
     return Universe(
         name="stocks",
@@ -26,8 +29,8 @@ def make_stocks(symbols: Iterable[str], benchmark: str, start: date, sectors: di
 
 
 def make_perpetuals(symbols: Iterable[str], start: date, sector: str | None = None) -> Universe:
-    """The universe ``perpetuals`` of Bybit: hourly bars from ``start`` on, the day that all members join; the first
-    symbol is the benchmark."""
+    """The universe ``perpetuals`` of Bybit with hourly bars. Its history starts on ``start``, the day that all members
+    join. The first symbol is the benchmark, and all members have the same sector."""
     members = tuple(Member(symbol, sector, None, start, None) for symbol in symbols)
     return Universe(
         name="perpetuals",

@@ -1,8 +1,9 @@
-"""Opening the warehouse: one DuckDB file, one process at a time.
+"""Connections to the warehouse: one DuckDB file that one process at a time may open.
 
-DuckDB lets one process write and locks every other process out, readers too. So each access waits for an inter-process
-lock, which the operating system releases when its holder dies, and logs which process holds it. Analysts read the
-published copy (``warehouse/publish.py``), which is never written to.
+While one process writes, DuckDB refuses all other processes, readers too. Therefore each access first acquires an
+inter-process lock, and a waiting process logs which process holds it. The operating system releases the lock when its
+holder dies. Analysts read the published copy instead: a read-only file that each finished night replaces as a whole
+(``warehouse/publish.py``).
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ from warehouse.tables import read_query
 logger = logging.getLogger(__name__)
 
 LOCK_TIMEOUT_S = 300.0
-FIRST_NOTICE_S = 1.0
-NOTICE_EVERY_S = 10.0
+FIRST_WAIT_LOG_S = 1.0
+WAIT_LOG_EVERY_S = 10.0
 
 DUCKDB_FAULTS: tuple[type[Exception], ...] = (
     duckdb.IOException,
@@ -46,9 +47,9 @@ DUCKDB_FAULTS: tuple[type[Exception], ...] = (
     duckdb.SerializationException,
     duckdb.TransactionException,
 )
-RESTORE = "not a readable DuckDB database; move it away and put its published copy or a backup in its place"
-# DuckDB's faults differ only in their text: (our error, texts of the fault, what to do).
-SYMPTOMS: tuple[tuple[type[WarehouseError], tuple[str, ...], str], ...] = (
+RESTORE_ADVICE = "not a readable DuckDB database; move it away and put its published copy or a backup in its place"
+# Faults of DuckDB differ only in their text. Each entry: error class to raise, texts of the fault, advice.
+FAULT_TRANSLATIONS: tuple[tuple[type[WarehouseError], tuple[str, ...], str], ...] = (
     (
         WarehouseFullError,
         ("No space left on device", "File too large", "Disk quota exceeded"),
@@ -72,14 +73,14 @@ SYMPTOMS: tuple[tuple[type[WarehouseError], tuple[str, ...], str], ...] = (
     (
         WarehouseCorruptError,
         ("not a valid DuckDB database", "Could not read enough bytes", "Corrupt", "checksum", "Is a directory"),
-        RESTORE,
+        RESTORE_ADVICE,
     ),
 )
 
 
 @dataclass(frozen=True)
 class Warehouse:
-    """One DuckDB file and the files beside it; ``lock_timeout_s`` bounds every wait for its lock."""
+    """One DuckDB file and the files beside it; ``lock_timeout_s`` is the longest wait for its lock."""
 
     path: Path
     lock_timeout_s: float = LOCK_TIMEOUT_S
@@ -109,7 +110,8 @@ class Warehouse:
     def write(self, purpose: str) -> Iterator[duckdb.DuckDBPyConnection]:
         """A connection inside one transaction: committed at the end of the block, rolled back on any error.
 
-        Waits for the lock; processes that wait meanwhile log ``purpose``. Creates the file if there is none.
+        Acquires the lock first; other processes that wait for it log ``purpose``. Creates a missing file. Raises
+        WarehouseLockedError after ``lock_timeout_s``, and the errors of ``open_database``.
         """
         with self.hold_lock(purpose), open_database(self.path, read_only=False) as con:
             con.begin()
@@ -123,9 +125,10 @@ class Warehouse:
 
     @contextlib.contextmanager
     def read(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A read-only connection under the same lock. Fetch in the block and compute after it: it holds the lock.
+        """A read-only connection under the same lock as ``write``.
 
-        Raises WarehouseMissingError when there is no file.
+        Fetch rows inside the block and compute after it, because the block holds the lock. Raises
+        WarehouseMissingError when the file does not exist, WarehouseLockedError after ``lock_timeout_s``.
         """
         if not self.path.exists():
             raise WarehouseMissingError(f"no warehouse at {self.path}; run a night to make one, or check the path")
@@ -139,9 +142,12 @@ class Warehouse:
 
     @contextlib.contextmanager
     def hold_lock(self, purpose: str) -> Iterator[None]:
-        """Holds the inter-process lock for the block. Raises WarehouseLockedError after ``lock_timeout_s``."""
+        """Holds the inter-process lock for the block; ``purpose`` is what waiting processes log.
+
+        Raises WarehouseLockedError after ``lock_timeout_s``, or at once when this thread holds the lock already.
+        """
         lock = FileLock(self._path_with_suffix("lock"))
-        with domain_errors(self.path, OSError):
+        with translate_errors(self.path, OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._acquire(lock)
         try:
@@ -151,12 +157,13 @@ class Warehouse:
             lock.release()
 
     def _acquire(self, lock: FileLock) -> None:
+        """Returns once the lock is acquired; logs its holder after one second and then every ten seconds."""
         deadline = time.monotonic() + self.lock_timeout_s
-        notice_after_s = FIRST_NOTICE_S
+        wait_s = FIRST_WAIT_LOG_S
         while True:
             remaining = deadline - time.monotonic()
             try:
-                lock.acquire(timeout=max(0.0, min(notice_after_s, remaining)))
+                lock.acquire(timeout=max(0.0, min(wait_s, remaining)))
                 return
             except Timeout as exc:
                 holder = self._read_holder()
@@ -167,13 +174,13 @@ class Warehouse:
                 description = (
                     "pid {pid}, {purpose}, since {since}".format_map(holder) if holder else "an unknown holder"
                 )
-                if remaining <= notice_after_s:
+                if remaining <= wait_s:
                     raise WarehouseLockedError(
                         f"{self.path}: still held by {description} after {self.lock_timeout_s:g} s; "
                         "let it finish or end that process, then run again"
                     ) from exc
                 logger.info("waiting for %s (%s)", description, self.path.name)
-                notice_after_s = NOTICE_EVERY_S
+                wait_s = WAIT_LOG_EVERY_S
 
     def _write_holder(self, purpose: str) -> None:
         holder = {
@@ -188,7 +195,7 @@ class Warehouse:
     def _read_holder(self) -> dict:
         try:
             return json.loads(self._path_with_suffix("holder").read_text())
-        except (OSError, ValueError):  # not written yet, or half written at this instant
+        except (OSError, ValueError):  # the file does not exist yet, or another process is writing it
             return {}
 
     def _path_with_suffix(self, suffix: str) -> Path:
@@ -197,10 +204,13 @@ class Warehouse:
 
 @contextlib.contextmanager
 def open_database(path: Path, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection to one DuckDB file in UTC, without our lock. Raises this room's errors in place of DuckDB's."""
-    with domain_errors(path, *DUCKDB_FAULTS):
+    """A connection to one DuckDB file, in UTC and without the warehouse's lock.
+
+    Raises the errors of warehouse/errors.py in place of DuckDB's, WarehouseCorruptError for a file that is no database.
+    """
+    with translate_errors(path, *DUCKDB_FAULTS):
         if path.is_file() and not _is_duckdb(path):
-            raise WarehouseCorruptError(f"{path}: {RESTORE} (no DuckDB header)")
+            raise WarehouseCorruptError(f"{path}: {RESTORE_ADVICE} (no DuckDB header)")
         con = duckdb.connect(str(path), read_only=read_only)
         try:
             con.execute("SET TimeZone='UTC'")
@@ -210,18 +220,21 @@ def open_database(path: Path, read_only: bool) -> Iterator[duckdb.DuckDBPyConnec
 
 
 @contextlib.contextmanager
-def domain_errors(path: Path, *faults: type[Exception]) -> Iterator[None]:
-    """Runs the block; raises a WarehouseError about ``path`` for those of ``faults`` that SYMPTOMS lists."""
+def translate_errors(path: Path, *faults: type[Exception]) -> Iterator[None]:
+    """Runs the block and translates its ``faults`` to errors about ``path``, as FAULT_TRANSLATIONS lists.
+
+    A fault whose text is in no entry is raised unchanged.
+    """
     try:
         yield
     except faults as exc:
-        for error_type, phrases, advice in SYMPTOMS:
-            if any(phrase in str(exc) for phrase in phrases):
+        for error_type, fault_texts, advice in FAULT_TRANSLATIONS:
+            if any(text in str(exc) for text in fault_texts):
                 raise error_type(f"{path}: {advice} ({exc})") from exc
         raise
 
 
 def _is_duckdb(path: Path) -> bool:
-    """True when the file has DuckDB's header; DuckDB opens some other files as a table in memory."""
+    """True when the file has DuckDB's header. DuckDB does not refuse every other file: it opens a CSV as a table."""
     with path.open("rb") as file:
         return file.read(12)[8:] == b"DUCK"

@@ -1,36 +1,38 @@
-"""Errors of the warehouse.
+"""Errors of the package ``warehouse``.
 
 WarehouseError
-├── UnsupportedUrlError    not a DuckDB file
-├── WarehouseMissingError  no file where one was named
-├── WarehouseLockedError   another program held the lock for too long
-├── WarehouseCorruptError  not a database, or a damaged one
-├── WarehouseFullError     the disk is full; what was there before stays readable
-├── NewerMigrationError    a file from a newer program
+├── UnsupportedUrlError    the URL does not name a DuckDB file
+├── WarehouseMissingError  no file exists at the path
+├── WarehouseLockedError   another program or thread held the lock for too long
+├── WarehouseCorruptError  the file is not a database, or a damaged one
+├── WarehouseFullError     the disk is full; committed data stay readable
+├── NewerMigrationError    a newer program wrote the file
 ├── ChangedMigrationError  a migration was edited after it had been applied
-├── RowsRefusedError       rows that do not fit their table
-├── UnknownUniverseError   a universe that is in no seed
-├── NotPublishedError      nothing published yet, or a night that is not finished
+├── RowsRefusedError       rows do not fit their table
+├── UnknownUniverseError   no universe has the name
+├── NotPublishedError      no published copy exists yet, or the night to publish is not finished
 └── PublishedNightError    rows of a published night would change
+
+A night is the run for one as-of date. The published copy is the read-only file that analysts query.
 """
 
 from __future__ import annotations
 
 
 class WarehouseError(Exception):
-    """Base of the errors of this room; the message states what failed, where, and what to do."""
+    """Base class of this package's errors; the message states what failed, where, and what to do."""
 
 
 class UnsupportedUrlError(WarehouseError):
-    """A warehouse URL of a scheme that is not supported."""
+    """A warehouse URL with an unsupported scheme or an empty path."""
 
 
 class WarehouseMissingError(WarehouseError):
-    """No database file at the path."""
+    """No database file exists at the path."""
 
 
 class WarehouseLockedError(WarehouseError):
-    """Another program or thread holds the database."""
+    """Another program or thread held the lock for longer than the timeout, or ignores it."""
 
 
 class WarehouseCorruptError(WarehouseError):
@@ -38,11 +40,11 @@ class WarehouseCorruptError(WarehouseError):
 
 
 class WarehouseFullError(WarehouseError):
-    """The disk has no room for the transaction, which was rolled back."""
+    """The disk is too full for the transaction, which was rolled back."""
 
 
 class NewerMigrationError(WarehouseError):
-    """The file was written by a newer program than this one."""
+    """The file was written by a newer version of this program or of DuckDB."""
 
 
 class ChangedMigrationError(WarehouseError):
@@ -50,16 +52,16 @@ class ChangedMigrationError(WarehouseError):
 
 
 class RowsRefusedError(WarehouseError):
-    """Rows whose columns, types or nulls do not fit their table; nothing of them was written."""
+    """Rows whose columns, types or nulls do not fit their table; none of them was written."""
 
 
 class UnknownUniverseError(WarehouseError):
-    """A universe name that is not in the warehouse."""
+    """No universe of the warehouse has the name."""
 
 
 class NotPublishedError(WarehouseError):
-    """There is no published copy yet, or the night to publish is not finished."""
+    """No published copy exists yet, or the night to publish is not finished."""
 
 
 class PublishedNightError(WarehouseError):
-    """Rows of a published night, which are written once, would change."""
+    """A write would change rows of a published night; those are written once."""

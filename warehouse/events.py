@@ -1,4 +1,4 @@
-"""Writing events of an exchange in bulk: only new events are stored, each once."""
+"""Bulk writes of an exchange's events (trades, books, funding, …) to ``store.events``: each event is stored once."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from warehouse.tables import append, read_query
 
 
 def append_events(con: duckdb.DuckDBPyConnection, rows: pa.Table, *, source: str, venue: str, **stamps: object) -> int:
-    """How many of ``rows`` were new and are written; an event that is stored already stays as it is.
+    """Number of ``rows`` that were new and were written; a stored event is never changed.
 
-    ``rows`` have the columns of tasks/markets/event_rows.py; ``fetched_at`` and ``run_id`` are columns of ``rows`` or
-    come from ``stamps``.
+    An event is new when no row of this ``source`` and ``venue`` has its kind, symbol, ts and event_id. ``rows`` has the
+    columns of tasks/markets/event_rows.py. ``fetched_at`` and ``run_id`` are columns of ``rows``, or one value for all
+    rows in ``stamps``. Raises RowsRefusedError when rows do not fit the table; then none is written.
     """
     if not rows.num_rows:
         return 0
-    span = pc.min_max(rows["ts"]).as_py()
+    ts_range = pc.min_max(rows["ts"]).as_py()
     con.register("arriving", rows)
     try:
-        new = read_query(con, "new_events", source=source, venue=venue, start=span["min"], end=span["max"])
+        new_rows = read_query(con, "new_events", source=source, venue=venue, start=ts_range["min"], end=ts_range["max"])
     finally:
         con.unregister("arriving")
-    return append(con, "store.events", new, source=source, venue=venue, **stamps)
+    return append(con, "store.events", new_rows, source=source, venue=venue, **stamps)

@@ -1,7 +1,9 @@
-"""Verdicts on a night's delta: the rules run through great-expectations on pandas batches, one suite per batch.
+"""The verdicts of the data rules on a night's delta, computed by great-expectations.
 
-The library decides which rows fail; this file passes it the batches and converts its results to verdicts. A rule that
-cannot be evaluated gives a failed verdict that blocks the night.
+A night is the run for one as-of date; its *delta* is the set of received rows that no night has accepted yet. The
+library runs one suite of expectations per batch; a batch is a pandas frame. The library decides which rows fail. This
+module passes it the batches and converts its results to verdicts. A rule that cannot be evaluated gets a failed verdict
+that blocks the night.
 """
 
 from __future__ import annotations
@@ -18,13 +20,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from warehouse.row_checks import CheckContext, coverage, latest
+from warehouse.row_checks import CheckContext, bar_coverage, last_bar_coverage
 from warehouse.rules import BLOCK, FLAG, QUARANTINE, RULES, TABLES, CheckRule, is_true
 
 logger = logging.getLogger(__name__)
 
-MAX_KEYS = 100
-KEYS_IN_MESSAGE = 3
+MAX_STORED_KEYS = 100
+MAX_KEYS_IN_MESSAGE = 3
 EFFECTS = {
     BLOCK: "Nothing of the night is accepted",
     QUARANTINE: "These rows wait in quarantine",
@@ -35,16 +37,19 @@ _library_lock = threading.Lock()  # the library has one context per process
 
 @dataclass(frozen=True, eq=False)
 class Verdict:
-    """The result of one rule on its batch: ``rows`` are the failing positions, ``keys`` the keys of the first hundred.
+    """The result of one rule on its batch.
 
-    ``problem`` states why the rule could not be evaluated; it is empty when it was.
+    ``rows_checked`` is the number of rows of the batch. ``failing_positions`` (int64, ascending) are the positions of
+    the failing rows in the batch. ``failing_keys`` are the symbol and ts of the first hundred of them, sorted by
+    symbol and ts; a ts is ISO 8601 text in UTC. ``problem`` states why the rule could not be evaluated; it is empty
+    for a rule that was evaluated.
     """
 
     rule: CheckRule
     passed: bool
     rows_checked: int
-    rows: np.ndarray
-    keys: tuple[dict[str, str], ...] = ()
+    failing_positions: np.ndarray
+    failing_keys: tuple[dict[str, str], ...] = ()
     problem: str = ""
 
     @property
@@ -53,20 +58,21 @@ class Verdict:
         return BLOCK if self.problem else self.rule.policy
 
     @property
-    def blocks(self) -> bool:
-        """True when the night must stop."""
+    def is_blocking(self) -> bool:
+        """True when the night must stop because of this verdict."""
         return not self.passed and self.policy == BLOCK
 
     @property
     def message(self) -> str:
-        """One sentence on the result; for a failed rule, one more on what happens and what to do."""
+        """One sentence on the result. For a failed rule, a second one states the effect and what a person can do."""
         if self.problem:
             return f"could not be evaluated ({self.problem}). {EFFECTS[BLOCK]}; this is a fault of the rule: report it"
-        if not len(self.rows):
+        n_failing = len(self.failing_positions)
+        if not n_failing:
             return f"{self.rows_checked} rows checked, all pass"
-        some = ", ".join(" ".join(key.values()) for key in self.keys[:KEYS_IN_MESSAGE])
-        more = ", …" if len(self.rows) > KEYS_IN_MESSAGE else ""
-        summary = f"{len(self.rows)} of {self.rows_checked} rows: {self.rule.description} ({some}{more})"
+        examples = ", ".join(" ".join(key.values()) for key in self.failing_keys[:MAX_KEYS_IN_MESSAGE])
+        ellipsis = ", …" if n_failing > MAX_KEYS_IN_MESSAGE else ""
+        summary = f"{n_failing} of {self.rows_checked} rows: {self.rule.description} ({examples}{ellipsis})"
         return f"{summary}; tolerated" if self.passed else f"{summary}. {EFFECTS[self.policy]}; {self.rule.advice}"
 
 
@@ -79,16 +85,19 @@ class Inspection:
     @property
     def blocking(self) -> tuple[Verdict, ...]:
         """The verdicts that stop the night."""
-        return tuple(verdict for verdict in self.verdicts if verdict.blocks)
+        return tuple(verdict for verdict in self.verdicts if verdict.is_blocking)
 
-    def failing(self, table: str, policy: str) -> dict[int, list[CheckRule]]:
-        """Row of the table's delta → the rules of that policy that it fails, in the rules' order; rows ascending."""
-        failed_rules: dict[int, list[CheckRule]] = {}
+    def failing_rules(self, table: str, policy: str) -> dict[int, list[CheckRule]]:
+        """Position in the table's delta → the rules with ``policy`` that the row fails.
+
+        Positions ascend; the rules of a row are in the order of ``verdicts``. Rows without such a rule are left out.
+        """
+        rules_by_position: dict[int, list[CheckRule]] = {}
         for verdict in self.verdicts:
             if verdict.rule.batch_name == table and verdict.policy == policy:
-                for row in verdict.rows.tolist():
-                    failed_rules.setdefault(row, []).append(verdict.rule)
-        return dict(sorted(failed_rules.items()))
+                for position in verdict.failing_positions.tolist():
+                    rules_by_position.setdefault(position, []).append(verdict.rule)
+        return dict(sorted(rules_by_position.items()))
 
 
 def inspect_delta(
@@ -97,28 +106,31 @@ def inspect_delta(
     max_quarantined_fraction: float,
     rules: Sequence[CheckRule] = RULES,
 ) -> Inspection:
-    """The verdicts on a night's delta, a frame per table with ``ts`` in UTC without a zone.
+    """The verdicts on a night's delta: one frame per table of ``TABLES``, with ``ts`` in UTC without a time zone.
 
-    First the rows are checked, then what quarantine leaves of them: whether expected bars are missing, and whether so
-    many rows are in quarantine that the pull itself is in doubt.
+    The rules on single rows come first. The other rules read the bars that are not quarantined: one checks whether
+    expected bars are missing, one whether the last bar is missing. A last rule per table checks that at most
+    ``max_quarantined_fraction`` of its rows are quarantined.
     """
-    row_verdicts = judge({table: delta[table] for table in TABLES}, rules, context)
-    quarantined = {table: list(Inspection(row_verdicts).failing(table, QUARANTINE)) for table in TABLES}
-    accepted = delta["bars"].drop(index=quarantined["bars"])
-    covered = coverage(context, pd.concat([context.bars[["symbol", "ts"]], accepted[["symbol", "ts"]]]))
-    batches = {"coverage": covered, "latest": latest(context, covered)}
+    row_verdicts = evaluate_rules({table: delta[table] for table in TABLES}, rules, context)
+    row_inspection = Inspection(row_verdicts)
+    quarantined = {table: list(row_inspection.failing_rules(table, QUARANTINE)) for table in TABLES}
+    new_bars = delta["bars"].drop(index=quarantined["bars"])
+    bars = pd.concat([context.accepted_bars[["symbol", "ts"]], new_bars[["symbol", "ts"]]])
+    coverage = bar_coverage(context, bars)
+    batches = {"coverage": coverage, "latest": last_bar_coverage(context, coverage)}
     share_rules = []
     for table in TABLES:
         rule, batch = _quarantine_share(table, delta[table], quarantined[table], max_quarantined_fraction)
         share_rules.append(rule)
         batches[rule.batch_name] = batch
-    return Inspection(row_verdicts + judge(batches, [*rules, *share_rules], context))
+    return Inspection(row_verdicts + evaluate_rules(batches, [*rules, *share_rules], context))
 
 
-def judge(
+def evaluate_rules(
     batches: Mapping[str, pd.DataFrame], rules: Sequence[CheckRule], context: CheckContext
 ) -> tuple[Verdict, ...]:
-    """The verdicts of the rules whose batch is in ``batches``, in the rules' order."""
+    """The verdicts of those ``rules`` whose batch is in ``batches``, in the order of ``rules``."""
     verdicts: dict[int, Verdict] = {}
     for name, frame in batches.items():
         suite = {k: rule for k, rule in enumerate(rules) if rule.batch_name == name}
@@ -128,31 +140,35 @@ def judge(
 
 
 def _run_suite(name: str, frame: pd.DataFrame, rules: list[CheckRule], context: CheckContext) -> list[Verdict]:
+    """One verdict per rule on the batch ``frame``, whose index must be 0, 1, …; every rule passes an empty batch."""
     if frame.empty:
         return [Verdict(rule, True, 0, np.zeros(0, dtype=np.int64)) for rule in rules]
     problems: dict[str, str] = {}
-    columns: dict[str, np.ndarray] = {}
+    check_columns: dict[str, np.ndarray] = {}
     for rule in rules:
         if rule.check is not None:
             try:
-                columns[rule.name] = rule.check(frame, context)
+                check_columns[rule.name] = rule.check(frame, context)
             except Exception as exc:  # an error of one rule must stop the night, not the other rules
                 logger.exception("rule %s of %s could not be measured", rule.name, name)
                 problems[rule.name] = f"{type(exc).__name__}: {exc}"
-    evaluable = [rule for rule in rules if rule.name not in problems]
-    results = _validate(name, frame.assign(**columns), evaluable)
+    evaluable_rules = [rule for rule in rules if rule.name not in problems]
+    results = _run_library(name, frame.assign(**check_columns), evaluable_rules)
     return [_to_verdict(rule, frame, results.get(rule.name, []), problems.get(rule.name, "")) for rule in rules]
 
 
-def _validate(name: str, frame: pd.DataFrame, rules: list[CheckRule]) -> dict[str, list[Any]]:
-    """The library's results by rule name. They name failing rows by the frame's index, which is their position."""
+def _run_library(name: str, frame: pd.DataFrame, rules: list[CheckRule]) -> dict[str, list[Any]]:
+    """The library's results by rule name, one per expectation.
+
+    A result lists failing rows by their index in ``frame``, which is also their position.
+    """
     with _library_lock:
         gx, gx_context = _gx_context()
         suite = gx.ExpectationSuite(name=name)
         for rule in rules:
-            for kind, arguments in rule.expectations:
-                expectation = getattr(gx.expectations, kind)
-                suite.add_expectation(expectation(**arguments, mostly=rule.mostly, meta={"rule": rule.name}))
+            for class_name, arguments in rule.all_expectations:
+                expectation_class = getattr(gx.expectations, class_name)
+                suite.add_expectation(expectation_class(**arguments, mostly=rule.mostly, meta={"rule": rule.name}))
         source = gx_context.data_sources.add_or_update_pandas(name)
         batch = source.add_dataframe_asset(name).add_batch_definition_whole_dataframe(name)
         report = batch.get_batch({"dataframe": frame}).validate(suite, result_format="COMPLETE")
@@ -167,59 +183,66 @@ def _validate(name: str, frame: pd.DataFrame, rules: list[CheckRule]) -> dict[st
 def _gx_context() -> tuple[Any, Any]:
     """The library and an empty context of it, without files, telemetry or progress bars. The import takes seconds."""
     os.environ["GX_ANALYTICS_ENABLED"] = "false"  # read when the library is first imported
-    library = logging.getLogger("great_expectations")
-    library.setLevel(logging.WARNING)  # at INFO it logs each function and store
+    library_logger = logging.getLogger("great_expectations")
+    library_logger.setLevel(logging.WARNING)  # at INFO it logs each function and store
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         import great_expectations as gx
         from great_expectations.data_context.types.base import ProgressBarsConfig
-    library.getChild("data_context.types.base").setLevel(logging.WARNING)  # this one sets its own level to INFO
+    library_logger.getChild("data_context.types.base").setLevel(logging.WARNING)  # it sets its own level to INFO
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
     return gx, context
 
 
 def _to_verdict(rule: CheckRule, frame: pd.DataFrame, results: list[Any], problem: str) -> Verdict:
-    rows = np.zeros(0, dtype=np.int64)
+    """The verdict from the library's results on one rule.
+
+    The verdict has a ``problem`` when the check raised one, or when a result of an expectation is missing or failed.
+    """
+    failing_positions = np.zeros(0, dtype=np.int64)
     unevaluated = [r for r in results if "unexpected_index_list" not in r.result]
-    if not problem and (unevaluated or len(results) != len(rule.expectations)):
+    if not problem and (unevaluated or len(results) != len(rule.all_expectations)):
         problem = _exception_text(unevaluated[0]) if unevaluated else "the library returned no result for it"
     if not problem:
-        failing = [np.asarray(r.result["unexpected_index_list"], dtype=np.int64) for r in results]
-        rows = np.unique(np.concatenate(failing))
+        positions = [np.asarray(r.result["unexpected_index_list"], dtype=np.int64) for r in results]
+        failing_positions = np.unique(np.concatenate(positions))
     passed = not problem and all(r.success for r in results)
-    return Verdict(rule, passed, len(frame), rows, _keys(frame, rows), problem)
+    return Verdict(rule, passed, len(frame), failing_positions, _failing_keys(frame, failing_positions), problem)
 
 
 def _exception_text(result: Any) -> str:
+    """The messages of the exceptions in one result of the library, which nests them per metric or not at all."""
     info = result.exception_info
-    nested = [info] if "exception_message" in info else list(info.values())
-    return "; ".join(sorted({str(part["exception_message"]) for part in nested})) or "no message"
+    exceptions = [info] if "exception_message" in info else list(info.values())
+    return "; ".join(sorted({str(exception["exception_message"]) for exception in exceptions})) or "no message"
 
 
-def _keys(frame: pd.DataFrame, rows: np.ndarray) -> tuple[dict[str, str], ...]:
-    some = frame.iloc[rows].sort_values(["symbol", "ts"]).head(MAX_KEYS)
-    stamps = np.datetime_as_string(some["ts"].to_numpy().astype("datetime64[s]"), timezone="UTC")
-    return tuple({"symbol": s, "ts": str(t)} for s, t in zip(some["symbol"], stamps, strict=True))
+def _failing_keys(frame: pd.DataFrame, positions: np.ndarray) -> tuple[dict[str, str], ...]:
+    """Symbol and ts of at most ``MAX_STORED_KEYS`` of these rows, sorted; ts as ISO 8601 text in UTC."""
+    rows = frame.iloc[positions].sort_values(["symbol", "ts"]).head(MAX_STORED_KEYS)
+    ts = np.datetime_as_string(rows["ts"].to_numpy().astype("datetime64[s]"), timezone="UTC")
+    return tuple({"symbol": symbol, "ts": str(text)} for symbol, text in zip(rows["symbol"], ts, strict=True))
 
 
 def _quarantine_share(
-    table: str, frame: pd.DataFrame, quarantined: list[int], limit: float
+    table: str, frame: pd.DataFrame, quarantined: list[int], max_fraction: float
 ) -> tuple[CheckRule, pd.DataFrame]:
-    """The rule that quarantine takes at most ``limit`` of the rows, and its batch. One bad symbol never blocks."""
+    """The rule that at most ``max_fraction`` of a table's rows are quarantined, and the batch that it checks.
+
+    ``quarantined`` are positions in ``frame``. The rule passes any share when all quarantined rows are of one symbol.
+    """
     is_kept = np.ones(len(frame), dtype=bool)
     is_kept[quarantined] = False
     is_one_symbol = frame.loc[~is_kept, "symbol"].nunique() <= 1
-    description = f"row is kept out by other rules, and at most {limit:.0%} of the rows may be"
-    advice = "read this night's other verdicts: the pull itself is in doubt"
     rule = CheckRule(
-        "quarantined_share",
-        table,
-        BLOCK,
-        description,
-        advice,
-        (is_true("kept"),),
-        mostly=0.0 if is_one_symbol else 1 - limit,
+        name="quarantined_share",
+        table=table,
+        policy=BLOCK,
+        description=f"row is kept out by other rules, and at most {max_fraction:.0%} of the rows may be",
+        advice="read this night's other verdicts: the pull itself is in doubt",
+        expectations=(is_true("kept"),),
+        mostly=0.0 if is_one_symbol else 1 - max_fraction,
         batch=f"{table} kept",
     )
     return rule, frame[["symbol", "ts"]].assign(kept=is_kept)

@@ -1,4 +1,4 @@
-"""Writing a stream's forecasts in bulk: each is written once, however often it is made."""
+"""Bulk writes of the forecasts that a network makes on a live stream: each forecast is stored once."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from warehouse.tables import append, read_query
 def append_forecasts(
     con: duckdb.DuckDBPyConnection, rows: pa.Table, *, source: str, universe: str, model: str, **stamps: object
 ) -> int:
-    """How many of ``rows`` were new and are written; a forecast that is stored already stays as it is.
+    """Number of ``rows`` that were new and were written; a stored forecast is never changed.
 
-    ``rows`` contain each key (symbol, ts, horizon_bars) once.
+    ``rows`` must contain each key (symbol, ts, horizon_bars) once. A forecast is new when its key is not stored for
+    this source, universe and model. ``stamps`` are columns with one value for all rows.
     """
     keys = {"source": source, "universe": universe, "model": model}
     con.register("arriving", rows)
     try:
-        new = read_query(con, "new_stream_forecasts", **keys)
+        new_rows = read_query(con, "new_stream_forecasts", **keys)
     finally:
         con.unregister("arriving")
-    return append(con, "store.stream_forecasts", new, **keys, **stamps)
+    return append(con, "store.stream_forecasts", new_rows, **keys, **stamps)

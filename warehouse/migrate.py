@@ -1,7 +1,7 @@
-"""Bringing a warehouse up to date with this program: numbered migrations, then views, then seeds.
+"""Updates a warehouse to the SQL files of this program: numbered migrations, then views, then seeds (CSV files).
 
 ``store.migrations`` has one row per applied file (``migrations/…``, ``views/…``, ``seeds/…``) with the sha256 of its
-text, written in the transaction that applied the file. A warehouse that is up to date is not written to.
+text. The transaction that applies a file also writes its row. A warehouse that is up to date is not written to.
 """
 
 from __future__ import annotations
@@ -16,68 +16,68 @@ from warehouse.errors import ChangedMigrationError, NewerMigrationError
 from warehouse.tables import query_text
 from warehouse.view_files import dependency_order, inherit_comments, view_dependencies, view_name
 
-ROOM = Path(__file__).parent
-SEEDED = {"seeds/universes.csv": "store.universes", "seeds/universe_members.csv": "store.universe_members"}
+WAREHOUSE_FOLDER = Path(__file__).parent
+SEED_TABLES = {"seeds/universes.csv": "store.universes", "seeds/universe_members.csv": "store.universe_members"}
 
 
 def migrate(warehouse: Warehouse) -> list[str]:
     """Names of the files that were applied, in order; empty when the warehouse was up to date.
 
-    Raises NewerMigrationError for a file from a newer program, ChangedMigrationError when an applied migration was
-    edited.
+    Creates a missing warehouse. Raises NewerMigrationError when a newer program has written to the warehouse, and
+    ChangedMigrationError when an applied migration was edited.
     """
     with warehouse.write("migrate") as con:
         return upgrade(con)
 
 
-def pending(warehouse: Warehouse) -> list[str]:
-    """Names of the files that ``migrate`` would apply."""
+def pending_files(warehouse: Warehouse) -> list[str]:
+    """Names of the files that ``migrate`` would apply. Raises its errors, and WarehouseMissingError."""
     with warehouse.read() as con:
-        return _due(_applied(con), _program())
+        return _files_to_apply(_applied_hashes(con), _program_files())
 
 
 def upgrade(con: duckdb.DuckDBPyConnection) -> list[str]:
-    """Names of the files applied to an open database, inside the caller's transaction."""
-    program = _program()
-    applied = _applied(con)
-    due = _due(applied, program)
-    if not due:
+    """Like ``migrate``, on an open database and inside the caller's transaction."""
+    program = _program_files()
+    applied = _applied_hashes(con)
+    names = _files_to_apply(applied, program)
+    if not names:
         return []
-    for name in sorted(set(applied) - set(program)):  # views that this program no longer has
+    for name in sorted(set(applied) - set(program)):  # views of an older program that this one lacks
         con.execute(f"DROP VIEW IF EXISTS {view_name(name)}")
-    for name in due:
-        if name in SEEDED:
-            _load_seed(con, SEEDED[name], ROOM / name)
+    for name in names:
+        if name in SEED_TABLES:
+            _load_seed(con, SEED_TABLES[name], WAREHOUSE_FOLDER / name)
         else:
             con.execute(program[name])
-    inherit_comments(con, _views({name: program[name] for name in due}))
+    inherit_comments(con, _view_files({name: program[name] for name in names}))
     con.execute(query_text("create_migrations_table"))
     con.execute(
         "DELETE FROM store.migrations WHERE NOT list_contains($unchanged, name)",
-        {"unchanged": sorted(set(program) - set(due))},
+        {"unchanged": sorted(set(program) - set(names))},
     )
-    con.executemany("INSERT INTO store.migrations VALUES (?, ?)", [(name, _sha256(program[name])) for name in due])
-    return due
+    con.executemany("INSERT INTO store.migrations VALUES (?, ?)", [(name, _sha256(program[name])) for name in names])
+    return names
 
 
-def _program() -> dict[str, str]:
-    """Text of every file to apply by its name, in the order of application."""
-    migrations = _read_files(sorted(ROOM.glob("migrations/*.sql")))
-    views = _read_files(sorted(ROOM.glob("views/*.sql")))
-    seeds = _read_files([ROOM / name for name in SEEDED])
+def _program_files() -> dict[str, str]:
+    """File name → text of every file of this program, in the order of application."""
+    migrations = _read_files(sorted(WAREHOUSE_FOLDER.glob("migrations/*.sql")))
+    views = _read_files(sorted(WAREHOUSE_FOLDER.glob("views/*.sql")))
+    seeds = _read_files([WAREHOUSE_FOLDER / name for name in SEED_TABLES])
     return {**migrations, **{name: views[name] for name in dependency_order(views)}, **seeds}
 
 
 def _read_files(files: list[Path]) -> dict[str, str]:
-    return {str(file.relative_to(ROOM)): file.read_text() for file in files}
+    return {str(file.relative_to(WAREHOUSE_FOLDER)): file.read_text() for file in files}
 
 
-def _views(files: dict[str, str]) -> dict[str, str]:
+def _view_files(files: dict[str, str]) -> dict[str, str]:
     return {name: text for name, text in files.items() if name.startswith("views/")}
 
 
-def _applied(con: duckdb.DuckDBPyConnection) -> dict[str, str]:
-    """sha256 of every applied file by its name; empty for a new database."""
+def _applied_hashes(con: duckdb.DuckDBPyConnection) -> dict[str, str]:
+    """File name → sha256 of every applied file; empty for a new database."""
     has_table = con.execute(
         "SELECT 1 FROM duckdb_tables()"
         " WHERE database_name = current_database() AND schema_name = 'store' AND table_name = 'migrations'"
@@ -85,10 +85,12 @@ def _applied(con: duckdb.DuckDBPyConnection) -> dict[str, str]:
     return dict(con.execute("SELECT name, sha256 FROM store.migrations").fetchall()) if has_table else {}
 
 
-def _due(applied: dict[str, str], program: dict[str, str]) -> list[str]:
-    """Names to apply: migrations not applied yet; views and seeds that changed, and views that read a changed view.
+def _files_to_apply(applied: dict[str, str], program: dict[str, str]) -> list[str]:
+    """Names of the files to apply, in the order of ``program``.
 
-    Every view is made again after a migration, and after a view was removed.
+    These are the migrations that were not applied yet, the views and seeds whose text changed, and the views that read
+    a view in the list. A new migration or a removed view adds every view. ``applied`` maps names to sha256, ``program``
+    maps names to texts.
     """
     migrations = [name for name in program if name.startswith("migrations/")]
     if unknown := sorted(name for name in applied if name.startswith("migrations/") and name not in program):
@@ -98,19 +100,20 @@ def _due(applied: dict[str, str], program: dict[str, str]) -> list[str]:
             raise ChangedMigrationError(
                 f"{name} was edited after it had been applied; undo the edit, add a new migration"
             )
-    due = [name for name in migrations if name not in applied]
-    all_views = bool(due) or any(name not in program for name in applied)
-    dependencies = view_dependencies(_views(program))
+    names = [name for name in migrations if name not in applied]
+    needs_all_views = bool(names) or any(name not in program for name in applied)
+    dependencies = view_dependencies(_view_files(program))
     for name, text in program.items():
         if name in migrations:
             continue
-        is_changed = applied.get(name) != _sha256(text) or any(view in due for view in dependencies.get(name, []))
-        if is_changed or (all_views and name in dependencies):
-            due.append(name)
-    return due
+        is_changed = applied.get(name) != _sha256(text) or any(view in names for view in dependencies.get(name, []))
+        if is_changed or (needs_all_views and name in dependencies):
+            names.append(name)
+    return names
 
 
 def _load_seed(con: duckdb.DuckDBPyConnection, table: str, file: Path) -> None:
+    """Replaces all rows of ``table`` by those of a CSV file."""
     con.execute(f"DELETE FROM {table}")
     con.execute(
         f"INSERT INTO {table} BY NAME SELECT * FROM read_csv($file, header = true, all_varchar = true)",

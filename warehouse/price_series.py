@@ -1,7 +1,11 @@
-"""Closes of each symbol in order of time, and the faults of their sequence: broken scales and jumps.
+"""The closes of each symbol as a time series, and two faults of such a series: wrong price scales and jumps.
 
-A series has one row per (symbol, ts), sorted: ``symbol``, ``ts``, ``close`` (finite, positive), ``row`` (position in
-the night's delta, -1 for a bar an earlier night accepted) and ``log_return`` (NaN on a symbol's first bar).
+A night is the run for one as-of date. Its *delta* is the set of received rows that no night has accepted yet. A series
+is a data frame with one row per (symbol, ts), sorted by these two columns. Its other columns are ``close`` (finite and
+positive), ``delta_position`` (position of the bar in the delta, -1 for a bar that an earlier night accepted) and
+``log_return`` (log of the close over the symbol's previous close in the series, NaN on the symbol's first bar).
+
+All thresholds named RETURN, FACTOR or RATIO are natural logs, so that they compare with log returns.
 """
 
 from __future__ import annotations
@@ -9,133 +13,166 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-RETURN_WINDOW = 60
+RETURN_WINDOW = 60  # bars
 MIN_RETURNS = 20
-JUMP_DEVIATIONS = 12.0
-MIN_DEVIATION = 0.001  # log return; without it every tick of a symbol that hardly moves would be a jump
-SPIKE = np.log(5.0)
-UNITS = np.log([100.0, 1000.0])  # pence for pounds, fils for dinars
-UNIT_TOLERANCE = np.log(1.5)  # the market's own move on top of the factor
-SPIKE_BARS = 20
-REVERSION = 0.25  # of the smaller of the two moves
-SPLIT_BARS = 10  # providers put the break a few bars off the ex-date
-SPLIT_TOLERANCE = 0.1
-MIN_SPLIT = np.log(1.2)
+MIN_JUMP_DEVIATIONS = 12.0  # in scaled MADs
+MAD_SCALE = 1.4826  # makes the median absolute deviation (MAD) of normal data equal their standard deviation
+MIN_SCALED_MAD = 0.001  # log return; without it every tick of a symbol that hardly moves would be a jump
+MIN_ABS_SPIKE_RETURN = np.log(5.0)
+LOG_UNIT_FACTORS = np.log([100.0, 1000.0])  # pence for pounds, fils for dinars
+UNIT_FACTOR_TOLERANCE = np.log(1.5)  # room for the market's own move on top of the factor
+MAX_SPIKE_BARS = 20
+MAX_REVERSION_GAP = 0.25  # fraction of the smaller of the two moves
+MAX_BARS_FROM_EX_DATE = 10  # providers put the break a few bars off the ex-date
+SPLIT_RELATIVE_TOLERANCE = 0.1  # fraction of the split's absolute log ratio
+MIN_ABS_LOG_SPLIT_RATIO = np.log(1.2)
 
 
 def price_series(delta: pd.DataFrame, accepted: pd.DataFrame) -> pd.DataFrame:
-    """The series of the delta's bars (symbol, ts, close, row) and those accepted by earlier nights (symbol, ts, close).
+    """The series of the delta's bars and of the bars that earlier nights accepted.
 
-    Of a bar in both, the delta's.
+    ``delta`` has the columns symbol, ts, close and delta_position; ``accepted`` has symbol, ts and close. Bars whose
+    close is NaN, infinite or not positive are dropped first. Where both frames then have a bar of the same symbol and
+    ts, the series contains the bar of ``delta``.
     """
-    series = pd.concat([delta[["symbol", "ts", "close", "row"]], accepted[["symbol", "ts", "close"]].assign(row=-1)])
+    columns = ["symbol", "ts", "close"]
+    series = pd.concat([delta[[*columns, "delta_position"]], accepted[columns].assign(delta_position=-1)])
     series = series[(series["close"] > 0) & np.isfinite(series["close"])].drop_duplicates(["symbol", "ts"])
-    return with_returns(series.sort_values(["symbol", "ts"]))
+    return with_log_returns(series.sort_values(["symbol", "ts"]))
 
 
-def with_returns(series: pd.DataFrame) -> pd.DataFrame:
-    """The series with each bar's log return from the bar before it in the series."""
-    moves = np.log(series["close"]).groupby(series["symbol"]).diff()
-    return series.assign(log_return=moves).reset_index(drop=True)
+def with_log_returns(series: pd.DataFrame) -> pd.DataFrame:
+    """The series with ``log_return`` computed from its own consecutive closes, and a fresh index from 0."""
+    log_returns = np.log(series["close"]).groupby(series["symbol"]).diff()
+    return series.assign(log_return=log_returns).reset_index(drop=True)
 
 
-def off_scale(series: pd.DataFrame) -> np.ndarray:
-    """(rows of the series,) True for bars on a wrong level: in a spike, or on the wrong side of a currency-unit break.
+def find_off_scale_bars(series: pd.DataFrame) -> np.ndarray:
+    """Boolean mask (n_rows,), True where a bar lies in a spike or on the rejected side of a currency-unit break.
 
-    A spike is a move by a factor of 5 or more that the next such move reverts within 20 bars (at any time for factors
-    of 100 and 1000). It lasts from the first move to the one that reverts it. A break by 100 or 1000 that is not
-    reverted marks the shorter side, or the newer side when older bars are published already.
+    A large move is a log return of at least ``MIN_ABS_SPIKE_RETURN`` in absolute value: a factor of 5 up or down. A
+    spike runs from a large move up to, but without, the next large move, which must revert the first. A spike lasts at
+    most 20 bars, unless its first move is a currency-unit factor (100 or 1000): then its length is not limited.
+
+    A currency-unit break is a move by such a factor that the next large move does not revert. It rejects the shorter
+    side of the symbol's series. When an earlier night accepted one of the older bars, or both sides are equally long,
+    it rejects the newer side.
     """
-    moves = series["log_return"].to_numpy()
-    rows = series["row"].to_numpy()
-    off = np.zeros(len(series), dtype=bool)
-    for start, stop in _spans(series).values():
-        big = start + np.flatnonzero(np.abs(moves[start:stop]) >= SPIKE)
+    log_returns = series["log_return"].to_numpy()
+    delta_positions = series["delta_position"].to_numpy()
+    is_off_scale = np.zeros(len(series), dtype=bool)
+    for start, stop in _symbol_ranges(series).values():
+        large_moves = start + np.flatnonzero(np.abs(log_returns[start:stop]) >= MIN_ABS_SPIKE_RETURN)
         k = 0
-        while k < len(big):
-            first = big[k]
-            is_unit_move = is_unit(moves[first])
-            following = big[k + 1] if k + 1 < len(big) else stop
-            is_spike = following < stop and _reverts(moves[first], moves[following])
-            if is_spike and (is_unit_move or following - first <= SPIKE_BARS):
-                off[first:following] = True
+        while k < len(large_moves):
+            first = large_moves[k]
+            is_unit_move = is_currency_unit_factor(log_returns[first])
+            following = large_moves[k + 1] if k + 1 < len(large_moves) else stop
+            is_reverted = following < stop and _is_reverted(log_returns[first], log_returns[following])
+            if is_reverted and (is_unit_move or following - first <= MAX_SPIKE_BARS):
+                is_off_scale[first:following] = True
                 k += 1
             elif is_unit_move:
-                off[_wrong_side(rows, start, first, stop)] = True
+                is_off_scale[_rejected_side(delta_positions, start, first, stop)] = True
             k += 1
-    return off
+    return is_off_scale
 
 
-def split_breaks(series: pd.DataFrame, actions: pd.DataFrame) -> np.ndarray:
-    """(rows of the series,) True for bars on the wrong side of a move by the ratio of a split within ten bars.
+def find_split_breaks(series: pd.DataFrame, actions: pd.DataFrame) -> np.ndarray:
+    """Boolean mask (n_rows,), True where a bar lies on the rejected side of a move by the ratio of a split.
 
-    Received prices are split-adjusted, so a split must leave no such move. When a later move within those ten bars
-    reverts it, the bars between the two are marked; otherwise one side is, chosen as in ``off_scale``.
+    ``actions`` has the columns symbol, ts (the ex-date), kind and value; only splits with a positive value are read.
+    Received prices are split-adjusted, so no bar within ten bars of the ex-date may move by the split's ratio. The
+    first such move is the break. When a later move within those ten bars reverts it, the bars between the two moves
+    are marked. Otherwise one side of the break is rejected, by the rule of ``find_off_scale_bars``.
+
+    Splits by a factor below 1.2 and splits before the symbol's first bar are ignored.
     """
-    moves, ts, rows = (series[name].to_numpy() for name in ("log_return", "ts", "row"))
-    broken = np.zeros(len(series), dtype=bool)
-    spans = _spans(series)
-    splits = actions[(actions["kind"] == "split") & (actions["value"] > 0) & actions["symbol"].isin(list(spans))]
-    for symbol, day, ratio in zip(splits["symbol"], splits["ts"].to_numpy(), splits["value"], strict=True):
-        start, stop = spans[symbol]
-        size = abs(np.log(ratio))
-        if size < MIN_SPLIT or day < ts[start]:
+    log_returns = series["log_return"].to_numpy()
+    ts = series["ts"].to_numpy()
+    delta_positions = series["delta_position"].to_numpy()
+    is_broken = np.zeros(len(series), dtype=bool)
+    ranges = _symbol_ranges(series)
+    splits = actions[(actions["kind"] == "split") & (actions["value"] > 0) & actions["symbol"].isin(list(ranges))]
+    for symbol, ex_date, ratio in zip(splits["symbol"], splits["ts"].to_numpy(), splits["value"], strict=True):
+        start, stop = ranges[symbol]
+        abs_log_ratio = abs(np.log(ratio))
+        if abs_log_ratio < MIN_ABS_LOG_SPLIT_RATIO or ex_date < ts[start]:
             continue
-        near = start + int(np.searchsorted(ts[start:stop], day))
-        window = np.arange(max(start, near - SPLIT_BARS), min(stop, near + SPLIT_BARS + 1))
-        hits = window[np.abs(np.abs(moves[window]) - size) <= SPLIT_TOLERANCE * size]
-        if len(hits):
-            reverting = [bar for bar in window[window > hits[0]] if _reverts(moves[hits[0]], moves[bar])]
-            broken[slice(hits[0], reverting[0]) if reverting else _wrong_side(rows, start, hits[0], stop)] = True
-    return broken
+        ex_bar = start + int(np.searchsorted(ts[start:stop], ex_date))
+        window = np.arange(max(start, ex_bar - MAX_BARS_FROM_EX_DATE), min(stop, ex_bar + MAX_BARS_FROM_EX_DATE + 1))
+        ratio_gap = np.abs(np.abs(log_returns[window]) - abs_log_ratio)
+        matching_bars = window[ratio_gap <= SPLIT_RELATIVE_TOLERANCE * abs_log_ratio]
+        if not len(matching_bars):
+            continue
+        break_bar = matching_bars[0]
+        later_bars = window[window > break_bar]
+        reverting_bars = [bar for bar in later_bars if _is_reverted(log_returns[break_bar], log_returns[bar])]
+        if reverting_bars:
+            is_broken[break_bar : reverting_bars[0]] = True
+        else:
+            is_broken[_rejected_side(delta_positions, start, break_bar, stop)] = True
+    return is_broken
 
 
-def jumps(series: pd.DataFrame) -> np.ndarray:
-    """(rows of the series,) True where a return is over 12 scaled median absolute deviations off the median of the 60
-    returns before it, or is a move by a factor of 5 or more. With fewer than 20 returns before it, only the second
-    condition counts.
+def find_jumps(series: pd.DataFrame) -> np.ndarray:
+    """Boolean mask (n_rows,), True where a bar's log return is a jump.
+
+    A move by a factor of 5 or more is a jump. So is a log return that lies more than 12 scaled median absolute
+    deviations from the median of the 60 log returns before it. The second condition needs at least 20 earlier returns
+    of the symbol; between 20 and 60, it uses all of them. A symbol's first bar is no jump.
     """
-    moves = series["log_return"].to_numpy()
-    is_jump = np.abs(moves) >= SPIKE
-    for start, stop in _spans(series).values():
-        is_jump[start:stop] |= _is_outlier(moves[start:stop])
+    log_returns = series["log_return"].to_numpy()
+    is_jump = np.abs(log_returns) >= MIN_ABS_SPIKE_RETURN
+    for start, stop in _symbol_ranges(series).values():
+        is_jump[start:stop] |= _is_outlier(log_returns[start:stop])
     return is_jump
 
 
-def is_unit(move: np.ndarray | float) -> np.ndarray:
-    """True where a log move is by a currency unit (a factor of 100 or 1000), give or take a day's usual move."""
-    return (np.abs(np.abs(np.asarray(move)[..., None]) - UNITS) <= UNIT_TOLERANCE).any(axis=-1)
+def is_currency_unit_factor(log_return: np.ndarray | float) -> np.ndarray:
+    """Boolean mask of the argument's shape, True where a log return is a factor of 100 or 1000, up or down.
+
+    A deviation from either factor by up to another factor of 1.5 is allowed.
+    """
+    distance = np.abs(np.abs(np.asarray(log_return)[..., None]) - LOG_UNIT_FACTORS)
+    return (distance <= UNIT_FACTOR_TOLERANCE).any(axis=-1)
 
 
-def _is_outlier(moves: np.ndarray) -> np.ndarray:
-    """(bars of one symbol,) True where a return is an outlier among the returns before it."""
-    first = MIN_RETURNS + 1  # moves[0] is NaN
-    if len(moves) <= first:
-        return np.zeros(len(moves), dtype=bool)
-    padded = np.concatenate([np.full(RETURN_WINDOW, np.nan), moves])
-    before = np.lib.stride_tricks.sliding_window_view(padded, RETURN_WINDOW)[first : len(moves)]
-    center = np.nanmedian(before, axis=1)
-    deviation = 1.4826 * np.nanmedian(np.abs(before - center[:, None]), axis=1)
-    far = np.abs(moves[first:] - center) > JUMP_DEVIATIONS * np.maximum(deviation, MIN_DEVIATION)
-    return np.concatenate([np.zeros(first, dtype=bool), far])
+def _is_outlier(log_returns: np.ndarray) -> np.ndarray:
+    """Boolean mask (n_bars,) of one symbol's log returns, True where a return is far from the 60 before it."""
+    first = MIN_RETURNS + 1  # log_returns[0] is NaN
+    if len(log_returns) <= first:
+        return np.zeros(len(log_returns), dtype=bool)
+    padded = np.concatenate([np.full(RETURN_WINDOW, np.nan), log_returns])
+    earlier_returns = np.lib.stride_tricks.sliding_window_view(padded, RETURN_WINDOW)[first : len(log_returns)]
+    median = np.nanmedian(earlier_returns, axis=1)
+    scaled_mad = MAD_SCALE * np.nanmedian(np.abs(earlier_returns - median[:, None]), axis=1)
+    threshold = MIN_JUMP_DEVIATIONS * np.maximum(scaled_mad, MIN_SCALED_MAD)
+    is_outlier = np.abs(log_returns[first:] - median) > threshold
+    return np.concatenate([np.zeros(first, dtype=bool), is_outlier])
 
 
-def _wrong_side(rows: np.ndarray, start: int, break_at: int, stop: int) -> slice:
-    """The shorter side of a break; the newer one when older bars are published, for those cannot be withdrawn."""
-    is_unpublished = bool((rows[start:break_at] >= 0).all())
-    is_older_shorter = break_at - start < stop - break_at
-    return slice(start, break_at) if is_unpublished and is_older_shorter else slice(break_at, stop)
+def _rejected_side(delta_positions: np.ndarray, start: int, break_bar: int, stop: int) -> slice:
+    """Positions of the shorter side of a break in [start, stop), or of the newer side.
+
+    The newer side is rejected when both are equally long, or when an earlier night accepted one of the older bars:
+    accepted bars are published and cannot be withdrawn.
+    """
+    is_older_side_new = bool((delta_positions[start:break_bar] >= 0).all())
+    is_older_side_shorter = break_bar - start < stop - break_bar
+    return slice(start, break_bar) if is_older_side_new and is_older_side_shorter else slice(break_bar, stop)
 
 
-def _reverts(move: float, later: float) -> bool:
-    """True when a later move undoes a move, up to a quarter of the smaller of the two."""
-    return move * later < 0 and abs(move + later) <= REVERSION * min(abs(move), abs(later))
+def _is_reverted(log_return: float, later: float) -> bool:
+    """True when ``later`` has the opposite sign and their sum is at most a quarter of the smaller of the two."""
+    return log_return * later < 0 and abs(log_return + later) <= MAX_REVERSION_GAP * min(abs(log_return), abs(later))
 
 
-def _spans(series: pd.DataFrame) -> dict[str, tuple[int, int]]:
+def _symbol_ranges(series: pd.DataFrame) -> dict[str, tuple[int, int]]:
     """Symbol → positions [start, stop) of its rows in the series."""
     symbols = series["symbol"].to_numpy()
     if not len(symbols):
         return {}
     starts = np.flatnonzero(np.concatenate([[True], symbols[1:] != symbols[:-1]]))
-    return {symbols[a]: (int(a), int(b)) for a, b in zip(starts, [*starts[1:], len(symbols)], strict=True)}
+    stops = [*starts[1:], len(symbols)]
+    return {symbols[start]: (int(start), int(stop)) for start, stop in zip(starts, stops, strict=True)}

@@ -1,4 +1,8 @@
-"""The published copy: a read-only database beside the warehouse. It is replaced whole, so readers need no lock."""
+"""The published copy: a read-only database beside the warehouse, for analysts.
+
+Every publish replaces the file as a whole, so readers need no lock. A night is the run for one as-of date, source and
+universe. A slice is the rows of one source and universe.
+"""
 
 from __future__ import annotations
 
@@ -10,31 +14,32 @@ from pathlib import Path
 
 import duckdb
 
-from warehouse.connect import DUCKDB_FAULTS, Warehouse, domain_errors, open_database
+from warehouse.connect import DUCKDB_FAULTS, Warehouse, open_database, translate_errors
 from warehouse.errors import NotPublishedError
 from warehouse.migrate import upgrade
 from warehouse.tables import query_text, read_query, sql_literal
 
 
 class PublishedCopy(Warehouse):
-    """The published copy of a warehouse, queried like the warehouse itself: as it is now, without a lock."""
+    """The published copy of a warehouse with the interface of a Warehouse; reading it takes no lock."""
 
     @contextlib.contextmanager
     def read(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A connection to the copy as it is now, see ``read_published``."""
+        """A connection to the newest copy, see ``read_published``."""
         with read_published(self) as con:
             yield con
 
 
 def publish_copy(warehouse: Warehouse, source: str, universe: str) -> Path:
-    """Path of the new published copy: the previous one, with the (source, universe) slice of every table as it is now.
+    """Path of the new published copy: the previous copy with one slice of every table replaced from the warehouse.
 
-    Tables without these columns are copied whole. Takes the warehouse's lock. The new copy is built beside the previous
-    one and renamed over it: open readers keep reading the previous one, and a crash leaves it in place. Raises
-    NotPublishedError while the slice's latest night is unfinished, so that only whole nights are published.
+    Tables without the columns source and universe are replaced whole. Holds the warehouse's lock. The new copy is
+    built beside the previous one and then renamed over it. Open readers keep reading the previous copy, and a crash
+    leaves it in place. Raises NotPublishedError while the latest night of the slice is not finished, so that only
+    finished nights are published.
     """
     building = warehouse.published.with_suffix(".building")
-    with warehouse.hold_lock(f"publish {source} {universe}"), domain_errors(building, OSError):
+    with warehouse.hold_lock(f"publish {source} {universe}"), translate_errors(building, OSError):
         _remove(building)  # left by a publish that was killed
         try:
             if warehouse.published.exists():
@@ -53,27 +58,29 @@ def publish_copy(warehouse: Warehouse, source: str, universe: str) -> Path:
 
 @contextlib.contextmanager
 def read_published(warehouse: Warehouse) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection to the published copy as it is now, without a lock.
+    """A connection to the newest published copy, without a lock.
 
-    Raises NotPublishedError before the first publish.
+    Raises NotPublishedError when no copy exists yet, WarehouseCorruptError for a damaged copy.
     """
     if not warehouse.published.exists():
         raise NotPublishedError(f"no published copy at {warehouse.published}; run a night to its end first")
-    # Attached to an empty database: within one process, connecting by path again would give the file that an earlier
-    # connection still has open, not the one that has replaced it.
+    # The copy is attached to an empty database. Connecting by path would return, within one process, the old file that
+    # an earlier connection still has open, and not the file that has replaced it.
     with open_database(Path(":memory:"), read_only=False) as con:
-        with domain_errors(warehouse.published, *DUCKDB_FAULTS):
+        with translate_errors(warehouse.published, *DUCKDB_FAULTS):
             con.execute(f"ATTACH {sql_literal(str(warehouse.published))} AS published (READ_ONLY)")
         con.execute("USE published")
         yield con
 
 
 def _copy_slice(con: duckdb.DuckDBPyConnection, keys: dict[str, object]) -> None:
+    """Replaces the rows of one slice by those of the attached database ``origin``; ``keys`` are source and universe."""
     nights = read_query(con, "origin_nights", **keys)
-    if not nights.num_rows or not nights["finished"][-1].as_py():
-        which = f"night {nights['night'][-1]} is not finished" if nights.num_rows else "no night was begun"
+    is_finished = bool(nights.num_rows) and nights["finished"][-1].as_py()
+    if not is_finished:
+        reason = f"night {nights['night'][-1]} is not finished" if nights.num_rows else "no night was begun"
         raise NotPublishedError(
-            f"{keys['source']} {keys['universe']}: {which}, so the published copy stays as it was; "
+            f"{keys['source']} {keys['universe']}: {reason}, so the published copy stays as it was; "
             "run that night to its end"
         )
     for table, is_sliced in con.execute(query_text("origin_tables")).fetchall():
@@ -84,7 +91,7 @@ def _copy_slice(con: duckdb.DuckDBPyConnection, keys: dict[str, object]) -> None
 
 
 def _swap(building: Path, published: Path) -> None:
-    """Renames the finished copy over the previous one, once its contents are on disk: only then is the rename safe."""
+    """Renames the finished copy over the previous one, after its contents are on disk: a crash must not lose both."""
     building.chmod(0o444)
     _sync(building)
     building.replace(published)
@@ -92,6 +99,7 @@ def _swap(building: Path, published: Path) -> None:
 
 
 def _sync(path: Path) -> None:
+    """Returns once a file or folder is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -100,5 +108,6 @@ def _sync(path: Path) -> None:
 
 
 def _remove(building: Path) -> None:
+    """Removes the unfinished copy and the files that DuckDB keeps beside it."""
     for leftover in building.parent.glob(f"{building.name}*"):
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()

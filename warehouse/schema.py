@@ -1,34 +1,32 @@
-"""The schema page, made of the comments in the database."""
+"""The schema page: Markdown that is built from the comments in the database."""
 
 from __future__ import annotations
-
-from itertools import groupby
 
 import duckdb
 
 from warehouse.tables import query_text
 
-ROOMS = {
+SCHEMA_TITLES = {
     "main": "What users query",
     "store": "The night's tables behind the views",
     "raw": "Every version of every row as it was received",
 }
 
 
-def describe(con: duckdb.DuckDBPyConnection) -> str:
-    """Markdown of every relation of ``main``, ``store`` and ``raw``: its comment, then a table of its columns."""
-    columns = {
-        key: list(rows)
-        for key, rows in groupby(con.execute(query_text("describe_columns")).fetchall(), key=lambda column: column[:2])
-    }
+def describe_schema(con: duckdb.DuckDBPyConnection) -> str:
+    """Markdown with the comment of every relation in ``main``, ``store`` and ``raw``, and a table of its columns."""
+    column_lines: dict[tuple[str, str], list[str]] = {}
+    for schema, relation, column, data_type, comment in con.execute(query_text("describe_columns")).fetchall():
+        line = f"| {column} | {data_type} | {comment or ''} |"
+        column_lines.setdefault((schema, relation), []).append(line)
     relations = con.execute(query_text("describe_relations")).fetchall()
     lines = []
-    for schema, title in ROOMS.items():
-        lines += [f"# {schema}: {title}", ""]
-        for name, comment in (row[1:] for row in relations if row[0] == schema):
-            lines += [f"## {name}", "", comment or "", ""]
-            if (schema, name) in columns:
-                lines += ["| column | type | meaning |", "|---|---|---|"]
-                lines += [f"| {name} | {kind} | {text or ''} |" for _, _, name, kind, text in columns[schema, name]]
-                lines.append("")
+    for title_schema, title in SCHEMA_TITLES.items():
+        lines += [f"# {title_schema}: {title}", ""]
+        for schema, relation, comment in relations:
+            if schema != title_schema:
+                continue
+            lines += [f"## {relation}", "", comment or "", ""]
+            if (schema, relation) in column_lines:
+                lines += ["| column | type | meaning |", "|---|---|---|", *column_lines[schema, relation], ""]
     return "\n".join(lines)

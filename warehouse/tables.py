@@ -1,4 +1,4 @@
-"""Reading and writing the warehouse's tables as Arrow tables, in bulk, inside the caller's transaction."""
+"""Bulk reads and writes of the warehouse's tables as Arrow tables, inside the caller's transaction."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ import pyarrow as pa
 
 from warehouse.errors import RowsRefusedError
 
-QUERIES = Path(__file__).parent / "queries"
+QUERY_FOLDER = Path(__file__).parent / "queries"
 IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]*")
-BATCH = "arriving_rows"
+ARRIVING = "arriving_rows"  # name under which the rows to write are registered with DuckDB
 
 
 def replace_slice(con: duckdb.DuckDBPyConnection, table: str, rows: pa.Table, /, **keys: object) -> int:
-    """How many rows were written: ``rows`` replace the slice ``key = value AND …`` of ``table``.
+    """Number of rows written. ``rows`` replace the slice of ``table`` in which every column of ``keys`` has its value.
 
-    Key columns that ``rows`` lack come from ``keys``. Raises RowsRefusedError when one that they have differs from it.
+    ``keys`` become columns of the written rows. Raises RowsRefusedError when ``rows`` has a key column with another
+    value, or does not fit the table. Raises ValueError without keys.
     """
     if not keys:
         raise ValueError(f"replace_slice of {table} needs at least one key column")
@@ -29,42 +30,46 @@ def replace_slice(con: duckdb.DuckDBPyConnection, table: str, rows: pa.Table, /,
 
 
 def append(con: duckdb.DuckDBPyConnection, table: str, rows: pa.Table, /, **constants: object) -> int:
-    """How many rows were added to ``table``, matched by column name; ``constants`` become columns of every row.
+    """Number of rows added to ``table``, matched by column name.
 
-    Raises RowsRefusedError when they do not fit the table; then none is written.
+    ``constants`` are columns with one value for all rows. Raises RowsRefusedError when rows do not fit the table, or
+    when ``rows`` has the column of a constant with another value. Then no row is written.
     """
     columns = [_identifier(column) for column in rows.column_names]
-    con.register(BATCH, rows)
+    con.register(ARRIVING, rows)
     try:
         for name in constants.keys() & set(columns):
             _refuse_disagreement(con, table, name, constants[name])
         parameters = {name: value for name, value in constants.items() if name not in columns}
         selected = [*columns, *(f"${_identifier(name)} AS {name}" for name in parameters)]
-        con.execute(f"INSERT INTO {_table(table)} BY NAME SELECT {', '.join(selected)} FROM {BATCH}", parameters)
+        con.execute(f"INSERT INTO {_table(table)} BY NAME SELECT {', '.join(selected)} FROM {ARRIVING}", parameters)
     except (duckdb.BinderException, duckdb.ConstraintException, duckdb.ConversionException) as exc:
         raise RowsRefusedError(f"{rows.num_rows} rows do not fit {table}: {exc}") from exc
     finally:
-        con.unregister(BATCH)
+        con.unregister(ARRIVING)
     return rows.num_rows
 
 
 def upsert(
     con: duckdb.DuckDBPyConnection, table: str, rows: pa.Table, /, by: tuple[str, ...], **constants: object
 ) -> int:
-    """How many rows were written: each replaces the row of ``table`` with the same ``by`` columns, or is added.
+    """Number of rows written. Each replaces the row of ``table`` with the same key columns ``by``, or is added.
 
-    ``rows`` contain each key once. A key column may be a constant.
+    ``rows`` must contain each key once. A column of ``by`` may be one of the ``constants``: columns with one value for
+    all rows. Raises RowsRefusedError as ``append`` does.
     """
-    key_values = {name: f"${_identifier(name)}" if name in constants else f"{BATCH}.{_identifier(name)}" for name in by}
+    key_values = {
+        name: f"${_identifier(name)}" if name in constants else f"{ARRIVING}.{_identifier(name)}" for name in by
+    }
     condition = " AND ".join(f"old.{name} = {value}" for name, value in key_values.items())
-    con.register(BATCH, rows)
+    con.register(ARRIVING, rows)
     try:
         con.execute(
-            f"DELETE FROM {_table(table)} AS old USING {BATCH} WHERE {condition}",
+            f"DELETE FROM {_table(table)} AS old USING {ARRIVING} WHERE {condition}",
             {name: constants[name] for name in by if name in constants},
         )
     finally:
-        con.unregister(BATCH)
+        con.unregister(ARRIVING)
     return append(con, table, rows, **constants)
 
 
@@ -76,29 +81,29 @@ def read_query(con: duckdb.DuckDBPyConnection, name: str, /, **parameters: objec
 @lru_cache(maxsize=128)
 def query_text(name: str) -> str:
     """The statement in ``warehouse/queries/<name>.sql``."""
-    return (QUERIES / f"{_identifier(name)}.sql").read_text()
+    return (QUERY_FOLDER / f"{_identifier(name)}.sql").read_text()
 
 
 def sql_literal(text: str) -> str:
-    """``text`` as an SQL string, for statements that take no parameters."""
+    """``text`` as a quoted SQL string literal, for statements that accept no ``$parameters``."""
     return "'" + text.replace("'", "''") + "'"
 
 
 def _refuse_disagreement(con: duckdb.DuckDBPyConnection, table: str, name: str, value: object) -> None:
-    count = con.execute(
-        f"SELECT count(*) FROM {BATCH} WHERE {name} IS DISTINCT FROM $value", {"value": value}
-    ).fetchone()
-    if count and count[0]:
-        raise RowsRefusedError(f"{count[0]} rows for {table} have another {name} than the slice's {value!r}")
+    """Raises RowsRefusedError when the column ``name`` of an arriving row differs from ``value``."""
+    statement = f"SELECT count(*) FROM {ARRIVING} WHERE {name} IS DISTINCT FROM $value"
+    ((n_different,),) = con.execute(statement, {"value": value}).fetchall()
+    if n_different:
+        raise RowsRefusedError(f"{n_different} rows for {table} have another {name} than the slice's {value!r}")
 
 
 def _table(name: str) -> str:
-    """``name`` (``schema.table``) unchanged. Raises ValueError when a part of it is not an identifier."""
+    """``name`` (a table, or schema.table) unchanged. Raises ValueError when a part of it is not an identifier."""
     return ".".join(_identifier(part) for part in name.split(".", 1))
 
 
 def _identifier(name: str) -> str:
-    """``name`` unchanged. Raises ValueError when it is not an identifier."""
+    """``name`` unchanged. Raises ValueError unless it is lower-case letters, digits and underscores."""
     if not IDENTIFIER.fullmatch(name):
         raise ValueError(f"{name!r} is not a table or column name of the warehouse")
     return name

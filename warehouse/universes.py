@@ -1,4 +1,4 @@
-"""Universes: their symbols, provider and trading costs, as warehouse/seeds lists them."""
+"""Universes: named sets of symbols with their provider, calendar and trading costs, as warehouse/seeds lists them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from warehouse.tables import read_query
 
 @dataclass(frozen=True)
 class Member:
-    """One symbol's membership in [valid_from, valid_to); no ``valid_to`` while it lasts."""
+    """One symbol's membership in [valid_from, valid_to), UTC dates; ``valid_to`` is None for a current member."""
 
     symbol: str
     sector: str | None
@@ -23,9 +23,12 @@ class Member:
 
 @dataclass(frozen=True)
 class Universe:
-    """A named set of symbols that are researched together, with their calendar and trading costs in basis points.
+    """A named set of symbols that are researched together.
 
-    ``history_start``: the UTC instant from which bars are fetched.
+    ``interval`` is the length of its bars, such as 1d. ``calendar`` is the exchange calendar, such as XNYS.
+    ``history_start`` is the UTC instant from which bars are fetched. The costs are in basis points of traded value.
+    ``survivorship_biased``: True when symbols that were delisted in the past are missing. A symbol has one member entry
+    per membership.
     """
 
     name: str
@@ -41,7 +44,7 @@ class Universe:
 
     @property
     def symbols(self) -> tuple[str, ...]:
-        """Members' symbols, sorted; the benchmark is among them only if it is a member."""
+        """Symbols of current and former members, sorted; the benchmark only if it is a member."""
         return tuple(sorted({member.symbol for member in self.members}))
 
     @property
@@ -51,17 +54,17 @@ class Universe:
 
     @property
     def sectors(self) -> dict[str, str]:
-        """Sector by symbol, of the members that have one."""
+        """Symbol → sector; members without a sector are left out."""
         return {member.symbol: member.sector for member in self.members if member.sector}
 
     @property
     def industries(self) -> dict[str, str]:
-        """Industry by symbol, of the members that have one."""
+        """Symbol → industry; members without an industry are left out."""
         return {member.symbol: member.industry for member in self.members if member.industry}
 
 
 def load_universe(warehouse: Warehouse, name: str) -> Universe:
-    """The universe called ``name``. Raises UnknownUniverseError, which lists the existing names."""
+    """The universe ``name``. Raises UnknownUniverseError, whose message lists the existing names."""
     with warehouse.read() as con:
         rows = read_query(con, "universe_named", universe=name).to_pylist()
         names = read_query(con, "universe_names")["universe"].to_pylist()

@@ -1,12 +1,12 @@
-"""Indicators known at the close of each bar, most of them computed by TA-Lib.
+"""Features of bars: technical indicators, most of them computed by TA-Lib, the calendar, and the funding rate.
 
-Glossary: t bars, n assets, f features, m bars of one symbol.
+Glossary: t bars, n assets, f features, m existing bars of one symbol.
 
-Prices are put on a forward total-return index (1 at a symbol's first bar, times 1 + total return at each later one):
-adjusting backwards from the last bar, as data vendors do, would change every past row with the next dividend. The
-indicators of a symbol are computed on its bars alone, without its gaps, because one NaN inside TA-Lib's recursions
-(EMA, RSI, ATR) makes all later values NaN; gaps are skipped, not filled. Every value is a ratio, so no feature depends
-on the price level.
+Prices are put on a forward total-return index: 1 at a symbol's first bar, multiplied by 1 + total return at each later
+bar. An adjustment backwards from the last bar, as data vendors do it, would change every past row with the next
+dividend. The indicators of a symbol are computed on its existing bars alone; missing bars are skipped, not filled,
+because one NaN inside TA-Lib's recursions (EMA, RSI, ATR) makes all later values NaN. Every indicator is independent of
+the price level.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ INDICATORS = (
     "range_1",
     "gap_1",
 )
-CALENDAR = ("hour_sin", "hour_cos", "weekday_sin", "weekday_cos")
-FEATURES = (*INDICATORS, *CALENDAR, "funding_rate")
-MONDAY = np.datetime64("1970-01-05T00:00:00", "us")
-SMOOTHED = ("ATR", "EMA", "RSI")  # the functions that TA-Lib's process-wide unstable period would change
+CALENDAR_FEATURES = ("hour_sin", "hour_cos", "weekday_sin", "weekday_cos")
+FEATURES = (*INDICATORS, *CALENDAR_FEATURES, "funding_rate")
+FIRST_MONDAY = np.datetime64("1970-01-05T00:00:00", "us")  # after the epoch
+RECURSIVE_FUNCTIONS = ("ATR", "EMA", "RSI")  # TA-Lib's process-wide unstable period would change their results
 
 
 class FeatureError(ValueError):
@@ -50,28 +50,30 @@ class FeatureError(ValueError):
     """
 
 
-def compute_features(bars: Panel, closes: np.ndarray) -> Panel:
-    """The panel of FEATURES on the grid of ``bars``, float64; a row contains only what was known when its bar closed.
+def compute_features(bars: Panel, close_times: np.ndarray) -> Panel:
+    """The panel of FEATURES on the grid of ``bars``, float64; each row depends only on bars that had closed by then.
 
-    ``bars`` has BAR_COLUMNS; ``closes`` (t,) datetime64 is the close of each bar. NaN while an indicator warms up, and
-    in ``funding_rate`` before the first known settlement. Raises FeatureError for bars with missing or impossible
-    numbers.
+    ``bars`` has BAR_COLUMNS. Its ``total_return`` is the simple return since the symbol's previous bar, with dividends
+    and splits. ``close_times`` (t,) datetime64, UTC: the close of each bar. A feature is NaN without a bar, while its
+    indicator warms up, and for ``funding_rate`` where the bars' funding rate is NaN. Raises FeatureError for a missing
+    column and for bars with missing or impossible numbers.
     """
-    if any(talib.get_unstable_period(name) for name in SMOOTHED) or talib.get_compatibility():
+    if any(talib.get_unstable_period(name) for name in RECURSIVE_FUNCTIONS) or talib.get_compatibility():
         raise FeatureError("TA-Lib's unstable period or compatibility was changed in this process; set both back to 0")
     log_index = log_total_return_index(bars)
     t, n = bars.mask.shape
-    # one contiguous row per asset and column: TA-Lib reads and writes (m,) rows
-    rows = np.ascontiguousarray(bars.values.transpose(2, 1, 0))
-    open_, high, low, close, volume, _, funding_rate = (rows[bars.columns.index(c)] for c in BAR_COLUMNS)
-    log_close = np.ascontiguousarray(log_index.T)
+    # the bars of an asset are contiguous in each column, because TA-Lib reads and writes contiguous arrays (m,)
+    columns = np.ascontiguousarray(bars.values.transpose(2, 1, 0))  # (f, n, t)
+    open_, high, low, close, volume, _, funding_rate = (columns[bars.columns.index(name)] for name in BAR_COLUMNS)
+    log_index = np.ascontiguousarray(log_index.T)
     values = np.full((len(FEATURES), n, t), np.nan)
     for j in range(n):
-        index = _bar_index(bars.mask[:, j])
-        values[: len(INDICATORS), j, index] = _indicators(
-            open_[j, index], high[j, index], low[j, index], close[j, index], volume[j, index], log_close[j, index]
+        index = _existing_bars(bars.mask[:, j])
+        values[: len(INDICATORS), j, index] = _compute_indicators(
+            open_[j, index], high[j, index], low[j, index], close[j, index], volume[j, index], log_index[j, index]
         )
-    values[len(INDICATORS) : -1] = _calendar(bars.ts, np.asarray(closes, dtype="datetime64[us]"))[:, None, :]
+    calendar = _compute_calendar(bars.ts, np.asarray(close_times, dtype="datetime64[us]"))
+    values[len(INDICATORS) : -1] = calendar[:, None, :]
     values[-1] = funding_rate
     values[:, ~bars.mask.T] = np.nan
     return Panel(bars.ts, bars.symbols, FEATURES, values.transpose(2, 1, 0), bars.mask)
@@ -84,57 +86,71 @@ def log_total_return_index(bars: Panel) -> np.ndarray:
 
 
 def log_returns(bars: Panel) -> np.ndarray:
-    """Log total return of each bar since the symbol's previous bar, (t, n); NaN at its first bar and without a bar."""
+    """Log total return of each bar since the symbol's previous existing bar, (t, n).
+
+    NaN at a symbol's first bar and without a bar. Raises FeatureError for a missing column or an impossible number.
+    """
     _check_bars(bars)
     return np.log1p(bars.column("total_return"), where=_has_return(bars), out=np.full(bars.mask.shape, np.nan))
 
 
 def _has_return(bars: Panel) -> np.ndarray:
-    """True at every bar of a symbol except its first one, (t, n)."""
+    """True at every existing bar of a symbol except its first one, (t, n) bool."""
     return bars.mask & (np.cumsum(bars.mask, axis=0) > 1)
 
 
 def _check_bars(bars: Panel) -> None:
-    """Raises FeatureError at the first bar with a missing or impossible number, naming its symbol, time and column."""
-    missing = sorted(set(BAR_COLUMNS) - set(bars.columns))
-    if missing:
-        raise FeatureError(f"bars have no column {', '.join(missing)}; features need {', '.join(BAR_COLUMNS)}")
+    """Raises FeatureError for a missing column, and for a missing or impossible number, with its symbol, time, column.
+
+    The funding rate is not checked: it can be missing and can have either sign.
+    """
+    missing_columns = sorted(set(BAR_COLUMNS) - set(bars.columns))
+    if missing_columns:
+        raise FeatureError(f"bars have no column {', '.join(missing_columns)}; features need {', '.join(BAR_COLUMNS)}")
     with np.errstate(invalid="ignore"):
-        for name in BAR_COLUMNS[:6]:
-            value = bars.column(name)
+        for name in BAR_COLUMNS[:-1]:
+            column = bars.column(name)
             if name == "total_return":
-                bad = _has_return(bars) & ~(np.isfinite(value) & (value > -1))
+                is_invalid = _has_return(bars) & ~(np.isfinite(column) & (column > -1))
+            elif name == "volume":
+                is_invalid = bars.mask & ~(np.isfinite(column) & (column >= 0))
             else:
-                bad = bars.mask & ~(np.isfinite(value) & ((value >= 0) if name == "volume" else (value > 0)))
-            if bad.any():
-                i, j = np.argwhere(bad)[0]
+                is_invalid = bars.mask & ~(np.isfinite(column) & (column > 0))
+            if is_invalid.any():
+                i, j = np.argwhere(is_invalid)[0]
                 raise FeatureError(
-                    f"{bars.symbols[j]} at {bars.ts[i]}: {name} is {value[i, j]}, "
-                    f"and {bad.sum() - 1} more such bars; validate the bars before computing features"
+                    f"{bars.symbols[j]} at {bars.ts[i]}: {name} is {column[i, j]}, "
+                    f"and {is_invalid.sum() - 1} more such bars; validate the bars before computing features"
                 )
 
 
-def _bar_index(mask: np.ndarray) -> slice | np.ndarray:
-    """The positions of one symbol's bars: a slice (no copy) if they are consecutive, else an integer array."""
+def _existing_bars(mask: np.ndarray) -> slice | np.ndarray:
+    """The positions of one symbol's existing bars: a slice (no copy) if they are consecutive, else an int array (m,).
+
+    ``mask`` (t,) bool is True where the bar exists.
+    """
     positions = np.flatnonzero(mask)
     if len(positions) and positions[-1] - positions[0] + 1 == len(positions):
         return slice(positions[0], positions[-1] + 1)
     return positions
 
 
-def _indicators(
+def _compute_indicators(
     open_: np.ndarray, high: np.ndarray, low: np.ndarray, close: np.ndarray, volume: np.ndarray, log_index: np.ndarray
 ) -> np.ndarray:
-    """INDICATORS of one symbol over its bars, (len(INDICATORS), m)."""
+    """INDICATORS of one symbol over its existing bars, (len(INDICATORS), m); each argument (m,).
+
+    The prices are not adjusted for dividends. ``log_index`` is the logarithm of the total-return index.
+    """
     price = np.exp(log_index)
     scale = price / close
     returns = _lag_difference(log_index, 1)
     macd, macd_signal, macd_histogram = talib.MACD(price, fastperiod=12, slowperiod=26, signalperiod=9)
     upper, middle, lower = talib.BBANDS(price, timeperiod=20, nbdevup=2, nbdevdn=2)
     log_volume = np.log1p(volume)
-    # differences of running sums are exactly 0 over bars without volume; TA-Lib's moving sum is not
-    flow = _lag_difference(talib.OBV(price, volume), 20)
-    traded = _lag_difference(np.cumsum(volume), 20)
+    # a difference of running sums is exactly 0 over bars without volume; TA-Lib's moving sum is not
+    signed_volume = _lag_difference(talib.OBV(price, volume), 20)
+    total_volume = _lag_difference(np.cumsum(volume), 20)
     return np.stack(
         (
             returns,
@@ -144,11 +160,11 @@ def _indicators(
             macd / price,
             macd_signal / price,
             macd_histogram / price,
-            _ratio(price - lower, upper - lower, flat=0.5),
+            _divide(price - lower, upper - lower, if_zero=0.5),
             (upper - lower) / middle,
             talib.ATR(high * scale, low * scale, price, timeperiod=14) / price,
-            _ratio(flow, traded, flat=0.0),
-            _ratio(log_volume - talib.SMA(log_volume, 20), talib.STDDEV(log_volume, 20), flat=0.0),
+            _divide(signed_volume, total_volume, if_zero=0.0),
+            _divide(log_volume - talib.SMA(log_volume, 20), talib.STDDEV(log_volume, 20), if_zero=0.0),
             (high - low) / close,
             np.log(open_ / close) + returns,
         )
@@ -156,24 +172,24 @@ def _indicators(
 
 
 def _lag_difference(x: np.ndarray, k: int) -> np.ndarray:
-    """x_t − x_{t−k}, NaN for the first k."""
+    """x_t − x_{t−k} for x (m,), (m,); NaN for the first k values."""
     out = np.full(len(x), np.nan)
     out[k:] = x[k:] - x[:-k]
     return out
 
 
-def _ratio(numerator: np.ndarray, denominator: np.ndarray, flat: float) -> np.ndarray:
-    """numerator / denominator, and ``flat`` where the denominator is 0; NaN where it is NaN."""
-    out = np.where(denominator == 0, flat, np.nan)
+def _divide(numerator: np.ndarray, denominator: np.ndarray, if_zero: float) -> np.ndarray:
+    """numerator / denominator where the denominator is above 0, ``if_zero`` where it is 0, NaN elsewhere."""
+    out = np.where(denominator == 0, if_zero, np.nan)
     return np.divide(numerator, denominator, out=out, where=denominator > 0)
 
 
-def _calendar(ts: np.ndarray, closes: np.ndarray) -> np.ndarray:
-    """CALENDAR of each bar's close, (4, t).
+def _compute_calendar(open_times: np.ndarray, close_times: np.ndarray) -> np.ndarray:
+    """CALENDAR_FEATURES of each bar's close in UTC, (4, t): sine and cosine of the hour's and the weekday's angle.
 
-    The hour is used only for bars of at most an hour: the UTC close of a daily bar varies only with daylight saving.
+    The hour's angle is 0 for bars longer than an hour: the close of a daily bar moves only with daylight saving.
     """
-    since_monday = closes - MONDAY
-    hour = 2 * np.pi * np.where(closes - ts <= HOUR, (since_monday % DAY) / DAY, 0.0)
-    weekday = 2 * np.pi * ((since_monday // DAY) % 7) / 7
-    return np.stack((np.sin(hour), np.cos(hour), np.sin(weekday), np.cos(weekday)))
+    since_monday = close_times - FIRST_MONDAY
+    hour_angle = 2 * np.pi * np.where(close_times - open_times <= HOUR, (since_monday % DAY) / DAY, 0.0)
+    weekday_angle = 2 * np.pi * ((since_monday // DAY) % 7) / 7
+    return np.stack((np.sin(hour_angle), np.cos(hour_angle), np.sin(weekday_angle), np.cos(weekday_angle)))

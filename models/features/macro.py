@@ -1,11 +1,13 @@
-"""Macroeconomic indicators as they were known at each session's close.
+"""Macroeconomic features as they were known at each session's close, from series of FRED.
 
-A FRED series is dated by its period, not by its publication: a value is used from its ``availability_dates`` on. The
-delays are upper bounds, so a feature may be a few days staler than the published value; it is never early.
+Glossary: t sessions, k values of one series.
 
-A delay does not correct for revisions: the values are today's revision. Payrolls, claims, permits and seasonally
-adjusted prices were first published differently, so results are slightly optimistic. Point-in-time vintages (ALFRED)
-would correct it.
+FRED (the economic database of the St. Louis Fed) dates a value by its period, not by its publication. A value is used
+from its availability date on, which is an upper bound of its publication date. So a feature can be a few days older
+than the newest published value, but it is never early.
+
+The values are today's revisions. Payrolls, claims, permits and seasonally adjusted prices were first published with
+other values, so results are slightly optimistic. Point-in-time vintages (ALFRED) would correct this.
 """
 
 from __future__ import annotations
@@ -18,40 +20,48 @@ import numpy as np
 
 from models.features.indicators import FeatureError
 
-Observations = Mapping[str, tuple[np.ndarray, np.ndarray]]  # series → dates (k,) datetime64[D] ascending, values (k,)
+Observations = Mapping[
+    str, tuple[np.ndarray, np.ndarray]
+]  # series → (dates (k,) datetime64[D], ascending; values (k,))
 
 
 @dataclass(frozen=True)
-class Indicator:
-    """A FRED series as one feature: the change of its value, or of its log, over ``over`` periods (0: the level).
+class MacroFeature:
+    """One feature of one FRED series: its level or its change, of the value or of the value's logarithm.
 
-    ``dated``: a daily or weekly value has the date of its day, a monthly value that of the first day of its month.
-    ``delay_days``: calendar days from the period's end to the publication; ``source``: the publisher and the schedule.
+    ``period``: the series' frequency. FRED dates a monthly value by the first day of its month, a daily value by its
+    day and a weekly value by the last day of its week. ``delay_days``: calendar days from the period's end to the
+    publication, at most. ``is_log``: the logarithm is used. ``change_periods``: the number of periods of the change, 0
+    for the level. ``source``: the publisher and its schedule.
     """
 
     series: str
-    dated: Literal["day", "week", "month"]
+    period: Literal["day", "week", "month"]
     delay_days: int
-    log: bool
-    over: int
+    is_log: bool
+    change_periods: int
     source: str
 
 
-INDICATORS = (
-    Indicator("VIXCLS", "day", 1, True, 0, "Cboe, at the close; 16:15 is after the session's"),
-    Indicator("T10Y2Y", "day", 5, False, 0, "Treasury yields, H.15 of the next business day; five span a long weekend"),
-    Indicator("DGS10", "day", 5, False, 63, "as T10Y2Y"),
-    Indicator("FEDFUNDS", "month", 7, False, 3, "New York Fed, H.15 of the next month's first business days"),
-    Indicator("BAA", "month", 10, False, 3, "Moody's monthly mean, in the next month's first days"),
-    Indicator("ICSA", "week", 7, True, 13, "Labor Department, the Thursday after the week's Saturday; holidays +1"),
-    Indicator("WALCL", "week", 5, True, 13, "Federal Reserve H.4.1, Thursday 16:30 of Wednesday's level; holidays +1"),
-    Indicator("UNRATE", "month", 14, False, 3, "BLS employment report, the first Friday; 3rd to 11th of the month"),
-    Indicator("PAYEMS", "month", 14, True, 3, "as UNRATE"),
-    Indicator("CPIAUCSL", "month", 20, True, 12, "BLS, 10th to 16th of the next month"),
-    Indicator("PERMIT", "month", 30, True, 12, "Census, 12th workday of the next month; its revision a week later"),
-    Indicator("UMCSENT", "month", 35, False, 0, "Michigan; FRED may show it a month after the period"),
+MACRO_FEATURES = (
+    MacroFeature("VIXCLS", "day", 1, True, 0, "Cboe, at the close; 16:15 is after the session's"),
+    MacroFeature(
+        "T10Y2Y", "day", 5, False, 0, "Treasury yields, H.15 of the next business day; five span a long weekend"
+    ),
+    MacroFeature("DGS10", "day", 5, False, 63, "as T10Y2Y"),
+    MacroFeature("FEDFUNDS", "month", 7, False, 3, "New York Fed, H.15 of the next month's first business days"),
+    MacroFeature("BAA", "month", 10, False, 3, "Moody's monthly mean, in the next month's first days"),
+    MacroFeature("ICSA", "week", 7, True, 13, "Labor Department, the Thursday after the week's Saturday; holidays +1"),
+    MacroFeature(
+        "WALCL", "week", 5, True, 13, "Federal Reserve H.4.1, Thursday 16:30 of Wednesday's level; holidays +1"
+    ),
+    MacroFeature("UNRATE", "month", 14, False, 3, "BLS employment report, the first Friday; 3rd to 11th of the month"),
+    MacroFeature("PAYEMS", "month", 14, True, 3, "as UNRATE"),
+    MacroFeature("CPIAUCSL", "month", 20, True, 12, "BLS, 10th to 16th of the next month"),
+    MacroFeature("PERMIT", "month", 30, True, 12, "Census, 12th workday of the next month; its revision a week later"),
+    MacroFeature("UMCSENT", "month", 35, False, 0, "Michigan; FRED may show it a month after the period"),
 )
-SHUTDOWNS = (  # releases due in [start, stop) were delayed by a government shutdown, to the last date at the latest
+SHUTDOWNS = (  # (series, start, stop, published): a shutdown delayed the releases due in [start, stop) to ``published``
     (("PERMIT",), "2018-12-22", "2019-03-08", "2019-03-11"),
     (("UNRATE", "PAYEMS", "CPIAUCSL"), "2025-10-01", "2025-12-20", "2025-12-19"),
     (("ICSA",), "2025-10-01", "2025-11-20", "2025-11-21"),
@@ -60,48 +70,59 @@ SHUTDOWNS = (  # releases due in [start, stop) were delayed by a government shut
 )
 
 
-def availability_dates(indicator: Indicator, dates: np.ndarray) -> np.ndarray:
-    """The day from whose close on each value of ``dates`` (k,) is used, datetime64[D], non-decreasing."""
-    ends = dates.astype("datetime64[D]")
-    if indicator.dated == "month":
-        ends = (dates.astype("datetime64[M]") + 1).astype("datetime64[D]") - 1
-    available = ends + indicator.delay_days
+def availability_dates(feature: MacroFeature, dates: np.ndarray) -> np.ndarray:
+    """The first session date at whose close the value of each of ``dates`` (k,) is used, (k,) datetime64[D].
+
+    ``dates`` are FRED's dates, ascending. The result does not decrease.
+    """
+    period_ends = dates.astype("datetime64[D]")
+    if feature.period == "month":
+        period_ends = (dates.astype("datetime64[M]") + 1).astype("datetime64[D]") - 1
+    available = period_ends + feature.delay_days
     for series, start, stop, published in SHUTDOWNS:
-        if indicator.series in series:
+        if feature.series in series:
             is_delayed = (available >= np.datetime64(start)) & (available < np.datetime64(stop))
             available = np.where(is_delayed, np.maximum(available, np.datetime64(published)), available)
     return np.maximum.accumulate(available)  # a long delay must not put a value after its successor
 
 
 def macro_features(observations: Observations, sessions: np.ndarray) -> np.ndarray:
-    """INDICATORS at the close of each session, (t, len(INDICATORS)) float64, NaN before a series' first value.
+    """MACRO_FEATURES at the close of each of ``sessions`` (t,) datetime64[D], (t, len(MACRO_FEATURES)) float64.
 
+    A feature is NaN before its first value is available.
     Raises FeatureError for a series that is missing or out of order, and for a log of a value that is not positive.
     """
-    return np.stack([_newest_available(indicator, observations, sessions) for indicator in INDICATORS], axis=-1)
+    return np.stack([_newest_available(feature, observations, sessions) for feature in MACRO_FEATURES], axis=-1)
 
 
-def _newest_available(indicator: Indicator, observations: Observations, sessions: np.ndarray) -> np.ndarray:
-    """One indicator at each session, (t,): the newest value that was available by then."""
-    if indicator.series not in observations:
-        raise FeatureError(f"no observations of {indicator.series}; needed: {', '.join(i.series for i in INDICATORS)}")
-    dates, values = observations[indicator.series]
+def _newest_available(feature: MacroFeature, observations: Observations, sessions: np.ndarray) -> np.ndarray:
+    """One feature at each session, (t,): the newest value that was available at its close, NaN if there is none."""
+    if feature.series not in observations:
+        raise FeatureError(
+            f"no observations of {feature.series}; needed: {', '.join(i.series for i in MACRO_FEATURES)}"
+        )
+    dates, values = observations[feature.series]
     if not len(dates) or (dates[1:] <= dates[:-1]).any():
-        raise FeatureError(f"{indicator.series}: dates must be there, distinct and ascending")
-    if indicator.log and not (values > 0).all():
-        raise FeatureError(f"{indicator.series}: its log needs positive values, the least is {np.min(values):g}")
-    dates, values = _changes(indicator, dates, np.log(values) if indicator.log else values)
-    newest = np.searchsorted(availability_dates(indicator, dates), sessions, side="right") - 1
+        raise FeatureError(f"{feature.series}: its dates must be distinct and ascending, at least one")
+    if feature.is_log and not (values > 0).all():
+        raise FeatureError(f"{feature.series}: its log needs positive values, the least is {np.min(values):g}")
+    dates, values = _changes(feature, dates, np.log(values) if feature.is_log else values)
+    newest = np.searchsorted(availability_dates(feature, dates), sessions, side="right") - 1
     return np.where(newest >= 0, values[newest], np.nan) if len(values) else np.full(len(sessions), np.nan)
 
 
-def _changes(indicator: Indicator, dates: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Dates and changes over ``over`` periods, without the months whose earlier month has no value."""
-    if indicator.over == 0:
+def _changes(feature: MacroFeature, dates: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The dates and changes of ``values`` over ``change_periods``; dates and values unchanged for a level.
+
+    The change of a month counts calendar months and is left out if the earlier month has no value. The change of a day
+    or week counts values.
+    """
+    lag = feature.change_periods
+    if lag == 0:
         return dates, values
-    if indicator.dated != "month":
-        return dates[indicator.over :], values[indicator.over :] - values[: -indicator.over]
+    if feature.period != "month":
+        return dates[lag:], values[lag:] - values[:-lag]
     months = dates.astype("datetime64[M]")
-    earlier = np.searchsorted(months, months - indicator.over)
-    has_earlier = months[earlier] == months - indicator.over
+    earlier = np.searchsorted(months, months - lag)
+    has_earlier = months[earlier] == months - lag
     return dates[has_earlier], (values - values[earlier])[has_earlier]

@@ -1,7 +1,10 @@
-"""Volatility regimes of one price series: the trailing regime and the future one.
+"""Volatility regimes of one price series: the trailing regime and the future regime.
 
-Glossary: t sessions, h horizon. A regime is the tercile of the root mean square of h daily log returns within a
-training span: 0 calm, 1 normal, 2 turbulent. The future regime is a label: it is known only at the close of t + h.
+Glossary: t sessions, oldest first; bars: the number of sessions of a window.
+
+A regime is the tercile of the root mean square of ``bars`` daily log returns: 0 calm, 1 normal, 2 turbulent. The two
+thresholds between the terciles come from a training span. The future regime is a label: it is known only at the close
+of session t + bars.
 """
 
 from __future__ import annotations
@@ -9,11 +12,14 @@ from __future__ import annotations
 import numpy as np
 
 REGIMES = ("calm", "normal", "turbulent")
-UNKNOWN = -1
+UNKNOWN_REGIME = -1
 
 
 def trailing_volatility(returns: np.ndarray, bars: int) -> np.ndarray:
-    """Root mean square of the returns of t − bars + 1 … t, (t,); NaN if one of them is NaN or before the series."""
+    """Root mean square of the log returns (t,) of the sessions t − bars + 1 to t, (t,).
+
+    NaN where one of these returns is NaN, and for the first bars − 1 sessions.
+    """
     out = np.full(len(returns), np.nan)
     if len(returns) >= bars:
         windows = np.lib.stride_tricks.sliding_window_view(returns, bars)
@@ -22,15 +28,24 @@ def trailing_volatility(returns: np.ndarray, bars: int) -> np.ndarray:
 
 
 def future_volatility(returns: np.ndarray, bars: int) -> np.ndarray:
-    """Root mean square of the returns of t + 1 … t + bars, (t,); NaN if one of them is NaN or after the series."""
+    """Root mean square of the log returns (t,) of the sessions t + 1 to t + bars, (t,).
+
+    NaN where one of these returns is NaN, and for the last ``bars`` sessions.
+    """
     return np.concatenate([trailing_volatility(returns, bars)[bars:], np.full(min(bars, len(returns)), np.nan)])
 
 
-def terciles(volatility: np.ndarray) -> np.ndarray:
-    """The two thresholds that divide a training span's volatilities into thirds, (2,)."""
+def tercile_thresholds(volatility: np.ndarray) -> np.ndarray:
+    """The two ascending thresholds that divide the volatilities of a training span into thirds, (2,).
+
+    Both are NaN if a volatility is NaN.
+    """
     return np.quantile(volatility, (1 / 3, 2 / 3))
 
 
-def regimes(volatility: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """The regime 0, 1 or 2 of each volatility, UNKNOWN for NaN; a value on a threshold is in the calmer regime."""
-    return np.where(np.isnan(volatility), UNKNOWN, np.searchsorted(thresholds, volatility, side="left"))
+def assign_regimes(volatility: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """The regime of each volatility, an index of REGIMES; int64 of the same shape.
+
+    UNKNOWN_REGIME for NaN. A volatility equal to a threshold belongs to the calmer regime.
+    """
+    return np.where(np.isnan(volatility), UNKNOWN_REGIME, np.searchsorted(thresholds, volatility, side="left"))

@@ -1,4 +1,4 @@
-"""What a network may read beside the bars of a panel: graphs of the assets, and the events of the market bar by bar.
+"""What a network can read beside the bars of a panel: graphs of the assets, and the market's events by bar.
 
 Glossary: t bars · e events.
 """
@@ -12,57 +12,65 @@ import numpy as np
 
 from models.graphs.events import Events
 from models.graphs.snapshot import GraphError, Snapshot
-from models.sessions import microseconds
+from models.sessions import to_epoch_us
 
 
 @dataclass(frozen=True, eq=False)
 class BarEvents:
-    """Events assigned to bars: an event belongs to the first bar that closes at or after the event's time.
+    """Events assigned to successive bars: an event belongs to the first bar that closes at or after the event's time.
 
-    ``opens`` (t,) are the opens of the bars. ``closes`` (t + 1,) are their closes, with the close of the bar before
-    them in front. Both are datetime64[us]. Bar i has the events with closes[i] < t ≤ closes[i + 1]; events outside
-    (closes[0], closes[-1]] belong to no bar.
+    ``open_times`` (t,) are the bars' opens, ascending datetime64[us] in UTC. ``close_times`` (t + 1,) are the lower
+    bound of the first bar's events, then each bar's close, likewise. Bar i has the events with times in
+    (close_times[i], close_times[i + 1]]. Events outside (close_times[0], close_times[-1]] belong to no bar.
     """
 
     events: Events
-    opens: np.ndarray
-    closes: np.ndarray
+    open_times: np.ndarray
+    close_times: np.ndarray
 
     @classmethod
-    def from_events(cls, events: Events, opens: np.ndarray, closes: np.ndarray) -> BarEvents:
-        """The events of the bars with these ``opens`` and ``closes``, (t,) each. The first bar has the events after its
-        own open."""
-        return cls(events, opens, np.concatenate([opens[:1], closes]))
+    def from_events(cls, events: Events, open_times: np.ndarray, close_times: np.ndarray) -> BarEvents:
+        """``events`` assigned to the bars with these times, (t,) each. The panel has no bar before the first one, so
+        the first bar has only the events after its own open."""
+        return cls(events, open_times, np.concatenate([open_times[:1], close_times]))
 
     def for_bars(self, ts: np.ndarray) -> BarEvents:
-        """The events of the bars that opened at ``ts``, one or more successive bars of these. Raises GraphError if they
-        are not."""
-        first = int(np.searchsorted(self.opens, ts[0]))
-        opens = self.opens[first : first + len(ts)]
-        closes = self.closes[first : first + len(ts) + 1]
-        if not np.array_equal(opens, ts):
+        """The events of the bars that opened at ``ts`` (t,) datetime64, t ≥ 1. Raises GraphError unless these bars
+        follow each other without a gap in ``open_times``."""
+        first = int(np.searchsorted(self.open_times, ts[0]))
+        open_times = self.open_times[first : first + len(ts)]
+        close_times = self.close_times[first : first + len(ts) + 1]
+        if not np.array_equal(open_times, ts):
             raise GraphError(
-                f"the bars from {ts[0]} to {ts[-1]} are not successive ones of the events' {len(self.opens)} bars; "
-                "give both the same grid"
+                f"the bars from {ts[0]} to {ts[-1]} are not successive bars of the {len(self.open_times)} bars of the "
+                "events; give the panel and the events the same grid"
             )
-        return BarEvents(self.events.between(*microseconds(closes[[0, -1]])), opens, closes)
+        start_us, end_us = to_epoch_us(close_times[[0, -1]])
+        return BarEvents(self.events.between(start_us, end_us), open_times, close_times)
 
     @property
-    def spans(self) -> np.ndarray:
-        """(t, 2): the position of each bar's first event, and the position after its last one."""
-        ends = np.searchsorted(self.events.t, microseconds(self.closes), side="right")
+    def event_ranges(self) -> np.ndarray:
+        """(start, stop) of each bar, (t, 2) int64: its events are at the positions [start, stop) of ``events``."""
+        ends = np.searchsorted(self.events.t, to_epoch_us(self.close_times), side="right")
         return np.stack([ends[:-1], ends[1:]], axis=1)
 
-    def age(self, bar_us: int) -> np.ndarray:
-        """Time (e,) from each event to its bar's close, in bars of ``bar_us``. Every event must belong to a bar."""
-        closes = microseconds(self.closes)
-        return (closes[np.searchsorted(closes, self.events.t)] - self.events.t) / bar_us
+    def age_in_bars(self, bar_us: int) -> np.ndarray:
+        """Time (e,) float64 from each event to the close of its bar, in bars of ``bar_us`` microseconds.
+
+        The caller makes sure that every event belongs to a bar, as after ``for_bars``: of the events outside all bars,
+        an early one silently gets its time to the first entry of ``close_times``, and a late one raises IndexError.
+        """
+        close_us = to_epoch_us(self.close_times)
+        return (close_us[np.searchsorted(close_us, self.events.t)] - self.events.t) / bar_us
 
 
 @dataclass(frozen=True, eq=False)
 class SideInputs:
-    """What a network may read beside the bars of a panel: ``snapshots`` of the graphs of its assets, None for a network
-    that reads no graph; and ``events`` of its market, None for one that reads no events."""
+    """What a network can read beside the bars of a panel.
+
+    ``snapshots`` of the graphs of its assets, ascending in ``as_of``; None for a network that reads no graph.
+    ``events`` of its market, by bar; None for a network that reads no events.
+    """
 
     snapshots: Sequence[Snapshot] | None = None
     events: BarEvents | None = None

@@ -1,8 +1,9 @@
-"""Events in continuous time: directed, timed edges between nodes, each with a kind and features.
+"""Events in continuous time: directed edges between nodes, each at one instant, with a kind and features.
 
 Source: Rossi et al. 2020, 2006.10637, section 2.2 (continuous-time dynamic graphs).
-Glossary: e events · f features · n nodes · u, v → src, dst. A node's name starts with its type: asset:BTCUSDT,
-trade:BTCUSDT, liquidation:BTCUSDT, funding:BTCUSDT, book:BTCUSDT:bid, book:BTCUSDT:ask, external:market.
+Glossary: e events · f features · n nodes · src, dst the nodes of an event (the paper's i, j). A node's name starts with
+its type: asset:BTCUSDT, trade:BTCUSDT, liquidation:BTCUSDT, funding:BTCUSDT, book:BTCUSDT:bid, book:BTCUSDT:ask,
+external:market.
 """
 
 from __future__ import annotations
@@ -15,16 +16,18 @@ import numpy as np
 from models.graphs.snapshot import GraphError
 
 EVENT_KINDS = ("trade", "book", "bar", "funding", "open_interest", "liquidation", "correlation", "flow")
+# the arrays of Events and their types
 DTYPES = {"src": np.int64, "dst": np.int64, "t": np.int64, "kind": np.int8, "features": np.float32}
 
 
 @dataclass(frozen=True, eq=False)
 class Events:
-    """Events ordered by time; events of the same time count as simultaneous.
+    """Events in ascending order of time; events with equal times are simultaneous.
 
-    ``src``, ``dst`` (e,) int64 positions in ``nodes``, information flows from src to dst; ``t`` (e,) int64 microseconds
-    UTC, never decreasing; ``kind`` (e,) int8 positions in EVENT_KINDS; ``features`` (e, f) float32, no NaN. Raises
-    GraphError for anything else; the message names the first wrong event.
+    ``src`` and ``dst`` (e,) int64 are positions in ``nodes``; information flows from src to dst. ``t`` (e,) int64 are
+    times in microseconds since 1970 in UTC, never negative and never decreasing. ``kind`` (e,) int8 are positions in
+    EVENT_KINDS. ``features`` (e, f) float32 are finite. Raises GraphError for other types or values, and for an event
+    from a node to itself; the message names the first invalid event.
     """
 
     src: np.ndarray
@@ -47,7 +50,7 @@ class Events:
         t = self.t
         for name, end in (("src", self.src), ("dst", self.dst)):
             self._raise_where(
-                (end < 0) | (end >= n), f"{name} is no position in the {n} nodes; add the node or drop it"
+                (end < 0) | (end >= n), f"{name} is no position in the {n} nodes; add the node or drop the event"
             )
         self._raise_where(self.src == self.dst, "it runs from a node to itself; drop it or name its source")
         self._raise_where(t < 0, "its time is negative; give microseconds since 1970, UTC")
@@ -64,13 +67,12 @@ class Events:
         return len(self.src)
 
     def __getitem__(self, part: slice) -> Events:
-        """The events at a slice of positions, with the same nodes; the slice must not run backwards."""
+        """The events at a slice of positions, with the same nodes. The step of the slice must be positive."""
         src, dst, t, kind, features = (getattr(self, name)[part] for name in DTYPES)
         return Events(src, dst, t, kind, features, self.nodes)
 
     def between(self, start: int, stop: int) -> Events:
-        """The events with ``start`` < t ≤ ``stop``: what is new at ``stop`` to a reader of all events up to
-        ``start``."""
+        """The events in (start, stop], both in microseconds since 1970; none if ``stop`` ≤ ``start``."""
         first, last = np.searchsorted(self.t, [start, stop], side="right")
         return self[first : max(first, last)]
 
@@ -82,9 +84,9 @@ class Events:
 
 
 def concatenate(parts: Sequence[Events]) -> Events:
-    """All events of ``parts`` ordered by time; simultaneous events stay in the order of the parts.
+    """All events of ``parts`` in ascending order of time; simultaneous events keep the order of the parts.
 
-    Raises GraphError if there are no parts, or if they differ in nodes or in the number of features.
+    Raises GraphError if there are no parts, and if the parts differ in nodes or in the number of features.
     """
     if not parts:
         raise GraphError("there are no events to join; give one part or more")
@@ -101,18 +103,19 @@ def concatenate(parts: Sequence[Events]) -> Events:
 
 
 def events_from_edges(src: np.ndarray, dst: np.ndarray, seconds: np.ndarray) -> Events:
-    """Events of a plain list of timed edges, such as messages between people (SNAP's CollegeMsg).
+    """Events of a plain list of timed edges, such as the messages between people in SNAP's CollegeMsg.
 
-    ``src``, ``dst`` (e,) ids of any kind; ``seconds`` (e,) since 1970, never decreasing. The nodes are the ids in
-    ascending order, the kind is "flow", and there are no features (f = 0).
+    ``src`` and ``dst`` (e,) are ids that can be sorted. ``seconds`` (e,) since 1970 in UTC must never decrease; a
+    fraction of a second is cut off. The nodes are named by the ids, in ascending order. The kind is "flow", and there
+    are no features (f = 0).
     """
     ids, positions = np.unique(np.concatenate([src, dst]), return_inverse=True)
     e = len(src)
     return Events(
-        positions[:e].astype(np.int64),
-        positions[e:].astype(np.int64),
-        np.asarray(seconds).astype(np.int64) * 1_000_000,
-        np.full(e, EVENT_KINDS.index("flow"), dtype=np.int8),
-        np.empty((e, 0), dtype=np.float32),
-        tuple(str(i) for i in ids),
+        src=positions[:e].astype(np.int64),
+        dst=positions[e:].astype(np.int64),
+        t=np.asarray(seconds).astype(np.int64) * 1_000_000,
+        kind=np.full(e, EVENT_KINDS.index("flow"), dtype=np.int8),
+        features=np.empty((e, 0), dtype=np.float32),
+        nodes=tuple(str(i) for i in ids),
     )

@@ -1,7 +1,8 @@
-"""Negative samples for link prediction: pairs without an event, to tell from those with one; and the EdgeBank baseline.
+"""Negative samples for link prediction, and the EdgeBank baseline.
 
+A link predictor has to tell positive pairs (src, dst), which have an event, from negative pairs, which have none.
 Paper: Poursafaei et al. 2022, 2207.10128, sections 4 and 5 (negative sampling strategies, EdgeBank).
-Glossary: e events · n nodes · key u · n + v of a pair.
+Glossary: e events · n nodes · key of a pair: src · n + dst · batch: the events at the positions [start, stop).
 """
 
 from __future__ import annotations
@@ -11,16 +12,22 @@ import numpy as np
 from models.graphs.events import Events
 
 STRATEGIES = ("random", "historical", "temporal", "inductive")
-RECENT = 1000  # number of last events whose destinations a temporal negative is drawn from
+N_RECENT_EVENTS = 1000  # a temporal negative has the destination of one of so many last events
+MAX_REDRAWS = 8  # how often an invalid pair is drawn again
 
 
 class Negatives:
-    """Draws a negative pair for every event of a batch. A negative pair has no event in that batch.
+    """Draws one negative pair for every event of a batch, by one of STRATEGIES.
 
-    random: the event's source, any destination of the data. historical: a pair with an event before the batch.
-    inductive: a pair with an event before the batch, but none in the first ``train_stop`` events. temporal: the event's
-    source, and a destination of one of the last RECENT events, so one that is active. Where too few pairs qualify,
-    random ones take their place.
+    random: the event's source with any destination that occurs in the data.
+    historical: a pair that has an event before the batch, and none in the batch.
+    inductive: a historical pair that has no event among the first ``train_stop`` events.
+    temporal: the event's source with a destination of one of the last N_RECENT_EVENTS events before the batch; in the
+    first batch, with any destination.
+
+    If fewer historical or inductive pairs exist than the batch has events, the rest are random pairs. A random or
+    temporal pair that has an event in the batch, or joins a node with itself, is drawn again up to MAX_REDRAWS times;
+    after that it stays.
     """
 
     def __init__(self, events: Events, train_stop: int) -> None:
@@ -29,43 +36,42 @@ class Negatives:
         self.n = len(events.nodes)
         self.keys = events.src * self.n + events.dst
         self.destinations = np.unique(events.dst)
-        unique, first = np.unique(self.keys, return_index=True)
-        order = np.argsort(first)
-        self.past_keys = unique[order]  # every pair with an event, in the order of its first event
-        self.first_events = first[order]  # the position of that event
+        unique_keys, first_position = np.unique(self.keys, return_index=True)
+        order = np.argsort(first_position)
+        self.pair_keys = unique_keys[order]  # all pairs with an event, in the order of their first event
+        self.first_events = first_position[order]  # the position of each pair's first event
 
-    def sample(self, strategy: str, start: int, stop: int, draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Sources and destinations, one negative pair for each of the events [start, stop)."""
-        size = stop - start
+    def sample(self, strategy: str, start: int, stop: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """(src, dst), (stop − start,) int64 each: the negative pairs of the batch [start, stop)."""
         pool = self.destinations
         if strategy == "temporal" and start:
-            pool = np.unique(self.events.dst[max(0, start - RECENT) : start])
-        pairs = self._same_source(pool, start, stop, draw)
+            pool = np.unique(self.events.dst[max(0, start - N_RECENT_EVENTS) : start])
+        keys = self._sample_destinations(pool, start, stop, rng)
         if strategy in ("historical", "inductive"):
-            first = np.searchsorted(self.first_events, self.train_stop if strategy == "inductive" else 0)
-            candidates = self.past_keys[first : np.searchsorted(self.first_events, start)]
+            min_first_event = self.train_stop if strategy == "inductive" else 0
+            first, end = np.searchsorted(self.first_events, [min_first_event, start])
+            candidates = self.pair_keys[first:end]
             candidates = candidates[~np.isin(candidates, self.keys[start:stop])]
-            sampled = draw.choice(candidates, min(size, len(candidates)), replace=False)
-            pairs[: len(sampled)] = sampled
-        return pairs // self.n, pairs % self.n
+            sampled = rng.choice(candidates, min(stop - start, len(candidates)), replace=False)
+            keys[: len(sampled)] = sampled
+        return keys // self.n, keys % self.n
 
-    def _same_source(self, pool: np.ndarray, start: int, stop: int, draw: np.random.Generator) -> np.ndarray:
-        """Keys of each event's source with a destination of ``pool``. A pair with an event in the batch, or of a node
-        with itself, is drawn again, at most eight times."""
+    def _sample_destinations(self, pool: np.ndarray, start: int, stop: int, rng: np.random.Generator) -> np.ndarray:
+        """Keys of pairs: the source of each event of the batch with a random destination from ``pool``."""
         src = self.events.src[start:stop]
-        dst = draw.choice(pool, stop - start)
-        for _ in range(8):
+        dst = rng.choice(pool, stop - start)
+        for _ in range(MAX_REDRAWS):
             rejected = np.flatnonzero(np.isin(src * self.n + dst, self.keys[start:stop]) | (src == dst))
             if not len(rejected):
                 break
-            dst[rejected] = draw.choice(pool, len(rejected))
+            dst[rejected] = rng.choice(pool, len(rejected))
         return src * self.n + dst
 
 
 class EdgeBank:
-    """Predicts that past pairs repeat: 1.0 for a pair with an event before the batch, 0.0 for any other.
+    """Predicts that past pairs repeat: its score is 1.0 for a pair with an event before the batch, otherwise 0.0.
 
-    ``window_us``: only events of that many microseconds before the batch count; None: all events before it.
+    If ``window_us`` is given, only the events of that many microseconds before the batch's first event count.
     """
 
     def __init__(self, events: Events, window_us: int | None = None) -> None:
@@ -73,15 +79,15 @@ class EdgeBank:
         self.window_us = window_us
         self.n = len(events.nodes)
         self.e = len(events)
-        # sorted by pair, then by position
+        # one integer key · e + position per event, sorted: by pair, then by position
         self.pair_events = np.sort((events.src * self.n + events.dst) * self.e + np.arange(self.e))
 
     def score(self, src: np.ndarray, dst: np.ndarray, start: int) -> np.ndarray:
-        """Scores of the pairs by the events before position ``start``."""
+        """Scores float64 of the pairs (src, dst), in their shape, from the events before position ``start``."""
         key = src * self.n + dst
-        before = np.searchsorted(self.pair_events, key * self.e + start) - 1
-        last = self.pair_events[np.maximum(before, 0)]
-        is_repeated = (before >= 0) & (last // self.e == key)
+        last_index = np.searchsorted(self.pair_events, key * self.e + start) - 1
+        last = self.pair_events[np.maximum(last_index, 0)]
+        is_repeated = (last_index >= 0) & (last // self.e == key)
         if self.window_us is not None:
             is_repeated &= self.t[last % self.e] >= self.t[start] - self.window_us
         return is_repeated.astype(np.float64)

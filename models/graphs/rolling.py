@@ -1,17 +1,21 @@
-"""Edges of rolling correlations, from sums that move along with the window; no matrix per bar is stored.
+"""Edges of rolling correlations, computed from moving sums; no matrix per bar is stored.
 
-Glossary: t bars, n assets, w bars of the window, e edges · x returns, 0 where unknown · S (n, n) = Σ x_i x_j over the
-window · z standardised returns of the window, 0 where unknown.
+Glossary: t bars, n assets, w bars of the window, e edges · x returns, 0 where unknown · S_ij = Σ x_i x_j over the
+window, (n, n) · x̄, σ mean and standard deviation of an asset's returns in the window · z standardised returns of the
+window, 0 where unknown.
 
     S ← S + x_t x_t' − x_{t−w} x_{t−w}'        correlation_ij = (S_ij / w − x̄_i x̄_j) / (σ_i σ_j)
 
-A step costs n² operations instead of w n². Moving sums carry the rounding errors of bars that have left the window, so
-a weight computed from them alone would depend on more than its window. Therefore the sums determine a weight only to
-within SLACK: where every value in that range rounds to the same six decimals, that is the weight. Otherwise the pair is
-summed again over its own window; also where an asset lacks a bar of the window, or where its past returns are so much
-larger than those of the window that the error of the sums may exceed SLACK. So every edge is, to the bit, what its own
-window gives, whatever came before it, wherever a block of bars starts and whichever thread computed it. The slow
-definition is ``measures.correlation`` with ``edge_selection.strongest``.
+A step costs n² operations instead of w n². But moving sums keep the rounding errors of bars that have left the window,
+so a weight computed from them alone would depend on more than its window. Therefore a moving sum determines a
+correlation only to within MAX_SUM_ERROR. If every value in that range rounds to the same six decimals, these are the
+weight. Otherwise the pair's correlation is computed again from its own window. It is also computed again in two other
+cases: an asset of the pair lacks a bar of the window, or its earlier returns were so much larger than those of the
+window that the error of the sums could exceed MAX_SUM_ERROR.
+
+So every edge is, to the bit, a function of its own window. It does not depend on earlier bars, on the bar where a block
+of windows starts, or on the thread that computed it. The slow definition is ``measures.correlation`` followed by
+``edge_selection.strongest_edges``.
 """
 
 from __future__ import annotations
@@ -24,124 +28,139 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 from numba import config, njit
 
-from models.graphs.edge_selection import LEAST, Edges
-from models.graphs.measures import DECIMALS, FLAT, MIN_OBSERVED
+from models.graphs.edge_selection import MIN_WEIGHT, Edges
+from models.graphs.measures import DECIMALS, MIN_OBSERVED_SHARE, ZERO_TOLERANCE
 
-BLOCK_BARS = 128  # bars after which the sums restart; two windows where that is more, which keeps restarts cheap
-SPARE_EDGES = 1 << 17  # room of the buffers beyond one complete graph
-SLACK = 1e-9  # how far the moving sums may be off, in units of correlation
-SCALE = 10.0**DECIMALS
-Part = tuple[np.ndarray, np.ndarray, np.ndarray]  # pairs (e, 2), weight (e,), and where each window's edges end
+# the sums restart after so many bars, or after two windows if these are longer: restarts then stay cheap
+BLOCK_BARS = 128
+SPARE_EDGES = 1 << 17  # capacity of a buffer of edges, beyond one complete graph
+MAX_SUM_ERROR = 1e-9  # largest error of a correlation from the moving sums
+WEIGHT_SCALE = 10.0**DECIMALS  # a weight times this is an integer
+# edges of successive windows: pairs (e, 2) int32, weight (e,), and for each window the position after its last edge
+EdgeBuffer = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def rolling_edges(
     returns: np.ndarray, ends: np.ndarray, window: int, min_strength: float, top_k: int | None
 ) -> Iterator[Edges]:
-    """The edges that ``edge_selection.strongest`` selects in each window of ``returns`` (t, n). ``ends``, ascending,
-    are the last bars of the windows.
+    """Yields the edges (src, dst, weight) of each window of ``returns`` (t, n), NaN where unknown.
 
-    NUMBA_NUM_THREADS threads compute blocks of windows side by side. Each runs at most one buffer of edges ahead of the
-    caller, so memory is bounded however many edges there are.
+    They are the edges that ``edge_selection.strongest_edges`` selects by ``min_strength`` and ``top_k``. ``window`` is
+    in bars. ``ends``, ascending, are the positions of the windows' last bars.
+
+    NUMBA_NUM_THREADS threads compute blocks of windows in parallel. Each thread computes at most one buffer of edges
+    ahead of the caller, so memory is bounded for any number of edges.
     """
     block = ends // max(BLOCK_BARS, 2 * window)
-    waiting = deque(np.split(ends, np.flatnonzero(np.diff(block)) + 1) if len(ends) else [])
-    running: deque[tuple[Iterator[Part], Future[Part | None]]] = deque()
-    threads = config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
-    with ThreadPoolExecutor(threads, thread_name_prefix="graphs") as pool:
-        while running or waiting:
-            while waiting and len(running) <= threads:
-                parts = _block(returns, waiting.popleft(), window, min_strength, top_k)
-                running.append((parts, pool.submit(next, parts, None)))
-            parts, future = running[0]
-            part = future.result()
-            if part is None:
+    waiting_blocks = deque(np.split(ends, np.flatnonzero(np.diff(block)) + 1) if len(ends) else [])
+    running: deque[tuple[Iterator[EdgeBuffer], Future[EdgeBuffer | None]]] = deque()
+    n_threads = config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
+    with ThreadPoolExecutor(n_threads, thread_name_prefix="graphs") as pool:
+        while running or waiting_blocks:
+            while waiting_blocks and len(running) <= n_threads:
+                buffers = _block_edges(returns, waiting_blocks.popleft(), window, min_strength, top_k)
+                running.append((buffers, pool.submit(next, buffers, None)))
+            buffers, future = running[0]
+            buffer = future.result()
+            if buffer is None:  # the block has no further buffer
                 running.popleft()
                 continue
-            running[0] = parts, pool.submit(next, parts, None)
-            yield from _split(*part)
+            running[0] = buffers, pool.submit(next, buffers, None)
+            yield from _split_by_window(*buffer)
 
 
-def _block(
+def _block_edges(
     returns: np.ndarray, ends: np.ndarray, window: int, min_strength: float, top_k: int | None
-) -> Iterator[Part]:
-    """Edges of the windows that end at ``ends``, one buffer at a time; the sums start with the first window."""
+) -> Iterator[EdgeBuffer]:
+    """Yields the edges of a block of windows, which end at ``ends``, in one buffer or more.
+
+    The moving sums start with the first window of the block.
+    """
     first = int(ends[0]) - window + 1
     n = returns.shape[1]
     block_returns = returns[first : int(ends[-1]) + 1]
     is_known = np.isfinite(block_returns)
     bars = np.where(is_known, block_returns, 0.0), is_known.astype(np.float64)
-    # a step rounds twice, by at most half an epsilon of w peak_i peak_j each
-    max_peak = math.sqrt(SLACK / (2 * len(block_returns) * np.finfo(np.float64).eps))
-    rule = (window, max(min_strength, LEAST), min(top_k or 0, n), max_peak)
+    # A step of the sums rounds twice, each time by at most half an epsilon of w peak_i peak_j. Up to this ratio of an
+    # asset's largest return to its standard deviation, all steps together stay within MAX_SUM_ERROR.
+    max_peak = math.sqrt(MAX_SUM_ERROR / (2 * len(block_returns) * np.finfo(np.float64).eps))
+    selection = (window, max(min_strength, MIN_WEIGHT), min(top_k or 0, n), max_peak)
     sums = np.zeros((n, n))
     capacity = n * (n - 1) // 2 + SPARE_EDGES
-    done = 0
-    while done < len(ends):
+    n_done = 0
+    while n_done < len(ends):
         pairs = np.empty((capacity, 2), np.int32)
         weight = np.empty(capacity)
         stops = np.empty(len(ends), np.int64)
-        begin = done
-        done = _run(bars, ends - first, begin, rule, sums, (pairs, weight, stops))
-        yield pairs, weight, stops[begin:done]
+        begin = n_done
+        n_done = _fill_edges(bars, ends - first, begin, selection, sums, (pairs, weight, stops))
+        yield pairs, weight, stops[begin:n_done]
 
 
-def _split(pairs: np.ndarray, weight: np.ndarray, stops: np.ndarray) -> Iterator[Edges]:
-    """The edges of each window; they end at ``stops``."""
+def _split_by_window(pairs: np.ndarray, weight: np.ndarray, stops: np.ndarray) -> Iterator[Edges]:
+    """Yields (src, dst, weight) of each window from a buffer, see EdgeBuffer."""
     for start, stop in zip([0, *stops[:-1]], stops, strict=True):
         src, dst = pairs[start:stop].T.astype(np.int64)
         yield src, dst, weight[start:stop]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _run(bars, ends, begin, rule, sums, out):
-    """Fills ``out`` (pairs, weight, and where each window's edges end) with the edges of the windows begin, begin + 1,
-    …, as long as the next window surely fits. Returns the first window that is not done. ``sums`` are those of the
-    window before ``begin``, and afterwards those of the last window that is done."""
+def _fill_edges(bars, ends, begin, selection, sums, buffer):
+    """Fills ``buffer`` (pairs, weight, stops) with the edges of the windows begin, begin + 1, …
+
+    It stops before a window whose edges might not fit, and returns that window's position in ``ends``, or len(ends).
+    ``bars`` are x and its mask, (t, n) each. ``sums`` (n, n) contains S of the window before ``begin``, right of the
+    diagonal only, and is updated to S of the last window that was done.
+    """
     x = bars[0]
-    window, min_strength, top_k, max_peak = rule
-    pairs, weight, stops = out
+    window, min_strength, top_k, max_peak = selection
+    pairs, weight, stops = buffer
     n = x.shape[1]
     screen = np.empty(n)
     moments = np.empty(n), np.empty(n), screen
-    standardised = np.empty((n, window)), np.empty((n, window)), np.empty(n, np.bool_)
-    row = np.empty(n)
+    is_ready = np.empty(n, np.bool_)  # True where an asset's z has been computed for the current window
+    standardised = np.empty((n, window)), np.empty((n, window)), is_ready
+    covariance = np.empty(n)
     candidates = np.empty(n + 8, np.int64)
     flags = np.empty((n + 7) // 8 * 8, np.uint8)
-    best = np.empty((n, max(top_k, 1)))
-    peak = _peaks(x)
-    count = 0
-    floor = min_strength - 0.5 / SCALE - SLACK
+    strongest = np.empty((n, max(top_k, 1)))
+    peak = _abs_peaks(x)
+    n_edges = 0
+    # no correlation below this rounds to min_strength or more, whatever the error of the sums
+    floor = min_strength - 0.5 / WEIGHT_SCALE - MAX_SUM_ERROR
     for k in range(begin, len(ends)):
-        if count + n * (n - 1) // 2 > len(pairs):
+        if n_edges + n * (n - 1) // 2 > len(pairs):
             return k
         end = ends[k]
-        window_start = count
-        moved = end - ends[k - 1] if k > 0 else window
-        _describe(bars, end, window, peak, max_peak, moments)
-        standardised[2][:] = False
+        first_edge = n_edges
+        n_moved = end - ends[k - 1] if k > 0 else window
+        _fill_moments(bars, end, window, peak, max_peak, moments)
+        is_ready[:] = False
         for i in range(n):
-            _advance(sums[i], x, i, end, moved, window)
-            for h in range(_screen(sums[i], i, moments, window, floor, (row, candidates, flags))):
-                j = candidates[h]
-                scaled = row[j] / (screen[i] * screen[j]) * SCALE
+            _move_sums(sums[i], x, i, end, n_moved, window)
+            n_candidates = _find_candidates(sums[i], i, moments, window, floor, (covariance, candidates, flags))
+            for c in range(n_candidates):
+                j = candidates[c]
+                scaled = covariance[j] / (screen[i] * screen[j]) * WEIGHT_SCALE
                 nearest = np.rint(scaled)
-                if not abs(scaled - nearest) < 0.5 - SLACK * SCALE:  # the moving sums do not decide it; nor does NaN
-                    nearest = np.rint(_own_window(i, j, bars, end, moments, standardised) * SCALE)
-                value = min(1.0, max(-1.0, nearest / SCALE))
+                # too near to a rounding boundary for the accuracy of the sums, or NaN
+                if not abs(scaled - nearest) < 0.5 - MAX_SUM_ERROR * WEIGHT_SCALE:
+                    nearest = np.rint(_exact_correlation(i, j, bars, end, moments, standardised) * WEIGHT_SCALE)
+                value = min(1.0, max(-1.0, nearest / WEIGHT_SCALE))
                 if abs(value) >= min_strength:
-                    pairs[count, 0] = i
-                    pairs[count, 1] = j
-                    weight[count] = value
-                    count += 1
+                    pairs[n_edges, 0] = i
+                    pairs[n_edges, 1] = j
+                    weight[n_edges] = value
+                    n_edges += 1
         if top_k > 0:
-            count = _keep_top(pairs, weight, window_start, count, best)
-        stops[k] = count
+            n_edges = _keep_strongest(pairs, weight, first_edge, n_edges, strongest)
+        stops[k] = n_edges
     return len(ends)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _peaks(x):
-    """The largest |x| of each asset, (n,)."""
+def _abs_peaks(x):
+    """The largest |x| of each asset, (n,), over all bars of x (t, n)."""
     peak = np.zeros(x.shape[1])
     for t in range(len(x)):
         for j in range(len(peak)):
@@ -150,13 +169,17 @@ def _peaks(x):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _describe(bars, end, window, peak, max_peak, moments):
-    """Fills ``moments``: mean and deviation of each asset over its own bars of the window, and ``screen``. That is the
-    deviation where the moving sums can be trusted, 0 where the asset's pairs must be summed again, and infinity where
-    the asset has no pairs."""
+def _fill_moments(bars, end, window, peak, max_peak, moments):
+    """Fills ``moments`` (mean, deviation, screen), (n,) each, for the window of bars that ends at ``end``.
+
+    ``mean`` and ``deviation`` (the standard deviation) are those of an asset's known returns. ``screen`` equals the
+    deviation where the moving sums are accurate. It is 0, so that every pair becomes a candidate and is NaN, where the
+    pairs must be computed from their own window. It is infinite, so that no pair becomes a candidate, where the asset
+    has too few returns or does not move.
+    """
     x, is_known = bars
     mean, deviation, screen = moments
-    count = screen
+    count = screen  # the same memory: the number of known returns is needed only until ``screen`` is known
     mean[:] = 0.0
     deviation[:] = 0.0
     count[:] = 0.0
@@ -172,7 +195,7 @@ def _describe(bars, end, window, peak, max_peak, moments):
             deviation[j] += centred * centred
     for j in range(len(mean)):
         deviation[j] = math.sqrt(deviation[j] / max(count[j], 1.0))
-        if count[j] < MIN_OBSERVED * window or deviation[j] <= FLAT:
+        if count[j] < MIN_OBSERVED_SHARE * window or deviation[j] <= ZERO_TOLERANCE:
             screen[j] = np.inf
         elif count[j] < window or peak[j] > max_peak * deviation[j]:
             screen[j] = 0.0
@@ -181,11 +204,13 @@ def _describe(bars, end, window, peak, max_peak, moments):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _advance(row, x, i, end, moved, window):
-    """Moves row i of the sums ``moved`` bars on, to the window that ends at ``end``. Where that is half a window or
-    more, the sums are computed again instead."""
-    after = row[i + 1 :]  # the compiler vectorises loops from 0 over a view
-    if 2 * moved >= window:
+def _move_sums(sums_row, x, i, end, n_moved, window):
+    """Updates row i of the sums, right of the diagonal, to the window that ends at ``end``, ``n_moved`` bars later.
+
+    For half a window or more, it computes the sums anew instead.
+    """
+    after = sums_row[i + 1 :]  # the compiler vectorises loops from 0 over a view
+    if 2 * n_moved >= window:
         after[:] = 0.0
         for t in range(end - window + 1, end + 1):
             entering = x[t, i + 1 :]
@@ -193,7 +218,7 @@ def _advance(row, x, i, end, moved, window):
             for j in range(len(after)):
                 after[j] += x_entering * entering[j]
     else:
-        for t in range(end - moved + 1, end + 1):
+        for t in range(end - n_moved + 1, end + 1):
             entering = x[t, i + 1 :]
             leaving = x[t - window, i + 1 :]
             x_entering = x[t, i]
@@ -203,37 +228,40 @@ def _advance(row, x, i, end, moved, window):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _screen(sums, i, moments, window, floor, buffers):
-    """Fills ``buffers``: row with the covariances of asset i with those after it, and candidates with the assets whose
-    |correlation| with i may reach ``floor``. Returns the number of candidates."""
+def _find_candidates(sums_row, i, moments, window, floor, scratch):
+    """Finds the assets j > i whose |correlation| with asset i can reach ``floor``. Returns their number.
+
+    ``scratch`` is (covariance, candidates, flags). The function fills ``covariance`` at the positions j > i, and writes
+    the found assets to the front of ``candidates``.
+    """
     mean, _, screen = moments
-    row, candidates, flags = buffers
-    least = floor * screen[i]
-    own_mean = mean[i]
+    covariance, candidates, flags = scratch
+    min_covariance = floor * screen[i]  # to be multiplied by the deviation of the other asset
+    mean_i = mean[i]
     share = 1.0 / window
-    n = len(sums) - i - 1
-    hits = 0
-    sums_after = sums[i + 1 :]
+    n = len(sums_row) - i - 1
+    n_candidates = 0
+    sums_after = sums_row[i + 1 :]
     mean_after = mean[i + 1 :]
     screen_after = screen[i + 1 :]
-    covariance = row[i + 1 :]
+    covariance_after = covariance[i + 1 :]
     for j in range(n):
-        covariance[j] = sums_after[j] * share - own_mean * mean_after[j]
+        covariance_after[j] = sums_after[j] * share - mean_i * mean_after[j]
     for j in range(n):
-        flags[j] = abs(covariance[j]) >= least * screen_after[j]
+        flags[j] = abs(covariance_after[j]) >= min_covariance * screen_after[j]
     flags[n:] = 0
-    words = flags.view(np.uint64)  # eight flags at a time: most are 0
+    words = flags.view(np.uint64)  # eight flags at a time: most words are 0
     for word in range((n + 7) // 8):
         if words[word] > 0:
             for j in range(8 * word, 8 * word + 8):
-                candidates[hits] = i + 1 + j
-                hits += flags[j]
-    return hits
+                candidates[n_candidates] = i + 1 + j
+                n_candidates += flags[j]
+    return n_candidates
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _own_window(i, j, bars, end, moments, standardised):
-    """Correlation of a pair summed over its own window; 0 where it is unknown."""
+def _exact_correlation(i, j, bars, end, moments, standardised):
+    """Correlation of the pair (i, j) from the window that ends at ``end`` alone; 0 where it is unknown."""
     z, is_observed, is_ready = standardised
     for k in (i, j):
         if not is_ready[k]:
@@ -245,7 +273,7 @@ def _own_window(i, j, bars, end, moments, standardised):
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _standardise(bars, k, end, moments, z, is_observed):
-    """Fills ``z`` and ``is_observed`` of asset k, (w,) each."""
+    """Fills ``z`` and ``is_observed``, (w,) each, with the standardised returns of asset k and their mask."""
     x, is_known = bars
     mean, deviation, _ = moments
     for t in range(len(z)):
@@ -256,50 +284,56 @@ def _standardise(bars, k, end, moments, z, is_observed):
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc"})
 def _pair(a, a_observed, b, b_observed):
-    """Correlation over the bars that two assets share, as in ``measures.pairwise``; NaN where they share too few."""
-    pairs = 0.0
+    """Correlation of the standardised returns ``a`` and ``b`` (w,) over the bars that both assets have.
+
+    It is defined as in ``measures.pairwise``: NaN for too few shared bars, and if an asset does not move in them.
+    """
+    shared_bars = 0.0
     product = 0.0
     a_sum = 0.0
     b_sum = 0.0
     a_square = 0.0
     b_square = 0.0
     for t in range(len(a)):
-        pairs += a_observed[t] * b_observed[t]
+        shared_bars += a_observed[t] * b_observed[t]
         product += a[t] * b[t]
         a_sum += a[t] * b_observed[t]
         b_sum += a_observed[t] * b[t]
         a_square += a[t] * a[t] * b_observed[t]
         b_square += a_observed[t] * b[t] * b[t]
-    a_variance = pairs * a_square - a_sum * a_sum
-    b_variance = pairs * b_square - b_sum * b_sum
-    if pairs < MIN_OBSERVED * len(a) or min(a_variance, b_variance) <= FLAT:
+    a_variance = shared_bars * a_square - a_sum * a_sum
+    b_variance = shared_bars * b_square - b_sum * b_sum
+    if shared_bars < MIN_OBSERVED_SHARE * len(a) or min(a_variance, b_variance) <= ZERO_TOLERANCE:
         return np.nan
-    return (pairs * product - a_sum * b_sum) / math.sqrt(a_variance * b_variance)
+    return (shared_bars * product - a_sum * b_sum) / math.sqrt(a_variance * b_variance)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _keep_top(pairs, weight, start, stop, best):
-    """Moves the edges in [start, stop) that are among the strongest of either asset to the front. Returns where they
-    end."""
-    k = best.shape[1]
-    best[:] = 0.0
+def _keep_strongest(pairs, weight, start, stop, strongest):
+    """Moves the edges of [start, stop) that are among the k strongest of either asset to the front of that range.
+
+    Returns the position after the last one. ``strongest`` (n, k) is scratch memory for the k greatest |weight| of each
+    asset.
+    """
+    k = strongest.shape[1]
+    strongest[:] = 0.0
     for e in range(start, stop):
         strength = abs(weight[e])
-        for end in range(2):
-            node = pairs[e, end]
+        for endpoint in range(2):
+            node = pairs[e, endpoint]
             rank = k - 1
-            if strength > best[node, rank]:
-                while rank > 0 and best[node, rank - 1] < strength:
-                    best[node, rank] = best[node, rank - 1]
+            if strength > strongest[node, rank]:
+                while rank > 0 and strongest[node, rank - 1] < strength:
+                    strongest[node, rank] = strongest[node, rank - 1]
                     rank -= 1
-                best[node, rank] = strength
-    count = start
+                strongest[node, rank] = strength
+    position = start
     for e in range(start, stop):
         i = pairs[e, 0]
         j = pairs[e, 1]
-        if abs(weight[e]) >= min(best[i, k - 1], best[j, k - 1]):
-            pairs[count, 0] = i
-            pairs[count, 1] = j
-            weight[count] = weight[e]
-            count += 1
-    return count
+        if abs(weight[e]) >= min(strongest[i, k - 1], strongest[j, k - 1]):
+            pairs[position, 0] = i
+            pairs[position, 1] = j
+            weight[position] = weight[e]
+            position += 1
+    return position

@@ -1,4 +1,4 @@
-"""One graph between assets at one bar, and its dense form, the adjacency that networks read.
+"""A graph between assets as of one bar, and its dense form, the adjacency matrix that networks read.
 
 Glossary: n nodes, e edges, s snapshots.
 """
@@ -12,7 +12,7 @@ import numpy as np
 
 
 class GraphError(ValueError):
-    """Parameters, bars, edges or events that no graph can be built from; the message names them.
+    """No graph can be built from these settings, bars, edges or events; the message names them.
 
     GraphError ← ValueError
     """
@@ -22,12 +22,14 @@ class GraphError(ValueError):
 class Snapshot:
     """A graph built from bars in [window_start, as_of] only.
 
-    ``as_of`` and ``window_start`` are bar opens, datetime64[us]; ``window_start`` is NaT for a graph that is not built
-    from a window. ``src`` and ``dst`` (e,) int64 are positions in ``nodes``; ``weight`` (e,) float64, of either sign.
-    An undirected edge is stored once, ``src < dst``; a directed one runs from ``src`` to ``dst``, the direction in
-    which information flows. A graph without edges is valid. Raises GraphError for fewer than two nodes, a window that
-    starts after ``as_of``, a position that is no node, an edge from a node to itself, an edge stored twice, or a weight
-    that is not finite.
+    ``as_of`` and ``window_start`` are bar opens, datetime64[us] in UTC. ``window_start`` is NaT for a graph that is not
+    built from a window. ``src`` and ``dst`` (e,) int64 are positions in ``nodes``. ``weight`` (e,) float64 has either
+    sign. An undirected edge is stored once, with ``src < dst``. A directed edge runs from ``src`` to ``dst``, the
+    direction in which information flows. A graph without edges is valid.
+
+    Raises GraphError for fewer than two nodes, arrays of different lengths, a window that starts after ``as_of``, a
+    position outside ``nodes``, an edge from a node to itself, an edge that is stored twice, an undirected edge with
+    ``src > dst``, and a weight that is not finite.
     """
 
     graph: str
@@ -62,7 +64,7 @@ class Snapshot:
 
     @property
     def density(self) -> float:
-        """Share of all possible edges that the graph has."""
+        """Number of edges divided by the number of possible edges, in [0, 1]."""
         n = len(self.nodes)
         return len(self.src) / (n * (n - 1) / (1 if self.directed else 2))
 
@@ -79,9 +81,10 @@ class Snapshot:
 
 
 def to_adjacency(snapshots: Sequence[Snapshot], n: int) -> np.ndarray:
-    """Weights (s, n, n) float32. Entry [i, j] is that of the edge from j to i: row i holds the edges that enter i.
+    """The adjacency matrix (n, n) of each snapshot, (s, n, n) float32: entry [i, j] is the weight of the edge j → i.
 
-    The diagonal is 1; an undirected edge is in both entries. Raises GraphError for a snapshot without ``n`` nodes.
+    So row i holds the edges that enter node i. An undirected edge is in [i, j] and in [j, i]. An entry is 0 where there
+    is no edge, and 1 on the diagonal. Raises GraphError for a snapshot that does not have ``n`` nodes.
     """
     dense = np.zeros((len(snapshots), n, n), dtype=np.float32)
     for adjacency, snapshot in zip(dense, snapshots, strict=True):

@@ -1,10 +1,11 @@
-"""A buffer that puts events in order: they arrive one by one, late, out of order or twice, and leave as sorted batches.
+"""A buffer that sorts events: they may arrive late, out of order or twice, and leave it as sorted batches.
 
-The exchange's time is divided into windows of ``window_us``. A window is handed over once no further event of it can
-arrive in time: sorted, and in several batches where it has many events. Which events are handed over, and where batches
-are cut, depends on the events alone and not on how they arrived. So a network behind a faulty stream ends in the same
-state as one behind a faultless stream.
-Glossary: e events · t microseconds UTC by the exchange · key 64 bits that identify an event.
+The time is divided into windows of ``window_us``. Once no further event of a window can arrive in time, the window is
+handed over: sorted by (t, key), in batches of about ``max_events``. As long as no event is late, the batches depend on
+the events alone and not on how they arrived. So a network behind a faulty stream ends in the same state as a network
+behind a faultless stream.
+Glossary: e events · t the event's time by the exchange's clock, microseconds since 1970 in UTC · key 64 bits that
+identify an event.
 """
 
 from __future__ import annotations
@@ -20,18 +21,20 @@ import numpy as np
 from models.graphs.snapshot import GraphError
 
 T = TypeVar("T")
-NO_TIME = -(1 << 62)
-COUNTS = ("received", "late", "duplicates", "handed_over")
+NO_TIME = -(1 << 62)  # earlier than every event
+COUNT_NAMES = ("received", "late", "duplicates", "handed_over")
 EVENT_ID = np.dtype([("t", np.int64), ("key", np.uint64)])
-UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+READ_ERRORS = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
 class EventStream(Generic[T]):
-    """A buffer in front of a network. Rows are structured arrays (e,) with the fields ``t``, ``key`` and any others.
+    """A buffer in front of a consumer, such as a network. Its rows are structured arrays (e,) with ``t``, ``key`` and
+    any other fields.
 
-    An event is late, and dropped, if an event more than ``bound_us`` newer arrived before it. It is a duplicate, and
-    dropped, if its key arrived before. ``consume`` receives batches of rows sorted by time. The buffer reads no clock.
-    It holds no more than the events of the last ``bound_us`` + ``window_us`` and their keys.
+    An event is late if an event more than ``bound_us`` newer arrived before it. An event is a duplicate if its key
+    arrived before. Late events and duplicates are dropped and counted. ``consume`` receives each batch, sorted by
+    (t, key). The buffer reads no clock: only an event's ``t`` moves it forward. It holds at most the events, and their
+    keys, of the last ``bound_us`` + ``window_us``.
     """
 
     def __init__(
@@ -51,16 +54,17 @@ class EventStream(Generic[T]):
         self.window_us = window_us
         self.bound_us = bound_us
         self.max_events = max_events
-        self.counts = dict.fromkeys(COUNTS, 0)
+        self.counts = dict.fromkeys(COUNT_NAMES, 0)
         self._newest = NO_TIME
-        self._received = np.empty(0, EVENT_ID)  # events that a duplicate could still repeat in time
-        self._waiting: list[np.ndarray] = []
-        self._end = NO_TIME  # all events before this time have been handed over
+        self._received = np.empty(0, EVENT_ID)  # the events whose duplicates would not be late
+        self._waiting: list[np.ndarray] = []  # rows that have not been handed over
+        self._handed_over_until = NO_TIME  # all events before this time have been handed over
 
     def push(self, rows: np.ndarray) -> list[T]:
-        """Adds rows, in the order of arrival. Returns what ``consume`` returned for each batch that they complete."""
+        """Adds ``rows`` in the order of arrival. Returns the results of ``consume`` for the batches now handed over."""
         newest = np.maximum.accumulate(np.concatenate([[self._newest], rows["t"]]))
-        timely = rows[rows["t"] >= newest[:-1] - self.bound_us]
+        newest_before = newest[:-1]  # the newest time that arrived before each row
+        timely = rows[rows["t"] >= newest_before - self.bound_us]
         fresh = timely[self._is_new(timely["key"])]
         self._newest = int(newest[-1])
         self.counts["received"] += len(rows)
@@ -75,15 +79,17 @@ class EventStream(Generic[T]):
         return self._hand_over((self._newest - self.bound_us) // self.window_us * self.window_us)
 
     def state(self) -> dict[str, np.ndarray]:
-        """Everything that ``restore`` needs, as plain arrays that later calls do not change."""
+        """The arrays that ``restore`` needs; later calls do not change them."""
         waiting = {"waiting": np.concatenate(self._waiting)} if self._waiting else {}
-        counts = np.array([self.counts[name] for name in COUNTS], dtype=np.int64)
+        counts = np.array([self.counts[name] for name in COUNT_NAMES], dtype=np.int64)
         shape = np.array([self.window_us, self.bound_us, self.max_events], dtype=np.int64)
         return {"newest": np.array(self._newest), "seen": self._received, "counts": counts, "shape": shape} | waiting
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Continues from the arrays of an earlier ``state``. Raises GraphError if that stream had another window, bound
-        or batch size."""
+        """Continues from the arrays that ``state`` returned.
+
+        Raises GraphError if that buffer had another ``window_us``, ``bound_us`` or ``max_events``.
+        """
         shape = [self.window_us, self.bound_us, self.max_events]
         if arrays["shape"].tolist() != shape:
             raise GraphError(
@@ -92,49 +98,54 @@ class EventStream(Generic[T]):
             )
         self._newest = int(arrays["newest"])
         self._received = arrays["seen"]
-        self._end = NO_TIME
+        self._handed_over_until = NO_TIME
         self._waiting = [arrays["waiting"]] if "waiting" in arrays else []
-        self.counts = dict(zip(COUNTS, arrays["counts"].tolist(), strict=True))
+        self.counts = dict(zip(COUNT_NAMES, arrays["counts"].tolist(), strict=True))
 
     def _is_new(self, keys: np.ndarray) -> np.ndarray:
-        """True (e,) at the first arrival of each key; False for keys that were received before."""
-        ascending, first = np.unique(keys, return_index=True)
+        """(e,) True where a key of ``keys`` (e,) occurs for the first time and was not received before."""
+        unique_keys, first_index = np.unique(keys, return_index=True)
         is_new = np.zeros(len(keys), dtype=bool)
-        is_new[first] = True
-        if len(keys):  # the received keys are searched for among these few, so the many need no sorting
-            position = np.minimum(np.searchsorted(ascending, self._received["key"]), len(ascending) - 1)
-            is_new[first[position[ascending[position] == self._received["key"]]]] = False
+        is_new[first_index] = True
+        if len(keys):  # only the few new keys are sorted; the many received keys are searched for among them
+            position = np.minimum(np.searchsorted(unique_keys, self._received["key"]), len(unique_keys) - 1)
+            is_duplicate = unique_keys[position] == self._received["key"]
+            is_new[first_index[position[is_duplicate]]] = False
         return is_new
 
     def _hand_over(self, end: int) -> list[T]:
-        """Consumes all waiting events before time ``end``, batch by batch. Returns what ``consume`` returned."""
-        if end <= self._end or not self._waiting:
+        """Hands all waiting events before time ``end`` to ``consume``, batch by batch. Returns the results."""
+        if end <= self._handed_over_until or not self._waiting:
             return []
         rows = np.concatenate(self._waiting)
-        self._end = end
+        self._handed_over_until = end
         is_due = rows["t"] < end
         self._waiting = [rows[~is_due]]
         rows = rows[is_due]
         results = []
-        for batch in self._batches(rows[np.lexsort((rows["key"], rows["t"]))]):
+        for batch in self._split_into_batches(rows[np.lexsort((rows["key"], rows["t"]))]):
             self.counts["handed_over"] += len(batch)
             results.append(self._consume(batch))
         return results
 
-    def _batches(self, rows: np.ndarray) -> Iterator[np.ndarray]:
-        """The sorted rows in batches, cut after each window and, within it, after ``max_events``; simultaneous events
-        stay together."""
+    def _split_into_batches(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """Yields the sorted ``rows`` in batches. A batch ends with its window.
+
+        Within a window, the first event at or after every ``max_events``-th position begins another batch. Simultaneous
+        events stay together, so a batch can have more than ``max_events`` events.
+        """
         if not len(rows):
             return
         window = rows["t"] // self.window_us
-        position = np.searchsorted(rows["t"], rows["t"]) - np.searchsorted(window, window)
-        part = position // self.max_events
-        cuts = np.flatnonzero((np.diff(window) != 0) | (np.diff(part) != 0)) + 1
+        # of simultaneous events, all have the position of the first one
+        position_in_window = np.searchsorted(rows["t"], rows["t"]) - np.searchsorted(window, window)
+        batch = position_in_window // self.max_events
+        cuts = np.flatnonzero((np.diff(window) != 0) | (np.diff(batch) != 0)) + 1
         yield from np.split(rows, cuts)
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes all arrays into one file. After a crash, the file has either its old or its new contents, never a part."""
+    """Writes all arrays to one file, atomically: after a crash the file has its old or its new contents, no mixture."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
@@ -148,9 +159,9 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a file. Raises GraphError for a file that is damaged or was not written by ``save_arrays``."""
+    """The arrays of a file, by name. Raises GraphError if it is damaged or was not written by ``save_arrays``."""
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except UNREADABLE as exc:
+    except READ_ERRORS as exc:
         raise GraphError(f"{path}: no state of a stream, or a damaged one; move it away to begin anew ({exc})") from exc

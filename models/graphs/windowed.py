@@ -1,8 +1,8 @@
-"""Windowed graphs: a snapshot every k bars, each built from a window of bars that ends with its own.
+"""Windowed graphs: a snapshot every k bars, built from the window of bars that ends with the snapshot's own bar.
 
-Glossary: t bars, n assets, w bars of the window.
+Glossary: t bars, n assets, e edges, w bars of the window (window_bars), k bars between two snapshots (every_bars).
 
-Snapshots are at every k-th bar counted from the panel's first, so later bars never move them.
+Snapshots are at every k-th bar, counted from the panel's first bar. So bars added later never move a snapshot.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ from models.panel import Panel
 
 
 class GraphRule(Protocol):
-    """How the edges of one windowed graph are made. To add a graph, write a frozen dataclass with these five members
-    and enter it in RETURN_GRAPHS of ``catalogue.py``.
+    """How the edges of one windowed graph are made.
+
+    To add a graph of returns, write a frozen dataclass with these five members and enter it in RETURN_GRAPHS of
+    ``catalogue.py``. It inherits ``inputs`` from ``ReturnWindows``. To add a graph of trades, add a link to
+    ``liquidity.TradeRule`` and enter it in TRADE_GRAPHS: only a TradeRule receives the panel of trades, every other
+    rule receives the panel of bars.
 
     The fields of the dataclass are the rule's settings. Their names and values are stored with every snapshot, and a
-    snapshot whose stored settings differ is built again. ``__post_init__`` raises GraphError for settings that make no
-    sense; ``check_window`` checks ``window_bars`` and ``every_bars``. A rule on returns inherits ``inputs`` from
-    ``ReturnWindows``. A graph of trades is a new link of ``liquidity.TradeRule`` and an entry in TRADE_GRAPHS: only a
-    TradeRule receives the panel of trades, every other rule the panel of bars.
+    snapshot whose stored settings differ is built again. ``__post_init__`` raises GraphError for invalid settings;
+    ``check_window`` checks ``window_bars`` and ``every_bars``.
     """
 
     @property
@@ -35,53 +37,55 @@ class GraphRule(Protocol):
 
     @property
     def window_bars(self) -> int:
-        """w: how many bars the edges of a snapshot are made of, its own bar included."""
+        """w: the number of bars that the edges of a snapshot are computed from, its own bar included."""
         ...
 
     @property
     def every_bars(self) -> int:
-        """How many bars apart the snapshots are."""
+        """k: the number of bars from one snapshot to the next."""
         ...
 
     def inputs(self, bars: Panel) -> np.ndarray:
-        """What the windows are cut from: an array (t, n, …) with one row for each bar of ``bars``, NaN where unknown.
+        """The array (t, n, …) that the windows are slices of, NaN where a value is unknown.
 
-        A row depends on no later bar. Raises GraphError for bars that the graph cannot be made of.
+        It has one row per bar of ``bars``, and a row depends on no later bar. Raises GraphError for bars that the graph
+        cannot be built from.
         """
         ...
 
     def edges(self, inputs: np.ndarray, ends: np.ndarray) -> Iterator[Edges]:
-        """(src, dst, weight), (e,) each, for every position in ``ends``, ascending: the edges of the window
-        ``inputs[end - window_bars + 1 : end + 1]``.
+        """Yields the edges (src, dst, weight), (e,) each, of one window for every position in ``ends``.
 
-        The edges depend on that window alone, to the bit: not on other rows of ``inputs`` and not on the other
-        ``ends``. src and dst are int64 positions of assets, weight is float64 and finite; no edge runs from an asset
-        to itself or is given twice. A window without edges gives empty arrays.
+        ``ends`` are ascending; the window of ``end`` is ``inputs[end - window_bars + 1 : end + 1]``. Its edges are a
+        function of these rows alone, to the bit. ``src`` and ``dst`` are int64 positions of assets; ``weight`` is
+        float64 and finite. No edge runs from an asset to itself, and none occurs twice. A window without edges yields
+        empty arrays.
         """
         ...
 
 
 class ReturnWindows:
-    """Base of the rules whose windows are of log total returns (w, n)."""
+    """Base class of the rules whose windows are log total returns (w, n)."""
 
     def inputs(self, bars: Panel) -> np.ndarray:
         """See ``window_returns``."""
         return window_returns(bars)
 
 
-def snapshots(graph: str, bars: Panel, rule: GraphRule, due: Iterable[int] | None = None) -> list[Snapshot]:
-    """Snapshots at the positions ``due`` of ``bars``, ascending; by default at all of ``due_snapshots``. Oldest first.
+def build_snapshots(graph: str, bars: Panel, rule: GraphRule, due: Iterable[int] | None = None) -> list[Snapshot]:
+    """The snapshots at the positions ``due`` of ``bars``, oldest first; by default at all of ``snapshot_positions``.
 
-    Each is built from the rule's inputs of the ``window_bars`` bars up to and including its own. Raises GraphError for
-    fewer than two assets, bars without any return, or a position at which no full window ends.
+    ``due`` must be ascending. A snapshot is built from the ``window_bars`` bars up to and including its own. Raises
+    GraphError for fewer than two assets, for bars that the rule refuses, and for a position at which no full window
+    ends.
     """
     inputs = rule.inputs(bars)
-    ends = due_snapshots(rule, inputs) if due is None else np.array(list(due), np.int64)
+    ends = snapshot_positions(rule, inputs) if due is None else np.array(list(due), np.int64)
     outside = ends[(ends < rule.window_bars) | (ends >= len(bars))]
     if len(outside):
         raise GraphError(
-            f"{graph}: no window of {rule.window_bars} returns ends at bar {outside[0]}; those of {len(bars)} bars end "
-            f"at {rule.window_bars} … {len(bars) - 1}"
+            f"{graph}: no window of {rule.window_bars} returns ends at bar {outside[0]}; the windows of {len(bars)} "
+            f"bars end at {rule.window_bars} … {len(bars) - 1}"
         )
     starts = bars.ts[ends - rule.window_bars + 1]
     return [
@@ -90,10 +94,10 @@ def snapshots(graph: str, bars: Panel, rule: GraphRule, due: Iterable[int] | Non
     ]
 
 
-def due_snapshots(rule: GraphRule, inputs: np.ndarray) -> np.ndarray:
-    """Positions of the snapshots among the bars of ``inputs`` (t, n, …): the multiples of ``every_bars`` at which a
-    full window ends that has at least one value.
+def snapshot_positions(rule: GraphRule, inputs: np.ndarray) -> np.ndarray:
+    """Positions of the snapshots among the bars of ``inputs`` (t, n, …), ascending int64.
 
+    They are the multiples of ``every_bars`` at which a full window ends, less those whose window has no value at all.
     The first bar has no return, so the first full window ends at position ``window_bars``.
     """
     ends = np.arange(0, len(inputs), rule.every_bars)
@@ -103,9 +107,9 @@ def due_snapshots(rule: GraphRule, inputs: np.ndarray) -> np.ndarray:
 
 
 def window_returns(bars: Panel) -> np.ndarray:
-    """Log total returns (t, n), NaN where an asset has no bar or no earlier bar.
+    """Log total returns (t, n), NaN where an asset has no bar and at its first bar.
 
-    Raises GraphError for fewer than two assets, or bars without any return.
+    Raises GraphError for fewer than two assets, and for bars without any return.
     """
     if len(bars.symbols) < 2:
         raise GraphError(f"a graph needs at least two assets, the bars have {len(bars.symbols)}")
@@ -116,9 +120,9 @@ def window_returns(bars: Panel) -> np.ndarray:
     return returns
 
 
-def check_window(window_bars: int, every_bars: int, least: int) -> None:
-    """Raises GraphError for a window of fewer than ``least`` bars, or ``every_bars`` below 1."""
-    if window_bars < least:
-        raise GraphError(f"window_bars is {window_bars}; this graph needs at least {least} bars")
+def check_window(window_bars: int, every_bars: int, min_bars: int) -> None:
+    """Raises GraphError for a window of fewer than ``min_bars`` bars, or ``every_bars`` below 1."""
+    if window_bars < min_bars:
+        raise GraphError(f"window_bars is {window_bars}; this graph needs at least {min_bars} bars")
     if every_bars < 1:
         raise GraphError(f"every_bars is {every_bars}; it must be at least 1")

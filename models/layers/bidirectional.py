@@ -1,8 +1,8 @@
-"""Two layers over the same bars, one from each end, for a series that is known in full; never for a forecast.
+"""Two layers over the same bars, one in time order and one in reverse; not causal, so not for a forecast.
 
 Paper: Goel et al. 2022, 2202.09729 (section 4.2, the bidirectional relaxation); option S4-19.
 
-Glossary: b sequences · l bars · d channels · gaps (b, l) time since the previous bar, 0 for a padded bar.
+Glossary: b sequences · l bars · d channels · gaps (b, l) time since the previous bar, in bars, 0 for a padded bar.
 """
 
 from __future__ import annotations
@@ -17,14 +17,17 @@ from models.layers.checks import check_sequence
 from models.layers.errors import NotCausalError
 
 State = tuple[Tensor, ...]
-REFUSAL = (
-    "a bidirectional layer reads the bars after the one it computes, so it has no {what} and is not for forecasting; "
+NOT_CAUSAL_MESSAGE = (
+    "a bidirectional layer reads bars after the one it computes, so it has no {what} and is not for forecasting; "
     "use the layer without Bidirectional"
 )
 
 
 class Bidirectional(nn.Module):
-    """(b, l, d) → (b, l, d): a linear map of the outputs of two layers from ``make_layer``, one of them reversed."""
+    """(b, l, d) → (b, l, d): a linear map of the outputs of two layers, both built by ``make_layer``.
+
+    The layer ``onward`` reads the bars in time order, ``returning`` in reverse.
+    """
 
     causal = False
     onward: Any
@@ -42,33 +45,36 @@ class Bidirectional(nn.Module):
 
     def initial_state(self, batch: int) -> NoReturn:
         """Raises NotCausalError."""
-        raise NotCausalError(REFUSAL.format(what="state"))
+        raise NotCausalError(NOT_CAUSAL_MESSAGE.format(what="state"))
 
     def step(self, x: Tensor, state: State, gap: Tensor | None = None) -> NoReturn:
         """Raises NotCausalError."""
-        raise NotCausalError(REFUSAL.format(what="step"))
+        raise NotCausalError(NOT_CAUSAL_MESSAGE.format(what="step"))
 
     def forward(self, x: Tensor, state: State | None = None, gaps: Tensor | None = None) -> tuple[Tensor, State]:
-        """y (b, l, d), and an empty state. Raises NotCausalError if ``state`` is not None."""
+        """y (b, l, d), and an empty state.
+
+        Raises NotCausalError if ``state`` is not None; ShapeError, NotFiniteError.
+        """
         if state is not None:
-            raise NotCausalError(REFUSAL.format(what="state to carry"))
+            raise NotCausalError(NOT_CAUSAL_MESSAGE.format(what="state to carry"))
         check_sequence(x, self.mix.out_features, gaps)
         onward_options = {} if gaps is None else {"gaps": gaps}
         returning_options = {} if gaps is None else {"gaps": backward_gaps(gaps)}
-        y, _ = self.onward(x, **onward_options)
-        z, _ = self.returning(x.flip(1), **returning_options)
-        return self.mix(torch.cat([y, z.flip(1)], dim=-1)), ()
+        onward_y, _ = self.onward(x, **onward_options)
+        reversed_y, _ = self.returning(x.flip(1), **returning_options)
+        return self.mix(torch.cat([onward_y, reversed_y.flip(1)], dim=-1)), ()
 
 
 def backward_gaps(gaps: Tensor) -> Tensor:
-    """The gaps (b, l) of the bars in reverse order: the time to the next real bar, 1 for the last.
+    """The gaps (b, l) of the same bars in reverse order, from their gaps (b, l) in time order.
 
-    A padded bar keeps its gap of 0: the time between two real bars is the gap of the later one, whatever padding lies
-    between them.
+    A real bar's result is its time to the next real bar, which is the gap of that bar; padding between the two does not
+    count. The last real bar gets 1, and a padded bar keeps 0.
     """
     length = gaps.shape[1]
     position = torch.where(gaps > 0, torch.arange(length, device=gaps.device), length)
-    following = position.flip(1).cummin(1).values.flip(1)  # the first real bar at or after each bar
-    following = torch.cat([following[:, 1:], torch.full_like(following[:, :1], length)], dim=1)
-    ahead = torch.cat([gaps, torch.ones_like(gaps[:, :1])], dim=1).gather(1, following)
-    return torch.where(gaps > 0, ahead, 0.0).flip(1)
+    at_or_after = position.flip(1).cummin(1).values.flip(1)  # position of the first real bar at or after each bar
+    next_real = torch.cat([at_or_after[:, 1:], torch.full_like(at_or_after[:, :1], length)], dim=1)
+    next_gap = torch.cat([gaps, torch.ones_like(gaps[:, :1])], dim=1).gather(1, next_real)
+    return torch.where(gaps > 0, next_gap, 0.0).flip(1)

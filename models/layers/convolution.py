@@ -1,12 +1,14 @@
 """Causal convolutions inside blocks of bars as matrix products, and the table of the fastest block lengths.
 
-A Fourier transform mixes every bar into every other by rounding, so a later bar would change an earlier result in its
-last digits. In a matrix product the future enters as exact zeros, or not at all; networks use only matrix products.
+The networks compute convolutions by matrix products and not by Fourier transforms. The rounding errors of a Fourier
+transform spread over all bars, so a later bar would change an earlier result in its last digits. In a matrix product,
+later bars are multiplied by exact zeros or left out.
 
-tests/benchmarks/bench_convolution.py measured the table (two cores, float32, 64 channels, forward and backward); run
-it again before changing it.
+tests/benchmarks/bench_convolution.py measured the table STATE_BLOCK_BARS on two cores, in float32, with 64 channels,
+forward and backward. Run it again before changing the table.
 
-Glossary: b sequences, l bars, d channels; columns (d, bars, blocks · b): a series cut into blocks of bars.
+Glossary: b sequences · l bars · d channels · block_bars bars per block · columns (d, block_bars, blocks · b): sequences
+split into blocks of bars, one block of one sequence per column.
 """
 
 from __future__ import annotations
@@ -16,42 +18,44 @@ import math
 from torch import Tensor
 from torch.nn.functional import pad
 
-# (most states per channel, ((longest series, bars of one block), …)) for a state-space layer, which is a product inside
-# blocks and a recurrence between them
+# Rows (maximum states per channel, ((maximum bars of a series, bars per block), …)) for a state-space layer. The layer
+# computes a matrix product inside a block and a recurrence between blocks.
 STATE_BLOCK_BARS = (
     (32, ((2048, 32), (math.inf, 64))),
     (math.inf, ((512, 32), (2048, 64), (math.inf, 128))),
 )
 
 
-def block_bars(length: int, d_state: int) -> int:
-    """The bars of one block, a power of two, for a state-space layer with ``d_state`` real states per channel."""
-    table = next(lengths for states, lengths in STATE_BLOCK_BARS if d_state <= states)
-    return min(_lookup(table, length), 1 << (length - 1).bit_length())
+def choose_block_bars(length: int, d_state: int) -> int:
+    """The fastest number of bars per block for a series of ``length`` bars, in a state-space layer.
+
+    ``d_state``: real states per channel. The result is a power of two below 2 · length.
+    """
+    bars_by_length = next(rows for max_states, rows in STATE_BLOCK_BARS if d_state <= max_states)
+    tuned_bars = next(bars for max_length, bars in bars_by_length if length <= max_length)
+    return min(tuned_bars, 1 << (length - 1).bit_length())
 
 
 def causal_toeplitz(kernel: Tensor) -> Tensor:
-    """The matrix T (d, l, l) with T[c, t, s] = kernel[c, t − s] for s ≤ t and 0 above, of a kernel (d, l)."""
+    """The matrix T (d, l, l) of a kernel (d, l): T[c, t, s] = kernel[c, t − s] for s ≤ t, and 0 for s > t."""
     length = kernel.shape[-1]
     return pad(kernel, (length - 1, 0)).unfold(-1, length, 1).flip(-1)
 
 
-def to_columns(x: Tensor, bars: int) -> Tensor:
-    """x (b, l, d) split into blocks of bars, the last one padded with zeros: (d, bars, blocks · b)."""
+def to_columns(x: Tensor, block_bars: int) -> Tensor:
+    """Columns (d, block_bars, blocks · b) of x (b, l, d). Zeros fill up the last block.
+
+    Column i · b + j holds block i of sequence j.
+    """
     batch, length, d = x.shape
-    if length % bars:
-        x = pad(x, (0, 0, 0, -length % bars))
+    if length % block_bars:
+        x = pad(x, (0, 0, 0, -length % block_bars))
     by_bar = x.reshape(batch, -1).t().contiguous()  # two copies in memory order are faster than one with strided access
-    return by_bar.view(-1, bars, d, batch).permute(2, 1, 0, 3).flatten(2)
+    return by_bar.view(-1, block_bars, d, batch).permute(2, 1, 0, 3).flatten(2)
 
 
 def from_columns(y: Tensor, batch: int, length: int) -> Tensor:
-    """The inverse of ``to_columns``: (b, l, d) from (d, bars, blocks · b)."""
-    d, bars, _ = y.shape
-    by_bar = y.view(d, bars, -1, batch).permute(2, 1, 0, 3).reshape(-1, batch)
+    """The inverse of ``to_columns``: (b, l, d) from columns (d, block_bars, blocks · b), without the padding."""
+    d, block_bars, _ = y.shape
+    by_bar = y.view(d, block_bars, -1, batch).permute(2, 1, 0, 3).reshape(-1, batch)
     return by_bar.t().contiguous().view(batch, -1, d)[:, :length]
-
-
-def _lookup(table: tuple[tuple[float, int], ...], size: int) -> int:
-    """The value of the first row of ``table`` whose limit is not below ``size``."""
-    return next(value for limit, value in table if size <= limit)

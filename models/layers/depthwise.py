@@ -1,6 +1,7 @@
-"""The short causal convolution of Mamba before its scan, one kernel per channel, followed by SiLU.
+"""The short causal convolution that Mamba applies before its scan: one kernel per channel, followed by SiLU.
 
-Glossary: b sequences · l bars · d channels · k taps.
+Glossary: b sequences · l bars · d channels · k taps, the weights of one channel's kernel · tail (b, k − 1, d) the last
+k − 1 bars before the sequence, the newest last · gaps (b, l) time since the previous bar, 0 for a padded bar.
 """
 
 from __future__ import annotations
@@ -15,25 +16,25 @@ from models.layers.kernels import convolution_cpu
 def causal_depthwise_silu(
     x: Tensor, weight: Tensor, bias: Tensor, tail: Tensor, gaps: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """SiLU(y) (b, l, d) with y_t = bias + Σ_j weight[:, j] · x_{t−k+1+j}, and the new tail.
+    """SiLU(p) (b, l, d) with p_t = bias + Σ_j weight[:, j] · x_{t−k+1+j}, and the tail after x.
 
-    ``x`` (b, l, d), ``weight`` (d, k), ``bias`` (d,); ``tail`` (b, k − 1, d) holds the bars before x, initially zeros.
-    Padded bars, with a gap of 0, must all be at a sequence's end; the new tail ends with the last bar before them.
+    ``x`` (b, l, d), ``weight`` (d, k), ``bias`` (d,), ``tail`` (b, k − 1, d). The tail before the first bar is zeros.
+    Padded bars must all be at a sequence's end, which is not checked. The tail after x leaves them out.
     """
     taps = weight.shape[1]
     length = x.shape[1]
-    padded = torch.cat([tail.to(x.dtype), x], dim=1)
+    with_tail = torch.cat([tail.to(x.dtype), x], dim=1)
     if x.device.type == "cpu" and x.dtype == weight.dtype and not torch.compiler.is_exporting():
-        y = convolution_cpu.depthwise_silu(padded, weight, bias)
+        y = convolution_cpu.depthwise_silu(with_tail, weight, bias)
     else:
-        y = silu(bias + sum(padded[:, j : j + length] * weight[:, j] for j in range(taps)))
+        y = silu(bias + sum(with_tail[:, j : j + length] * weight[:, j] for j in range(taps)))
     if gaps is None:
-        return y, padded[:, length:]
-    last = (gaps > 0).sum(1, keepdim=True) + torch.arange(taps - 1, device=x.device)
-    return y, padded.gather(1, last[..., None].expand(-1, -1, x.shape[2]))
+        return y, with_tail[:, length:]
+    tail_positions = (gaps > 0).sum(1, keepdim=True) + torch.arange(taps - 1, device=x.device)
+    return y, with_tail.gather(1, tail_positions[..., None].expand(-1, -1, x.shape[2]))
 
 
 def depthwise_silu_step(x: Tensor, weight: Tensor, bias: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
-    """``causal_depthwise_silu`` of one bar x (b, d): y (b, d) and the new tail."""
+    """As ``causal_depthwise_silu`` for one bar x (b, d): SiLU(p) (b, d), and the tail after x."""
     window = torch.cat([tail, x[:, None]], dim=1)
     return silu(torch.einsum("bkd,dk->bd", window, weight) + bias), window[:, 1:]

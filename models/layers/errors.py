@@ -3,10 +3,10 @@
 LayerError (ValueError)
 ├── ShapeError        an input's shape, length or feature count does not fit the layer
 ├── DtypeError        an input does not have a floating type that the layer computes in
-├── NotFiniteError    NaN or infinity in a bar that is not padding
-├── StateError        a state of another layer, or of another batch size
+├── NotFiniteError    a value of a real bar, or a gap, is NaN or infinite; or a gap is negative
+├── StateError        a state belongs to another layer or batch size, or is not float32 or float64
 ├── SizeError         a layer cannot be built with these sizes or options
-└── NotCausalError    a layer that reads the future is used for a forecast
+└── NotCausalError    a layer that reads later bars is used for a forecast
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ class DtypeError(LayerError):
 
 
 class NotFiniteError(LayerError):
-    """NaN or infinity in a bar that is not padding."""
+    """A value of a real bar, or a gap, is NaN or infinite; or a gap is negative."""
 
 
 class StateError(LayerError):
-    """A state of another layer, or of another batch size."""
+    """A state belongs to another layer or batch size, or is not float32 or float64."""
 
 
 class SizeError(LayerError):
@@ -37,4 +37,4 @@ class SizeError(LayerError):
 
 
 class NotCausalError(LayerError):
-    """A layer that reads the future is used for a forecast."""
+    """A layer that reads later bars is used for a forecast."""

@@ -1,7 +1,9 @@
 """A gated recurrent unit with the interface of the state-space layers.
 
 Paper: Cho et al. 2014, 1406.1078, in the form of torch.nn.GRU (the reset gate acts after the recurrent product).
-Glossary: b sequences · l bars · d channels · r, z, n reset gate, update gate, candidate. State: h (b, d).
+Glossary: b sequences · l bars · d channels of input, output and state · r reset gate · z update gate · n candidate
+state.
+State: h (b, d), which is also the output of the last bar.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ State = tuple[Tensor, ...]
 
 
 class GRU(nn.Module):
-    """(b, l, d) → (b, l, d)."""
+    """(b, l, d) → (b, l, d). Raises SizeError."""
 
     cell: Any
 
@@ -40,9 +42,9 @@ class GRU(nn.Module):
         return y, (h[0],)
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """y (b, d) of one bar x (b, d), and the state after it, by the gate equations. Raises as forward."""
+        """y (b, d) of one bar x (b, d), and the state after it. Raises as forward."""
         cell = self.cell
-        check_bar(x, cell.hidden_size, weights=self.cell.weight_ih_l0)
+        check_bar(x, cell.hidden_size, weights=cell.weight_ih_l0)
         check_state(state, [(len(x), cell.hidden_size)])
         (h,) = state
         from_x = linear(x, cell.weight_ih_l0, cell.bias_ih_l0)

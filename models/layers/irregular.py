@@ -1,12 +1,13 @@
 """Recurrences over bars that are not evenly spaced: the step size of every bar is Δ times its gap.
 
-A time-invariant layer is a convolution only while its step is constant. With gaps it is a recurrence whose decay
-changes with every bar and sequence. All decays together would be a tensor (b, l, d, m), so the recurrence runs in
-blocks of bars that the backward pass recomputes (Chen et al. 2016, 1604.06174); memory stays that of the inputs and
-outputs.
+A time-invariant layer is a convolution only if its step size is constant. With gaps, it is a recurrence whose decay
+differs between bars and sequences. A tensor of all decays would be (b, l, d, m). To avoid it, the recurrence runs in
+blocks of bars, and the backward pass recomputes each block (Chen et al. 2016, 1604.06174). Stored memory is then
+proportional to the inputs, the outputs and one state per block.
 
-Glossary: b sequences · l bars · k bars of one block · d channels · m states per channel · gaps (b, l): time since the
-previous bar in bars, 1 when regular, 0 where a padded bar holds the state · Δ (d,) step size.
+Glossary: b sequences · l bars · k bars of one block · d channels · m states per channel · h (b, d, m) complex
+state · A, B, C, D coefficients of the system · gaps (b, l) time since the previous bar, in bars: 1 for a regular bar, 0
+for a padded bar, which leaves the state unchanged · Δ (d,) step size of a gap of 1.
 """
 
 from __future__ import annotations
@@ -19,14 +20,16 @@ from torch.utils.checkpoint import checkpoint
 
 from models.layers.scan import diagonal_scan
 
-BLOCK_ELEMENTS = 1 << 18  # most elements (b, k, d, m) of one block: about what the last-level cache holds
+MAX_BLOCK_ELEMENTS = 1 << 18  # maximum b · k · d · m of one block, about the capacity of the last-level cache
 Block = Callable[..., tuple[Tensor, Tensor]]
 
 
-def in_blocks(run: Block, state: Tensor, *by_bar: Tensor, bars: int) -> tuple[Tensor, Tensor]:
-    """y (b, l, …) and the last state of ``run(state, *blocks) → (y (b, k, …), state)``, over blocks of k ≤ ``bars``.
+def run_in_blocks(run: Block, state: Tensor, *by_bar: Tensor, bars: int) -> tuple[Tensor, Tensor]:
+    """y (b, l, …) and the last state, from one call of ``run`` per block of at most ``bars`` bars.
 
-    ``by_bar``: tensors (b, l, …). With gradients enabled, only a block's inputs are stored and the block runs twice.
+    ``by_bar``: tensors (b, l, …), which are split into blocks (b, k, …). ``run(state, *blocks)`` returns y (b, k, …) of
+    the block and the state after it. With gradients enabled, autograd stores only the inputs of each block, and the
+    backward pass runs the block a second time.
     """
     outputs = []
     for blocks in zip(*(value.split(bars, dim=1) for value in by_bar), strict=True):
@@ -48,25 +51,25 @@ def diagonal_ssm_irregular(
     h: Tensor | None = None,
     B: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """y (b, l, d) and the last h (b, d, m) of a diagonal system held zero-order over steps of Δ · gap:
+    """y (b, l, d) and the last h of a diagonal system, by zero-order hold with step sizes Δ_t = Δ · gap_t:
 
         h_t = exp(A Δ_t) h_{t−1} + (exp(A Δ_t) − 1) / A · B x_t        y_t = 2 Re Σ_m C h_t + D x_t
 
-    ``x`` (b, l, d) real; ``A``, ``C`` and ``B`` (d, m) complex, B is 1 by default; ``dt``, ``D`` (d,). A gap of 0
-    leaves h unchanged to the bit, whatever the value of x.
+    ``x`` (b, l, d) real; ``A``, ``B`` and ``C`` (d, m) complex; ``dt`` is Δ (d,); ``D`` (d,). The default of B is 1, of
+    the initial h zeros. At a gap of 0, h stays bit-identical for any value of x, even NaN.
     """
     x = x.masked_fill(gaps[..., None] == 0, 0.0)
     h = A.new_zeros(x.shape[0], *A.shape) if h is None else h
     a = A * dt[:, None]
     gain = 1 / A if B is None else B / A
 
-    def run(h: Tensor, x: Tensor, gaps: Tensor) -> tuple[Tensor, Tensor]:
-        change = torch.expm1(a * gaps[..., None, None])  # (b, k, d, m)
-        entering = change * (gain * x[..., None])
-        states, last = diagonal_scan((change + 1).flatten(2), entering.flatten(2), h.flatten(1))
+    def run_block(h: Tensor, x: Tensor, gaps: Tensor) -> tuple[Tensor, Tensor]:
+        decay_minus_one = torch.expm1(a * gaps[..., None, None])  # (b, k, d, m)
+        inputs = decay_minus_one * (gain * x[..., None])
+        states, last = diagonal_scan((decay_minus_one + 1).flatten(2), inputs.flatten(2), h.flatten(1))
         states = states.unflatten(2, A.shape)
         y = 2 * (states.real * C.real - states.imag * C.imag).sum(-1) + D * x
         return y, last.unflatten(1, A.shape)
 
-    bars = max(1, BLOCK_ELEMENTS // max(1, h.numel()))
-    return in_blocks(run, h, x, gaps.to(x.dtype), bars=bars)
+    bars = max(1, MAX_BLOCK_ELEMENTS // max(1, h.numel()))
+    return run_in_blocks(run_block, h, x, gaps.to(x.dtype), bars=bars)

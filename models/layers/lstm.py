@@ -1,6 +1,9 @@
 """A long short-term memory layer with the interface of the state-space layers.
 
-Paper: Hochreiter & Schmidhuber 1997, in the form of torch.nn.LSTM. State: h (b, d) and c (b, d).
+Paper: Hochreiter & Schmidhuber 1997, in the form of torch.nn.LSTM.
+
+Glossary: b sequences · l bars · d channels of input, output and state · i, f, o input, forget and output gate ·
+g candidate. State: h (b, d), which is also the output of the last bar, and the cell c (b, d).
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ State = tuple[Tensor, ...]
 
 
 class LSTM(nn.Module):
-    """(b, l, d) → (b, l, d)."""
+    """(b, l, d) → (b, l, d). Raises SizeError."""
 
     cell: Any
 
@@ -41,7 +44,7 @@ class LSTM(nn.Module):
         return y, (h[0], c[0])
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """y (b, d) of one bar x (b, d), and the state after it, by the gate equations. Raises as forward."""
+        """y (b, d) of one bar x (b, d), and the state after it. Raises as forward."""
         check_bar(x, self.cell.hidden_size, self.cell.weight_ih_l0)
         check_state(state, [(len(x), self.cell.hidden_size)] * 2)
         h, c = state

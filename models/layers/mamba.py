@@ -3,8 +3,9 @@
 Paper: Gu & Dao 2023, 2312.00752 (section 3.4, figure 3).
 
 Glossary: b sequences · l bars · d_model · e = expand · d_model channels inside · n = d_state · k = d_conv taps ·
-r = dt_rank, ⌈d_model / 16⌉ by default · A (e, n) = −exp(A_log) · D (e,) skip · Δ = softplus(W_dt dt + bias).
-State: the last k − 1 inputs of the convolution (b, k − 1, e) and h (b, e, n).
+r = dt_rank, ⌈d_model / 16⌉ by default · A (e, n) = −exp(A_log), decay rates · D (e,) skip · u input of the scan, z its
+gate, both (b, l, e) · B, C (b, l, n) · dt (b, l, r), from which Δ (b, l, e) = softplus(W_dt dt + bias), the step size.
+State: the last k − 1 inputs of the convolution, its tail (b, k − 1, e), and h (b, e, n).
 
 ``Mamba.simplified`` is the variant of MAM-11 to MAM-13: dt of rank 1, and one A for all channels.
 """
@@ -19,15 +20,17 @@ from torch.nn.functional import linear, silu, softplus
 
 from models.layers.checks import check_bar, check_choice, check_positive, check_sequence, check_state, check_weights
 from models.layers.depthwise import causal_depthwise_silu, depthwise_silu_step
-from models.layers.initialisers import inverse_softplus, log_steps
+from models.layers.initialisers import draw_log_steps, inverse_softplus
 from models.layers.scan import RULES, discretise, selective_scan
 
 State = tuple[Tensor, ...]
 
 
 class Mamba(nn.Module):
-    """(b, l, d) → (b, l, d). ``dt_min`` and ``dt_max`` bound the first step sizes Δ, per bar, log-uniform;
-    ``discretisation`` is one of scan.RULES."""
+    """(b, l, d) → (b, l, d). The initial step sizes Δ, in bars, are drawn log-uniformly from [dt_min, dt_max].
+
+    ``discretisation`` is one of scan.RULES. With ``shared_decay`` all channels share one row of A.
+    """
 
     def __init__(
         self,
@@ -47,7 +50,7 @@ class Mamba(nn.Module):
         inner = expand * d_model
         self.d_model = d_model
         self.d_state = d_state
-        self.rule = discretisation
+        self.discretisation = discretisation
         self.dt_rank = math.ceil(d_model / 16) if dt_rank is None else dt_rank
         check_positive(dt_rank=self.dt_rank)
         self.in_proj = nn.Linear(d_model, 2 * inner, bias=False)
@@ -56,16 +59,16 @@ class Mamba(nn.Module):
         self.x_proj = nn.Linear(inner, self.dt_rank + 2 * d_state, bias=False)
         self.dt_proj = nn.Linear(self.dt_rank, inner)
         nn.init.uniform_(self.dt_proj.weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
-        dt = torch.exp(log_steps(inner, dt_min, dt_max))
+        initial_delta = torch.exp(draw_log_steps(inner, dt_min, dt_max))
         with torch.no_grad():
-            self.dt_proj.bias.copy_(inverse_softplus(dt))
+            self.dt_proj.bias.copy_(inverse_softplus(initial_delta))
         self.A_log = nn.Parameter(torch.log(torch.arange(1.0, d_state + 1)).repeat(1 if shared_decay else inner, 1))
         self.D = nn.Parameter(torch.ones(inner))
         self.out_proj = nn.Linear(inner, d_model, bias=False)
 
     @classmethod
     def simplified(cls, d_model: int, d_state: int = 16, d_conv: int = 4, expand: int = 2) -> Mamba:
-        """The block of the source articles: one step size for all channels before its projection, one shared A."""
+        """The block of the source articles: dt has rank 1, and all channels share one row of A."""
         return cls(d_model, d_state, d_conv, expand, dt_rank=1, shared_decay=True)
 
     def undecayed(self) -> list[nn.Parameter]:
@@ -80,12 +83,12 @@ class Mamba(nn.Module):
     def forward(self, x: Tensor, state: State | None = None, gaps: Tensor | None = None) -> tuple[Tensor, State]:
         """y (b, l, d) and the state after the last bar. Raises ShapeError, DtypeError, StateError.
 
-        ``gaps`` (b, l) scale Δ; 0 marks a padded bar, which leaves the state unchanged. Padding may stand at the end of
-        a sequence only.
+        ``gaps`` (b, l), the time since the previous bar in bars, scale Δ; None means regular bars, all 1. A gap of 0
+        marks a padded bar, which leaves the state unchanged. Padding may stand at the end of a sequence only.
         """
         check_sequence(x, self.d_model, gaps, self.in_proj.weight)
         check_weights(self.D)
-        tail, h = self.initial_state(len(x)) if state is None else self._checked(state, len(x))
+        tail, h = self.initial_state(len(x)) if state is None else self._checked_state(state, len(x))
         if gaps is not None:
             x = x.masked_fill(gaps[..., None] == 0, 0.0)
         weight_u, weight_z = self.in_proj.weight.chunk(2)  # two products: no output has to be split and copied
@@ -107,14 +110,14 @@ class Mamba(nn.Module):
             initial_state=h,
             return_last_state=True,
             gaps=gaps,
-            rule=self.rule,
+            rule=self.discretisation,
         )
         return self.out_proj(y.transpose(1, 2).to(x.dtype)), (tail, h)
 
     def step(self, x: Tensor, state: State, gap: Tensor | None = None) -> tuple[Tensor, State]:
         """y (b, d) of one bar x (b, d), and the state after it; ``gap`` (b,). Raises as forward."""
         check_bar(x, self.d_model, self.in_proj.weight)
-        tail, h = self._checked(state, len(x))
+        tail, h = self._checked_state(state, len(x))
         if gap is not None:
             x = x.masked_fill(gap[:, None] == 0, 0.0)
         u, z = self.in_proj(x).chunk(2, dim=-1)
@@ -124,19 +127,21 @@ class Mamba(nn.Module):
         if gap is not None:
             delta = delta * gap[:, None]
             next_tail = torch.where(gap[:, None, None] > 0, next_tail, tail)
-        decay, input_factor = discretise(delta[..., None], self._decay(), self.rule)
+        decay, input_factor = discretise(delta[..., None], self._decay(), self.discretisation)
         h = decay * h + input_factor * u[..., None] * B[:, None]
         y = ((h * C[:, None]).sum(-1) + self.D * u) * silu(z)
         return self.out_proj(y), (next_tail, h)
 
     def step_sizes(self, x: Tensor, state: State | None = None) -> Tensor:
-        """Δ (b, l, e) of every bar and inner channel, which decides how much a bar changes the state (MAM-35).
+        """Δ (b, l, e) of every bar and inner channel, for regular bars x (b, l, d) (MAM-35).
 
-        Near 0 the bar is ignored; a large Δ replaces the past by the bar.
+        Δ decides how much a bar changes the state: near 0 the bar is ignored, a large Δ replaces the past by the bar.
+        Raises ShapeError, DtypeError, StateError.
         """
         check_sequence(x, self.d_model)
-        tail = self.initial_state(len(x))[0] if state is None else self._checked(state, len(x))[0]
-        u = linear(x, self.in_proj.weight.chunk(2)[0])
+        tail, _ = self.initial_state(len(x)) if state is None else self._checked_state(state, len(x))
+        weight_u, _ = self.in_proj.weight.chunk(2)
+        u = linear(x, weight_u)
         u, _ = causal_depthwise_silu(u, self.conv_weight, self.conv_bias, tail)
         return softplus(self.dt_proj(self.x_proj(u)[..., : self.dt_rank]))
 
@@ -144,7 +149,7 @@ class Mamba(nn.Module):
         """A (e, n)."""
         return -torch.exp(self.A_log).expand(len(self.D), -1)
 
-    def _checked(self, state: State, batch: int) -> State:
+    def _checked_state(self, state: State, batch: int) -> State:
         """``state`` itself. Raises StateError for other shapes than the layer's."""
         inner, taps = self.conv_weight.shape
         check_state(state, [(batch, taps - 1, inner), (batch, inner, self.d_state)])

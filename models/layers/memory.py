@@ -1,8 +1,11 @@
 """The memory of every node as flat tensors, and the modules that update it from events.
 
+An event joins two nodes, its source and its destination; each end gives its node one message.
+
 Paper: Rossi et al. 2020, 2006.10637, section 3.1 (message function, aggregator, memory updater).
-Glossary: n nodes · w width of a memory · r ends of events, two an event, sorted by node and time · g nodes with an end
-among them · m width of a message · s memory · λ decay · φ time encoding.
+Glossary: n nodes · w width of a memory · d numbers of a memory that embeddings read, w or w / 2 · r ends of events, two
+an event, sorted by node and time · g nodes with an end among the r · m width of a message · s memory vector · e
+features of an event · λ decay rate · φ time encoding · Δt time since the node's last event.
 Departs from the paper: a memory decays by exp(−λΔt) before it is read (TGN-13); the "last" aggregator takes the mean of
 simultaneous newest messages, so that their order does not matter.
 """
@@ -24,8 +27,8 @@ UPDATERS = ("gru", "lstm", "rnn", "attention", "decay")
 
 
 class Memory(NamedTuple):
-    """The memory of n nodes. ``vector`` (n, w); ``updated`` (n,) float64, time of the last event; ``event_count`` (n,)
-    int64, events so far; ``decay`` (n,), factor on the node's decay rate λ."""
+    """The memory of n nodes. ``vector`` (n, w); ``updated`` (n,) float64, time of the node's last event, 0 before its
+    first; ``event_count`` (n,) int64, events so far; ``decay`` (n,), the node's factor in λ = decay · rate."""
 
     vector: Tensor
     updated: Tensor
@@ -34,7 +37,7 @@ class Memory(NamedTuple):
 
 
 def empty_memory(n: int, w: int, like: Tensor) -> Memory:
-    """The memory of n nodes before any event: zeros, with equal decay rates; dtype and device of ``like``."""
+    """The memory of n nodes before any event: zeros, with decay 1; ``like`` gives dtype and device."""
     event_count = torch.zeros(n, dtype=torch.int64, device=like.device)
     return Memory(like.new_zeros(n, w), like.new_zeros(n, dtype=torch.float64), event_count, like.new_ones(n))
 
@@ -42,7 +45,7 @@ def empty_memory(n: int, w: int, like: Tensor) -> Memory:
 class Fading(nn.Module):
     """s exp(−λΔt): the decayed memory vectors (m, w) of ``nodes`` (m,) at the times ``t`` (m,); λ = decay · rate.
 
-    The rate is learned; its first value gives the ``half_life``, in the unit of t.
+    The rate is learned; its initial value is ln 2 / ``half_life``, with ``half_life`` in the unit of t.
     """
 
     def __init__(self, half_life: float) -> None:
@@ -55,7 +58,7 @@ class Fading(nn.Module):
         return memory.vector.index_select(0, nodes) * factor[:, None], elapsed
 
     def decay_factor(self, memory: Memory, nodes: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """exp(−λΔt) (m,) and Δt."""
+        """exp(−λΔt) (m,) and Δt (m,) float32; Δt is 0 where t is before the node's last event."""
         elapsed = (t - memory.updated.index_select(0, nodes)).clamp(min=0).float()
         rate = memory.decay.index_select(0, nodes) * self.log_rate.exp()
         return torch.exp(-rate * elapsed), elapsed
@@ -74,7 +77,10 @@ class Identity(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers that compress the raw content, one pair for an event's source, one for its destination."""
+    """Two linear layers with a ReLU between them, (r, m) → (r, out), that compress the raw content (TGN-14).
+
+    Source and destination of an event have layers of their own.
+    """
 
     def __init__(self, m: int, out: int) -> None:
         super().__init__()
@@ -83,8 +89,8 @@ class Mlp(nn.Module):
 
     def forward(self, content: Tensor, is_source: Tensor) -> Tensor:
         """The messages (r, out); ``is_source`` (r,) is True where the node is the event's source."""
-        source, destination = (end(content) for end in self.ends)
-        return torch.where(is_source[:, None], source, destination)
+        source_layers, destination_layers = self.ends
+        return torch.where(is_source[:, None], source_layers(content), destination_layers(content))
 
 
 class Mean(nn.Module):
@@ -116,7 +122,7 @@ class AttentionOverMessages(nn.Module):
 
 
 class LstmOverMessages(nn.Module):
-    """The last output of an LSTM over each node's messages in the order of time, (r, m) → (g, m)."""
+    """The last output of an LSTM over each node's messages, oldest first, (r, m) → (g, m)."""
 
     def __init__(self, m: int) -> None:
         super().__init__()
@@ -130,7 +136,7 @@ class LstmOverMessages(nn.Module):
 
 
 class Gru(nn.Module):
-    """s ← GRU(message, s); a message given as several tensors is their concatenation."""
+    """s ← GRU(message, s). A message may be a tuple of tensors, which are concatenated."""
 
     def __init__(self, m: int, d: int) -> None:
         super().__init__()
@@ -174,7 +180,7 @@ class Lstm(nn.Module):
 
 
 class AttentionUpdate(nn.Module):
-    """s ← LayerNorm(s + V · softmax attention of s over itself and the message) (TGN-11)."""
+    """s ← LayerNorm(s + attention of s over s and the message) (TGN-11)."""
 
     def __init__(self, m: int, d: int) -> None:
         super().__init__()
@@ -193,7 +199,7 @@ class AttentionUpdate(nn.Module):
 
 
 class DecayUpdate(nn.Module):
-    """s ← s + (1 − decay_factor) tanh(W message): the longer the pause, the more a message writes (TGN-12)."""
+    """s ← s + (1 − decay_factor) tanh(W message): the longer the pause, the larger the change (TGN-12)."""
 
     def __init__(self, m: int, d: int) -> None:
         super().__init__()
@@ -201,12 +207,15 @@ class DecayUpdate(nn.Module):
         self.width = d
 
     def forward(self, message: Tensor, s: Tensor, decay_factor: Tensor) -> Tensor:
-        """The new memory (g, d); ``s`` has been multiplied by ``decay_factor`` (g,) already."""
+        """The new memory (g, d). The caller has already multiplied ``s`` by ``decay_factor`` (g,)."""
         return s + (1 - decay_factor)[:, None] * torch.tanh(self.lift(message))
 
 
 def aggregator(name: str, m: int) -> nn.Module:
-    """The aggregator of that name for messages (r, m); "last" expects the newest messages only. Raises SizeError."""
+    """The aggregator of that name for messages (r, m). Raises SizeError for another name.
+
+    "last" is a mean: its caller passes only the newest messages of every node.
+    """
     check_choice("aggregator", name, AGGREGATORS)
     if name in ("attention", "lstm"):
         return {"attention": AttentionOverMessages, "lstm": LstmOverMessages}[name](m)
@@ -214,14 +223,17 @@ def aggregator(name: str, m: int) -> nn.Module:
 
 
 def updater(name: str, m: int, d: int) -> Any:
-    """The updater of that name, from messages (g, m) to a memory whose first d numbers are read. Raises SizeError."""
+    """The updater of that name for messages (g, m). Raises SizeError for another name.
+
+    Embeddings read the first d numbers of its memory.
+    """
     check_choice("updater", name, UPDATERS)
     updaters = {"gru": Gru, "lstm": Lstm, "rnn": Rnn, "attention": AttentionUpdate, "decay": DecayUpdate}
     return updaters[name](m, d)
 
 
 def pad_groups(rows: Tensor, groups: Groups, fill: float = 0.0) -> Tensor:
-    """(r, m) → (g, c, m), each group's rows in order and ``fill`` after them; c is the largest group's size."""
+    """(r, m) → (g, c, m): the rows of each group in their order, then ``fill``; c is the size of the largest group."""
     largest = int(groups.size.max()) if len(groups.size) else 0
     out = rows.new_full((len(groups.size) * largest, rows.shape[1]), fill)
     return out.index_copy(0, groups.group_index * largest + groups.position, rows).view(-1, largest, rows.shape[1])

@@ -3,12 +3,15 @@
 Papers: Kipf & Welling 2017, 1609.02907 (equation 2) · Veličković et al. 2018, 1710.10903 (equations 1 to 5) · Brody et
 al. 2022, 2105.14491 (equation 7) · Hamilton et al. 2017, 1706.02216 (mean aggregator).
 
-Glossary: s graphs (one per step) · n nodes · d channels · k heads of c = d / k channels · A (s, n, n) adjacency: the
-weight of the edge from j to i at [i, j], 0 where there is none, 1 on the diagonal; weights may be negative · W project
-· a attention vectors.
+Glossary: s graphs of a batch · n nodes · d channels · h (s, n, d) node values · k heads of c = d / k channels · A
+(s, n, n) adjacency: [i, j] is the weight of the edge from j to i, 0 where there is no edge, 1 on the diagonal; weights
+may be negative · W weights of the projection (``project``) · a attention vectors, a_l of the receiving node i, a_r of
+the sending node j · α attention weights.
+
 Departs from the papers: GCN's degree is Σ|A_ij|, as in the signed Laplacian (Kunegis et al. 2010), since correlations
-may be negative; GAT and GATv2 add g · A_ij to an edge's score, with one learned gain g a head. With weights of 0 and
-more and gains of 0 all four equal torch_geometric's layers, to the rounding of single precision.
+may be negative; GAT and GATv2 add g · A_ij to an edge's score, with one learned gain g a head. Without negative weights
+and with gains of 0 all four equal torch_geometric's layers, to the rounding of single precision.
+
 On a CPU attention and means are computed along the existing edges (attention_cpu.py, edges_cpu.py), elsewhere as matrix
 products.
 """
@@ -25,11 +28,11 @@ from torch.utils.checkpoint import checkpoint
 from models.layers.checks import check_positive
 from models.layers.errors import ShapeError, SizeError
 from models.layers.kernels import attention_cpu, edges_cpu
-from models.layers.kernels.attention_cpu import SLOPE
+from models.layers.kernels.attention_cpu import LEAKY_RELU_SLOPE
 
-MIN_DEGREE = 1e-12
-MIN_SPARSE_NODES = 48  # with eight neighbours a node, from here on edge by edge is faster than a mostly zero product
-CHUNK = 1 << 24  # largest number of elements of one temporary of attention: 64 MiB
+MIN_DEGREE = 1e-12  # avoids a division by zero for nodes without edges
+MIN_SPARSE_NODES = 48  # with eight neighbours a node, edge by edge is faster than a matrix product from this size
+MAX_TEMPORARY_ELEMENTS = 1 << 24  # of one temporary of attention: 64 MiB of float32
 
 Attend = Callable[..., Tensor]
 
@@ -60,8 +63,10 @@ class GCN(nn.Module):
 
 
 class SAGE(nn.Module):
-    """(s, n, d) and A (s, n, n) → (s, n, d): W_l · the mean of the neighbours + bias + W_r h. Edge weights and
-    self-loops are ignored; the mean of a node without neighbours is zero."""
+    """(s, n, d) and A (s, n, n) → (s, n, d): W_l · (mean of the neighbours) + bias + W_r h.
+
+    Edge weights and self-loops are ignored. The mean of a node without neighbours is zero.
+    """
 
     def __init__(self, d_model: int) -> None:
         super().__init__()
@@ -72,8 +77,8 @@ class SAGE(nn.Module):
         """The new node values (s, n, d). Raises ShapeError."""
         check_graphs(h, adjacency)
         with torch.autocast(h.device.type, enabled=False):
-            sparse = h.device.type == "cpu" and h.shape[1] >= MIN_SPARSE_NODES
-            mean = (edges_cpu.neighbour_means if sparse else self._dense)(h.float(), adjacency)
+            is_sparse = h.device.type == "cpu" and h.shape[1] >= MIN_SPARSE_NODES
+            mean = (edges_cpu.neighbour_means if is_sparse else self._dense)(h.float(), adjacency)
             return (self.hear(mean) + self.keep(h.float())).to(h.dtype)
 
     @staticmethod
@@ -95,8 +100,8 @@ class SAGE(nn.Module):
 class GAT(nn.Module):
     """(s, n, d) and A (s, n, n) → (s, n, d), heads concatenated; every node attends to itself too.
 
-    α_ij = softmax_j(LeakyReLU(a_l · W h_i + a_r · W h_j) + g A_ij). ``gain``: first value of g. ``dense``: the graphs
-    have nearly all possible edges, so that matrix products are faster than one edge after the other.
+    α_ij = softmax_j(LeakyReLU(a_l · W h_i + a_r · W h_j) + g A_ij). ``gain``: initial value of g. ``dense``: True
+    for graphs with nearly all possible edges, for which matrix products are faster than one edge after the other.
     """
 
     def __init__(self, d_model: int, heads: int = 4, gain: float = 0.0, dense: bool = False) -> None:
@@ -114,17 +119,22 @@ class GAT(nn.Module):
         """The new node values (s, n, d). Raises ShapeError."""
         check_graphs(h, adjacency)
         with torch.autocast(h.device.type, enabled=False):
-            dense = self.dense or h.device.type != "cpu"
-            size = self.heads * h.shape[1] ** 2
+            is_dense = self.dense or h.device.type != "cpu"
+            n_scores = self.heads * h.shape[1] ** 2
             signal = h.float()
-            y = attend_in_chunks(self._dense, signal, adjacency, size) if dense else self._sparse(signal, adjacency)
+            if is_dense:
+                y = attend_in_chunks(self._dense, signal, adjacency, n_scores)
+            else:
+                y = self._sparse(signal, adjacency)
             return (y + self.bias).to(h.dtype)
 
     def _sparse(self, h: Tensor, adjacency: Tensor) -> Tensor:
         projected = self.project(h).unflatten(-1, (self.heads, -1))
         # a · (W h) = (a W) · h: one product with two vectors a head, instead of two passes over the projected values
-        ends = torch.stack((self.receive, self.send))[:, :, None] @ self.project.weight.unflatten(0, (self.heads, -1))
-        received, sent = (h @ ends.flatten(0, 2).mT).unflatten(-1, (2, self.heads, 1)).unbind(2)
+        attention_vectors = torch.stack((self.receive, self.send))[:, :, None] @ self.project.weight.unflatten(
+            0, (self.heads, -1)
+        )
+        received, sent = (h @ attention_vectors.flatten(0, 2).mT).unflatten(-1, (2, self.heads, 1)).unbind(2)
         ones = torch.ones(self.heads, 1)
         return attention_cpu.attend(sent, received, projected, ones, self.gain, adjacency).flatten(2)
 
@@ -132,7 +142,7 @@ class GAT(nn.Module):
         projected = split_heads(self.project(h), self.heads)
         received = projected @ self.receive[..., None]  # (s, k, n, 1)
         sent = projected @ self.send[..., None]
-        scores = leaky_relu(received + sent.mT, SLOPE)
+        scores = leaky_relu(received + sent.mT, LEAKY_RELU_SLOPE)
         return masked_attention(scores, adjacency, self.gain, projected)
 
     def reference(self, h: Tensor, adjacency: Tensor) -> Tensor:
@@ -141,14 +151,17 @@ class GAT(nn.Module):
 
         def score(s: int, i: int, k: int, senders: Tensor) -> Tensor:
             received = (self.receive[k] * projected[s, i, k]).sum()
-            return leaky_relu(received + projected[s, senders, k] @ self.send[k], SLOPE)
+            return leaky_relu(received + projected[s, senders, k] @ self.send[k], LEAKY_RELU_SLOPE)
 
         return reference_attention(score, projected, adjacency, self.gain) + self.bias
 
 
 class GATv2(nn.Module):
-    """As GAT, with α_ij = softmax_j(a · LeakyReLU(W_r h_i + W_l h_j) + g A_ij): the attention vector is applied after
-    the LeakyReLU, so the neighbour with the largest weight may differ from node to node. The value of j is W_l h_j."""
+    """As GAT, with α_ij = softmax_j(a · LeakyReLU(W_r h_i + W_l h_j) + g A_ij) and values W_l h_j.
+
+    The attention vector is applied after the LeakyReLU, so the neighbour with the largest weight may differ from node
+    to node.
+    """
 
     def __init__(self, d_model: int, heads: int = 4, gain: float = 0.0) -> None:
         super().__init__()
@@ -164,35 +177,39 @@ class GATv2(nn.Module):
         """The new node values (s, n, d). Raises ShapeError."""
         check_graphs(h, adjacency)
         with torch.autocast(h.device.type, enabled=False):
-            size = h.shape[2] * h.shape[1] ** 2
-            dense = h.device.type != "cpu"
+            n_activations = h.shape[2] * h.shape[1] ** 2
             signal = h.float()
-            y = attend_in_chunks(self._dense, signal, adjacency, size) if dense else self._sparse(signal, adjacency)
+            if h.device.type == "cpu":
+                y = self._sparse(signal, adjacency)
+            else:
+                y = attend_in_chunks(self._dense, signal, adjacency, n_activations)
             return (y + self.bias).to(h.dtype)
 
     def _sparse(self, h: Tensor, adjacency: Tensor) -> Tensor:
-        sent, received = (part(h).unflatten(-1, (self.heads, -1)) for part in (self.send, self.receive))
+        sent = self.send(h).unflatten(-1, (self.heads, -1))
+        received = self.receive(h).unflatten(-1, (self.heads, -1))
         return attention_cpu.attend(sent, received, sent, self.attention, self.gain, adjacency).flatten(2)
 
     def _dense(self, h: Tensor, adjacency: Tensor) -> Tensor:
         sent = split_heads(self.send(h), self.heads)
         received = split_heads(self.receive(h), self.heads)
-        activated = leaky_relu(received[:, :, :, None] + sent[:, :, None], SLOPE)  # (s, k, n, n, c)
+        activated = leaky_relu(received[:, :, :, None] + sent[:, :, None], LEAKY_RELU_SLOPE)  # (s, k, n, n, c)
         scores = (activated @ self.attention[:, None, :, None])[..., 0]
         return masked_attention(scores, adjacency, self.gain, sent)
 
     def reference(self, h: Tensor, adjacency: Tensor) -> Tensor:
         """The same values, edge by edge as the paper writes them."""
-        sent, received = (part(h).unflatten(-1, (self.heads, -1)) for part in (self.send, self.receive))
+        sent = self.send(h).unflatten(-1, (self.heads, -1))
+        received = self.receive(h).unflatten(-1, (self.heads, -1))
 
         def score(s: int, i: int, k: int, senders: Tensor) -> Tensor:
-            return leaky_relu(received[s, i, k] + sent[s, senders, k], SLOPE) @ self.attention[k]
+            return leaky_relu(received[s, i, k] + sent[s, senders, k], LEAKY_RELU_SLOPE) @ self.attention[k]
 
         return reference_attention(score, sent, adjacency, self.gain) + self.bias
 
 
 MESSAGE_LAYERS: dict[str, Callable[..., nn.Module]] = {"gcn": GCN, "gat": GAT, "gatv2": GATv2, "sage": SAGE}
-ATTENTION_KINDS = ("gat", "gatv2")  # the layers with heads and gains
+ATTENTION_KINDS = ("gat", "gatv2")  # names of the layers with heads and gains
 
 
 def check_graphs(h: Tensor, adjacency: Tensor) -> None:
@@ -227,15 +244,17 @@ def masked_attention(scores: Tensor, adjacency: Tensor, gain: Tensor, values: Te
     return (torch.softmax(scores, dim=-1) @ values).transpose(1, 2).flatten(2)
 
 
-def attend_in_chunks(attend: Attend, h: Tensor, adjacency: Tensor, size: int) -> Tensor:
-    """``attend(h, adjacency)``, computed in chunks of graphs to keep temporaries, ``size`` elements a graph, small.
+def attend_in_chunks(attend: Attend, h: Tensor, adjacency: Tensor, elements_per_graph: int) -> Tensor:
+    """``attend(h, adjacency)``, computed in chunks of graphs.
 
-    With more than one chunk the backward pass recomputes each, so that the temporaries of two never exist together.
+    The temporaries of a chunk have at most MAX_TEMPORARY_ELEMENTS elements, ``elements_per_graph`` for each graph, but
+    a chunk has at least one graph. If there are several chunks, the backward pass recomputes every chunk, so that the
+    temporaries of two chunks never exist together.
     """
-    graphs = max(1, CHUNK // size)
-    if len(h) <= graphs:
+    graphs_per_chunk = max(1, MAX_TEMPORARY_ELEMENTS // elements_per_graph)
+    if len(h) <= graphs_per_chunk:
         return attend(h, adjacency)
-    chunks = zip(h.split(graphs), adjacency.split(graphs), strict=True)
+    chunks = zip(h.split(graphs_per_chunk), adjacency.split(graphs_per_chunk), strict=True)
     if not torch.is_grad_enabled():
         return torch.cat([attend(*chunk) for chunk in chunks])
     return torch.cat([checkpoint(attend, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks])

@@ -3,22 +3,25 @@
 Paper: Gu, Goel, Ré 2022, 2111.00396 (section 3: theorem 1, algorithm 1; appendix C: generating function and Woodbury).
 
 Glossary: b sequences · l bars · d channels (H) · m = N/2 conjugate pairs of the state · Λ (d, m), its real part is
-−exp(log_decay) · P, B, C (d, m) · A = Λ − P P* over all N = 2m states (the paper's Λ − P Q*) · D (d,) skip · Δ (d,)
-step size · h (b, d, m, 2) the state, real and imaginary part of one state of each pair · R = (I − Δ/2 A)⁻¹ · Ā and B̄:
+−exp(log_decay) · P, B, C (d, m) complex · A = Λ − P P* over all N = 2m states (the paper's Λ − P Q*) · D (d,) skip · Δ
+(d,) step size · h (b, d, m, 2) the state, real and imaginary part of one state of each pair · R = (I − Δ/2 A)⁻¹ · Ā and
+B̄:
 
     bilinear  Ā = R (I + Δ/2 A) = 2R − I, B̄ = R Δ B        zoh  Ā = exp(Δ A), B̄ = A⁻¹ (Ā − I) B
 
     h_t = Ā h_{t−1} + B̄ x_t        y_t = 2 Re(C h_t) + D x_t
 
-``kernel`` is the paper's: K_j = C Ā^j B̄ from the generating function truncated at a power of two, four Cauchy products
-at the roots of unity and Woodbury's identity. ``forward`` is the same convolution cut into blocks of bars: one Toeplitz
-product with the first taps within a block, the state between blocks; both come from the Krylov matrix of Ā, by
-doubling, at a cost that does not grow with the length. ``step`` is the recurrence. Everything but ``kernel`` is real
-arithmetic: an (N, N) matrix multiplies the interleaved real and imaginary parts of h.
+``kernel`` follows the paper: K_j = C Ā^j B̄ from the generating function truncated at a power of two, four Cauchy
+products at the roots of unity and Woodbury's identity. ``forward`` computes the same convolution in blocks of bars:
+within a block by a Toeplitz product with the first taps; from block to block the state is handed on. The matrices of
+both come from the Krylov matrix of Ā (its columns are Ā^j B̄), which is built by doubling, at a cost that does not grow
+with the sequence's length. ``step`` is the recurrence. Everything but ``kernel`` uses real arithmetic: an (N, N) matrix
+multiplies the interleaved real and imaginary parts of h.
 
-Departs from the paper: Q = P, so that A is stable whatever is learned (Goel et al. 2022, 2202.09729); C itself is
-learned, not C (I − Ā^L), which would tie the weights to one length; matrices are computed in float64 for any dtype of
-the weights; zero-order hold, which has no generating function of this form, uses the matrix exponential and Krylov.
+Departs from the paper: Q = P, so that A is stable for all learned values (Goel et al. 2022, 2202.09729). C itself is
+learned, not C (I − Ā^L), which would tie the weights to one length L. Matrices are computed in float64 for any dtype of
+the weights. Zero-order hold has no generating function of this form; its taps come from the matrix exponential and the
+Krylov matrix.
 """
 
 from __future__ import annotations
@@ -40,24 +43,24 @@ from models.layers.checks import (
     check_state,
     check_weights,
 )
-from models.layers.convolution import block_bars, causal_toeplitz, from_columns, to_columns
+from models.layers.convolution import causal_toeplitz, choose_block_bars, from_columns, to_columns
 from models.layers.errors import SizeError
 from models.layers.hippo import nplr, random_spectrum
-from models.layers.initialisers import log_steps
-from models.layers.irregular import BLOCK_ELEMENTS, in_blocks
+from models.layers.initialisers import draw_log_steps
+from models.layers.irregular import MAX_BLOCK_ELEMENTS, run_in_blocks
 from models.layers.kernels import complex_pairs
 from models.layers.weight_cache import CachingModule, WeightCache
 
 State = tuple[Tensor, ...]
-DISCRETISATIONS = ("bilinear", "zoh")
+RULES = ("bilinear", "zoh")  # of discretisation
 SPECTRA = ("legs", "random")
-MAX_ZOH_GAPS = 64  # distinct gaps of one call under zero-order hold, which computes a matrix for each
+MAX_ZOH_GAPS = 64  # distinct gaps in one call under zero-order hold, which needs a matrix for each of them
 
 
 class S4(CachingModule):
-    """(b, l, d) → (b, l, d). ``dt_min`` and ``dt_max`` bound the first step sizes Δ, per bar, log-uniform.
+    """(b, l, d) → (b, l, d). The initial step sizes Δ, in bars, are drawn log-uniformly from [dt_min, dt_max].
 
-    ``spectrum``: "legs", or "random" for the ablation. ``learn_dt=False`` fixes Δ at its first values.
+    ``spectrum``: "legs", or "random" for the ablation. ``learn_dt=False`` fixes Δ at its initial values.
     """
 
     P: Any
@@ -76,7 +79,7 @@ class S4(CachingModule):
         super().__init__()
         check_positive(d_model=d_model)
         check_even(d_state)
-        check_choice("discretisation", discretisation, DISCRETISATIONS)
+        check_choice("discretisation", discretisation, RULES)
         check_choice("spectrum", spectrum, SPECTRA)
         self.d_model = d_model
         self.d_state = d_state
@@ -84,12 +87,13 @@ class S4(CachingModule):
         eigenvalues, P, B = _initial_values(spectrum, d_state)
         self.log_decay = nn.Parameter(torch.log(-eigenvalues.real).float().repeat(d_model, 1))
         self.frequency = nn.Parameter(eigenvalues.imag.float().repeat(d_model, 1))
-        self.P, self.B = (nn.Parameter(torch.view_as_real(v).float().repeat(d_model, 1, 1)) for v in (P, B))
+        self.P = nn.Parameter(torch.view_as_real(P).float().repeat(d_model, 1, 1))
+        self.B = nn.Parameter(torch.view_as_real(B).float().repeat(d_model, 1, 1))
         self.C = nn.Parameter(torch.randn(d_model, d_state // 2, 2) * math.sqrt(0.5))
         self.D = nn.Parameter(torch.randn(d_model))
-        log_dt = log_steps(d_model, dt_min, dt_max)
+        log_dt = draw_log_steps(d_model, dt_min, dt_max)
         self.log_dt = nn.Parameter(log_dt, requires_grad=learn_dt)
-        self._matrices = WeightCache(self._no_matrices)
+        self._matrices = WeightCache(self._empty_cache)
 
     def undecayed(self) -> list[nn.Parameter]:
         """Parameters that weight decay would pull towards a meaningless value."""
@@ -102,8 +106,9 @@ class S4(CachingModule):
     def forward(self, x: Tensor, state: State | None = None, gaps: Tensor | None = None) -> tuple[Tensor, State]:
         """y (b, l, d) and the state after the last bar. Raises ShapeError, DtypeError, StateError.
 
-        ``gaps`` (b, l) scale Δ, Δ_t = Δ · gap_t, and 0 leaves the state unchanged; with them the recurrence runs bar by
-        bar. Raises SizeError for more than MAX_ZOH_GAPS distinct gaps under zero-order hold.
+        ``gaps`` (b, l), the time since the previous bar in bars, scale Δ: Δ_t = Δ · gap_t; a gap of 0 leaves the state
+        unchanged. With gaps the recurrence runs bar by bar; without them all gaps are 1. Raises SizeError for more than
+        MAX_ZOH_GAPS distinct gaps under zero-order hold.
         """
         check_sequence(x, self.d_model, gaps)
         check_weights(self.D)
@@ -123,21 +128,22 @@ class S4(CachingModule):
         if gap is not None:
             y, state = self.forward(x[:, None], state, gap[:, None])
             return y[:, 0], state
+        (pairs,) = state
         matrix = self._cached(("step", x.dtype), lambda: self._step_matrix(x.dtype))
-        is_same_dtype = x.dtype == matrix.dtype == state[0].dtype
+        is_same_dtype = x.dtype == matrix.dtype == pairs.dtype
         has_kernel = not torch.is_grad_enabled() and is_same_dtype and x.device.type == "cpu"
         if has_kernel and not torch.compiler.is_exporting():
             y = x.new_empty(x.shape)
-            next_h = x.new_empty(state[0].shape)
-            h = state[0].contiguous().numpy().reshape(len(x), -1, self.d_state)
-            _compiled_step(x.contiguous().numpy(), h, matrix.numpy(), y.numpy(), next_h.numpy().reshape(h.shape))
+            next_h = x.new_empty(pairs.shape)
+            h = pairs.contiguous().numpy().reshape(len(x), -1, self.d_state)
+            _step_kernel(x.contiguous().numpy(), h, matrix.numpy(), y.numpy(), next_h.numpy().reshape(h.shape))
             return y, (next_h,)
-        row = torch.cat([x[..., None].to(matrix.dtype), state[0].flatten(2)], dim=-1)
+        row = torch.cat([x[..., None].to(matrix.dtype), pairs.flatten(2)], dim=-1)
         next_row = torch.bmm(row.transpose(0, 1), matrix).transpose(0, 1)
-        return next_row[..., 0].to(x.dtype), (next_row[..., 1:].reshape(state[0].shape),)
+        return next_row[..., 0].to(x.dtype), (next_row[..., 1:].reshape(pairs.shape),)
 
     def kernel(self, length: int) -> Tensor:
-        """The first ``length`` taps K_j = 2 Re(C Ā^j B̄), (d, length), without the skip."""
+        """The first taps K_j = 2 Re(C Ā^j B̄), (d, length), without the skip. Raises SizeError for a length below 1."""
         check_positive(length=length)
         bars = 1 << (length - 1).bit_length()
         A_bar, B_bar, C = self._discrete()
@@ -149,11 +155,12 @@ class S4(CachingModule):
             for _ in range(bars.bit_length() - 1):
                 power = power @ power
             truncated = (C - torch.einsum("dn,dnk->dk", C, power)).unflatten(1, (-1, 2))  # C (I − Ā^L)
-            taps = self._taps_by_generating_function(torch.complex(truncated[..., 0], -truncated[..., 1]) / 2, bars)
+            complex_row = torch.complex(truncated[..., 0], -truncated[..., 1]) / 2
+            taps = self._taps_by_generating_function(complex_row, bars)
         return taps[:, :length].to(self.D.dtype)
 
     def _taps_by_generating_function(self, C: Tensor, bars: int) -> Tensor:
-        """K (d, bars) with Σ_j K_j z^j = C (I − Ā z)⁻¹ B̄ at the roots of unity z.
+        """K (d, bars) with Σ_j K_j z^j = C (I − Ā z)⁻¹ B̄ at the roots of unity z; ``C`` (d, m) complex.
 
         (I − Ā z)⁻¹ B̄ = ((1 − z) − Δ/2 (1 + z) A)⁻¹ Δ B, from which the paper divides out 1 + z; without that
         division z = −1 needs no special case. A = Λ − P P* is inverted by Woodbury from four Cauchy products.
@@ -163,34 +170,36 @@ class S4(CachingModule):
         P = torch.view_as_complex(P)
         B = torch.view_as_complex(B)
         z = torch.exp(-2j * torch.pi / bars * torch.arange(bars // 2 + 1, dtype=torch.double, device=dt.device))
-        half = dt[:, None, None] / 2 * (1 + z)  # (d, 1, z)
-        poles, conjugate_poles = (1 / (1 - z - half * s) for s in (spectrum, spectrum.conj()))  # (d, m, z)
+        half_step = dt[:, None, None] / 2 * (1 + z)  # (d, 1, z)
+        poles = 1 / (1 - z - half_step * spectrum)  # (d, m, z)
+        conjugate_poles = 1 / (1 - z - half_step * spectrum.conj())
 
         def cauchy(row: Tensor, column: Tensor) -> Tensor:
             weight = (row * column)[..., None]
             return (weight * poles + weight.conj() * conjugate_poles).sum(1)
 
-        through_p = cauchy(C, P) * cauchy(P.conj(), B) * half[:, 0] / (1 + half[:, 0] * cauchy(P.conj(), P))
+        half_step = half_step[:, 0]
+        through_p = cauchy(C, P) * cauchy(P.conj(), B) * half_step / (1 + half_step * cauchy(P.conj(), P))
         return torch.fft.irfft(dt[:, None] * (cauchy(C, B) - through_p), n=bars)
 
     def _regular(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        """y (b, l, d) and the last h (b, d, N): Toeplitz products within blocks of bars, the state between them."""
+        """y (b, l, d) and the last h (b, d, N), by Toeplitz products within blocks of bars."""
         batch, length, _ = x.shape
-        bars = block_bars(length, self.d_state)
-        blocks = -(-length // bars)
+        bars = choose_block_bars(length, self.d_state)
+        n_blocks = -(-length // bars)  # rounded up
         last_bars = (length - 1) % bars + 1
         from_x, from_h, into_h, powers = self._cached((bars, x.dtype), lambda: self._block_matrices(bars, x.dtype))
-        columns = to_columns(x, bars)  # (d, bars, blocks · b)
-        added = torch.bmm(into_h, columns).unflatten(2, (blocks, batch))  # to the state by every block
-        starts = [h.permute(1, 2, 0)]
+        columns = to_columns(x, bars)  # (d, bars, n_blocks · b)
+        added = torch.bmm(into_h, columns).unflatten(2, (n_blocks, batch))  # what every block adds to the state
+        starts = [h.permute(1, 2, 0)]  # h (d, N, b) before every block
         for block in added.unbind(2)[:-1]:
             starts.append(torch.baddbmm(block, powers[-1], starts[-1]))
         y = torch.baddbmm(torch.bmm(from_x, columns), from_h, torch.cat(starts, dim=2))
-        last = torch.bmm(into_h[..., bars - last_bars :], columns[:, :last_bars, (blocks - 1) * batch :])
-        return from_columns(y, batch, length), (last + _advance(powers, starts[-1], last_bars)).permute(2, 0, 1)
+        last_block = torch.bmm(into_h[..., bars - last_bars :], columns[:, :last_bars, (n_blocks - 1) * batch :])
+        return from_columns(y, batch, length), (last_block + _advance(powers, starts[-1], last_bars)).permute(2, 0, 1)
 
     def _block_matrices(self, bars: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-        """x → y (d, bars, bars), h → y (d, bars, N), x → h (d, N, bars), and Ā, Ā², Ā⁴ … Ā^bars (d, N, N)."""
+        """The matrices x → y (d, bars, bars), h → y (d, bars, N), x → h (d, N, bars), and Ā, Ā² … Ā^bars (d, N, N)."""
         A_bar, B_bar, C = self._discrete()
         into, out, powers = _krylov(A_bar, B_bar, C, bars)
         taps = torch.einsum("dn,dnt->dt", C, into)
@@ -198,19 +207,22 @@ class S4(CachingModule):
         return causal_toeplitz(taps), out.to(dtype), into.flip(2).to(dtype), [p.to(dtype) for p in powers]
 
     def _step_matrix(self, dtype: torch.dtype) -> Tensor:
-        """(d, 1 + N, 1 + N) that maps the row (x_t, h_{t−1}) to the row (y_t, h_t)."""
+        """The matrix (d, 1 + N, 1 + N) that maps the row (x_t, h_{t−1}) to the row (y_t, h_t)."""
         A_bar, B_bar, C = self._discrete()
-        after = torch.cat([B_bar[..., None], A_bar], dim=2).transpose(1, 2)  # (d, 1 + N, N)
-        y = torch.bmm(after, C[..., None])
-        y = torch.cat([y[:, :1] + self.D[:, None, None].double(), y[:, 1:]], dim=1)
-        return torch.cat([y, after], dim=2).contiguous().to(torch.promote_types(dtype, self.D.dtype))
+        to_h = torch.cat([B_bar[..., None], A_bar], dim=2).transpose(1, 2)  # (d, 1 + N, N)
+        to_y = torch.bmm(to_h, C[..., None])
+        to_y = torch.cat([to_y[:, :1] + self.D[:, None, None].double(), to_y[:, 1:]], dim=1)
+        return torch.cat([to_y, to_h], dim=2).contiguous().to(torch.promote_types(dtype, self.D.dtype))
 
     def _irregular(self, x: Tensor, h: Tensor, gaps: Tensor) -> tuple[Tensor, Tensor]:
-        """y and the last h, bar by bar: O(N) a bar by Woodbury, or with a matrix for every distinct gap under zoh."""
+        """y (b, l, d) and the last h (b, d, N), bar by bar.
+
+        A bar costs O(N) by Woodbury under the bilinear rule; zero-order hold uses a matrix for every distinct gap.
+        """
         x = x.masked_fill(gaps[..., None] == 0, 0.0)
         decay, frequency, P, B, C, dt = (v.to(x.dtype) for v in self._values())
         b = B.flatten(1)
-        read = C.flatten(1)
+        output_row = C.flatten(1)
         is_zoh = self.discretisation == "zoh"
         matrices, index = self._gap_matrices(gaps) if is_zoh else (gaps, gaps)
         matrices = matrices.to(x.dtype)
@@ -226,15 +238,16 @@ class S4(CachingModule):
             outputs = []
             for x_t, gap_t in zip(x.unbind(1), gaps.unbind(1), strict=True):
                 h = advance(h, x_t, gap_t)
-                outputs.append((h * read).sum(-1) + self.D * x_t)
+                outputs.append((h * output_row).sum(-1) + self.D * x_t)
             return torch.stack(outputs, dim=1), h
 
-        return in_blocks(run, h, x, index, bars=max(1, min(64, 16 * BLOCK_ELEMENTS // max(1, h.numel()))))
+        return run_in_blocks(run, h, x, index, bars=max(1, min(64, 16 * MAX_BLOCK_ELEMENTS // max(1, h.numel()))))
 
     def _gap_matrices(self, gaps: Tensor) -> tuple[Tensor, Tensor]:
         """[Ā B̄] of every distinct gap (g, d, N, N + 1), and the index among them of every bar's gap (b, l).
 
-        Computed one by one: a later gap must not change the last digit of an earlier gap's matrix.
+        The matrices are computed one by one, so that a later gap never changes the last digit of an earlier gap's
+        matrix.
         """
         distinct, index = torch.unique(gaps, return_inverse=True)
         if len(distinct) > MAX_ZOH_GAPS:
@@ -250,7 +263,7 @@ class S4(CachingModule):
         return torch.exp(self.log_decay), self.frequency, self.P, self.B, C, torch.exp(self.log_dt)
 
     def _discrete(self, gap: float | Tensor = 1.0) -> tuple[Tensor, Tensor, Tensor]:
-        """Ā (d, N, N), B̄ (d, N) and C (d, N) in float64, over real and imaginary parts."""
+        """Ā (d, N, N), B̄ (d, N) and C (d, N) in float64, over real and imaginary parts, for one ``gap``."""
         decay, frequency, P, B, C, dt = (v.double() for v in self._values())
         dt = dt * gap
         b = B.flatten(1)
@@ -264,8 +277,8 @@ class S4(CachingModule):
         discrete = torch.matrix_exp(dt[:, None, None] * system)
         return discrete[:, :-1, :-1], discrete[:, :-1, -1], C.flatten(1)
 
-    def _no_matrices(self) -> dict[Any, Any]:
-        """The empty cache that the first call after a change of the weights starts from."""
+    def _empty_cache(self) -> dict[Any, Any]:
+        """An empty cache of matrices; WeightCache calls it again after every change of the weights."""
         return {}
 
     def _cached(self, key: tuple[Any, torch.dtype], make: Callable[[], Any]) -> Any:
@@ -279,7 +292,7 @@ class S4(CachingModule):
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _compiled_step(x: Any, h: Any, matrix: Any, y: Any, next_h: Any) -> None:
+def _step_kernel(x: Any, h: Any, matrix: Any, y: Any, next_h: Any) -> None:
     """Writes ``y`` (b, d) and ``next_h`` (b, d, N) for one bar x (b, d), the state h (b, d, N) and ``_step_matrix``."""
     for b in range(x.shape[0]):
         for c in range(x.shape[1]):
@@ -295,7 +308,7 @@ def _compiled_step(x: Any, h: Any, matrix: Any, y: Any, next_h: Any) -> None:
 
 
 def _initial_values(spectrum: str, n: int) -> list[Tensor]:
-    """Λ, P and B (m,) complex, equal for all channels: those of LegS, or random ones for the ablation."""
+    """Λ, P and B (m,) complex, equal for all channels: the values of LegS, or random values for the ablation."""
     if spectrum == "legs":
         return [torch.as_tensor(v[n // 2 :]) for v in nplr(n)[:3]]
     eigenvalues = torch.as_tensor(random_spectrum(n))
@@ -330,24 +343,26 @@ def _multiplication_matrix(value: Tensor) -> Tensor:
     return (rotation[:, :, :, None] * eye[:, None, :, None]).flatten(3, 4).flatten(1, 2)
 
 
-def _diagonal(dt: Tensor, decay: Tensor, frequency: Tensor, P: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _woodbury_terms(dt: Tensor, decay: Tensor, frequency: Tensor, P: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """E = (1 − Δ/2 Λ)⁻¹ and E P (…, d, m, 2), and Δ / (1 + Δ/2 P* E P) (…, d), for ``dt`` (…, d)."""
-    half = dt[..., None] / 2
-    real, imag = 1 + half * decay, half * frequency
+    half_step = dt[..., None] / 2
+    real = 1 + half_step * decay
+    imag = half_step * frequency
     E = torch.stack([real, imag], dim=-1) / (real.square() + imag.square())[..., None]
-    through_p = (P.square().sum(-1) * E[..., 0]).sum(-1)  # half of P* E P: one of each pair
-    return E, complex_pairs.times(E, P), dt / (1 + dt * through_p)
+    through_p = (P.square().sum(-1) * E[..., 0]).sum(-1)  # half of P* E P, since m has one state of each pair
+    return E, complex_pairs.multiply(E, P), dt / (1 + dt * through_p)
 
 
 def _apply_resolvent(h: Tensor, dt: Tensor, decay: Tensor, frequency: Tensor, P: Tensor) -> Tensor:
     """R h for h (…, d, m, 2), by Woodbury: E h − E P · Δ Re(P* E h) / (1 + Δ/2 P* E P)."""
-    E, into, weight = _diagonal(dt, decay, frequency, P)
-    h = complex_pairs.times(E, h)
+    E, into, weight = _woodbury_terms(dt, decay, frequency, P)
+    h = complex_pairs.multiply(E, h)
     return h - into * ((P * h).sum((-1, -2)) * weight)[..., None, None]
 
 
 def _resolvent(dt: Tensor, decay: Tensor, frequency: Tensor, P: Tensor) -> Tensor:
-    """The matrix R (d, N, N) for ``dt`` (d,)."""
-    E, into, weight = _diagonal(dt, decay, frequency, P)
-    read = complex_pairs.times(E * E.new_tensor([1.0, -1.0]), P)
-    return _multiplication_matrix(E) - (into * weight[:, None, None]).flatten(1)[:, :, None] * read.flatten(1)[:, None]
+    """The matrix R (d, N, N) for ``dt`` (d,), by Woodbury."""
+    E, into, weight = _woodbury_terms(dt, decay, frequency, P)
+    conjugate_row = complex_pairs.multiply(E * E.new_tensor([1.0, -1.0]), P)
+    column = (into * weight[:, None, None]).flatten(1)
+    return _multiplication_matrix(E) - column[:, :, None] * conjugate_row.flatten(1)[:, None]

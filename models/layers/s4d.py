@@ -2,8 +2,8 @@
 
 Paper: Gu, Gupta, Goel, Ré 2022, 2206.11893 (section 3; initial values section 4).
 
-Glossary: b sequences · l bars · d channels (H) · m = N/2 conjugate pairs of the state · A (d, m) · Δ (d,) · C (d, m) ·
-D (d,) skip · Ā, B̄ discretised, B fixed to 1 (outputs depend on the product C·B only):
+Glossary: b sequences · l bars · d channels (H) · m = N/2 conjugate pairs of the state · A, C (d, m) complex · Δ (d,)
+step size · z = ΔA · D (d,) skip · Ā, B̄ discretised; B is fixed to 1, since outputs depend on the product C·B only:
 
     zoh       Ā = exp(ΔA), B̄ = (Ā − 1) / A              zero-order hold, equation 3
     bilinear  Ā = (1 + ΔA/2) / (1 − ΔA/2), B̄ = Δ / (1 − ΔA/2)
@@ -32,7 +32,7 @@ from models.layers.checks import (
     check_weights,
 )
 from models.layers.hippo import SPECTRA
-from models.layers.initialisers import log_steps
+from models.layers.initialisers import draw_log_steps
 from models.layers.irregular import diagonal_ssm_irregular
 from models.layers.kernels import complex_pairs, scan_onnx
 from models.layers.kernels.diagonal_cpu import ssm_gap_step, ssm_step
@@ -44,7 +44,11 @@ RULES = ("zoh", "bilinear")
 
 
 class S4D(CachingModule):
-    """(b, l, d) → (b, l, d). ``dt_min`` and ``dt_max`` bound the first step sizes Δ, per bar, log-uniform."""
+    """(b, l, d) → (b, l, d). The initial step sizes Δ, in bars, are drawn log-uniformly from [dt_min, dt_max].
+
+    ``spectrum`` is a key of hippo.SPECTRA, ``discretisation`` one of RULES. ``learn_dt=False`` fixes Δ at its initial
+    values.
+    """
 
     def __init__(
         self,
@@ -65,7 +69,7 @@ class S4D(CachingModule):
         a = torch.as_tensor(SPECTRA[spectrum](d_state)).repeat(d_model, 1)
         self.log_decay = nn.Parameter(torch.log(-a.real).float())
         self.frequency = nn.Parameter(a.imag.float())
-        log_dt = log_steps(d_model, dt_min, dt_max)
+        log_dt = draw_log_steps(d_model, dt_min, dt_max)
         self.log_dt = nn.Parameter(log_dt, requires_grad=learn_dt)
         self.C = nn.Parameter(torch.randn(d_model, d_state // 2, 2) * math.sqrt(0.5))
         self.D = nn.Parameter(torch.randn(d_model))
@@ -80,9 +84,10 @@ class S4D(CachingModule):
         return (self.C.new_zeros(batch, *self.C.shape),)
 
     def forward(self, x: Tensor, state: State | None = None, gaps: Tensor | None = None) -> tuple[Tensor, State]:
-        """y (b, l, d) and the state after the last bar; ``gaps`` (b, l) scale Δ (zero-order hold only).
+        """y (b, l, d) and the state after the last bar. Raises ShapeError, DtypeError, StateError.
 
-        Raises ShapeError, DtypeError, StateError; SizeError for gaps under another rule.
+        ``gaps`` (b, l), the time since the previous bar in bars, scale Δ; without them all gaps are 1, and 0 leaves the
+        state unchanged. Raises SizeError for gaps under another rule than zero-order hold.
         """
         check_sequence(x, self.D.shape[0], gaps)
         check_weights(self.D)
@@ -108,21 +113,21 @@ class S4D(CachingModule):
             return self._compiled_step(x, state, gap)
         check_bar(x, self.D.shape[0])
         a_bar, b_bar, C = self._discrete()
-        a = a_bar
+        decay = a_bar
         input_factor = torch.ones_like(a_bar)
         if gap is not None:
             check_choice("discretisation with gaps", self.discretisation, ("zoh",))
             z = self._continuous() * torch.exp(self.log_dt)[:, None]
             exponent = z * gap.to(self.D.dtype)[:, None, None]
-            a = torch.exp(exponent)
+            decay = torch.exp(exponent)
             input_factor = torch.expm1(exponent) / torch.expm1(z)
             x = x.masked_fill(gap[:, None] == 0, 0.0)
-        h = a * self._unpack(state, len(x)) + input_factor * x[..., None]
+        h = decay * self._unpack(state, len(x)) + input_factor * x[..., None]
         y = 2 * (C * b_bar * h).real.sum(-1) + self.D * x
         return y, (torch.view_as_real(h),)
 
     def _compiled_step(self, x: Tensor, state: State, gap: Tensor | None) -> tuple[Tensor, State]:
-        """As step, in one compiled kernel; arrays of the weights are cached between bars."""
+        """As step, for float32 on a CPU: one compiled kernel."""
         if not state or len(state) > 1 or state[0].dtype != x.dtype:
             check_state(state, [(len(x), *self.C.shape)])
         weights, gap_weights, D = self._step_weights()
@@ -141,21 +146,21 @@ class S4D(CachingModule):
         return torch.from_numpy(y), (torch.from_numpy(next_h),)
 
     def _step_exported(self, x: Tensor, state: State, gap: Tensor | None) -> tuple[Tensor, State]:
-        """As step, for an exported graph: complex numbers only where they depend on weights alone."""
+        """As step, for an ONNX file: complex numbers are computed from weights alone, x and h in real pairs."""
         a_bar, b_bar, C = self._discrete()
         if gap is None:
-            h = complex_pairs.plus(complex_pairs.times(torch.view_as_real(a_bar), state[0]), x[..., None])
+            h = complex_pairs.add_real(complex_pairs.multiply(torch.view_as_real(a_bar), state[0]), x[..., None])
         else:
             check_choice("discretisation with gaps", self.discretisation, ("zoh",))
             z = self._continuous() * torch.exp(self.log_dt)[:, None]
             exponent = torch.view_as_real(z) * gap[:, None, None, None]
-            input_factor = complex_pairs.times(complex_pairs.expm1(exponent), torch.view_as_real(1 / torch.expm1(z)))
-            h = complex_pairs.times(complex_pairs.exp(exponent), state[0]) + input_factor * x[..., None, None]
+            input_factor = complex_pairs.multiply(complex_pairs.expm1(exponent), torch.view_as_real(1 / torch.expm1(z)))
+            h = complex_pairs.multiply(complex_pairs.exp(exponent), state[0]) + input_factor * x[..., None, None]
         y = complex_pairs.real_of_product(torch.view_as_real(2 * C * b_bar), h).sum(-1) + self.D * x
         return y, (h,)
 
     def _compute_step_weights(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """[Ā, 2 C B̄] (d, m, 4), for gaps [z, 1 / (exp(z) − 1)] (d, m, 4) with z = ΔA, and D; complex as pairs."""
+        """[Ā, 2 C B̄] (d, m, 4), with gaps [z, 1 / (exp(z) − 1)] (d, m, 4), and D; complex numbers are pairs."""
         a_bar, b_bar, C = self._discrete()
         z = self._continuous() * torch.exp(self.log_dt)[:, None]
         factors = ((a_bar, 2 * C * b_bar), (z, 1 / torch.expm1(z)))

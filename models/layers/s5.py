@@ -5,18 +5,20 @@ Paper: Smith, Warrington, Linderman 2023, 2208.04933 (section 3; initial values 
 Glossary: b sequences · l bars · d channels (H) · p = N/2 conjugate pairs of the state (the paper's P states are N here)
 · Λ (p,) eigenvalues, Re Λ = −exp(log_decay) · B (p, d), C (d, p) complex input and output maps in the eigenbasis (B̃, C̃)
 · D (d,) skip · Δ (p,) step size of every state, times the bar's gap · Ā, B̄ = G B discretised · h (b, p, 2) the state,
-real and imaginary part of one state of each pair. With z = ΛΔ,
+real and imaginary part of one state of each pair; names end in _r for the real part, in _i for the imaginary part. With
+z = ΛΔ,
 
     zoh       Ā = exp(z), G = (Ā − 1) / Λ                  zero-order hold
     bilinear  Ā = 2R − 1, G = Δ R, R = 1 / (1 − z/2)
 
     h_t = Ā h_{t−1} + G B x_t        y_t = 2 Re(C h_t) + D x_t
 
-First values: Λ and the eigenvectors V are those of HiPPO-N, the normal part of LegS, repeated ``blocks`` times; B and C
-are drawn as real matrices, B̃ = V* B and C̃ = C V. ``step`` is the recurrence; ``forward`` computes it as a scan.
+Initial values: Λ has the eigenvalues and V the eigenvectors of HiPPO-N, the normal part of LegS, repeated ``blocks``
+times. B and C are drawn as real matrices; then B̃ = V* B and C̃ = C V. ``step`` is the recurrence; ``forward`` computes
+it as a scan.
 
-Departs from the paper: the decay is learned as a logarithm, so that Λ stays in the left half-plane whatever is learned;
-C is drawn real, so that the first system is exactly a real one in its eigenbasis.
+Departs from the paper: the decay is learned as a logarithm, so that Re Λ < 0 for all learned values. C is
+drawn real, so that the initial system is exactly a real system in its eigenbasis.
 """
 
 from __future__ import annotations
@@ -38,8 +40,8 @@ from models.layers.checks import (
 )
 from models.layers.errors import SizeError
 from models.layers.hippo import nplr
-from models.layers.initialisers import log_steps
-from models.layers.kernels.scan_onnx import over_bars
+from models.layers.initialisers import draw_log_steps
+from models.layers.kernels.scan_onnx import scan_over_bars
 from models.layers.scan import diagonal_scan
 from models.layers.weight_cache import CachingModule, WeightCache
 
@@ -48,10 +50,10 @@ RULES = ("zoh", "bilinear")
 
 
 class S5(CachingModule):
-    """(b, l, d) → (b, l, d). ``dt_min`` and ``dt_max`` bound the first step sizes Δ, per bar, log-uniform.
+    """(b, l, d) → (b, l, d). The initial step sizes Δ, in bars, are drawn log-uniformly from [dt_min, dt_max].
 
-    ``blocks``: number of HiPPO-N matrices of size d_state / blocks, which must be even, on the first state matrix's
-    diagonal.
+    ``blocks``: number of HiPPO-N matrices on the diagonal of the initial state matrix; their size d_state / blocks must
+    be even. ``discretisation`` is one of RULES. ``learn_dt=False`` fixes Δ at its initial values.
     """
 
     def __init__(
@@ -76,7 +78,7 @@ class S5(CachingModule):
         C = torch.randn(d_model, d_state).to(V.dtype) @ V * d_state**-0.5
         self.log_decay = nn.Parameter(torch.log(-spectrum.real).float())
         self.frequency = nn.Parameter(spectrum.imag.float())
-        log_dt = log_steps(d_state // 2, dt_min, dt_max)
+        log_dt = draw_log_steps(d_state // 2, dt_min, dt_max)
         self.log_dt = nn.Parameter(log_dt, requires_grad=learn_dt)
         self.B = nn.Parameter(torch.view_as_real(B).float())  # (p, d, 2)
         self.C = nn.Parameter(torch.view_as_real(C).float())  # (d, p, 2)
@@ -92,16 +94,17 @@ class S5(CachingModule):
         return (self.B.new_zeros(batch, len(self.B), 2),)
 
     def forward(self, x: Tensor, state: State | None = None, gaps: Tensor | None = None) -> tuple[Tensor, State]:
-        """y (b, l, d) and the state after the last bar; ``gaps`` (b, l) scale Δ, 0 leaves the state unchanged.
+        """y (b, l, d) and the state after the last bar. Raises ShapeError, DtypeError, StateError.
 
-        Raises ShapeError, DtypeError, StateError.
+        ``gaps`` (b, l), the time since the previous bar in bars, scale Δ; without them all gaps are 1, and 0 leaves the
+        state unchanged.
         """
         check_sequence(x, len(self.D), gaps)
         check_weights(self.D)
         state = self.initial_state(len(x)) if state is None else state
         check_state(state, [(len(x), len(self.B), 2)])
         if torch.compiler.is_exporting():
-            return over_bars(self._recur, state, x, *([] if gaps is None else [gaps]))
+            return scan_over_bars(self._recur_one_bar, state, x, *([] if gaps is None else [gaps]))
         with torch.autocast(x.device.type, enabled=False):
             signal = x.to(self.D.dtype)
             if gaps is None:
@@ -110,11 +113,12 @@ class S5(CachingModule):
                 signal = signal.masked_fill(gaps[..., None] == 0, 0.0)
                 dt = torch.exp(self.log_dt) * gaps[..., None].to(signal.dtype)
                 a_r, a_i, g_r, g_i = self._discrete(dt)
-            b_r, b_i = linear(signal, self.B[..., 0]), linear(signal, self.B[..., 1])  # (b, l, p)
+            b_r = linear(signal, self.B[..., 0])  # B x, (b, l, p)
+            b_i = linear(signal, self.B[..., 1])
             entering = torch.complex(g_r * b_r - g_i * b_i, g_r * b_i + g_i * b_r)
             h = torch.view_as_complex(state[0].to(signal.dtype).contiguous())
             states, last = diagonal_scan(torch.complex(a_r, a_i), entering, h)
-            y = linear(torch.view_as_real(states).flatten(2), self._read()) + self.D * signal
+            y = linear(torch.view_as_real(states).flatten(2), self._output_matrix()) + self.D * signal
         return y.to(x.dtype), (torch.view_as_real(last),)
 
     def step(self, x: Tensor, state: State, gap: Tensor | None = None) -> tuple[Tensor, State]:
@@ -124,9 +128,9 @@ class S5(CachingModule):
             return self._compiled_step(x, state)
         check_bar(x, len(self.D))
         check_state(state, [(len(x), len(self.B), 2)])
-        return self._recur(state, x, gap)
+        return self._recur_one_bar(state, x, gap)
 
-    def _recur(self, state: State, x: Tensor, gap: Tensor | None = None) -> tuple[Tensor, State]:
+    def _recur_one_bar(self, state: State, x: Tensor, gap: Tensor | None = None) -> tuple[Tensor, State]:
         """As step, in torch's operations and without checks."""
         dt = torch.exp(self.log_dt)
         signal = x.to(self.D.dtype)
@@ -134,18 +138,19 @@ class S5(CachingModule):
             dt = dt * gap[:, None].to(dt.dtype)
             signal = signal.masked_fill(gap[:, None] == 0, 0.0)
         a_r, a_i, g_r, g_i = self._discrete(dt)
-        b_r, b_i = linear(signal, self.B[..., 0]), linear(signal, self.B[..., 1])
+        b_r = linear(signal, self.B[..., 0])
+        b_i = linear(signal, self.B[..., 1])
         h_r, h_i = state[0].to(signal.dtype).unbind(-1)
         real = a_r * h_r - a_i * h_i + g_r * b_r - g_i * b_i
         imag = a_r * h_i + a_i * h_r + g_r * b_i + g_i * b_r
         h = torch.stack([real, imag], dim=-1)
-        return (linear(h.flatten(1), self._read()) + self.D * signal).to(x.dtype), (h,)
+        return (linear(h.flatten(1), self._output_matrix()) + self.D * signal).to(x.dtype), (h,)
 
     def _compiled_step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """As step, in one compiled kernel; arrays of the weights are cached between bars."""
+        """As step, for float32 on a CPU and regular bars: one compiled kernel."""
         if not state or len(state) > 1 or state[0].dtype != x.dtype:
             check_state(state, [(len(x), len(self.B), 2)])
-        a_bar, b_bar, read, D = self._step_weights()
+        a_bar, b_bar, output_matrix, D = self._step_weights()
         bar = x.contiguous().numpy()
         h = state[0].contiguous().numpy()
         if bar.shape != (len(h), len(D)) or h.shape[1:] != a_bar.shape:
@@ -153,39 +158,42 @@ class S5(CachingModule):
             check_state(state, [(len(x), *a_bar.shape)])
         y = np.empty_like(bar)
         next_h = np.empty_like(h)
-        _one_bar(bar, h, a_bar, b_bar, read, D, y, next_h)
+        _step_kernel(bar, h, a_bar, b_bar, output_matrix, D, y, next_h)
         return torch.from_numpy(y), (torch.from_numpy(next_h),)
 
     def _compute_step_weights(self) -> tuple[np.ndarray, ...]:
-        """Ā (p, 2), B̄ (d, p, 2), the matrix (p, 2, d) that reads y from h, and D."""
+        """Ā (p, 2), B̄ (d, p, 2), the matrix (p, 2, d) from h to y, and D (d,), as float32."""
         a_r, a_i, g_r, g_i = (v.detach() for v in self._discrete(torch.exp(self.log_dt)))
         b_bar = torch.view_as_real(torch.complex(g_r, g_i)[:, None] * torch.view_as_complex(self.B.detach()))
-        read = self._read().detach().t().unflatten(0, (-1, 2))
-        weights = (torch.stack([a_r, a_i], dim=-1), b_bar.transpose(0, 1), read, self.D.detach())
+        output_matrix = self._output_matrix().detach().t().unflatten(0, (-1, 2))
+        weights = (torch.stack([a_r, a_i], dim=-1), b_bar.transpose(0, 1), output_matrix, self.D.detach())
         return tuple(v.float().contiguous().numpy() for v in weights)
 
-    def _read(self) -> Tensor:
+    def _output_matrix(self) -> Tensor:
         """The matrix (d, 2p) that gives 2 Re(C h) from the interleaved real and imaginary parts of h."""
         return torch.stack([2 * self.C[..., 0], -2 * self.C[..., 1]], dim=-1).flatten(1)
 
     def _discrete(self, dt: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Real and imaginary part of Ā and of G, shaped as the step sizes ``dt`` (…, p); real arithmetic."""
+        """Ā and G for step sizes ``dt`` (…, p): their real and imaginary parts, of the same shape."""
         decay = -torch.exp(self.log_decay)
         frequency = self.frequency
-        x, y = decay * dt, frequency * dt
+        z_r = decay * dt
+        z_i = frequency * dt
         if self.discretisation == "bilinear":
-            x, y = 1 - x / 2, y / 2
-            norm = x * x + y * y
-            r_r, r_i = x / norm, y / norm
+            real = 1 - z_r / 2
+            imag = z_i / 2
+            norm = real * real + imag * imag
+            r_r = real / norm
+            r_i = imag / norm
             return 2 * r_r - 1, 2 * r_i, dt * r_r, dt * r_i
-        magnitude = torch.exp(x)
-        half = torch.sin(y / 2)
-        a_i = magnitude * torch.sin(y)
-        less_one = torch.expm1(x) * torch.cos(y) - 2 * half * half  # Re Ā − 1, exact also for small steps
+        magnitude = torch.exp(z_r)
+        half_sine = torch.sin(z_i / 2)
+        a_i = magnitude * torch.sin(z_i)
+        less_one = torch.expm1(z_r) * torch.cos(z_i) - 2 * half_sine * half_sine  # Re Ā − 1, exact also for small steps
         norm = decay * decay + frequency * frequency
         g_r = (less_one * decay + a_i * frequency) / norm
         g_i = (a_i * decay - less_one * frequency) / norm
-        return magnitude * torch.cos(y), a_i, g_r, g_i
+        return magnitude * torch.cos(z_i), a_i, g_r, g_i
 
 
 def _hippo_blocks(d_state: int, blocks: int) -> tuple[Tensor, Tensor]:
@@ -197,12 +205,12 @@ def _hippo_blocks(d_state: int, blocks: int) -> tuple[Tensor, Tensor]:
 
 
 @njit(nogil=True, error_model="numpy", cache=True, fastmath=True)
-def _one_bar(
+def _step_kernel(
     x: np.ndarray,
     h: np.ndarray,
     a_bar: np.ndarray,
     b_bar: np.ndarray,
-    read: np.ndarray,
+    output_matrix: np.ndarray,
     D: np.ndarray,
     y: np.ndarray,
     next_h: np.ndarray,
@@ -221,4 +229,4 @@ def _one_bar(
             y[b, c] = D[c] * x[b, c]
         for j in range(p):
             for c in range(d):
-                y[b, c] += read[j, 0, c] * next_h[b, j, 0] + read[j, 1, c] * next_h[b, j, 1]
+                y[b, c] += output_matrix[j, 0, c] * next_h[b, j, 0] + output_matrix[j, 1, c] * next_h[b, j, 1]

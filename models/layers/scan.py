@@ -1,10 +1,10 @@
-"""The recurrences of all state-space layers: the slow definition of each, and a fast form for each device.
+"""The recurrences of the state-space layers: a slow definition of each, and fast forms for CPU, GPU and ONNX.
 
 Selective scan: Gu & Dao 2023, 2312.00752 (section 3.2, algorithm 2). Shapes and argument names are mamba-ssm's.
 
 Glossary: b sequences · d channels · l bars · n states per channel · u (b, d, l) input · delta (b, d, l) step size Δ ·
-A (d, n) negative · B, C (b, n, l) · D (d,) skip · z (b, d, l) gate · h (b, d, n) state · gaps (b, l) time since the
-previous bar, in bars.
+A (d, n) negative · Ā, B̄ discretised · B, C (b, n, l) · D (d,) skip · z (b, d, l) gate · h (b, d, n) state · gaps (b, l)
+time since the previous bar, in bars.
 
     h_t = Ā_t h_{t−1} + B̄_t u_t        y_t = C_t h_t + D u_t, then y · SiLU(z)
 
@@ -12,8 +12,11 @@ previous bar, in bars.
     rule "zoh"        Ā = exp(ΔA), B̄ = (Ā − 1) / A · B  zero-order hold, the paper's equation 4
     rule "euler"      Ā = 1 + ΔA, B̄ = Δ B
 
-``*_reference`` is the definition, bar by bar. The fast forms save the state only at block boundaries and recompute the
-states between in the backward pass, so their memory beyond inputs and outputs does not grow with n · l.
+Diagonal recurrences (S4D, DSS, S5): p or d · m complex states, each with a recurrence of its own; x (b, l, d or p)
+input · a decay factor · w (d, m) output weight.
+
+``*_reference`` is the definition, bar by bar. The fast forms save the state only at block boundaries. Their backward
+pass recomputes the states between the boundaries, so the memory beyond inputs and outputs does not grow with n · l.
 """
 
 from __future__ import annotations
@@ -48,7 +51,11 @@ def selective_scan_reference(
     gaps: Tensor | None = None,
     rule: str = "zoh_euler",
 ) -> Any:
-    """y (b, d, l), and with ``return_last_state`` also h (b, d, n): the recurrence, bar by bar."""
+    """y (b, d, l), and with ``return_last_state`` also the last h (b, d, n): the recurrence, bar by bar.
+
+    Δ is softplus(delta + delta_bias) · gap; without an argument its term or factor is left out. ``initial_state`` is h
+    before the first bar, zeros by default; ``rule`` is one of RULES.
+    """
     delta = delta if delta_bias is None else delta + delta_bias[:, None].to(delta.dtype)
     delta = softplus(delta) if delta_softplus else delta
     delta = delta if gaps is None else delta * gaps[:, None]
@@ -79,11 +86,11 @@ def selective_scan(
     gaps: Tensor | None = None,
     rule: str = "zoh_euler",
 ) -> Any:
-    """y (b, d, l) in u's dtype, and with ``return_last_state`` also h (b, d, n).
+    """As ``selective_scan_reference``: y (b, d, l) in the dtype of u, and if asked for the last h (b, d, n).
 
-    Computed in float32, or in float64 if u is float64. ``gaps`` scale Δ bar by bar and have no gradient; 0 marks a
-    padded bar, which leaves the state unchanged whatever its inputs are, NaN included. Raises ShapeError, DtypeError,
-    SizeError.
+    Computed in float32, or in float64 if u is float64. ``gaps`` scale Δ bar by bar and have no gradient. A gap of 0
+    marks a padded bar, which leaves the state unchanged for any inputs, also NaN. Raises ShapeError, DtypeError;
+    SizeError for an unknown rule.
     """
     arguments = (u, delta, A, B, C, D, z, delta_bias)
     names = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state", "gaps")
@@ -114,7 +121,7 @@ def selective_scan(
 
 
 def discretise(delta: Tensor, A: Tensor, rule: str) -> tuple[Tensor, Tensor]:
-    """Ā, and the factor of B in B̄, for step sizes and A that broadcast."""
+    """Ā and B̄ / B for step sizes Δ and A, whose shapes broadcast; ``rule`` is one of RULES."""
     if rule == "euler":
         return 1 + delta * A, delta
     decay = torch.exp(delta * A)
@@ -125,7 +132,11 @@ def discretise(delta: Tensor, A: Tensor, rule: str) -> tuple[Tensor, Tensor]:
 
 
 def diagonal_scan_reference(a: Tensor, x: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """h_t = a_t h_{t−1} + x_t for every bar (b, l, p), and the last (b, p); a (b or 1, l or 1, p), x (b, l, p)."""
+    """h_t = a_t h_{t−1} + x_t of every bar (b, l, p), and the last h (b, p).
+
+    ``a`` (b or 1, l or 1, p), ``x`` (b, l, p) and ``h`` (b, p), the state before the first bar, are complex; ``h`` is
+    zeros by default.
+    """
     b, length, _ = x.shape
     a = a.expand(b, length, -1)
     h = torch.zeros_like(x[:, 0]) if h is None else h
@@ -137,7 +148,7 @@ def diagonal_scan_reference(a: Tensor, x: Tensor, h: Tensor | None = None) -> tu
 
 
 def diagonal_scan(a: Tensor, x: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """As ``diagonal_scan_reference``: a complex linear recurrence for each state separately. Raises ShapeError."""
+    """As ``diagonal_scan_reference``, by a kernel on a CPU and by doubling elsewhere. Raises ShapeError."""
     if torch.compiler.is_exporting():
         return diagonal_scan_reference(a, x, h)
     b, length, p = x.shape
@@ -163,14 +174,14 @@ def diagonal_ssm_reference(
 
 
 def diagonal_ssm(x: Tensor, a: Tensor, w: Tensor, D: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """As ``diagonal_ssm_reference``: the convolution of every time-invariant diagonal layer. Raises ShapeError."""
+    """As ``diagonal_ssm_reference``, by a kernel on a CPU and in blocks of bars elsewhere. Raises ShapeError."""
     b, _, d = x.shape
     m = a.shape[-1]
     _check_diagonal({"a": (a, (d, m)), "w": (w, (d, m)), "D": (D, (d,)), "h": (h, (b, d, m))})
-    if torch.compiler.is_exporting():  # complex numbers depend on weights alone: computed before the graph is written
+    if torch.compiler.is_exporting():  # ONNX has no complex numbers: x and h stay real
         pairs = x.new_zeros(x.shape[0], *a.shape, 2) if h is None else torch.view_as_real(h)
-        y, last = scan_chunked.diagonal_ssm_pairs(x, torch.view_as_real(a), torch.view_as_real(w), D, pairs)
-        return y, torch.view_as_complex(last.contiguous())
+        y, last_pairs = scan_chunked.diagonal_ssm_pairs(x, torch.view_as_real(a), torch.view_as_real(w), D, pairs)
+        return y, torch.view_as_complex(last_pairs.contiguous())
     h = a.new_zeros(x.shape[0], *a.shape) if h is None else h
     return (diagonal_cpu if x.device.type == "cpu" else scan_chunked).diagonal_ssm(x, a, w, D, h)
 
@@ -182,7 +193,10 @@ def _cuda_kernel() -> Any:
 
 
 def _check_scan(arguments: Mapping[str, Tensor | None], rule: str) -> None:
-    """Raises unless all arguments have their shapes, are real and are on one device; the kernels check nothing."""
+    """Raises ShapeError, DtypeError or SizeError for what the kernels cannot compute; they check nothing themselves.
+
+    All arguments must have the shapes of the glossary, be real floating tensors and be on one device.
+    """
     if rule not in RULES:
         raise SizeError(f"no discretisation {rule!r}; choose one of {', '.join(RULES)}")
     u = arguments["u"]
@@ -208,7 +222,7 @@ def _check_scan(arguments: Mapping[str, Tensor | None], rule: str) -> None:
 
 
 def _check_diagonal(expected: Mapping[str, tuple[Tensor | None, tuple[int, ...]]]) -> None:
-    """Raises ShapeError unless each tensor, by name, has the shape beside it."""
+    """Raises ShapeError unless every tensor has its shape; ``expected``: name → (tensor, shape)."""
     for name, (value, shape) in expected.items():
         if value is not None and tuple(value.shape) != shape:
             raise ShapeError(f"{name} is {tuple(value.shape)}; the other arguments require {shape}")

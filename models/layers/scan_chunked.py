@@ -1,7 +1,8 @@
 """Diagonal recurrences as matrix products over blocks of bars, for devices without a kernel.
 
-Glossary as in scan.py. Within a block of CHUNK_BARS the response to the bars of the block is a Toeplitz matrix product,
-to which the response to the state before the block is added. Later bars enter every product as exact zeros.
+Glossary as in scan.py; k bars a block. Names end in _r for real parts, in _i for imaginary parts. Within a block of
+CHUNK_BARS the output is a Toeplitz matrix product with the bars of the block, plus the response to the state before the
+block. Later bars enter every product as exact zeros, so they change no earlier output.
 """
 
 from __future__ import annotations
@@ -16,21 +17,22 @@ CHUNK_BARS = 64
 
 def diagonal_ssm(x: Tensor, a: Tensor, w: Tensor, D: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
     """y (b, l, d) and the last h (b, d, m), as ``diagonal_ssm_reference``."""
-    pairs_a, pairs_w, pairs_h = (torch.view_as_real(v) for v in (a, w, h))
-    y, last = diagonal_ssm_pairs(x, pairs_a, pairs_w, D, pairs_h)
-    return y, torch.view_as_complex(last.contiguous())
+    y, last_pairs = diagonal_ssm_pairs(x, torch.view_as_real(a), torch.view_as_real(w), D, torch.view_as_real(h))
+    return y, torch.view_as_complex(last_pairs.contiguous())
 
 
 def diagonal_ssm_pairs(x: Tensor, a: Tensor, w: Tensor, D: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-    """As ``diagonal_ssm``, in real arithmetic: ``a``, ``w`` (d, m, 2) and h (b, d, m, 2), real and imaginary part."""
+    """As ``diagonal_ssm``, in real arithmetic; the last axis of a, w (d, m, 2), h (b, d, m, 2): real, imaginary."""
     blocks = x.split(CHUNK_BARS, dim=1)
-    p_r, p_i = _powers(a, blocks[0].shape[1] + 1)  # (d, m, k + 1)
-    w_r, w_i = w[..., :1], w[..., 1:]
-    read_r, read_i = w_r * p_r - w_i * p_i, w_r * p_i + w_i * p_r
-    kernel = read_r[..., :-1].sum(1)
+    power_r, power_i = _powers(a, blocks[0].shape[1] + 1)  # a^j, (d, m, k + 1)
+    w_r = w[..., :1]
+    w_i = w[..., 1:]
+    response_r = w_r * power_r - w_i * power_i  # w a^j
+    response_i = w_r * power_i + w_i * power_r
+    kernel = response_r[..., :-1].sum(1)
     from_x = causal_toeplitz(torch.cat([kernel[:, :1] + D[:, None], kernel[:, 1:]], dim=1))
-    from_h = torch.cat([read_r[..., 1:], -read_i[..., 1:]], dim=1).transpose(1, 2)  # (d, k, 2m)
-    into_h = torch.cat([p_r[..., :-1], p_i[..., :-1]], dim=1)  # (d, 2m, k)
+    from_h = torch.cat([response_r[..., 1:], -response_i[..., 1:]], dim=1).transpose(1, 2)  # (d, k, 2m)
+    into_h = torch.cat([power_r[..., :-1], power_i[..., :-1]], dim=1)  # (d, 2m, k)
     h_r, h_i = h.permute(3, 1, 2, 0).unbind(0)  # (d, m, b)
     outputs = []
     for block in blocks:
@@ -38,14 +40,19 @@ def diagonal_ssm_pairs(x: Tensor, a: Tensor, w: Tensor, D: Tensor, h: Tensor) ->
         signal = block.permute(2, 1, 0)  # (d, k, b)
         y = torch.bmm(from_x[:, :k, :k], signal) + torch.bmm(from_h[:, :k], torch.cat([h_r, h_i], dim=1))
         added_r, added_i = torch.bmm(into_h[..., :k].flip(2), signal).chunk(2, dim=1)
-        a_r, a_i = p_r[..., k, None], p_i[..., k, None]
+        a_r = power_r[..., k, None]
+        a_i = power_i[..., k, None]
         h_r, h_i = a_r * h_r - a_i * h_i + added_r, a_r * h_i + a_i * h_r + added_i
         outputs.append(y.permute(2, 1, 0))
     return torch.cat(outputs, dim=1), torch.stack([h_r, h_i], dim=-1).permute(2, 0, 1, 3)
 
 
 def diagonal_scan(a: Tensor, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-    """All states (b, l, p) and the last (b, p), by doubling: after round k a bar includes the 2^k bars before it."""
+    """All states (b, l, p) and the last (b, p), as ``diagonal_scan_reference``, by doubling.
+
+    Before a round every x includes the effect of the last ``reach`` bars, its own among them; a round doubles
+    ``reach``.
+    """
     a = a.expand_as(x)
     x = torch.cat([(x[:, :1] + a[:, :1] * h[:, None]), x[:, 1:]], dim=1)
     reach = 1
@@ -58,9 +65,14 @@ def diagonal_scan(a: Tensor, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
 
 def _powers(a: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Real and imaginary part of a^0 … a^(count − 1), (d, m, count), by repeated products; ``a`` (d, m, 2)."""
-    a_r, a_i = a[..., :1], a[..., 1:]
-    r, i = torch.ones_like(a_r), torch.zeros_like(a_i)
-    while r.shape[-1] < count:
-        r, i = torch.cat([r, a_r * r - a_i * i], dim=-1), torch.cat([i, a_r * i + a_i * r], dim=-1)
+    a_r = a[..., :1]  # a to the number of powers so far
+    a_i = a[..., 1:]
+    power_r = torch.ones_like(a_r)
+    power_i = torch.zeros_like(a_i)
+    while power_r.shape[-1] < count:
+        next_r = a_r * power_r - a_i * power_i
+        next_i = a_r * power_i + a_i * power_r
+        power_r = torch.cat([power_r, next_r], dim=-1)
+        power_i = torch.cat([power_i, next_i], dim=-1)
         a_r, a_i = a_r * a_r - a_i * a_i, 2 * a_r * a_i
-    return r[..., :count], i[..., :count]
+    return power_r[..., :count], power_i[..., :count]

@@ -2,16 +2,18 @@
 
 Paper: Bai, Kolter, Koltun 2018, 1803.01271 (section 3: causal dilated convolutions, residual levels, figure 1).
 
-Glossary: b sequences · l bars · d channels · k taps · level i, dilation δ = 2^i · each level has two convolutions:
+Glossary: b sequences · l bars · d channels · k taps · level i, from 0, with dilation δ = 2^i. Each level has two
+convolutions and a residual connection:
 
     F(x) = ReLU(conv(ReLU(conv(x))))        y = ReLU(x + F(x))        conv(x)_t = bias + Σ_j W_j x_{t − (k−1−j) δ}
 
-with W under weight normalisation, W = gain · V / ‖V‖ for every output channel. An output reads the 2 (k − 1)
-(2^levels − 1) bars before its own. State: the last (k − 1) δ inputs of each convolution (b, (k − 1) δ, d), two a level.
+with W under weight normalisation: W = gain · V / ‖V‖ for every output channel, where V is ``direction``. An output
+reads its own bar and the 2 (k − 1) (2^levels − 1) bars before it.
+State: for each convolution, two a level, its last (k − 1) δ inputs (b, (k − 1) δ, d), called its tail.
 
-Departs from the paper: no dropout between the convolutions (the network around it drops whole layers' outputs). Each
-convolution is one matrix product over the taps laid side by side: a library's fast convolution may mix neighbouring
-bars by rounding, and the future must not change the past.
+Departs from the paper: no dropout between the convolutions; the network's blocks apply dropout to the layer's output.
+Each convolution is one matrix product over the taps laid side by side: in a library's fast convolution rounding may let
+a later bar change an earlier output, which must not happen.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ State = tuple[Tensor, ...]
 
 
 class TCN(nn.Module):
-    """(b, l, d) → (b, l, d), never negative: for a block that mixes the channels after this layer."""
+    """(b, l, d) → (b, l, d). Outputs are never negative, so the block should mix the channels after this layer."""
 
     convolutions: Any
 
@@ -41,7 +43,7 @@ class TCN(nn.Module):
         self.convolutions = nn.ModuleList(_Convolution(d_model, taps, 2**i) for i in range(levels) for _ in range(2))
 
     def undecayed(self) -> list[nn.Parameter]:
-        """Parameters that weight decay would pull towards a meaningless value: V's norm has no effect."""
+        """Parameters that weight decay must not shrink: the norm of V has no effect, and the gain scales W directly."""
         return [p for c in self.convolutions for p in (c.direction, c.gain)]
 
     def initial_state(self, batch: int) -> State:
@@ -52,28 +54,28 @@ class TCN(nn.Module):
         """y (b, l, d) and the state after the last bar. Raises ShapeError, DtypeError, StateError."""
         check_sequence(x, self.d_model, weights=self.convolutions[0].direction)
         state = self.initial_state(len(x)) if state is None else state
-        check_state(state, self._shapes(len(x)))
-        tails = []
-        for first in range(0, len(state), 2):
-            inner, inner_tail = self.convolutions[first](x, state[first])
-            outer, outer_tail = self.convolutions[first + 1](relu(inner), state[first + 1])
-            x = relu(x + relu(outer))
-            tails += [inner_tail, outer_tail]
-        return x, tuple(tails)
+        check_state(state, self._state_shapes(len(x)))
+        next_tails = []
+        for i in range(0, len(state), 2):  # the two convolutions of a level
+            first, first_tail = self.convolutions[i](x, state[i])
+            second, second_tail = self.convolutions[i + 1](relu(first), state[i + 1])
+            x = relu(x + relu(second))
+            next_tails += [first_tail, second_tail]
+        return x, tuple(next_tails)
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """y (b, d) of one bar x (b, d), and the state after it. Raises as forward."""
         check_bar(x, self.d_model, self.convolutions[0].direction)
-        check_state(state, self._shapes(len(x)))
+        check_state(state, self._state_shapes(len(x)))
         y, state = self.forward(x[:, None], state)
         return y[:, 0], state
 
-    def _shapes(self, batch: int) -> list[tuple[int, ...]]:
+    def _state_shapes(self, batch: int) -> list[tuple[int, ...]]:
         return [(batch, c.reach, self.d_model) for c in self.convolutions]
 
 
 class _Convolution(CachingModule):
-    """One causal dilated convolution with normalised weights, (b, l, d) and its tail (b, (k − 1) δ, d) → the same."""
+    """One causal dilated convolution with normalised weights, (b, l, d) → (b, l, d)."""
 
     def __init__(self, d_model: int, taps: int, dilation: int) -> None:
         super().__init__()
@@ -83,17 +85,17 @@ class _Convolution(CachingModule):
         self.direction = nn.Parameter(torch.empty(d_model, taps * d_model).uniform_(-bound, bound))
         self.gain = nn.Parameter(self.direction.detach().norm(dim=1))
         self.bias = nn.Parameter(torch.empty(d_model).uniform_(-bound, bound))
-        self._cached_weight = WeightCache(self._weight)
+        self._cached_weight = WeightCache(self._normalised_weight)
 
     def forward(self, x: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
-        """The convolved bars and the new tail."""
+        """The convolved bars (b, l, d) and the next tail, for the ``tail`` (b, (k − 1) δ, d) before these bars."""
         length = x.shape[1]
         padded = torch.cat([tail.to(x.dtype), x], dim=1)
         taps = [padded[:, start : start + length] for start in range(0, self.reach + 1, self.dilation)]
         is_cached = not torch.is_grad_enabled() and not torch.compiler.is_exporting()
-        weight = self._cached_weight() if is_cached else self._weight()
+        weight = self._cached_weight() if is_cached else self._normalised_weight()
         return linear(torch.cat(taps, dim=-1), weight, self.bias), padded[:, length:].to(tail.dtype)
 
-    def _weight(self) -> Tensor:
-        """W, the taps side by side, (d, k d)."""
+    def _normalised_weight(self) -> Tensor:
+        """W (d, k d), the taps side by side, the earliest first."""
         return self.direction * (self.gain / self.direction.norm(dim=1))[:, None]

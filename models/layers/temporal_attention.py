@@ -1,12 +1,13 @@
-"""A node's embedding from its newest neighbours: attention over dense, masked slots.
+"""A node's embedding from its newest neighbours: attention over a fixed number of slots, of which some may be empty.
 
 Papers: Xu et al. 2020, 2002.07962 (TGAT), equations 6 to 8; Rossi et al. 2020, 2006.10637, equations 9 to 11.
-Glossary: q query nodes · k neighbour slots a node · n nodes with a memory · d channels · h heads of d / h channels · a
-neighbour vector u_j has r = m + f + p numbers: its memory (m), the features of the event (f) and the time since it,
-encoded as waves (p). Score of slot j = (W_q z) · (W_k u_j) / √(d / h); output = Σ α_j W_v u_j.
+Glossary: q query nodes · z (q, d) their values · k neighbour slots a node · n nodes with a memory · d channels · h
+heads of d / h channels · u_j the vector of the neighbour in slot j, of r = m + f + p numbers: its memory (m), the
+features of the event (f) and the time since the event, encoded as waves (p). Score of slot j = (W_q z) · (W_k u_j) /
+√(d / h); α = softmax of the scores; a head's output = Σ α_j W_v u_j.
 
-The sum over a head's channels can be taken in another order, (W_kᵀ W_q z) · u_j and W_v Σ α_j u_j, so that only the
-query node is projected, not each of its k neighbours. A bias of the keys would change no score and is left out.
+The code computes (W_kᵀ W_q z) · u_j and W_v Σ α_j u_j, which are equal to these sums, so that only the query node is
+projected, not each of its k neighbours. A bias of the keys would not change α and is left out.
 """
 
 from __future__ import annotations
@@ -21,15 +22,16 @@ from models.layers.errors import SizeError
 from models.layers.kernels.temporal_attention_cpu import Attend
 from models.layers.time_encoding import waves
 
-MASKED_SCORE = -1e9
+MASKED_SCORE = -1e9  # of empty slots: finite, so that the softmax of a node without neighbours is not NaN
 
 
 class Slots(NamedTuple):
     """Neighbours of q nodes.
 
-    ``table`` (n, m), the nodes' memories; ``ids`` (q, k) int64, rows of the table, negative in empty slots; ``fade``
-    (q, k), decay factor of that row; ``features`` (q, k, f) of the event; ``elapsed`` (q, k), time since the event;
-    ``frequency`` (p / 2,) of the waves that encode it, empty where ``features`` contain the encoding.
+    ``table`` (n, m), the nodes' memories; ``ids`` (q, k) int64, positions in the table, negative in empty slots;
+    ``fade`` (q, k), decay factor of the neighbour's memory; ``features`` (q, k, f) of the event; ``elapsed`` (q, k),
+    time since the event; ``frequency`` (p / 2,) of the waves that encode ``elapsed``, empty if ``features`` contain the
+    encoding already.
     """
 
     table: Tensor
@@ -40,10 +42,10 @@ class Slots(NamedTuple):
     frequency: Tensor
 
     def neighbour_vectors(self) -> Tensor:
-        """u (q, k, r); the table may have no rows if all slots are empty."""
+        """u (q, k, r). Empty slots contain the memory of node 0; if the table has no rows, zeros."""
         table = self.table if len(self.table) else self.table.new_zeros(1, self.table.shape[1])
-        rows = table.index_select(0, self.ids.clamp(min=0).flatten()).view(*self.ids.shape, table.shape[1])
-        return torch.cat([rows * self.fade[..., None], self.features, waves(self.elapsed, self.frequency)], dim=-1)
+        memories = table.index_select(0, self.ids.clamp(min=0).flatten()).view(*self.ids.shape, table.shape[1])
+        return torch.cat([memories * self.fade[..., None], self.features, waves(self.elapsed, self.frequency)], dim=-1)
 
 
 class TemporalAttention(nn.Module):
@@ -91,8 +93,8 @@ class TemporalAttention(nn.Module):
 
 
 def _attend_gathered(query: Tensor, slots: Slots) -> Tensor:
-    """Σ_j softmax_j(query · u_j) u_j, (h, q, r); ``query`` (h, q, r)."""
+    """Σ_j softmax_j(query · u_j) u_j over the filled slots, (h, q, r), zeros without any; ``query`` (h, q, r)."""
     u = slots.neighbour_vectors()
-    mask = (slots.ids >= 0)[:, None]
-    scores = torch.bmm(query.transpose(0, 1), u.transpose(1, 2)).masked_fill(~mask, MASKED_SCORE)
-    return torch.bmm(torch.softmax(scores, dim=-1) * mask, u).transpose(0, 1)
+    is_filled = (slots.ids >= 0)[:, None]
+    scores = torch.bmm(query.transpose(0, 1), u.transpose(1, 2)).masked_fill(~is_filled, MASKED_SCORE)
+    return torch.bmm(torch.softmax(scores, dim=-1) * is_filled, u).transpose(0, 1)

@@ -2,9 +2,10 @@
 
 Papers: Xu et al. 2020, 2002.07962, equation 5 (functional); Kazemi et al. 2019, 1907.05321, equation 1 (Time2Vec).
 Glossary: t elapsed time in the caller's unit, any shape · d numbers of the encoding · ω frequency · φ phase.
-Departs from the papers: the first frequencies are spaced evenly in their logarithm between two periods, not drawn at
-random, and their logarithm is learned: a step of the frequency itself that is small for a period of a second would be
-large for one of a month. Time2Vec's linear term is t in units of the longest period.
+
+Departs from the papers: the initial frequencies are not drawn at random; their logarithms are spaced evenly between two
+periods. The logarithm is learned, not the frequency: the same step of a frequency would be small for a period of a
+second and large for a period of a month. Time2Vec's linear term is t in units of the longest period.
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ from models.layers.errors import SizeError
 from models.layers.kernels.parallel import as_array, parallel_for
 from models.layers.kernels.time_encoding_cpu import encode_all
 
-MILLISECOND_TO_DAY = (1e-3, 1.0, 60.0, 3600.0, 86400.0)  # seconds
+SCALES_SECONDS = (1e-3, 1.0, 60.0, 3600.0, 86400.0)  # a millisecond, second, minute, hour and day
 
 
 class Functional(nn.Module):
     """√(2/d) [cos ωt, sin ωt], (…) → (…, d); the dot product of two encodings depends on the time difference only.
 
-    The first frequencies have periods between ``shortest`` and ``longest``. Raises SizeError for an odd d.
+    The initial periods lie in [shortest, longest], in the unit of t. Raises SizeError for an odd d, and unless 0 <
+    shortest < longest.
     """
 
     def __init__(self, d: int, shortest: float = 1.0, longest: float = 1e6) -> None:
@@ -46,7 +48,7 @@ class Functional(nn.Module):
 
     @property
     def frequency(self) -> Tensor:
-        """ω (d / 2,)."""
+        """The angular frequencies ω (d / 2,), in radians per unit of t."""
         return self.log_frequency.exp()
 
     def forward(self, t: Tensor) -> Tensor:
@@ -59,13 +61,13 @@ class Functional(nn.Module):
 
 
 def waves(t: Tensor, frequency: Tensor) -> Tensor:
-    """√(2/d) [cos ωt, sin ωt] (…, d) of t (…) and d / 2 frequencies; (…, 0) if there are none."""
+    """√(2/d) [cos ωt, sin ωt] (…, d) of t (…) and ``frequency`` (d / 2,); (…, 0) if ``frequency`` is empty."""
     angle = t[..., None] * frequency
     return torch.cat([angle.cos(), angle.sin()], dim=-1) * max(len(frequency), 1) ** -0.5
 
 
 class _Waves(Function):
-    """[cos ωt, sin ωt] · scale; each is the other's derivative, so the backward pass reuses both. t has no gradient."""
+    """[cos ωt, sin ωt] · scale. The backward pass reuses both: each is ± the other's derivative. t gets no gradient."""
 
     @staticmethod
     def forward(ctx: Any, t: Tensor, frequency: Tensor, scale: float) -> Tensor:
@@ -77,9 +79,10 @@ class _Waves(Function):
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         t, encoding = ctx.saved_tensors
-        (cos, sin), (g_cos, g_sin) = (x.reshape(-1, x.shape[-1]).chunk(2, dim=-1) for x in (encoding, g))
-        slope = torch.addcmul(g_sin * cos, g_cos, sin, value=-1.0)
-        return None, t.flatten().to(slope.dtype) @ slope, None
+        cos, sin = encoding.reshape(-1, encoding.shape[-1]).chunk(2, dim=-1)
+        g_cos, g_sin = g.reshape(-1, g.shape[-1]).chunk(2, dim=-1)
+        g_angle = torch.addcmul(g_sin * cos, g_cos, sin, value=-1.0)
+        return None, t.flatten().to(g_angle.dtype) @ g_angle, None
 
 
 def _encode(t: Tensor, frequency: Tensor, scale: float) -> Tensor:
@@ -92,7 +95,11 @@ def _encode(t: Tensor, frequency: Tensor, scale: float) -> Tensor:
 
 
 class Time2Vec(nn.Module):
-    """[ω₀t + φ₀, sin(ωt + φ)], (…) → (…, d): one linear term, d − 1 periodic ones with a phase each."""
+    """[ω₀ t / longest + φ₀, sin(ωt + φ)], (…) → (…, d): one linear term and d − 1 sines, each with a phase.
+
+    The initial periods lie in [shortest, longest], in the unit of t. Raises SizeError for d below 2, and unless 0 <
+    shortest < longest.
+    """
 
     def __init__(self, d: int, shortest: float = 1.0, longest: float = 1e6) -> None:
         super().__init__()
@@ -118,22 +125,24 @@ class Time2Vec(nn.Module):
 
 
 class MultiScale(nn.Module):
-    """Functional encodings side by side, one a scale, (…) → (…, d); each receives the time divided by its scale.
+    """A Functional encoding for each scale, side by side, (…) → (…, d); each receives the time divided by its scale.
 
-    ``scales`` in the unit of t, ascending; a scale's first periods lie between it and the next scale. Raises SizeError
-    if d is less than two numbers a scale.
+    ``scales``: in the unit of t, ascending. The initial periods of a scale lie between this scale and the next one,
+    those of the last scale between it and 30 times it. Raises SizeError for an odd d, and if d has less than two
+    numbers a scale.
     """
 
-    def __init__(self, d: int, scales: Sequence[float] = MILLISECOND_TO_DAY) -> None:
+    def __init__(self, d: int, scales: Sequence[float] = SCALES_SECONDS) -> None:
         super().__init__()
         check_even(d)
         if d < 2 * len(scales):
             raise SizeError(f"d is {d}; {len(scales)} scales need two numbers each, {2 * len(scales)} or more")
-        pairs = [d // 2 // len(scales) + (i < d // 2 % len(scales)) for i in range(len(scales))]
-        ends = [*scales[1:], 30 * scales[-1]]
+        n_waves = [d // 2 // len(scales) + (i < d // 2 % len(scales)) for i in range(len(scales))]
+        longest_periods = [*scales[1:], 30 * scales[-1]]
         self.scales = tuple(scales)
         self.encodings = nn.ModuleList(
-            Functional(2 * k, 1.0, end / scale) for k, scale, end in zip(pairs, scales, ends, strict=True)
+            Functional(2 * n, 1.0, longest / scale)
+            for n, scale, longest in zip(n_waves, scales, longest_periods, strict=True)
         )
 
     def forward(self, t: Tensor) -> Tensor:
@@ -142,18 +151,22 @@ class MultiScale(nn.Module):
 
 
 def time_encoding(kind: str, d: int, shortest: float, longest: float) -> nn.Module:
-    """The encoding of that name for elapsed times between ``shortest`` and ``longest``. Raises SizeError."""
+    """The encoding named ``kind``, of d numbers: "functional", "time2vec" or "multi_scale". Raises SizeError.
+
+    Its periods start between ``shortest`` and ``longest``, in the unit of the elapsed times; those of the last scale of
+    "multi_scale" go beyond.
+    """
     check_choice("encoding", kind, ("functional", "time2vec", "multi_scale"))
     if kind == "multi_scale":
         _check_periods(shortest, longest)
-        # as many scales as d has room for, two numbers each
-        count = max(1, min(len(MILLISECOND_TO_DAY), d // 2))
-        return MultiScale(d, torch.logspace(math.log10(shortest), math.log10(longest), count + 1)[:-1].tolist())
+        # at most as many scales as the default, and at most as many as d has room for, two numbers each
+        n_scales = max(1, min(len(SCALES_SECONDS), d // 2))
+        return MultiScale(d, torch.logspace(math.log10(shortest), math.log10(longest), n_scales + 1)[:-1].tolist())
     return (Functional if kind == "functional" else Time2Vec)(d, shortest, longest)
 
 
 def _frequencies(count: int, shortest: float, longest: float) -> Tensor:
-    """Angular frequencies (count,) of periods spaced evenly in their logarithm."""
+    """Angular frequencies (count,) of periods from ``shortest`` to ``longest`` with evenly spaced logarithms."""
     return 2 * torch.pi / torch.logspace(math.log10(shortest), math.log10(longest), count)
 
 

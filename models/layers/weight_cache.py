@@ -1,4 +1,7 @@
-"""Arrays that depend on a layer's weights alone, kept between bars as long as the weights do not change."""
+"""A cache for arrays that depend on a layer's weights alone, such as the matrices of a step.
+
+They are computed once and used for every bar, until a weight changes.
+"""
 
 from __future__ import annotations
 
@@ -9,29 +12,30 @@ from torch import nn
 
 
 class WeightCache:
-    """The result of ``make``, a method of a layer; recomputed when weights of that layer have changed.
+    """The result of ``compute``, a method of a layer, recomputed after the layer's own parameters have changed.
 
-    A change is detected by the version that torch counts on every tensor. Fused optimisers change weights without
-    counting, so nothing is cached while a layer is in training, and ``CachingModule`` clears the cache when training
-    begins or ends. A write through ``weight.data`` in evaluation is not detected: call ``layer.eval()`` after it.
+    ``compute`` may read only the layer's own parameters, not those of its submodules, which are not watched. A change
+    is detected by the version counter of each tensor. Fused optimisers do not raise this counter, so nothing is cached
+    in training mode, and ``CachingModule`` clears the cache when the mode is set. A write through ``weight.data`` in
+    evaluation mode is not detected: call ``layer.eval()`` after it.
     """
 
-    def __init__(self, make: Callable[[], Any]) -> None:
-        self._make: Any = make
+    def __init__(self, compute: Callable[[], Any]) -> None:
+        self._compute: Any = compute
         self._versions: list[tuple[int, int]] | None = None
         self._value: Any = None
 
     def __call__(self) -> Any:
-        """The result of ``make`` for the present weights."""
-        layer = self._make.__self__
+        """The result of ``compute`` for the current weights."""
+        layer = self._compute.__self__
         if layer.training:
-            return self._make()
+            return self._compute()
         try:
             versions = [(p.data_ptr(), p._version) for p in layer._parameters.values()]
-        except RuntimeError:  # a tensor created in inference mode counts no versions
-            return self._make()
+        except RuntimeError:  # a tensor created in inference mode has no version counter
+            return self._compute()
         if versions != self._versions:
-            self._value = self._make()
+            self._value = self._compute()
             self._versions = versions
         return self._value
 
@@ -42,7 +46,7 @@ class WeightCache:
 
 
 class CachingModule(nn.Module):
-    """A layer with WeightCache attributes, which are cleared whenever it changes between training and evaluation."""
+    """A layer with WeightCache attributes, which are cleared whenever training or evaluation mode is set."""
 
     def train(self, mode: bool = True) -> Self:
         """Sets the mode as ``nn.Module.train`` does and clears the caches."""

@@ -1,8 +1,8 @@
-"""Trading rules without parameters that every model has to beat.
+"""Trading rules without fitted parameters: the baselines of every model.
 
-Each maps the bars of a universe to target weights, decided at the close of every bar.
+Each rule maps the bars of a universe (its panel) to target weights (t, n) float64, decided at the close of every bar.
 
-Glossary: t bars, n assets.
+Glossary: t bars · n assets.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ from models.panel import Panel
 
 
 def equal_weight(bars: Panel) -> np.ndarray:
-    """1/n of every asset that has a bar, (t, n); rows sum to 1, or to 0 where nothing trades."""
-    count = bars.mask.sum(axis=1, keepdims=True)
-    return np.where(bars.mask, 1.0 / np.maximum(count, 1), 0.0)
+    """Weights (t, n): equal at each bar for the assets that have it, 0 for the others. A row sums to 1, or to 0 at a
+    bar that no asset has."""
+    n_with_bar = bars.mask.sum(axis=1, keepdims=True)
+    return np.where(bars.mask, 1.0 / np.maximum(n_with_bar, 1), 0.0)
 
 
 def buy_and_hold(bars: Panel) -> np.ndarray:
-    """Equal weights in all assets of the panel, (t, n), each from its first bar on, also through missed bars.
+    """Weights (t, n): equal for all assets that have had a bar so far, also at bars that they miss; 0 for the others.
 
-    Meant for a panel of the benchmark alone.
+    The panel should contain the benchmark alone.
     """
     is_held = np.maximum.accumulate(bars.mask, axis=0)
     return np.where(is_held, 1.0 / np.maximum(is_held.sum(axis=1, keepdims=True), 1), 0.0)
@@ -30,19 +31,23 @@ def buy_and_hold(bars: Panel) -> np.ndarray:
 def momentum(
     bars: Panel, lookback_bars: int = 120, skip_bars: int = 5, rebalance_bars: int = 20, share: float = 0.25
 ) -> np.ndarray:
-    """Equal weights in the best ``share`` of the assets by total return over bars (t − lookback, t − skip], (t, n).
+    """Weights (t, n): equal for the ``share`` of the ranked assets with the highest total return, 0 for the others.
 
-    Only assets that rose are bought. Assets are selected at every ``rebalance_bars``-th bar of the panel and held until
-    the next selection; zeros before the first. An asset without a bar at the selection, or at the start of the window,
-    is not ranked.
+    Assets are selected at the bars whose position is a multiple of ``rebalance_bars`` and at least ``lookback_bars``,
+    and held until the next selection; all weights are 0 before the first one. A selection at bar t ranks by the total
+    return over the bars (t − lookback_bars, t − skip_bars], in which a missing bar counts as a return of 0. It ranks
+    the assets that have bar t and bar t − lookback_bars. At least one asset is eligible, ties go to the first in the
+    panel, and an asset without a positive total return is not bought.
     """
     growth = np.log1p(np.where(bars.mask, np.nan_to_num(bars.column("total_return")), 0.0)).cumsum(axis=0)
     weights = np.zeros(bars.mask.shape)
-    for t in range(-(-lookback_bars // rebalance_bars) * rebalance_bars, len(bars), rebalance_bars):
+    first_selection = -(-lookback_bars // rebalance_bars) * rebalance_bars  # lookback_bars, rounded up
+    for t in range(first_selection, len(bars), rebalance_bars):
         is_ranked = bars.mask[t] & bars.mask[t - lookback_bars]
-        score = np.where(is_ranked, growth[t - skip_bars] - growth[t - lookback_bars], -np.inf)
-        best = np.argsort(-score, kind="stable")[: max(1, round(share * is_ranked.sum()))]
-        bought = best[score[best] > 0]
+        log_return = np.where(is_ranked, growth[t - skip_bars] - growth[t - lookback_bars], -np.inf)
+        n_best = max(1, round(share * is_ranked.sum()))
+        best = np.argsort(-log_return, kind="stable")[:n_best]
+        bought = best[log_return[best] > 0]
         if len(bought):
             weights[t : t + rebalance_bars, bought] = 1.0 / len(bought)
     return weights

@@ -1,13 +1,15 @@
 """Gradient-boosted trees on the bar and the bars before it.
 
-Friedman (2001), as LightGBM (Ke et al. 2017) grows them: a regression with Huber's loss for every return, one for the
-volatility, and a classifier of the five classes, each stopped at the least loss on the validated rows.
+Friedman (2001), as implemented by LightGBM (Ke et al. 2017). Every return has a regression with Huber's loss, the
+volatility a gamma regression, the classes one classifier. Each keeps the number of boosting rounds with the lowest loss
+on the validation rows (early stopping).
 
-Glossary: b chunks · l bars · n assets · p lagged features · r rows · o outputs · u log(coming volatility ÷ σ).
-
-The volatility is a gamma regression of exp(2 u) with score s = 2 û: its loss exp(2 u − s) + s is twice the Gaussian one
-that networks are trained with, so exp(û) is a volatility here too. Trees are stored as LightGBM's text format, one
+The gamma regression has the target exp(2 u) and the score s = 2 û. Its loss exp(2 u − s) + s is twice the Gaussian loss
+that networks are trained with, so exp(û) · σ is a volatility here too. Trees are stored in LightGBM's text format, one
 uint8 buffer for each output; loading them runs no stored code.
+
+Glossary: b chunks · l bars · n assets · p inputs of a forecast · r rows · o scores of an output: 5 for the classes, 1
+for any other · σ trailing volatility per bar · u log(coming volatility per bar ÷ σ) · û its forecast.
 """
 
 from __future__ import annotations
@@ -19,15 +21,15 @@ import torch
 from torch import Tensor
 
 from models.nets.estimators import LaggedEstimator, TrainingRows
-from models.nets.forecast import CLASSES, Forecast
+from models.nets.forecast import N_CLASSES, Forecast
 from models.nets.spec import Spec
 
 if TYPE_CHECKING:
     import lightgbm
 
 HUBER_DELTA = 1.0  # as in the loss of the networks
-FIXED = {
-    "num_threads": 1,  # with the next two: the same trees to the bit, whatever the machine
+FIXED_TREE_SETTINGS = {
+    "num_threads": 1,  # this and the next two settings make the trees bit-identical on every machine
     "deterministic": True,
     "force_row_wise": True,
     "verbose": -1,
@@ -39,8 +41,12 @@ FIXED = {
 
 
 class GradientBoosting(LaggedEstimator):
-    """Options: lags (number of bars read before the current one), rounds, leaves, rate, min_rows (of a leaf), patience
-    (rounds without gain until the fit stops)."""
+    """Boosted trees, one ensemble for each output.
+
+    Options: ``lags``, the number of bars read before the current one; ``rounds``, the maximum number of boosting
+    rounds; ``leaves``, the maximum of a tree; ``rate``, the learning rate; ``min_rows``, the minimum of a leaf;
+    ``patience``, the number of rounds without a lower validation loss after which a fit stops.
+    """
 
     def __init__(
         self,
@@ -55,7 +61,12 @@ class GradientBoosting(LaggedEstimator):
         patience: int = 20,
     ) -> None:
         super().__init__(n_features, lags)
-        self.tree_settings = {**FIXED, "num_leaves": leaves, "learning_rate": rate, "min_data_in_leaf": min_rows}
+        self.tree_settings = {
+            **FIXED_TREE_SETTINGS,
+            "num_leaves": leaves,
+            "learning_rate": rate,
+            "min_data_in_leaf": min_rows,
+        }
         self.rounds = rounds
         self.patience = patience
         self.sized_by_data = (*(f"return_{k}" for k in range(n_horizons)), "log_volatility", "classes")
@@ -64,59 +75,63 @@ class GradientBoosting(LaggedEstimator):
         self._boosters: dict[str, Any] = {}
 
     @property
-    def fitted_numbers(self) -> int:
+    def n_parameters(self) -> int:
         """The number of leaves of all trees."""
-        lines = [line for name in self.sized_by_data for line in self._text(name).splitlines()]
+        lines = [line for name in self.sized_by_data for line in self._model_text(name).splitlines()]
         return sum(int(line.partition("=")[2]) for line in lines if line.startswith("num_leaves="))
 
-    def read(self, x: Tensor) -> Forecast:
-        """The forecast of lagged bars x (b, l, n, p)."""
+    def predict_lagged(self, x: Tensor) -> Forecast:
+        """The forecast from lagged bars x (b, l, n, p)."""
         rows = x.flatten(0, 2).double().cpu().numpy()
         scores = [torch.from_numpy(self._score(name, rows)).to(x.device, torch.float32) for name in self.sized_by_data]
         *returns, log_variance, logits = (score.reshape(*x.shape[:3], -1) for score in scores)
         return Forecast(torch.cat(returns, dim=-1), 0.5 * log_variance[..., 0], logits)
 
     def fit_rows(self, rows: TrainingRows) -> None:
-        """Fits the trees of every output that has known targets in both the learned and the validated rows; the other
-        outputs stay without trees."""
+        """Fits the trees of every output whose target is known in a training row and in a validation row; the other
+        outputs stay without trees and forecast 0."""
         x = self.inputs(rows.batch)[0]
         *returns, log_volatility, classes = rows.targets()
         for name, target in zip(self.sized_by_data[:-2], returns, strict=True):
             self._fit(name, rows, x, target, {"objective": "huber", "alpha": HUBER_DELTA})
         self._fit("log_volatility", rows, x, torch.exp(2 * log_volatility), {"objective": "gamma"})
-        self._fit("classes", rows, x, classes, {"objective": "multiclass", "num_class": CLASSES})
+        self._fit("classes", rows, x, classes, {"objective": "multiclass", "num_class": N_CLASSES})
 
     def _fit(self, name: str, rows: TrainingRows, x: Tensor, target: Tensor, objective: dict[str, Any]) -> None:
         import lightgbm  # takes a second, which a night without trees saves
 
-        learned_x, learned_y, validated_x, validated_y = (v.numpy() for v in rows.with_targets(x, target))
-        if not (len(learned_y) and len(validated_y)):
+        samples = rows.with_targets(x, target)
+        if not (len(samples.y) and len(samples.y_validation)):
             return
         settings = {**self.tree_settings, **objective, "seed": rows.seed}
-        learned = lightgbm.Dataset(learned_x, learned_y, params=settings)
-        validated = lightgbm.Dataset(validated_x, validated_y, reference=learned, params=settings)
-        stop = lightgbm.early_stopping(self.patience, verbose=False)
-        booster = lightgbm.train(settings, learned, self.rounds, valid_sets=[validated], callbacks=[stop])
+        training = lightgbm.Dataset(samples.x.numpy(), samples.y.numpy(), params=settings)
+        validation = lightgbm.Dataset(
+            samples.x_validation.numpy(), samples.y_validation.numpy(), reference=training, params=settings
+        )
+        early_stopping = lightgbm.early_stopping(self.patience, verbose=False)
+        booster = lightgbm.train(settings, training, self.rounds, valid_sets=[validation], callbacks=[early_stopping])
         text = booster.model_to_string(num_iteration=booster.best_iteration)
         self._buffers[name] = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
         self._boosters.pop(name, None)
 
     def _score(self, name: str, rows: np.ndarray) -> np.ndarray:
         """Raw scores (r, o) of rows (r, p), zeros for an output without trees."""
-        outputs = CLASSES if name == "classes" else 1
-        if not self._text(name):
-            return np.zeros((len(rows), outputs))
-        scores = self._trees(name).predict(rows, raw_score=True, num_threads=1)
-        return np.asarray(scores).reshape(len(rows), outputs)
+        n_scores = N_CLASSES if name == "classes" else 1
+        if not self._model_text(name):
+            return np.zeros((len(rows), n_scores))
+        scores = self._booster(name).predict(rows, raw_score=True, num_threads=1)
+        return np.asarray(scores).reshape(len(rows), n_scores)
 
-    def _trees(self, name: str) -> lightgbm.Booster:
+    def _booster(self, name: str) -> lightgbm.Booster:
+        """The trees of an output, parsed once and then cached."""
         import lightgbm
 
         if name not in self._boosters:
-            self._boosters[name] = lightgbm.Booster(model_str=self._text(name))
+            self._boosters[name] = lightgbm.Booster(model_str=self._model_text(name))
         return self._boosters[name]
 
-    def _text(self, name: str) -> str:
+    def _model_text(self, name: str) -> str:
+        """The trees of an output in LightGBM's text format, empty for an output without trees."""
         return self.get_buffer(name).cpu().numpy().tobytes().decode()
 
     def _load_from_state_dict(self, *arguments: Any) -> None:

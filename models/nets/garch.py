@@ -1,19 +1,20 @@
 """A volatility model of every asset by itself: GARCH(1, 1), Bollerslev (1986), equations 1 and 6.
 
-Glossary: b chunks · l bars · n assets · k bars ahead · r one-bar log return (ε) · v variance of the next bar (h) ·
-ω, α, β (α₀, α₁, β₁) · φ = α + β.
+Glossary, with Bollerslev's symbols in brackets: b chunks · l bars · n assets · t bars of a fold · m bars of one asset ·
+k bars that the volatility label covers · r one-bar log return (ε) · v variance of a bar's return (h) ·
+ω, α, β (α₀, α₁, β₁) · φ = α + β · σ trailing volatility per bar.
 
     v_{t+1} = ω + α r_t² + β v_t        E_t r²_{t+i} = ω (1 + φ + … + φ^{i−2}) + φ^{i−1} v_{t+1}
 
-The forecast is the root of the mean of the latter over the k bars that the volatility label covers, which is linear in
-v_{t+1}: level + carry · v_{t+1}. Its returns are 0, and its classes have the frequencies of the learned rows.
+The mean of E_t r²_{t+i} over i = 1 … k is linear in v_{t+1}: level + carry · v_{t+1}. The forecast volatility is its
+square root. The forecast returns are 0. The class probabilities are the class frequencies of the training rows.
 
-It reads unscaled features, because scaling clips returns at a few deviations. A chunk starts from the unconditional
-variance. An asset with too few bars takes the median α and β of the others.
+The model reads unscaled features, because scaling clips returns at a few standard deviations. In the first bar of a
+chunk v is the unconditional variance. An asset with too few bars takes the median α and β of the others.
 
-Departure: over a few hundred bars the likelihood sometimes prefers ω = 0 and β close to 1, a variance that dies out.
-Where its unconditional variance is more than 4 times the mean square of the learned returns, or less than a quarter,
-that mean square takes its place (variance targeting, Engle and Mezrich 1996).
+Departure: over a few hundred bars the likelihood is sometimes highest at ω ≈ 0, so that the forecast variance decays to
+0. Where the fitted unconditional variance is more than 4 times the mean square of the training returns, or less than a
+quarter of it, that mean square replaces it (variance targeting, Engle and Mezrich 1996).
 """
 
 from __future__ import annotations
@@ -29,21 +30,25 @@ from torch import Tensor
 from models.features.indicators import FeatureError
 from models.layers.errors import ShapeError, StateError
 from models.nets.estimators import Estimator, TrainingRows
-from models.nets.forecast import CLASSES, Batch, Forecast, check_batch
+from models.nets.forecast import N_CLASSES, Batch, Forecast, check_batch
 from models.nets.sequence import State, flatten_state
 from models.nets.spec import Spec
 
-RETURN = "return_1"
-SIGMA = "volatility_60"
-TYPICAL_ALPHA_BETA = (0.05, 0.90)  # of daily returns, where no asset has enough bars
-MAX_VARIANCE_RATIO = 4.0  # of unconditional variance and mean square, in both directions
-MEAN_SQUARE_BARS = 20  # fewest bars that a mean square is computed from
+RETURN_COLUMN = "return_1"
+SIGMA_COLUMN = "volatility_60"
+TYPICAL_ALPHA_BETA = (0.05, 0.90)  # of daily returns; used where no asset has enough bars for a fit
+MAX_VARIANCE_RATIO = 4.0  # between unconditional variance and mean square, in either direction
+MIN_MEAN_SQUARE_BARS = 20  # an asset with fewer bars takes the median mean square of the others
 
 
 class Garch(Estimator):
-    """Options: min_bars, the number of learned bars from which α and β of an asset are fitted."""
+    """A GARCH(1, 1) for every asset.
 
-    scaled = False
+    Option: ``min_bars``, the minimum number of training bars for a fit of α and β of an asset. Buffers (n,) float64:
+    ``omega``, ``alpha``, ``beta``; ``start``, the unconditional variance; ``level`` and ``carry``.
+    """
+
+    reads_scaled = False
     per_asset = ("omega", "alpha", "beta", "start", "level", "carry")
     sized_by_data = per_asset
     omega: Tensor
@@ -61,13 +66,13 @@ class Garch(Estimator):
         self.min_bars = min_bars
         for name in self.per_asset:
             self.register_buffer(name, torch.empty(0, dtype=torch.float64))
-        self.register_buffer("columns", torch.zeros(2, dtype=torch.int64))  # positions of the return and of σ
-        self.register_buffer("prior", torch.zeros(CLASSES))
+        self.register_buffer("columns", torch.zeros(2, dtype=torch.int64))  # feature positions of the return and of σ
+        self.register_buffer("prior", torch.zeros(N_CLASSES))  # log class frequencies
 
     @property
-    def fitted_numbers(self) -> int:
-        """The number of ω, α, β of every asset and of class frequencies."""
-        return 3 * len(self.omega) + CLASSES
+    def n_parameters(self) -> int:
+        """Three for every asset (ω, α, β), and one for every class frequency."""
+        return 3 * len(self.omega) + N_CLASSES
 
     def initial_state(self, b: int, n: int) -> State:
         """The unconditional variances (b, n). Raises ShapeError for another number of assets than the fit had."""
@@ -76,91 +81,111 @@ class Garch(Estimator):
         return ((self.start.expand(b, n),),)
 
     def forward(self, batch: Batch) -> Forecast:
-        """The forecast of every bar."""
+        """The forecast of every bar. Raises ShapeError, DtypeError, NotFiniteError."""
         b, _, n, _ = batch.x.shape
-        return self.step(batch, self.initial_state(b, n))[0]
+        forecast, _ = self.step(batch, self.initial_state(b, n))
+        return forecast
 
     def step(self, batch: Batch, state: State) -> tuple[Forecast, State]:
-        """The forecast of the next bars, one or more, and the variances (b, n) after them. Raises StateError."""
+        """The forecast of the next bars, one or more, and the state after them: the variances v (b, n).
+
+        A missing bar leaves v unchanged, and its forecast log-volatility is 0. Raises StateError for a state of another
+        shape, and the errors of ``forward``.
+        """
         check_batch(batch, batch.x.shape[-1])
         (v,) = flatten_state(state)
         b, _, n, _ = batch.x.shape
         if v.shape != (b, n):
             raise StateError(f"the state is {tuple(v.shape)} for {b} chunks of {n} assets; start from initial_state")
-        returns, sigma = self._read(batch)
+        returns, sigma = self._returns_and_sigma(batch)
         shock = self.omega + self.alpha * returns.square()
         variances = []
         for shock_t, mask_t in zip(shock.unbind(1), batch.mask.unbind(1), strict=True):
             v = torch.where(mask_t, shock_t + self.beta * v, v)
             variances.append(v)
-        ahead = self.level + self.carry * torch.stack(variances, dim=1)
-        is_defined = batch.mask & (sigma > 0) & (ahead > 0)
-        ratio = torch.where(is_defined, ahead, 1.0).log() / 2 - torch.where(is_defined, sigma, 1.0).log()
-        log_volatility = torch.where(is_defined, ratio, 0.0).float()
+        mean_variance = self.level + self.carry * torch.stack(variances, dim=1)
+        is_defined = batch.mask & (sigma > 0) & (mean_variance > 0)
+        log_ratio = torch.where(is_defined, mean_variance, 1.0).log() / 2 - torch.where(is_defined, sigma, 1.0).log()
+        log_volatility = torch.where(is_defined, log_ratio, 0.0).float()
         no_returns = log_volatility.new_zeros(*log_volatility.shape, self.n_horizons)
-        return Forecast(no_returns, log_volatility, self.prior.expand(*log_volatility.shape, CLASSES)), ((v,),)
+        return Forecast(no_returns, log_volatility, self.prior.expand(*log_volatility.shape, N_CLASSES)), ((v,),)
 
     def fit_rows(self, rows: TrainingRows) -> None:
-        """Fits ω, α and β to the learned returns of every asset. Raises FeatureError without return_1 or
-        volatility_60."""
-        missing = [name for name in (RETURN, SIGMA) if name not in rows.columns]
+        """Fits ω, α and β to the training returns of every asset. Raises FeatureError without the features return_1
+        and volatility_60."""
+        missing = [name for name in (RETURN_COLUMN, SIGMA_COLUMN) if name not in rows.columns]
         if missing:
-            raise FeatureError(f"GARCH reads {RETURN} and {SIGMA}; the features have no {', '.join(missing)}")
-        self.columns = torch.tensor([rows.columns.index(name) for name in (RETURN, SIGMA)])
-        returns, sigma = (v[0].numpy() for v in self._read(rows.batch))
+            raise FeatureError(
+                f"GARCH reads {RETURN_COLUMN} and {SIGMA_COLUMN}; the features have no {', '.join(missing)}"
+            )
+        self.columns = torch.tensor([rows.columns.index(name) for name in (RETURN_COLUMN, SIGMA_COLUMN)])
+        batch_returns, batch_sigma = self._returns_and_sigma(rows.batch)
+        returns = batch_returns[0].numpy()
+        sigma = batch_sigma[0].numpy()
         mask = rows.batch.mask[0].numpy()
-        start, stop = rows.learned
+        start, stop = rows.training_range
         asset_returns = [r[has_bar] for r, has_bar in zip(returns[start:stop].T, mask[start:stop].T, strict=True)]
         variance, alpha, beta = fit_assets(asset_returns, self.min_bars)
         omega = np.maximum(1.0 - alpha - beta, 0.0) * variance
         squares = np.where(mask, returns, np.nan)[start:stop] ** 2
         label = rows.log_volatility[start:stop].double().numpy()
-        k = label_bars(squares, label, sigma[start:stop], rows.horizons)
-        level, carry = mean_ahead(omega, alpha + beta, k)
-        fitted = (omega, alpha, beta, variance, level, carry)
-        for name, value in zip(self.per_asset, fitted, strict=True):
+        k = infer_label_horizon(squares, label, sigma[start:stop], rows.horizons)
+        level, carry = mean_variance_coefficients(omega, alpha + beta, k)
+        fitted_values = (omega, alpha, beta, variance, level, carry)
+        for name, value in zip(self.per_asset, fitted_values, strict=True):
             self._buffers[name] = torch.from_numpy(np.array(value, dtype=np.float64))
         classes = rows.class_5[start:stop]
-        count = torch.bincount(classes[classes >= 0], minlength=CLASSES) + 1.0
-        self.prior = torch.log(count / count.sum())
+        smoothed_counts = torch.bincount(classes[classes >= 0], minlength=N_CLASSES) + 1.0  # no class has probability 0
+        self.prior = torch.log(smoothed_counts / smoothed_counts.sum())
 
-    def _read(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Returns and σ (b, l, n), zeros where there is no bar."""
-        columns = batch.x[..., self.columns].double()
-        return tuple(torch.where(batch.mask, v, 0.0) for v in columns.unbind(-1))  # type: ignore[return-value]
+    def _returns_and_sigma(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """One-bar log returns and σ, each (b, l, n) float64, zeros where there is no bar."""
+        returns, sigma = batch.x[..., self.columns].double().unbind(-1)
+        return torch.where(batch.mask, returns, 0.0), torch.where(batch.mask, sigma, 0.0)
 
 
 def fit_assets(returns: Sequence[np.ndarray], min_bars: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Unconditional variance, α and β (n,) of every asset; ``returns`` holds one array (m,) for each asset, its bars
-    only."""
-    square = np.array([np.mean(r**2) if len(r) >= MEAN_SQUARE_BARS else 0.0 for r in returns])
-    square[square == 0] = np.median(square[square > 0]) if square.any() else 1.0
-    is_fitted = np.array([len(r) >= max(min_bars, MEAN_SQUARE_BARS) and r.any() for r in returns])
-    fitted = np.array(
+    """Unconditional variance, α and β of every asset, each (n,).
+
+    ``returns`` has one array (m,) for each asset: the returns of the bars that the asset has. An asset with fewer than
+    ``min_bars`` of them, or with zeros alone, takes the median α and β of the fitted assets, or TYPICAL_ALPHA_BETA
+    where none is fitted. An asset with fewer than MIN_MEAN_SQUARE_BARS, or with zeros alone, takes the median mean
+    square of the others as its variance, or 1 where there are no others.
+    """
+    mean_square = np.array([np.mean(r**2) if len(r) >= MIN_MEAN_SQUARE_BARS else 0.0 for r in returns])
+    mean_square[mean_square == 0] = np.median(mean_square[mean_square > 0]) if mean_square.any() else 1.0
+    is_fitted = np.array([len(r) >= max(min_bars, MIN_MEAN_SQUARE_BARS) and r.any() for r in returns])
+    parameters = np.array(
         [
-            _fit(r, v) if has_fit else (1.0, *TYPICAL_ALPHA_BETA)
-            for r, v, has_fit in zip(returns, square, is_fitted, strict=True)
+            _fit_asset(r, square) if has_fit else (1.0, *TYPICAL_ALPHA_BETA)
+            for r, square, has_fit in zip(returns, mean_square, is_fitted, strict=True)
         ]
     )
     if is_fitted.any():
-        fitted[~is_fitted, 1:] = np.median(fitted[is_fitted, 1:], axis=0)
-    ratio, alpha, beta = fitted.T
-    return ratio * square, alpha, beta
+        parameters[~is_fitted, 1:] = np.median(parameters[is_fitted, 1:], axis=0)
+    variance_ratio, alpha, beta = parameters.T
+    return variance_ratio * mean_square, alpha, beta
 
 
-def _fit(returns: np.ndarray, square: float) -> tuple[float, float, float]:
-    """Unconditional variance ÷ mean square, α, β of greatest Gaussian quasi-likelihood of returns (m,)."""
+def _fit_asset(returns: np.ndarray, mean_square: float) -> tuple[float, float, float]:
+    """Unconditional variance ÷ mean square, α and β that maximise the Gaussian quasi-likelihood of returns (m,).
+
+    The ratio is 1 where the fitted one is not within MAX_VARIANCE_RATIO of 1.
+    """
     from arch import arch_model  # takes half a second, which a night without GARCH saves
 
-    model = arch_model(returns / math.sqrt(square), mean="Zero", vol="GARCH", p=1, q=1, rescale=False)
+    model = arch_model(returns / math.sqrt(mean_square), mean="Zero", vol="GARCH", p=1, q=1, rescale=False)
     omega, alpha, beta = model.fit(disp="off", show_warning=False).params
-    rest = 1.0 - alpha - beta
-    is_plausible = rest / MAX_VARIANCE_RATIO < omega < rest * MAX_VARIANCE_RATIO
-    return omega / rest if is_plausible else 1.0, alpha, beta
+    one_minus_phi = 1.0 - alpha - beta  # the unconditional variance is ω ÷ (1 − φ)
+    is_plausible = one_minus_phi / MAX_VARIANCE_RATIO < omega < one_minus_phi * MAX_VARIANCE_RATIO
+    return omega / one_minus_phi if is_plausible else 1.0, alpha, beta
 
 
-def mean_ahead(omega: np.ndarray, phi: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """level, carry (n,): the mean variance of the next k bars is level + carry · v_{t+1}. ``omega`` is ω, ``phi`` φ."""
+def mean_variance_coefficients(omega: np.ndarray, phi: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """level and carry, each (n,): the mean variance of the next k bars is level + carry · v_{t+1}.
+
+    ``omega`` is ω (n,), ``phi`` is φ (n,).
+    """
     constant = np.zeros_like(omega)
     factor = np.ones_like(omega)
     level = constant.copy()
@@ -173,15 +198,19 @@ def mean_ahead(omega: np.ndarray, phi: np.ndarray, k: int) -> tuple[np.ndarray, 
     return level / k, carry / k
 
 
-def label_bars(squares: np.ndarray, label: np.ndarray, sigma: np.ndarray, horizons: Sequence[int]) -> int:
-    """The number of bars that the volatility label (t, n), log(coming volatility ÷ σ), covers: the one of ``horizons``
-    over which the mean of the squared returns (t, n) comes closest to the label. Labels list their horizons but do not
-    name the one of the volatility."""
+def infer_label_horizon(squares: np.ndarray, label: np.ndarray, sigma: np.ndarray, horizons: Sequence[int]) -> int:
+    """The number of bars that the volatility label covers, which labels do not store.
+
+    It is the one of ``horizons`` for which the label computed from the squared returns has the lowest mean absolute
+    difference from ``label``; the first of them where none can be compared. ``squares`` (t, n): squared one-bar
+    returns, NaN where the asset has no bar. ``label`` (t, n): log(coming volatility ÷ σ), NaN where unknown. ``sigma``
+    (t, n): σ.
+    """
     differences = dict.fromkeys(horizons, math.inf)
     with np.errstate(divide="ignore", invalid="ignore"):
         for k in (k for k in horizons if k < len(squares)):
-            realised = sliding_window_view(squares[1:], k, axis=0).mean(-1)
-            difference = np.abs(0.5 * np.log(realised) - np.log(sigma[:-k]) - label[:-k])
+            realised_variance = sliding_window_view(squares[1:], k, axis=0).mean(-1)
+            difference = np.abs(0.5 * np.log(realised_variance) - np.log(sigma[:-k]) - label[:-k])
             finite = difference[np.isfinite(difference)]
             if len(finite):
                 differences[k] = finite.mean()

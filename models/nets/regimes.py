@@ -1,8 +1,12 @@
 """Market regimes read from an encoder's state (S4-26).
 
-Glossary: b chunks · l bars · n assets · h horizons · σ trailing volatility. A readout is five numbers per bar and
-asset, learned beside the forecasts without a gradient into the encoder: trend (the coming return over the longest
-horizon ÷ (σ √h), squashed into (−1, 1)), logits of three volatility regimes, and a logit that the last move goes on.
+A readout is five numbers per bar and asset. They are trained together with the forecasts, but their loss passes no
+gradient into the encoder:
+trend       its tanh estimates tanh(coming return over the longest horizon ÷ (σ √(bars of the horizon)))
+volatility  three logits: the volatility falls, stays or rises
+momentum    a logit that the coming return has the sign of the last return
+
+Glossary: b chunks · l bars · n assets · σ trailing volatility per bar.
 """
 
 from __future__ import annotations
@@ -13,13 +17,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-CALM, WILD = -0.25, 0.25  # bounds of log(coming volatility ÷ σ): a fifth below and a quarter above σ
+# the volatility stays where log(coming volatility ÷ σ) is in [FALLS_BELOW, RISES_ABOVE], that is 0.78 σ to 1.28 σ
+FALLS_BELOW = -0.25
+RISES_ABOVE = 0.25
 
 
 @dataclass(frozen=True, eq=False)
 class Regime:
-    """``trend`` (b, l, n) in (−1, 1): direction and strength; ``volatility`` (b, l, n, 3): probabilities that it falls,
-    stays, rises; ``momentum`` (b, l, n): probability that the last move goes on rather than reverts."""
+    """The market regime of every bar and asset.
+
+    ``trend`` (b, l, n) in (−1, 1): its sign is the direction, its absolute value the strength. ``volatility``
+    (b, l, n, 3): probabilities that the volatility falls, stays, rises. ``momentum`` (b, l, n): probability that the
+    coming return has the sign of the last return.
+    """
 
     trend: Tensor
     volatility: Tensor
@@ -33,10 +43,11 @@ class Regime:
 
 
 def regime_loss(readout: Tensor, returns: Tensor, log_volatility: Tensor, horizon_bars: int) -> Tensor:
-    """The mean of the three losses (trend, volatility, momentum) of a readout (b, l, n, 5) over known targets.
+    """The mean of the losses of trend, volatility and momentum, each over its known targets; 0 for a loss without any.
 
-    ``returns`` (b, l, n): scaled, over the longest horizon, of ``horizon_bars``; ``log_volatility`` (b, l, n); NaN
-    where unknown. The last move is the return over the ``horizon_bars`` before the bar, known at the bar.
+    ``readout`` (b, l, n, 5). ``returns`` (b, l, n): log returns over the ``horizon_bars`` bars of the longest horizon ÷
+    (σ √horizon_bars). ``log_volatility`` (b, l, n): log(coming volatility ÷ σ). Both are NaN where unknown. The last
+    return of a bar is the return that began ``horizon_bars`` bars before it; the first bars have none.
     """
     trend = readout[..., 0]
     volatility = readout[..., 1:4]
@@ -44,14 +55,14 @@ def regime_loss(readout: Tensor, returns: Tensor, log_volatility: Tensor, horizo
     is_known = ~torch.isnan(returns)
     target = torch.tanh(torch.where(is_known, returns, 0.0))
     trend_loss = torch.where(is_known, (torch.tanh(trend) - target) ** 2, 0.0).sum() / is_known.sum().clamp(min=1)
-    regime = torch.where(log_volatility < CALM, 0, torch.where(log_volatility > WILD, 2, 1))
-    regime = torch.where(torch.isnan(log_volatility), -1, regime)
-    volatility_loss = cross_entropy(volatility.flatten(0, -2), regime.flatten(), ignore_index=-1, reduction="sum")
-    volatility_loss = volatility_loss / (regime >= 0).sum().clamp(min=1)
+    change = torch.where(log_volatility < FALLS_BELOW, 0, torch.where(log_volatility > RISES_ABOVE, 2, 1))
+    change = torch.where(torch.isnan(log_volatility), -1, change)
+    volatility_loss = cross_entropy(volatility.flatten(0, -2), change.flatten(), ignore_index=-1, reduction="sum")
+    volatility_loss = volatility_loss / (change >= 0).sum().clamp(min=1)
     last = returns[:, :-horizon_bars]
     coming = returns[:, horizon_bars:]
-    are_known = ~torch.isnan(last) & ~torch.isnan(coming)
-    goes_on = (last * coming > 0).to(momentum.dtype)
-    momentum_loss = binary_cross_entropy_with_logits(momentum[:, horizon_bars:], goes_on, reduction="none")
-    momentum_loss = torch.where(are_known, momentum_loss, 0.0).sum() / are_known.sum().clamp(min=1)
+    has_both = ~torch.isnan(last) & ~torch.isnan(coming)
+    has_same_sign = (last * coming > 0).to(momentum.dtype)
+    momentum_loss = binary_cross_entropy_with_logits(momentum[:, horizon_bars:], has_same_sign, reduction="none")
+    momentum_loss = torch.where(has_both, momentum_loss, 0.0).sum() / has_both.sum().clamp(min=1)
     return (trend_loss + volatility_loss + momentum_loss) / 3

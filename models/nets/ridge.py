@@ -1,13 +1,15 @@
 """Linear models of the bar and the bars before it: the first baseline that a network has to beat.
 
-Hoerl and Kennard (1970), ridge regression, one for every return and for the log-volatility; for the classes the
-multinomial logistic regression with the same penalty, whose probabilities are calibrated where a regression on
-indicators is not. Each output takes the penalty with the least loss on the validated rows.
+Every return and the log-volatility have a ridge regression of their own (Hoerl and Kennard 1970). The classes have a
+multinomial logistic regression with the same kind of L2 penalty; its probabilities are calibrated, those of a linear
+regression on class indicators are not. Each output has its own penalty: the one with the lowest loss on the validation
+rows, which is the squared error of a ridge regression and the cross-entropy of the logistic regression.
 
-Glossary: p lagged features · r learned rows · v validated rows · λ penalty per row · u log(coming volatility ÷ σ).
+Glossary: b chunks · l bars · n assets · p inputs of a forecast · r training rows · v validation rows · λ L2 penalty,
+relative to the mean loss of a row · σ trailing volatility per bar · u log(coming volatility per bar ÷ σ) · û its fit.
 
-Departure: exp of a mean of logs is below the volatility that squares average to, so the forecast of u is raised by
-½ log mean exp(2 (u − û)) over the learned rows (Duan's smearing, 1983).
+Departure: the exponential of a mean of logarithms is below the root mean square. The forecast of u is therefore raised
+by ½ log mean exp(2 (u − û)) over the training rows (smearing, Duan 1983).
 """
 
 from __future__ import annotations
@@ -19,15 +21,18 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from models.nets.estimators import LaggedEstimator, TrainingRows
-from models.nets.forecast import CLASSES, Forecast
+from models.nets.forecast import N_CLASSES, Forecast
 from models.nets.spec import Spec
 
-PENALTIES = (100.0, 10.0, 1.0, 0.1, 0.01, 1e-3, 1e-4)  # for features scaled to a deviation of about 1
-ITERATIONS = 60
+PENALTIES = (100.0, 10.0, 1.0, 0.1, 0.01, 1e-3, 1e-4)  # for features with a standard deviation of about 1
+MAX_ITERATIONS = 60  # of the logistic regression, for each penalty
 
 
 class Ridge(LaggedEstimator):
-    """Options: lags, the number of bars read before the current one."""
+    """One ridge regression per return and volatility, one logistic regression for the classes.
+
+    Option: ``lags``, the number of bars read before the current one.
+    """
 
     weight: Tensor
     bias: Tensor
@@ -35,87 +40,99 @@ class Ridge(LaggedEstimator):
 
     def __init__(self, spec: Spec, n_features: int, n_horizons: int, lags: int = 1) -> None:
         super().__init__(n_features, lags)
-        self.sizes = [n_horizons, 1, CLASSES]
+        self.sizes = [n_horizons, 1, N_CLASSES]
         self.register_buffer("weight", torch.zeros(self.n_inputs, sum(self.sizes)))
         self.register_buffer("bias", torch.zeros(sum(self.sizes)))
-        self.register_buffer(
-            "penalty", torch.zeros(n_horizons + 2)
-        )  # the selected one of each output, stored for inspection
+        # the selected penalty of every return, the volatility and the classes: no forecast reads it
+        self.register_buffer("penalty", torch.zeros(n_horizons + 2))
 
     @property
-    def fitted_numbers(self) -> int:
+    def n_parameters(self) -> int:
         """The number of weights and biases."""
         return self.weight.numel() + self.bias.numel()
 
-    def read(self, x: Tensor) -> Forecast:
-        """The forecast of lagged bars x (b, l, n, p)."""
+    def predict_lagged(self, x: Tensor) -> Forecast:
+        """The forecast from lagged bars x (b, l, n, p)."""
         returns, log_volatility, logits = (x @ self.weight + self.bias).split(self.sizes, dim=-1)
         return Forecast(returns, log_volatility[..., 0], logits)
 
     def fit_rows(self, rows: TrainingRows) -> None:
-        """Fits every output to the rows where its target is known; an output without such rows stays 0."""
+        """Fits every output to the training rows where its target is known; an output without such rows forecasts 0."""
         x = self.inputs(rows.batch)[0].double()
-        *regressed, classes = rows.targets()
-        for k, target in enumerate(regressed):
+        *regression_targets, classes = rows.targets()
+        for k, target in enumerate(regression_targets):
             samples = rows.with_targets(x, target.double())
-            if not len(samples[0]):
-                continue
-            self.weight[:, k], self.bias[k], self.penalty[k] = linear(*samples)
-        if len((samples := rows.with_targets(x, rows.log_volatility.double()))[0]):
-            k = len(regressed) - 1
-            residual = samples[1] - samples[0] @ self.weight[:, k].double() - self.bias[k]
+            if len(samples.y):
+                self.weight[:, k], self.bias[k], self.penalty[k] = fit_ridge(*samples)
+        samples = rows.with_targets(x, rows.log_volatility.double())
+        if len(samples.y):
+            k = len(regression_targets) - 1
+            residual = samples.y - samples.x @ self.weight[:, k].double() - self.bias[k]
             self.bias[k] += 0.5 * (torch.logsumexp(2 * residual, 0) - math.log(len(residual)))
-        if len((samples := rows.with_targets(x, classes))[0]):
-            self.weight[:, -CLASSES:], self.bias[-CLASSES:], self.penalty[-1] = logistic(*samples)
+        samples = rows.with_targets(x, classes)
+        if len(samples.y):
+            self.weight[:, -N_CLASSES:], self.bias[-N_CLASSES:], self.penalty[-1] = fit_logistic(*samples)
 
 
-def linear(x: Tensor, y: Tensor, x_validated: Tensor, y_validated: Tensor) -> tuple[Tensor, Tensor, float]:
-    """Weights (p,), bias and penalty of the fit with the least squared error on the validated rows; without validated
-    rows, of the strongest penalty."""
-    centre = x.mean(0)
-    mean = y.mean()
-    gram = (x - centre).T @ (x - centre) / len(x)
-    cross = (x - centre).T @ (y - mean) / len(x)
-    ridges = torch.tensor(PENALTIES, dtype=x.dtype)[:, None, None] * torch.eye(len(gram), dtype=x.dtype)
-    weights = torch.linalg.solve(gram + ridges, cross.expand(len(PENALTIES), -1))
-    biases = mean - weights @ centre
-    cost = (x_validated @ weights.T + biases - y_validated[:, None]).square().sum(0)
-    best = int(cost.argmin())  # the first of equals has the strongest penalty
-    return weights[best], biases[best], PENALTIES[best]
+def fit_ridge(x: Tensor, y: Tensor, x_validation: Tensor, y_validation: Tensor) -> tuple[Tensor, Tensor, float]:
+    """Weights (p,), bias () and penalty of the ridge regression with the lowest squared error on the validation rows.
 
-
-def logistic(x: Tensor, y: Tensor, x_validated: Tensor, y_validated: Tensor) -> tuple[Tensor, Tensor, float]:
-    """Weights (p, 5), bias (5,) and penalty of the fit with the least cross-entropy on the validated rows.
-
-    Penalties are tried from the strongest on. Every fit starts from the one before; the search ends at the first fit
-    that is no better than the one before.
+    ``x`` (r, p), ``y`` (r,), ``x_validation`` (v, p), ``y_validation`` (v,), r ≥ 1. Minimises the mean squared error +
+    λ |weights|² on the training rows. Ties go to the strongest penalty, so that it is selected without validation rows.
     """
-    frequency = (torch.bincount(y, minlength=CLASSES) + 1.0).double()
-    weight = torch.zeros(x.shape[1], CLASSES, dtype=x.dtype)
-    bias = torch.log(frequency / frequency.sum())
-    best = weight, bias, PENALTIES[0]
-    least = math.inf
+    x_mean = x.mean(0)
+    y_mean = y.mean()
+    gram = (x - x_mean).T @ (x - x_mean) / len(x)
+    covariance = (x - x_mean).T @ (y - y_mean) / len(x)
+    ridges = torch.tensor(PENALTIES, dtype=x.dtype)[:, None, None] * torch.eye(len(gram), dtype=x.dtype)
+    weights = torch.linalg.solve(gram + ridges, covariance.expand(len(PENALTIES), -1))
+    biases = y_mean - weights @ x_mean
+    squared_errors = (x_validation @ weights.T + biases - y_validation[:, None]).square().sum(0)
+    best_index = int(squared_errors.argmin())  # the first of equal errors, and PENALTIES begins with the strongest
+    return weights[best_index], biases[best_index], PENALTIES[best_index]
+
+
+def fit_logistic(x: Tensor, y: Tensor, x_validation: Tensor, y_validation: Tensor) -> tuple[Tensor, Tensor, float]:
+    """Weights (p, 5), bias (5,) and penalty of the multinomial logistic regression with the lowest cross-entropy on the
+    validation rows.
+
+    Inputs as in ``fit_ridge``, with ``y`` and ``y_validation`` int64 classes in [0, 5). Penalties are tried from the
+    strongest to the weakest, each fit with a warm start from the fit before. The first fit that does not lower the
+    validation loss ends the selection, so that the strongest penalty is selected without validation rows.
+    """
+    smoothed_counts = (torch.bincount(y, minlength=N_CLASSES) + 1.0).double()  # Laplace: no class has probability 0
+    weight = torch.zeros(x.shape[1], N_CLASSES, dtype=x.dtype)
+    bias = torch.log(smoothed_counts / smoothed_counts.sum())
+    best_fit = (weight, bias, PENALTIES[0])
+    lowest_loss = math.inf
     for penalty in PENALTIES:
-        weight, bias = _minimise(x, y, weight, bias, penalty)
-        cost = float(cross_entropy(x_validated @ weight + bias, y_validated)) if len(y_validated) else 0.0
-        if cost >= least:
+        weight, bias = _minimise_cross_entropy(x, y, weight, bias, penalty)
+        validation_loss = 0.0
+        if len(y_validation):
+            validation_loss = float(cross_entropy(x_validation @ weight + bias, y_validation))
+        if validation_loss >= lowest_loss:
             break
-        best = weight, bias, penalty
-        least = cost
-    return best
+        best_fit = (weight, bias, penalty)
+        lowest_loss = validation_loss
+    return best_fit
 
 
-def _minimise(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
-    """The weights and bias of least mean cross-entropy + ½ λ |weights|², by L-BFGS from ``weight`` and ``bias``."""
+def _minimise_cross_entropy(
+    x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, penalty: float
+) -> tuple[Tensor, Tensor]:
+    """The weights and bias with the lowest mean cross-entropy + ½ λ |weights|² on the training rows, by L-BFGS from the
+    given ``weight`` and ``bias``."""
     weight = weight.clone().requires_grad_()
     bias = bias.clone().requires_grad_()
-    search = torch.optim.LBFGS([weight, bias], max_iter=ITERATIONS, tolerance_grad=1e-6, line_search_fn="strong_wolfe")
+    optimiser = torch.optim.LBFGS(
+        [weight, bias], max_iter=MAX_ITERATIONS, tolerance_grad=1e-6, line_search_fn="strong_wolfe"
+    )
 
-    def cost() -> Tensor:
-        search.zero_grad()
+    def penalised_loss() -> Tensor:
+        optimiser.zero_grad()
         loss = cross_entropy(x @ weight + bias, y) + 0.5 * penalty * weight.square().sum()
         loss.backward()
         return loss
 
-    search.step(cost)
+    optimiser.step(penalised_loss)
     return weight.detach(), bias.detach()

@@ -1,10 +1,11 @@
-"""Sequence networks: one asset's bars in, one forecast a bar out, the weights shared by all assets.
+"""Sequence networks: they read the bars of each asset by itself, and all assets share the weights.
 
-embedding → [norm → layer → GLU → dropout → residual] × n_layers → norm → pooling → heads (the S4 paper's deep network,
-pre-norm). A layer that has a gate of its own (Mamba) or already mixes its channels (LSTM) is not followed by a GLU.
+embedding → [norm → layer → GLU → dropout → residual] × n_layers → norm → pooling → heads, the deep network of the S4
+paper with the norm before the layer. A layer that has a gate of its own (Mamba) or already mixes its channels (LSTM)
+has no GLU after it. sequence_layers.py lists the layers and the methods that they must have.
 
-Glossary: b chunks · l bars · n assets, folded into the batch · d channels. The layers and what they have to provide
-are listed in sequence_layers.py; networks have ``step`` and ``initial_state`` because their layers do.
+Glossary: b chunks · l bars · n assets · d channels. The layers receive each asset of each chunk as a sequence of its
+own, so their batch dimension is b · n; the docstrings of blocks and layers call it b.
 """
 
 from __future__ import annotations
@@ -43,7 +44,11 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, state: tuple[Tensor, ...] | None = None, gaps: Tensor | None = None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The block's output and its layer's state; with x (b, d) one bar; ``gaps`` (b, l), of one bar (b,)."""
+        """The block's output and its layer's state after the last bar.
+
+        ``x`` is a sequence (b, l, d), or one bar (b, d), which the layer's ``step`` computes. ``gaps`` (b, l), for one
+        bar (b,): time since the previous bar, None for regular bars.
+        """
         is_sequence = x.dim() == 3
         gap_argument = {} if gaps is None else {"gaps" if is_sequence else "gap": gaps}
         y, state = (self.layer if is_sequence else self.layer.step)(self.norm(x), state, **gap_argument)
@@ -53,28 +58,32 @@ class Block(nn.Module):
 
 
 class RunningMean(nn.Module):
-    """The mean of all bars so far (S4-18), never of later ones (TRAP-13). State: sum (b, d), count (b, 1)."""
+    """The mean over the bar and all earlier bars (S4-18), without later bars (TRAP-13).
+
+    State: the sum of the bars (b, d) and their number (b, 1).
+    """
 
     def initial_state(self, batch: int, like: Tensor) -> tuple[Tensor, ...]:
         """The state before the first bar: zeros."""
         return like.new_zeros(batch, len(like)), like.new_zeros(batch, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(b, l, d) → (b, l, d)."""
+        """The running means of x, (b, l, d) → (b, l, d)."""
         return x.cumsum(1) / torch.arange(1, x.shape[1] + 1, device=x.device)[:, None]
 
     def step(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """One bar x (b, d)."""
-        total = state[0] + x
-        count = state[1] + 1
+        """The mean (b, d) after one more bar x (b, d), and the state after it."""
+        total, count = state
+        total = total + x
+        count = count + 1
         return total / count, (total, count)
 
 
 class Encoder(nn.Module):
-    """Batch → (b, l, n, d): embedding and blocks, every asset by itself.
+    """Batch → (b, l, n, d): embedding and blocks, each asset by itself.
 
-    ``pooling``: "last" takes every bar's output, "mean" the mean of all outputs so far. ``irregular``: the layers
-    receive the batch's gaps. Raises NotCausalError for a layer that reads later bars.
+    ``pooling``: "last" returns every bar's output, "mean" the mean of all outputs up to the bar. ``irregular``: True if
+    the layers receive the batch's gaps. Raises NotCausalError for a layer that reads later bars.
     """
 
     blocks: Any
@@ -106,60 +115,64 @@ class Encoder(nn.Module):
         self.pool = RunningMean() if pooling == "mean" else None
 
     def initial_state(self, b: int, n: int) -> State:
-        """The state of n assets in b chunks before the first bar."""
+        """The state of n assets in b chunks before the first bar: that of every layer, then that of the pooling."""
         state = tuple(block.layer.initial_state(b * n) for block in self.blocks)
         return state if self.pool is None else (*state, self.pool.initial_state(b * n, self.norm.weight))
 
     def forward(self, batch: Batch, gaps: Tensor | None = None) -> Tensor:
-        """Every bar of every asset (b, l, n, d), from initial states; ``gaps`` (b, l, n) replace the batch's."""
+        """The outputs (b, l, n, d) of all bars, from the initial state; ``gaps`` (b, l, n) replace the batch's gaps."""
         h = self.embedding(batch)
-        b, bars, n, d = h.shape
-        h = h.transpose(1, 2).reshape(b * n, bars, d)
+        b, n_bars, n, d = h.shape
+        h = h.transpose(1, 2).reshape(b * n, n_bars, d)
         gaps = self._gaps(batch, gaps)
-        h = self.run(h, None if gaps is None else gaps.transpose(1, 2).reshape(b * n, bars))
-        return h.reshape(b, n, bars, d).transpose(1, 2)
+        h = self.run(h, None if gaps is None else gaps.transpose(1, 2).reshape(b * n, n_bars))
+        return h.reshape(b, n, n_bars, d).transpose(1, 2)
 
     def step(self, batch: Batch, state: State, gaps: Tensor | None = None) -> tuple[Tensor, State]:
-        """The one bar of ``batch`` (b, 1, n, d) that follows ``state``, and the state after it."""
+        """The output (b, 1, n, d) of the one bar of ``batch``, and the state after it; ``gaps`` (b, 1, n) replace the
+        batch's gaps."""
         h = self.embedding(batch)
         gaps = self._gaps(batch, gaps)
-        after, state = self.run_step(h.flatten(0, 2), state, None if gaps is None else gaps.flatten())
-        return after.reshape(h.shape), state
+        output, state = self.run_step(h.flatten(0, 2), state, None if gaps is None else gaps.flatten())
+        return output.reshape(h.shape), state
 
     def run(self, h: Tensor, gaps: Tensor | None = None) -> Tensor:
-        """The outputs (b, l, d) of blocks, norm and pooling for embedded sequences h (b, l, d)."""
+        """The outputs (b, l, d) of blocks, norm and pooling for embedded sequences h (b, l, d); ``gaps`` (b, l)."""
         for block in self.blocks:
             h, _ = block(h, gaps=gaps)
         h = self.norm(h)
         return h if self.pool is None else self.pool(h)
 
     def run_step(self, h: Tensor, state: State, gaps: Tensor | None = None) -> tuple[Tensor, State]:
-        """The output of one bar h (b, d), as ``run``, and the state after it. Raises StateError."""
-        parts = [*self.blocks] if self.pool is None else [*self.blocks, self.pool]
-        if len(state) != len(parts):
-            raise StateError(f"the state has {len(state)} parts, this network {len(parts)}; use its own initial_state")
+        """What ``run`` computes for one bar h (b, d), and the state after it; ``gaps`` (b,). Raises StateError for a
+        state with another number of parts."""
+        n_parts = len(self.blocks) + (self.pool is not None)
+        if len(state) != n_parts:
+            raise StateError(f"the state has {len(state)} parts, this network {n_parts}; use its own initial_state")
         next_state = []
-        for block, before in zip(self.blocks, state, strict=False):
-            h, after = block(h, before, gaps)
-            next_state.append(after)
+        for block, layer_state in zip(self.blocks, state, strict=False):  # the pooling's part comes last
+            h, layer_state = block(h, layer_state, gaps)
+            next_state.append(layer_state)
         h = self.norm(h)
         if self.pool is not None:
-            h, after = self.pool.step(h, state[-1])
-            next_state.append(after)
+            h, pool_state = self.pool.step(h, state[-1])
+            next_state.append(pool_state)
         return h, tuple(next_state)
 
     def _gaps(self, batch: Batch, gaps: Tensor | None) -> Tensor | None:
-        """The gaps that the layers receive (b, l, n); None for none."""
+        """The gaps that the layers receive (b, l, n): the given ones, else the batch's if ``irregular``, else None."""
         if gaps is None and self.irregular:
             return batch.gaps[..., None].expand(*batch.mask.shape)
         return gaps
 
 
 class PooledEncoder(Encoder):
-    """An encoder of the means of every k = ``pool_bars`` bars, each complete before it is read (SSF-12).
+    """An encoder whose blocks read the mean embedding of every k = ``pool_bars`` successive bars (SSF-12).
 
-    The output of a bar is its embedding plus the newest output of the blocks. State: the encoder's; the sum of the bars
-    not yet pooled (b, d); the newest output (b, d); the number of bars in the sum (b,), the same for all sequences.
+    The blocks read a mean at the last of its k bars, so that no bar reads a later one. The output of a bar is its
+    embedding plus the latest output of the blocks, which is 0 before the first complete mean. State: the encoder's
+    parts; then one part with the sum of the bars not yet pooled (b, d), the latest output of the blocks (b, d), and the
+    number of bars in the sum (b,), which is the same for all sequences.
     """
 
     def __init__(self, pool_bars: int, *arguments: Any) -> None:
@@ -176,15 +189,16 @@ class PooledEncoder(Encoder):
 
     def run(self, h: Tensor, gaps: Tensor | None = None) -> Tensor:
         """The outputs (b, l, d) of embedded sequences h (b, l, d)."""
-        b, bars, d = h.shape
+        b, n_bars, d = h.shape
         outputs = h.new_zeros(b, 1, d)
-        if bars >= self.k:
-            pooled = h[:, : bars // self.k * self.k].unflatten(1, (-1, self.k)).mean(2)
+        if n_bars >= self.k:
+            pooled = h[:, : n_bars // self.k * self.k].unflatten(1, (-1, self.k)).mean(2)
             outputs = torch.cat([outputs, super().run(pooled)], dim=1)
-        return h + outputs[:, torch.arange(1, bars + 1, device=h.device) // self.k]
+        n_complete = torch.arange(1, n_bars + 1, device=h.device) // self.k  # complete means at every bar
+        return h + outputs[:, n_complete]
 
     def run_step(self, h: Tensor, state: State, gaps: Tensor | None = None) -> tuple[Tensor, State]:
-        """The output of one bar h (b, d), as ``run``, and the state after it."""
+        """What ``run`` computes for one bar h (b, d), and the state after it."""
         *parts, (total, output, count) = state
         encoder_state = tuple(parts)
         total = total + h
@@ -197,7 +211,11 @@ class PooledEncoder(Encoder):
 
 
 class SequenceNetwork(nn.Module):
-    """Encoder and heads; reads no graph. ``pool_bars`` above 1: a PooledEncoder. ``heads``: options of Heads."""
+    """An encoder and its heads; reads no graph.
+
+    ``make_layer`` builds one sequence layer; ``adds_glu``: True if a GLU follows it. ``pooling`` and ``irregular``: as
+    in Encoder. ``pool_bars`` above 1 selects a PooledEncoder. ``heads``: options of Heads.
+    """
 
     def __init__(
         self,
@@ -229,8 +247,8 @@ class SequenceNetwork(nn.Module):
         h, state = self.encoder.step(batch, state)
         return self.heads(h, batch.mask), state
 
-    def get_state(self, batch: Batch) -> Regime:
-        """The market regime read from the state at every bar. Raises StateError without the option ``regimes``."""
+    def predict_regime(self, batch: Batch) -> Regime:
+        """The market regime of every bar and asset. Raises StateError without the option ``regimes``."""
         readout = self(batch).regime
         if readout is None:
             raise StateError("this network reads no regimes; build it with the option regimes = true")
@@ -238,15 +256,18 @@ class SequenceNetwork(nn.Module):
 
 
 def flatten_state(state: State) -> list[Tensor]:
-    """The tensors of a network's state in one list, as state files hold them."""
+    """All tensors of a network's state in one list, part by part: the order in state files."""
     return list(chain.from_iterable(state))
 
 
 def unflatten_state(tensors: Sequence[Tensor], like: State) -> State:
-    """The state made of ``tensors``, divided as ``like``. Raises StateError for another number or other shapes."""
+    """The state made of ``tensors``, divided into parts as the state ``like``; the inverse of ``flatten_state``.
+
+    Raises StateError where the number of tensors or a shape differs from ``like``.
+    """
     expected = [tuple(t.shape) for t in flatten_state(like)]
     shapes = [tuple(t.shape) for t in tensors]
     if expected != shapes:
         raise StateError(f"the saved state holds {shapes}, this network keeps {expected}; run the bars again")
-    rest = iter(tensors)
-    return tuple(tuple(next(rest) for _ in part) for part in like)
+    remaining = iter(tensors)
+    return tuple(tuple(next(remaining) for _ in part) for part in like)

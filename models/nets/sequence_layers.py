@@ -1,43 +1,47 @@
-"""The sequence layers of the zoo by name, and the network of each.
+"""The sequence layers by name, and the builder of their networks.
 
-A sequence layer is an ``nn.Module`` that maps bars x (b, l, d) of b independent sequences to (b, l, d). To add one,
-write it in models/layers/ and add one line to SEQUENCE_LAYERS; a line in ENTRIES of models/zoo.py makes it a network of
-its own. The layer has to have:
+A sequence layer is an ``nn.Module`` that maps l bars x (b, l, d) of b independent sequences to (b, l, d). To add a
+layer, write it in models/layers/ and add one line to SEQUENCE_LAYERS. One line in ENTRIES of models/zoo.py makes a
+network of it. Every layer must have:
 
-constructor           ``Layer(d_model, ...)``. Networks pass ``d_model`` by position, and by name those options of a
-                      Spec that are parameters of the constructor. A layer need not have an option that its paper
-                      lacks: an option that neither the layer nor the network has raises TypeError.
-initial_state(batch)  The state before the first bar: a tuple of float32 or float64 tensors, ``batch`` rows each. The
-                      state has the same shapes after every bar, and holds all that later bars need of earlier ones.
-forward(x, state)     y (b, l, d) and the state after the last bar. ``state`` is optional: None stands for the initial
-                      one. Causal: y at a bar depends on this bar and those before it only.
-step(x, state)        y (b, d) of one bar x (b, d) and the state after it, equal to ``forward`` on that one bar. Here
-                      ``state`` is required.
+constructor           ``Layer(d_model, ...)``. Networks pass ``d_model`` by position, and by name ``d_state`` and those
+                      options of a Spec that are parameters of the constructor. A layer need not have an option that its
+                      paper lacks: an option that neither the layer nor the network has raises TypeError.
+initial_state(b)      The state before the first bar: a tuple of float32 or float64 tensors whose first dimension is b.
+                      The state has the same shapes after every bar. It contains everything about earlier bars that the
+                      later outputs depend on.
+forward(x, state)     y (b, l, d) and the state after the last bar. ``state`` is optional; None means the initial state.
+                      Causal: y at a bar depends only on this bar and earlier bars, to the last bit; a Fourier transform
+                      over all bars does not have this property.
+step(x, state)        y (b, d) of one bar x (b, d) and the state after it, equal to ``forward`` on that one bar up to
+                      rounding. Here ``state`` is required.
+export                Under torch.compiler.is_exporting() both run in real float32 arithmetic, because ONNX has no
+                      complex type; see models/layers/kernels/complex_pairs.py and the layers s4d and s5.
 errors                ShapeError for another shape of x, DtypeError for integers, StateError for a state of another
                       shape or number of tensors, SizeError for sizes below 1 (see models.layers.checks).
 
-and may have:
+A layer may also have:
 
-undecayed()           A list of parameters that AdamW must not shrink, because zero is no neutral value for them: decay
-                      rates, frequencies, step sizes, gains. Parameters with one dimension are exempt in any case.
+undecayed()           A list of parameters that AdamW must not decay, because 0 is no neutral value for them: decay
+                      rates, frequencies, step sizes, gains. Parameters with one dimension are never decayed.
 reference(x, state)   A slow form of ``forward``, the paper's definition, that the tests compare ``forward`` with.
                       Without it they compare ``forward`` with ``step``.
 causal = False        The layer reads later bars. Forecasting networks refuse it with NotCausalError.
 
-A layer with ``state_space=True`` also has:
+A layer with ``reads_gaps=True`` must also have:
 
-d_state               The second parameter of the constructor: the size of the state. Networks pass it by name.
-forward(..., gaps)    ``gaps`` (b, l), optional: the time since the previous bar, 1 for a regular one, by which the
-                      layer scales its step size. At a bar with gap 0 (padding) it ignores x and keeps its state; a
-                      layer with a convolution inside may require that such bars come last. ShapeError for another
-                      shape, NotFiniteError for a negative, infinite or NaN gap.
-step(..., gap)        ``gap`` (b,), optional: the same for one bar.
-dt_min, dt_max        Bounds of the first step sizes, where its paper has them; SizeError unless 0 < dt_min ≤ dt_max.
-weights               In half precision they raise a LayerError that names autocast.
+forward(..., gaps)    ``gaps`` (b, l), optional: the time since the previous bar in bars, 1 on a regular grid. The layer
+                      multiplies its step size by it. At a bar with gap 0 (padding) the layer ignores x and does not
+                      change its state; a layer with a convolution inside may require that such bars come last. Raises
+                      ShapeError for another shape, NotFiniteError for a negative, infinite or NaN gap.
+step(..., gap)        ``gap`` (b,), optional: the gap of the one bar.
+dt_min, dt_max        Where the paper has them, bounds of the initial step sizes; SizeError unless 0 < dt_min ≤ dt_max.
+half precision        Weights in half precision raise a LayerError that names autocast.
 
-``state_space=True`` enables the network option ``irregular``, with which the layers receive the batch's gaps. Other
-layers are built without ``d_state`` and refuse ``irregular`` with SizeError. tests/models/layers/test_checks.py tests
-every layer of SEQUENCE_LAYERS against this list, tests/models/nets/test_battery.py every network.
+``reads_gaps=True`` enables the network option ``irregular``, with which the layers receive the batch's gaps. Networks
+of other layers refuse ``irregular`` with SizeError. tests/models/layers/test_checks.py tests every layer of
+SEQUENCE_LAYERS against this list, tests/models/nets/test_battery.py every network, tests/models/training/test_export.py
+every export.
 """
 
 from __future__ import annotations
@@ -68,27 +72,28 @@ from models.nets.spec import Spec
 
 @dataclass(frozen=True)
 class SequenceLayer:
-    """How networks build and use a layer; the contract of ``layer`` and of ``state_space`` is in the module docstring.
+    """How networks build and use a layer.
 
-    ``adds_glu``: the network follows the layer by a GLU, which mixes the channels; False for a layer that has a gate of
-    its own or already mixes its channels.
+    ``layer``: builds the layer, as the module docstring specifies. ``adds_glu``: True if the network puts a GLU after
+    the layer, for a layer whose output is linear in its input; False for a layer with a nonlinearity or gate of its
+    own. ``reads_gaps``: True for a layer that takes time gaps, see the module docstring.
     """
 
     layer: Callable[..., nn.Module]
     adds_glu: bool = True
-    state_space: bool = True
+    reads_gaps: bool = True
 
     def layer_factory(self, spec: Spec, options: dict[str, Any]) -> Callable[[], nn.Module]:
-        """A function that builds one layer of ``spec``. Removes the layer's options from ``options``.
+        """A function that builds one layer of ``spec``. Removes the options that the layer uses from ``options``.
 
-        The option ``bidirectional`` wraps two layers in one. Raises SizeError for ``irregular`` where the layer is not
-        a state-space layer.
+        With the option ``bidirectional`` the function builds a Bidirectional of two layers. Raises SizeError for
+        ``irregular`` if the layer takes no time gaps.
         """
-        if options.get("irregular") and not self.state_space:
-            raise SizeError("only state-space layers know time gaps; leave irregular out, or choose s4, s4d, s5, mamba")
+        if options.get("irregular") and not self.reads_gaps:
+            raise SizeError("this layer takes no time gaps; leave irregular out, or choose s4, s4d, dss, s5 or mamba")
         parameters = inspect.signature(self.layer).parameters
         layer_options = {name: options.pop(name) for name in list(options) if name in parameters and name != "d_state"}
-        sizes = {"d_state": spec.d_state} if self.state_space else {}
+        sizes = {"d_state": spec.d_state} if "d_state" in parameters else {}
         make_layer = partial(self.layer, spec.d_model, **sizes, **layer_options)
         if options.pop("bidirectional", False):
             return partial(Bidirectional, spec.d_model, make_layer)
@@ -103,10 +108,10 @@ SEQUENCE_LAYERS = {
     "mamba": SequenceLayer(Mamba, adds_glu=False),
     "mamba_simplified": SequenceLayer(Mamba.simplified, adds_glu=False),
     "mamba2": SequenceLayer(Mamba2, adds_glu=False),
-    "lstm": SequenceLayer(LSTM, adds_glu=False, state_space=False),
-    "gru": SequenceLayer(GRU, adds_glu=False, state_space=False),
-    "transformer": SequenceLayer(Attention, adds_glu=False, state_space=False),
-    "tcn": SequenceLayer(TCN, adds_glu=False, state_space=False),
+    "lstm": SequenceLayer(LSTM, adds_glu=False, reads_gaps=False),
+    "gru": SequenceLayer(GRU, adds_glu=False, reads_gaps=False),
+    "transformer": SequenceLayer(Attention, adds_glu=False, reads_gaps=False),
+    "tcn": SequenceLayer(TCN, adds_glu=False, reads_gaps=False),
 }
 
 
@@ -117,11 +122,11 @@ def sequence_layer(name: str) -> SequenceLayer:
     return SEQUENCE_LAYERS[name]
 
 
-def sequence(spec: Spec, n_features: int, n_horizons: int, **options: Any) -> SequenceNetwork:
-    """The sequence network of the layer that ``spec.model`` names.
+def build_sequence_network(spec: Spec, n_features: int, n_horizons: int, **options: Any) -> SequenceNetwork:
+    """The sequence network with the layer that ``spec.model`` names.
 
-    Options, by name: those of the layer, of SequenceNetwork (pooling, irregular, pool_bars) and of Heads (assets,
-    weights, regimes). Raises SizeError, NotCausalError, and TypeError for an option that none of them has.
+    ``options``: options of the layer, of SequenceNetwork (pooling, irregular, pool_bars) and of Heads (assets, weights,
+    regimes). Raises SizeError, NotCausalError, and TypeError for an option that none of the three has.
     """
     layer = sequence_layer(spec.model)
     make_layer = layer.layer_factory(spec, options)

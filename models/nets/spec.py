@@ -1,4 +1,4 @@
-"""The name, sizes and options that a network is built from; stored with every trial."""
+"""The specification of a network: its name in the zoo, its sizes and its options. It is stored with every trial."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Spec:
-    """A network of the zoo and its sizes. ``options`` are keyword arguments of its builder (``{"heads": 2}``)."""
+    """What a network is built from.
+
+    ``model``: its name in models.zoo.ENTRIES. ``d_model``: channels. ``n_layers``: layers. ``d_state``: size of the
+    state of a state-space layer. ``dropout``: probability that dropout zeroes a value. ``options``: further keyword
+    arguments of the builder, such as ``{"heads": 2}``. A network without a use for a size ignores it.
+    """
 
     model: str
     d_model: int = 32
@@ -19,5 +24,5 @@ class Spec:
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def to_json(self) -> dict[str, Any]:
-        """Every field as a JSON-able value; ``Spec(**spec.to_json()) == spec``."""
+        """Every field by name, as JSON can hold it; ``Spec(**spec.to_json()) == spec``."""
         return asdict(self)

@@ -1,14 +1,19 @@
-"""SSM-GNN: a sequence layer runs over the bars of every asset, message passing runs between the assets of every bar.
+"""SSM-GNN: sequence layers run along the bars of every asset, message passing runs between the assets of every bar.
 
-Fusions (HYB-12 to HYB-14), all causal: no bar reads a later one.
+The two halves are the state-space model (ssm: the sequence layers) and the graph network (gnn: the messages). They are
+combined in one of three fusions (HYB-12 to HYB-14). All are causal: no bar reads a later bar.
 sequential   embedding → [layer over time] × n_layers → [messages] × hops → norm → heads
-interleaved  embedding → [layer over time → messages] × n_layers → norm → heads, or messages first
-parallel     embedding → layers over time | messages between the assets' running means → both side by side → MLP → heads
-With ``parts`` "ssm" or "gnn" the other half is left out, which measures each half alone (HYB-31 to HYB-33).
+interleaved  embedding → [layer over time → messages] × n_layers → norm → heads; in the other order messages come first
+parallel     embedding → [layer over time] × n_layers, and embedding → running mean → [messages] × hops;
+             their outputs, concatenated → MLP → norm → heads
+With ``parts`` "ssm" or "gnn" the network consists of that half alone, which measures its contribution (HYB-31 to
+HYB-33). An asset without a bar sends no messages.
 
-Glossary: b chunks · l bars · n assets · d channels · A (b, l, n, n) adjacency at every bar. An asset without a bar
-sends no messages. Departs from the source article: its mean over the whole series would read the future, ours is a
+Departure: the source article takes the mean over the whole series, which would read the future; this network takes the
 running mean.
+
+Glossary: b chunks · l bars · n assets · d channels · A (b, l, n, n) adjacency at every bar, the weight of the edge from
+j to i at [i, j].
 """
 
 from __future__ import annotations
@@ -35,19 +40,24 @@ from models.nets.pretraining import PretrainingPhase, load_pretrained
 from models.nets.sequence import Block, RunningMean, State
 from models.nets.spec import Spec
 
-LEARNED = "attention"  # name of the graph that a network learns itself
-DECIMALS = 6  # of stored learned weights: ``step`` and ``forward`` differ in the last digits
+LEARNED = "attention"  # name of the graph that the network learns
+WEIGHT_DECIMALS = 6  # of stored learned weights, because ``step`` and ``forward`` differ in the last digits
 
 
 @dataclass(frozen=True)
 class Hybrid:
     """How the two halves are combined.
 
-    ``layer`` is one of models.nets.sequence_layers, ``message_passing`` one of models.layers.message_passing. ``graph``
-    names stored snapshots, or is LEARNED: edges between the nodes' embeddings, the ``top_k`` heaviest to each node.
-    ``heads``: number of attention heads; ``hops``: rounds of messages, except in the interleaved fusion, which has one
-    a layer. ``pooling``: what messages contain where no layer ran before them, "last" the bar, "mean" the mean of all
-    bars so far. ``pretrained``: the part that is first fitted alone; ``frozen``: its weights then stay fixed.
+    ``layer``: a name in SEQUENCE_LAYERS. ``message_passing``: a name in MESSAGE_LAYERS. ``graph``: the name of the
+    stored snapshots that the network reads, or LEARNED for edges that it computes from the assets' embeddings.
+    ``top_k``: the number of heaviest learned edges to each asset that are used, None for all.
+    ``fusion``: "sequential", "interleaved" or "parallel". ``order``: "ssm_gnn" or "gnn_ssm", of the interleaved fusion.
+    ``parts``: "both", "ssm" or "gnn". ``heads``: number of attention heads. ``hops``: rounds of messages; the
+    interleaved fusion ignores it and has one round for each layer.
+    ``pooling``: what the messages contain if no sequence layer runs before them (the parallel fusion and "gnn" alone):
+    "last" the bar, "mean" the mean of all bars so far. None is "mean" in the parallel fusion and "last" otherwise.
+    ``pretrained``: the half that is first fitted by itself, "ssm" or "gnn". ``frozen``: True if its weights then stay
+    fixed. Raises SizeError for unknown values and for options that contradict each other.
     """
 
     layer: str = "s4d"
@@ -82,12 +92,12 @@ class Hybrid:
 
     @property
     def learns_edges(self) -> bool:
-        """True where the network learns its own graph."""
+        """True if the network learns its graph."""
         return self.graph == LEARNED and self.parts != "ssm"
 
     @property
     def has_running_mean(self) -> bool:
-        """True where messages contain the mean of all bars so far."""
+        """True if the messages contain the mean of all bars so far."""
         if self.parts == "ssm" or (self.parts == "both" and self.fusion != "parallel"):
             return False
         return (self.pooling or ("mean" if self.fusion == "parallel" else "last")) == "mean"
@@ -103,10 +113,8 @@ class MessageBlock(nn.Module):
         learns_edges = hybrid.learns_edges
         options: dict[str, Any] = {}
         if hybrid.message_passing in ATTENTION_KINDS:
-            options = {
-                "heads": hybrid.heads,
-                "gain": float(learns_edges),
-            }  # a learned weight is learned through its gain
+            # a gain of 1 lets the loss change learned edge weights from the start; stored ones begin without effect
+            options = {"heads": hybrid.heads, "gain": float(learns_edges)}
         if hybrid.message_passing == "gat":
             options["dense"] = learns_edges and hybrid.top_k is None
         self.norm = nn.LayerNorm(d_model)
@@ -115,8 +123,11 @@ class MessageBlock(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, h: Tensor, graph: Tensor, learned: Tensor | None = None) -> Tensor:
-        """The assets after one round of messages. ``graph`` is A, or the mask (b, l, n) where edges are learned;
-        ``learned`` is the learned adjacency (b, l, n, n), if it has already been computed."""
+        """The assets (b, l, n, d) after one round of messages.
+
+        ``graph``: A for stored edges, the mask (b, l, n) for learned edges. ``learned``: the learned adjacency
+        (b, l, n, n) if the caller has already computed it.
+        """
         x = self.norm(h).flatten(0, 1)
         graph = graph.flatten(0, 1)
         if self.edges is None or learned is not None:
@@ -126,7 +137,7 @@ class MessageBlock(nn.Module):
         return h + self.dropout(elu(messages.unflatten(0, h.shape[:2])))
 
     def learned_adjacency(self, h: Tensor, mask: Tensor) -> Tensor:
-        """The learned adjacency at every bar (b, l, n, n)."""
+        """The learned adjacency at every bar (b, l, n, n), from the assets h (b, l, n, d) and the mask (b, l, n)."""
         x = self.norm(h).flatten(0, 1)
         has_bar = mask.flatten(0, 1)
         return attend_in_chunks(self.edges, x, has_bar, self.edges.heads * x.shape[1] ** 2).unflatten(0, h.shape[:2])
@@ -136,9 +147,10 @@ class MessageBlock(nn.Module):
 
 
 class SsmGnn(nn.Module):
-    """Batch → Forecast, by the two halves of a Hybrid. The forecast has ``edges`` where edges are learned.
+    """Batch → Forecast, by the halves and the fusion of ``hybrid``.
 
-    State: first that of the running mean, where messages contain one, then that of every sequence layer.
+    In evaluation the forecast contains ``edges`` if the network learns its graph. ``options``: those of the layer and
+    those of Heads. State: first the part of the running mean, if there is one, then one part for each sequence layer.
     """
 
     blocks: Any
@@ -159,14 +171,14 @@ class SsmGnn(nn.Module):
         self.blocks = nn.ModuleList(Block(make_layer(), d, spec.dropout, layer.adds_glu) for _ in range(n_blocks))
         self.exchanges = nn.ModuleList(MessageBlock(d, spec.dropout, hybrid) for _ in range(n_exchanges))
         self.pool = RunningMean() if hybrid.has_running_mean else None
-        side_by_side = hybrid.fusion == "parallel" and hybrid.parts == "both"
-        self.join = nn.Sequential(nn.Linear(2 * d, 2 * d), nn.GELU(), nn.Linear(2 * d, d)) if side_by_side else None
+        is_parallel = hybrid.fusion == "parallel" and hybrid.parts == "both"
+        self.join = nn.Sequential(nn.Linear(2 * d, 2 * d), nn.GELU(), nn.Linear(2 * d, d)) if is_parallel else None
         self.norm = nn.LayerNorm(d)
         self.heads = Heads(d, n_horizons, **options)
         if not all(getattr(block.layer, "causal", True) for block in self.blocks):
             raise NotCausalError("this network would read bars that are still to come; leave bidirectional out")
         if hybrid.frozen and hybrid.pretrained:
-            for module in self.part(hybrid.pretrained).values():
+            for module in self.modules_of_half(hybrid.pretrained).values():
                 module.requires_grad_(False)
 
     def initial_state(self, b: int, n: int) -> State:
@@ -175,53 +187,59 @@ class SsmGnn(nn.Module):
         return *mean_state, *(block.layer.initial_state(b * n) for block in self.blocks)
 
     def forward(self, batch: Batch) -> Forecast:
-        """The forecast of every bar. Raises ShapeError for a batch without the graph."""
+        """The forecast of every bar. Raises ShapeError for a batch without the graph that the network reads."""
 
-        def all_bars(part: nn.Module, h: Tensor) -> Tensor:
-            b, bars, n, d = h.shape
-            y = part(h.transpose(1, 2).reshape(b * n, bars, d))
-            y = y[0] if isinstance(part, Block) else y
-            return y.reshape(b, n, bars, d).transpose(1, 2)
+        def run_all_bars(module: nn.Module, h: Tensor) -> Tensor:
+            b, n_bars, n, d = h.shape
+            y = module(h.transpose(1, 2).reshape(b * n, n_bars, d))
+            if isinstance(module, Block):
+                y, _ = y
+            return y.reshape(b, n, n_bars, d).transpose(1, 2)
 
-        return self._run(batch, all_bars)
+        return self._run(batch, run_all_bars)
 
     def step(self, batch: Batch, state: State) -> tuple[Forecast, State]:
-        """The forecast of one more bar, and the state after it. Raises StateError, and what forward raises."""
-        parts = len(self.blocks) + (self.pool is not None)
-        if len(state) != parts:
-            raise StateError(f"the state has {len(state)} parts, this network {parts}; use its own initial_state")
-        part_states = iter(state)
+        """The forecast of one more bar, and the state after it.
+
+        Raises StateError for a state with another number of parts, and the errors of ``forward``.
+        """
+        n_parts = len(self.blocks) + (self.pool is not None)
+        if len(state) != n_parts:
+            raise StateError(f"the state has {len(state)} parts, this network {n_parts}; use its own initial_state")
+        module_states = iter(state)
         next_state = []
 
-        def one_bar(part: Any, h: Tensor) -> Tensor:
-            y, after = (part if isinstance(part, Block) else part.step)(h.flatten(0, 2), next(part_states))
-            next_state.append(after)
+        def run_one_bar(module: Any, h: Tensor) -> Tensor:
+            step = module if isinstance(module, Block) else module.step
+            y, module_state = step(h.flatten(0, 2), next(module_states))
+            next_state.append(module_state)
             return y.reshape(h.shape)
 
-        return self._run(batch, one_bar), tuple(next_state)
+        return self._run(batch, run_one_bar), tuple(next_state)
 
     @property
     def pretraining(self) -> PretrainingPhase | None:
-        """How the pretrained half is fitted first; None for a network that is fitted in one phase."""
+        """How the pretrained half is fitted by itself; None for a network without pretraining."""
         if self.hybrid.pretrained is None:
             return None
         return PretrainingPhase({"parts": self.hybrid.pretrained, "pretrained": None, "frozen": False})
 
-    def part(self, name: str) -> dict[str, nn.Module]:
+    def modules_of_half(self, half: str) -> dict[str, nn.Module]:
         """The modules of the half "ssm" or "gnn" by name; the embedding belongs to both halves."""
-        return {"embedding": self.embedding} | (
-            {"blocks": self.blocks} if name == "ssm" else {"exchanges": self.exchanges}
-        )
+        if half == "ssm":
+            return {"embedding": self.embedding, "blocks": self.blocks}
+        return {"embedding": self.embedding, "exchanges": self.exchanges}
 
     def load_pretrained(self, weights: Mapping[str, Tensor]) -> None:
-        """Loads the pretrained half from the weights of a network of that half alone, or of the sequence network of the
-        same layer. Raises StateError where the weights do not fit this half."""
-        assert self.hybrid.pretrained is not None
-        part_weights = {name.removeprefix("encoder."): value for name, value in weights.items()}
-        load_pretrained(self.part(self.hybrid.pretrained), part_weights, self.hybrid.pretrained)
+        """Loads the pretrained half from the state dict of a network of that half alone, or of the sequence network
+        with the same layer. Raises StateError if the weights do not fit this half."""
+        half = self.hybrid.pretrained
+        assert half is not None
+        half_weights = {name.removeprefix("encoder."): value for name, value in weights.items()}
+        load_pretrained(self.modules_of_half(half), half_weights, half)
 
     def _run(self, batch: Batch, over_time: Callable[[nn.Module, Tensor], Tensor]) -> Forecast:
-        """The forecast; ``over_time`` runs a module along the bars of every asset."""
+        """The forecast of every bar; ``over_time(module, h)`` runs a module along the bars of every asset."""
         x = self.embedding(batch)
         graph = self._graph(batch) if self.exchanges else None
         h = x if self.pool is None else over_time(self.pool, x)
@@ -240,16 +258,22 @@ class SsmGnn(nn.Module):
         return replace(self.heads(self.norm(h), batch.mask), edges=edges)
 
     def _stages(self) -> list[nn.Module]:
-        """The modules in the order in which they run; in the parallel fusion, those of the message stream."""
+        """The modules in the order in which they run; in the parallel fusion, the message blocks alone."""
         if self.join is not None:
             return [*self.exchanges]
         if self.hybrid.fusion == "sequential" or self.hybrid.parts != "both":
             return [*self.blocks, *self.exchanges]
-        pairs = zip(self.blocks, self.exchanges, strict=True)
-        return list(chain.from_iterable(pair if self.hybrid.order == "ssm_gnn" else pair[::-1] for pair in pairs))
+        if self.hybrid.order == "ssm_gnn":
+            pairs = zip(self.blocks, self.exchanges, strict=True)
+        else:
+            pairs = zip(self.exchanges, self.blocks, strict=True)
+        return list(chain.from_iterable(pairs))
 
     def _graph(self, batch: Batch) -> Tensor:
-        """The adjacency at every bar (b, l, n, n), or the mask (b, l, n) where edges are learned. Raises ShapeError."""
+        """The graph input of the message blocks: A for stored edges, the mask (b, l, n) for learned edges.
+
+        Raises ShapeError for a batch without a graph.
+        """
         if self.hybrid.learns_edges:
             return batch.mask
         if batch.graph is None:
@@ -257,16 +281,23 @@ class SsmGnn(nn.Module):
         return batch.graph.at_bars(batch.mask)
 
 
-def ssm_gnn(spec: Spec, n_features: int, n_horizons: int, **options: Any) -> SsmGnn:
-    """The network of ``spec``. Options, by name: the fields of Hybrid, the options of the layer and those of Heads.
-    Raises SizeError, NotCausalError, and TypeError for an option that none of them has."""
+def build_ssm_gnn(spec: Spec, n_features: int, n_horizons: int, **options: Any) -> SsmGnn:
+    """The network of ``spec``.
+
+    ``options``: fields of Hybrid, options of the layer and options of Heads. Raises SizeError, NotCausalError, and
+    TypeError for an option that none of the three has.
+    """
     hybrid_options = {f.name: options.pop(f.name) for f in fields(Hybrid) if f.name in options}
     return SsmGnn(spec, n_features, n_horizons, Hybrid(**hybrid_options), **options)
 
 
-def learned_graph(name: str, adjacency: np.ndarray, as_of: np.datetime64, nodes: tuple[str, ...]) -> Snapshot:
-    """The directed snapshot of a learned adjacency (n, n), weights rounded to six decimals, without self loops."""
-    weights = np.round(adjacency, DECIMALS) * ~np.eye(len(nodes), dtype=bool)
+def learned_snapshot(name: str, adjacency: np.ndarray, as_of: np.datetime64, nodes: tuple[str, ...]) -> Snapshot:
+    """The directed snapshot of a learned adjacency (n, n) of the assets ``nodes``, in effect from ``as_of``.
+
+    Weights are rounded to WEIGHT_DECIMALS; those that become 0, and self loops, are no edges. Edges are sorted by
+    source, then by destination. ``window_start`` is NaT, because no window of bars defines the graph.
+    """
+    weights = np.round(adjacency, WEIGHT_DECIMALS) * ~np.eye(len(nodes), dtype=bool)
     dst, src = np.nonzero(weights)
     order = np.lexsort((dst, src))
     src = src[order]

@@ -1,14 +1,15 @@
-"""The temporal graph network: events in, node embeddings out, for any use.
+"""The temporal graph network: it reads events between nodes and computes embeddings of the nodes, for any task.
 
-Paper: Rossi et al. 2020, 2006.10637; as presets of the same parts (its table 1) TGAT (2002.07962), JODIE (1908.01207)
-and DyRep (Trivedi et al., ICLR 2019).
-Glossary: n nodes · e events · r ends of events · q nodes to embed · d channels · k slots of neighbours · f features of
-an event · s memory · z embedding.
+Papers: Rossi et al. 2020, 2006.10637. The presets TGAT (2002.07962), JODIE (1908.01207) and DyRep (Trivedi et al., ICLR
+2019) are made of the same parts, as in table 1 of Rossi et al.
 
-Life of a state: ``initial_state``; then for every batch of events, first ``embed`` the nodes to predict for, then
-``insert`` the batch. To train, insert each batch one step late, inside the autograd graph of the next batch: its
-messages then give the updater a gradient, and no batch predicts itself (TRAP-06). A state holds plain tensors;
-``detached`` cuts it off from the autograd graph.
+Use: call ``initial_state``. Then, for every batch of events, first ``embed`` the nodes that a prediction needs, and
+then ``insert`` the batch. A state contains all events inserted so far, and no batch predicts itself (TRAP-06). To
+train, insert a batch in the autograd graph of the loss of the next batch: its messages then give the memory updater a
+gradient. ``detach_state`` cuts a state off from the autograd graph.
+
+Glossary: n nodes · e events · r ends of events, two an event · q nodes to embed · d channels · k slots of neighbours ·
+f features of an event · s memory · z embedding. Times are float64 in one unit, which the caller chooses.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.layers import memory as mem
-from models.layers import neighbours as near
 from models.layers.checks import check_choice, check_positive
 from models.layers.errors import ShapeError, SizeError
-from models.layers.memory import Memory
-from models.layers.neighbours import Ends, Groups, NeighbourBuffer
+from models.layers.memory import Fading, Identity, Memory, Mlp, aggregator, empty_memory, updater
+from models.layers.neighbours import Ends, Groups, NeighbourBuffer, empty_buffer, group_by_node
+from models.layers.neighbours import insert as insert_neighbours
+from models.layers.neighbours import neighbours_of as newest_neighbours
 from models.layers.temporal_attention import Slots, TemporalAttention
 from models.layers.time_encoding import Functional, time_encoding
 from models.nets.event_batch import EventBatch, check_event_batch
@@ -37,9 +38,11 @@ State = tuple[Memory, NeighbourBuffer]
 class Parts:
     """The parts of a temporal graph network.
 
-    ``updater`` None: no memory. ``embedding``: "identity", "time" (JODIE's projection) or "attention" over
-    ``neighbours`` slots in ``layers`` layers. ``message_reads``: the other node's "memory", or its "embedding" as in
-    DyRep. ``fades``: memories lose strength with time before they are read.
+    ``updater``: one of models.layers.memory.UPDATERS, None for a network without memories. ``message``: "identity" or
+    "mlp". ``aggregator``: one of models.layers.memory.AGGREGATORS. ``encoding``: a name in models.layers.time_encoding.
+    ``embedding``: "identity" is the memory, "time" is JODIE's projection of it, "attention" reads ``neighbours`` slots
+    in ``layers`` layers with ``heads`` heads. ``message_reads``: a message contains the other node's "memory", or its
+    "embedding" as in DyRep. ``fades``: True if memories decay with the time since the node's last event.
     """
 
     updater: str | None = "gru"
@@ -55,13 +58,13 @@ class Parts:
 
     @cached_property
     def passes_raw_messages(self) -> bool:
-        """True where a GRU receives the only message of a node without changes."""
-        keeps_single = self.aggregator in ("last", "mean", "sum")
-        return self.updater == "gru" and self.message == "identity" and keeps_single
+        """True if the GRU receives a node's message unchanged where the node has only one message."""
+        is_identity_of_one = self.aggregator in ("last", "mean", "sum")
+        return self.updater == "gru" and self.message == "identity" and is_identity_of_one
 
     @cached_property
     def has_compiled_passes(self) -> bool:
-        """True for the paper's own parts with one layer of attention, which temporal_graph_cpu.py computes."""
+        """True if temporal_graph_cpu.py has compiled passes for these parts: those of TGN with one attention layer."""
         has_attention = self.embedding == "attention" and self.layers == 1
         return self.passes_raw_messages and has_attention and self.message_reads == "memory"
 
@@ -76,8 +79,12 @@ PRESETS = {
 
 @dataclass(frozen=True)
 class Sizes:
-    """``d`` channels, ``n_features`` of an event, ``d_time`` channels of the time encoding, which resolves elapsed
-    times between ``shortest`` and ``longest``, in the unit of the events' times."""
+    """The sizes of a temporal graph network.
+
+    ``d``: channels of memories and embeddings. ``n_features``: features of an event. ``d_time``: channels of the time
+    encoding. ``shortest`` and ``longest``: the range of elapsed times that the encoding resolves, in the unit of the
+    events' times; ``longest`` is also the initial half-life of memories.
+    """
 
     d: int
     n_features: int
@@ -88,7 +95,10 @@ class Sizes:
 
 
 class TemporalGraph(nn.Module):
-    """Functions on the memories and neighbours of n nodes: ``insert`` updates them, ``embed`` reads them."""
+    """A network on the memories and neighbours of n nodes: ``insert`` updates them, ``embed`` reads them.
+
+    Raises SizeError for unknown parts and for parts that contradict each other.
+    """
 
     encoding: Any
     fading: Any
@@ -106,35 +116,35 @@ class TemporalGraph(nn.Module):
         self.parts = parts
         self.sizes = sizes
         d = sizes.d
-        end_features = sizes.n_features + 1  # the last one is the side of the event that the end is on
+        end_features = sizes.n_features + 1  # the last is +1 for the event's source, −1 for its destination
         self.encoding = time_encoding(parts.encoding, sizes.d_time, sizes.shortest, sizes.longest)
-        self.fading = mem.Fading(sizes.longest) if parts.updater and parts.fades else None
+        self.fading = Fading(sizes.longest) if parts.updater and parts.fades else None
         self.updater = None
         if parts.updater is not None:
             m = 2 * d + sizes.d_time + end_features
-            self.message = mem.Identity(m) if parts.message == "identity" else mem.Mlp(m, d)
-            self.aggregate = mem.aggregator(parts.aggregator, self.message.out_features)
-            self.updater = mem.updater(parts.updater, self.message.out_features, d)
+            self.message = Identity(m) if parts.message == "identity" else Mlp(m, d)
+            self.aggregate = aggregator(parts.aggregator, self.message.out_features)
+            self.updater = updater(parts.updater, self.message.out_features, d)
         self.projection = nn.Parameter(torch.randn(d) * d**-0.5) if parts.embedding == "time" else None
         self.d_memory = 0 if self.updater is None else d
         has_attention = parts.embedding == "attention" or parts.message_reads == "embedding"
-        inputs = [sizes.d_time + end_features + (d if layer else self.d_memory) for layer in range(parts.layers)]
-        self.attention = nn.ModuleList(
-            TemporalAttention(d, r, parts.heads, sizes.dropout) for r in (inputs if has_attention else ())
-        )
+        n_attention_layers = parts.layers if has_attention else 0
+        widths = [sizes.d_time + end_features + (d if layer else self.d_memory) for layer in range(n_attention_layers)]
+        self.attention = nn.ModuleList(TemporalAttention(d, width, parts.heads, sizes.dropout) for width in widths)
 
     def initial_state(self, n: int) -> State:
         """The state of n nodes before the first event."""
         like = next(self.parameters())
         width = 0 if self.updater is None else self.updater.width
-        buffer = near.empty_buffer(n, self.parts.neighbours, self.sizes.n_features + 1, like)
-        return mem.empty_memory(n, width, like), buffer
+        buffer = empty_buffer(n, self.parts.neighbours, self.sizes.n_features + 1, like)
+        return empty_memory(n, width, like), buffer
 
     def insert(self, state: State, events: EventBatch, in_place: bool = False) -> State:
-        """The state after the events, whose messages all read the memories of ``state``.
+        """The state after the events. All their messages read the memories of ``state``, before any of the events.
 
-        ``in_place``: overwrites the tensors of ``state``, except memory vectors while gradients are recorded.
-        Raises ShapeError, NotFiniteError.
+        The order of the events in the batch does not matter. ``in_place``: True overwrites the tensors of ``state``,
+        except the memory vectors while gradients are recorded; False leaves ``state`` unchanged. Returns ``state``
+        itself for a batch without events. Raises ShapeError, NotFiniteError.
         """
         memory, buffer = state
         check_event_batch(events, len(memory.event_count), self.sizes.n_features)
@@ -142,12 +152,12 @@ class TemporalGraph(nn.Module):
             return state
         if not in_place:
             buffer = NeighbourBuffer(*(part.clone() for part in buffer))
-        ends, groups = near.group_by_node(events.ends())
+        ends, groups = group_by_node(events.ends())
         vector = memory.vector
         if self.updater is not None:
             write = vector.index_copy_ if in_place and not torch.is_grad_enabled() else vector.index_copy
-            vector = write(0, groups.node, self._updated(state, ends, groups))
-        near.insert(buffer, memory.event_count, ends, groups)
+            vector = write(0, groups.node, self._updated_memories(state, ends, groups))
+        insert_neighbours(buffer, memory.event_count, ends, groups)
         newest = torch.maximum(groups.newest, memory.updated.index_select(0, groups.node))
         if in_place:
             memory.updated.index_copy_(0, groups.node, newest)
@@ -158,26 +168,27 @@ class TemporalGraph(nn.Module):
         return Memory(vector, updated, event_count, memory.decay), buffer
 
     def embed(self, state: State, nodes: Tensor, t: Tensor, node_features: Tensor | None = None) -> Tensor:
-        """z (q, d) of ``nodes`` (q,) at times ``t`` (q,), from the events inserted so far.
+        """z (q, d) of ``nodes`` (q,) int64 at times ``t`` (q,), from the events inserted so far.
 
         ``node_features`` (q, d) are added to the memories. Raises ShapeError for a node that the state does not have,
-        or that has no time.
+        and where ``nodes`` and ``t`` have different shapes.
         """
+        memory, _ = state
         if nodes.shape != t.shape:
             raise ShapeError(f"nodes are {tuple(nodes.shape)} and times {tuple(t.shape)}; give a time for each node")
-        _check_nodes(nodes, len(state[0].event_count))
+        _check_nodes(nodes, len(memory.event_count))
         if self.parts.embedding == "attention":
             return self._attend(state, nodes, t, self.parts.layers, node_features)
-        s, elapsed = self._read_memory(state[0], nodes, t)
+        s, elapsed = self._read_memory(memory, nodes, t)
         if self.projection is not None:
             s = s * (1 + (elapsed / self.sizes.longest)[:, None] * self.projection)
         return s if node_features is None else s + node_features
 
-    def _updated(self, state: State, ends: Ends, groups: Groups) -> Tensor:
-        """The new memories of ``groups.node``."""
+    def _updated_memories(self, state: State, ends: Ends, groups: Groups) -> Tensor:
+        """The memory vectors of ``groups.node`` after their messages; ``ends`` are sorted as in group_by_node."""
         if self.parts.aggregator == "last" and len(ends.node) > len(groups.node):
-            ends, groups = _newest(ends, groups)
-        memory = state[0]
+            ends, groups = _newest_ends(ends, groups)
+        memory, _ = state
         r = len(ends.node)
         nodes = torch.cat([ends.node, ends.other])
         s, elapsed = self._faded(memory, nodes, torch.cat([ends.t, ends.t]))
@@ -198,14 +209,17 @@ class TemporalGraph(nn.Module):
         return self.updater(message, before, decay_factor)  # type: ignore[misc]  # only networks with an updater call this
 
     def _attend(self, state: State, nodes: Tensor, t: Tensor, layers: int, node_features: Tensor | None) -> Tensor:
-        """z (q, d) after ``layers`` layers of attention; after none, the memories plus ``node_features``."""
+        """z (q, d) after ``layers`` layers of attention; without layers, the memories plus ``node_features``.
+
+        A layer reads the neighbours' embeddings of the layer before, the first layer their memories.
+        """
+        memory, buffer = state
         if not layers:
-            s, _ = self._read_memory(state[0], nodes, t)
+            s, _ = self._read_memory(memory, nodes, t)
             z = s if self.d_memory else s.new_zeros(len(nodes), self.sizes.d)
             return z if node_features is None else z + node_features
         z = self._attend(state, nodes, t, layers - 1, node_features)
-        memory = state[0]
-        ids, event_t, features = near.neighbours(state[1], nodes)
+        ids, event_t, features = newest_neighbours(buffer, nodes)
         elapsed = (t[:, None] - event_t).float()
         fade = torch.ones_like(event_t, dtype=features.dtype)
         if layers > 1:
@@ -213,31 +227,37 @@ class TemporalGraph(nn.Module):
         else:
             table = memory.vector[:, : self.d_memory]
             if self.fading is not None:
-                rows = ids.clamp(min=0).flatten()
-                fade = self.fading.decay_factor(memory, rows, t.repeat_interleave(ids.shape[1]))[0].view_as(event_t)
+                slot_nodes = ids.clamp(min=0).flatten()  # an empty slot reads node 0, which the attention then masks
+                factors, _ = self.fading.decay_factor(memory, slot_nodes, t.repeat_interleave(ids.shape[1]))
+                fade = factors.view_as(event_t)
         if isinstance(self.encoding, Functional):
             return self.attention[layers - 1](z, Slots(table, ids, fade, features, elapsed, self.encoding.frequency))
         encoded = torch.cat([features, self.encoding(elapsed)], dim=-1)
         return self.attention[layers - 1](z, Slots(table, ids, fade, encoded, elapsed, elapsed.new_empty(0)))
 
     def _unique_embeddings(self, state: State, ids: Tensor, t: Tensor, layers: int) -> tuple[Tensor, Tensor]:
-        """z of each different pair of a node in ``ids`` (q, k) and its time t (q,), and the row of each id in z."""
+        """Each different pair of a node in ``ids`` (q, k) and its time in ``t`` (q,) is embedded once.
+
+        Returns z of the pairs, and for each slot the position (q, k) of its pair in z; empty slots keep their negative
+        id.
+        """
         is_used = ids >= 0
         times, time_index = torch.unique(t, return_inverse=True)
-        pairs, row = torch.unique((ids * len(times) + time_index[:, None])[is_used], return_inverse=True)
+        pairs, pair_index = torch.unique((ids * len(times) + time_index[:, None])[is_used], return_inverse=True)
         nodes = pairs // len(times)
         pair_t = times.index_select(0, pairs % len(times))
-        rows = ids.masked_scatter(is_used, row)
-        return self._attend(state, nodes, pair_t, layers, None), rows
+        position = ids.masked_scatter(is_used, pair_index)
+        return self._attend(state, nodes, pair_t, layers, None), position
 
     def _read_memory(self, memory: Memory, nodes: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """The part of the nodes' memories at ``t`` that others read (q, d_memory), and the times since their last
-        events (q,)."""
+        """The part (q, d_memory) of the nodes' memories at ``t`` that embeddings read, and the times (q,) since the
+        nodes' last events. The rest of a memory, such as an LSTM's cell, is for its updater alone."""
         s, elapsed = self._faded(memory, nodes, t)
         return s[:, : self.d_memory], elapsed
 
     def _faded(self, memory: Memory, nodes: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """The whole memories of the nodes, faded until ``t``, and the times since their last events."""
+        """The whole memory vectors (q, w) of the nodes, decayed until ``t``, and the times (q,) since their last
+        events."""
         if self.fading is not None:
             return self.fading(memory, nodes, t)
         elapsed = (t - memory.updated.index_select(0, nodes)).clamp(min=0).float()
@@ -245,7 +265,7 @@ class TemporalGraph(nn.Module):
 
 
 def _check_nodes(nodes: Tensor, n: int) -> None:
-    """Raises ShapeError for a node that is none of n."""
+    """Raises ShapeError unless all ``nodes`` are in [0, n)."""
     if not len(nodes):
         return
     lowest, highest = torch.stack(nodes.aminmax()).tolist()
@@ -254,29 +274,31 @@ def _check_nodes(nodes: Tensor, n: int) -> None:
         raise ShapeError(f"an embedding is asked of the node {unknown}; those of this state are 0 … {n - 1}")
 
 
-def copied(state: State) -> State:
-    """The same state in new tensors, to be changed in place."""
+def copy_state(state: State) -> State:
+    """The same state in new tensors."""
     memory, buffer = state
     return Memory(*(part.clone() for part in memory)), NeighbourBuffer(*(part.clone() for part in buffer))
 
 
-def detached(state: State) -> State:
-    """The same state without the autograd graph that it was computed in."""
+def detach_state(state: State) -> State:
+    """The same state, cut off from the autograd graph that it was computed in; it shares the tensors."""
     memory, buffer = state
     return memory._replace(vector=memory.vector.detach()), buffer
 
 
 def preset(name: str, **options: object) -> Parts:
-    """The preset of that name with the parts in ``options`` replaced. Raises SizeError, and TypeError for an unknown
-    part."""
+    """The parts of the preset of that name, with those in ``options`` replaced.
+
+    Raises SizeError for an unknown name, TypeError for an unknown part.
+    """
     check_choice("preset", name, PRESETS)
     return replace(PRESETS[name], **options)  # type: ignore[arg-type]
 
 
-def _newest(ends: Ends, groups: Groups) -> tuple[Ends, Groups]:
-    """The ends at the newest time of their node, and their groups."""
-    rows = (ends.t == groups.newest.index_select(0, groups.group_index)).nonzero()[:, 0]
-    group_index = groups.group_index.index_select(0, rows)
+def _newest_ends(ends: Ends, groups: Groups) -> tuple[Ends, Groups]:
+    """The ends at the latest time of their node, several where they are simultaneous, and their groups."""
+    newest = (ends.t == groups.newest.index_select(0, groups.group_index)).nonzero()[:, 0]
+    group_index = groups.group_index.index_select(0, newest)
     size = torch.bincount(group_index, minlength=len(groups.node))
-    position = groups.position.index_select(0, rows)
-    return ends.take(rows), Groups(groups.node, group_index, position, size, groups.newest)
+    position = groups.position.index_select(0, newest)
+    return ends.take(newest), Groups(groups.node, group_index, position, size, groups.newest)

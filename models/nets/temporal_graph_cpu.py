@@ -1,8 +1,9 @@
-"""The temporal graph network with compiled passes on a CPU, for use where no gradient is needed.
+"""The temporal graph network with compiled passes on a CPU, for evaluation without gradients.
 
-``CompiledTemporalGraph`` computes what ``TemporalGraph`` computes. It takes the compiled passes of
-models/layers/kernels/tgn_cpu.py for the paper's own parts in float32, and the torch operations it inherits for
-everything else. Glossary as in temporal_graph.py.
+``CompiledTemporalGraph`` computes what ``TemporalGraph`` computes. For the parts of TGN in float32 it uses the compiled
+passes of models/layers/kernels/tgn_cpu.py; for everything else it uses the torch operations that it inherits.
+
+Glossary: n nodes · e events · q nodes to embed · d channels · z embedding.
 """
 
 from __future__ import annotations
@@ -19,87 +20,92 @@ from models.layers.kernels.gru_cpu import gru_cell
 from models.layers.kernels.parallel import as_array, as_arrays
 from models.layers.time_encoding import Functional
 from models.nets.event_batch import EventBatch
-from models.nets.temporal_graph import State, TemporalGraph, copied
+from models.nets.temporal_graph import State, TemporalGraph, copy_state
 
-FEW_NODES = 4  # up to so many nodes, embedding one by one in a compiled pass is faster than torch's batch operations
+MAX_COMPILED_NODES = 4  # more nodes are embedded faster by torch's batch operations than one by one in a compiled pass
 
 
 class CompiledTemporalGraph(TemporalGraph):
-    """A TemporalGraph whose ``insert`` and ``embed`` run as compiled passes in evaluation on a CPU.
+    """A TemporalGraph whose ``insert`` and ``embed`` run as compiled passes in evaluation mode on a CPU.
 
-    The parameters, their names and their order are those of TemporalGraph: a state dict fits both.
+    The parameters have the names and the order of those in TemporalGraph, so a state dict fits both.
     """
 
     def insert(self, state: State, events: EventBatch, in_place: bool = False) -> State:
-        """As TemporalGraph.insert."""
+        """The state after the events, as TemporalGraph.insert."""
         after = self._insert_compiled(state, events, in_place) if self._can_compile(state) else None
         return super().insert(state, events, in_place) if after is None else after
 
     def embed(self, state: State, nodes: Tensor, t: Tensor, node_features: Tensor | None = None) -> Tensor:
-        """As TemporalGraph.embed."""
-        few = node_features is None and nodes.shape == t.shape and len(nodes) <= FEW_NODES
-        z = self._embed_compiled(state, nodes, t) if few and self._can_compile(state) else None
+        """z (q, d) of ``nodes``, as TemporalGraph.embed."""
+        fits_pass = node_features is None and nodes.shape == t.shape and len(nodes) <= MAX_COMPILED_NODES
+        z = self._embed_compiled(state, nodes, t) if fits_pass and self._can_compile(state) else None
         return super().embed(state, nodes, t, node_features) if z is None else z
 
     def _can_compile(self, state: State) -> bool:
-        """True where no gradient is needed and the compiled passes support parts, device and precision."""
-        vector = state[0].vector
+        """True in evaluation without gradients, if the compiled passes support the parts, the device and the dtype."""
+        memory, _ = state
+        vector = memory.vector
         if torch.is_grad_enabled() or self.training or vector.device.type != "cpu" or vector.dtype != torch.float32:
             return False
         return self.parts.has_compiled_passes and isinstance(self.encoding, Functional)
 
     def _insert_compiled(self, state: State, events: EventBatch, in_place: bool) -> State | None:
-        """The state after the events.
+        """The state after the events; None, and nothing is written, for events that the compiled pass cannot insert.
 
-        None, and nothing written, for events that ``insert`` refuses, or for a node with several messages at one time.
+        These are events that ``insert`` refuses, events of one node that are not in strictly ascending order of time,
+        and several events of one node where the aggregator needs more than the last message.
         """
-        count = len(events.src)
-        touched = 0
-        if count and events.has_shapes(self.sizes.n_features):
-            columns = as_arrays(*(column.contiguous() for column in events))
-            rows = np.empty(2 * count, np.int64)
-            one_message = self.parts.aggregator != "last"
-            touched = tgn_cpu.newest_ends(columns[:3], state[0].vector.shape[0], rows, one_message)
-        if touched < 1:
+        memory, _ = state
+        e = len(events.src)
+        if not e or not events.has_shapes(self.sizes.n_features):
             return None
-        memory, buffer = state if in_place else copied(state)
-        nodes = memory.event_count.new_empty(touched)
-        messages = memory.vector.new_empty(touched, self.message.out_features)
-        faded = memory.vector.new_empty(touched, self.sizes.d)
+        columns = as_arrays(*(column.contiguous() for column in events))
+        src, dst, t, _ = columns
+        end_index = np.empty(2 * e, np.int64)  # the newest end of each node: i is source i, e + i is destination i
+        needs_one_message = self.parts.aggregator != "last"
+        n_nodes = tgn_cpu.find_newest_ends((src, dst, t), memory.vector.shape[0], end_index, needs_one_message)
+        if n_nodes < 1:
+            return None
+        memory, buffer = state if in_place else copy_state(state)
+        nodes = memory.event_count.new_empty(n_nodes)
+        messages = memory.vector.new_empty(n_nodes, self.message.out_features)
+        faded = memory.vector.new_empty(n_nodes, self.sizes.d)
         vector, updated, event_count, decay = as_arrays(*memory)
         tgn_cpu.write_messages(
             (vector, updated, decay),
             columns,
-            rows[:touched],
+            end_index[:n_nodes],
             as_array(self.encoding.frequency),
             *self._kernel_scales(),
             as_arrays(nodes, messages, faded),
         )
         cell: Any = self.updater.cell  # type: ignore[union-attr]  # parts with compiled passes have an updater
-        new, _, _ = gru_cell(messages, faded, cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
-        memory.vector.index_copy_(0, nodes, new)
+        new_vectors, _, _ = gru_cell(messages, faded, cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
+        memory.vector.index_copy_(0, nodes, new_vectors)
         tgn_cpu.write_neighbours(as_arrays(*buffer), (updated, event_count), columns, self.parts.neighbours)
         return memory, buffer
 
     def _embed_compiled(self, state: State, nodes: Tensor, t: Tensor) -> Tensor | None:
-        """z (q, d) of a few nodes (q,) at the times t (q,); None for a node that the state does not have."""
+        """z (q, d) of a few nodes (q,) at the times t (q,); None if the state lacks one of the nodes."""
         memory, buffer = state
         layer: Any = self.attention[0]
-        out = memory.vector.new_empty(*nodes.shape, self.sizes.d)
+        z = memory.vector.new_empty(*nodes.shape, self.sizes.d)
         weights = [self.encoding.frequency, layer.query.weight, layer.query.bias, layer.key, layer.value]
         weights += [layer.merge_in.weight, layer.merge_in.bias, layer.merge_out.weight, layer.merge_out.bias]
-        all_known = tgn_cpu.embed(
+        are_known = tgn_cpu.embed(
             as_arrays(memory.vector, memory.updated, memory.decay),
             as_arrays(*buffer),
             as_arrays(nodes.contiguous(), t.contiguous()),
             as_arrays(*weights),
             *self._kernel_scales(),
-            as_array(out),
+            as_array(z),
         )
-        return out if all_known else None
+        return z if are_known else None
 
     def _kernel_scales(self) -> tuple[tgn_cpu.Rates, tgn_cpu.Sizes]:
-        """The time encoding's factor and the rate of fading; then the sizes in the order of tgn_cpu.Sizes."""
+        """Two tuples, as the passes expect them: the time encoding's factor and the decay rate of memories; the sizes
+        in the order of tgn_cpu.Sizes."""
         rate = 0.0 if self.fading is None else math.exp(self.fading.log_rate.item())
         parts = self.parts
         sizes = self.sizes

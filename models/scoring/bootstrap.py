@@ -1,10 +1,10 @@
-"""Moving-block bootstrap intervals of a mean score over dependent days.
+"""Moving-block bootstrap intervals of a mean score over dependent days: Künsch (1989), percentile intervals.
 
-Künsch (1989); percentile intervals. Neighbouring days share most of their label, so days are not independent: a block
-must be longer than the label. Seeds are resampled too, so an interval includes the randomness of the fit as well as
-that of the days.
+The labels of neighbouring days overlap, so days are not independent: a block must be longer than the label. The seeds
+of the fits are resampled as well, so an interval includes the randomness of the fit and the randomness of the days.
 
-Glossary: s seeds · t days · r draws. Scores (s, t) are any numbers whose mean is the measure, 1 and 0 for an accuracy.
+Glossary: s seeds of fits · t days · m models · r draws. A score (s, t) is one number per seed and day whose mean is the
+measure; for an accuracy it is 1 for a correct prediction and 0 for a wrong one.
 """
 
 from __future__ import annotations
@@ -14,29 +14,32 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def resampled_means(scores: Sequence[np.ndarray], block_bars: int, draws: int = 4000, seed: int = 0) -> np.ndarray:
-    """The mean of each of ``scores`` [(s, t)] in every draw, (len(scores), r).
+def resampled_means(scores: Sequence[np.ndarray], block_bars: int, n_draws: int = 4000, seed: int = 0) -> np.ndarray:
+    """The mean of every model's score in every draw, (m, r); ``scores`` has one array (s, t) per model.
 
-    Within a draw all scores use the same days, so their differences are paired. Raises ValueError for scores over
-    different days, and for blocks longer than the days.
+    A draw takes the same days from all models, so the differences between models are paired. The number of seeds may
+    differ between models. Raises ValueError for scores over different numbers of days, and for a block of less than
+    one day or of more days than there are.
     """
-    days = scores[0].shape[1]
-    if any(s.ndim != 2 or s.shape[1] != days for s in scores):
+    n_days = scores[0].shape[1]
+    if any(s.ndim != 2 or s.shape[1] != n_days for s in scores):
         raise ValueError(f"scores must be (seeds, days) over the same days, got {[s.shape for s in scores]}")
-    if not 1 <= block_bars <= days:
-        raise ValueError(f"a block of {block_bars} days does not fit in {days} days")
+    if not 1 <= block_bars <= n_days:
+        raise ValueError(f"a block of {block_bars} days does not fit in {n_days} days")
     rng = np.random.default_rng(seed)
-    starts = rng.integers(0, days - block_bars + 1, size=(draws, -(-days // block_bars)))
-    resampled_days = (starts[:, :, None] + np.arange(block_bars)).reshape(draws, -1)[:, :days]
+    n_blocks = -(-n_days // block_bars)  # rounded up
+    block_starts = rng.integers(0, n_days - block_bars + 1, size=(n_draws, n_blocks))
+    resampled_days = (block_starts[:, :, None] + np.arange(block_bars)).reshape(n_draws, -1)[:, :n_days]
     means = []
     for score in scores:
-        seeds = rng.integers(0, len(score), size=(draws, len(score)))
-        by_draw = np.stack([by_day[resampled_days].mean(axis=1) for by_day in score.astype(np.float64)])  # (s, r)
-        means.append(np.take_along_axis(by_draw.T, seeds, axis=1).mean(axis=1))
+        n_seeds = len(score)
+        resampled_seeds = rng.integers(0, n_seeds, size=(n_draws, n_seeds))
+        seed_means = np.stack([by_day[resampled_days].mean(axis=1) for by_day in score.astype(np.float64)])  # (s, r)
+        means.append(np.take_along_axis(seed_means.T, resampled_seeds, axis=1).mean(axis=1))
     return np.stack(means)
 
 
-def interval(draws: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """The central interval that holds the share ``level`` of ``draws`` (r,)."""
-    low, high = np.quantile(draws, ((1 - level) / 2, (1 + level) / 2))
+def percentile_interval(means: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """The ends of the central interval that contains the share ``level`` of the resampled ``means`` (r,)."""
+    low, high = np.quantile(means, ((1 - level) / 2, (1 + level) / 2))
     return float(low), float(high)

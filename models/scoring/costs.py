@@ -1,15 +1,19 @@
-"""Trading costs: commission and slippage as fractions of the traded notional, charged at the fill."""
+"""Trading costs: commission and slippage as fractions of the traded notional, paid at the fill."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-BPS = 1e-4
+BASIS_POINT = 1e-4
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Fractions of the traded notional |Δ position|: ``commission`` paid to the broker, ``slippage`` to the market."""
+    """Costs as fractions of the traded notional, which counts buys and sells with the same sign.
+
+    ``commission`` is paid to the broker; ``slippage`` is the difference between the fill and the open. Raises
+    ValueError for a negative or NaN cost.
+    """
 
     commission: float = 0.0
     slippage: float = 0.0
@@ -20,8 +24,8 @@ class Costs:
 
     @classmethod
     def from_bps(cls, commission_bps: float, slippage_bps: float) -> Costs:
-        """Costs given in basis points: 10 bps are 0.001."""
-        return cls(commission_bps * BPS, slippage_bps * BPS)
+        """Costs from basis points: 10 bps are the fraction 0.001."""
+        return cls(commission_bps * BASIS_POINT, slippage_bps * BASIS_POINT)
 
     @property
     def rate(self) -> float:

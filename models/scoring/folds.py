@@ -1,8 +1,10 @@
-"""Walk-forward folds: train on a rolling slice, test on the bars after it, with a purge and an embargo between.
+"""Walk-forward folds: a rolling training slice, an embargo, then a test window; label overlap is purged.
 
-A decision at the close of bar t enters at the open of t + 1, so a label of h bars ends at the open of bar t + 1 + h:
-on a regular grid the purge is the longest horizon plus one bar. The code derives the purge from the labels' end times
-and not from that formula, so it is also right for grids with holes.
+Glossary: t bars, h horizons, k training rows. The row t is the bar t with its labels.
+
+A decision at the close of bar t enters at the open of bar t + 1, so a label of h bars ends at the open of bar
+t + 1 + h. Where every label ends at its own bar, the purge is the longest horizon plus one bar. The purge is computed
+from the labels' end times and not by that formula, so it is also correct for labels that end later.
 """
 
 from __future__ import annotations
@@ -14,11 +16,12 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class Fold:
-    """Bar positions of one fold.
+    """Bar positions of one fold; ``index`` counts the folds from 0.
 
-    ``train`` (k,) the training rows left after the purge, one contiguous range. ``train_stop`` = ``test_start`` −
-    embargo: no label of a training row ends at or after this bar. ``[test_start, test_stop)`` is the test window;
-    ``test_stop`` may lie beyond the panel's end. ``purge_bars``: the number of rows dropped before ``train_stop``.
+    ``train`` (k,): the training rows after the purge, a contiguous ascending range. ``train_stop``: the end of the
+    training slice, ``embargo_bars`` before ``test_start``; every label of a training row ended before the open of this
+    bar. [``test_start``, ``test_stop``): the test window, which may extend beyond the panel's end. ``purge_bars``: the
+    number of rows dropped from the end of the training slice.
     """
 
     index: int
@@ -34,9 +37,12 @@ def walk_forward(
 ) -> list[Fold]:
     """Rolling folds, oldest first; a fold exists as soon as the panel has the first bar of its test window.
 
-    ``ts`` (t,) bar opens; ``label_end`` (t, h) the end of each label of a row, NaT while it is unknown (such a row is
-    never a training row). Folds are anchored at bar 0, so more bars add folds and never move or change one. Raises
-    ValueError for sizes that leave a fold without training rows.
+    ``ts`` (t,) datetime64: the bars' opens, ascending. ``label_end`` (t, h) datetime64: the end of each label, NaT if
+    the panel ends before it. A row whose last label has not ended before the open of ``train_stop``, or is NaT, is
+    purged together with all rows of the slice after it. Training slices have ``train_bars`` before the purge, and the
+    first one begins at bar ``warmup_bars``. Test windows have ``test_bars`` and follow each other without a gap, so
+    more bars add folds and change no existing fold. Raises ValueError for invalid sizes, and for a fold without a
+    training row after the purge.
     """
     if min(train_bars, test_bars) < 1 or min(warmup_bars, embargo_bars) < 0:
         raise ValueError(
@@ -45,17 +51,27 @@ def walk_forward(
         )
     if label_end.shape[:1] != ts.shape:
         raise ValueError(f"{len(ts)} bars but label ends of {len(label_end)} rows")
-    last_end = label_end.max(axis=1) if label_end.size else np.full(len(ts), np.datetime64("NaT"))
+    last_label_end = label_end.max(axis=1) if label_end.size else np.full(len(ts), np.datetime64("NaT"))
+    first_test_start = warmup_bars + train_bars + embargo_bars
     folds = []
-    for index, test_start in enumerate(range(warmup_bars + train_bars + embargo_bars, len(ts), test_bars)):
+    for index, test_start in enumerate(range(first_test_start, len(ts), test_bars)):
         train_stop = test_start - embargo_bars
-        ended = last_end[train_stop - train_bars : train_stop] < ts[train_stop]
-        unpurged = train_bars if ended.all() else int(ended.argmin())
-        if unpurged == 0:
+        train_start = train_stop - train_bars
+        has_ended = last_label_end[train_start:train_stop] < ts[train_stop]
+        n_train = train_bars if has_ended.all() else int(has_ended.argmin())
+        if n_train == 0:
             raise ValueError(
                 f"fold {index}: the purge leaves none of {train_bars} training bars; train_bars must exceed the "
                 "longest horizon plus one"
             )
-        train = np.arange(train_stop - train_bars, train_stop - train_bars + unpurged)
-        folds.append(Fold(index, train, train_stop, test_start, test_start + test_bars, train_bars - unpurged))
+        folds.append(
+            Fold(
+                index=index,
+                train=np.arange(train_start, train_start + n_train),
+                train_stop=train_stop,
+                test_start=test_start,
+                test_stop=test_start + test_bars,
+                purge_bars=train_bars - n_train,
+            )
+        )
     return folds

@@ -1,4 +1,4 @@
-"""Leak check: stored values against the same values recomputed without later data. Any difference is a leak."""
+"""Leak check: stored values are compared with values recomputed without later data. Any difference is a leak."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Comparison:
-    """The number of rows compared, the number that differ, and the largest difference of any value.
+    """Result of a comparison of stored rows with recomputed rows.
 
-    A row that exists on one side only differs by infinity.
+    ``rows_compared`` counts the rows that exist in at least one of the two. ``rows_different`` counts those that differ
+    or exist in only one. ``max_abs_difference`` is the largest difference of any value: inf if a row exists in only one
+    or if a number faces a NaN.
     """
 
     rows_compared: int
@@ -31,18 +33,22 @@ def compare(
     recomputed_mask: np.ndarray,
     tolerance: float,
 ) -> Comparison:
-    """The comparison of the rows of ``stored`` and ``recomputed`` (..., c) by their last axis.
+    """The comparison of ``stored`` with ``recomputed``, both (..., c): each row has c values.
 
-    A row differs if one of its values differs by more than ``tolerance``; two NaN are equal, a NaN and a number differ.
+    A row differs if one of its values differs by more than ``tolerance``. Two NaN are equal; a NaN and a number differ.
     ``stored_mask`` and ``recomputed_mask`` (...) bool are True where the row exists.
     """
-    in_either = stored_mask | recomputed_mask
-    in_both = stored_mask & recomputed_mask
-    a = stored[in_both]
-    b = recomputed[in_both]
+    is_in_either = stored_mask | recomputed_mask
+    is_in_both = stored_mask & recomputed_mask
+    a = stored[is_in_both]
+    b = recomputed[is_in_both]
     with np.errstate(invalid="ignore"):
-        distance = np.where(a == b, 0.0, np.abs(a - b))  # equal infinities have distance 0, not NaN
-    distance = np.where(np.isnan(a) & np.isnan(b), 0.0, np.where(np.isnan(distance), np.inf, distance))
-    unmatched = int(in_either.sum() - in_both.sum())
-    largest = np.inf if unmatched else float(distance.max(initial=0.0))
-    return Comparison(int(in_either.sum()), int((distance > tolerance).any(axis=-1).sum()) + unmatched, largest)
+        difference = np.where(a == b, 0.0, np.abs(a - b))  # equal infinities have difference 0, not NaN
+    difference = np.where(np.isnan(a) & np.isnan(b), 0.0, np.where(np.isnan(difference), np.inf, difference))
+    n_unmatched = int(is_in_either.sum() - is_in_both.sum())
+    n_changed = int((difference > tolerance).any(axis=-1).sum())
+    return Comparison(
+        rows_compared=int(is_in_either.sum()),
+        rows_different=n_changed + n_unmatched,
+        max_abs_difference=np.inf if n_unmatched else float(difference.max(initial=0.0)),
+    )

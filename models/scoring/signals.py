@@ -1,7 +1,7 @@
-"""Trading views from class probabilities: labels, side, confidence and stop of each asset.
+"""Trading signals from class probabilities: class, direction, confidence and stop-loss price of each asset.
 
-Classes are ordered STRONG_SELL, SELL, HOLD, BUY, STRONG_BUY. Three-class probabilities add each strong class to its
-plain one.
+The five classes are, in the order of the last axis: STRONG_SELL, SELL, HOLD, BUY, STRONG_BUY. The three classes are
+SELL, HOLD and BUY: the probability of a strong class is added to that of the plain class.
 """
 
 from __future__ import annotations
@@ -10,51 +10,61 @@ from dataclasses import dataclass
 
 import numpy as np
 
-LABELS_5 = ("STRONG_SELL", "SELL", "HOLD", "BUY", "STRONG_BUY")
-LABELS_3 = ("SELL", "HOLD", "BUY")
-SIDES = ("SHORT", "FLAT", "LONG")
+CLASS_NAMES_5 = ("STRONG_SELL", "SELL", "HOLD", "BUY", "STRONG_BUY")
+CLASS_NAMES_3 = ("SELL", "HOLD", "BUY")
+DIRECTION_NAMES = ("SHORT", "FLAT", "LONG")  # of directions −1, 0, 1
 STOP_ATR_MULTIPLE = 2.0
+
+STRONG_SELL, SELL, HOLD, BUY, STRONG_BUY = range(len(CLASS_NAMES_5))
 
 
 @dataclass(frozen=True, eq=False)
-class Views:
-    """One view per asset (and bar); each array has the shape of the probabilities without their last axis.
+class Signals:
+    """One signal per asset (and bar). Each array has the shape of the probabilities without their last axis.
 
-    ``side`` −1, 0 or 1 (HOLD and no prediction are 0); ``confidence`` the probability of the predicted one of three
-    classes, NaN without a prediction; ``label_5`` the position of the five-class label in ``LABELS_5``.
+    ``direction`` int64: −1 short, 0 flat, 1 long; 0 for HOLD and without a prediction. ``confidence`` float64: the
+    probability of the predicted class of the three, NaN without a prediction. ``class_5`` int64: the index of the
+    predicted class in ``CLASS_NAMES_5``, HOLD without a prediction.
     """
 
-    side: np.ndarray
+    direction: np.ndarray
     confidence: np.ndarray
-    label_5: np.ndarray
+    class_5: np.ndarray
 
     @property
-    def label_3(self) -> np.ndarray:
-        """Position in ``LABELS_3``."""
-        return self.side + 1
+    def class_3(self) -> np.ndarray:
+        """The index of the predicted class in ``CLASS_NAMES_3``; HOLD without a prediction."""
+        return self.direction + 1
 
 
-def views(probabilities: np.ndarray) -> Views:
-    """Views of five-class probabilities (..., 5); a row with a NaN is no prediction.
+def signals_from_probabilities(probabilities: np.ndarray) -> Signals:
+    """The signals of five-class probabilities (..., 5); five probabilities with a NaN among them are no prediction.
 
-    The predicted class is the most probable of the three, and HOLD where BUY and SELL tie. The five-class label is the
-    more probable of the two five-class labels within the predicted class, so both labels always agree.
+    The predicted class of the three is BUY or SELL only if it is strictly the most probable one, otherwise HOLD. The
+    predicted class of the five belongs to it, so the two never disagree: it is the strong class only if that is
+    strictly more probable than the plain one.
     """
-    sell = probabilities[..., 0] + probabilities[..., 1]
-    hold = probabilities[..., 2]
-    buy = probabilities[..., 3] + probabilities[..., 4]
-    side = np.where(buy > np.maximum(sell, hold), 1, np.where(sell > np.maximum(buy, hold), -1, 0))
-    confidence = np.where(side > 0, buy, np.where(side < 0, sell, hold))
-    strong_buy = probabilities[..., 4] > probabilities[..., 3]
-    strong_sell = probabilities[..., 0] > probabilities[..., 1]
-    label_5 = np.where(side > 0, 3 + strong_buy, np.where(side < 0, 1 - strong_sell, 2))
-    is_known = ~np.isnan(probabilities).any(axis=-1)
-    return Views(np.where(is_known, side, 0), np.where(is_known, confidence, np.nan), np.where(is_known, label_5, 2))
+    sell = probabilities[..., STRONG_SELL] + probabilities[..., SELL]
+    hold = probabilities[..., HOLD]
+    buy = probabilities[..., BUY] + probabilities[..., STRONG_BUY]
+    direction = np.where(buy > np.maximum(sell, hold), 1, np.where(sell > np.maximum(buy, hold), -1, 0))
+    confidence = np.where(direction > 0, buy, np.where(direction < 0, sell, hold))
+    buy_class = np.where(probabilities[..., STRONG_BUY] > probabilities[..., BUY], STRONG_BUY, BUY)
+    sell_class = np.where(probabilities[..., STRONG_SELL] > probabilities[..., SELL], STRONG_SELL, SELL)
+    class_5 = np.where(direction > 0, buy_class, np.where(direction < 0, sell_class, HOLD))
+    has_prediction = ~np.isnan(probabilities).any(axis=-1)
+    return Signals(
+        direction=np.where(has_prediction, direction, 0),
+        confidence=np.where(has_prediction, confidence, np.nan),
+        class_5=np.where(has_prediction, class_5, HOLD),
+    )
 
 
-def stop_price(side: np.ndarray, close: np.ndarray, atr: np.ndarray) -> np.ndarray:
-    """The stop price of a position: close − 2·ATR for a long, close + 2·ATR for a short; NaN when flat (HYB-26).
+def stop_price(direction: np.ndarray, close: np.ndarray, atr: np.ndarray) -> np.ndarray:
+    """Stop-loss price of each position, 2 average true ranges from the close of the decision's bar (HYB-26).
 
-    ``close`` and ``atr`` in the same price units; a NaN in either gives NaN.
+    ``direction``, ``close``, ``atr`` and the result have one shape. ``close`` and ``atr`` (the average true range at
+    that close) have the same price units. A long's stop is close − 2·ATR, a short's is close + 2·ATR. NaN for a flat
+    position, and where ``close`` or ``atr`` is NaN.
     """
-    return np.where(side == 0, np.nan, close - side * STOP_ATR_MULTIPLE * atr)
+    return np.where(direction == 0, np.nan, close - direction * STOP_ATR_MULTIPLE * atr)

@@ -1,14 +1,18 @@
 """Simulated equity of target weights, bar by bar, after costs and funding.
 
-Glossary: t bars, n assets, d sessions.
-A decision made at the close of bar t is filled at the open of bar t + 1, never at the price it was decided on. A
-position is a number of fractional units, sized as its weight times the equity at the fill's open and before its costs;
-its weight then drifts with prices. Costs are a fraction of the traded notional, paid in cash at the fill. Funding
-settled in (open, close] of a bar is paid on the units held in that bar, at its close: a position decided at the instant
-of a settlement is filled at the next bar's open and does not pay it. Longs pay a positive rate, shorts receive it.
-An asset without a bar cannot trade: it is marked at its last price, and its order waits for its next bar. An asset that
-never trades again stays in the portfolio at its last price to the panel's end. Cash earns nothing. Equity that reaches
-zero stays zero. No value at or before bar t depends on a bar after t.
+Glossary: t bars, n assets, d sessions, w weight (value of a position ÷ equity).
+
+Orders. A decision made at the close of bar t is filled at the open of bar t + 1. A position is a fractional number of
+units. Its value at the fill is the target weight times the equity at that open, before costs; then its weight drifts
+with prices. An asset without a bar cannot trade: it is valued at its last price, and its order waits for its next bar.
+An asset that never trades again stays in the portfolio at its last price.
+
+Cash. Costs are a fraction of the traded notional and are paid at the fill. Funding that is settled in (open, close] of
+a bar is paid at that bar's close on the units held then. So a position that is decided at the instant of a settlement
+does not pay it: it is filled at the next open. Longs pay a positive rate, shorts receive it. Cash earns no interest.
+Equity that reaches zero stays zero.
+
+No value at or before bar t depends on a bar after t.
 """
 
 from __future__ import annotations
@@ -24,25 +28,26 @@ from models.scoring.metrics import drawdowns
 
 @dataclass(frozen=True, eq=False)
 class Simulation:
-    """One row per bar, each (t,). ``equity`` at the close, in units of the starting equity.
+    """The simulated portfolio, one value per bar, each (t,). All values are 0 from the bar on that ruins the portfolio.
 
-    ``gross`` and ``net`` are Σ|w| and Σw at the close. ``turnover`` Σ|traded| and ``cost`` are fractions of the equity
-    at the bar's open; ``funding`` is received (+) or paid (−), a fraction of the equity at the close before it.
-    ``flat`` is True where the drawdown limit replaced the bar's decision by an all-cash portfolio.
+    ``equity``: at the close, in units of the starting equity. ``gross_exposure`` Σ|w| and ``net_exposure`` Σw: at the
+    close. ``turnover``: traded notional, both sides counted, as a fraction of the equity at the bar's open. ``cost``:
+    also a fraction of that equity, ≥ 0. ``funding``: received (+) or paid (−), as a fraction of the equity at the close
+    before funding. ``is_flat`` bool: the drawdown limit replaced the bar's decision by an all-cash portfolio.
     """
 
     equity: np.ndarray
-    gross: np.ndarray
-    net: np.ndarray
+    gross_exposure: np.ndarray
+    net_exposure: np.ndarray
     turnover: np.ndarray
     cost: np.ndarray
     funding: np.ndarray
-    flat: np.ndarray
+    is_flat: np.ndarray
 
 
 def simulate(
-    opens: np.ndarray,
-    closes: np.ndarray,
+    open_prices: np.ndarray,
+    close_prices: np.ndarray,
     target: np.ndarray,
     *,
     costs: Costs,
@@ -50,134 +55,169 @@ def simulate(
     drawdown_trigger: float | None = None,
     cooldown_bars: int = 0,
 ) -> Simulation:
-    """The simulation of ``target`` (t, n): the weights decided at each close, a row of NaN where none are decided.
+    """The portfolio that follows ``target`` (t, n): the weights decided at each close, all NaN without a decision.
 
-    ``opens`` and ``closes`` (t, n) adjusted prices, both NaN where an asset has no bar. ``funding`` (t, n) sum of the
-    rates settled in the bar; NaN or None charges nothing (the caller must report unknown rates). With
-    ``drawdown_trigger``, a close that far below the peak moves the portfolio to cash for ``cooldown_bars`` bars; after
-    them the peak is reset to the equity at that time. Raises ValueError for shapes that differ, an open without a close
-    or the reverse, or a decision with NaN for some assets.
+    ``open_prices`` and ``close_prices`` (t, n) are adjusted prices, both NaN where an asset has no bar. ``funding``
+    (t, n) is the sum of the rates settled in each bar. NaN or None charges nothing: the caller must report unknown
+    rates.
+
+    ``drawdown_trigger`` is a fraction of the peak equity, None for no limit. A close at least that far below the peak
+    starts a cooldown: the decisions of this bar and of the following ``cooldown_bars`` − 1 bars are replaced by cash.
+    Then the peak is reset to the equity at that time.
+
+    Raises ValueError for shapes that differ, for an open without a close or the reverse, and for a decision that is NaN
+    for some assets only.
     """
-    rates = np.zeros((0, closes.shape[1])) if funding is None else np.ascontiguousarray(funding, dtype=np.float64)
-    if not opens.shape == closes.shape == target.shape or (len(rates) and rates.shape != closes.shape):
-        raise ValueError(f"shapes differ: opens {opens.shape}, closes {closes.shape}, target {target.shape}")
-    opens, closes, target = (np.ascontiguousarray(a, dtype=np.float64) for a in (opens, closes, target))
-    path = np.zeros((6, len(closes)))
-    flat = np.zeros(len(closes), dtype=np.bool_)
-    faulty_bar = _run(opens, closes, target, rates, costs.rate, drawdown_trigger or 0.0, cooldown_bars, path, flat)
+    rates = np.zeros((0, close_prices.shape[1]))
+    if funding is not None:
+        rates = np.ascontiguousarray(funding, dtype=np.float64)
+    is_same_shape = open_prices.shape == close_prices.shape == target.shape
+    if not is_same_shape or (len(rates) and rates.shape != close_prices.shape):
+        raise ValueError(
+            f"shapes differ: opens {open_prices.shape}, closes {close_prices.shape}, target {target.shape}"
+        )
+    n_bars = len(close_prices)
+    values = np.zeros((6, n_bars))
+    is_flat = np.zeros(n_bars, dtype=np.bool_)
+    faulty_bar = _run(
+        np.ascontiguousarray(open_prices, dtype=np.float64),
+        np.ascontiguousarray(close_prices, dtype=np.float64),
+        np.ascontiguousarray(target, dtype=np.float64),
+        rates,
+        costs.rate,
+        drawdown_trigger or 0.0,
+        cooldown_bars,
+        values,
+        is_flat,
+    )
     if faulty_bar >= 0:
         raise ValueError(
             f"bar {faulty_bar}: an asset has an open without a close, or a decision with NaN for some assets"
         )
-    equity, gross, net, turnover, cost, received = path
-    return Simulation(equity, gross, net, turnover, cost, received, flat)
+    equity, gross_exposure, net_exposure, turnover, cost, received = values
+    return Simulation(equity, gross_exposure, net_exposure, turnover, cost, received, is_flat)
 
 
 @dataclass(frozen=True, eq=False)
-class Sessions:
-    """A simulation by session, each (d,): marks at the session's last bar, flows summed over the session's bars.
+class SessionResults:
+    """A simulation aggregated by session, one value per session, each (d,).
 
-    ``returns`` of the first session is relative to the starting equity; ``drawdown`` ≤ 0 is relative to the highest
-    mark so far.
+    ``equity``, ``gross_exposure`` and ``net_exposure``: at the close of the session's last bar. ``turnover``, ``cost``
+    and ``funding``: the sums over the session's bars. ``returns``: simple return of the equity since the session
+    before, for the first session since the start. ``drawdown``: fraction below the highest session-end equity so far,
+    ≤ 0.
     """
 
     equity: np.ndarray
     returns: np.ndarray
     drawdown: np.ndarray
-    gross: np.ndarray
-    net: np.ndarray
+    gross_exposure: np.ndarray
+    net_exposure: np.ndarray
     turnover: np.ndarray
     cost: np.ndarray
     funding: np.ndarray
 
 
-def by_session(path: Simulation, last_bars: np.ndarray) -> Sessions:
-    """Sessions that end at ``last_bars`` (d,), ascending bar positions; bars after the last of them are ignored."""
-    starts = np.concatenate(([0], last_bars[:-1] + 1))
-    flows = (np.add.reduceat(f[: last_bars[-1] + 1], starts) for f in (path.turnover, path.cost, path.funding))
-    equity = path.equity[last_bars]
-    previous = np.concatenate(([1.0], equity[:-1]))
-    returns = np.divide(equity, previous, out=np.ones_like(equity), where=previous > 0) - 1.0
-    return Sessions(equity, returns, drawdowns(equity), path.gross[last_bars], path.net[last_bars], *flows)
+def aggregate_by_session(simulation: Simulation, last_bars: np.ndarray) -> SessionResults:
+    """The simulation by session; ``last_bars`` (d,) are the positions of the sessions' last bars, ascending.
+
+    The bars after the last session's end are ignored.
+    """
+    stop = last_bars[-1] + 1
+    first_bars = np.concatenate(([0], last_bars[:-1] + 1))
+    equity = simulation.equity[last_bars]
+    previous_equity = np.concatenate(([1.0], equity[:-1]))
+    growth = np.divide(equity, previous_equity, out=np.ones_like(equity), where=previous_equity > 0)
+    return SessionResults(
+        equity=equity,
+        returns=growth - 1.0,
+        drawdown=drawdowns(equity),
+        gross_exposure=simulation.gross_exposure[last_bars],
+        net_exposure=simulation.net_exposure[last_bars],
+        turnover=np.add.reduceat(simulation.turnover[:stop], first_bars),
+        cost=np.add.reduceat(simulation.cost[:stop], first_bars),
+        funding=np.add.reduceat(simulation.funding[:stop], first_bars),
+    )
 
 
 @njit(cache=True)
-def _run(opens, closes, target, rates, cost_rate, trigger, cooldown, path, flat):
-    """Fills ``path`` (equity, gross, net, turnover, cost, funding) and ``flat``; returns the first faulty bar, or −1.
+def _run(open_prices, close_prices, target, rates, cost_rate, trigger, cooldown_bars, values, is_flat):
+    """Fills ``values`` (6, t) and ``is_flat`` (t,); returns the first faulty bar, or −1 if there is none.
 
-    ``decided`` is the bar whose targets the waiting orders follow, −1 for cash. ``resume`` is the bar at which a
-    cooldown ends. ``x == x`` is False for NaN alone.
+    The rows of ``values`` are equity, gross exposure, net exposure, turnover, cost and funding. They stay 0 from the
+    bar on at which the equity is not positive. ``decision_bar`` is the bar whose targets the waiting orders follow, −1
+    for orders to sell everything. ``cooldown_end`` is the first bar after a cooldown. ``x == x`` is False only for NaN.
     """
-    bars, assets = closes.shape
-    units = np.zeros(assets)
-    last = np.zeros(assets)
-    waiting = np.zeros(assets, dtype=np.bool_)
+    n_bars, n_assets = close_prices.shape
+    units = np.zeros(n_assets)
+    last_price = np.zeros(n_assets)
+    has_order = np.zeros(n_assets, dtype=np.bool_)
+    n_orders = 0
+    decision_bar = -1
     cash = 1.0
-    peak = 1.0
-    decided = -1
-    orders = 0
-    resume = 0
-    for t in range(bars):
+    peak_equity = 1.0
+    cooldown_end = 0
+    for t in range(n_bars):
         open_equity = cash
-        for i in range(assets):
-            price = opens[t, i]
+        for i in range(n_assets):
+            price = open_prices[t, i]
             if price == price:
-                last[i] = price
-            open_equity += units[i] * last[i]
+                last_price[i] = price
+            open_equity += units[i] * last_price[i]
         if open_equity <= 0.0:
             return -1
         traded = 0.0
-        if orders > 0:
-            for i in range(assets):
-                if waiting[i] and opens[t, i] == opens[t, i]:
-                    target_units = target[decided, i] * open_equity / last[i] if decided >= 0 else 0.0
-                    change = (target_units - units[i]) * last[i]
-                    traded += abs(change)
-                    cash -= change
+        if n_orders > 0:
+            for i in range(n_assets):
+                if has_order[i] and open_prices[t, i] == open_prices[t, i]:
+                    target_units = target[decision_bar, i] * open_equity / last_price[i] if decision_bar >= 0 else 0.0
+                    bought = (target_units - units[i]) * last_price[i]  # negative for a sale
+                    traded += abs(bought)
+                    cash -= bought
                     units[i] = target_units
-                    waiting[i] = False
-                    orders -= 1
+                    has_order[i] = False
+                    n_orders -= 1
             cash -= cost_rate * traded
-        net = 0.0
-        gross = 0.0
+        net_value = 0.0
+        gross_value = 0.0
         received = 0.0
-        for i in range(assets):
-            price = closes[t, i]
-            if (price == price) != (opens[t, i] == opens[t, i]):
+        for i in range(n_assets):
+            price = close_prices[t, i]
+            if (price == price) != (open_prices[t, i] == open_prices[t, i]):
                 return t
             if price == price:
-                last[i] = price
-            value = units[i] * last[i]
-            net += value
-            gross += abs(value)
+                last_price[i] = price
+            value = units[i] * last_price[i]
+            net_value += value
+            gross_value += abs(value)
             if len(rates) > 0 and rates[t, i] == rates[t, i]:
                 received -= value * rates[t, i]
-        equity_before_funding = cash + net
+        equity_before_funding = cash + net_value
         cash += received
-        equity = cash + net
+        equity = cash + net_value
         if equity <= 0.0:
             return -1
-        path[0, t] = equity
-        path[1, t] = gross / equity
-        path[2, t] = net / equity
-        path[3, t] = traded / open_equity
-        path[4, t] = cost_rate * traded / open_equity
-        path[5, t] = received / equity_before_funding
-        if t == resume:
-            peak = equity
-        peak = max(peak, equity)
-        if trigger > 0.0 and t >= resume and equity <= peak * (1.0 - trigger):
-            resume = t + cooldown
-        if t < resume:
-            decided = -1
-            orders = assets
-            flat[t] = True
-            waiting[:] = True
+        values[0, t] = equity
+        values[1, t] = gross_value / equity
+        values[2, t] = net_value / equity
+        values[3, t] = traded / open_equity
+        values[4, t] = cost_rate * traded / open_equity
+        values[5, t] = received / equity_before_funding
+        if t == cooldown_end:
+            peak_equity = equity
+        peak_equity = max(peak_equity, equity)
+        if trigger > 0.0 and t >= cooldown_end and equity <= peak_equity * (1.0 - trigger):
+            cooldown_end = t + cooldown_bars
+        if t < cooldown_end:
+            decision_bar = -1
+            n_orders = n_assets
+            is_flat[t] = True
+            has_order[:] = True
         elif target[t, 0] == target[t, 0]:
-            for i in range(assets):
+            for i in range(n_assets):
                 if target[t, i] != target[t, i]:
                     return t
-            decided = t
-            orders = assets
-            waiting[:] = True
+            decision_bar = t
+            n_orders = n_assets
+            has_order[:] = True
     return -1

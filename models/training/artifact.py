@@ -1,7 +1,7 @@
-"""Model files: weights and everything needed to use them, in one safetensors file.
+"""Model files (artifacts): the weights of a network and everything needed to use them, in one safetensors file.
 
-The file's metadata holds one JSON text: spec, config, scaler (with the feature columns), horizons, the result of the
-fit, and the hash of the weights. Reading a file never executes code from it.
+The file's metadata contains one JSON text: spec, config, scaler (with the feature columns), horizons, length of a bar,
+the result of the fit, and the hash of the weights. Reading a file never executes code from it.
 """
 
 from __future__ import annotations
@@ -24,12 +24,17 @@ from models.training.errors import DamagedArtifactError, ForeignArtifactError, M
 from models.zoo import Spec, build
 
 FORMAT = 1
-KEY = "nightgraph"
+METADATA_KEY = "nightgraph"
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """Numbers of one finished fit. ``epochs``: epochs that were run; rows are (bar, asset) pairs with a known label."""
+    """Numbers of one finished fit.
+
+    ``epochs``: the number of epochs that were run. ``validation_loss``: of the best epoch. ``train_rows`` and
+    ``validation_rows``: (bar, asset) pairs with a known label. ``parameters``: the number of fitted parameters.
+    ``data_hash`` and ``code_version``: see models.training.keys.
+    """
 
     epochs: int
     validation_loss: float
@@ -42,7 +47,7 @@ class FitResult:
 
 @dataclass(frozen=True)
 class Header:
-    """The metadata of a model file; ``bar_us`` is the length of a bar in microseconds."""
+    """The metadata of a model file. ``horizons``: in bars. ``bar_us``: the length of a bar in microseconds."""
 
     spec: Spec
     config: TrainConfig
@@ -78,7 +83,7 @@ def save_artifact(path: Path, header: Header, weights: Mapping[str, Tensor]) -> 
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
-        save_file({name: value.contiguous() for name, value in weights.items()}, partial, metadata={KEY: text})
+        save_file({name: value.contiguous() for name, value in weights.items()}, partial, metadata={METADATA_KEY: text})
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -86,12 +91,13 @@ def save_artifact(path: Path, header: Header, weights: Mapping[str, Tensor]) -> 
 
 
 def read_header(path: Path) -> Header:
-    """The header alone. Raises MissingArtifactError, DamagedArtifactError, ForeignArtifactError."""
-    return _read(path)[0]
+    """The header of the model file. Raises MissingArtifactError, DamagedArtifactError, ForeignArtifactError."""
+    header, _ = _read(path)
+    return header
 
 
 def load_artifact(path: Path) -> Artifact:
-    """Header and network. Raises MissingArtifactError, DamagedArtifactError, ForeignArtifactError."""
+    """The header and the network of a file. Raises MissingArtifactError, DamagedArtifactError, ForeignArtifactError."""
     header, weights = _read(path)
     network = build(header.spec, len(header.scaler.columns), len(header.horizons))
     try:
@@ -113,9 +119,10 @@ def file_hash(path: Path) -> str:
 
 
 def _read(path: Path) -> tuple[Header, dict[str, Tensor]]:
+    """The header and the weights. Raises MissingArtifactError, DamagedArtifactError, ForeignArtifactError."""
     try:
         with safe_open(path, framework="pt") as file:
-            metadata: dict[str, Any] = json.loads((file.metadata() or {})[KEY])
+            metadata: dict[str, Any] = json.loads((file.metadata() or {})[METADATA_KEY])
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if metadata["format"] != FORMAT:
             raise ForeignArtifactError(
@@ -132,12 +139,12 @@ def _read(path: Path) -> tuple[Header, dict[str, Tensor]]:
 
 def _parse_header(metadata: Mapping[str, Any]) -> Header:
     return Header(
-        Spec(**metadata["spec"]),
-        TrainConfig(**metadata["config"]),
-        Scaler.from_dict(metadata["scaler"]),
-        tuple(metadata["horizons"]),
-        metadata["bar_us"],
-        FitResult(**metadata["outcome"]),
+        spec=Spec(**metadata["spec"]),
+        config=TrainConfig(**metadata["config"]),
+        scaler=Scaler.from_dict(metadata["scaler"]),
+        horizons=tuple(metadata["horizons"]),
+        bar_us=metadata["bar_us"],
+        fit_result=FitResult(**metadata["outcome"]),
     )
 
 

@@ -10,11 +10,18 @@ from typing import Any, Literal
 class TrainConfig:
     """Settings of one fit.
 
-    A chunk is ``chunk_bars`` long; its first ``burn_in_bars`` only fill the network's state and have no loss, so
-    successive chunks overlap by ``burn_in_bars``. A batch holds about ``batch_sequences`` (chunk, asset) pairs. The
-    loss on the last ``validation_fraction`` of the training rows selects the epoch whose weights are kept; the fit ends
-    ``patience`` epochs after the best one. At inference the network also reads the ``context_bars`` before the first
-    bar it forecasts.
+    Batches: a chunk has ``chunk_bars`` bars. Its first ``burn_in_bars`` fill the network's state and have no loss, so
+    successive chunks overlap by ``burn_in_bars``. A batch contains about ``batch_sequences`` (chunk, asset) pairs.
+
+    Early stopping: the last ``validation_fraction`` of the training rows are validation rows. The weights of the epoch
+    with the lowest validation loss are kept. The fit ends ``patience`` epochs after it, or after ``epochs`` epochs.
+
+    Optimiser: ``lr`` is its learning rate; ``clip_norm`` bounds the norm of the gradient. The fields ``…_loss`` select
+    a loss and the fields ``…_weight`` are the losses' weights in the sum, see models.training.losses.
+
+    Inference: the network also reads the ``context_bars`` before the first bar that it forecasts.
+
+    Raises ValueError for a burn-in outside [0, chunk_bars) and for a validation fraction outside (0, 1).
     """
 
     epochs: int = 8

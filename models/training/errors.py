@@ -2,13 +2,13 @@
 
 TrainingError
 ├── FitError                    a fold that cannot be fitted
-│   ├── EmptyFoldError          its slice leaves no row to train on or to validate on
-│   └── DivergedFitError        no epoch reached a finite loss
+│   ├── EmptyFoldError          it has no training row or no validation row
+│   └── DivergedFitError        no epoch has a finite validation loss
 ├── ArtifactError               a model file that cannot be used
 │   ├── MissingArtifactError    no file at the path
-│   ├── DamagedArtifactError    the file's contents are not what was written
+│   ├── DamagedArtifactError    a file that is truncated, altered, or not a model file
 │   └── ForeignArtifactError    an undamaged file for other features or symbols, or from a newer program
-└── ExportError                 a network that has no ONNX form, or whose ONNX form computes something else
+└── ExportError                 a network without an ONNX form, or whose ONNX form computes other numbers
 """
 
 
@@ -21,11 +21,11 @@ class FitError(TrainingError):
 
 
 class EmptyFoldError(FitError):
-    """The fold's training slice holds no usable row, or none is left to validate on."""
+    """The fold has no training row or no validation row with a known label, or no asset has a bar in it."""
 
 
 class DivergedFitError(FitError):
-    """The loss was not finite in any epoch."""
+    """No epoch has a finite validation loss."""
 
 
 class ArtifactError(TrainingError):
@@ -41,8 +41,8 @@ class DamagedArtifactError(ArtifactError):
 
 
 class ForeignArtifactError(ArtifactError):
-    """The file is undamaged but does not fit the data it should predict."""
+    """The file is undamaged but is for other features or symbols, or was written by a newer program."""
 
 
 class ExportError(TrainingError):
-    """A network cannot be written as ONNX, or the written graph computes something else."""
+    """A network cannot be written as ONNX, or the written file computes other numbers."""

@@ -1,14 +1,16 @@
-"""Networks as ONNX: a graph of one bar and one of a whole sequence, both checked in onnxruntime before they are saved.
+"""Networks as two ONNX files, which are compared with torch in onnxruntime before they are saved.
 
     step.onnx      x (b, 1, n, f), mask (b, 1, n), state_i_j → forecast, next_state_i_j
-    sequence.onnx  x (b, bars, n, f), mask (b, bars, n), from the empty state → forecast
+    sequence.onnx  x (b, l, n, f), mask (b, l, n) → forecast, computed from the initial state
 
-Forecast: returns, log_volatility, logits, and weights and regime if the network has them, as in Forecast. Networks
-that read time gaps also have an input gaps (b, l). A state's first axis is b · n. b is free; n and the bars are fixed.
-Features must be scaled: the file's metadata contains the scaler, spec, horizons, bar_us and the weights' sha256, each
-as JSON.
+Glossary: b chunks, l bars, n assets, f features. The caller of a file chooses b; n and l are fixed in the file.
 
-Values that depend on the weights alone are computed by torch and stored as constants; the remaining graph is real
+The outputs of a forecast are returns, log_volatility and logits, and weights and regime if the network has them, with
+the shapes and units of a Forecast. A network that reads time gaps also has the input gaps (b, l). state_i_j is the j-th
+tensor of the i-th part of the network's state; its first axis is b · n. Inputs are scaled features: the file's metadata
+contains the scaler, spec, horizons, bar_us and the sha256 of the weights, each as JSON.
+
+Values that depend on the weights alone are computed by torch and stored as constants; the other operators are real
 arithmetic in float32. Each recurrence is one Scan operator. Required packages: the extra ``export``.
 """
 
@@ -37,31 +39,36 @@ from models.training.artifact import Artifact, weights_hash
 from models.training.errors import ExportError
 from models.zoo import ENTRIES, graph_of
 
-TOLERANCE = 1e-4  # largest difference from torch, as a share of the largest value where that is above 1
-CHECKED_BATCHES = (1, 3)
-CHECKED_STEPS = 4
-PARTS = ("returns", "log_volatility", "logits", "weights", "regime")
-INSTEAD = "use model.safetensors with models.training.artifact.load_artifact instead"
-FORBIDDEN = ("DFT", "STFT")
+MAX_ERROR = 1e-4  # difference from torch, divided by torch's largest value where that is above 1
+CHECKED_BATCH_SIZES = (1, 3)
+N_CHECKED_STEPS = 4  # successive bars
+FORECAST_OUTPUTS = ("returns", "log_volatility", "logits", "weights", "regime")
+USE_MODEL_FILE = "use model.safetensors with models.training.artifact.load_artifact instead"
+FORBIDDEN_OPERATORS = ("DFT", "STFT")  # complex arithmetic
 
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """An ONNX file. ``nodes`` counts nodes inside operators too; ``error`` is the largest deviation from torch in its
-    check (see TOLERANCE)."""
+    """A saved ONNX file.
+
+    ``n_nodes`` includes the nodes inside of operators such as Scan. ``n_bytes`` is the size of the file. ``max_error``
+    is the largest difference from torch in the check, in the unit of MAX_ERROR.
+    """
 
     path: Path
-    nodes: int
-    bytes: int
-    error: float
+    n_nodes: int
+    n_bytes: int
+    max_error: float
 
 
 def export_onnx(
-    model: Artifact | nn.Module, folder: Path, *, bars: int = 64, assets: int = 1, tolerance: float = TOLERANCE
+    model: Artifact | nn.Module, folder: Path, *, bars: int = 64, assets: int = 1, tolerance: float = MAX_ERROR
 ) -> tuple[OnnxFile, OnnxFile]:
-    """Writes step.onnx and sequence.onnx of a network to ``folder``. After a failure the previous files remain.
+    """Writes step.onnx and sequence.onnx of a network to ``folder``; returns the two in this order.
 
-    Raises ExportError for a network that has no ONNX form, and when onnxruntime's results differ from torch's.
+    ``bars`` is l of the sequence, ``assets`` is n of both. After a failure the previous files remain. Raises
+    ExportError for a network that has no ONNX form, and when onnxruntime's results differ from torch's by more than
+    ``tolerance``.
     """
     network = _exportable(model)
     if bars < 1 or assets < 1:
@@ -70,25 +77,26 @@ def export_onnx(
     metadata = _metadata(model, network) | {"bars": json.dumps(bars), "assets": json.dumps(assets)}
     forms = {"step": _Step(network), "sequence": _Sequence(network)}
     partials = {name: folder / f"{name}.onnx.{os.getpid()}.partial" for name in forms}
-    checked = []
+    files = {}
     try:
         for name, form in forms.items():
-            nodes = _write(form, partials[name], 1 if name == "step" else bars, assets, metadata | {"graph": name})
-            error = (_check_step if name == "step" else _check_sequence)(network, partials[name], bars, assets)
+            partial = partials[name]
+            n_nodes = _write(form, partial, 1 if name == "step" else bars, assets, metadata | {"graph": name})
+            if name == "step":
+                error = _check_step(network, partial, assets)
+            else:
+                error = _check_sequence(network, partial, bars, assets)
             if not error <= tolerance:
                 raise ExportError(
-                    f"{name}.onnx is off by {error:.2g} in onnxruntime, {tolerance:g} is allowed; {INSTEAD}"
+                    f"{name}.onnx is off by {error:.2g} in onnxruntime, {tolerance:g} is allowed; {USE_MODEL_FILE}"
                 )
-            checked.append((name, nodes, error))
-        for partial, name in zip(partials.values(), forms, strict=True):
-            partial.replace(folder / f"{name}.onnx")
+            files[name] = OnnxFile(folder / f"{name}.onnx", n_nodes, partial.stat().st_size, error)
+        for name, partial in partials.items():
+            partial.replace(files[name].path)
     finally:
         for partial in partials.values():
             partial.unlink(missing_ok=True)
-    step, sequence = (
-        OnnxFile(path := folder / f"{name}.onnx", nodes, path.stat().st_size, error) for name, nodes, error in checked
-    )
-    return step, sequence
+    return files["step"], files["sequence"]
 
 
 class _Form(nn.Module):
@@ -97,60 +105,66 @@ class _Form(nn.Module):
     def __init__(self, network: SequenceNetwork) -> None:
         super().__init__()
         self.network = network
-        self.sizes = [len(part) for part in network.initial_state(1, 1)]
+        self.part_sizes = [len(part) for part in network.initial_state(1, 1)]  # tensors in each part of the state
         heads = network.heads
-        has_part = {"weights": heads.weights_kind is not None, "regime": heads.regimes is not None}
-        self.outputs = [name for name in PARTS if has_part.get(name, True)]
+        has_output = {"weights": heads.weights_kind is not None, "regime": heads.regimes is not None}
+        self.outputs = [name for name in FORECAST_OUTPUTS if has_output.get(name, True)]
 
     @property
     def state_names(self) -> list[str]:
-        return [f"state_{i}_{j}" for i, size in enumerate(self.sizes) for j in range(size)]
+        return [f"state_{i}_{j}" for i, size in enumerate(self.part_sizes) for j in range(size)]
 
     def _batch(self, x: Tensor, mask: Tensor, gaps: Tensor | None) -> Batch:
         return Batch(x, mask, x.new_ones(x.shape[:2]) if gaps is None else gaps)
 
-    def _parts(self, forecast: Forecast) -> tuple[Tensor, ...]:
+    def _output_tensors(self, forecast: Forecast) -> tuple[Tensor, ...]:
         return tuple(getattr(forecast, name) for name in self.outputs)
 
 
 class _Sequence(_Form):
+    """The forecast of all bars from the initial state; ``state`` is empty."""
+
     @property
     def state_names(self) -> list[str]:
         return []
 
     def forward(self, x: Tensor, mask: Tensor, gaps: Tensor | None, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return self._parts(self.network(self._batch(x, mask, gaps)))
+        return self._output_tensors(self.network(self._batch(x, mask, gaps)))
 
 
 class _Step(_Form):
+    """The forecast of one bar and the next state; ``state`` are the tensors of the network's state, part by part."""
+
     def forward(self, x: Tensor, mask: Tensor, gaps: Tensor | None, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         tensors = iter(state)
-        nested_state = tuple(tuple(next(tensors) for _ in range(size)) for size in self.sizes)
+        nested_state = tuple(tuple(next(tensors) for _ in range(size)) for size in self.part_sizes)
         forecast, next_state = self.network.step(self._batch(x, mask, gaps), nested_state)
-        return (*self._parts(forecast), *(tensor for part in next_state for tensor in part))
+        return (*self._output_tensors(forecast), *(tensor for part in next_state for tensor in part))
 
 
 def _exportable(model: Artifact | nn.Module) -> SequenceNetwork:
-    """A copy of the network, on the CPU and in evaluation mode. Raises ExportError."""
+    """A copy of the network on the CPU, in float32 and evaluation mode. Raises ExportError if it has no ONNX form."""
     network: Any = model.network if isinstance(model, Artifact) else model
     kind = type(network).__name__
     if isinstance(network, Estimator):
-        raise ExportError(f"{kind} is fitted in one go and has no layers to write as ONNX; {INSTEAD}")
+        raise ExportError(f"{kind} is fitted in one go and has no layers to write as ONNX; {USE_MODEL_FILE}")
     if isinstance(model, Artifact):
         spec = model.header.spec
         if spec.model in ENTRIES and (graph := graph_of(spec)) is not None:
-            raise ExportError(f"the {spec.model} network reads the {graph} graph of every bar; {INSTEAD}")
+            raise ExportError(f"the {spec.model} network reads the {graph} graph of every bar; {USE_MODEL_FILE}")
     if not isinstance(network, SequenceNetwork):
         raise ExportError(
-            f"{kind} is not a sequence network (models.nets.sequence), only those have an ONNX form; {INSTEAD}"
+            f"{kind} is not a sequence network (models.nets.sequence), only those have an ONNX form; {USE_MODEL_FILE}"
         )
-    for layer in (block.layer for block in network.encoder.blocks):
+    for block in network.encoder.blocks:
+        layer = block.layer
         if not getattr(layer, "causal", True) or not hasattr(layer, "step"):
             raise ExportError(f"a {type(layer).__name__} layer reads the future and has no step; fit one that does not")
     return copy.deepcopy(network).cpu().float().eval()
 
 
 def _metadata(model: Artifact | nn.Module, network: SequenceNetwork) -> dict[str, str]:
+    """The metadata of both files: name → JSON text."""
     metadata: dict[str, Any] = {"format": 1, "weights_sha256": weights_hash(network.state_dict())}
     if isinstance(model, Artifact):
         header = model.header
@@ -160,15 +174,19 @@ def _metadata(model: Artifact | nn.Module, network: SequenceNetwork) -> dict[str
 
 
 def _write(form: _Form, path: Path, bars: int, assets: int, metadata: dict[str, str]) -> int:
-    """Writes the graph to ``path`` and returns its number of nodes. Raises ExportError."""
+    """Writes the form as an ONNX file to ``path`` and returns its number of nodes.
+
+    Raises ExportError if torch's exporter fails and if the file would need complex or custom operators.
+    """
     onnx = _package("onnx")
     network = form.network
+    # the example inputs have b = 2, because torch's exporter would treat a size of 1 as fixed
     state = [t.clone() for part in network.initial_state(2, assets) for t in part] if form.state_names else []
     x, mask, gaps = _random_bars(network, 2, bars, assets)
     input_names = ["x", "mask", *(["gaps"] if network.encoder.irregular else []), *form.state_names]
     output_names = [*form.outputs, *(f"next_{name}" for name in form.state_names)]
     try:
-        with torch.no_grad(), _exporter_silenced():
+        with torch.no_grad(), _silence_exporter():
             program = _traced_program(form, (x, mask, gaps, tuple(state)), assets)
             exported = torch.onnx.export(
                 program, input_names=input_names, output_names=output_names, dynamo=True, verbose=False
@@ -176,13 +194,15 @@ def _write(form: _Form, path: Path, bars: int, assets: int, metadata: dict[str, 
         proto = exported.model_proto  # type: ignore[union-attr]
     except Exception as exc:  # the exporter raises whatever its parts raise
         reason = str(exc).strip().partition("\n")[0]
-        raise ExportError(f"{metadata['graph']}.onnx cannot be made of this network ({reason}); {INSTEAD}") from exc
-    nodes = list(_nodes(proto.graph))
-    odd = {n.op_type for n in nodes if n.op_type in FORBIDDEN or n.domain} | set(_complex_values(proto.graph))
-    if odd:
         raise ExportError(
-            f"{metadata['graph']}.onnx would need {', '.join(sorted(odd))}, not plain real arithmetic; {INSTEAD}"
-        )
+            f"{metadata['graph']}.onnx cannot be made of this network ({reason}); {USE_MODEL_FILE}"
+        ) from exc
+    nodes = list(_iterate_nodes(proto.graph))
+    invalid = {n.op_type for n in nodes if n.op_type in FORBIDDEN_OPERATORS or n.domain}
+    invalid |= set(_complex_types(proto.graph))
+    if invalid:
+        names = ", ".join(sorted(invalid))
+        raise ExportError(f"{metadata['graph']}.onnx would need {names}, not plain real arithmetic; {USE_MODEL_FILE}")
     for part in (proto, proto.graph, *nodes, *proto.graph.value_info, *proto.graph.input, *proto.graph.output):
         del part.metadata_props[:]  # source locations, with paths of this machine
     onnx.helper.set_model_props(proto, metadata)
@@ -192,10 +212,13 @@ def _write(form: _Form, path: Path, bars: int, assets: int, metadata: dict[str, 
 
 
 def _traced_program(form: _Form, inputs: tuple[Any, ...], assets: int) -> torch.export.ExportedProgram:
-    """The form as traced by torch, with constants in place of all values that depend on the weights alone."""
-    batch = torch.export.Dim("b", min=1)
-    by_chunk = {0: batch}
-    by_asset = {0: assets * batch if assets > 1 else batch}
+    """The form as traced by torch, with constants in place of all values that depend on the weights alone.
+
+    ``inputs`` are x, mask, gaps (or None) and the tuple of the state's tensors.
+    """
+    b = torch.export.Dim("b", min=1)
+    by_chunk = {0: b}
+    by_asset = {0: assets * b if assets > 1 else b}
     _, _, gaps, state = inputs
     shapes = (by_chunk, by_chunk, None if gaps is None else by_chunk, tuple(by_asset for _ in state))
     traced = torch.export.export(form, inputs, dynamic_shapes=shapes, strict=True).module()
@@ -205,7 +228,7 @@ def _traced_program(form: _Form, inputs: tuple[Any, ...], assets: int) -> torch.
 
 
 def _inline_autocast_blocks(traced: Any) -> None:
-    """Replaces every block with autocast off by its contents: in a float32 graph the block has no effect."""
+    """Replaces every block that switches autocast off by its contents; in float32 the block has no effect."""
     graph = traced.graph
     for node in graph.find_nodes(op="call_function", target=torch.ops.higher_order.wrap_with_autocast):
         block = node.args[4].target
@@ -221,7 +244,7 @@ def _inline_autocast_blocks(traced: Any) -> None:
 
 
 def _fold_constants(traced: Any) -> None:
-    """Replaces every value that depends on no input by a constant."""
+    """Replaces every value that does not depend on an input by a constant."""
     constants: dict[Any, Any] = {}
     for node in traced.graph.nodes:
         if node.op == "get_attr":
@@ -241,20 +264,20 @@ def _fold_constants(traced: Any) -> None:
 
 
 def _is_pure(node: Any) -> bool:
-    """True if the call, and every call that uses its result, is free of side effects and of in-place changes."""
+    """True if neither the node's call nor a call that uses its result changes a tensor in place."""
     calls = [n.target for n in (node, *node.users) if isinstance(n.target, torch._ops.OpOverload)]
     return (node.target is getitem or node.target in calls) and not any(c._schema.is_mutable for c in calls)
 
 
-def _check_step(network: SequenceNetwork, path: Path, bars: int, assets: int) -> float:
-    """The largest error over CHECKED_STEPS bars; onnxruntime and torch each carry their own state."""
+def _check_step(network: SequenceNetwork, path: Path, assets: int) -> float:
+    """The largest error over N_CHECKED_STEPS successive bars; onnxruntime and torch each continue their own state."""
     form = _Step(network)
     session = _session(path)
     errors = []
-    for batch in CHECKED_BATCHES:
-        onnx_state = torch_state = [tensor for part in network.initial_state(batch, assets) for tensor in part]
-        for _ in range(CHECKED_STEPS):
-            x, mask, gaps = _random_bars(network, batch, 1, assets)
+    for b in CHECKED_BATCH_SIZES:
+        onnx_state = torch_state = [tensor for part in network.initial_state(b, assets) for tensor in part]
+        for _ in range(N_CHECKED_STEPS):
+            x, mask, gaps = _random_bars(network, b, 1, assets)
             with torch.no_grad():
                 expected = form(x, mask, gaps, tuple(torch_state))
             actual = _run(session, x, mask, gaps, dict(zip(form.state_names, onnx_state, strict=True)))
@@ -265,11 +288,12 @@ def _check_step(network: SequenceNetwork, path: Path, bars: int, assets: int) ->
 
 
 def _check_sequence(network: SequenceNetwork, path: Path, bars: int, assets: int) -> float:
+    """The largest error over ``bars`` bars from the initial state."""
     form = _Sequence(network)
     session = _session(path)
     errors = []
-    for batch in CHECKED_BATCHES:
-        x, mask, gaps = _random_bars(network, batch, bars, assets)
+    for b in CHECKED_BATCH_SIZES:
+        x, mask, gaps = _random_bars(network, b, bars, assets)
         with torch.no_grad():
             expected = form(x, mask, gaps, ())
         errors.append(_error(_run(session, x, mask, gaps, {}), expected))
@@ -277,7 +301,10 @@ def _check_sequence(network: SequenceNetwork, path: Path, bars: int, assets: int
 
 
 def _random_bars(network: SequenceNetwork, b: int, bars: int, n: int) -> tuple[Tensor, Tensor, Tensor | None]:
-    """x (b, l, n, f), NaN where the mask is False; mask (b, l, n); gaps (b, l) if the network reads them, else None."""
+    """x (b, bars, n, f), NaN where the mask is False; mask (b, bars, n); gaps (b, bars), None if it reads no gaps.
+
+    The random numbers depend on b alone.
+    """
     generator = torch.Generator().manual_seed(b)
     mask = torch.rand(b, bars, n, generator=generator) < 0.9
     x = torch.randn(b, bars, n, network.encoder.embedding.n_features, generator=generator)
@@ -286,6 +313,7 @@ def _random_bars(network: SequenceNetwork, b: int, bars: int, n: int) -> tuple[T
 
 
 def _session(path: Path) -> Any:
+    """An onnxruntime session of the file on the CPU."""
     onnxruntime = _package("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only: it warns about every constant that it folds
@@ -293,26 +321,38 @@ def _session(path: Path) -> Any:
 
 
 def _run(session: Any, x: Tensor, mask: Tensor, gaps: Tensor | None, state: dict[str, Tensor]) -> list[Tensor]:
-    inputs = {"x": x, "mask": mask} | ({} if gaps is None else {"gaps": gaps}) | state
-    return [torch.from_numpy(v) for v in session.run(None, {name: v.numpy() for name, v in inputs.items()})]
+    """The outputs of the file in onnxruntime; ``state`` by input name."""
+    inputs = {"x": x, "mask": mask, **state}
+    if gaps is not None:
+        inputs["gaps"] = gaps
+    outputs = session.run(None, {name: value.numpy() for name, value in inputs.items()})
+    return [torch.from_numpy(output) for output in outputs]
 
 
 def _error(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    """The largest absolute difference of a pair, divided by its largest expected value if that is above 1; or NaN."""
-    pairs = [(a, b) for a, b in zip(actual, expected, strict=True) if b.numel()]
-    return float(np.max([float((a - b).abs().max() / b.abs().max().clamp(min=1)) for a, b in pairs]))
+    """The largest error of a tensor: its largest absolute difference ÷ max(1, its largest expected absolute value).
+
+    NaN if a value is NaN. Empty tensors are ignored.
+    """
+    errors = [
+        float((a - e).abs().max() / e.abs().max().clamp(min=1))
+        for a, e in zip(actual, expected, strict=True)
+        if e.numel()
+    ]
+    return float(np.max(errors))
 
 
-def _nodes(graph: Any) -> Iterator[Any]:
+def _iterate_nodes(graph: Any) -> Iterator[Any]:
+    """The nodes of an ONNX graph, including the nodes of the graphs inside its operators."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:
             if attribute.HasField("g"):
-                yield from _nodes(attribute.g)
+                yield from _iterate_nodes(attribute.g)
 
 
-def _complex_values(graph: Any) -> list[str]:
-    """The names of the complex types in the graph."""
+def _complex_types(graph: Any) -> list[str]:
+    """The names of the complex types of the values in an ONNX graph."""
     types = _package("onnx").TensorProto
     used = {v.type.tensor_type.elem_type for v in (*graph.input, *graph.output, *graph.value_info)}
     used |= {v.data_type for v in graph.initializer}
@@ -320,6 +360,7 @@ def _complex_values(graph: Any) -> list[str]:
 
 
 def _package(name: str) -> Any:
+    """The module ``name``, which needs the extra ``export``. Raises ExportError if a package is missing."""
     import importlib
 
     try:
@@ -330,7 +371,7 @@ def _package(name: str) -> Any:
 
 
 @contextlib.contextmanager
-def _exporter_silenced() -> Iterator[None]:
+def _silence_exporter() -> Iterator[None]:
     """Suppresses the log messages and warnings of torch's exporter."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level

@@ -1,8 +1,11 @@
 """Fits one fold into a model file, and computes forecasts from that file.
 
-Both results are bit for bit the same whether the panel ends right after the bars that they need or months later, and
-whether the fit was killed and resumed or not. The arithmetic ensures it: no transform mixes later bars into earlier
-ones, windows have a fixed shape, every epoch has its own seed, and a fit uses one thread.
+Glossary: t bars, n assets, h horizons · σ trailing volatility per bar. A segment is a run of bars that are forecast in
+one pass.
+
+The weights and the forecasts do not change by a bit if the panel has more bars than they need, or if a fit is killed
+and resumed. Four rules ensure this: no transform mixes later bars into earlier ones, segments have a fixed shape, every
+epoch has its own seed, and a fit uses one thread.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from lightning.pytorch.callbacks import LambdaCallback
 from models.features.labels import Labels
 from models.graphs.context import SideInputs
 from models.nets.estimators import Estimator
-from models.nets.forecast import CLASSES, Forecast
+from models.nets.forecast import N_CLASSES, Forecast
 from models.panel import Panel
 from models.scoring.folds import Fold
 from models.training.artifact import Artifact, FitResult, Header, load_artifact, save_artifact
@@ -47,15 +50,15 @@ __all__ = [
         "max_parallel_fits",
         "fold_key",
         "predict_fold",
-        "predictions_of",
+        "predictions_from_forecasts",
         "segment_bars",
         "make_deterministic",
     ),
 ]
 logger = logging.getLogger(__name__)
 
-SEGMENT_BARS = 512  # bars forecast in one forward pass
-SEGMENT_PAIRS = 1 << 24  # bound on bars · assets² of a pass, which graph attention holds in memory at once
+MAX_SEGMENT_BARS = 512
+MAX_SEGMENT_PAIRS = 1 << 24  # bars · assets² of a segment, which graph attention holds in memory at once
 
 
 @dataclass(frozen=True)
@@ -69,9 +72,13 @@ class FittedFold:
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """Forecasts made at the closes of bars ``ts`` (t,): ``returns`` (t, n, h) log, ``volatility`` (t, n) per bar,
-    ``probabilities`` (t, n, 5). ``valid`` (t, n): the asset has a bar and a trailing volatility; the forecasts are NaN
-    elsewhere. ``edges`` (t, n, n): the graph that the network learned, as in a Forecast."""
+    """Forecasts made at the closes of the bars that open at ``ts`` (t,) datetime64[us].
+
+    ``returns`` (t, n, h): log returns. ``volatility`` (t, n): per bar. ``probabilities`` (t, n, 5): of the classes of
+    models.features.labels. ``valid`` (t, n) bool: the asset has a bar and a trailing volatility; these three are NaN
+    elsewhere. ``edges`` (t, n, n): the graph that the network learned, as in a Forecast; None for a network that learns
+    no graph.
+    """
 
     ts: np.ndarray
     symbols: tuple[str, ...]
@@ -94,11 +101,12 @@ def fit_fold(
     checkpoint: Path | None = None,
     on_epoch: OnEpoch | None = None,
 ) -> FittedFold:
-    """Fits the fold's network and writes it to ``artifact``.
+    """Fits the network of ``spec`` to the fold and writes it to the model file ``artifact``.
 
-    With ``checkpoint`` the fit writes a checkpoint there after every epoch, resumes from an existing one, and deletes
-    it at the end. ``on_epoch(epoch, validation_loss)`` is called after each epoch. Raises EmptyFoldError,
-    DivergedFitError.
+    With ``checkpoint`` the fit resumes from the checkpoint at that path if there is one, writes one after every epoch,
+    and deletes it at the end. ``on_epoch(epoch, validation_loss)`` is called after each epoch; epochs count from 0. A
+    network with a pretraining phase is first fitted in that phase, into a model file of its own beside ``artifact``.
+    Raises EmptyFoldError, and DivergedFitError if no epoch has a finite loss.
     """
     make_deterministic()
     network_inputs = inputs_for(spec, side_inputs, features.ts[: fold.train[-1] + 1])
@@ -107,8 +115,8 @@ def fit_fold(
     pretraining = pretraining_fit(spec, config, network)
     if pretraining is not None:
         arguments = (*pretraining, features, labels, side_inputs, fold)
-        pretrained = artifact.with_name(f"{fold_key(*arguments)}.safetensors")
-        network.load_pretrained(fitted_weights(pretrained, partial(fit_fold, *arguments), on_epoch))
+        pretrained_file = artifact.with_name(f"{fold_key(*arguments)}.safetensors")
+        network.load_pretrained(fitted_weights(pretrained_file, partial(fit_fold, *arguments), on_epoch))
     best = BestEpoch(config.patience, checkpoint, on_epoch)
     if isinstance(network, Estimator):
         fit_estimator(network, data, features, labels.horizons, best)
@@ -119,18 +127,27 @@ def fit_fold(
             f"fold {fold.index}: the {spec.model} network's loss is {best.loss} after {best.epochs} epochs; lower "
             "lr, or look for wild feature values"
         )
-    weight_count = sum(p.numel() for p in network.parameters())
-    parameters = network.fitted_numbers if isinstance(network, Estimator) else weight_count
+    if isinstance(network, Estimator):
+        n_parameters = network.n_parameters
+    else:
+        n_parameters = sum(p.numel() for p in network.parameters())
     fit_result = FitResult(
-        best.epochs,
-        best.loss,
-        data.train_rows,
-        data.validation_rows,
-        parameters,
-        data_hash(spec, config, features, labels, side_inputs, fold),
-        code_version(),
+        epochs=best.epochs,
+        validation_loss=best.loss,
+        train_rows=data.train_rows,
+        validation_rows=data.validation_rows,
+        parameters=n_parameters,
+        data_hash=data_hash(spec, config, features, labels, side_inputs, fold),
+        code_version=code_version(),
     )
-    header = Header(spec, config, data.scaler, labels.horizons, data.bar_us, fit_result)
+    header = Header(
+        spec=spec,
+        config=config,
+        scaler=data.scaler,
+        horizons=labels.horizons,
+        bar_us=data.bar_us,
+        fit_result=fit_result,
+    )
     sha256 = save_artifact(artifact, header, best.weights)
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
@@ -145,13 +162,13 @@ def predict_fold(
     first: int | None = None,
     keep_state: bool = False,
 ) -> Predictions:
-    """Forecasts of the panel's bars in the fold's test window, from bar position ``first`` on if given.
+    """Forecasts of the panel's bars in the fold's test window, from bar position ``first`` on; None: from its start.
 
     The window is cut into segments at fixed positions. The network runs on each segment separately, after
-    ``context_bars`` of history; a segment that the panel does not fill is padded to its full length. With
-    ``keep_state`` the network's state after the panel's last bar is saved in the model file's folder, so that each
-    later bar costs one step. Raises the errors of ``load_artifact``, and ForeignArtifactError when the feature columns
-    differ from those of the fit.
+    ``context_bars`` of history. A segment that the panel does not fill is padded with masked bars to its full length.
+    With ``keep_state`` the network's state after the panel's last bar is saved in the folder of the model file, so that
+    a later night computes each new bar by one step. Raises the errors of ``load_artifact``, and ForeignArtifactError if
+    the feature columns differ from those of the fit.
     """
     make_deterministic()
     model = load_artifact(artifact)
@@ -159,29 +176,34 @@ def predict_fold(
     if features.columns != header.scaler.columns:
         raise ForeignArtifactError(f"{artifact}: fitted on other features; fit the fold again")
     stop = min(fold.test_stop, len(features))
-    first = min(max(fold.test_start, fold.test_start if first is None else first), stop)
+    first = fold.test_start if first is None else max(fold.test_start, first)
+    first = min(first, stop)
     length = segment_bars(fold.test_stop - fold.test_start, len(features.symbols))
-    start = fold.test_start + (first - fold.test_start) // length * length
-    last_start = fold.test_start + (max(first, stop - 1) - fold.test_start) // length * length
+    first_segment = fold.test_start + (first - fold.test_start) // length * length
+    last_segment = fold.test_start + (max(first, stop - 1) - fold.test_start) // length * length
     context_bars = header.config.context_bars
-    forecaster = IncrementalForecaster(artifact, model, features, side_inputs, last_start - context_bars)
+    forecaster = IncrementalForecaster(artifact, model, features, side_inputs, last_segment - context_bars)
     is_incremental = keep_state and can_step(model.network) and first < stop == len(features)
-    forecasts = forecaster.forecasts(first, stop) if is_incremental and first >= last_start else None
-    if forecasts is not None:
-        return predictions_of(forecasts, header.horizons, features.rows(first, stop))
-    segments = [_forecast_segment(model, features, side_inputs, bar, length) for bar in range(start, stop, length)]
+    if is_incremental and first >= last_segment:
+        forecasts = forecaster.forecasts(first, stop)
+        if forecasts is not None:
+            return predictions_from_forecasts(forecasts, header.horizons, features.slice_bars(first, stop))
+    segment_starts = range(first_segment, stop, length)
+    segments = [_forecast_segment(model, features, side_inputs, start, length) for start in segment_starts]
     if is_incremental:
         forecaster.save_state(stop)
-    return _join_segments(segments, header.horizons, features, start, first, stop)
+    return _join_segments(segments, header.horizons, features, first_segment, first, stop)
 
 
 def segment_bars(test_bars: int, assets: int) -> int:
-    """The number of bars of a test window that are forecast in one pass; the network's state is reset after them."""
-    return min(SEGMENT_BARS, test_bars, max(1, SEGMENT_PAIRS // assets**2))
+    """The number of bars of a segment, after which the network's state is reset: at most the test window's length."""
+    return min(MAX_SEGMENT_BARS, test_bars, max(1, MAX_SEGMENT_PAIRS // assets**2))
 
 
-def predictions_of(forecasts: Sequence[Forecast], horizons: tuple[int, ...], features: Panel) -> Predictions:
-    """Predictions in units of returns from ``forecasts``, one for each bar of ``features``."""
+def predictions_from_forecasts(
+    forecasts: Sequence[Forecast], horizons: tuple[int, ...], features: Panel
+) -> Predictions:
+    """Predictions in units of returns from one forecast (1, 1, n, …) for each bar of ``features``."""
     segments = [_forecast_arrays(forecast, slice(None)) for forecast in forecasts]
     return _join_segments(segments, horizons, features, 0, 0, len(features))
 
@@ -194,7 +216,7 @@ def max_parallel_fits() -> int:
 
 
 def _train(module: FoldModule, data: FoldData, best: BestEpoch) -> None:
-    """Trains to the end, resuming from the checkpoint if there is a readable one."""
+    """Trains the network to the last epoch, from the checkpoint of ``best`` if it is readable."""
     config = module.config
     resume = best.checkpoint
     precision = config.precision
@@ -203,8 +225,8 @@ def _train(module: FoldModule, data: FoldData, best: BestEpoch) -> None:
     if resume is not None and not _is_readable(resume):
         resume = None
     # before the first epoch Lightning restores torch's generator, which must not happen while another thread draws the
-    # initial weights of a network: the lock is held until training starts
-    starting = ExitStack()
+    # initial weights of a network: the lock is held until the training starts
+    lock_until_start = ExitStack()
     trainer = lightning.Trainer(
         accelerator="auto",
         devices=1,
@@ -212,19 +234,20 @@ def _train(module: FoldModule, data: FoldData, best: BestEpoch) -> None:
         max_epochs=config.epochs,
         gradient_clip_val=config.clip_norm,
         deterministic=True,
-        callbacks=[best, LambdaCallback(on_train_start=lambda *_: starting.close())],
+        callbacks=[best, LambdaCallback(on_train_start=lambda *_: lock_until_start.close())],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    with starting:
-        starting.enter_context(RNG_LOCK)
+    with lock_until_start:
+        lock_until_start.enter_context(RNG_LOCK)
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
 
 
 def _is_readable(checkpoint: Path) -> bool:
+    """True if torch can load the checkpoint; an unreadable one is logged as a warning."""
     if not checkpoint.exists():
         return False
     try:
@@ -236,10 +259,10 @@ def _is_readable(checkpoint: Path) -> bool:
 
 
 def make_deterministic() -> None:
-    """Sets the process-wide options of torch and Lightning; always the same ones, so threads may run fits in parallel.
+    """Sets the process-wide options of torch and Lightning. They are always the same, so fits can run in parallel.
 
-    One thread per fit: at these sizes a second one gains little, stalls whenever another program uses its core, and
-    would make the last digits depend on the number of cores. Several cores run several fits.
+    A fit uses one thread. At these sizes a second thread gains little, it stalls when another program uses its core,
+    and it would make the last digits depend on the number of cores. Several cores run several fits.
     """
     torch.set_num_threads(1)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs it for deterministic algorithms
@@ -251,51 +274,56 @@ def make_deterministic() -> None:
     warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)` is deprecated")  # raised inside Lightning
 
 
+# of successive bars: returns in units of σ · √horizon, log(volatility ÷ σ), class probabilities and, if the network
+# learns them, edges
 Segment = tuple[np.ndarray, ...]
 
 
-def _forecast_segment(model: Artifact, features: Panel, side_inputs: SideInputs, bar: int, length: int) -> Segment:
-    """Returns in units of σ, log-volatility, class probabilities and, if the network learns them, edges of the bars
-    [bar, bar + length), computed in one pass of fixed shape."""
+def _forecast_segment(model: Artifact, features: Panel, side_inputs: SideInputs, start: int, length: int) -> Segment:
+    """The forecasts of the bars [start, start + length), computed in one pass of fixed shape."""
     header = model.header
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    begin = max(0, bar - header.config.context_bars)
-    panel = features.rows(begin, bar + length)
+    context_bars = header.config.context_bars
+    begin = max(0, start - context_bars)
+    panel = features.slice_bars(begin, start + length)
     inputs = Inputs.from_panel(panel, header.scaler, header.bar_us, inputs_for(header.spec, side_inputs, panel.ts))
-    bars = torch.arange(bar - header.config.context_bars, bar + length) - begin
+    bars = torch.arange(start - context_bars, start + length) - begin
     with torch.inference_mode():
         forecast = model.network.to(device)(inputs.batch(bars[None]).to(device))
-    return _forecast_arrays(forecast, slice(header.config.context_bars, None))
+    return _forecast_arrays(forecast, slice(context_bars, None))
 
 
 def _forecast_arrays(forecast: Forecast, bars: slice) -> Segment:
-    """The arrays of a Segment for ``bars`` of a forecast with a single chunk."""
+    """The arrays of ``bars`` of a forecast with a single chunk."""
     probabilities = torch.softmax(forecast.logits.double(), dim=-1)
-    parts = (forecast.returns, forecast.log_volatility, probabilities)
-    arrays = tuple(v[0, bars].double().cpu().numpy() for v in parts)
+    tensors = (forecast.returns, forecast.log_volatility, probabilities)
+    arrays = tuple(tensor[0, bars].double().cpu().numpy() for tensor in tensors)
     return arrays if forecast.edges is None else (*arrays, forecast.edges[0, bars].cpu().numpy())
 
 
 def _join_segments(
     segments: Sequence[Segment], horizons: tuple[int, ...], features: Panel, start: int, first: int, stop: int
 ) -> Predictions:
-    """Predictions of bars [first, stop) in units of returns; ``segments`` are successive and begin at bar ``start``."""
+    """Predictions of the bars [first, stop) in units of returns; ``segments`` are successive, the first from ``start``.
+
+    Without a segment there are no predictions: [first, stop) is empty.
+    """
     n = len(features.symbols)
-    empty = (np.empty((0, n, len(horizons))), np.empty((0, n)), np.empty((0, n, CLASSES)))
-    cut = slice(first - start, stop - start)
+    empty = (np.empty((0, n, len(horizons))), np.empty((0, n)), np.empty((0, n, N_CLASSES)))
+    bars = slice(first - start, stop - start)
     returns, log_volatility, probabilities, *edges = (
-        np.concatenate(parts)[cut] for parts in zip(*(segments or [empty]), strict=True)
+        np.concatenate(arrays)[bars] for arrays in zip(*(segments or [empty]), strict=True)
     )
-    panel = features.rows(first, stop)
+    panel = features.slice_bars(first, stop)
     sigma = trailing_sigma(panel)
     valid = ~np.isnan(sigma)
     return Predictions(
-        panel.ts,
-        panel.symbols,
-        horizons,
-        returns * sigma[:, :, None] * np.sqrt(horizons),
-        np.exp(log_volatility) * sigma,
-        np.where(valid[:, :, None], probabilities, np.nan),
-        valid,
-        *edges,
+        ts=panel.ts,
+        symbols=panel.symbols,
+        horizons=horizons,
+        returns=returns * sigma[:, :, None] * np.sqrt(horizons),
+        volatility=np.exp(log_volatility) * sigma,
+        probabilities=np.where(valid[:, :, None], probabilities, np.nan),
+        valid=valid,
+        edges=edges[0] if edges else None,
     )

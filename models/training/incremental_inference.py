@@ -1,9 +1,14 @@
 """Incremental inference: forecasts bar by bar from a saved network state, at the cost of one step per new bar.
 
-A state file lies in the folder of its model file. It stores the hash of the inputs that the state was computed from,
-and is used only for the bar that follows those inputs. Without a usable state file the forecasts are computed from the
-context again. Both ways give the same forecasts up to float32 rounding. The state that a night started from is kept
-until the next night, so a night that was killed and is run again repeats the same steps and gives identical bits.
+Glossary: a night is the run for one date. A segment is a run of bars that models.training.fit forecasts in one pass,
+after ``context_bars`` of history.
+
+A state file is in the folder of its model file. It contains the hash of the inputs that the state was computed from,
+and it is valid only for the bar that follows these inputs. Without a valid state file the forecasts are computed again
+from the context. Both ways give the same forecasts up to float32 rounding.
+
+The state that a night started from is deleted only by the next night. So a night that was killed and is run again
+repeats the same steps and gives identical bits.
 """
 
 from __future__ import annotations
@@ -30,30 +35,30 @@ from models.training.keys import inputs_for, inputs_hash
 def step_forecasts(
     model: Artifact, features: Panel, side_inputs: SideInputs, bars: range, state: Any, starts_segment: bool = False
 ) -> tuple[list[Forecast], Any]:
-    """The forecasts of ``bars``, one per bar, and the network state after the last of them.
+    """The forecasts of ``bars``, one (1, 1, n, …) per bar, and the network state after the last bar.
 
-    ``bars`` are successive positions in ``features``; positions before the panel are masked bars. ``state`` is the
-    network state before the first bar. A bar's time gap is counted from the bar before it; with ``starts_segment`` the
-    first bar has no gap, as when the whole segment is computed in one pass.
+    ``bars`` are successive positions in ``features``; a negative position is a masked bar. ``state`` is the network
+    state before the first bar. The time gap of a bar is counted from the bar before it. With ``starts_segment`` the gap
+    of the first bar is 1, as in a segment that is computed in one pass.
     """
-    offset = max(0, bars.start if starts_segment else bars.start - 1)
-    panel = features.rows(offset, bars.stop)
+    panel_start = max(0, bars.start if starts_segment else bars.start - 1)
+    panel = features.slice_bars(panel_start, bars.stop)
     header = model.header
     inputs = Inputs.from_panel(panel, header.scaler, header.bar_us, inputs_for(header.spec, side_inputs, panel.ts))
     network: Any = model.network
     forecasts = []
     with torch.no_grad():
         for bar in bars:
-            forecast, state = network.step(inputs.batch(torch.tensor([[bar - offset]])), state)
+            forecast, state = network.step(inputs.batch(torch.tensor([[bar - panel_start]])), state)
             forecasts.append(forecast)
     return forecasts, state
 
 
 def can_step(network: nn.Module) -> bool:
-    """True for a network with a ``step`` method on a machine without a GPU: a GPU computes a segment faster than steps.
+    """True if the network has a ``step`` method and the machine has no GPU, which computes a segment faster than steps.
 
-    False for a network that learns edges and keeps only the heaviest: of two almost equal edges rounding decides which
-    one is kept, so a bar computed by a step can differ by a whole edge from the same bar in its segment.
+    False for a network that learns edges and keeps only the ``top_k`` heaviest ones. Rounding decides which of two
+    almost equal edges is kept, so a bar computed by a step could differ by a whole edge from the same bar in a segment.
     """
     hybrid = getattr(network, "hybrid", None)
     if hybrid is not None and hybrid.learns_edges and hybrid.top_k is not None:
@@ -65,8 +70,8 @@ def can_step(network: nn.Module) -> bool:
 class IncrementalForecaster:
     """Runs the network of the model file ``artifact`` over a panel bar by bar, and saves its state for the next run.
 
-    ``begin`` is the position of the first bar that the state covers: ``context_bars`` before a segment, and possibly
-    before the panel.
+    ``begin`` is the position of the first bar that the state has read: ``context_bars`` before the start of a segment.
+    It is negative if the context begins before the panel.
     """
 
     artifact: Path
@@ -76,8 +81,10 @@ class IncrementalForecaster:
     begin: int
 
     def forecasts(self, first: int, stop: int) -> list[Forecast] | None:
-        """The forecasts of bars [first, stop), and saves the state after them; None without a saved state before
-        ``first``."""
+        """The forecasts of the bars [first, stop), one per bar; None without a valid saved state before ``first``.
+
+        Saves the state after the bar ``stop`` − 1.
+        """
         state = self._load(first)
         if state is None:
             return None
@@ -86,18 +93,24 @@ class IncrementalForecaster:
         return forecasts
 
     def save_state(self, stop: int) -> None:
-        """Runs the bars [begin, stop) from the initial state and saves the state after them."""
+        """Runs the network over the bars [begin, stop) from its initial state and saves the state after them."""
         network: Any = self.model.network
         _, state = self._run(self.begin, stop, network.initial_state(1, len(self.features.symbols)))
         self._save(stop, state, started_from=stop)
 
     def _run(self, first: int, stop: int, state: Any) -> tuple[list[Forecast], Any]:
+        """The forecasts of the bars [first, stop) and the state after them; ``state`` is the state before them."""
         return step_forecasts(
-            self.model, self.features, self.side_inputs, range(first, stop), state, first == self.begin
+            self.model,
+            self.features,
+            self.side_inputs,
+            range(first, stop),
+            state,
+            starts_segment=first == self.begin,
         )
 
     def _load(self, first: int) -> Any | None:
-        """The saved state before bar ``first``; None if there is none, or if it is unreadable or from other inputs."""
+        """The saved state before the bar ``first``; None if the file is missing, unreadable or from other inputs."""
         network: Any = self.model.network
         try:
             with safe_open(self._state_path(first), framework="pt") as file:
@@ -109,7 +122,7 @@ class IncrementalForecaster:
             return None
 
     def _save(self, stop: int, state: Any, started_from: int) -> None:
-        """Saves the state before bar ``stop`` and deletes older ones, except the one that this run started from."""
+        """Saves the state before the bar ``stop``; deletes all others except that before the bar ``started_from``."""
         path = self._state_path(stop)
         partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
         tensors: dict[str, Tensor] = {f"{k:03d}": t.contiguous().clone() for k, t in enumerate(flatten_state(state))}
@@ -118,15 +131,16 @@ class IncrementalForecaster:
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
-        for old in path.parent.glob(f"{self.artifact.stem}.*.state"):
-            if old not in (path, self._state_path(started_from)):
-                old.unlink(missing_ok=True)
+        for other in path.parent.glob(f"{self.artifact.stem}.*.state"):
+            if other not in (path, self._state_path(started_from)):
+                other.unlink(missing_ok=True)
 
     def _state_path(self, bar: int) -> Path:
+        """The file of the state before the bar ``bar``."""
         return self.artifact.with_name(f"{self.artifact.stem}.{bar}.state")
 
     def _inputs_hash(self, stop: int) -> str:
-        """The sha256 of the inputs of a state after the bars [begin, stop)."""
-        panel = self.features.rows(max(0, self.begin), stop)
+        """The sha256 of everything that determines the state after the bars [begin, stop)."""
+        panel = self.features.slice_bars(max(0, self.begin), stop)
         header = self.model.header
-        return inputs_hash(header.spec, panel, self.side_inputs, [header.fit_result.data_hash, stop])
+        return inputs_hash(header.spec, panel, self.side_inputs, extra_values=[header.fit_result.data_hash, stop])

@@ -1,4 +1,4 @@
-"""Keys of fits: a fold is fitted again exactly when something that determines its numbers has changed."""
+"""Keys of fits: a fold is fitted again if and only if something that determines its numbers has changed."""
 
 from __future__ import annotations
 
@@ -23,16 +23,20 @@ from models.training.config import TrainConfig
 from models.zoo import Spec
 
 PACKAGE = Path(zoo.__file__).parent
-FITTERS = ("arch", "lightgbm", "numba")
-SOURCES = ("layers", "nets", "training", "features", "graphs")
+FITTING_PACKAGES = ("arch", "lightgbm", "numba")
+SOURCE_FOLDERS = ("layers", "nets", "training", "features", "graphs")
 
 
 @lru_cache(maxsize=1)
 def code_version() -> str:
-    """16 hex digits of the sha256 of every source file that a fit uses, and of the versions of the fitting packages."""
+    """16 hex digits of the sha256 of every source file that a fit uses and of the versions of the fitting packages.
+
+    The packages are torch and FITTING_PACKAGES.
+    """
     digest = hashlib.sha256(torch.__version__.partition("+")[0].encode())
-    digest.update("".join(version(name) for name in FITTERS).encode())
-    for path in sorted([PACKAGE / "zoo.py", *(p for folder in SOURCES for p in (PACKAGE / folder).rglob("*.py"))]):
+    digest.update("".join(version(name) for name in FITTING_PACKAGES).encode())
+    source_files = [path for folder in SOURCE_FOLDERS for path in (PACKAGE / folder).rglob("*.py")]
+    for path in sorted([PACKAGE / "zoo.py", *source_files]):
         digest.update(str(path.relative_to(PACKAGE)).encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
@@ -41,14 +45,23 @@ def code_version() -> str:
 def data_hash(
     spec: Spec, config: TrainConfig, features: Panel, labels: Labels, side_inputs: SideInputs, fold: Fold
 ) -> str:
-    """The sha256 of all data that a fit of the fold reads: the bars from the first burn-in bar to the last training
-    row, the labels of the training rows, and the network's side inputs. Later data does not change it."""
+    """The sha256 of all data that a fit of the fold reads. Later data does not change it.
+
+    The data are the bars from the first burn-in bar to the last training row, the labels of the training rows, and the
+    side inputs that the network reads.
+    """
     first = int(fold.train[0])
     stop = int(fold.train[-1]) + 1
     start = max(0, first - config.burn_in_bars)
-    train_labels = labels.rows(first, stop)
-    targets = (train_labels.returns, train_labels.volatility, train_labels.class_5, train_labels.end)
-    return inputs_hash(spec, features.rows(start, stop), side_inputs, [labels.horizons, first - start], targets)
+    train_labels = labels.slice_bars(first, stop)
+    label_arrays = (train_labels.returns, train_labels.volatility, train_labels.class_5, train_labels.end)
+    return inputs_hash(
+        spec,
+        features.slice_bars(start, stop),
+        side_inputs,
+        extra_values=[labels.horizons, first - start],
+        extra_arrays=label_arrays,
+    )
 
 
 def inputs_hash(
@@ -58,8 +71,11 @@ def inputs_hash(
     extra_values: Sequence[Any],
     extra_arrays: Sequence[np.ndarray] = (),
 ) -> str:
-    """The sha256 of all data that a network reads at the bars of ``panel``: their features, the snapshots in force and
-    the events up to the last close; and of ``extra_values`` (which JSON can hold) and ``extra_arrays``."""
+    """The sha256 of all data that a network reads at the bars of ``panel``, and of the extra values and arrays.
+
+    The data are the features, the snapshots in effect at these bars, and the events of these bars. ``extra_values`` are
+    values that JSON can store.
+    """
     digest = hashlib.sha256(json.dumps([panel.symbols, panel.columns, *extra_values]).encode())
     arrays = [panel.ts, panel.mask, panel.values, *extra_arrays]
     network_inputs = inputs_for(spec, side_inputs, panel.ts)
@@ -69,7 +85,7 @@ def inputs_hash(
     if network_inputs.events is not None:
         events = network_inputs.events.events
         digest.update(json.dumps(events.nodes).encode())
-        arrays += [network_inputs.events.closes, events.src, events.dst, events.t, events.kind, events.features]
+        arrays += [network_inputs.events.close_times, events.src, events.dst, events.t, events.kind, events.features]
     for array in arrays:
         if array.dtype.kind == "f":
             array = np.where(np.isnan(array), np.nan, array)  # the same bits for every NaN
@@ -81,28 +97,34 @@ def inputs_hash(
 def fold_key(
     spec: Spec, config: TrainConfig, features: Panel, labels: Labels, side_inputs: SideInputs, fold: Fold
 ) -> str:
-    """The sha256 of spec, config (with the seed), code version and data: the same fit, the same key."""
+    """The sha256 of spec, config (with the seed), code version and data; equal for two fits that give the same file."""
     data = data_hash(spec, config, features, labels, side_inputs, fold)
     content = {"spec": spec.to_json(), "config": config.to_json(), "code": code_version(), "data": data}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def inputs_for(spec: Spec, side_inputs: SideInputs, ts: np.ndarray) -> SideInputs:
-    """The side inputs that the network of ``spec`` reads at the successive bars ``ts``: the snapshots of its graph in
-    force, oldest first, and the events of those bars. A field is None if the network does not read that input."""
+    """The side inputs that the network of ``spec`` reads at the bars that open at ``ts`` (t,), ascending.
+
+    They are the snapshots of the network's graph in effect at these bars, oldest first, and the events of these bars. A
+    field is None if the network does not read that input.
+    """
     graph = zoo.graph_of(spec)
     snapshots = None
     events = None
     if graph is not None:
         graph_snapshots = sorted((s for s in side_inputs.snapshots or () if s.graph == graph), key=lambda s: s.as_of)
-        snapshots = snapshots_in_force(graph_snapshots, ts[0], ts[-1])
-    if side_inputs.events is not None and zoo.network(spec.model).events:
+        snapshots = snapshots_in_effect(graph_snapshots, ts[0], ts[-1])
+    if side_inputs.events is not None and zoo.find_network(spec.model).reads_events:
         events = side_inputs.events.for_bars(ts)
     return SideInputs(snapshots, events)
 
 
-def snapshots_in_force(snapshots: Sequence[Snapshot], first: np.datetime64, last: np.datetime64) -> list[Snapshot]:
-    """The snapshots that are the latest at some bar in [first, last]; ``snapshots`` must be sorted, oldest first."""
+def snapshots_in_effect(snapshots: Sequence[Snapshot], first: np.datetime64, last: np.datetime64) -> list[Snapshot]:
+    """The snapshots that are the latest one at some instant in [first, last]; ``snapshots`` are oldest first.
+
+    A snapshot is in effect from its ``as_of``, inclusive, until that of the next one.
+    """
     up_to_last = [s for s in snapshots if s.as_of <= last]
-    up_to_first = sum(s.as_of <= first for s in up_to_last)
-    return up_to_last[max(0, up_to_first - 1) :]
+    n_up_to_first = sum(s.as_of <= first for s in up_to_last)
+    return up_to_last[max(0, n_up_to_first - 1) :]

@@ -1,4 +1,4 @@
-"""The LightningModule of every network, and the callback that keeps its best epoch."""
+"""The LightningModule of a network that is trained by gradient descent, and the callback that keeps its best epoch."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from models.training.config import TrainConfig
 from models.training.data import Targets
 from models.training.losses import forecast_loss
 
-OnEpoch = Callable[[int, float], None]
+OnEpoch = Callable[[int, float], None]  # (epoch, validation loss)
 
 
 class FoldModule(lightning.LightningModule):
-    """A network, its loss and its optimiser.
+    """A network, its loss and its optimiser. ``validation_loss`` is that of the last validated epoch, NaN before.
 
-    Every epoch starts from its own seed, so a resumed fit gives the same numbers as an uninterrupted one.
+    Every epoch has its own seed, so a resumed fit gives the same numbers as an uninterrupted fit.
     """
 
     def __init__(self, network: nn.Module, config: TrainConfig) -> None:
@@ -31,7 +31,8 @@ class FoldModule(lightning.LightningModule):
         self.network = network
         self.config = config
         self.validation_loss = math.nan
-        self._sums = [0.0, 0.0]
+        self._weighted_loss = 0.0
+        self._n_returns = 0.0
 
     def on_train_epoch_start(self) -> None:
         """Reseeds the generators of the dropout layers."""
@@ -43,22 +44,26 @@ class FoldModule(lightning.LightningModule):
         return forecast_loss(self.network(inputs), targets, self.config)
 
     def on_validation_epoch_start(self) -> None:
-        """Resets the sums of the last epoch's validation."""
-        self._sums = [0.0, 0.0]
+        """Resets the sums of the validation."""
+        self._weighted_loss = 0.0
+        self._n_returns = 0.0
 
     def validation_step(self, batch: tuple[Batch, Targets], index: int) -> None:
-        """Adds one batch to the validation loss, weighted by its known returns."""
+        """Adds the loss of one batch to the validation loss; its weight is its number of known returns."""
         inputs, targets = batch
-        known_returns = float((~torch.isnan(targets.returns)).sum())
-        self._sums[0] += known_returns * float(forecast_loss(self.network(inputs), targets, self.config))
-        self._sums[1] += known_returns
+        n_returns = float((~torch.isnan(targets.returns)).sum())
+        self._weighted_loss += n_returns * float(forecast_loss(self.network(inputs), targets, self.config))
+        self._n_returns += n_returns
 
     def on_validation_epoch_end(self) -> None:
-        """Sets ``validation_loss`` to the mean over all validation batches."""
-        self.validation_loss = self._sums[0] / max(self._sums[1], 1.0)
+        """Sets ``validation_loss`` to the weighted mean of the losses of all validation batches."""
+        self.validation_loss = self._weighted_loss / max(self._n_returns, 1.0)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW, without weight decay on vectors and on the parameters that a layer lists in ``undecayed``."""
+        """AdamW over the trainable parameters.
+
+        Vectors, and the parameters that a layer lists in its method ``undecayed``, have no weight decay.
+        """
         parameters = [p for p in self.network.parameters() if p.requires_grad]
         undecayed = {id(p) for m in self.network.modules() for p in getattr(m, "undecayed", tuple)()}
         undecayed |= {id(p) for p in parameters if p.dim() < 2}
@@ -70,10 +75,11 @@ class FoldModule(lightning.LightningModule):
 
 
 class BestEpoch(lightning.Callback):
-    """Keeps the weights of the epoch with the lowest validation loss, stops ``patience`` epochs after it, and writes a
-    checkpoint after every epoch. A killed fit that resumes from the checkpoint gives the same result.
+    """Keeps the weights of the epoch with the lowest finite validation loss and stops ``patience`` epochs after it.
 
-    ``loss`` and ``epoch`` are those of the best epoch; ``epochs`` counts the epochs that were run.
+    It also writes a checkpoint after every epoch, if it has a path. A killed fit that resumes from the checkpoint gives
+    the same result. ``loss``, ``epoch`` (from 0) and ``weights`` are those of the best epoch; until an epoch has a
+    finite loss they are those of the last epoch. ``epochs`` counts the epochs that were run.
     """
 
     def __init__(self, patience: int, checkpoint: Path | None, on_epoch: OnEpoch | None) -> None:
@@ -86,7 +92,7 @@ class BestEpoch(lightning.Callback):
         self.weights: dict[str, Tensor] = {}
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Stops immediately when the checkpoint was written after the last epoch to run."""
+        """Stops at once if the fit was resumed from the checkpoint of its last epoch."""
         trainer.should_stop = self._is_done
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -112,10 +118,12 @@ class BestEpoch(lightning.Callback):
         return self.epochs - 1 - self.epoch >= self.patience
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of this callback that the checkpoint contains."""
+        """The part of the checkpoint that this callback restores."""
         return {"loss": self.loss, "epoch": self.epoch, "epochs": self.epochs, "weights": self.weights}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores the state from a checkpoint."""
-        self.loss, self.epoch, self.epochs = (state_dict[k] for k in ("loss", "epoch", "epochs"))
+        self.loss = state_dict["loss"]
+        self.epoch = state_dict["epoch"]
+        self.epochs = state_dict["epochs"]
         self.weights = state_dict["weights"]

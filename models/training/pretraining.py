@@ -1,5 +1,7 @@
-"""Pretraining: part of a network is fitted first, by itself, on the same fold and never on later bars (see
-models/nets/pretraining.py)."""
+"""Pretraining: a part of a network is fitted alone, on the same fold, before the whole network is fitted.
+
+The phases are defined in models/nets/pretraining.py.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ from models.zoo import Spec
 
 
 def pretraining_fit(spec: Spec, config: TrainConfig, network: nn.Module) -> tuple[Spec, TrainConfig] | None:
-    """Spec and config of the pretraining fit; None for a network without pretraining."""
+    """The spec and the config of the pretraining fit of ``network``; None for a network without pretraining."""
     phase: PretrainingPhase | None = getattr(network, "pretraining", None)
     if phase is None:
         return None
@@ -28,7 +30,11 @@ def pretraining_fit(spec: Spec, config: TrainConfig, network: nn.Module) -> tupl
 def fitted_weights(
     artifact: Path, fit: Callable[[Path, Path, OnEpoch | None], object], on_epoch: OnEpoch | None
 ) -> Mapping[str, Tensor]:
-    """The weights in the model file ``artifact``; ``fit`` writes the file first if it is missing or unreadable."""
+    """The weights in the model file ``artifact``. If it is missing or invalid, ``fit`` writes it first.
+
+    ``fit(artifact, checkpoint, on_epoch)`` is called with a checkpoint file beside the model file. Raises the errors of
+    ``load_artifact`` for the file that ``fit`` has written.
+    """
     try:
         return load_artifact(artifact).network.state_dict()
     except ArtifactError:

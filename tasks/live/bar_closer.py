@@ -1,4 +1,7 @@
-"""Runs the forecaster at each bar's close, in a thread beside the stream, and collects the forecasts."""
+"""Runs the forecaster at each bar's close, in a thread beside the stream, and collects the forecasts.
+
+A "close" is one run of the forecaster over all bars that have closed since its last run.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +26,11 @@ RETRYABLE = (TaskError, WarehouseError, FeatureError, GraphError)  # errors that
 
 
 class BarCloser:
-    """Runs ``forecaster.close`` on the bars that are due, one close at a time, in a thread because it calls REST.
+    """Runs ``forecaster.close`` on the due bars, one close at a time, in a thread because it calls REST.
 
-    ``forecasts`` holds the tables that are not written yet. A bar whose close fails gets no forecast; the forecaster
-    processes that bar at the next close. ``counts``: unforecast bars.
+    ``forecasts`` holds the forecast tables that are not written yet. ``has_unsaved_state`` is True once a close has
+    changed the forecaster's state after the last save. A bar whose close fails gets no forecast, but the forecaster
+    processes it at the next close; ``counts["unforecast"]`` counts these bars.
     """
 
     def __init__(self, universe: str, forecaster: Forecaster) -> None:
@@ -38,8 +42,10 @@ class BarCloser:
         self._closing: asyncio.Task[None] | None = None
 
     def start_due_close(self, stop: asyncio.Event) -> None:
-        """Starts the close that is due, unless one is running. Raises the error that ended the last one, if it was
-        none of RETRYABLE."""
+        """Starts a close if bars are due and no close is running.
+
+        Raises the error that the last close failed with, unless it was one of RETRYABLE.
+        """
         if self._closing is not None:
             if not self._closing.done():
                 return
@@ -50,23 +56,27 @@ class BarCloser:
             self._closing = asyncio.create_task(self._close(due, stop))
 
     def take_forecasts(self) -> list[pa.Table]:
-        """The forecasts that are not written yet, which are removed here; ``put_back`` them if the write fails."""
+        """Returns the forecast tables that are not written yet and removes them from this object.
+
+        The caller returns them with ``put_back`` if the write fails.
+        """
         forecasts = self.forecasts
         self.forecasts = []
         self.has_unsaved_state = False
         return forecasts
 
     def put_back(self, forecasts: list[pa.Table]) -> None:
-        """Adds forecasts again that could not be written."""
+        """Adds forecast tables that could not be written, before the newer ones."""
         self.forecasts[:0] = forecasts
         self.has_unsaved_state = True
 
     async def wait(self) -> None:
-        """Waits for the running close, if there is one. Setting its ``stop`` event ends it early."""
+        """Waits until no close is running. The close ends early if the ``stop`` event it was started with is set."""
         if self._closing is not None:
             await asyncio.gather(self._closing, return_exceptions=True)
 
     async def _close(self, due: DueBars, stop: asyncio.Event) -> None:
+        """Runs one close, commits its result and collects its forecasts; a RETRYABLE error is counted and logged."""
         started_s = time.perf_counter()
         try:
             result = await run_until_stopped(stop, partial(self.forecaster.close, due))
@@ -80,10 +90,18 @@ class BarCloser:
         self.forecaster.commit(result)  # from here on the close is in the state, so its rows must be saved with it
         self.forecasts.append(result.rows)
         self.has_unsaved_state = True
-        stale = sum(result.rows["stale"].to_pylist())
-        counts = (result.rows.num_rows, stale, time.perf_counter() - started_s)
-        logger.info("%s: at %s %d forecasts, %d of them stale, %.1f s", self.universe, _close_text(due), *counts)
+        n_stale = sum(result.rows["stale"].to_pylist())
+        seconds = time.perf_counter() - started_s
+        logger.info(
+            "%s: at %s %d forecasts, %d of them stale, %.1f s",
+            self.universe,
+            _close_text(due),
+            result.rows.num_rows,
+            n_stale,
+            seconds,
+        )
 
 
 def _close_text(due: DueBars) -> str:
+    """The close time of the last due bar, to the second, for log messages."""
     return str(due.close.astype("datetime64[s]"))

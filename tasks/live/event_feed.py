@@ -1,8 +1,9 @@
-"""A stream's state: a buffer that puts the received events in order, the consumer that reads them, and the instant up
-to which events were received. All of it is saved in one file.
+"""The feed of a stream: a buffer that sorts the received events by time, and the consumer that reads them in order.
 
-The warehouse's rows are the log of this state: rows are written first, the state after them. A resumed state is fed
-the rows that were received after it was saved, in their order, and is then equal to one that was never interrupted.
+The feed's state (the buffer, the consumer, the time of the last receipt) is saved in one file. The rows in the
+warehouse are the log of this state: rows are written first, the state after them. A resumed feed reads the rows that
+were received after its state was saved, in the order of their receipt. Its state is then equal to that of an
+uninterrupted feed.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from models.graphs.market_stream import MARKET_ROW
 from models.graphs.stream import EventStream, load_arrays
 from models.panel import TS_TYPE
 from tasks.event_rows import is_readable, market_rows
-from tasks.events import archived_by
+from tasks.events import archive_run_id
 from warehouse.connect import Warehouse
 
 logger = logging.getLogger(__name__)
@@ -38,8 +39,11 @@ EPOCH = datetime.fromtimestamp(0, UTC)
 
 @dataclass(frozen=True, eq=False)
 class DueBars:
-    """The bars up to the one that closes at ``close`` have to be processed; ``rows`` of MARKET_ROW (e,) are the events
-    up to that close."""
+    """The closed bars that a forecaster has not processed yet.
+
+    ``close``: the close time (UTC) of the last of these bars; ``rows``: the events with t ≤ ``close``, an array (e,) of
+    dtype MARKET_ROW.
+    """
 
     close: np.datetime64
     rows: np.ndarray
@@ -47,30 +51,36 @@ class DueBars:
 
 @dataclass(frozen=True, eq=False)
 class CloseResult:
-    """The result of processing bars at a close: the forecaster's ``state`` after it, and the forecasts, ``rows`` of
-    store.stream_forecasts without its keys."""
+    """The result of processing due bars.
+
+    ``state``: the forecaster's state after these bars; ``rows``: the forecasts, a table with the columns of
+    store.stream_forecasts without its keys.
+    """
 
     state: Any
     rows: pa.Table
 
 
 class EventConsumer(Protocol):
-    """Reads a stream's events in order: a network with its state, or anything else."""
+    """An object with a state that reads a stream's events in order, such as a network.
+
+    Events are arrays (e,) of dtype MARKET_ROW, sorted by time.
+    """
 
     def begin(self) -> np.ndarray:
-        """Starts anew; returns the stored rows of MARKET_ROW that it has to consume first."""
+        """Resets the state and returns the stored events (e,) that have to be consumed first."""
 
     def consume(self, rows: np.ndarray) -> Any:
-        """Reads the next rows of MARKET_ROW, sorted by time."""
+        """Reads the next events (e,), sorted by time; they are later than all events consumed before."""
 
     def state(self) -> dict[str, np.ndarray]:
-        """Its state, as arrays that later calls do not alter."""
+        """The consumer's state as copies, which later calls do not alter."""
 
     def reason_to_restart(self, arrays: Mapping[str, np.ndarray]) -> str:
-        """Why it cannot continue from these arrays; empty if it can."""
+        """The reason why the consumer cannot continue from these arrays; empty if it can."""
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Restores the state that ``state`` returned."""
+        """Sets the state to one that ``state`` returned earlier."""
 
 
 @runtime_checkable
@@ -78,34 +88,37 @@ class Forecaster(EventConsumer, Protocol):
     """A consumer that also forecasts at the closes of bars."""
 
     def due(self) -> DueBars | None:
-        """The bars that have closed by the newest row and are not processed yet; None for none."""
+        """The bars that have closed by the newest event and are not processed yet; None if there is no such bar."""
 
     def close(self, due: DueBars) -> CloseResult:
-        """Processes these bars. Changes nothing of the forecaster, so that it may run in a thread."""
+        """Processes these bars and returns the result; does not change the forecaster, so a thread can run it."""
 
     def commit(self, result: CloseResult) -> None:
         """Makes the result's state the current one."""
 
     def give_up(self, due: DueBars) -> int:
-        """How many bars get no forecast because their close failed; they are processed at the next close."""
+        """Records that this close failed and returns how many bars get no forecast because of it.
+
+        These bars are processed at the next close.
+        """
 
 
 class StoreOnly:
-    """A consumer that ignores the rows: for a stream that only stores events."""
+    """A consumer without a state that ignores all events: for a stream that only stores them."""
 
     def begin(self) -> np.ndarray:
-        """No rows."""
+        """Returns an empty array."""
         return np.empty(0, MARKET_ROW)
 
     def consume(self, rows: np.ndarray) -> None:
-        """Ignores the rows."""
+        """Does nothing."""
 
     def state(self) -> dict[str, np.ndarray]:
-        """No arrays."""
+        """Returns an empty dict."""
         return {}
 
     def reason_to_restart(self, arrays: Mapping[str, np.ndarray]) -> str:
-        """Empty: it can continue from any arrays."""
+        """Returns an empty text: a consumer without a state can continue from any arrays."""
         return ""
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
@@ -113,49 +126,56 @@ class StoreOnly:
 
 
 class EventFeed:
-    """Receives rows as they arrive and passes them to ``consumer`` in order, each once.
+    """Receives tables of events as they arrive and passes each event to ``consumer`` once, sorted by time.
 
-    An event may arrive up to ``bound_us`` after a newer one. ``received``: when the last rows were received, UTC;
-    ``unreadable``: how many rows could not be read as events; ``failed``: the consumer raised an error.
+    An event may be up to ``bound_us`` (microseconds) older than the newest event received before it; an older one is
+    late and is dropped. ``received_at``: when the last table was received (UTC). ``n_unreadable``: how many rows could
+    not be read as events. ``has_failed``: the consumer has raised an error.
     """
 
     def __init__(self, symbols: Sequence[str], consumer: EventConsumer, bound_us: int) -> None:
         self.symbols = tuple(symbols)
         self.consumer = consumer
         self.buffer: EventStream[Any] = EventStream(consumer.consume, bound_us=bound_us)
-        self.received = EPOCH
-        self.failed = False
-        self.unreadable = 0
+        self.received_at = EPOCH
+        self.has_failed = False
+        self.n_unreadable = 0
 
     def with_receipt_time(self, table: pa.Table) -> pa.Table:
-        """These rows of EVENT_ROWS as they are to be written: sorted by time, with ``fetched_at``."""
-        # a clock that was set back must not reorder the log
-        self.received = max(datetime.now(UTC), self.received + timedelta(microseconds=1))
-        stamps = pa.repeat(pa.scalar(self.received, TS_TYPE), table.num_rows)
-        return table.sort_by(SORT_KEYS).append_column("fetched_at", stamps)
+        """The table (of EVENT_SCHEMA) sorted by SORT_KEYS, with the column ``fetched_at``: the time of its receipt.
+
+        ``fetched_at`` increases from call to call even if the machine's clock was set back, because the order of the
+        log depends on it.
+        """
+        self.received_at = max(datetime.now(UTC), self.received_at + timedelta(microseconds=1))
+        fetched_at = pa.repeat(pa.scalar(self.received_at, TS_TYPE), table.num_rows)
+        return table.sort_by(SORT_KEYS).append_column("fetched_at", fetched_at)
 
     def receive(self, table: pa.Table) -> None:
-        """Passes the next rows on. Raises the consumer's error once; its state is then incomplete (``failed``), and
-        later rows are ignored."""
-        if self.failed:
+        """Passes the rows of the table to the buffer, which passes the events that are in order to the consumer.
+
+        Raises the consumer's error the first time; its state is then incomplete, and later tables are ignored.
+        """
+        if self.has_failed:
             return
         try:
             self._push(table)
         except BaseException:
-            self.failed = True
+            self.has_failed = True
             raise
 
     def state(self) -> dict[str, np.ndarray]:
-        """The whole state as arrays that later calls do not alter."""
-        parts = {f"{name}.{key}": array for name, part in self._parts().items() for key, array in part.state().items()}
-        received_us = np.array((self.received - EPOCH) // timedelta(microseconds=1))
-        return parts | {RECEIVED_KEY: received_us, SYMBOLS_KEY: np.array(self.symbols)}
+        """The feed's state as arrays that later calls do not alter."""
+        arrays = {f"{name}.{key}": array for name, part in self._parts().items() for key, array in part.state().items()}
+        received_us = np.array((self.received_at - EPOCH) // timedelta(microseconds=1))
+        return arrays | {RECEIVED_KEY: received_us, SYMBOLS_KEY: np.array(self.symbols)}
 
     def resume(self, path: Path, warehouse: Warehouse, keys: Mapping[str, object]) -> None:
-        """Restores the state file ``path`` and reads the rows of ``keys`` that streams received after it was saved.
+        """Restores the state file ``path``, then reads the stored rows that streams received after it was saved.
 
-        Starts again from the stored events if there is no file, or one of other symbols or of another consumer. Raises
-        GraphError for a damaged file, or one with another ``bound_us``.
+        ``keys`` selects this stream's rows in the warehouse. If there is no file, or if it was saved for other symbols
+        or for another consumer, the feed starts again from the stored events. Raises GraphError for a damaged file and
+        for a file with another ``bound_us``.
         """
         started_s = time.perf_counter()
         arrays = load_arrays(path) if path.exists() else None
@@ -163,30 +183,32 @@ class EventFeed:
         if arrays is None or reason:
             if reason:
                 logger.warning("%s is not used: %s; starting again from the stored events", path, reason)
-            self.received = datetime.now(UTC)
+            self.received_at = datetime.now(UTC)
             rows = self.consumer.begin()
             self.buffer.push(rows)
             logger.info("starting with %d stored rows, %.1f s", len(rows), time.perf_counter() - started_s)
             return
         for name, part in self._parts().items():
             part.restore(_arrays_under(name, arrays))
-        self.received = EPOCH + timedelta(microseconds=int(arrays[RECEIVED_KEY]))
-        archived = archived_by(str(keys["source"]))  # whole days of trades from the archive, which no stream received
-        missed = warehouse.query("events_after", received=self.received, archived=archived, **keys)
+        self.received_at = EPOCH + timedelta(microseconds=int(arrays[RECEIVED_KEY]))
+        # excludes whole days of trades that were fetched from the archive and that no stream received
+        archived = archive_run_id(str(keys["source"]))
+        missed = warehouse.query("events_after", received=self.received_at, archived=archived, **keys)
         self._push(missed)
         if missed.num_rows:
-            self.received = missed["fetched_at"][-1].as_py()
+            self.received_at = missed["fetched_at"][-1].as_py()
         seconds = time.perf_counter() - started_s
         logger.info("continuing from %s and %d rows after it, %.1f s", path, missed.num_rows, seconds)
 
     def _push(self, table: pa.Table) -> None:
+        """Pushes the readable rows of a table of events into the buffer and counts the others."""
         rows = market_rows(table, self.symbols)
-        readable = is_readable(rows)
-        self.unreadable += int((~readable).sum())
-        self.buffer.push(rows[readable])
+        is_valid = is_readable(rows)
+        self.n_unreadable += int((~is_valid).sum())
+        self.buffer.push(rows[is_valid])
 
     def _reason_to_restart(self, arrays: Mapping[str, np.ndarray]) -> str:
-        """Why this feed cannot continue from these arrays; empty if it can."""
+        """The reason why this feed cannot continue from these arrays; empty if it can."""
         symbols = arrays[SYMBOLS_KEY].tolist() if SYMBOLS_KEY in arrays else []
         if symbols != list(self.symbols):
             saved = ", ".join(symbols) or "another version"

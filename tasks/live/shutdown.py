@@ -1,4 +1,4 @@
-"""Stops a stream on a signal, without waiting for work that still runs in a thread."""
+"""Stops a stream on a POSIX signal, without waiting for work that still runs in a thread."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ T = TypeVar("T")
 
 @contextlib.contextmanager
 def stop_on_sigterm(stop: asyncio.Event) -> Iterator[None]:
-    """Within the block, the first SIGTERM or SIGINT sets ``stop``; a second one is handled as it was before the block.
+    """Within the block, the first SIGTERM and the first SIGINT set ``stop``.
 
-    Has an effect only in the main thread.
+    A second signal of the same kind is handled as it was before the block. In other threads than the main thread
+    nothing changes, because Python handles signals only in the main thread.
     """
     loop = asyncio.get_running_loop()
     previous: dict[signal.Signals, Any] = {}
@@ -39,9 +40,10 @@ def stop_on_sigterm(stop: asyncio.Event) -> Iterator[None]:
 
 
 async def run_until_stopped(stop: asyncio.Event, work: Callable[[], T]) -> T | None:
-    """Runs ``work`` in a thread and returns or raises what it does; returns None as soon as ``stop`` is set.
+    """Runs ``work`` in a thread and returns its result or raises its error; returns None once ``stop`` is set.
 
-    The thread is not joined then. It is a daemon thread, so it does not keep the process alive, as a pool's would.
+    The thread is then not joined, and its result is dropped. It is a daemon thread, which does not keep the process
+    alive; a thread of a pool would.
     """
     loop = asyncio.get_running_loop()
     outcome = loop.create_future()
@@ -50,7 +52,7 @@ async def run_until_stopped(stop: asyncio.Event, work: Callable[[], T]) -> T | N
         if not outcome.done():
             outcome.set_exception(error) if error else outcome.set_result(result)
 
-    def run() -> None:
+    def run_work() -> None:
         result: T | None = None
         error: Exception | None = None
         try:
@@ -60,7 +62,7 @@ async def run_until_stopped(stop: asyncio.Event, work: Callable[[], T]) -> T | N
         with contextlib.suppress(RuntimeError):  # the loop is closed: the result is not needed any more
             loop.call_soon_threadsafe(settle, result, error)
 
-    threading.Thread(target=run, daemon=True).start()
+    threading.Thread(target=run_work, daemon=True).start()
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({outcome, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()

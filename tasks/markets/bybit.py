@@ -1,6 +1,6 @@
-"""A REST client of Bybit V5 linear perpetuals: klines, funding, instruments, the last trades and open interest.
+"""A REST client of Bybit V5 linear perpetuals: klines (bars), funding, instruments, recent trades and open interest.
 
-Every method returns a typed table or raises a typed error.
+Every method returns a typed table or raises an error of tasks/errors.py. The wire's times are milliseconds UTC.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pyarrow as pa
 import requests
 
 from models.panel import TS_TYPE
-from models.sessions import INTERVALS
+from models.sessions import BAR_LENGTHS
 from tasks.errors import (
     ForbiddenError,
     MalformedAnswerError,
@@ -33,26 +33,29 @@ from tasks.markets.retry_policy import RetryPolicy, raise_for_status
 LIVE_URL = "https://api.bybit.com"
 REQUESTS_PER_SECOND = 10
 TIMEOUT_S = 10.0
-KLINE_ROWS = 1000  # rows of one answer at most, here and below
-FUNDING_ROWS = 200
-INSTRUMENT_ROWS = 1000
-TRADE_ROWS = 1000
-INTEREST_ROWS = 200
-WIRE_INTERVALS = {"1h": "60", "1d": "D"}
-BAD_PARAMETER = 10001
-RATE_LIMITED = {10006, 10018}  # too many requests; too many from this address
-SERVER_ERRORS = {10000, 10016}  # server time-out; server error
-FORBIDDEN = {10009, 10024}  # address banned; region not served
-TAKERS = {"Buy": "buy", "Sell": "sell"}
-FUNDING_OVERLAP = timedelta(days=2)  # costs no second page of answers
-KLINE_VALUES = ("open", "high", "low", "close", "volume", "turnover")
+# the most rows in one answer
+MAX_KLINE_ROWS = 1000
+MAX_FUNDING_ROWS = 200
+MAX_INSTRUMENT_ROWS = 1000
+MAX_TRADE_ROWS = 1000
+MAX_INTEREST_ROWS = 200
+INTERVAL_CODES = {"1h": "60", "1d": "D"}
+# values of retCode
+BAD_PARAMETER_CODE = 10001
+RATE_LIMIT_CODES = {10006, 10018}  # too many requests; too many from this address
+SERVER_ERROR_CODES = {10000, 10016}  # server time-out; server error
+FORBIDDEN_CODES = {10009, 10024}  # address banned; region not served
+TAKER_SIDES = {"Buy": "buy", "Sell": "sell"}  # the side of a trade on the wire to the side of an event
+FUNDING_OVERLAP = timedelta(days=2)  # short enough that it needs no second page
+# the cells of a kline on the wire after its open time
+KLINE_COLUMNS = ("open", "high", "low", "close", "volume", "turnover")
 
 
 class Bybit(Provider):
-    """A client of Bybit's market endpoints that never returns a bar which had not closed at ``until`` (UTC).
+    """A client of Bybit's market endpoints. It returns only bars that had closed by ``until`` (UTC).
 
-    Every method raises UnknownSymbolError, RefusedError (any other retCode), MalformedAnswerError, ForbiddenError or
-    OutageError, the last two only after all retries. Safe to share between threads.
+    Every method raises UnknownSymbolError, RefusedError (for any other retCode), MalformedAnswerError, ForbiddenError
+    or OutageError; the last two are raised only after all retries. Several threads can share one client.
     """
 
     def __init__(
@@ -63,7 +66,7 @@ class Bybit(Provider):
         url: str = LIVE_URL,
         timeout_s: float = TIMEOUT_S,
     ):
-        self._until_ms = _milliseconds(until)
+        self._until_ms = _to_epoch_ms(until)
         self._session = session or requests.Session()
         self._retry_policy = retry_policy or RetryPolicy(REQUESTS_PER_SECOND)
         self._url = url
@@ -75,35 +78,38 @@ class Bybit(Provider):
         self._retry_policy.close()
 
     def fetch(self, symbol: str, interval: str, start: datetime, end: datetime) -> dict[str, pa.Table]:
-        """Bars in [start, end), and the funding settled from two days before ``start`` up to ``end``."""
-        # a settlement at the very end is public by then, and belongs to the bar that closes with it
-        settled = self.funding(symbol, start - FUNDING_OVERLAP, end + timedelta(milliseconds=1))
-        return {"bars": self.klines(symbol, interval, start, end), "funding_rates": settled}
+        """Bars that open in [start, end), and funding settlements in [start − FUNDING_OVERLAP, end]."""
+        # the interval includes its end, because a settlement belongs to the bar that closes at the same time
+        funding = self.funding(symbol, start - FUNDING_OVERLAP, end + timedelta(milliseconds=1))
+        return {"bars": self.klines(symbol, interval, start, end), "funding_rates": funding}
 
     def klines(self, symbol: str, interval: str, start: datetime, end: datetime) -> pa.Table:
-        """Closed bars whose open is in [start, end), oldest first.
+        """Closed bars whose open time is in [start, end), oldest first.
 
-        symbol, interval, ts (open, UTC), open, high, low, close, close_adjusted (= close), volume (base coin), turnover
-        (quote coin; null where the answer has none).
+        Columns: symbol, interval, ts (open time, UTC), open, high, low, close, close_adjusted (= close), volume (base
+        coin), turnover (quote coin; null if the answer has none).
         """
-        query = {"symbol": symbol, "interval": WIRE_INTERVALS[interval]}
-        length_ms = INTERVALS[interval].astype(int) // 1000
+        query = {"symbol": symbol, "interval": INTERVAL_CODES[interval]}
+        length_ms = BAR_LENGTHS[interval].astype(int) // 1000
         rows, server_ms = self._pages(
-            "/v5/market/kline", query, ("start", "end"), lambda row: int(row[0]), KLINE_ROWS, start, end
+            "/v5/market/kline", query, ("start", "end"), lambda row: int(row[0]), MAX_KLINE_ROWS, start, end
         )
-        # a bar must have closed by the exchange's clock too, in case this machine's clock runs ahead
+        # a bar must also have closed by the exchange's clock, because this machine's clock can run ahead
         last_open_ms = min(self._until_ms, server_ms) - length_ms
         with _parsing(symbol):
             return _kline_table(symbol, interval, [row for row in rows if int(row[0]) <= last_open_ms])
 
     def funding(self, symbol: str, start: datetime, end: datetime) -> pa.Table:
-        """Rates settled in [start, end), oldest first: symbol, ts (settlement, UTC), rate (a fraction longs pay)."""
+        """Funding settlements in [start, end), oldest first.
+
+        Columns: symbol, ts (settlement time, UTC), rate (the fraction of its position's value that a long pays).
+        """
         rows, _ = self._pages(
             "/v5/market/funding/history",
             {"symbol": symbol},
             ("startTime", "endTime"),
             lambda row: int(row["fundingRateTimestamp"]),
-            FUNDING_ROWS,
+            MAX_FUNDING_ROWS,
             start,
             end,
         )
@@ -111,20 +117,23 @@ class Bybit(Provider):
             return _funding_table(symbol, rows)
 
     def recent_trades(self, symbol: str) -> pa.Table:
-        """The last trades, 1000 at most, oldest first, as event rows; Bybit serves no older ones."""
-        body = self._get("/v5/market/recent-trade", {"symbol": symbol, "limit": TRADE_ROWS}, symbol)
+        """The last trades up to ``until``, at most MAX_TRADE_ROWS, oldest first, as a table of EVENT_SCHEMA.
+
+        Bybit serves no older trades by REST.
+        """
+        body = self._get("/v5/market/recent-trade", {"symbol": symbol, "limit": MAX_TRADE_ROWS}, symbol)
         with _parsing(symbol):
             rows = [row for row in body["result"]["list"] if int(row["time"]) <= self._until_ms]
             return _trade_table(symbol, sorted(rows, key=lambda row: int(row["time"])))
 
     def open_interest(self, symbol: str, start: datetime, end: datetime) -> pa.Table:
-        """Hourly open interest (base coin) stamped in [start, end), oldest first, as event rows."""
+        """Hourly open interest (base coin) with ts in [start, end), oldest first, as a table of EVENT_SCHEMA."""
         rows, _ = self._pages(
             "/v5/market/open-interest",
             {"symbol": symbol, "intervalTime": "1h"},
             ("startTime", "endTime"),
             lambda row: int(row["timestamp"]),
-            INTEREST_ROWS,
+            MAX_INTEREST_ROWS,
             start,
             end,
         )
@@ -133,22 +142,22 @@ class Bybit(Provider):
                 "open_interest",
                 len(rows),
                 symbol=pa.repeat(symbol, len(rows)),
-                ts=_instants(row["timestamp"] for row in rows),
+                ts=_timestamps_from_ms(row["timestamp"] for row in rows),
                 event_id=pa.array([row["timestamp"] for row in rows], pa.string()),
-                open_interest=pa.array([_positive(row["openInterest"]) for row in rows], pa.float64()),
+                open_interest=pa.array([_positive_number(row["openInterest"]) for row in rows], pa.float64()),
             )
 
     def instruments(self, symbols: Iterable[str]) -> pa.Table:
-        """The current rules of those of the symbols that the exchange lists, sorted by symbol.
+        """The current trading rules of the requested symbols, sorted by symbol; a symbol that is not listed has no row.
 
-        symbol, status, launched_at (UTC), tick_size (quote coin), lot_size (base coin), funding_interval_minutes; null
-        where the answer has none.
+        Columns: symbol, status, launched_at (UTC), tick_size (quote coin), lot_size (base coin),
+        funding_interval_minutes. A value that the answer lacks is null.
         """
         requested = set(symbols)
         rows: list[dict[str, Any]] = []
         cursor = ""
         while True:
-            query = {"limit": INSTRUMENT_ROWS} | ({"cursor": cursor} if cursor else {})
+            query = {"limit": MAX_INSTRUMENT_ROWS} | ({"cursor": cursor} if cursor else {})
             body = self._get("/v5/market/instruments-info", query, "instruments")
             with _parsing("instruments"):
                 rows += [row for row in body["result"]["list"] if row["symbol"] in requested]
@@ -167,37 +176,41 @@ class Bybit(Provider):
         self,
         path: str,
         query: dict[str, Any],
-        span: tuple[str, str],
-        stamp: Callable[[Any], int],
-        cap: int,
+        bound_names: tuple[str, str],
+        row_ms: Callable[[Any], int],
+        max_rows: int,
         start: datetime,
         end: datetime,
     ) -> tuple[list[Any], int]:
-        """Rows stamped in [start, end), oldest first, and the server's time (ms) of the first answer.
+        """Rows with a time in [start, end), oldest first, and the server's time (ms) in the first answer.
 
-        ``span`` names the query's start and end, ``stamp`` returns a row's time (ms). An answer is sorted newest first
-        and has ``cap`` rows at most, so after a full one the span before its oldest row is requested.
+        ``bound_names`` are the query's names for the first and last time, both inclusive. ``row_ms`` returns the time
+        of a row in milliseconds. An answer has at most ``max_rows`` rows, newest first; after a full answer, the rows
+        before its oldest row are requested. The server's time is 0 if no request was made.
         """
         symbol = query["symbol"]
-        first_ms = _milliseconds(start)
-        last_ms = min(_milliseconds(end) - 1, self._until_ms)
+        first_name, last_name = bound_names
+        first_ms = _to_epoch_ms(start)
+        last_ms = min(_to_epoch_ms(end) - 1, self._until_ms)
         rows: list[Any] = []
         server_ms = 0
         while first_ms <= last_ms:
-            body = self._get(path, query | {span[0]: first_ms, span[1]: last_ms, "limit": cap}, symbol)
+            body = self._get(path, query | {first_name: first_ms, last_name: last_ms, "limit": max_rows}, symbol)
             with _parsing(symbol):
                 page = body["result"]["list"]
-                stamps = [stamp(row) for row in page]
+                times_ms = [row_ms(row) for row in page]
                 server_ms = server_ms or int(body["time"])
-            if stamps != sorted(set(stamps), reverse=True) or any(not first_ms <= s <= last_ms for s in stamps):
-                raise MalformedAnswerError(f"Bybit {path} {symbol}: rows out of order or outside the requested span")
+            is_descending = times_ms == sorted(set(times_ms), reverse=True)
+            if not is_descending or any(not first_ms <= time_ms <= last_ms for time_ms in times_ms):
+                raise MalformedAnswerError(f"Bybit {path} {symbol}: rows out of order or outside the requested period")
             rows += page
-            if len(page) < cap:
+            if len(page) < max_rows:
                 break
-            last_ms = stamps[-1] - 1
+            last_ms = times_ms[-1] - 1
         return rows[::-1], server_ms
 
     def _get(self, path: str, query: dict[str, Any], symbol: str) -> dict[str, Any]:
+        """The body of an answer with retCode 0, after retries; ``symbol`` names the request in messages."""
         return self._retry_policy.call(lambda: self._get_once(path, query, symbol), f"Bybit {path} {symbol}")
 
     def _get_once(self, path: str, query: dict[str, Any], symbol: str) -> dict[str, Any]:
@@ -217,7 +230,7 @@ class Bybit(Provider):
 
 
 def raise_for_code(body: Any, label: str) -> None:
-    """Raises the error that a body's retCode means; returns on 0. ``label`` names the request in the message."""
+    """Raises the error that a body's retCode stands for; returns if it is 0. ``label`` is the request's name."""
     if not isinstance(body, dict) or "retCode" not in body:
         raise MalformedAnswerError(f"{label}: an answer without retCode: {json.dumps(body)[:80]}")
     code = body["retCode"]
@@ -225,42 +238,46 @@ def raise_for_code(body: Any, label: str) -> None:
     if code == 0:
         return
     error = f"{label}: retCode {code}, {message or 'no message'}"
-    if code in RATE_LIMITED:
+    if code in RATE_LIMIT_CODES:
         raise RateLimitedError(f"{error}; wait, or lower the request rate")
-    if code in SERVER_ERRORS:
+    if code in SERVER_ERROR_CODES:
         raise OutageError(f"{error}; Bybit is out of order, try again later")
-    if code in FORBIDDEN:
+    if code in FORBIDDEN_CODES:
         raise ForbiddenError(f"{error}; Bybit does not serve this address or region")
-    if code == BAD_PARAMETER and "symbol" in message.lower():
+    if code == BAD_PARAMETER_CODE and "symbol" in message.lower():
         raise UnknownSymbolError(f"{error}; Bybit does not list it: check the spelling or set its valid_to")
     raise RefusedError(f"{error}; Bybit refused the request")
 
 
 @contextmanager
 def _parsing(symbol: str) -> Iterator[None]:
-    """Raises MalformedAnswerError for errors that reading an answer of another shape causes in the block."""
+    """Within the block, errors from reading an answer with an unexpected shape become MalformedAnswerError."""
     try:
         yield
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as exc:
         raise MalformedAnswerError(f"Bybit {symbol}: not the answer we know ({type(exc).__name__}: {exc})") from exc
 
 
-def _milliseconds(instant: datetime) -> int:
+def _to_epoch_ms(instant: datetime) -> int:
+    """Milliseconds since 1970, UTC; an instant without a time zone is taken as UTC."""
     if instant.tzinfo is None:
         instant = instant.replace(tzinfo=UTC)
     return round(instant.timestamp() * 1000)
 
 
-def _instants(milliseconds: Iterable[str]) -> pa.Array:
+def _timestamps_from_ms(milliseconds: Iterable[str]) -> pa.Array:
+    """Timestamps of TS_TYPE from texts with milliseconds since 1970."""
     values = np.array([int(m) for m in milliseconds], dtype="int64") * 1000
     return pa.array(values.view("datetime64[us]"), pa.timestamp("us")).cast(TS_TYPE)
 
 
-def _number(text: str) -> float | None:
+def _optional_number(text: str) -> float | None:
+    """The number; None for an empty text."""
     return float(text) if text else None
 
 
-def _positive(text: str) -> float:
+def _positive_number(text: str) -> float:
+    """The number. Raises ValueError unless it is positive and finite."""
     value = float(text)
     if not 0 < value < math.inf:
         raise ValueError(f"{text} is not a price, size or open interest")
@@ -271,10 +288,10 @@ def _kline_table(symbol: str, interval: str, rows: list[list[str]]) -> pa.Table:
     columns: dict[str, Any] = {
         "symbol": pa.array([symbol] * len(rows), pa.string()),
         "interval": pa.array([interval] * len(rows), pa.string()),
-        "ts": _instants(row[0] for row in rows),
+        "ts": _timestamps_from_ms(row[0] for row in rows),
     }
-    for k, name in enumerate(KLINE_VALUES, start=1):
-        columns[name] = pa.array([_number(row[k]) for row in rows], pa.float64())
+    for cell, name in enumerate(KLINE_COLUMNS, start=1):
+        columns[name] = pa.array([_optional_number(row[cell]) for row in rows], pa.float64())
     table = pa.table(columns)
     return table.add_column(table.column_names.index("volume"), "close_adjusted", table["close"])
 
@@ -283,7 +300,7 @@ def _funding_table(symbol: str, rows: list[dict[str, str]]) -> pa.Table:
     return pa.table(
         {
             "symbol": pa.array([symbol] * len(rows), pa.string()),
-            "ts": _instants(row["fundingRateTimestamp"] for row in rows),
+            "ts": _timestamps_from_ms(row["fundingRateTimestamp"] for row in rows),
             "rate": pa.array([float(row["fundingRate"]) for row in rows], pa.float64()),
         }
     )
@@ -294,11 +311,11 @@ def _trade_table(symbol: str, rows: list[dict[str, str]]) -> pa.Table:
         "trade",
         len(rows),
         symbol=pa.repeat(symbol, len(rows)),
-        ts=_instants(row["time"] for row in rows),
+        ts=_timestamps_from_ms(row["time"] for row in rows),
         event_id=pa.array([row["execId"] for row in rows], pa.string()),
-        side=pa.array([TAKERS[row["side"]] for row in rows], pa.string()),
-        price=pa.array([_positive(row["price"]) for row in rows], pa.float64()),
-        size=pa.array([_positive(row["size"]) for row in rows], pa.float64()),
+        side=pa.array([TAKER_SIDES[row["side"]] for row in rows], pa.string()),
+        price=pa.array([_positive_number(row["price"]) for row in rows], pa.float64()),
+        size=pa.array([_positive_number(row["size"]) for row in rows], pa.float64()),
     )
 
 
@@ -307,9 +324,9 @@ def _instrument_table(rows: list[dict[str, Any]]) -> pa.Table:
         {
             "symbol": pa.array([row["symbol"] for row in rows], pa.string()),
             "status": pa.array([row.get("status") for row in rows], pa.string()),
-            "launched_at": _instants(row["launchTime"] for row in rows),
-            "tick_size": pa.array([_number(row["priceFilter"]["tickSize"]) for row in rows], pa.float64()),
-            "lot_size": pa.array([_number(row["lotSizeFilter"]["qtyStep"]) for row in rows], pa.float64()),
+            "launched_at": _timestamps_from_ms(row["launchTime"] for row in rows),
+            "tick_size": pa.array([_optional_number(row["priceFilter"]["tickSize"]) for row in rows], pa.float64()),
+            "lot_size": pa.array([_optional_number(row["lotSizeFilter"]["qtyStep"]) for row in rows], pa.float64()),
             "funding_interval_minutes": pa.array([row.get("fundingInterval") for row in rows], pa.int32()),
         }
     )

@@ -19,7 +19,7 @@ from tasks.errors import ForbiddenError, RefusedError
 logger = logging.getLogger(__name__)
 
 LIVE_URL = "wss://stream.bybit.com/v5/public/linear"
-MAX_TOPIC_CHARACTERS = 21_000  # Bybit's limit for all topics of one connection together
+MAX_TOPIC_CHARACTERS = 21_000  # Bybit's limit of the total length of all topics of one connection
 PING = json.dumps({"op": "ping"})
 
 
@@ -27,9 +27,12 @@ PING = json.dumps({"op": "ping"})
 class Timing:
     """Times of a connection, in seconds.
 
-    ``heartbeat_s`` between heartbeats; ``silence_s`` without a frame after which a connection counts as lost;
-    ``open_s`` to open one. The waits between attempts double from ``first_wait_s`` up to ``longest_wait_s``, each drawn
-    between half and the whole of that; they start at the first again after ``settled_s`` without a failure.
+    heartbeat_s      between two heartbeats
+    silence_s        a connection without a frame for as long counts as lost
+    open_s           the time limit for opening a connection
+    first_wait_s     the upper limit of the wait after the first failure; it doubles with every further failure
+    longest_wait_s   the greatest upper limit of a wait
+    settled_s        the count of failures is reset when data arrives over a connection that has been open as long
     """
 
     heartbeat_s: float = 20.0
@@ -40,41 +43,43 @@ class Timing:
     settled_s: float = 30.0
 
     def wait_s(self, failures: int) -> float:
-        """How long to wait after ``failures`` failed attempts in a row."""
-        return min(self.first_wait_s * 2 ** min(failures - 1, 30), self.longest_wait_s) * random.uniform(0.5, 1.0)
+        """A random wait after ``failures`` (at least 1) consecutive failures, in [limit / 2, limit] seconds."""
+        limit_s = min(self.first_wait_s * 2 ** min(failures - 1, 30), self.longest_wait_s)
+        return limit_s * random.uniform(0.5, 1.0)
 
 
 class Listener:
-    """Receives the frames of ``topics``. ``reconnects``: how often the connection was lost or refused.
+    """Receives the frames of ``topics``. ``reconnects`` counts the connections that were lost or refused.
 
-    Raises RefusedError for more topics than Bybit allows a connection.
+    Raises RefusedError if the topics are too long for one connection.
     """
 
     def __init__(self, url: str, topics: Sequence[str], timing: Timing | None = None) -> None:
         if sum(map(len, topics)) > MAX_TOPIC_CHARACTERS:
             raise RefusedError(
-                f"{len(topics)} topics are more than the {MAX_TOPIC_CHARACTERS} characters Bybit allows a connection; "
-                "stream a smaller universe, or parts of it by themselves"
+                f"{len(topics)} topics are more than the {MAX_TOPIC_CHARACTERS} characters that Bybit allows per "
+                "connection; stream a smaller universe, or its parts in separate streams"
             )
         self.url = url
         self.topics = tuple(topics)
         self.timing = timing or Timing()
         self.reconnects = 0
         self._socket: ClientConnection | None = None
-        # by topic: when it is resubscribed, or was last, and how often in a row
+        # topic → (monotonic time in seconds, number of consecutive resubscriptions)
         self._due_resubscriptions: dict[str, tuple[float, int]] = {}
         self._last_resubscriptions: dict[str, tuple[float, int]] = {}
 
     async def frames(self) -> AsyncGenerator[str | bytes | None]:
-        """Every frame as it arrives, and None each time a connection is open and the topics are subscribed to: frames
-        that Bybit sent between two connections are lost.
+        """Yields every frame as it arrives, and None each time a connection was opened and all topics subscribed to.
 
-        Raises RefusedError for an invalid URL, ForbiddenError when the connection is refused twice in a row with HTTP
-        401 or 403. After any other failure it connects again; the waits grow with every failure until data arrives over
-        a connection that has been open for ``settled_s``.
+        Frames that Bybit sends between two connections are lost. After a failure the listener connects again; the waits
+        grow with every failure until data arrives over a connection that has been open for ``settled_s``.
+
+        Raises RefusedError for an invalid URL, ForbiddenError if the connection is refused twice in a row with HTTP 401
+        or 403.
         """
         failures = 0
-        forbidden = 0
+        n_forbidden = 0
         while True:
             try:
                 # the heartbeat is Bybit's own; compressing frames of a few hundred bytes costs more than it saves
@@ -82,7 +87,7 @@ class Listener:
                     self.url, open_timeout=self.timing.open_s, ping_interval=None, compression=None, close_timeout=1
                 ) as self._socket:
                     opened_s = time.monotonic()
-                    forbidden = 0
+                    n_forbidden = 0
                     self._due_resubscriptions.clear()
                     for topic in self.topics:
                         await self._request(self._socket, "subscribe", topic)
@@ -101,41 +106,44 @@ class Listener:
             except InvalidURI as exc:
                 raise RefusedError(f"{self.url} is not a websocket address; give ws://… or wss://…") from exc
             except (OSError, WebSocketException) as exc:  # TimeoutError is an OSError
-                refused = isinstance(exc, InvalidStatus) and exc.response.status_code in (401, 403)
-                forbidden = forbidden + 1 if refused else 0
-                if forbidden > 1:
+                is_forbidden = isinstance(exc, InvalidStatus) and exc.response.status_code in (401, 403)
+                n_forbidden = n_forbidden + 1 if is_forbidden else 0
+                if n_forbidden > 1:
                     raise ForbiddenError(
                         f"{self.url}: {exc}: Bybit does not serve this address or region, or limits it; wait ten "
                         "minutes, or stream from an allowed region"
                     ) from exc
                 failures += 1
                 self.reconnects += 1
-                wait = self.timing.longest_wait_s if refused else self.timing.wait_s(failures)
-                logger.warning("%s: %s; connecting again in %.1f s", self.url, _error_text(exc), wait)
-                await asyncio.sleep(wait)
+                wait_s = self.timing.longest_wait_s if is_forbidden else self.timing.wait_s(failures)
+                logger.warning("%s: %s; connecting again in %.1f s", self.url, _error_text(exc), wait_s)
+                await asyncio.sleep(wait_s)
 
     async def resubscribe(self, topics: Sequence[str] = ()) -> None:
         """Unsubscribes from these topics and subscribes again, so that Bybit sends their snapshots.
 
-        The first time this happens at once; when a topic needs it again within ``settled_s``, it waits, and the waits
-        double. Every call also resubscribes to the topics whose wait is over. A new connection clears the waits, since
-        it receives all snapshots anyway.
+        A topic is resubscribed immediately, unless its last resubscription was less than ``settled_s`` ago. It then
+        waits for a later call of this method, and the waits double. Every call also resubscribes to the topics whose
+        wait is over. A new connection clears the waits, because it receives all snapshots.
         """
         now_s = time.monotonic()
         for topic in topics:
-            last_s, times = self._last_resubscriptions.get(topic, (0.0, 0))
-            times = times if now_s - last_s < self.timing.settled_s else 0
-            wait_s = self.timing.wait_s(times) if times else 0.0
-            self._due_resubscriptions.setdefault(topic, (now_s + wait_s, times + 1))
-        for topic in [topic for topic, (due_s, _) in self._due_resubscriptions.items() if due_s <= now_s]:
-            self._last_resubscriptions[topic] = now_s, self._due_resubscriptions.pop(topic)[1]
+            last_s, n_consecutive = self._last_resubscriptions.get(topic, (0.0, 0))
+            if now_s - last_s >= self.timing.settled_s:
+                n_consecutive = 0
+            wait_s = self.timing.wait_s(n_consecutive) if n_consecutive else 0.0
+            self._due_resubscriptions.setdefault(topic, (now_s + wait_s, n_consecutive + 1))
+        due_topics = [topic for topic, (due_s, _) in self._due_resubscriptions.items() if due_s <= now_s]
+        for topic in due_topics:
+            _, n_consecutive = self._due_resubscriptions.pop(topic)
+            self._last_resubscriptions[topic] = (now_s, n_consecutive)
             if self._socket is not None:
                 with contextlib.suppress(ConnectionClosed):
                     await self._request(self._socket, "unsubscribe", topic)
                     await self._request(self._socket, "subscribe", topic)
 
     async def _request(self, socket: ClientConnection, operation: str, topic: str) -> None:
-        """Sends one request for one topic, with the topic as its id: a rejection then names it and affects no other."""
+        """Sends a request for one topic. Its id is the topic, so that a rejection names and affects only this topic."""
         await socket.send(json.dumps({"req_id": topic, "op": operation, "args": [topic]}))
 
     async def _send_heartbeats(self, socket: ClientConnection) -> None:
@@ -146,8 +154,10 @@ class Listener:
 
 
 def _is_data(frame: str | bytes) -> bool:
+    """Whether a frame has data of a topic, and is not an answer to a request."""
     return (b'"topic"' in frame) if isinstance(frame, bytes) else ('"topic"' in frame)
 
 
 def _error_text(exc: Exception) -> str:
+    """The error as text for log messages; a silence timeout is an error without a message."""
     return f"{type(exc).__name__}: {exc}" if str(exc) else "no frame arrived, not even an answer to the heartbeat"

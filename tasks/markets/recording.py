@@ -1,7 +1,8 @@
-"""The data behind a tape: bars, dividends, splits and funding settlements of one symbol at a time, as arrays.
+"""A market as arrays of one symbol each: bars, dividends, splits and funding settlements.
 
-All instants are datetime64[us] in UTC, oldest first; every other array is float64. A recording also contains data after
-the night's clock; the tape cuts it off.
+A ``Tape`` (tape.py) answers the requests of the real clients from a recorded or simulated market. All times are
+datetime64[us] in UTC, oldest first; every other array is float64. The market also contains data after the night's clock
+(a night is the run for one date); the tape leaves these data out.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ OHLC = ("open", "high", "low", "close")
 
 @dataclass(frozen=True, eq=False)
 class Bars:
-    """One symbol's bars, (t,) each; ``ts`` are their opens, ``closes`` their closes."""
+    """One symbol's bars, arrays (t,). ``ts`` are the open times, ``close_times`` the close times.
+
+    ``turnover`` is None if it is not recorded.
+    """
 
     ts: np.ndarray
-    closes: np.ndarray
+    close_times: np.ndarray
     open: np.ndarray
     high: np.ndarray
     low: np.ndarray
@@ -32,9 +36,10 @@ class Bars:
 
 @dataclass(frozen=True, eq=False)
 class Stock:
-    """A stock's daily bars, its dividends (t,) in dollars a share and its splits (t,) in new shares per old share.
+    """A stock's daily bars, dividends (t,) in dollars per share, and splits (t,) in new shares per old share.
 
-    Both are 0 on other days. Prices are as traded, or adjusted for splits that are then not listed here.
+    A dividend or split is given at its ex-date; on other days both are 0. Prices are not adjusted for the splits that
+    ``splits`` contains. They can be adjusted for other splits.
     """
 
     bars: Bars
@@ -44,7 +49,7 @@ class Stock:
 
 @dataclass(frozen=True, eq=False)
 class Perpetual:
-    """A perpetual's bars by interval ('1h', '1d'), and its funding rates with their settlement times."""
+    """A perpetual's bars by interval ('1h', '1d'), its funding rates (s,) and their settlement times (s,)."""
 
     bars: dict[str, Bars]
     funding_ts: np.ndarray
@@ -56,10 +61,10 @@ class Recording(Protocol):
 
     @property
     def providers(self) -> tuple[str, ...]:
-        """The providers that it has data of: yahoo, bybit."""
+        """The providers whose data it contains, of yahoo and bybit."""
 
     def check_night(self, provider: str, as_of: date) -> None:
-        """Raises NightOutOfRangeError unless it has all bars that had closed by the end of ``as_of``."""
+        """Raises NightOutOfRangeError unless it has all bars of ``provider`` that closed by the end of ``as_of``."""
 
     def perpetuals(self) -> Sequence[str]:
         """The symbols of its perpetuals."""

@@ -1,4 +1,4 @@
-"""How often a client may send requests to a market, and how long it waits before it repeats a failed one."""
+"""The rate limit of a client's requests to a market, and the waits before a failed request is retried."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ T = TypeVar("T")
 class RetryPolicy:
     """The rate limit and the retries of one client, shared by all its threads.
 
-    At most ``per_second`` requests a second are sent (None: no limit, for a tape). A request that meets an outage is
-    tried up to ``attempts`` times in all. The waits between the attempts double from ``first_wait_s`` up to
-    ``longest_wait_s``; each is drawn between half and the whole of that, so that threads do not retry at the same time.
-    After a 403 there is only one retry, after the longest wait: it may be a rate limit, and if it is not, further
+    At most ``per_second`` requests are sent per second; None means no limit. A request that fails with an outage is
+    tried at most ``attempts`` times in total. The limit of the wait before a retry doubles from ``first_wait_s`` up to
+    ``longest_wait_s``; each wait is random in [limit / 2, limit], so that threads do not retry at the same time.
+
+    After HTTP 403 there is only one retry, after ``longest_wait_s``. A 403 can be a rate limit; if it is not, further
     requests make it worse.
     """
 
@@ -40,26 +41,30 @@ class RetryPolicy:
             self._limiter = Limiter(Rate(self.per_second, Duration.SECOND))
 
     def wait_for_turn(self) -> None:
-        """Waits until the rate limit allows one more request."""
+        """Blocks until the rate limit allows one more request."""
         if self._limiter is not None:
             self._limiter.try_acquire("request")
 
     def call(self, attempt: Callable[[], T], label: str) -> T:
-        """Returns what ``attempt`` returns, or raises its last error after all retries; ``label`` names it in logs."""
+        """Returns the result of ``attempt``, or raises its last error after all retries.
+
+        ``label`` names the request in logs. Errors other than OutageError and ForbiddenError are not retried.
+        """
         was_forbidden = False
-        for k in range(self.attempts - 1):
+        for failures in range(self.attempts - 1):
             try:
                 return attempt()
             except OutageError as error:
-                wait = min(self.first_wait_s * 2**k, self.longest_wait_s) * random.uniform(0.5, 1.0)
-                logger.info("%s: %s; trying again in %.1f s", label, error, wait)
+                limit_s = min(self.first_wait_s * 2**failures, self.longest_wait_s)
+                wait_s = limit_s * random.uniform(0.5, 1.0)
+                logger.info("%s: %s; trying again in %.1f s", label, error, wait_s)
             except ForbiddenError as error:
                 if was_forbidden:
                     raise
                 was_forbidden = True
-                wait = self.longest_wait_s
-                logger.warning("%s: %s; asking once more in %.0f s", label, error, wait)
-            self.sleep(wait)
+                wait_s = self.longest_wait_s
+                logger.warning("%s: %s; trying once more in %.0f s", label, error, wait_s)
+            self.sleep(wait_s)
         return attempt()
 
     def close(self) -> None:
@@ -68,11 +73,16 @@ class RetryPolicy:
             self._limiter.close()
 
 
-NO_RETRY = RetryPolicy(attempts=1)  # for a tape: it has no rate limit, and a retry would get the same answer
+# for a tape, which needs no rate limit and gives the same answer to a retry
+NO_RETRY = RetryPolicy(attempts=1)
 
 
 def raise_for_status(status: int, label: str) -> None:
-    """Raises the error that an HTTP status means; returns for one whose body is an answer (2xx, 400, 404)."""
+    """Raises the error that an HTTP status stands for: 401, 403, 429, and 500 or higher.
+
+    Returns for every other status, because its body has the answer or the reason of the refusal. ``label`` names the
+    request in messages.
+    """
     if status in (401, 403):
         raise ForbiddenError(
             f"{label}: HTTP {status}, which is either the rate limit or a region the market does not serve; "

@@ -1,6 +1,7 @@
 """Opens the provider that a night reads: a live service, a recording, or the simulated market.
 
-The clients are the same for live, recorded and simulated nights: in the last two, ``Tape`` answers their requests.
+A night is the run for one date. Live, recorded and simulated nights use the same clients; in recorded and simulated
+nights, a ``Tape`` answers their requests from a folder of recorded data or from the simulated market.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ logger = logging.getLogger(__name__)
 CLIENTS: dict[str, Callable[..., Provider]] = {"yahoo": Yahoo, "bybit": Bybit}
 RECORDINGS: dict[str, Callable[[Path, datetime], Provider]] = {"binance": RecordedEvents}
 SOURCES = ("live", "recorded", "simulated")
-PROBES = ("https://api.bybit.com/v5/market/time", "https://query2.finance.yahoo.com/")
+# the live source needs an answer from one of these addresses
+PROBE_URLS = ("https://api.bybit.com/v5/market/time", "https://query2.finance.yahoo.com/")
 PROBE_TIMEOUT_S = 10.0
 
 
@@ -45,16 +47,18 @@ PROBE_TIMEOUT_S = 10.0
 def open_provider(
     name: str, source: str, as_of: date, tape: Path | None = None, clock: datetime | None = None
 ) -> Iterator[Provider]:
-    """Yields the provider of the night ``as_of``; its connections are closed at the end of the block.
+    """Yields the provider ``name`` for the night ``as_of``, and closes its connections at the end of the block.
 
-    It returns nothing that was not known at ``clock``: by default the end of ``as_of``, or now where that is earlier
-    and the source is live. Raises UnknownProviderError, UnknownSourceError, OnlyRecordedError, NightOutOfRangeError,
-    NoNetworkError or TapeError before any request.
+    ``tape`` is the folder of a recorded night. The provider returns only data that were public at ``clock`` (UTC). The
+    default is the end of ``as_of``; for the live source it is the current time if that is earlier.
+
+    Raises UnknownProviderError, UnknownSourceError, OnlyRecordedError, NightOutOfRangeError, NoNetworkError or
+    TapeError before any data are requested.
     """
     if source not in SOURCES:
         raise UnknownSourceError(f"unknown source {source!r}; known: {', '.join(SOURCES)}")
     if tape is not None and source != "recorded":
-        raise TapeError(f"a tape ({tape}) goes with source recorded, not {source}")
+        raise TapeError(f"a tape ({tape}) needs source recorded, not {source}")
     if name not in CLIENTS and name not in RECORDINGS:
         raise UnknownProviderError(f"unknown provider {name!r}; known: {', '.join([*CLIENTS, *RECORDINGS])}")
     if name in RECORDINGS and source != "recorded":
@@ -80,7 +84,7 @@ def _open_live(name: str, as_of: date, clock: datetime | None) -> Provider:
             f"live markets have only the nights of today and yesterday ({today}, UTC), not {as_of}; "
             "earlier nights need --source recorded and a tape"
         )
-    for url in PROBES:
+    for url in PROBE_URLS:
         try:
             requests.head(url, timeout=PROBE_TIMEOUT_S)
             break

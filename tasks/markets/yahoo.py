@@ -1,7 +1,8 @@
 """Yahoo daily bars, dividends and splits through yfinance, as typed tables or typed errors.
 
-yfinance shares one session, one cookie and one response cache in the whole process. A night must never receive answers
-from another night's tape, so every client here has its own of each, and nothing is stored on disk.
+By default yfinance has one session, one cookie and one response cache per process. A night (the run for one date) must
+never receive answers from the tape of another night. Therefore every client here has its own session and cookie, no
+response cache, and stores nothing on disk.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ CALENDAR = "XNYS"
 TIMEZONE = "America/New_York"
 REQUESTS_PER_SECOND = 4
 TIMEOUT_S = 10.0
-COLUMNS = {
+COLUMN_NAMES = {  # name in yfinance to name in raw.bars
     "Open": "open",
     "High": "high",
     "Low": "low",
@@ -54,7 +55,7 @@ warnings.filterwarnings("ignore", category=DeprecationWarning, module="yfinance"
 
 
 class _Transport(YfData):
-    """yfinance's HTTP layer with our rate limit and without its caches."""
+    """yfinance's HTTP layer with the rate limit of a RetryPolicy and without caches."""
 
     def __init__(self, session: object, retry_policy: RetryPolicy) -> None:
         super().__init__(session)
@@ -81,10 +82,10 @@ class _Transport(YfData):
 
 
 class Yahoo(Provider):
-    """A client of Yahoo's chart service that never returns a bar which had not closed at ``until`` (UTC).
+    """A client of Yahoo's chart service. It returns only bars that had closed by ``until`` (UTC).
 
-    ``session`` is a requests session (a tape's, a test's); None uses yfinance's own, which behaves like a browser.
-    Safe to share between threads.
+    ``session`` is a requests session, such as that of a tape; None creates yfinance's session, which behaves like a
+    browser. Several threads can share one client.
     """
 
     def __init__(
@@ -108,34 +109,37 @@ class Yahoo(Provider):
         self._retry_policy.close()
 
     def fetch(self, symbol: str, interval: str, start: datetime, end: datetime) -> dict[str, pa.Table]:
-        """Daily bars and corporate actions of sessions in [start, end)."""
+        """Daily bars and corporate actions of sessions with a date in [start, end); ``interval`` is always 1d."""
         bars, actions = self.daily_bars(symbol, start.date(), end.date())
         return {"bars": bars, "corporate_actions": actions}
 
     def daily_bars(self, symbol: str, start: date, end: date) -> tuple[pa.Table, pa.Table]:
-        """Bars and corporate actions of sessions in [start, end), oldest first.
+        """Bars and corporate actions of sessions with a date in [start, end) that had closed by ``until``.
 
-        Bars: symbol, interval, ts (session open, UTC), open, high, low, close (split-adjusted), close_adjusted,
-        volume (shares), turnover (null). Actions: symbol, ts (open of the ex-date's session), kind dividend|split,
-        value (dollars a share, or new shares per old share). Rows without any price and days without a session are
-        dropped. Raises UnknownSymbolError, NoPricesError, RefusedError, MalformedAnswerError, ForbiddenError,
-        OutageError.
+        Bars, oldest first: symbol, interval, ts (session open, UTC), open, high, low, close (split-adjusted),
+        close_adjusted, volume (shares), turnover (null). Rows without any price, and rows on days without a session,
+        are dropped.
+
+        Actions, dividends before splits, each oldest first: symbol, ts (open of the ex-date's session, UTC), kind
+        (dividend or split), value (dollars per share, or new shares per old share).
+
+        Raises UnknownSymbolError, NoPricesError, RefusedError, MalformedAnswerError, ForbiddenError, OutageError.
         """
         frame = self._retry_policy.call(lambda: self._history(symbol, start, end), f"Yahoo {symbol}")
         dates = frame.index.tz_localize(None).to_numpy().astype("datetime64[D]")
         sessions = session_dates(CALENDAR, start, end)
-        position = np.searchsorted(sessions, dates)
+        positions = np.searchsorted(sessions, dates)
         is_session = np.isin(dates, sessions)
-        opens = np.full(len(dates), np.datetime64("NaT", "us"))
-        opens[is_session] = bar_opens(CALENDAR, "1d", start, end)[position[is_session]]
+        open_times = np.full(len(dates), np.datetime64("NaT", "us"))
+        open_times[is_session] = bar_opens(CALENDAR, "1d", start, end)[positions[is_session]]
         has_closed = is_session.copy()
-        has_closed[is_session] = bar_closes(CALENDAR, "1d", opens[is_session]) <= self._until
-        dropped = len(dates) - is_session.sum()
-        if dropped > 0:
-            logger.warning("Yahoo %s: %d rows on days without a session dropped", symbol, dropped)
+        has_closed[is_session] = bar_closes(CALENDAR, "1d", open_times[is_session]) <= self._until
+        n_dropped = len(dates) - is_session.sum()
+        if n_dropped > 0:
+            logger.warning("Yahoo %s: %d rows on days without a session dropped", symbol, n_dropped)
         frame = frame[has_closed]
-        opens = opens[has_closed]
-        return _bars(symbol, frame, opens), _actions(symbol, frame, opens)
+        open_times = open_times[has_closed]
+        return _bars(symbol, frame, open_times), _actions(symbol, frame, open_times)
 
     def _history(self, symbol: str, start: date, end: date) -> pd.DataFrame:
         label = f"Yahoo {symbol} {start} to {end}"
@@ -159,38 +163,40 @@ class Yahoo(Provider):
 def _no_prices_error(label: str, reason: str | None) -> MarketError:
     """The error for an answer without prices; ``reason`` is Yahoo's message."""
     if reason is None or "doesn't exist for startDate" in reason:
-        return NoPricesError(f"{label}: no prices in this span; check the universe's valid_from and valid_to")
+        return NoPricesError(f"{label}: no prices in this period; check the universe's valid_from and valid_to")
     if "No data found" in reason:
         return UnknownSymbolError(f"{label}: Yahoo does not list it ({reason}); check the spelling or set its valid_to")
     return RefusedError(f"{label}: Yahoo refused ({reason})")
 
 
-def _bars(symbol: str, frame: pd.DataFrame, opens: np.ndarray) -> pa.Table:
+def _bars(symbol: str, frame: pd.DataFrame, open_times: np.ndarray) -> pa.Table:
+    """The bars of the rows of ``frame`` that have any price; ``open_times`` (rows,) are the rows' session opens."""
     has_price = frame[["Open", "High", "Low", "Close"]].notna().any(axis=1).to_numpy()
-    n = int(has_price.sum())
+    n_rows = int(has_price.sum())
     columns = {
-        "symbol": pa.array([symbol] * n, pa.string()),
-        "interval": pa.array(["1d"] * n, pa.string()),
-        "ts": pa.array(opens[has_price], pa.timestamp("us")).cast(TS_TYPE),
+        "symbol": pa.array([symbol] * n_rows, pa.string()),
+        "interval": pa.array(["1d"] * n_rows, pa.string()),
+        "ts": pa.array(open_times[has_price], pa.timestamp("us")).cast(TS_TYPE),
     }
-    for yahoo_name, name in COLUMNS.items():
+    for yahoo_name, name in COLUMN_NAMES.items():
         columns[name] = pa.array(frame[yahoo_name].to_numpy(np.float64)[has_price], pa.float64(), from_pandas=True)
-    columns["turnover"] = pa.nulls(n, pa.float64())
+    columns["turnover"] = pa.nulls(n_rows, pa.float64())
     return pa.table(columns)
 
 
-def _actions(symbol: str, frame: pd.DataFrame, opens: np.ndarray) -> pa.Table:
+def _actions(symbol: str, frame: pd.DataFrame, open_times: np.ndarray) -> pa.Table:
+    """The dividends and splits of the rows of ``frame``; ``open_times`` (rows,) are the rows' session opens."""
     tables = []
     for yahoo_name, kind in ACTION_KINDS.items():
         values = frame[yahoo_name].to_numpy(np.float64)
         is_action = np.nan_to_num(values) != 0
-        n = int(is_action.sum())
+        n_rows = int(is_action.sum())
         tables.append(
             pa.table(
                 {
-                    "symbol": pa.array([symbol] * n, pa.string()),
-                    "ts": pa.array(opens[is_action], pa.timestamp("us")).cast(TS_TYPE),
-                    "kind": pa.array([kind] * n, pa.string()),
+                    "symbol": pa.array([symbol] * n_rows, pa.string()),
+                    "ts": pa.array(open_times[is_action], pa.timestamp("us")).cast(TS_TYPE),
+                    "kind": pa.array([kind] * n_rows, pa.string()),
                     "value": pa.array(values[is_action], pa.float64()),
                 }
             )

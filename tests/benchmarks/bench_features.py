@@ -1,4 +1,4 @@
-"""Features of 500 assets over 2500 days against TA-Lib in a pandas groupby, the usual way to compute them."""
+"""Speed of the features of 500 assets over 2,500 days, compared with TA-Lib in a pandas groupby, the usual way."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ ROUNDS = 5
 
 @pytest.fixture(scope="module")
 def bars() -> Panel:
-    draw = np.random.default_rng(0)
-    close = 100 * np.exp(np.cumsum(draw.normal(0, 0.02, (DAYS, ASSETS)), axis=0))
-    open_ = close * np.exp(draw.normal(0, 0.005, close.shape))
+    """Random daily bars without a missing bar, with BAR_COLUMNS."""
+    rng = np.random.default_rng(0)
+    close = 100 * np.exp(np.cumsum(rng.normal(0, 0.02, (DAYS, ASSETS)), axis=0))
+    open_ = close * np.exp(rng.normal(0, 0.005, close.shape))
     high = np.maximum(open_, close) * 1.01
     low = np.minimum(open_, close) * 0.99
     total_return = np.vstack((np.full((1, ASSETS), np.nan), close[1:] / close[:-1] - 1))
-    columns = (open_, high, low, close, draw.lognormal(12, 1, close.shape), total_return, np.zeros_like(close))
+    columns = (open_, high, low, close, rng.lognormal(12, 1, close.shape), total_return, np.zeros_like(close))
     ts = np.datetime64("2015-01-01T14:30", "us") + np.arange(DAYS) * DAY
     symbols = tuple(f"S{k:03d}" for k in range(ASSETS))
     return Panel(ts, symbols, BAR_COLUMNS, np.stack(columns, axis=-1), np.ones(close.shape, dtype=bool))
@@ -36,7 +37,7 @@ def bars() -> Panel:
 def indicators_by_groupby(table: pd.DataFrame) -> pd.DataFrame:
     """INDICATORS computed by TA-Lib in a pandas groupby over the long table."""
 
-    def symbol_indicators(bar: pd.DataFrame) -> pd.DataFrame:
+    def symbol_indicators(bar: pd.DataFrame) -> pd.DataFrame:  # the bars of one symbol
         log_close = np.log(bar["close"])
         log_volume = np.log1p(bar["volume"])
         returns = log_close.diff()
@@ -62,9 +63,12 @@ def indicators_by_groupby(table: pd.DataFrame) -> pd.DataFrame:
     return table.groupby("symbol", sort=False, group_keys=False).apply(symbol_indicators)
 
 
-def run_talib_on_arrays(rows: np.ndarray) -> None:
-    """RSI, MACD, Bollinger, ATR and OBV, 9 columns, over contiguous rows (column, n, t): a lower bound for TA-Lib."""
-    for _, high, low, close, volume in rows.transpose(1, 0, 2):
+def run_talib_on_arrays(series: np.ndarray) -> None:
+    """Computes 9 indicators by TA-Lib: RSI, MACD, Bollinger bands, ATR and OBV. It is a lower bound for TA-Lib's time.
+
+    ``series`` (5, n, t) are open, high, low, close and volume, each asset's series contiguous.
+    """
+    for _, high, low, close, volume in series.transpose(1, 0, 2):
         talib.RSI(close, 14), talib.MACD(close), talib.BBANDS(close, 20), talib.ATR(high, low, close, 14)
         talib.OBV(close, volume)
 
@@ -72,18 +76,18 @@ def run_talib_on_arrays(rows: np.ndarray) -> None:
 @pytest.mark.benchmark
 def test_features_are_faster_than_a_pandas_groupby(bars: Panel) -> None:
     table = bars.to_table().to_pandas().sort_values(["symbol", "ts"], ignore_index=True)
-    rows = np.ascontiguousarray(bars.values[:, :, :5].transpose(2, 1, 0))
-    closes = bars.ts + DAY
+    series = np.ascontiguousarray(bars.values[:, :, :5].transpose(2, 1, 0))
+    close_times = bars.ts + DAY
     contenders: dict[str, Callable[[], object]] = {
-        f"compute_features, {len(FEATURES)} columns": lambda: compute_features(bars, closes),
+        f"compute_features, {len(FEATURES)} columns": lambda: compute_features(bars, close_times),
         f"TA-Lib in a pandas groupby, {len(INDICATORS)} of them": lambda: indicators_by_groupby(table),
-        "TA-Lib over contiguous rows, 9 of them": lambda: run_talib_on_arrays(rows),
+        "TA-Lib over contiguous arrays, 9 of them": lambda: run_talib_on_arrays(series),
     }
     result = contest(contenders, ROUNDS)
     ours_name, groupby_name, _ = contenders
     result.report(f"{ASSETS} x {DAYS} bars", ours_name)
 
-    ours = compute_features(bars, closes).values[:, :, : len(INDICATORS)]
+    ours = compute_features(bars, close_times).values[:, :, : len(INDICATORS)]
     expected = indicators_by_groupby(table).to_numpy().reshape(ASSETS, DAYS, -1).transpose(1, 0, 2)
     np.testing.assert_allclose(ours, expected, rtol=1e-6, atol=1e-8)
     assert result.ratio(groupby_name, ours_name) > 1.5

@@ -1,4 +1,8 @@
-"""Edges of rolling correlations of 500 assets over 2500 days, against dense forms that compute every matrix."""
+"""Speed and memory of the edges of rolling correlations, compared with dense forms that compute every matrix.
+
+Glossary: t days, n assets, w days of a window, k windows. ``python -m tests.benchmarks.bench_graphs LOADING`` prints
+the peak memory of its process in MiB.
+"""
 
 from __future__ import annotations
 
@@ -24,17 +28,19 @@ ROUNDS = 3
 MIN_STRENGTH = 0.5
 TOP_K = 8
 ENDS = np.arange(WINDOW - 1, DAYS)
-MARKETS = {"without a factor": 0.0, "with a factor": 0.6}  # loading, in units of an asset's own deviation
+# the factor's loading, in standard deviations of an asset's own noise
+MARKETS = {"without a factor": 0.0, "with a factor": 0.6}
+MAX_PEAK_MIB = 50
 
 
 def factor_returns(loading: float) -> np.ndarray:
-    """Random returns (t, n) of one factor with this loading."""
+    """Random returns (t, n): one factor, with this loading for every asset, and noise."""
     rng = np.random.default_rng(0)
     return 0.01 * (loading * rng.normal(size=(DAYS, 1)) + rng.normal(size=(DAYS, ASSETS)))
 
 
 def standardised_windows(returns: np.ndarray, dtype: type) -> np.ndarray:
-    """z / √w of every window, (k, w, n), contiguous so that BLAS computes the products."""
+    """z / √w of every window, (k, w, n), where z are the standardised returns; contiguous, so that BLAS is used."""
     z = np.array(sliding_window_view(returns.astype(dtype), WINDOW, axis=0).transpose(0, 2, 1), order="C")
     z -= z.mean(axis=1, keepdims=True)
     z /= np.sqrt(np.einsum("kwn,kwn->kn", z, z))[:, None]
@@ -42,24 +48,24 @@ def standardised_windows(returns: np.ndarray, dtype: type) -> np.ndarray:
 
 
 def correlations_by_matmul(returns: np.ndarray) -> np.ndarray:
-    """Every correlation, (k, n, n) float32."""
+    """The correlation matrix of every window, (k, n, n) float32, by numpy."""
     z = standardised_windows(returns, np.float32)
     return z.transpose(0, 2, 1) @ z
 
 
 def correlations_by_bmm(returns: np.ndarray) -> torch.Tensor:
-    """Every correlation, (k, n, n) float32."""
+    """The correlation matrix of every window, (k, n, n) float32, by torch."""
     z = torch.from_numpy(standardised_windows(returns, np.float32))
     return torch.bmm(z.transpose(1, 2), z)
 
 
 def count_edges(returns: np.ndarray, ends: np.ndarray = ENDS, top_k: int | None = None) -> int:
-    """How many edges all snapshots have; only the edges of one snapshot are held at a time."""
+    """Number of edges of all windows that end at ``ends``. It holds the edges of one window at a time."""
     return sum(len(src) for src, _, _ in rolling_edges(returns, ends, WINDOW, MIN_STRENGTH, top_k))
 
 
 def peak_mib(loading: float) -> float:
-    """Peak memory above its inputs, in MiB, of a new process that counts the edges."""
+    """Peak memory in MiB, above the memory of the returns, of a new process that counts the edges."""
     command = [sys.executable, "-m", "tests.benchmarks.bench_graphs", str(loading)]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
@@ -71,7 +77,7 @@ def test_edges_are_three_times_as_fast_as_dense_matrices(name: str) -> None:
     peak = peak_mib(MARKETS[name])
     contenders: dict[str, Callable[[], object]] = {
         "edges of the moving sums": lambda: count_edges(returns),
-        f"the {TOP_K} strongest of either end": lambda: count_edges(returns, top_k=TOP_K),
+        f"the {TOP_K} strongest of either asset": lambda: count_edges(returns, top_k=TOP_K),
         "the last bar alone": lambda: count_edges(returns, ENDS[-1:]),
         "numpy matmul, float32": lambda: correlations_by_matmul(returns),
         "torch bmm, float32": lambda: correlations_by_bmm(returns),
@@ -87,19 +93,20 @@ def test_edges_are_three_times_as_fast_as_dense_matrices(name: str) -> None:
         src, dst, weight = next(iter(rolling_edges(returns, np.array([end]), WINDOW, MIN_STRENGTH, None)))
         np.testing.assert_allclose(weight, exact[src, dst], rtol=0, atol=1e-6)
         assert len(src) == (np.abs(np.triu(exact, k=1)) >= MIN_STRENGTH).sum()
-    assert peak <= 50
+    assert peak <= MAX_PEAK_MIB
     assert result.ratio(dense, ours) > 3
 
 
-def test_memory_does_not_grow_when_half_of_all_pairs_are_edges():
+def test_memory_does_not_grow_when_half_of_all_pairs_are_edges() -> None:
+    """With a loading of 1, the population correlation of each pair is 0.5, which is MIN_STRENGTH."""
     peak = peak_mib(1.0)
     print(f"\npeak memory above inputs where half of the pairs are edges: {peak:.1f} MiB")
-    assert peak <= 50
+    assert peak <= MAX_PEAK_MIB
 
 
 if __name__ == "__main__":
     returns = factor_returns(float(sys.argv[1]))
-    count_edges(returns[:, :20])
+    count_edges(returns[:, :20])  # loads or compiles the kernels
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = memory_kib("VmRSS")
     count_edges(returns)

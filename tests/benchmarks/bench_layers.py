@@ -1,7 +1,8 @@
-"""Every layer against the packages a user could install instead. ``pytest tests/benchmarks -m benchmark -s``; the whole
-table, both allocator modes, charts and the models of a night: ``make bench-models``.
+"""Speed and memory of every layer, compared with the packages that a user could install instead.
 
-Times vary, so the assertions are loose; sources.py has the aims.
+``pytest tests/benchmarks/bench_layers.py -m benchmark -s``. Times vary, so the assertions are loose; the aims are in
+sources.py. ``make bench-models`` makes the whole report: all cases in both allocator modes, charts, and the models of a
+night, the run for one as-of date.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.benchmark
 BARS = (256, 1024)
 ROUNDS = 5
 BUDGET_S = 8.0
-# peer and the least ratio of its time to ours, by group; measured with the default allocator
+# by group of cases: the peer, and the smallest ratio of its time to ours, with the default allocator
 MIN_RATIOS = {
     "selective scan, forward and backward": ("mambapy", 4),
     "selective scan, forward": ("mambapy", 4),
@@ -34,13 +35,14 @@ MIN_RATIOS = {
 
 
 def cases() -> Iterator[Case]:
+    """The cases of all groups of MIN_RATIOS."""
     scans = (layers_table.scans(BARS, backward) for backward in (True, False))
     yield from chain(*scans, layers_table.blocks(BARS), layers_table.layers(BARS))
     yield from chain(layers_table.evaluations(BARS), layers_table.steps(), networks())
 
 
 def ratio_to_ours(result: Result, peer: str) -> float:
-    """The peer's figure divided by ours. Skips the test if the peer is not installed; fails if its results differ."""
+    """The peer's figure divided by ours. Skips the test if the peer is not installed; fails if the peer failed."""
     print(f"\n{summary_line(vars(result))}", end="")
     assert result.ours in result.values, result.failed
     if peer not in result.ratios:
@@ -51,13 +53,14 @@ def ratio_to_ours(result: Result, peer: str) -> float:
 
 
 @pytest.mark.parametrize("case", list(cases()), ids=lambda case: f"{case.group}, {case.bars}")
-def test_ours_is_faster(case: Case) -> None:
+def test_our_layers_are_faster_than_their_peers(case: Case) -> None:
     peer, min_ratio = MIN_RATIOS[case.group]
     assert ratio_to_ours(measure(case, "default", ROUNDS, BUDGET_S), peer) > min_ratio
 
 
-def test_ours_takes_less_memory() -> None:
+def test_our_layers_take_less_memory_than_their_peers() -> None:
     results = list(layers_table.memories(quick=True))
     assert {r.group for r in results} == {"memory of a Mamba block", "memory of a layer"}
     for result in results:
-        assert ratio_to_ours(result, "mambapy" if "Mamba" in result.group else "textbook S4D") > 1.5
+        peer = "mambapy" if "Mamba" in result.group else "textbook S4D"
+        assert ratio_to_ours(result, peer) > 1.5

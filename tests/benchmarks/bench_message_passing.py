@@ -1,8 +1,10 @@
-"""Dense message passing against torch_geometric's layers of the same sizes, and what a hybrid's messages cost.
+"""Speed of dense message passing, compared with torch_geometric's layers, and the cost of a hybrid's messages.
 
-``pytest tests/benchmarks/bench_message_passing.py -m benchmark -s``. Forward and backward, with one thread and the
-allocator keeping freed memory, as in a fit. Graphs are like those of a night: every node has its eight strongest
-neighbours. Times vary, so the assertions are loose.
+``pytest tests/benchmarks/bench_message_passing.py -m benchmark -s``. A contender is a forward and
+backward pass with one thread, and the process keeps freed memory, as in a fit. Every node has its eight strongest
+neighbours, as in the graphs of a night (the run for one as-of date). Times vary, so the assertions are loose.
+
+Glossary: s graphs, n nodes.
 """
 
 from __future__ import annotations
@@ -17,23 +19,23 @@ from torch import Tensor, nn
 from models.layers.message_passing import MESSAGE_LAYERS
 from models.nets.forecast import Batch, GraphSteps
 from models.nets.spec import Spec
-from models.nets.ssm_gnn import ssm_gnn
+from models.nets.ssm_gnn import build_ssm_gnn
 from models.training.allocator import tune_allocator
 from tests.benchmarks.contest import contest
 
 pytestmark = pytest.mark.benchmark
-D = 32
+D = 32  # channels
 HEADS = 2
 NEIGHBOURS = 8
 ROUNDS = 5
 BUDGET_S = 10.0
-SIZES = [(2048, 6), (1024, 12), (384, 30), (384, 130), (96, 500)]  # graphs (chunks · bars), nodes
+SIZES = [(2048, 6), (1024, 12), (384, 30), (384, 130), (96, 500)]  # (s, n)
 
 
 def random_adjacencies(s: int, n: int) -> Tensor:
-    """Symmetric adjacencies (s, n, n) with weights from 0.3 to 1 and 1 on the diagonal."""
-    draw = torch.Generator().manual_seed(0)
-    strength = torch.rand(s, n, n, generator=draw).triu(1)
+    """Symmetric adjacency matrices (s, n, n): weights in [0.3, 1], 0 where there is no edge, 1 on the diagonal."""
+    rng = torch.Generator().manual_seed(0)
+    strength = torch.rand(s, n, n, generator=rng).triu(1)
     strength = strength + strength.mT
     if n > NEIGHBOURS + 1:
         kth = strength.topk(NEIGHBOURS, dim=-1).values[..., -1:]
@@ -42,7 +44,7 @@ def random_adjacencies(s: int, n: int) -> Tensor:
 
 
 def geometric_layer(name: str) -> Any:
-    """torch_geometric's layer."""
+    """torch_geometric's layer of this kind. Skips the test if the package is not installed."""
     conv = pytest.importorskip("torch_geometric.nn", reason="pip install '.[bench]'")
     if name in ("gat", "gatv2"):
         return {"gat": conv.GATConv, "gatv2": conv.GATv2Conv}[name](D, D // HEADS, HEADS, add_self_loops=False)
@@ -78,9 +80,9 @@ def test_dense_layers_are_faster_than_torch_geometric(name: str, s: int, n: int)
 
 
 def hybrid_pass(fusion: str, name: str, bars: int, assets: int, d: int) -> Callable[[], None]:
-    """A forward and backward pass of two S4D layers and their messages over all bars."""
+    """A function that runs a forward and backward pass of a hybrid with ``d`` channels over all bars."""
     torch.manual_seed(0)
-    network = ssm_gnn(Spec("ssm_gnn", d_model=d, dropout=0.0), 8, 3, fusion=fusion, message_passing=name)
+    network = build_ssm_gnn(Spec("ssm_gnn", d_model=d, dropout=0.0), 8, 3, fusion=fusion, message_passing=name)
     step = (torch.arange(bars) // 5)[None]
     graph = GraphSteps(random_adjacencies(int(step.max()) + 1, assets), step)
     batch = Batch(

@@ -1,4 +1,7 @@
-"""Cases: contenders for the same work, compared with ours where they compute the same, then timed in turn."""
+"""Cases of the report on layers: contenders for the same work.
+
+A contender that computes the same as ours is compared with ours first; then all are timed, see contest.py.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +13,16 @@ import torch
 
 from tests.benchmarks.contest import contest, short_error
 
-Work = Callable[[], Any]
-Makers = dict[str, Callable[[], Work]]
+Work = Callable[[], Any]  # what is timed
+Makers = dict[str, Callable[[], Work]]  # functions that make each contender's work, by the contender's name
 
 
 @dataclass(frozen=True)
 class Case:
-    """Contenders for one piece of work, ours first. Those named in ``same`` must compute the same result as ours.
+    """Contenders for one piece of work on sequences of ``bars`` bars, ours first; the cases of a ``group`` are a table.
 
-    ``makers`` make each contender's function. One run of it is ``calls`` calls, and times are per call. ``threads`` is
-    the number of torch threads: work on one bar at a time cannot use a second one.
+    The contenders named in ``same`` must compute the same result as ours. One run of a work is ``calls`` calls; the
+    figures are per call. ``threads`` is the number of torch threads; work on one bar at a time cannot use a second one.
     """
 
     group: str
@@ -32,7 +35,10 @@ class Case:
 
 @dataclass
 class Result:
-    """Milliseconds or MiB of every contender of a case, their ratio to ours, and the error of those that failed."""
+    """The figures of a case, in ``unit``, by contender; their ratios to ours; and the errors of failed contenders.
+
+    ``ours`` is the name of our contender. ``mode`` is that of the allocator, see models_table.py.
+    """
 
     group: str
     bars: int
@@ -45,7 +51,10 @@ class Result:
 
 
 def measure(case: Case, mode: str, rounds: int, budget_s: float) -> Result:
-    """The times of the case's contenders, after those of ``case.same`` were compared with ours."""
+    """Compares the contenders of ``case.same`` with ours, then times all contenders. Returns median milliseconds.
+
+    A contender that raises, or whose result differs from ours, is recorded in ``failed``.
+    """
     result = Result(case.group, case.bars, mode, next(iter(case.makers)))
     works = {}
     expected = None
@@ -70,7 +79,8 @@ def measure(case: Case, mode: str, rounds: int, budget_s: float) -> Result:
 
 
 def check_same(output: Any, expected: Any) -> None:
-    """Raises AssertionError if a contender's output differs from ours."""
-    for a, b in zip(output, expected, strict=False):
-        difference = float((a.detach() - b.detach()).norm() / b.detach().norm())
-        assert difference < 1e-4, f"its result is {difference:.1e} from ours"
+    """Raises AssertionError if a tensor of the output differs from ours by a relative norm of 1e-4 or more."""
+    for tensor, expected_tensor in zip(output, expected, strict=False):
+        difference = (tensor.detach() - expected_tensor.detach()).norm()
+        relative = float(difference / expected_tensor.detach().norm())
+        assert relative < 1e-4, f"its result differs from ours by {relative:.1e}"

@@ -1,4 +1,4 @@
-"""Charts of the measured figures; the claims of the source articles have hollow markers."""
+"""Charts of the measured figures; hollow markers show the claims of the source articles."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from matplotlib.axes import Axes
 from tests.benchmarks import sources
 
 Result = dict[str, Any]
+SESSIONS_PER_YEAR = 252
 COLOURS = {"LSTM": "tab:red", "Transformer": "tab:green", "S4": "tab:blue"}
 
 
 def write_charts(report: dict[str, Any], folder: Path) -> list[str]:
-    """Writes the charts to the folder, except those that nothing was measured for. Returns their file names."""
+    """Writes the charts for which there are figures to the folder. Returns their file names."""
     names = []
     for old in folder.glob("models_*.png"):
         old.unlink()
@@ -36,14 +37,14 @@ def write_charts(report: dict[str, Any], folder: Path) -> list[str]:
 
 
 def write_length_chart(results: Sequence[Result], modes: Sequence[str], group: str, path: Path) -> str:
-    """Every contender's figure by number of bars, one panel for each mode."""
+    """Writes a chart of every contender's figure by number of bars, with one panel per mode."""
     figure, panels = plt.subplots(1, len(modes), figsize=(6.5 * len(modes), 4.5), sharey=True, squeeze=False)
     for mode, axes in zip(modes, panels[0], strict=True):
         mode_results = [r for r in results if r["mode"] == mode]
         for name in dict.fromkeys(name for r in mode_results for name in r["values"]):
             points = [(r["bars"], r["values"][name]) for r in mode_results if name in r["values"]]
-            ours = name.startswith("ours")
-            axes.plot(*zip(*points, strict=True), marker="o", label=name, linewidth=2.5 if ours else 1)
+            is_ours = name.startswith("ours")
+            axes.plot(*zip(*points, strict=True), marker="o", label=name, linewidth=2.5 if is_ours else 1)
         if group == sources.EVALUATION:
             plot_claims(axes)
         axes.set(xscale="log", yscale="log", xlabel="bars", ylabel=mode_results[0]["unit"], title=f"{group} ({mode})")
@@ -55,7 +56,7 @@ def write_length_chart(results: Sequence[Result], modes: Sequence[str], group: s
 
 
 def plot_claims(axes: Axes) -> None:
-    """Adds the length scaling that the source articles claim."""
+    """Adds the inference times that the source articles claim, by number of bars."""
     for name, colour in COLOURS.items():
         points = [(bars, row[name]) for bars, row in sources.LENGTHS.items() if not isinstance(row[name], str)]
         style = {"marker": "o", "markerfacecolor": "none", "linestyle": ":", "color": colour}
@@ -63,7 +64,7 @@ def plot_claims(axes: Axes) -> None:
 
 
 def write_sharpe_chart(rows: dict[str, Any], path: Path) -> str:
-    """Sharpe ratios of the models and of the ablation with a standard error, and those of the source articles."""
+    """Writes a chart of the claimed and the measured Sharpe ratios of models and ablation, with one standard error."""
     claimed = {name: row[0] for name, row in sources.MODELS.items()}
     claimed |= {name: sharpe for name, (_, sharpe) in sources.ABLATION.items()}
     ablation = [name for name in sources.ABLATION if name in rows]
@@ -71,8 +72,10 @@ def write_sharpe_chart(rows: dict[str, Any], path: Path) -> str:
     figure, panels = plt.subplots(1, 2, figsize=(13, 5))
     for (title, names), axes in zip(halves, panels, strict=True):
         shown = [name for name in names if rows[name]["sharpe"] is not None]
-        error = [(252 / rows[name]["sessions"]) ** 0.5 for name in shown]
-        axes.errorbar(shown, [rows[name]["sharpe"] for name in shown], error, fmt="o", capsize=3, label="measured here")
+        standard_error = [(SESSIONS_PER_YEAR / rows[name]["sessions"]) ** 0.5 for name in shown]
+        axes.errorbar(
+            shown, [rows[name]["sharpe"] for name in shown], standard_error, fmt="o", capsize=3, label="measured here"
+        )
         in_source = [name for name in shown if name in claimed]
         axes.scatter(
             in_source, [claimed[name] for name in in_source], facecolors="none", edgecolors="grey", label="source"

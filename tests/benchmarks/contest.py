@@ -1,4 +1,8 @@
-"""Contenders for the same work, timed in turn within each round, so that other load affects all of them."""
+"""Timing of contenders for the same work.
+
+A contender is a function. In each round all contenders run once, one after the other, so that other load on the
+machine affects all of them alike.
+"""
 
 from __future__ import annotations
 
@@ -11,25 +15,26 @@ from statistics import median
 
 @dataclass
 class Contest:
-    """Seconds of every contender round by round, and the errors of the contenders that failed."""
+    """The results of a contest: by contender its seconds in each round, or the error with which it failed."""
 
     seconds: dict[str, list[float]]
     failed: dict[str, str] = field(default_factory=dict)
 
     def median(self, name: str) -> float:
-        """The median seconds of all rounds."""
+        """The median of the contender's seconds over all rounds."""
         return median(self.seconds[name])
 
     def best(self, name: str) -> float:
-        """The seconds of the fastest round."""
+        """The contender's seconds in its fastest round."""
         return min(self.seconds[name])
 
     def ratio(self, name: str, reference: str) -> float:
-        """The time of ``name`` divided by that of ``reference``: the median of the ratios of each round."""
-        return median(a / b for a, b in zip(self.seconds[name], self.seconds[reference], strict=True))
+        """The seconds of ``name`` divided by the seconds of ``reference``: the median of the rounds' ratios."""
+        pairs = zip(self.seconds[name], self.seconds[reference], strict=True)
+        return median(seconds / reference_seconds for seconds, reference_seconds in pairs)
 
     def report(self, case: str, reference: str | None = None) -> None:
-        """Prints every contender's median, and its ratio to ``reference``."""
+        """Prints every contender's median milliseconds, its ratio to ``reference``, and the errors."""
         for name in self.seconds:
             ratio = ""
             if reference is not None and reference in self.seconds and name != reference:
@@ -39,20 +44,23 @@ class Contest:
             print(f"\n{case}: {name}: - ({error})", end="")
 
 
+MIN_ROUNDS = 3  # these always run, whatever the budget
+
+
 def contest(
     contenders: Mapping[str, Callable[[], object]],
     rounds: int = 5,
     budget_s: float = math.inf,
     catch_errors: bool = False,
 ) -> Contest:
-    """The times of all contenders, each run once in each of ``rounds``; no more rounds once ``budget_s`` would be
-    exceeded, but at least three.
+    """The times of all contenders in ``rounds`` rounds.
 
-    ``catch_errors``: a contender that raises is left out from then on, and its error is recorded in ``failed``.
+    After MIN_ROUNDS, no round begins that would probably exceed ``budget_s`` seconds. With ``catch_errors``, a
+    contender that raises is left out of all later rounds and of ``seconds``, and its error is recorded in ``failed``.
     """
     started = time.perf_counter()
     result = Contest({name: [] for name in contenders})
-    for turn in range(rounds):
+    for n_before in range(rounds):
         round_started = time.perf_counter()
         for name in list(result.seconds):
             start = time.perf_counter()
@@ -66,16 +74,16 @@ def contest(
             else:
                 result.seconds[name].append(time.perf_counter() - start)
         now = time.perf_counter()
-        if turn + 1 >= 3 and now - started + (now - round_started) > budget_s:
+        if n_before + 1 >= MIN_ROUNDS and now - started + (now - round_started) > budget_s:
             break
     return result
 
 
 def short_error(error: BaseException) -> str:
-    """An error in one short line."""
+    """The type and message of an error in one line of at most 160 characters."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:160]
 
 
 def three_digits(value: float) -> str:
-    """A number with three significant digits; with all digits before the decimal point."""
+    """A number with three significant digits, and never fewer than all digits before the decimal point."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

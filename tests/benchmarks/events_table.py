@@ -1,10 +1,10 @@
-"""How much recorded trades and books improve a network that also reads the bars made of them: ``python -m
-tests.benchmarks.events_table``.
+"""How much recorded trades and order books improve a network that also reads the bars made of them.
 
-Six minutes of six Bitcoin and Ether instruments at Binance become bars of one second, with features, labels, graphs and
-folds by the steps of a night; networks are fitted and forecast fold by fold as in a night. ``tgn`` also reads every
-trade and best price as an event; ``tgn_without_events`` is the same network without events. Figures are means over the
-seconds after the training windows, each with a 95% interval of a block bootstrap; over six minutes, these are wide.
+``python -m tests.benchmarks.events_table``. Six minutes of six Bitcoin and Ether instruments at Binance become bars of
+one second. The steps of a night (the run for one as-of date) make features, labels, graphs and folds of them, and the
+networks are fitted and forecast fold by fold, as in a night. The network ``tgn`` also reads every trade and every best
+price as an event; ``tgn_without_events`` is the same network without events. The figures are means over the seconds
+after the training windows, each with a 95% interval of a block bootstrap. Over six minutes the intervals are wide.
 """
 
 from __future__ import annotations
@@ -39,16 +39,26 @@ from warehouse.universes import load_universe
 
 EVENTS = Path(__file__).parents[3] / "shared" / "data" / "events"
 UNIVERSE = "binance_seconds"
-BLOCK_BARS = 10
+BLOCK_BARS = 10  # seconds of a block of the bootstrap
 WITHOUT = "tgn_without_events"
-NETWORKS = {"tgn": "tgn", WITHOUT: "tgn", "s4d": "s4d", "gnn": "gnn"}
-NETWORKS |= {name: name for name in ("tgn_links", "tgn_pretrained")}
+# the rows of the table: name and network of the zoo
+NETWORKS = {
+    "tgn": "tgn",
+    WITHOUT: "tgn",
+    "s4d": "s4d",
+    "gnn": "gnn",
+    "tgn_links": "tgn_links",
+    "tgn_pretrained": "tgn_pretrained",
+}
 ALWAYS_UP = "always up"
 
 
 class Score(NamedTuple):
-    """``direction`` (horizons, seconds): share of the moving instruments whose direction was forecast correctly;
-    ``losses``: the validation loss of each fold."""
+    """The score of a network with one seed.
+
+    ``direction`` (horizons, t): share of the moving instruments whose direction was forecast correctly, by test bar.
+    ``losses``: the validation loss of each fold. ``parameters``: the number of parameters.
+    """
 
     direction: np.ndarray
     losses: list[float]
@@ -56,7 +66,7 @@ class Score(NamedTuple):
 
 
 def recorded_data(folder: Path, scratch: Path) -> TrainingData:
-    """The training data of a night on the recording in ``folder``; the warehouse is made in ``scratch``."""
+    """The training data of a night on the recording in ``folder``; its warehouse is created in ``scratch``."""
     warehouse = Warehouse.from_url(scratch / "warehouse.duckdb")
     as_of = date(2024, 8, 8)
     migrate(warehouse)
@@ -71,7 +81,7 @@ def recorded_data(folder: Path, scratch: Path) -> TrainingData:
 
 
 def score_network(data: TrainingData, name: str, seeds: int, epochs: int, folder: Path) -> list[Score]:
-    """The network's score with each seed, over the test windows of all folds."""
+    """The network's score with each of ``seeds`` seeds, over the test windows of all folds."""
     spec = Spec(NETWORKS[name], d_model=16, n_layers=1)
     scores = []
     side_inputs = data.side_inputs_of(spec)
@@ -99,14 +109,14 @@ def directional_accuracy(data: TrainingData, forecast: np.ndarray) -> np.ndarray
     """
     start = data.folds[0].test_start
     realised = data.labels.returns[start : start + len(forecast)]
-    moved = np.isfinite(realised) & (realised != 0) & np.isfinite(forecast)
-    correct = (moved & (np.sign(forecast) == np.sign(realised))).sum(axis=1)
-    count = moved.sum(axis=1)
-    return np.where(count > 0, correct / np.maximum(count, 1), np.nan).T
+    has_moved = np.isfinite(realised) & (realised != 0) & np.isfinite(forecast)
+    n_correct = (has_moved & (np.sign(forecast) == np.sign(realised))).sum(axis=1)
+    n_moved = has_moved.sum(axis=1)
+    return np.where(n_moved > 0, n_correct / np.maximum(n_moved, 1), np.nan).T
 
 
 def page(data: TrainingData, scores: dict[str, list[Score]]) -> str:
-    """The table: a row for each network, and one for the forecast "up" at every bar."""
+    """The Markdown table: one row per network, and one for the forecast "up" at every bar."""
     shape = (scores[WITHOUT][0].direction.shape[1], len(data.features.symbols), len(data.labels.horizons))
     direction = {name: np.stack([score.direction for score in by_seed]) for name, by_seed in scores.items()}
     direction[ALWAYS_UP] = directional_accuracy(data, np.ones(shape))[None]
@@ -137,8 +147,8 @@ def page(data: TrainingData, scores: dict[str, list[Score]]) -> str:
 def main() -> None:
     """Fits all networks and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=3, help="fits of every network and fold")
-    parser.add_argument("--epochs", type=int, default=15, help="most epochs of a fit")
+    parser.add_argument("--seeds", type=int, default=3, help="number of fits of every network and fold")
+    parser.add_argument("--epochs", type=int, default=15, help="maximum number of epochs of a fit")
     arguments = parser.parse_args()
     if not EVENTS.is_dir():
         sys.exit(f"no recorded events at {EVENTS}")

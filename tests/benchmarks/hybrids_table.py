@@ -1,11 +1,12 @@
-"""How much each half of a hybrid and each fusion of them contributes (HYB-31 to HYB-33): ``python -m
-tests.benchmarks.hybrids_table``.
+"""How much each part of a hybrid network, and each way to combine the parts, contributes (HYB-31 to HYB-33).
 
-One night on recorded stocks runs in this process, in a temporary warehouse: every fusion over the static (sector), the
-rolling (correlation) and the learned graph, and each half alone. Every figure has a 95% interval of a block bootstrap
-over the test days; the information coefficient is also given as the difference to the layer over time alone, on the
-same draws. ``--universe us_stocks`` uses 130 stocks instead of twelve and takes almost an hour; ``--quick`` uses the
-simulated market and one epoch per fit.
+``python -m tests.benchmarks.hybrids_table``. A hybrid has two parts: a sequence layer over time, and messages between
+assets over a graph. A night, the run for one as-of date, runs on recorded stocks in this process, in a temporary
+warehouse. It fits every fusion of the parts over the static (sector), the rolling (correlation) and the learned graph,
+and each part alone. Every figure has a 95% interval of a block bootstrap over the test days. The information
+coefficient (IC) is also given as the difference to that of the sequence layer alone, on the same bootstrap samples.
+``--universe us_stocks`` uses 130 stocks instead of twelve and takes almost an hour. ``--quick`` uses the simulated
+market and one epoch per fit.
 """
 
 from __future__ import annotations
@@ -24,12 +25,13 @@ import numpy as np
 import pandas as pd
 
 from models import zoo
-from models.features.labels import UNKNOWN
-from models.nets.ssm_gnn import LEARNED, ssm_gnn
+from models.features.labels import UNKNOWN_CLASS
+from models.nets.ssm_gnn import LEARNED, build_ssm_gnn
 from models.scoring.bootstrap import resampled_means
 from models.zoo import Network
 from tests.benchmarks.markdown import interval_cell, table
 
+# the folder of recorded market data
 TAPE = Path(__file__).parents[3] / "shared" / "data" / "tape"
 GRAPHS = {"static": "sector", "rolling": "correlation", "learned": LEARNED}
 FUSIONS: dict[str, dict[str, str]] = {
@@ -39,11 +41,11 @@ FUSIONS: dict[str, dict[str, str]] = {
     "parallel": {"fusion": "parallel"},
     "messages_alone": {"parts": "gnn"},
 }
-ALONE = "layer_alone"
-TOP_K = 8
-BLOCK_BARS = 20
+ALONE = "layer_alone"  # the sequence layer without messages
+TOP_K = 8  # edges per asset of the learned graph
+BLOCK_BARS = 20  # days of a block of the bootstrap
 SESSIONS_A_YEAR = 252
-# fewer and longer test windows and shorter fits than in a night, so that seventeen networks take minutes
+# changes to a night's settings: with fewer and longer test windows and fewer epochs, 17 networks take minutes
 SHORTER = {"NIGHTLY_PROFILES__STOCKS__FOLDS__TEST_BARS": "405", "NIGHTLY_PROFILES__STOCKS__TRAIN__EPOCHS": "4"}
 QUICK = {"NIGHTLY_PROFILES__DEMO_STOCKS__TRAIN__EPOCHS": "1"}
 TRIALS = """
@@ -58,14 +60,15 @@ WHERE b.fill = 'next_open' ORDER BY e.ts
 
 
 def variants() -> dict[str, Network]:
-    """The networks of the table by name."""
-    networks = {ALONE: Network(partial(ssm_gnn, parts="ssm"), ALONE)}
+    """The networks of the table, by name, as entries of the zoo."""
+    networks = {ALONE: Network(partial(build_ssm_gnn, parts="ssm"), ALONE)}
     for kind, graph in GRAPHS.items():
         stored_graph, graph_options = (None, {"top_k": TOP_K}) if graph == LEARNED else (graph, {})
         for fusion, options in FUSIONS.items():
             name = f"{fusion}_{kind}"
-            networks[name] = Network(partial(ssm_gnn, graph=graph, **graph_options, **options), name, stored_graph)
-    frozen = partial(ssm_gnn, pretrained="ssm", frozen=True)
+            builder = partial(build_ssm_gnn, graph=graph, **graph_options, **options)
+            networks[name] = Network(builder, name, stored_graph)
+    frozen = partial(build_ssm_gnn, pretrained="ssm", frozen=True)
     fitted_apart = Network(frozen, "the layer first, then frozen", "correlation")
     return networks | {"sequential_rolling_fitted_apart": fitted_apart}
 
@@ -73,14 +76,16 @@ def variants() -> dict[str, Network]:
 class Daily(NamedTuple):
     """A model's scores on each test day, (t,) each, from forecasts averaged over the seeds."""
 
-    coefficient: np.ndarray
-    hit: np.ndarray
+    coefficient: np.ndarray  # information coefficient: rank correlation over the assets of forecast and return
+    hit: np.ndarray  # share of the assets whose class was forecast correctly
     session_return: np.ndarray
 
 
 def run_variants(universe: str, quick: bool, folder: Path, seeds: tuple[int, ...]) -> tuple[Any, Any]:
-    """Runs a night with all variants. Returns its parameters and warehouse. Raises RuntimeError if it was not
-    published."""
+    """Runs a night with all variants. Returns its parameters and its warehouse.
+
+    Raises RuntimeError if the night was not published.
+    """
     from flows.parameters import NightParameters
     from flows.report import run_night
     from flows.terminal import console
@@ -103,7 +108,7 @@ def run_variants(universe: str, quick: bool, folder: Path, seeds: tuple[int, ...
 
 
 def daily_scores(parameters: Any, warehouse: Any) -> tuple[dict[str, Daily], pd.DataFrame]:
-    """The daily scores of every model, and a table of its trials by model."""
+    """The daily scores of every model by name, and the rows of TRIALS with the model as the index."""
     from flows.parameters import StepParameters
     from flows.train import recipe_of
     from tasks.forecasts import Contender, load_forecasts
@@ -111,9 +116,9 @@ def daily_scores(parameters: Any, warehouse: Any) -> tuple[dict[str, Daily], pd.
 
     step = StepParameters(universe=parameters.universes[0], **parameters.model_dump(exclude={"universes"}))
     settings = step.settings()
-    opened = step.open_night(settings)
+    opened_night = step.open_night(settings)
     recipe = recipe_of(settings.profile(parameters.universes[0]))
-    data = load_training_data.fn(opened, recipe, ())
+    data = load_training_data.fn(opened_night, recipe, ())
     labels = data.labels
     horizon = recipe.horizons.index(recipe.class_horizon)
     with warehouse.read() as con:
@@ -122,26 +127,23 @@ def daily_scores(parameters: Any, warehouse: Any) -> tuple[dict[str, Daily], pd.
     daily = {}
     for model, row in trials.iterrows():
         forecasts = load_forecasts(
-            opened, Contender(model, "network", tuple(row["trials"])), recipe.class_horizon, data.features.ts
+            opened_night, Contender(model, "network", tuple(row["trials"])), recipe.class_horizon, data.features.ts
         )
-        is_known = forecasts.mask & (labels.class_5 != UNKNOWN)
-        days = is_known.sum(axis=1) > 1
-        expected, realised = (
-            pd.DataFrame(np.where(is_known, values, np.nan))[days]
-            for values in (forecasts.column("expected_return"), labels.returns[:, :, horizon])
-        )
-        # Spearman: the correlation of the ranks among the assets of a day; 0 where a network forecasts the same for all
+        is_known = forecasts.mask & (labels.class_5 != UNKNOWN_CLASS)
+        has_pairs = is_known.sum(axis=1) > 1  # a day needs two assets
+        expected = pd.DataFrame(np.where(is_known, forecasts.column("expected_return"), np.nan))[has_pairs]
+        realised = pd.DataFrame(np.where(is_known, labels.returns[:, :, horizon], np.nan))[has_pairs]
+        # Spearman's correlation over the assets of a day; 0 where a network forecasts the same for all assets
         coefficient = expected.rank(axis=1).corrwith(realised.rank(axis=1), axis=1).fillna(0.0)
-        hit = np.where(is_known, forecasts.values[:, :, :5].argmax(axis=2) == labels.class_5, 0.0).sum(
-            axis=1
-        ) / is_known.sum(axis=1).clip(1)
-        returned = sessions.loc[sessions["model"] == model, "session_return"].to_numpy()
-        daily[str(model)] = Daily(coefficient.to_numpy(), hit[days], returned)
+        is_hit = is_known & (forecasts.values[:, :, :5].argmax(axis=2) == labels.class_5)
+        hit = is_hit.sum(axis=1) / is_known.sum(axis=1).clip(1)
+        session_returns = sessions.loc[sessions["model"] == model, "session_return"].to_numpy()
+        daily[str(model)] = Daily(coefficient.to_numpy(), hit[has_pairs], session_returns)
     return daily, trials
 
 
 def page(daily: dict[str, Daily], trials: pd.DataFrame) -> str:
-    """The table: a row for each network in the order of ``variants``."""
+    """The Markdown table: one row per network, in the order of ``variants``."""
     names = [name for name in variants() if name in daily]
     draws = {
         field: dict(
@@ -176,9 +178,9 @@ def page(daily: dict[str, Daily], trials: pd.DataFrame) -> str:
 def main() -> None:
     """Runs the night and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="the simulated market, an epoch a fit")
+    parser.add_argument("--quick", action="store_true", help="the simulated market and one epoch per fit")
     parser.add_argument("--universe", choices=("us_stocks", "demo_stocks"), default="demo_stocks")
-    parser.add_argument("--seeds", type=int, default=1, help="fits of every network and fold")
+    parser.add_argument("--seeds", type=int, default=1, help="number of fits of every network and fold")
     arguments = parser.parse_args()
     if not arguments.quick and not TAPE.is_dir():
         sys.exit(f"no recorded market data at {TAPE}; try --quick")

@@ -1,8 +1,8 @@
-"""Times and memory of the layers and of the packages a user could install instead.
+"""Times and peak memory of our layers, and of the packages that a user could install instead.
 
-``python -m tests.benchmarks.layers_table --mode keep`` prints one JSON object for each case. Contenders are made, run
-once, compared with ours where they compute the same, then timed in turn; the first of a case is ours. Mode "keep": the
-process keeps freed memory (models/training/allocator.py), which is the harder comparison.
+``python -m tests.benchmarks.layers_table --mode keep`` prints one JSON object per case, see cases.py. The first
+contender of a case is ours. In mode "keep" the process keeps freed memory (models/training/allocator.py), which makes
+the peers faster, so it is the harder comparison.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from tests.benchmarks.networks_table import networks
 from tests.benchmarks.peers import Mixed, TextbookS4D, Transformer
 from tests.benchmarks.sources import BLOCK_MEMORY, LAYER_MEMORY
 
-D = 64
-N = 64
+D = 64  # channels
+N = 64  # states of a channel
 BATCH = 16
-INNER = 128
-SCAN_N = 16
-REFERENCE_BARS = 256  # the longest sequence of the plain loop
-PEER_BARS = 4096  # the longest sequence of peers that take seconds
-STEPS = 200
+INNER = 128  # channels inside a Mamba block
+SCAN_N = 16  # states of a channel of Mamba
+MAX_REFERENCE_BARS = 256  # the longest sequence of the plain loop
+MAX_PEER_BARS = 4096  # the longest sequence of slow peers, which take seconds
+STEPS = 200  # steps per run of the cases with one bar at a time
 
 
 def scans(lengths: Sequence[int], backward: bool) -> Iterator[Case]:
@@ -49,23 +49,23 @@ def scans(lengths: Sequence[int], backward: bool) -> Iterator[Case]:
 
         def maker(scan: Callable[..., Tensor], bars: int = bars) -> Callable[[], Work]:
             def make() -> Work:
-                draw = torch.Generator().manual_seed(0)
-                u, z = (torch.randn(BATCH, bars, INNER, generator=draw) for _ in range(2))
-                delta = torch.rand(BATCH, bars, INNER, generator=draw) * 0.1
+                rng = torch.Generator().manual_seed(0)
+                u, z = (torch.randn(BATCH, bars, INNER, generator=rng) for _ in range(2))
+                delta = torch.rand(BATCH, bars, INNER, generator=rng) * 0.1
                 A = -torch.arange(1.0, SCAN_N + 1).repeat(INNER, 1)
-                B, C = (torch.randn(BATCH, bars, SCAN_N, generator=draw) for _ in range(2))
+                B, C = (torch.randn(BATCH, bars, SCAN_N, generator=rng) for _ in range(2))
                 return gradients(scan, [u, delta, A, B, C, torch.ones(INNER)], z, backward)
 
             return make
 
         makers = {"ours": maker(channels_last(selective_scan)), "mambapy": maker(peers.mambapy_scan)}
-        if bars <= REFERENCE_BARS:
+        if bars <= MAX_REFERENCE_BARS:
             makers["loop"] = maker(channels_last(selective_scan_reference))
         yield Case(f"selective scan, forward{' and backward' * backward}", bars, makers, ("mambapy", "loop"))
 
 
 def channels_last(scan: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Our scan for arrays with the channels in the last axis, as in a block."""
+    """Our scan, which needs the bars in the last axis, for arrays with the channels in the last axis."""
 
     def run(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
         return scan(*(v.mT for v in (u, delta)), A, B.mT, C.mT, D).mT
@@ -74,22 +74,25 @@ def channels_last(scan: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def gradients(f: Callable[..., Any], inputs: list[Tensor], grad: Tensor, backward: bool = True) -> Work:
-    """A function that runs f on ``inputs`` and, with ``backward``, computes the gradients of every input and weight. It
-    returns the output and the gradients of the inputs."""
+    """A function that runs ``f`` on ``inputs``; with ``backward`` it also computes all gradients.
+
+    These are the gradients of the inputs and of the weights of ``f``; ``grad`` is the gradient of the output. The
+    function returns the output, and with ``backward`` also the gradients of the inputs.
+    """
     weights = [p for p in f.parameters() if p.requires_grad] if isinstance(f, nn.Module) else []
     variables = [*(v.requires_grad_(backward) for v in inputs), *weights]
 
     def run() -> list[Tensor]:
         with torch.set_grad_enabled(backward):
             y = f(*inputs)
-            y = y[0] if isinstance(y, tuple) else y
+            y = y[0] if isinstance(y, tuple) else y  # a layer may also return its state
         return [y, *torch.autograd.grad(y, variables, grad)[: len(inputs)]] if backward else [y]
 
     return run
 
 
 def blocks(lengths: Sequence[int]) -> Iterator[Case]:
-    """The whole Mamba block by the number of bars (MAM-01), and mambapy's with the same weights (MAM-11, MAM-12)."""
+    """The whole Mamba block (MAM-01), mambapy's block with the same weights (MAM-11, MAM-12), and our Mamba-2 block."""
     for bars in lengths:
         makers = {"ours": training(lambda: Mamba(D, SCAN_N), bars)}
         makers["mambapy"] = training(lambda: peers.mambapy_block(Mamba(D, SCAN_N)), bars)
@@ -98,7 +101,7 @@ def blocks(lengths: Sequence[int]) -> Iterator[Case]:
 
 
 def layers(lengths: Sequence[int]) -> Iterator[Case]:
-    """One layer and the mixing of its channels, by the number of bars (S4-02, HYB-03); an LSTM mixes them itself."""
+    """One layer and the mixing of its channels (S4-02, HYB-03). An LSTM needs none: it mixes its channels itself."""
     for bars in lengths:
         ours = {"ours, S4D": S4D, "ours, S4": S4, "ours, DSS": DSS, "ours, S5": S5}
         makers = {name: training(lambda layer=layer: Mixed(layer(D, N), D), bars) for name, layer in ours.items()}
@@ -109,25 +112,25 @@ def layers(lengths: Sequence[int]) -> Iterator[Case]:
 
 
 def textbook(n_layers: int) -> nn.Module:
-    """S4D layers as the paper writes them, each with its mixing."""
+    """``n_layers`` textbook S4D layers, each with the mixing of its channels."""
     return nn.Sequential(*(Mixed(TextbookS4D(S4D(D, N)), D) for _ in range(n_layers)))
 
 
 def training(make: Callable[[], nn.Module], bars: int) -> Callable[[], Work]:
-    """A maker of a forward and backward pass of a new module."""
+    """A function that makes the work of a forward and backward pass of a new module."""
 
     def make_work() -> Work:
         torch.manual_seed(0)
         module = make()
-        draw = torch.Generator().manual_seed(0)
-        x, grad = (torch.randn(BATCH, bars, D, generator=draw) for _ in range(2))
+        rng = torch.Generator().manual_seed(0)
+        x, grad = (torch.randn(BATCH, bars, D, generator=rng) for _ in range(2))
         return gradients(module, [x], grad)
 
     return make_work
 
 
 def evaluations(lengths: Sequence[int]) -> Iterator[Case]:
-    """Four layers, one sequence, no gradient (MAM-01: a Transformer too)."""
+    """The forecast of four layers for one sequence, without gradients (MAM-01: also of a Transformer)."""
     for bars in lengths:
 
         def maker(make: Callable[[], nn.Module], bars: int = bars) -> Callable[[], Work]:
@@ -151,14 +154,14 @@ def evaluations(lengths: Sequence[int]) -> Iterator[Case]:
         }
         makers["LSTM"] = maker(lambda: nn.LSTM(D, D, num_layers=4, batch_first=True))
         makers["s5-pytorch"] = maker(lambda: nn.Sequential(*(Mixed(peers.s5_layer(D, N), D) for _ in range(4))))
-        if bars <= PEER_BARS:
+        if bars <= MAX_PEER_BARS:
             makers["textbook S4D"] = maker(lambda: textbook(4))
             makers["Transformer"] = maker(lambda: Transformer(D, 4))
         yield Case("evaluation, 4 layers, batch 1", bars, makers, ("textbook S4D",))
 
 
 def steps() -> Iterator[Case]:
-    """A step of one layer with one bar of one sample (MAM-04)."""
+    """One step of one layer: one bar of one sample (MAM-04)."""
 
     def ours(make: Callable[[], Any]) -> Callable[[], Work]:
         def make_work() -> Work:
@@ -188,7 +191,7 @@ def steps() -> Iterator[Case]:
 
 
 def take_steps(step: Callable[[Any, Any], Any], x: Tensor, state: Any) -> Work:
-    """A function that takes STEPS steps from ``state``."""
+    """A function that takes STEPS steps with the input ``x``, starting from ``state``."""
 
     def run() -> None:
         current = state
@@ -200,7 +203,7 @@ def take_steps(step: Callable[[Any, Any], Any], x: Tensor, state: Any) -> Work:
 
 
 def all_cases(quick: bool) -> Iterator[Case]:
-    """Every timed case."""
+    """All timed cases; with ``quick`` those of short sequences only."""
     lengths = (64, 256) if quick else (256, 1024, 4096)
     yield from scans(lengths, backward=True)
     yield from scans(lengths, backward=False)
@@ -213,14 +216,21 @@ def all_cases(quick: bool) -> Iterator[Case]:
 
 def memories(quick: bool) -> Iterator[Result]:
     """Peak memory of one forward and backward pass (MAM-03, MAM-08, TRAP-02), each contender in a new process."""
-    block = BLOCK_MEMORY
-    layer = LAYER_MEMORY
-    cases = [(block, 1024, BATCH), (block, 4096, BATCH), (layer, 1024, BATCH), (layer, 4096, BATCH), (layer, 16384, 2)]
-    for group, bars, batch in [(block, 256, 2), (layer, 256, 2)] if quick else cases:
-        names = ["ours, Mamba", "mambapy"] if group == block else ["ours, S4D", "textbook S4D"]
+    cases = [
+        (BLOCK_MEMORY, 1024, BATCH),
+        (BLOCK_MEMORY, 4096, BATCH),
+        (LAYER_MEMORY, 1024, BATCH),
+        (LAYER_MEMORY, 4096, BATCH),
+        (LAYER_MEMORY, 16384, 2),
+    ]
+    if quick:
+        cases = [(BLOCK_MEMORY, 256, 2), (LAYER_MEMORY, 256, 2)]
+    for group, bars, batch in cases:
+        is_block = group == BLOCK_MEMORY
+        names = ["ours, Mamba", "mambapy"] if is_block else ["ours, S4D", "textbook S4D"]
         if not quick:
-            names += ["ours, Mamba2"] if group == block else ["ours, S4", "ours, S5", "LSTM", "s5-pytorch"]
-        if group == layer and not quick and bars <= PEER_BARS:
+            names += ["ours, Mamba2"] if is_block else ["ours, S4", "ours, S5", "LSTM", "s5-pytorch"]
+        if not is_block and not quick and bars <= MAX_PEER_BARS:
             names.append("Transformer")
         result = Result(group, bars, "default", names[0], "MiB")
         for name in names:
@@ -228,14 +238,19 @@ def memories(quick: bool) -> Iterator[Result]:
                 result.values[name] = peak_mib(name, bars, batch)
             except Exception as error:
                 result.failed[name] = short_error(error)
-        if ours := result.values.get(result.ours):
+        ours = result.values.get(result.ours)
+        if ours:
             result.ratios = {name: value / ours for name, value in result.values.items()}
         yield result
 
 
 def results(mode: str, quick: bool) -> Iterator[Result]:
-    """The results of all cases. Memory is measured in mode "default" only, because its processes use that mode."""
-    rounds, budget_s = (2, 1.0) if quick else (7, 10.0)
+    """The results of all cases.
+
+    Memory is measured in mode "default" only, because the measured processes use that mode.
+    """
+    rounds = 2 if quick else 7
+    budget_s = 1.0 if quick else 10.0
     if mode == "default":
         yield from memories(quick)
     for case in all_cases(quick):
@@ -243,13 +258,13 @@ def results(mode: str, quick: bool) -> Iterator[Result]:
 
 
 def main() -> None:
-    """Prints one JSON object for each case."""
+    """Prints one JSON object per case."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mode", choices=("keep", "default"), default="keep")
     parser.add_argument("--quick", action="store_true")
     arguments = parser.parse_args()
     if arguments.mode == "keep" and not tune_allocator():
-        sys.exit("mode keep needs glibc")
+        sys.exit("mode keep needs glibc, the GNU C library")
     for result in results(arguments.mode, arguments.quick):
         print(json.dumps(asdict(result)), flush=True)
 

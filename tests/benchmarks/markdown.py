@@ -1,4 +1,7 @@
-"""The measured figures as one Markdown page; the claims of the source articles are in columns of their own."""
+"""The report as a Markdown page: our measured figures, and the claims of the source articles in separate columns.
+
+A *report* is the contents of models.json, see models_table.py. A *result* is one case of it, see ``cases.Result``.
+"""
 
 from __future__ import annotations
 
@@ -8,24 +11,25 @@ from typing import Any
 
 import numpy as np
 
-from models.scoring.bootstrap import interval
+from models.scoring.bootstrap import percentile_interval
 from tests.benchmarks import sources
 from tests.benchmarks.contest import three_digits
 from tests.benchmarks.sources import AIMS, Aim
 
 Result = dict[str, Any]
 BASELINES = ("LSTM", "Transformer")
+SESSIONS_PER_YEAR = 252
 METHOD = """
-All contenders of a case run in turn within each round, in one process. Figures are medians, ratios medians of the
-per-round ratios. Mode `default` is the C library's allocator unchanged; in mode `keep` the process keeps freed memory
-(`models/training/allocator.py`), which makes the peers much faster: it is the harder comparison. 64 channels and 64
-states, batch 16, unless stated otherwise; Mamba with 16 states. "Source" columns are the claims of articles, for their
-machines and data; nothing in them was measured here.
+In each round, all contenders of a case run once, one after the other, in one process. A figure is the median of the
+rounds, a ratio the median of the rounds' ratios. Mode `default` leaves the C library's allocator unchanged. In mode
+`keep` the process keeps freed memory (`models/training/allocator.py`). This makes the peers much faster, so it is the
+harder comparison. Layers have 64 channels, 64 states and batch 16 unless stated otherwise; Mamba has 16 states.
+"Source" columns contain the claims of articles, for their machines and data; nothing in them was measured here.
 """
 
 
 def page(report: dict[str, Any], charts: Sequence[str]) -> str:
-    """The whole page, with the ``charts`` of these file names."""
+    """The whole page; ``charts`` are the file names of its charts."""
     parts = [head(report), aims(report["results"]), *groups(report["results"]), lengths(report["results"])]
     parts += [memory(report["results"]), models(report["market"]), stocks(report["market"]), ablation(report["market"])]
     parts += ["## Charts\n", *(f"![{name}]({name})\n" for name in charts)] if charts else []
@@ -33,26 +37,26 @@ def page(report: dict[str, Any], charts: Sequence[str]) -> str:
 
 
 def summary_line(result: Result) -> str:
-    """A result in one line for the terminal."""
+    """A result as one line for the terminal."""
     cells = [f"{name} {three_digits(value)}" for name, value in result["values"].items()]
     cells += [f"{name} - ({error})" for name, error in result["failed"].items()]
     return f"{result['group']}, {result['bars']} bars, {result['unit']}: {', '.join(cells)}"
 
 
 def interval_cell(value: float, draws: np.ndarray, form: str) -> str:
-    """A value and the 95% interval of its ``draws``, in the number format ``form``."""
-    low, high = interval(draws)
+    """A value and the 95% interval of its bootstrap ``draws``, in the number format ``form``."""
+    low, high = percentile_interval(draws)
     return f"{value:{form}} ({low:{form}} … {high:{form}})"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
+    """A Markdown table with these column names and rows of cells."""
     lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows), ""])
 
 
 def head(report: dict[str, Any]) -> str:
-    """The title, the machine and the method."""
+    """The title of the page, the machine and the method."""
     machine = report["machine"]
     packages = ", ".join(f"{name} {number}" for name, number in machine["packages"].items())
     lines = [
@@ -66,7 +70,7 @@ def head(report: dict[str, Any]) -> str:
 
 
 def aims(results: Sequence[Result]) -> str:
-    """The table of aims: one row for each, with our figure in each mode."""
+    """The table of aims: one row per aim, with our figure in each mode."""
     if not results:
         return "## Aims\n\nNot measured.\n"
     by_case = {(r["group"], r["bars"], r["mode"]): r for r in results}
@@ -80,7 +84,7 @@ def aims(results: Sequence[Result]) -> str:
 
 
 def describe_aim(aim: Aim) -> str:
-    """The aim in words."""
+    """The aim as text, such as "against LSTM: ≥ 1× (keep)"."""
     goals = [f"≥ {times:g}× ({mode})" for mode, times in aim.times.items()]
     against = f"against {' or '.join(aim.peers)}: " if aim.peers else ""
     if aim.at_most is not None:
@@ -89,7 +93,10 @@ def describe_aim(aim: Aim) -> str:
 
 
 def outcome(aim: Aim, result: Result | None, mode: str) -> str:
-    """The ratio of the best peer that ran to ours, both figures, and whether they reach the aim in this mode."""
+    """The ratio of the fastest peer's figure to ours, both figures, and whether we reach the aim in this mode.
+
+    Empty if the case was not measured in this mode.
+    """
     if result is None:
         return ""
     ours = result["values"].get(result["ours"])
@@ -112,7 +119,7 @@ def outcome(aim: Aim, result: Result | None, mode: str) -> str:
 
 
 def groups(results: Sequence[Result]) -> list[str]:
-    """A table for each group: a row for each contender, a column for each number of bars and mode; then the errors."""
+    """One table per group, then its errors: a row per contender, and a column per number of bars and mode."""
     parts = []
     for group in dict.fromkeys(r["group"] for r in results):
         cases = [r for r in results if r["group"] == group]
@@ -126,7 +133,7 @@ def groups(results: Sequence[Result]) -> list[str]:
 
 
 def cell_with_ratio(result: Result, name: str) -> str:
-    """A contender's figure, and its ratio to ours in brackets."""
+    """A contender's figure, and in brackets its ratio to ours; "-" if there is no figure."""
     if name not in result["values"]:
         return "-"
     ratio = f" ({three_digits(result['ratios'][name])}×)" if name in result["ratios"] and name != result["ours"] else ""
@@ -134,7 +141,7 @@ def cell_with_ratio(result: Result, name: str) -> str:
 
 
 def lengths(results: Sequence[Result]) -> str:
-    """Length scaling (S4-45): inference time by number of bars."""
+    """The table of length scaling (S4-45): inference time by number of bars."""
     by_bars = {r["bars"]: r for r in results if r["group"] == sources.EVALUATION and r["mode"] == "keep"}
     if not by_bars:
         return ""
@@ -148,7 +155,7 @@ def lengths(results: Sequence[Result]) -> str:
 
 
 def memory(results: Sequence[Result]) -> str:
-    """Peak memory by number of bars (S4-46)."""
+    """The table of peak memory by number of bars (S4-46)."""
     by_bars = {r["bars"]: r for r in results if r["group"] == sources.LAYER_MEMORY}
     if not by_bars:
         return ""
@@ -166,6 +173,7 @@ def memory(results: Sequence[Result]) -> str:
 
 
 def cell(result: Result, name: str) -> str:
+    """A contender's figure; "-" if there is none."""
     return three_digits(result["values"][name]) if name in result["values"] else "-"
 
 
@@ -175,7 +183,7 @@ def claim_cell(value: float | str | None) -> str:
 
 
 def models(market: dict[str, Any]) -> str:
-    """The models of one night (S4-44)."""
+    """The table of the models of one night (S4-44), the run for one as-of date."""
     title = "## Models of one night (S4-44)\n\n"
     if "rows" not in market:
         return title + f"Not measured: {market['skipped']}.\n"
@@ -190,28 +198,30 @@ def models(market: dict[str, Any]) -> str:
 
 
 def describe_night(market: dict[str, Any]) -> str:
-    """The night in words, with the standard error of its Sharpe ratios."""
+    """A description of the night, with the standard error of its Sharpe ratios."""
     rows = list(market["rows"].values())
     network_row = next((row for row in rows if "assets" in row), {})
     sessions = rows[0]["sessions"]
-    standard_error = math.sqrt(252 / rows[0]["sessions"])
+    standard_error = math.sqrt(SESSIONS_PER_YEAR / sessions)
     changed = ", ".join(f"{name}={value}" for name, value in market["settings"].items())
     window = f"{rows[0]['first_session']} to {rows[0]['last_session']}"
     return (
         f"{market['market']}, {network_row.get('assets', '-')} assets, {sessions} sessions out of sample ({window}), "
-        f"net of costs, one seed. Settings that differ from those of a night: {changed}.\n"
-        f"A Sharpe ratio of that many sessions has a standard error of about {standard_error:.2f}: smaller differences "
-        "mean nothing.\nTraining and inference use one thread, fits run side by side; one bar is all assets at once, a "
-        f"fold is {network_row.get('fold_bars', '-')} bars of them.\nThe source articles' figures are for hourly "
-        "BTC/USDT, 2023 and 2024.\n\n"
+        f"net of costs, one seed. Changes to a night's settings: {changed}.\n"
+        f"Over so many sessions, a Sharpe ratio has a standard error of about {standard_error:.2f}: smaller "
+        "differences have no meaning.\nTraining and inference use one thread, and fits run in parallel. One bar "
+        f"contains all assets, and a fold has {network_row.get('fold_bars', '-')} bars.\nThe source "
+        "articles' figures are for hourly BTC/USDT, 2023 and 2024.\n\n"
     )
 
 
 def return_cells(row: dict[str, Any]) -> list[str]:
+    """Sharpe ratio, Sortino ratio and maximum drawdown in %."""
     return [number(row["sharpe"], ".2f"), number(row["sortino"], ".2f"), number(row["max_drawdown"], ".1f", 100)]
 
 
 def time_cells(row: dict[str, Any]) -> list[str]:
+    """Seconds of a fit, milliseconds of one bar, and milliseconds of a fold's forecasts."""
     return [
         number(row.get("train_s"), ".1f"),
         number(row.get("bar_ms"), ".2f"),
@@ -220,15 +230,17 @@ def time_cells(row: dict[str, Any]) -> list[str]:
 
 
 def number(value: float | None, spec: str, scale: float = 1) -> str:
+    """``scale`` times the value in the number format ``spec``; "-" for None."""
     return "-" if value is None else format(scale * value, spec)
 
 
 def source_cells(claimed: Sequence[float] | None, count: int) -> list[str]:
+    """The claims of the source articles; ``count`` times "-" if there are none."""
     return ["-"] * count if claimed is None else [f"{value:g}" for value in claimed]
 
 
 def stocks(market: dict[str, Any]) -> str:
-    """The models that the source article measured on stocks (MAM-29)."""
+    """The table of the models that the source article measured on stocks (MAM-29)."""
     measured = [market.get("rows", {}).get(name) for name in sources.STOCKS]
     if not any(measured):
         return ""
@@ -249,7 +261,7 @@ def stocks(market: dict[str, Any]) -> str:
 
 
 def ablation(market: dict[str, Any]) -> str:
-    """The ablation of S4 (S4-47)."""
+    """The table of the ablation of S4 (S4-47)."""
     if "rows" not in market:
         return ""
     rows = []
@@ -267,10 +279,11 @@ def ablation(market: dict[str, Any]) -> str:
         "source: Sharpe",
     ]
     return (
-        "## Ablation (S4-47)\n\nOf the same night. The validation loss (lower is better) separates variants better.\n\n"
-        + table(header, rows)
+        "## Ablation (S4-47)\n\nFrom the same night. The validation loss (lower is better) separates the variants "
+        "better.\n\n" + table(header, rows)
     )
 
 
 def failures(market: dict[str, Any]) -> str:
+    """One line per model or variant that failed, with its error."""
     return "".join(f"\n`-` {name}: {error}\n" for name, error in market["failed"].items())

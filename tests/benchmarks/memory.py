@@ -1,7 +1,7 @@
-"""Peak memory of a forward and backward pass, each in a new process: ``python -m tests.benchmarks.memory NAME L B``.
+"""Peak memory of a forward and backward pass, measured in a new process.
 
-The figure is the peak during the pass less the memory before it. A short pass runs first, so that no kernel is compiled
-or loaded in the measured one. Linux only.
+``python -m tests.benchmarks.memory NAME BARS BATCH`` prints the MiB of a contender: the peak during the pass less the
+memory before it. A short pass runs first, so that no kernel is compiled or loaded in the measured pass. Linux only.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from models.layers.s5 import S5
 from tests.benchmarks import peers
 from tests.benchmarks.peers import Mixed, TextbookS4D, Transformer
 
-D = 64
-N = 64
-SCAN_N = 16
+D = 64  # channels
+N = 64  # states of a channel
+SCAN_N = 16  # states of a channel of Mamba
 CONTENDERS: dict[str, Callable[[], nn.Module]] = {
     "ours, S4D": lambda: Mixed(S4D(D, N), D),
     "ours, S4": lambda: Mixed(S4(D, N), D),
@@ -40,32 +40,34 @@ CONTENDERS: dict[str, Callable[[], nn.Module]] = {
 
 
 class PeakError(RuntimeError):
-    """The measured process ended early."""
+    """The measured process failed; the message is the last line of its standard error."""
 
 
 def peak_mib(name: str, bars: int, batch: int) -> float:
-    """Peak memory of one pass of the contender, in MiB. Raises PeakError."""
+    """Peak memory in MiB of one pass of a contender of CONTENDERS. Raises PeakError if its process fails."""
     command = [sys.executable, "-m", "tests.benchmarks.memory", name, str(bars), str(batch)]
     process = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     if process.returncode:
-        raise PeakError((process.stderr.strip().splitlines() or [f"exit code {process.returncode}"])[-1])
+        lines = process.stderr.strip().splitlines()
+        raise PeakError(lines[-1] if lines else f"exit code {process.returncode}")
     return float(process.stdout)
 
 
 def memory_kib(field: str) -> int:
-    """A memory field of this process's status, in KiB: VmRSS is the present value, VmHWM the peak."""
+    """A memory field of /proc/self/status, in KiB: VmRSS is the memory in use, VmHWM the peak since the last reset."""
     fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(fields[field].split()[0])
 
 
 def run_pass(module: nn.Module, x: torch.Tensor) -> None:
+    """Runs a forward and a backward pass."""
     y = module(x)
-    y = y[0] if isinstance(y, tuple) else y
+    y = y[0] if isinstance(y, tuple) else y  # a layer may also return its state
     y.backward(torch.ones(()).expand_as(y))
 
 
 def main(name: str, bars: int, batch: int) -> None:
-    """Prints the peak."""
+    """Prints the peak memory in MiB."""
     torch.set_num_threads(2)
     torch.manual_seed(0)
     module = CONTENDERS[name]()

@@ -1,9 +1,10 @@
-"""The report on layers against their peers and models against the source articles' tables: ``make bench-models``.
+"""The report that compares our layers with their peers, and our models with the tables of the source articles.
 
-``python -m tests.benchmarks.models_table`` measures in new processes, one for each allocator mode and one for the
-night, and writes ``models.md``, its charts and ``models.json`` into ``bench/``. ``--quick`` uses short sequences and
-the simulated market; ``--skip-market`` and ``--skip-layers`` leave a half out; ``--again`` writes the page and charts
-from the contents of ``models.json``.
+``make bench-models`` or ``python -m tests.benchmarks.models_table``. It measures in new processes: one per mode of the
+allocator (see layers_table.py), and one for a night, the run for one as-of date. It writes ``models.md``, its charts
+and ``models.json`` to ``bench/``. ``--quick`` uses short sequences and the simulated market. ``--skip-market`` and
+``--skip-layers`` leave out one half. ``--again`` measures nothing, and writes the page and the charts from
+``models.json``.
 """
 
 from __future__ import annotations
@@ -32,11 +33,12 @@ MARKET_S = 900  # time limit of the night
 
 
 def log(text: str) -> None:
+    """Prints a line of progress to standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
 def layers(mode: str, quick: bool) -> Iterator[dict[str, Any]]:
-    """The results of one allocator mode, until its process ends, fails or exceeds its time limit."""
+    """Yields the results of one allocator mode, until its process ends, fails or exceeds LAYERS_S."""
     command = [sys.executable, "-m", "tests.benchmarks.layers_table", "--mode", mode, *["--quick"] * quick]
     process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -47,17 +49,18 @@ def layers(mode: str, quick: bool) -> Iterator[dict[str, Any]]:
         log(f"{mode}: {markdown.summary_line(result)}")
         yield result
     alarm.cancel()
-    if code := process.wait():
-        log(f"{mode}: ended with exit code {code}, or killed after {LAYERS_S} s; what is missing is not measured")
+    exit_code = process.wait()
+    if exit_code:
+        log(f"{mode}: exit code {exit_code}, or killed after {LAYERS_S} s; the remaining cases are not measured")
 
 
 def market(quick: bool) -> dict[str, Any]:
-    """The night's figures, or the reason why there are none."""
+    """The figures of market_table.py, or ``skipped``: the reason why there are none."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "market.json"
         command = [sys.executable, "-m", "tests.benchmarks.market_table", "--out", str(out), *["--quick"] * quick]
         try:
-            # its output on stdout refers to its own folder, which is deleted afterwards
+            # the night's output names its folder, which is deleted afterwards
             subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, timeout=MARKET_S, check=False)
         except subprocess.TimeoutExpired:
             return {"skipped": f"the night took longer than {MARKET_S} s"}
@@ -65,7 +68,7 @@ def market(quick: bool) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """The machine, its load and the versions of the packages."""
+    """A description of the machine: processor, load, time, and the versions of Python and PACKAGES."""
 
     def package_version(package: str) -> str:
         try:
@@ -89,7 +92,7 @@ def machine() -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measures, and writes the report."""
+    """Measures all cases and writes the report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="short sequences and the simulated market")
     parser.add_argument("--skip-market", action="store_true", help="leave the night out")

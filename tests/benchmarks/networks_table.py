@@ -1,4 +1,8 @@
-"""How much time a network on demand (SSF-13) and pooled bars (SSF-12) save where bars arrive one at a time."""
+"""How much time a network on demand (SSF-13) and pooled bars (SSF-12) save when bars arrive one at a time.
+
+A network on demand has a cheap forecast for every bar, and an encoder that is switched on only at some bars.
+Glossary: t bars, n assets, f features.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,7 @@ SIZES = {"d_model": 64, "d_state": 64, "n_layers": 4}
 
 
 def networks(bars: int = 500) -> Iterator[Case]:
-    """Steps of a network of 4 layers of 64 channels through bars of 8 assets, one bar at a time."""
+    """Cases of a network with 4 layers of 64 channels that steps through bars of 8 assets, one bar at a time."""
     equal_assets = batch_of(torch.randn(bars, 1, FEATURES).expand(bars, ASSETS, FEATURES))
     different_assets = batch_of(torch.randn(bars, ASSETS, FEATURES))
     share = f"on for {ON_SHARE:.0%} of the bars"
@@ -38,30 +42,30 @@ def networks(bars: int = 500) -> Iterator[Case]:
 
 
 def batch_of(x: Tensor) -> Batch:
-    """The features x (t, n, f) as a batch of one chunk."""
+    """A batch of one chunk with the features ``x`` (t, n, f), without a missing bar."""
     return Batch(x[None], torch.ones(1, *x.shape[:2], dtype=torch.bool), torch.ones(1, len(x)))
 
 
 def network(name: str, **options: object) -> torch.nn.Module:
-    """A network of the zoo in evaluation mode."""
+    """The network ``name`` of the zoo, in evaluation mode."""
     return zoo.build(Spec(name, **SIZES, dropout=0.0, options=options), FEATURES, HORIZONS).eval()
 
 
 def on_demand(batch: Batch, share: float) -> Work:
-    """Steps through the bars with the encoder switched on at this ``share`` of them."""
+    """A function that steps a network on demand through the bars, with its encoder on at a ``share`` of them."""
     model = network("on_demand")
     assert isinstance(model, OnDemand)
     with torch.no_grad():
         forecast = model.cheap(model.gate(batch), batch.mask)
         p_hold = torch.softmax(forecast.logits, dim=-1)[..., HOLD].flatten()
         model.hold = 2.0 if share == 1 else float(p_hold.quantile(share)) if share else 0.0
-        on_share = float(model.switched_on(forecast).float().mean())
+        on_share = float(model.is_switched_on(forecast).float().mean())
     assert abs(on_share - share) < 0.02, f"on for {on_share:.0%} of the bars"
     return step_through(model, batch)
 
 
 def step_through(model: torch.nn.Module, batch: Batch) -> Work:
-    """Steps through every bar, from the initial state."""
+    """A function that steps the model through every bar, starting from the initial state."""
     bars = [batch.bars(t, t + 1) for t in range(batch.x.shape[1])]
 
     def run() -> None:

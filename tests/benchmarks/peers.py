@@ -1,4 +1,7 @@
-"""The peers of our layers: other packages and the textbook forms, with our weights where they fit."""
+"""The peers of our layers: layers of other packages and textbook forms, with our weights where these fit.
+
+Glossary: b batch, l bars, d channels, n states of a channel, m = n / 2 complex states of S4D.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from models.layers.s4d import S4D
 
 
 class Mixed(nn.Module):
-    """A layer, then GELU and a gated 1 x 1 product, as in the S4D paper's code. (b, l, d) → (b, l, d)."""
+    """A layer, then GELU, a linear layer over the channels and GLU, as in S4D's code. (b, l, d) → (b, l, d)."""
 
     def __init__(self, layer: nn.Module, d_model: int) -> None:
         super().__init__()
@@ -22,11 +25,13 @@ class Mixed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.layer(x)
-        return glu(self.mix(gelu(y[0] if isinstance(y, tuple) else y)))
+        y = y[0] if isinstance(y, tuple) else y  # a layer may also return its state
+        return glu(self.mix(gelu(y)))
 
 
 class TextbookS4D(nn.Module):
-    """S4D as its paper writes it: the kernel by a Vandermonde product, applied by a Fourier transform."""
+    """S4D as in its paper: the kernel is a Vandermonde product, and a Fourier transform applies it. It shares the
+    parameters of ``layer``. (b, l, d) → (b, l, d)."""
 
     def __init__(self, layer: S4D) -> None:
         super().__init__()
@@ -42,7 +47,7 @@ class TextbookS4D(nn.Module):
 
 
 class Transformer(nn.Module):
-    """torch's encoder with 4 heads; every bar attends to all bars. (b, l, d) → (b, l, d)."""
+    """torch's Transformer encoder with 4 heads; every bar attends to all bars. (b, l, d) → (b, l, d)."""
 
     def __init__(self, d_model: int, n_layers: int) -> None:
         super().__init__()
@@ -54,7 +59,10 @@ class Transformer(nn.Module):
 
 
 def mambapy_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
-    """The selective scan by mambapy's parallel scan; u, delta (b, l, d), A (d, n), B, C (b, l, n) → (b, l, d)."""
+    """The selective scan, computed by mambapy's parallel scan.
+
+    ``u``, ``delta`` (b, l, d); ``A`` (d, n); ``B``, ``C`` (b, l, n); ``D`` (d,) → (b, l, d).
+    """
     from mambapy.pscan import pscan
 
     states = pscan(torch.exp(delta[..., None] * A), delta[..., None] * B[:, :, None] * u[..., None])
@@ -62,7 +70,7 @@ def mambapy_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: T
 
 
 def mambapy_block(ours: Mamba) -> Any:
-    """mambapy's Mamba block with the weights of ours."""
+    """mambapy's Mamba block with the weights of our block."""
     from mambapy.mamba import MambaBlock, MambaConfig
 
     theirs = MambaBlock(MambaConfig(d_model=ours.d_model, n_layers=1, d_state=ours.d_state, dt_rank=ours.dt_rank))
@@ -74,7 +82,7 @@ def mambapy_block(ours: Mamba) -> Any:
 
 
 def s5_layer(d_model: int, d_state: int) -> nn.Module:
-    """s5-pytorch's layer."""
+    """The layer of the package s5-pytorch. (b, l, d) → (b, l, d)."""
     from s5 import S5
 
     return S5(d_model, d_state)

@@ -1,4 +1,4 @@
-"""The figures that the source articles claim (S4-44 to 47, MAM-29, TRAP-11), to compare with ours; and our aims."""
+"""The figures that the source articles claim (S4-44 to 47, MAM-29, TRAP-11), and our aims."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MODELS: dict[str, tuple[float, float, float, float, float]] = {
     "s4": (1.52, 2.21, -18.3, 20, 18),
     "mamba": (1.55, 2.28, -17.8, 25, 20),
 }
-# Sharpe without one part (S4-47)
+# description and Sharpe ratio of S4 and of its variants (S4-47)
 ABLATION = {
     "s4_full": ("S4, 64 states", 1.52),
     "s4_no_hippo": ("random initial values for HiPPO", 1.31),
@@ -46,10 +46,10 @@ STOCKS: dict[str, tuple[float, float, float, float]] = {
 
 @dataclass(frozen=True)
 class Aim:
-    """An aim for one group of cases and number of bars.
+    """An aim for the case of one group and number of bars.
 
-    ``times``: the least ratio, by allocator mode, of the best peer's figure to ours. ``at_most``: our figure in ms or
-    MiB. ``note`` is printed with the aim.
+    ``times``: by allocator mode, the smallest ratio of the best peer's figure to ours. ``at_most``: the greatest figure
+    of ours, in ms or MiB. ``note`` is printed with the aim.
     """
 
     group: str
@@ -60,6 +60,7 @@ class Aim:
     note: str = ""
 
 
+# the groups of cases
 SCAN = "selective scan, forward and backward"
 SCAN_FORWARD = "selective scan, forward"
 BLOCK = "Mamba block, forward and backward"
@@ -68,7 +69,7 @@ EVALUATION = "evaluation, 4 layers, batch 1"
 STEP = "one step, one layer, one sample"
 BLOCK_MEMORY = "memory of a Mamba block"
 LAYER_MEMORY = "memory of a layer"
-SSM = ("s5-pytorch", "textbook S4D")
+SSM_PEERS = ("s5-pytorch", "textbook S4D")
 _SCAN_AIM = {"keep": 15.0, "default": 40.0}
 _NO_COMPILER = "≥ 6× without a compiler (default allocator ≥ 15×)"
 AIMS = (
@@ -78,11 +79,14 @@ AIMS = (
     Aim(BLOCK, 4096, ("mambapy",), {"keep": 15.0}),
     *(Aim(BLOCK_MEMORY, bars, ("mambapy",), {"default": 8.0}) for bars in (1024, 4096)),
     Aim(LAYER, 256, ("LSTM",), note="none set; reported only"),
-    Aim(LAYER, 256, SSM, note="none set; reported only"),
+    Aim(LAYER, 256, SSM_PEERS, note="none set; reported only"),
     Aim(LAYER, 1024, ("LSTM",), {"keep": 1.0}),
     Aim(LAYER, 4096, ("LSTM",), {"keep": 1.5}),
-    *(Aim(LAYER, bars, SSM, {"keep": 3.0}) for bars in (1024, 4096)),
-    *(Aim(EVALUATION, bars, SSM, {"keep": 2.0}, ms) for bars, ms in ((256, 8), (1024, 12), (4096, 18), (16384, None))),
+    *(Aim(LAYER, bars, SSM_PEERS, {"keep": 3.0}) for bars in (1024, 4096)),
+    *(
+        Aim(EVALUATION, bars, SSM_PEERS, {"keep": 2.0}, ms)
+        for bars, ms in ((256, 8), (1024, 12), (4096, 18), (16384, None))
+    ),
     Aim(STEP, 1, ("LSTMCell", "s5-pytorch", "mambapy"), at_most=0.010),
-    Aim(LAYER_MEMORY, 16384, SSM, at_most=150.0),
+    Aim(LAYER_MEMORY, 16384, SSM_PEERS, at_most=150.0),
 )

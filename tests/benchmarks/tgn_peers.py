@@ -1,4 +1,7 @@
-"""The temporal graph networks that are timed against each other: ours, and torch_geometric's example."""
+"""The temporal graph networks of bench_tgn.py: ours, and the one of torch_geometric's example.
+
+Both have the methods ``insert_up_to``, ``learn`` and ``stream``, which receive positions in the same random events.
+"""
 
 from __future__ import annotations
 
@@ -10,38 +13,39 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from models.nets.event_batch import EventBatch
 from models.nets.link import LinkPredictor
-from models.nets.temporal_graph import Parts, Sizes, detached
+from models.nets.temporal_graph import Parts, Sizes, detach_state
 from models.training.links import link_loss
 
-NODES = 1000
-EVENTS = 100_000
-FEATURES = 8
-MEMORY = 100
+N_NODES = 1000
+N_EVENTS = 100_000
+N_FEATURES = 8
+MEMORY = 100  # width of memory, embedding and time encoding
 NEIGHBOURS = 10
+BATCH = 200
 
 
-def random_events(count: int = EVENTS) -> EventBatch:
-    """Random events between the first half of the nodes and the second, one a second."""
-    draw = torch.Generator().manual_seed(0)
-    src = torch.randint(0, NODES // 2, (count,), generator=draw)
-    dst = torch.randint(NODES // 2, NODES, (count,), generator=draw)
-    return EventBatch(src, dst, torch.arange(count).double(), torch.randn(count, FEATURES, generator=draw))
+def random_events(count: int = N_EVENTS) -> EventBatch:
+    """``count`` random events from the first half of the nodes to the second half, one per second."""
+    rng = torch.Generator().manual_seed(0)
+    src = torch.randint(0, N_NODES // 2, (count,), generator=rng)
+    dst = torch.randint(N_NODES // 2, N_NODES, (count,), generator=rng)
+    return EventBatch(src, dst, torch.arange(count).double(), torch.randn(count, N_FEATURES, generator=rng))
 
 
 class Ours:
-    """Our network; ``learn`` and ``stream`` receive the events [start, stop)."""
+    """Our network, with its state and optimiser. ``learn`` and ``stream`` receive a batch of events [start, stop)."""
 
     def __init__(self, events: EventBatch) -> None:
         torch.manual_seed(0)
         self.events = events
-        sizes = Sizes(MEMORY, FEATURES, MEMORY, longest=1e5)
-        parts = Parts(neighbours=NEIGHBOURS, fades=False)  # as torch_geometric's
+        sizes = Sizes(MEMORY, N_FEATURES, MEMORY, longest=1e5)
+        parts = Parts(neighbours=NEIGHBOURS, fades=False)  # as in torch_geometric, whose memory does not decay
         self.net = LinkPredictor(parts, sizes, pairs=False)
-        self.state = self.net.graph.initial_state(NODES)
+        self.state = self.net.graph.initial_state(N_NODES)
         self.optimiser = torch.optim.Adam(self.net.parameters(), lr=1e-4, fused=True)
         self.last_batch = events.part(0, 0)
 
-    def insert_up_to(self, stop: int, size: int = 200) -> None:
+    def insert_up_to(self, stop: int, size: int = BATCH) -> None:
         """Inserts the events up to ``stop`` without predicting them."""
         with torch.no_grad():
             for start in range(0, stop, size):
@@ -49,8 +53,10 @@ class Ours:
                 self.state = self.net.graph.insert(self.state, batch, in_place=True)
 
     def learn(self, start: int, stop: int, negatives: Tensor) -> None:
-        """One training step on a batch, after the previous batch was inserted. ``negatives`` are destinations of pairs
-        without an event."""
+        """Inserts the previous batch, then takes one training step on this batch.
+
+        ``negatives`` (stop − start,) are the destinations of the negative pairs, whose sources are those of the events.
+        """
         self._set_training(True)
         batch = self.events.part(start, stop)
         self.state = self.net.graph.insert(self.state, self.last_batch, in_place=True)
@@ -59,7 +65,7 @@ class Ours:
         self.optimiser.zero_grad()
         loss.backward()
         self.optimiser.step()
-        self.state = detached(self.state)
+        self.state = detach_state(self.state)
         self.last_batch = batch
 
     def stream(self, start: int, stop: int) -> Tensor:
@@ -77,7 +83,7 @@ class Ours:
 
 
 class Geometric:
-    """torch_geometric's TGNMemory, its neighbour loader and attention, as its examples/tgn.py puts them together."""
+    """torch_geometric's TGNMemory, neighbour loader and attention, combined as in its examples/tgn.py."""
 
     def __init__(self, events: EventBatch) -> None:
         from torch_geometric.nn.models.tgn import IdentityMessage, LastAggregator, LastNeighborLoader, TGNMemory
@@ -85,16 +91,16 @@ class Geometric:
         torch.manual_seed(0)
         self.events = events
         self.t = events.t.long()
-        message = IdentityMessage(FEATURES, MEMORY, MEMORY)
-        self.memory: Any = TGNMemory(NODES, FEATURES, MEMORY, MEMORY, message, LastAggregator())
+        message = IdentityMessage(N_FEATURES, MEMORY, MEMORY)
+        self.memory: Any = TGNMemory(N_NODES, N_FEATURES, MEMORY, MEMORY, message, LastAggregator())
         self.gnn = GeometricAttention(self.memory.time_enc)
         self.decode = nn.Sequential(nn.Linear(2 * MEMORY, MEMORY), nn.ReLU(), nn.Linear(MEMORY, 1))
-        self.loader: Any = LastNeighborLoader(NODES, size=NEIGHBOURS)
-        self.position = torch.empty(NODES, dtype=torch.int64)
+        self.loader: Any = LastNeighborLoader(N_NODES, size=NEIGHBOURS)
+        self.position = torch.empty(N_NODES, dtype=torch.int64)
         modules = (self.memory, self.gnn, self.decode)
         self.optimiser = torch.optim.Adam({p for m in modules for p in m.parameters()}, lr=1e-4, fused=True)
 
-    def insert_up_to(self, stop: int, size: int = 200) -> None:
+    def insert_up_to(self, stop: int, size: int = BATCH) -> None:
         """Inserts the events up to ``stop`` without predicting them."""
         self.memory.eval()
         with torch.no_grad():
@@ -102,12 +108,13 @@ class Geometric:
                 self._insert(start, min(start + size, stop))
 
     def learn(self, start: int, stop: int, negatives: Tensor) -> None:
-        """One training step on a batch, which is then inserted."""
+        """Takes one training step on a batch and inserts it. ``negatives`` as in ``Ours.learn``."""
         self.memory.train()
         src = self.events.src[start:stop]
         dst = self.events.dst[start:stop]
         z = self._embed(torch.cat([src, dst, negatives]))
-        positive, negative = (self._logits(z, src, other) for other in (dst, negatives))
+        positive = self._logits(z, src, dst)
+        negative = self._logits(z, src, negatives)
         loss = binary_cross_entropy_with_logits(positive, torch.ones_like(positive))
         loss = loss + binary_cross_entropy_with_logits(negative, torch.zeros_like(negative))
         self.optimiser.zero_grad()
@@ -132,6 +139,7 @@ class Geometric:
         self.loader.insert(part.src, part.dst)
 
     def _embed(self, nodes: Tensor) -> Tensor:
+        """Embeddings of the nodes and their neighbours; ``position`` then maps a node to its row."""
         ids, edges, event = self.loader(nodes.unique())
         self.position[ids] = torch.arange(len(ids))
         z, updated = self.memory(ids)
@@ -142,14 +150,14 @@ class Geometric:
 
 
 class GeometricAttention(nn.Module):
-    """The example's graph attention embedding."""
+    """The GraphAttentionEmbedding of torch_geometric's examples/tgn.py."""
 
     def __init__(self, encoding: nn.Module) -> None:
         from torch_geometric.nn import TransformerConv
 
         super().__init__()
         self.encoding = encoding
-        self.attention: Any = TransformerConv(MEMORY, MEMORY // 2, heads=2, dropout=0.1, edge_dim=FEATURES + MEMORY)
+        self.attention: Any = TransformerConv(MEMORY, MEMORY // 2, heads=2, dropout=0.1, edge_dim=N_FEATURES + MEMORY)
 
     def forward(self, z: Tensor, updated: Tensor, edges: Tensor, t: Tensor, features: Tensor) -> Tensor:
         elapsed = (updated[edges[0]] - t).to(z.dtype)

@@ -1,4 +1,7 @@
-"""`nightgraph serve` as users run it: server, workers and deployments, driven through the REST API like the UI."""
+"""`nightgraph serve` as users run it: server, workers and deployments, driven through the REST API like the UI.
+
+A night is the run for one as-of date.
+"""
 
 from __future__ import annotations
 
@@ -18,26 +21,32 @@ import psutil
 import pytest
 
 from flows.server import free_port
+from tests.end_to_end.command_line import RunCommand, StartProcess
 
 pytestmark = pytest.mark.slow
-READY_S = 180.0
-NIGHT_S = 900.0
-GONE_S = 30.0
-BUSY_S = 60.0
-RUN = {"source": "simulated", "as_of": "2024-06-28", "universes": ["demo_stocks"], "models": ["s4d", "buy_and_hold"]}
-ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+RUN_STARTS_WITHIN_S = 180.0
+NIGHT_ENDS_WITHIN_S = 900.0
+PROCESSES_END_WITHIN_S = 30.0
+API_RESPONDS_WITHIN_S = 60.0
+NIGHT_PARAMETERS = {
+    "source": "simulated",
+    "as_of": "2024-06-28",
+    "universes": ["demo_stocks"],
+    "models": ["s4d", "buy_and_hold"],
+}
+FINAL_STATES = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 
 @dataclass
-class Desk:
-    """A running `nightgraph serve`."""
+class Server:
+    """A running `nightgraph serve`: its process, the address of its REST API and its warehouse file."""
 
     process: subprocess.Popen[str]
     api: str
     warehouse: Path
 
     def call(self, path: str, body: object = None, method: str | None = None) -> Any:
-        """The API's response, parsed."""
+        """The API's response, parsed from JSON; ``path`` starts with a slash. GET without a body, POST with a body."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(
             f"{self.api}{path}",
@@ -45,7 +54,7 @@ class Desk:
             {"Content-Type": "application/json"},
             method=method or ("POST" if data else "GET"),
         )
-        deadline = time.monotonic() + BUSY_S
+        deadline = time.monotonic() + API_RESPONDS_WITHIN_S
         while True:
             try:
                 with urllib.request.urlopen(request, timeout=30) as response:
@@ -56,65 +65,68 @@ class Desk:
                 time.sleep(1.0)
 
     def deployment(self, name: str) -> dict[str, Any]:
-        """A deployment by flow and name."""
+        """A deployment by flow and name, such as nightly/nightly."""
         return self.call(f"/deployments/name/{name}")
 
     def run_nightly(self, night: dict[str, Any]) -> dict[str, Any]:
         """The new run of the deployment `nightly`, created like the UI's "Run" button does."""
-        target = self.deployment("nightly/nightly")["id"]
-        return self.call(f"/deployments/{target}/create_flow_run", {"parameters": {"night": night}})
+        deployment_id = self.deployment("nightly/nightly")["id"]
+        return self.call(f"/deployments/{deployment_id}/create_flow_run", {"parameters": {"night": night}})
 
-    def wait(self, run_id: str, until: set[str], within_s: float) -> dict[str, Any]:
-        """The run's state once its type is one of ``until``."""
+    def wait_for_state(self, run_id: str, states: set[str], within_s: float) -> dict[str, Any]:
+        """The run's state as soon as its type is one of ``states``; fails after ``within_s`` seconds."""
         deadline = time.monotonic() + within_s
-        while (state := self.call(f"/flow_runs/{run_id}")["state"])["type"] not in until:
+        while (state := self.call(f"/flow_runs/{run_id}")["state"])["type"] not in states:
             assert time.monotonic() < deadline, f"still {state} after {within_s} s"
             time.sleep(0.5)
         return state
 
     def logs(self, run_id: str) -> str:
-        """The log lines of a run."""
+        """The log messages of a run, one per line."""
         lines = self.call("/logs/filter", {"logs": {"flow_run_id": {"any_": [run_id]}}, "sort": "TIMESTAMP_ASC"})
         return "\n".join(line["message"] for line in lines)
 
 
 @pytest.fixture(scope="module")
 def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("desk") / "warehouse.duckdb"
+    return tmp_path_factory.mktemp("server") / "warehouse.duckdb"
 
 
-def serve(start, warehouse: Path, **environment: str) -> Desk:
-    """A `nightgraph serve` started on a free port, ready to take requests."""
+def serve(start: StartProcess, warehouse: Path, **environment: str) -> Server:
+    """Starts `nightgraph serve` on a free port and returns it when it accepts requests."""
     port = free_port()
     process = start("serve", "--port", str(port), "--warehouse", str(warehouse), **environment)
     lines = []
     for line in process.stdout:
         lines.append(line)
         if line.startswith("Schedules:"):
-            return Desk(process, f"http://127.0.0.1:{port}/api", warehouse)
+            return Server(process, f"http://127.0.0.1:{port}/api", warehouse)
     pytest.fail("".join(lines))
 
 
 @pytest.fixture(scope="module")
-def desk(start, warehouse: Path) -> Iterator[Desk]:
-    server = serve(start, warehouse)
-    yield server
-    server.process.send_signal(signal.SIGINT)
-    output, _ = server.process.communicate(timeout=60)
-    assert server.process.returncode == 0, output
+def server(start: StartProcess, warehouse: Path) -> Iterator[Server]:
+    """A server that all tests of this module share."""
+    running = serve(start, warehouse)
+    yield running
+    running.process.send_signal(signal.SIGINT)
+    output, _ = running.process.communicate(timeout=60)
+    assert running.process.returncode == 0, output
     assert "Traceback" not in output
 
 
-def test_every_flow_is_a_deployment_on_its_pool(desk):
-    deployments = {f"{d['entrypoint']} {d['name']}": d["work_pool_name"] for d in desk.call("/deployments/filter", {})}
+def test_every_flow_is_a_deployment_on_its_pool(server: Server) -> None:
+    deployments = {
+        f"{d['entrypoint']} {d['name']}": d["work_pool_name"] for d in server.call("/deployments/filter", {})
+    }
     flows = ("ingest", "validate", "graphs", "train", "backtest", "audit", "publish", "events", "stream")
     expected = {f"flows.{flow}:{flow} {flow}": "gpu" if flow == "train" else "default" for flow in flows}
     nights = ("nightly", "stocks_after_close", "crypto_after_midnight")
     assert deployments == expected | {f"flows.nightly:nightly {name}": "default" for name in nights}
 
 
-def test_the_form_of_nightly_has_descriptions_and_bounds(desk):
-    schema = desk.deployment("nightly/nightly")["parameter_openapi_schema"]
+def test_the_form_of_nightly_has_descriptions_and_bounds(server: Server) -> None:
+    schema = server.deployment("nightly/nightly")["parameter_openapi_schema"]
     fields = schema["definitions"]["NightParameters"]["properties"]
     assert all(field.get("description") for field in fields.values())
     assert fields["source"]["enum"] == ["simulated", "recorded", "live"]
@@ -130,85 +142,89 @@ def test_the_form_of_nightly_has_descriptions_and_bounds(desk):
         ({"universes": "demo_stocks"}, "is not of type 'array'"),
     ],
 )
-def test_parameters_out_of_bounds_are_refused_by_the_api(desk, night, message):
+def test_parameters_out_of_bounds_are_refused_by_the_api(server: Server, night: dict[str, Any], message: str) -> None:
     with pytest.raises(urllib.error.HTTPError) as error:
-        desk.run_nightly(night)
+        server.run_nightly(night)
     assert error.value.code == 409
     assert message in json.loads(error.value.read())["detail"]
 
 
-def test_schedules_are_off_until_switched_on_and_have_the_parameters_of_their_night(desk):
+def test_schedules_are_off_until_switched_on_and_have_the_parameters_of_their_night(server: Server) -> None:
     expected = {
         "stocks_after_close": ("30 17 * * 1-5", "America/New_York", "us_stocks"),
         "crypto_after_midnight": ("10 0 * * *", "UTC", "crypto"),
     }
     for name, (cron, timezone, universe) in expected.items():
-        before = desk.deployment(f"nightly/{name}")
+        before = server.deployment(f"nightly/{name}")
         (schedule,) = before["schedules"]
         assert not schedule["active"]
         assert (schedule["schedule"]["cron"], schedule["schedule"]["timezone"]) == (cron, timezone)
         switch = f"/deployments/{before['id']}/schedules/{schedule['id']}"
-        desk.call(switch, {"active": True}, "PATCH")  # the request of the UI's switch
-        assert desk.deployment(f"nightly/{name}")["schedules"][0]["active"]
-        assert desk.deployment(f"nightly/{name}")["parameters"] == {
+        server.call(switch, {"active": True}, "PATCH")  # the request of the UI's switch
+        assert server.deployment(f"nightly/{name}")["schedules"][0]["active"]
+        assert server.deployment(f"nightly/{name}")["parameters"] == {
             "night": {"source": "live", "universes": [universe]}
         }
-        desk.call(switch, {"active": False}, "PATCH")
+        server.call(switch, {"active": False}, "PATCH")
 
 
-def test_a_night_triggered_like_in_the_ui_ends_in_signals_that_can_be_queried(desk):
-    run = desk.run_nightly(RUN)
-    state = desk.wait(run["id"], ENDED, NIGHT_S)
-    assert state["type"] == "COMPLETED", f"{state['message']}\n{desk.logs(run['id'])}"
-    copy = desk.warehouse.with_name("warehouse.published.duckdb")
+def test_a_night_triggered_like_in_the_ui_ends_in_signals_that_can_be_queried(server: Server) -> None:
+    run = server.run_nightly(NIGHT_PARAMETERS)
+    state = server.wait_for_state(run["id"], FINAL_STATES, NIGHT_ENDS_WITHIN_S)
+    assert state["type"] == "COMPLETED", f"{state['message']}\n{server.logs(run['id'])}"
+    copy = server.warehouse.with_name("warehouse.published.duckdb")
     with duckdb.connect(str(copy), read_only=True) as con:
         signals = con.execute("SELECT universe, for_session::VARCHAR, count(*) FROM signals_next_day GROUP BY ALL")
         assert signals.fetchall() == [("demo_stocks", "2024-07-01", 12)]
         night = con.execute("SELECT source, state FROM nights").fetchall()
     assert night == [("simulated", "published")]
-    keys = {artifact["key"] for artifact in desk.call("/artifacts/filter", {})}
+    keys = {artifact["key"] for artifact in server.call("/artifacts/filter", {})}
     assert keys == {f"{name}-demo-stocks-simulated" for name in ("leaderboard", "signals", "checks", "equity")}
-    tasks = desk.call("/task_runs/count", {"flow_runs": {"parent_flow_run_id": {"any_": [run["id"]]}}})
+    tasks = server.call("/task_runs/count", {"flow_runs": {"parent_flow_run_id": {"any_": [run["id"]]}}})
     assert 7 <= tasks <= 7 * 10  # at most about ten a flow
 
 
-def test_an_impossible_night_is_a_failed_run_with_the_reason_and_starts_no_step(desk):
-    run = desk.run_nightly({**RUN, "as_of": "1999-01-01"})
-    state = desk.wait(run["id"], ENDED, NIGHT_S)
+def test_an_impossible_night_is_a_failed_run_with_the_reason_and_starts_no_step(server: Server) -> None:
+    run = server.run_nightly({**NIGHT_PARAMETERS, "as_of": "1999-01-01"})
+    state = server.wait_for_state(run["id"], FINAL_STATES, NIGHT_ENDS_WITHIN_S)
     assert state["type"] == "FAILED"
     assert "demo_stocks begins on" in state["message"]
-    assert desk.call("/flow_runs/filter", {"flow_runs": {"parent_flow_run_id": {"any_": [run["id"]]}}}) == []
+    assert server.call("/flow_runs/filter", {"flow_runs": {"parent_flow_run_id": {"any_": [run["id"]]}}}) == []
     time.sleep(3)  # log lines are sent in batches
-    assert "demo_stocks begins on" in desk.logs(run["id"])
+    assert "demo_stocks begins on" in server.logs(run["id"])
 
 
-def test_a_second_serve_prints_the_address_of_the_first(desk, nightgraph):
-    code, printed = nightgraph("serve", "--port", str(free_port()), "--warehouse", str(desk.warehouse))
+def test_a_second_serve_prints_the_address_of_the_first(server: Server, nightgraph: RunCommand) -> None:
+    code, printed = nightgraph("serve", "--port", str(free_port()), "--warehouse", str(server.warehouse))
     assert code == 1
-    assert f"error: running already at {desk.api.removesuffix('/api')}" in printed
+    assert f"error: running already at {server.api.removesuffix('/api')}" in printed
 
 
-def test_a_night_from_the_command_line_runs_on_the_server_already_running(desk, nightgraph):
+def test_a_night_from_the_command_line_runs_on_the_server_already_running(
+    server: Server, nightgraph: RunCommand
+) -> None:
     code, printed = nightgraph(
         *("night", "--as-of", "2024-06-28", "--universe", "demo_stocks", "--model", "s4d", "--model", "buy_and_hold"),
-        *("--warehouse", str(desk.warehouse)),
+        *("--warehouse", str(server.warehouse)),
     )
     assert code == 0, printed
     assert "was published before: nothing to do" in printed
-    runs = desk.call("/flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 1})
+    runs = server.call("/flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 1})
     assert (runs[0]["deployment_id"], runs[0]["state_type"]) == (None, "COMPLETED")
 
 
-def test_no_process_outlives_a_killed_serve_and_the_next_one_marks_its_run_as_crashed(start, tmp_path):
+def test_no_process_outlives_a_killed_serve_and_the_next_one_marks_its_run_as_crashed(
+    start: StartProcess, tmp_path: Path
+) -> None:
     home = {"PREFECT_HOME": str(tmp_path / "prefect")}
     first = serve(start, tmp_path / "warehouse.duckdb", **home)
-    run = first.run_nightly(RUN)
-    first.wait(run["id"], {"RUNNING"}, READY_S)
+    run = first.run_nightly(NIGHT_PARAMETERS)
+    first.wait_for_state(run["id"], {"RUNNING"}, RUN_STARTS_WITHIN_S)
     children = psutil.Process(first.process.pid).children(recursive=True)
     assert len(children) >= 4  # server, two workers, the run
     first.process.send_signal(signal.SIGKILL)
     first.process.wait()
-    _, alive = psutil.wait_procs(children, timeout=GONE_S)
+    _, alive = psutil.wait_procs(children, timeout=PROCESSES_END_WITHIN_S)
     assert alive == []
     second = serve(start, tmp_path / "warehouse.duckdb", **home)
     try:

@@ -1,4 +1,7 @@
-"""A night on recorded events in one command: one-second bars made of the trades that the networks read too."""
+"""A night on recorded events in one command: one-second bars made of the trades that the networks also read.
+
+A night is the run for one as-of date; a tape is a folder of recorded market data.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,7 @@ from tasks.ingest import ingest_bars
 from tasks.night import Night
 from tasks.train import load_training_data, train_model, trial_id
 from tasks.validate import validate_night
+from tests.end_to_end.command_line import ReadContents, RunCommand
 from warehouse.connect import Warehouse
 from warehouse.migrate import migrate
 from warehouse.universes import load_universe
@@ -32,15 +36,17 @@ AS_OF = date(2024, 8, 8)
 UNIVERSE = "binance_seconds"
 MIDNIGHT = datetime(2024, 8, 9, tzinfo=UTC)
 EVENT_NETWORKS = ("tgn", "tgat", "jodie", "dyrep")
-MODELS = (*EVENT_NETWORKS, "ssm", "gnn", "buy_and_hold")
-# the recorder's clock is 1.27 s behind the exchange's: rows received by ENDED include all events before CUT
-ENDED = datetime(2024, 8, 8, 23, 59, 20, tzinfo=UTC)
-CUT = datetime(2024, 8, 8, 23, 59, 20, tzinfo=UTC)
-COMPARED = {"features": "ts", "graph_snapshots": "as_of", "graph_edges": "as_of", "predictions": "ts"}
+NETWORKS = (*EVENT_NETWORKS, "ssm", "gnn")
+MODELS = (*NETWORKS, "buy_and_hold")
+CUT = datetime(2024, 8, 8, 23, 59, 20, tzinfo=UTC)  # the clock of an earlier run of the night
+# the recorder's clock is 1.27 s behind the exchange's, so the rows received by this time include all events before CUT
+RECEIVED_BY = CUT
+TS_COLUMNS = {"features": "ts", "graph_snapshots": "as_of", "graph_edges": "as_of", "predictions": "ts"}  # by relation
 
 
 @pytest.fixture(scope="module")
 def tape(shared_data: Path) -> Path:
+    """The folder with the recorded events."""
     return shared_data / "events"
 
 
@@ -63,7 +69,7 @@ def arguments(tape: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def recorded(nightgraph, arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def recorded(nightgraph: RunCommand, arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The warehouse file after the night."""
     path = tmp_path_factory.mktemp("recorded") / "warehouse.duckdb"
     code, printed = nightgraph(*arguments, "--warehouse", str(path))
@@ -72,7 +78,7 @@ def recorded(nightgraph, arguments: list[str], tmp_path_factory: pytest.TempPath
 
 
 @pytest.fixture
-def profile(small: None) -> Profile:
+def profile(fast_settings: None) -> Profile:
     """The universe's profile with the settings of the night."""
     return load_settings().profile(UNIVERSE)
 
@@ -94,10 +100,10 @@ def test_the_night_is_published_with_every_model_and_a_passed_audit(recorded: Pa
     published = recorded.with_name("warehouse.published.duckdb")
     assert rows(published, "SELECT state, for_session FROM nights") == [("published", AS_OF + timedelta(days=1))]
     board = rows(published, "SELECT model, sessions, total_return IS NOT NULL, annual_return FROM leaderboard")
-    # networks forecast the last 119 seconds; the first of them has a decision but no return
+    # networks forecast the last 119 seconds; the first second has a decision but no return
     assert sorted(board) == [(model, 118, True, None) for model in sorted(MODELS)]
     assert rows(published, "SELECT bool_and(passed), count(DISTINCT cut) FROM leak_audit") == [(True, 2)]
-    assert rows(published, "SELECT count(DISTINCT model) FROM signals") == [(len(MODELS) - 1,)]
+    assert rows(published, "SELECT count(DISTINCT model) FROM signals") == [(len(NETWORKS),)]
 
 
 def test_every_event_up_to_the_nights_clock_is_stored_as_received_by_then(recorded: Path, tape: Path) -> None:
@@ -114,38 +120,40 @@ def test_every_event_up_to_the_nights_clock_is_stored_as_received_by_then(record
     assert bars == [(2057, datetime(2024, 8, 8, 23, 54, 16, tzinfo=UTC), MIDNIGHT - timedelta(seconds=1))]
 
 
-def test_only_networks_that_read_events_forecast_differently_without_them(recorded: Path, tape: Path, profile) -> None:
+def test_only_networks_that_read_events_forecast_differently_without_them(
+    recorded: Path, tape: Path, profile: Profile
+) -> None:
     night = make_night(recorded, tape)
     recipe = recipe_of(profile)
-    data = load_training_data.fn(night, recipe, MODELS[:-1])
+    data = load_training_data.fn(night, recipe, NETWORKS)
     fold = walk_forward(data.features.ts, data.labels.end, **recipe.folds)[0]
-    for model in MODELS[:-1]:
+    for model in NETWORKS:
         side_inputs = data.side_inputs_of(Spec(model))
-        (stored,) = rows(
+        ((artifact_name,),) = rows(
             recorded,
             "SELECT artifact FROM folds WHERE trial_id = $id AND fold = 0",
             id=trial_id(night, model, 0, recipe),
         )
-        artifact = night.warehouse.artifacts / stored[0]
+        artifact = night.warehouse.artifacts / artifact_name
         with_events = predict_fold(artifact, data.features, side_inputs, fold).returns
-        without = predict_fold(artifact, data.features, SideInputs(side_inputs.snapshots), fold).returns
+        without_events = predict_fold(artifact, data.features, SideInputs(side_inputs.snapshots), fold).returns
         assert np.isfinite(with_events[1:]).any()
-        assert np.array_equal(with_events, without, equal_nan=True) == (model not in EVENT_NETWORKS), model
+        assert np.array_equal(with_events, without_events, equal_nan=True) == (model not in EVENT_NETWORKS), model
 
 
 def test_forecasts_before_a_cut_do_not_depend_on_later_events(
-    recorded: Path, tape: Path, profile, tmp_path: Path
+    recorded: Path, tape: Path, profile: Profile, tmp_path: Path
 ) -> None:
-    """A night with its clock at CUT is run on the rows that the recorder had received by ENDED."""
-    cut = tmp_path / "cut"
-    cut.mkdir()
+    """A night with its clock at CUT is run on the rows that the recorder had received by RECEIVED_BY."""
+    cut_tape = tmp_path / "cut"
+    cut_tape.mkdir()
     for path in tape.glob("*.parquet"):
         table = pq.read_table(path)
-        received = pc.less_equal(table["received_ns"], int(ENDED.timestamp() * 1e9))
-        pq.write_table(table.filter(received), cut / path.name)
+        was_received = pc.less_equal(table["received_ns"], int(RECEIVED_BY.timestamp() * 1e9))
+        pq.write_table(table.filter(was_received), cut_tape / path.name)
     warehouse = Warehouse.from_url(tmp_path / "warehouse.duckdb")
     migrate(warehouse)
-    night = make_night(warehouse.path, cut, CUT)
+    night = make_night(warehouse.path, cut_tape, CUT)
     recipe = recipe_of(profile)
     ingest_bars.fn(night, overlap_bars=5, max_bad_fraction=0.0, threads=2)
     validate_night.fn(night)
@@ -155,14 +163,17 @@ def test_forecasts_before_a_cut_do_not_depend_on_later_events(
     for model in EVENT_NETWORKS:
         assert train_model.fn(night, data, model, 0, recipe).fitted == 2
     trials = [trial_id(night, model, 0, recipe) for model in EVENT_NETWORKS]
-    for relation, ts in COMPARED.items():
+    for relation, ts in TS_COLUMNS.items():
         condition = f"{ts} < $cut" + (" AND list_contains($trials, trial_id)" if relation == "predictions" else "")
         query = f"SELECT * EXCLUDE (run_id) FROM {relation} WHERE {condition} AND $trials IS NOT NULL ORDER BY ALL"
-        whole, part = (rows(path, query, cut=CUT, trials=trials) for path in (recorded, warehouse.path))
-        assert len(part) > 10 and part == whole, relation
+        expected = rows(recorded, query, cut=CUT, trials=trials)
+        actual = rows(warehouse.path, query, cut=CUT, trials=trials)
+        assert len(actual) > 10 and actual == expected, relation
 
 
-def test_running_the_night_again_does_nothing(recorded: Path, nightgraph, contents, arguments: list[str]) -> None:
+def test_running_the_night_again_does_nothing(
+    recorded: Path, nightgraph: RunCommand, contents: ReadContents, arguments: list[str]
+) -> None:
     before = contents(recorded)
     code, printed = nightgraph(*arguments, "--warehouse", str(recorded))
     assert code == 0, printed
@@ -171,7 +182,9 @@ def test_running_the_night_again_does_nothing(recorded: Path, nightgraph, conten
     assert [name for name in before if not before[name].equals(after[name])] == []
 
 
-def test_ingesting_again_writes_only_the_pull_status(recorded: Path, tape: Path, tmp_path: Path, contents) -> None:
+def test_ingesting_again_writes_only_the_pull_status(
+    recorded: Path, tape: Path, tmp_path: Path, contents: ReadContents
+) -> None:
     path = Path(shutil.copy(recorded, tmp_path))
     night = make_night(path, tape)
     with night.warehouse.write("forget the pull status") as con:
@@ -182,13 +195,13 @@ def test_ingesting_again_writes_only_the_pull_status(recorded: Path, tape: Path,
     assert [name for name in before if not before[name].equals(after[name])] == ["raw.fetches"]
 
 
-def test_the_doctor_reports_the_night(recorded: Path, nightgraph) -> None:
+def test_the_doctor_reports_the_night(recorded: Path, nightgraph: RunCommand) -> None:
     code, printed = nightgraph("doctor", "--warehouse", str(recorded))
     assert f"recorded {UNIVERSE}: night {AS_OF} published" in printed, printed
     assert code == 0, printed
 
 
-def test_a_live_night_of_a_recorded_market_is_refused(nightgraph, tmp_path: Path) -> None:
+def test_a_live_night_of_a_recorded_market_is_refused(nightgraph: RunCommand, tmp_path: Path) -> None:
     path = tmp_path / "warehouse.duckdb"
     code, printed = nightgraph("night", "--source", "live", "--universe", UNIVERSE, "--warehouse", str(path))
     assert code == 1

@@ -1,8 +1,12 @@
-"""Rows of date D do not depend on data after D: with the tape cut at D, every number up to D is the same."""
+"""Rows of date D do not depend on data after D: with the tape cut at D, every number up to D is the same.
+
+A tape is a folder of recorded market data; a night is the run for one as-of date.
+"""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -10,11 +14,14 @@ import duckdb
 import pyarrow as pa
 import pytest
 
+from tests.end_to_end.command_line import RunCommand
+
 pytestmark = pytest.mark.slow
+RunNight = Callable[[Path, date], Path]
 UNIVERSES = ("demo_stocks", "demo_crypto")
-DATES = sorted(date(2024, 4, 1) + timedelta(days=d) for d in random.Random(20240628).sample(range(80), 3))
-LAST = date(2024, 6, 28)
-TS_COLUMNS = {  # relation: the column that dates a row
+CUT_DATES = sorted(date(2024, 4, 1) + timedelta(days=d) for d in random.Random(20240628).sample(range(80), 3))
+LAST_DATE = date(2024, 6, 28)
+TS_COLUMNS = {  # by relation: the column that dates a row
     "features": "ts",
     "graph_snapshots": "as_of",
     "graph_edges": "as_of",
@@ -23,7 +30,7 @@ TS_COLUMNS = {  # relation: the column that dates a row
 }
 
 
-def cut(tape: Path, last: date, folder: Path) -> Path:
+def cut_tape(tape: Path, last: date, folder: Path) -> Path:
     """A copy of the tape that ends with the UTC date ``last``."""
     end = (last + timedelta(days=1)).isoformat()
     for name, condition in {
@@ -38,7 +45,7 @@ def cut(tape: Path, last: date, folder: Path) -> Path:
     return folder
 
 
-def rows(warehouse: Path, relation: str, last: date) -> pa.Table:
+def read_rows(warehouse: Path, relation: str, last: date) -> pa.Table:
     """Rows dated up to the end of ``last``, without the run that wrote them."""
     with duckdb.connect(str(warehouse), read_only=True) as con:
         con.execute("SET TimeZone='UTC'")
@@ -49,23 +56,16 @@ def rows(warehouse: Path, relation: str, last: date) -> pa.Table:
 
 
 @pytest.fixture(scope="module")
-def run_night(nightgraph, tmp_path_factory):
-    """Runs a recorded night of the demo universes into a new warehouse and returns its file."""
+def run_night(nightgraph: RunCommand, tmp_path_factory: pytest.TempPathFactory) -> RunNight:
+    """``run_night(tape, as_of)`` runs a recorded night of the demo universes and returns its new warehouse file."""
 
     def night(tape: Path, as_of: date) -> Path:
         path = tmp_path_factory.mktemp("truncation") / "w.duckdb"
         universes = [word for name in UNIVERSES for word in ("--universe", name)]
         code, printed = nightgraph(
-            "night",
-            "--source",
-            "recorded",
-            "--tape",
-            str(tape),
-            "--as-of",
-            str(as_of),
+            *("night", "--source", "recorded", "--tape", str(tape), "--as-of", str(as_of)),
             *universes,
-            "--warehouse",
-            str(path),
+            *("--warehouse", str(path)),
         )
         assert code == 0, printed[-3000:]
         return path
@@ -74,22 +74,25 @@ def run_night(nightgraph, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def whole(run_night, shared_data: Path) -> Path:
+def full_night(run_night: RunNight, shared_data: Path) -> Path:
     """The warehouse after one night on the whole tape at the last date."""
-    return run_night(shared_data / "tape", LAST)
+    return run_night(shared_data / "tape", LAST_DATE)
 
 
-@pytest.mark.parametrize("last", DATES, ids=str)
+@pytest.mark.parametrize("last", CUT_DATES, ids=str)
 def test_every_number_up_to_a_date_is_the_same_with_the_tape_cut_there(
-    last: date, run_night, whole: Path, shared_data: Path, tmp_path: Path
+    last: date, run_night: RunNight, full_night: Path, shared_data: Path, tmp_path: Path
 ) -> None:
-    cut_file = run_night(cut(shared_data / "tape", last, tmp_path / "tape"), last)
+    cut_tape_file = run_night(cut_tape(shared_data / "tape", last, tmp_path / "tape"), last)
     for relation in TS_COLUMNS:
-        expected = rows(whole, relation, last)
-        actual = rows(cut_file, relation, last)
+        expected = read_rows(full_night, relation, last)
+        actual = read_rows(cut_tape_file, relation, last)
         assert len(actual) > 0, relation
         assert actual.equals(expected), f"{relation}: rows up to {last} differ with the tape cut there"
-    whole_file = run_night(shared_data / "tape", last)
+    full_tape_file = run_night(shared_data / "tape", last)
     signals = "SELECT * FROM signals ORDER BY ALL"
-    with duckdb.connect(str(cut_file), read_only=True) as one, duckdb.connect(str(whole_file), read_only=True) as other:
-        assert one.execute(signals).to_arrow_table().equals(other.execute(signals).to_arrow_table())
+    with (
+        duckdb.connect(str(cut_tape_file), read_only=True) as cut,
+        duckdb.connect(str(full_tape_file), read_only=True) as full,
+    ):
+        assert cut.execute(signals).to_arrow_table().equals(full.execute(signals).to_arrow_table())

@@ -1,4 +1,4 @@
-"""The clients, and a night's ingest, against a local HTTP server that fails in the ways that markets do."""
+"""The clients, and the ingest of a night (the run for one date), against a local HTTP server with a market's faults."""
 
 from __future__ import annotations
 
@@ -30,17 +30,20 @@ from warehouse.migrate import migrate
 
 START = datetime(2024, 6, 28, tzinfo=UTC)
 CLOCK = datetime(2024, 6, 29, tzinfo=UTC)
-HANG_S = 1.0
+HANG_S = 1.0  # longer than the clients' time-out
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The server's answer to one request. With ``cut`` it sends half of the announced body, with ``hang`` it waits."""
+    """The server's answer to one request.
+
+    With ``is_cut`` the server sends only half of the announced body; with ``hangs`` it answers after HANG_S.
+    """
 
     status: int = 200
     body: Any = ""
-    cut: bool = False
-    hang: bool = False
+    is_cut: bool = False
+    hangs: bool = False
 
     def bytes(self) -> bytes:
         return (self.body if isinstance(self.body, str) else json.dumps(self.body)).encode()
@@ -48,9 +51,9 @@ class Answer:
 
 @dataclass
 class Script:
-    """The server's answers in order; the last one is repeated, and without any, every request gets a good answer.
+    """The server's answers in order. The last answer is repeated; an empty script answers every request correctly.
 
-    ``answer_by_symbol`` overrides them for requests of a symbol. ``requested_paths`` records the requests.
+    ``answer_by_symbol`` takes precedence for requests of a symbol. ``requested_paths`` records the requests.
     """
 
     answers: list[Answer] = field(default_factory=list)
@@ -107,14 +110,14 @@ def server() -> Iterator[Script]:
         def do_GET(self) -> None:
             is_scripted = self.path.startswith(("/v5/", "/v8/"))
             answer = script.next(self.path) if is_scripted else Answer(body="crumb")
-            if answer.hang:
+            if answer.hangs:
                 done.wait(HANG_S)
             body = answer.bytes()
             self.send_response(answer.status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             with contextlib.suppress(ConnectionError):  # a client that timed out has closed the connection
-                self.wfile.write(body[: len(body) // 2] if answer.cut else body)
+                self.wfile.write(body[: len(body) // 2] if answer.is_cut else body)
 
         def log_message(self, *_: object) -> None:
             pass
@@ -130,7 +133,7 @@ def server() -> Iterator[Script]:
     http.server_close()
 
 
-class Rerouted(HTTPAdapter):
+class ReroutingAdapter(HTTPAdapter):
     """Sends requests to Yahoo to the local server."""
 
     def __init__(self, url: str) -> None:
@@ -155,7 +158,7 @@ def bybit_client(server: Script, waits: list[float]) -> Bybit:
 @pytest.fixture
 def yahoo_client(server: Script, waits: list[float]) -> Yahoo:
     session = requests.Session()
-    session.mount("https://", Rerouted(server.url))
+    session.mount("https://", ReroutingAdapter(server.url))
     return Yahoo(CLOCK, session, RetryPolicy(attempts=3, sleep=waits.append), timeout_s=0.3)
 
 
@@ -165,42 +168,48 @@ TEMPORARY_FAULTS = {
     "500": Answer(500, "oops"),
     "502 as a page": Answer(502, "<html>Bad Gateway</html>"),
     "429": Answer(429, "slow down"),
-    "truncated": replace(kline(), cut=True),
+    "truncated": replace(kline(), is_cut=True),
     "not JSON": Answer(200, "<html>maintenance</html>"),
-    "time-out": Answer(hang=True),
+    "time-out": Answer(hangs=True),
 }
 
 
 @pytest.mark.parametrize("fault", TEMPORARY_FAULTS.values(), ids=TEMPORARY_FAULTS)
-def test_a_temporary_fault_costs_two_waits_and_no_bar(server, bybit_client, waits, fault: Answer) -> None:
+def test_a_temporary_fault_costs_two_waits_and_no_bar(
+    server: Script, bybit_client: Bybit, waits: list[float], fault: Answer
+) -> None:
     server.answers = [fault, fault, kline()]
     assert len(bybit_client.klines("XUSDT", "1h", START, CLOCK)) == 24
     assert len(waits) == 2
-    assert waits[1] > waits[0] / 2
+    assert waits[1] > waits[0] / 2  # the limit doubles; a wait is between half of its limit and its limit
 
 
 @pytest.mark.parametrize("fault", TEMPORARY_FAULTS.values(), ids=TEMPORARY_FAULTS)
-def test_a_lasting_fault_raises_an_outage_that_names_the_symbol(server, bybit_client, fault: Answer) -> None:
+def test_a_lasting_fault_raises_an_outage_that_names_the_symbol(
+    server: Script, bybit_client: Bybit, fault: Answer
+) -> None:
     server.answers = [fault]
     with pytest.raises(OutageError, match="XUSDT"):
         bybit_client.klines("XUSDT", "1h", START, CLOCK)
     assert len(server.requested_paths) == 4
 
 
-def test_a_rate_limit_raises_an_error_of_its_own(server, bybit_client) -> None:
+def test_a_rate_limit_raises_an_error_of_its_own(server: Script, bybit_client: Bybit) -> None:
     server.answers = [bybit(10006)]
     with pytest.raises(RateLimitedError, match="10006"):
         bybit_client.klines("XUSDT", "1h", START, CLOCK)
 
 
-def test_a_403_is_retried_once_and_its_error_names_rate_limit_or_region(server, bybit_client, waits) -> None:
+def test_a_403_is_retried_once_and_its_error_names_rate_limit_or_region(
+    server: Script, bybit_client: Bybit, waits: list[float]
+) -> None:
     server.answers = [Answer(403, "<html>CloudFront</html>")]
     with pytest.raises(ForbiddenError, match=r"rate limit or a region"):
         bybit_client.klines("XUSDT", "1h", START, CLOCK)
     assert (len(server.requested_paths), waits) == (2, [30.0])
 
 
-def test_an_unreachable_market_raises_an_outage(bybit_client, server) -> None:
+def test_an_unreachable_market_raises_an_outage() -> None:
     unreachable = Bybit(CLOCK, retry_policy=RetryPolicy(attempts=1), url="http://127.0.0.1:9", timeout_s=0.3)
     with pytest.raises(OutageError, match="try again later"):
         unreachable.funding("XUSDT", START, CLOCK)
@@ -209,13 +218,15 @@ def test_an_unreachable_market_raises_an_outage(bybit_client, server) -> None:
 YAHOO_FAULTS = {
     "429": Answer(429, "Too Many Requests"),
     "500": Answer(500, "oops"),
-    "truncated": replace(chart(), cut=True),
-    "time-out": Answer(hang=True),
+    "truncated": replace(chart(), is_cut=True),
+    "time-out": Answer(hangs=True),
 }
 
 
 @pytest.mark.parametrize("fault", YAHOO_FAULTS.values(), ids=YAHOO_FAULTS)
-def test_yahoos_faults_raise_outages_and_the_next_request_succeeds(server, yahoo_client, waits, fault: Answer) -> None:
+def test_yahoos_faults_raise_outages_and_the_next_request_succeeds(
+    server: Script, yahoo_client: Yahoo, waits: list[float], fault: Answer
+) -> None:
     server.answers = [fault]
     with pytest.raises(OutageError, match="AAA"):
         yahoo_client.daily_bars("AAA", date(2024, 6, 28), date(2024, 6, 29))
@@ -225,7 +236,7 @@ def test_yahoos_faults_raise_outages_and_the_next_request_succeeds(server, yahoo
     assert bars["close"].to_pylist() == [1.5]
 
 
-def test_yahoos_403_error_names_rate_limit_or_region(server, yahoo_client, waits) -> None:
+def test_yahoos_403_error_names_rate_limit_or_region(server: Script, yahoo_client: Yahoo, waits: list[float]) -> None:
     server.answers = [Answer(403, "Forbidden")]
     with pytest.raises(ForbiddenError, match=r"rate limit or a region"):
         yahoo_client.daily_bars("AAA", date(2024, 6, 28), date(2024, 6, 29))
@@ -237,10 +248,10 @@ UNIVERSE = make_perpetuals(SYMBOLS, START.date())
 
 
 @pytest.fixture
-def night(
+def ingest_night(
     server: Script, bybit_client: Bybit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[], ingest.IngestReport]:
-    """night(): ingests eight perpetuals from the server, which gives good answers unless scripted otherwise."""
+    """ingest_night(): ingests eight perpetuals from the server, which gives good answers unless scripted otherwise."""
 
     @contextmanager
     def open_server(*_: object) -> Iterator[Bybit]:
@@ -266,35 +277,42 @@ def count_raw_rows(warehouse: Warehouse) -> dict[str, int]:
         }
 
 
-def test_a_failing_symbol_is_recorded_and_skipped_and_requested_again_by_the_next_run(server, night) -> None:
+def test_a_failing_symbol_is_recorded_and_skipped_and_requested_again_by_the_next_run(
+    server: Script, ingest_night: Any
+) -> None:
     server.answer_by_symbol = {"CUSDT": Answer(500, "oops")}
-    first = night()
+    first = ingest_night()
     assert (first.fetched, list(first.failed), first.bars) == (7, ["CUSDT"], 7 * 24)
     assert "HTTP 500" in first.failed["CUSDT"]
     server.answer_by_symbol = {}
     requests_before = len(server.requested_paths)
-    second = night()
+    second = ingest_night()
     assert (second.fetched, second.failed, second.bars) == (8, {}, 8 * 24)
     assert all("CUSDT" in path or "instruments" in path for path in server.requested_paths[requests_before:])
 
 
-def test_outages_of_too_many_symbols_stop_the_night_as_an_outage(server, night) -> None:
+def test_outages_of_too_many_symbols_stop_the_night_as_an_outage(server: Script, ingest_night: Any) -> None:
     server.answer_by_symbol = {symbol: bybit(10016) for symbol in SYMBOLS[2:]}
     with pytest.raises(MarketDownError, match="3 of 8 symbols"):
-        night()
-    assert count_raw_rows(night.warehouse) == {"bars": 2 * 24, "funding_rates": 0, "instruments": 0, "fetches": 5}
+        ingest_night()
+    assert count_raw_rows(ingest_night.warehouse) == {
+        "bars": 2 * 24,
+        "funding_rates": 0,
+        "instruments": 0,
+        "fetches": 5,
+    }
 
 
-def test_other_failures_of_too_many_symbols_are_not_an_outage(server, night) -> None:
+def test_other_failures_of_too_many_symbols_are_not_an_outage(server: Script, ingest_night: Any) -> None:
     unknown = Answer(body={"retCode": 10001, "retMsg": "Not supported symbols", "result": {}, "time": 0})
     server.answer_by_symbol = dict.fromkeys(SYMBOLS[:3], unknown)
     with pytest.raises(TooManyBadSymbolsError, match=r"3 of 8 symbols.*AUSDT"):
-        night()
+        ingest_night()
 
 
-def test_a_403_stops_the_night_at_once_and_writes_nothing(server, night) -> None:
+def test_a_403_stops_the_night_at_once_and_writes_nothing(server: Script, ingest_night: Any) -> None:
     server.answer_by_symbol = dict.fromkeys(SYMBOLS, Answer(403, "no"))
     with pytest.raises(ForbiddenError):
-        night()
-    assert set(count_raw_rows(night.warehouse).values()) == {0}
+        ingest_night()
+    assert set(count_raw_rows(ingest_night.warehouse).values()) == {0}
     assert sum("symbol=" in path for path in server.requested_paths) <= 4

@@ -1,4 +1,7 @@
-"""A warehouse with one published night of three symbols, and one without any night."""
+"""Fixtures: a warehouse with one published night (the run for one as-of date) of three symbols, and an empty one.
+
+The published copy is the read-only database beside the warehouse.
+"""
 
 from __future__ import annotations
 
@@ -23,29 +26,41 @@ CLOCK = datetime(2024, 6, 29, tzinfo=UTC)
 KEYS = {"source": "recorded", "universe": "us_stocks", "night": NIGHT, "run_id": "run"}
 LEADERBOARD = [
     {
-        **{"rank": rank, "model": model, "kind": "network", "backtest_id": model, "sharpe": -10.25, "sortino": -10.5},
-        **{"annual_return": -0.1234, "excess_annual_return": 1.25, "max_drawdown": -0.5, "annual_turnover": 123.4},
-        **{"sessions": 432, "first_session": NIGHT, "last_session": NIGHT, "fill": "next_open"},
+        "rank": rank,
+        "model": model,
+        "kind": "network",
+        "backtest_id": model,
+        "sharpe": -10.25,
+        "sortino": -10.5,
+        "annual_return": -0.1234,
+        "excess_annual_return": 1.25,
+        "max_drawdown": -0.5,
+        "annual_turnover": 123.4,
+        "sessions": 432,
+        "first_session": NIGHT,
+        "last_session": NIGHT,
+        "fill": "next_open",
     }
     for rank, model in enumerate(("s4d", "buy_and_hold"), start=1)
 ]
+NEXT_SESSION = date(2024, 7, 1)
 WEIGHTS = {"AAA": 0.05, "BBB": -0.02, "CCC": 0.0}
 
 
 @pytest.fixture(scope="session")
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated file without rows, to copy."""
+    """Path of a migrated DuckDB file without nights, which other fixtures copy."""
     path = tmp_path_factory.mktemp("migrated") / "warehouse.duckdb"
     migrate(Warehouse.from_url(path))
     return path
 
 
 @pytest.fixture(scope="session")
-def template(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
-    """A warehouse with the published night NIGHT; tests must not write to it."""
+def published_template(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
+    """A warehouse with the published night NIGHT and its copy, which ``published`` copies; no test writes to it."""
     warehouse = Warehouse.from_url(tmp_path_factory.mktemp("published") / "warehouse.duckdb")
     shutil.copyfile(migrated, warehouse.path)
-    write_night(warehouse)
+    insert_night(warehouse)
     publish_copy(warehouse, "recorded", "us_stocks")
     return warehouse
 
@@ -58,16 +73,19 @@ def empty(migrated: Path, tmp_path: Path) -> Warehouse:
 
 
 @pytest.fixture
-def published(template: Warehouse, tmp_path: Path) -> Warehouse:
-    """The test's own copy of a warehouse with the published night NIGHT."""
+def published(published_template: Warehouse, tmp_path: Path) -> Warehouse:
+    """The test's own warehouse with the published night NIGHT and its published copy."""
     warehouse = Warehouse.from_url(tmp_path / "warehouse.duckdb")
-    shutil.copyfile(template.path, warehouse.path)
-    shutil.copyfile(template.published, warehouse.published)
+    shutil.copyfile(published_template.path, warehouse.path)
+    shutil.copyfile(published_template.published, warehouse.published)
     return warehouse
 
 
-def write_night(warehouse: Warehouse, state: str = "published", **changes: object) -> None:
-    """Writes the night's row and, when published, a leaderboard and a champion with a signal for each of WEIGHTS."""
+def insert_night(warehouse: Warehouse, state: str = "published", **changes: object) -> None:
+    """Writes the row of a night; if published, also a leaderboard and a champion with one signal per symbol.
+
+    ``changes`` replace values of KEYS.
+    """
     keys = KEYS | changes
     row = {
         "clock": CLOCK,
@@ -75,16 +93,25 @@ def write_night(warehouse: Warehouse, state: str = "published", **changes: objec
         "settings_hash": "0",
         "state": state,
         "champion": "s4d",
-        "for_session": date(2024, 7, 1),
+        "for_session": NEXT_SESSION,
     }
     row |= {"message": f"it {state}", "published_at": CLOCK if state == "published" else None}
     champion = {"role": "champion", "model": "s4d", "trial_ids": ["t"], "sharpe": 1.0, "reason": "best"}
     signals = [
         {
-            **{"model": "s4d", "symbol": symbol, "as_of": CLOCK, "for_session": date(2024, 7, 1), "label_3": "HOLD"},
-            **{"side": "LONG" if weight > 0 else "SHORT" if weight < 0 else "FLAT", "label_5": "HOLD"},
-            **{"confidence": 0.5, "expected_return": {1: 0.01, 5: -0.02}, "expected_volatility": 0.1, "weight": weight},
-            **{"close": 10.0, "stop_price": None},
+            "model": "s4d",
+            "symbol": symbol,
+            "as_of": CLOCK,
+            "for_session": NEXT_SESSION,
+            "side": "LONG" if weight > 0 else "SHORT" if weight < 0 else "FLAT",
+            "label_3": "HOLD",
+            "label_5": "HOLD",
+            "confidence": 0.5,
+            "expected_return": {1: 0.01, 5: -0.02},
+            "expected_volatility": 0.1,
+            "weight": weight,
+            "close": 10.0,
+            "stop_price": None,
         }
         for symbol, weight in WEIGHTS.items()
     ]
@@ -93,10 +120,10 @@ def write_night(warehouse: Warehouse, state: str = "published", **changes: objec
         if state == "published":
             append(con, "store.leaderboard", pa.Table.from_pylist(LEADERBOARD), **keys)
             append(con, "store.model_registry", pa.Table.from_pylist([champion]), **keys)
-            append(con, "store.signals", pa.Table.from_pylist(signals, SIGNALS), **keys)
+            append(con, "store.signals", pa.Table.from_pylist(signals, SIGNALS_SCHEMA), **keys)
 
 
-SIGNALS = pa.schema(
+SIGNALS_SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("model", "symbol", "label_3", "label_5", "side")),
         *((name, pa.float64()) for name in ("confidence", "expected_volatility", "weight", "close", "stop_price")),
@@ -107,15 +134,18 @@ SIGNALS = pa.schema(
 )
 
 
-@pytest.fixture(name="write_night")
-def _write_night() -> Callable[..., None]:
-    """write_night(warehouse, state, night=…): writes one more night."""
-    return write_night
+@pytest.fixture
+def write_night() -> Callable[..., None]:
+    """write_night(warehouse, state, night=…): writes one more night, see ``insert_night``."""
+    return insert_night
 
 
 @pytest.fixture
 def api() -> Iterator[Callable[..., str]]:
-    """api({path: response}, status): address of an HTTP server that sends these responses below ``/api``."""
+    """api({path: response}, status): starts an HTTP server that answers GET /api{path}, and returns its /api address.
+
+    A response is sent as JSON, with the same ``status`` (default 200) for every path.
+    """
     servers = []
 
     def start(responses: dict[str, object], status: int = 200) -> str:

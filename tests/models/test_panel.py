@@ -12,8 +12,8 @@ MONDAY, TUESDAY, WEDNESDAY = (np.datetime64(f"2024-01-0{k}T14:30", "us") for k i
 
 
 @pytest.fixture
-def rows() -> pa.Table:
-    """A has three bars; B has none on Tuesday and an unknown volume on Wednesday. The rows are unsorted."""
+def long_table() -> pa.Table:
+    """Unsorted rows: A has three bars, B has no bar on Tuesday and an unknown volume on Wednesday."""
     return pa.table(
         {
             "symbol": ["B", "A", "A", "B", "A"],
@@ -25,11 +25,12 @@ def rows() -> pa.Table:
 
 
 @pytest.fixture
-def panel(rows: pa.Table) -> Panel:
-    return Panel.from_table(rows, ("close", "volume"), ("A", "B"))
+def panel(long_table: pa.Table) -> Panel:
+    """``long_table`` as a panel of three bars, two symbols and two columns."""
+    return Panel.from_table(long_table, ("close", "volume"), ("A", "B"))
 
 
-def test_every_row_is_stored_at_its_bar_and_symbol(panel: Panel) -> None:
+def test_every_row_is_placed_at_its_bar_and_symbol(panel: Panel) -> None:
     assert panel.ts.tolist() == np.array([MONDAY, TUESDAY, WEDNESDAY]).tolist()
     np.testing.assert_array_equal(panel.column("close"), [[11, 21], [12, np.nan], [13, 23]])
     np.testing.assert_array_equal(panel.column("volume"), [[1, 4], [2, np.nan], [3, np.nan]])
@@ -39,7 +40,7 @@ def test_mask_distinguishes_a_missing_bar_from_an_unknown_value(panel: Panel) ->
     np.testing.assert_array_equal(panel.mask, [[True, True], [True, False], [True, True]])
 
 
-def test_table_of_a_panel_has_its_rows_sorted_by_time_then_symbol(panel: Panel) -> None:
+def test_the_table_of_a_panel_is_sorted_by_time_then_symbol(panel: Panel) -> None:
     assert panel.to_table().to_pydict() == {
         "symbol": ["A", "B", "A", "A", "B"],
         "ts": pa.array([MONDAY, MONDAY, TUESDAY, WEDNESDAY, WEDNESDAY]).cast(TS_TYPE).to_pylist(),
@@ -48,37 +49,33 @@ def test_table_of_a_panel_has_its_rows_sorted_by_time_then_symbol(panel: Panel) 
     }
 
 
-def test_table_can_start_at_a_later_bar(panel: Panel) -> None:
+def test_a_table_can_start_at_a_later_bar(panel: Panel) -> None:
     assert panel.to_table(first=1)["close"].to_pylist() == [12.0, 13.0, 23.0]
 
 
-def test_panel_converted_to_a_table_and_back_is_the_same(panel: Panel) -> None:
+def test_a_panel_converted_to_a_table_and_back_is_the_same(panel: Panel) -> None:
     restored = Panel.from_table(panel.to_table(), panel.columns, panel.symbols)
     np.testing.assert_array_equal(restored.values, panel.values)
     np.testing.assert_array_equal(restored.mask, panel.mask)
 
 
-def test_a_wider_grid_leaves_bars_without_rows_masked(rows: pa.Table) -> None:
+def test_bars_and_symbols_without_a_row_are_masked(long_table: pa.Table) -> None:
     grid = np.array([MONDAY, TUESDAY, WEDNESDAY, np.datetime64("2024-01-04T14:30", "us")])
-    panel = Panel.from_table(rows, ("close",), ("A", "B", "C"), grid)
-    assert panel.values.shape == (4, 3, 1)
-    assert not panel.mask[3].any() and not panel.mask[:, 2].any()
+    symbols = ("A", "B", "C")
+    panel = Panel.from_table(long_table, ("close",), symbols, grid)
+    assert panel.values.shape == (len(grid), len(symbols), 1)
+    assert not panel.mask[-1].any()
+    assert not panel.mask[:, symbols.index("C")].any()
 
 
 @pytest.mark.parametrize("grid", [[MONDAY, WEDNESDAY], [MONDAY, TUESDAY]])
-def test_a_row_off_the_grid_is_refused(rows: pa.Table, grid: list[np.datetime64]) -> None:
+def test_a_row_off_the_grid_is_refused(long_table: pa.Table, grid: list[np.datetime64]) -> None:
     with pytest.raises(ValueError, match="not on the panel's grid"):
-        Panel.from_table(rows, ("close",), ("A", "B"), np.array(grid))
+        Panel.from_table(long_table, ("close",), ("A", "B"), np.array(grid))
 
 
-def test_until_keeps_the_bar_that_opens_at_the_instant_and_drops_later_bars(panel: Panel) -> None:
-    assert len(panel.until(TUESDAY)) == 2
-    assert len(panel.until(TUESDAY - np.timedelta64(1, "us"))) == 1
-    assert len(panel.until(MONDAY - np.timedelta64(1, "us"))) == 0
-
-
-def test_rows_are_selected_by_position(panel: Panel) -> None:
-    np.testing.assert_array_equal(panel.rows(1, 3).column("close"), [[12, np.nan], [13, 23]])
+def test_bars_are_sliced_by_position(panel: Panel) -> None:
+    np.testing.assert_array_equal(panel.slice_bars(1, 3).column("close"), [[12, np.nan], [13, 23]])
 
 
 def test_timestamps_out_of_order_or_repeated_are_refused(panel: Panel) -> None:

@@ -25,6 +25,7 @@ from models.sessions import (
 
 
 def instants(*texts: str) -> list:
+    """The texts as datetimes in UTC, in the form that ``tolist`` gives."""
     return np.array(texts, dtype="datetime64[us]").tolist()
 
 
@@ -37,21 +38,21 @@ def test_opens_and_closes_follow_daylight_saving_and_half_days() -> None:
     assert bar_closes("XNYS", "1d", half_day).tolist() == instants("2024-07-03T17:00")
 
 
-def test_the_end_date_is_not_part_of_the_span() -> None:
+def test_session_dates_do_not_include_the_end_date() -> None:
     assert session_dates("XNYS", date(2024, 6, 27), date(2024, 6, 28)).tolist() == [date(2024, 6, 27)]
     assert session_dates("24/7", date(2024, 6, 27), date(2024, 6, 28)).tolist() == [date(2024, 6, 27)]
 
 
 def test_a_market_that_never_closes_has_a_bar_for_every_hour_of_the_day() -> None:
-    hours = bar_opens("24/7", "1h", date(2024, 6, 28), date(2024, 6, 30))
-    assert len(hours) == 48
-    assert hours[[0, -1]].tolist() == instants("2024-06-28T00:00", "2024-06-29T23:00")
-    assert bar_closes("24/7", "1h", hours)[-1].tolist() == instants("2024-06-30T00:00")[0]
-    days = bar_opens("24/7", "1d", date(2024, 6, 28), date(2024, 6, 30))
-    assert bar_closes("24/7", "1d", days).tolist() == instants("2024-06-29T00:00", "2024-06-30T00:00")
+    hourly_opens = bar_opens("24/7", "1h", date(2024, 6, 28), date(2024, 6, 30))
+    assert len(hourly_opens) == 2 * 24
+    assert hourly_opens[[0, -1]].tolist() == instants("2024-06-28T00:00", "2024-06-29T23:00")
+    assert bar_closes("24/7", "1h", hourly_opens)[-1:].tolist() == instants("2024-06-30T00:00")
+    daily_opens = bar_opens("24/7", "1d", date(2024, 6, 28), date(2024, 6, 30))
+    assert bar_closes("24/7", "1d", daily_opens).tolist() == instants("2024-06-29T00:00", "2024-06-30T00:00")
 
 
-def test_a_day_without_a_session_still_has_a_close() -> None:
+def test_a_bar_of_a_day_without_a_session_closes_one_interval_after_its_open() -> None:
     saturday = np.array(["2024-06-29T13:30"], dtype="datetime64[us]")
     assert bar_closes("XNYS", "1d", saturday).tolist() == instants("2024-06-30T13:30")
 
@@ -77,17 +78,24 @@ def test_every_bar_of_one_second_is_a_session() -> None:
     assert bars_per_session("1s") == 1
     opens = bar_opens("24/7", "1s", date(2024, 8, 8), date(2024, 8, 9))
     assert len(opens) == 86_400
-    assert session_ends("24/7", "1s", bar_closes("24/7", "1s", opens[-9:])).tolist() == list(range(9))
+    last_opens = opens[-9:]
+    assert session_ends("24/7", "1s", bar_closes("24/7", "1s", last_opens)).tolist() == list(range(len(last_opens)))
+    assert opens[-2] == np.datetime64("2024-08-08T23:59:58")
     assert bar_after("24/7", "1s", opens[-2], 3) == np.datetime64("2024-08-09T00:00:01")
 
 
-def test_a_day_that_has_not_ended_is_no_session_end() -> None:
+def test_a_session_that_has_not_ended_has_no_end() -> None:
+    """The closes are those of one whole day, at the positions 0 to 23, and of eleven hours of the next day."""
     closes = np.arange("2024-06-01T01", "2024-06-02T12", np.timedelta64(1, "h"), dtype="datetime64[us]")
     assert session_ends("24/7", "1h", closes).tolist() == [23]
-    assert session_ends("XNYS", "1d", closes).tolist() == list(range(35))
 
 
-def test_the_error_of_an_unknown_calendar_lists_the_known_ones() -> None:
+def test_every_bar_of_an_exchange_ends_its_session() -> None:
+    closes = bar_closes("XNYS", "1d", bar_opens("XNYS", "1d", date(2024, 6, 3), date(2024, 6, 8)))
+    assert session_ends("XNYS", "1d", closes).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_the_error_for_an_unknown_calendar_lists_the_known_calendars() -> None:
     with pytest.raises(UnknownCalendarError, match="'XLON'; known: XNYS, 24/7"):
         session_dates("XLON", date(2024, 1, 1), date(2024, 2, 1))
 

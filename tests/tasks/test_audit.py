@@ -1,4 +1,7 @@
-"""The leak audit on a trained warehouse: it passes on correct rows and fails for each planted leak."""
+"""The leak audit on a trained warehouse: it passes on correct rows and fails for each kind of synthetic leak.
+
+A night is the run for one as-of date; a cut is the bar after which the audit leaves the data out.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,13 @@ from pathlib import Path
 import pytest
 
 from models.scoring.portfolio import Limits
-from tasks.audit import audit_leaks
+from tasks.audit import AuditReport, audit_leaks
 from tasks.backtest import run_backtests
 from tasks.errors import LeakFoundError
 from tasks.graphs import build_graphs, write_features
 from tasks.signals import next_signals
 from tasks.train import Recipe, contenders, load_training_data, train_model
+from tests.desk import Desk
 
 FRIDAY = date(2024, 6, 28)
 GRAPH = {
@@ -32,37 +36,40 @@ RECIPE = Recipe(
     folds={"warmup_bars": 61, "train_bars": 30, "test_bars": 20, "embargo_bars": 2},
     train={"epochs": 1, "chunk_bars": 16, "burn_in_bars": 4, "context_bars": 8},
 )
-MODELS = ("lstm", "ssm_gnn", "buy_and_hold")
+NETWORKS = ("lstm", "ssm_gnn")
+MODELS = (*NETWORKS, "buy_and_hold")
+CLASS_HORIZON = RECIPE.class_horizon
+TEST_BARS = RECIPE.folds["test_bars"]
 
 
 @pytest.fixture(scope="module")
-def trained_folder(open_desk: Callable, desk_file: Path, tmp_path_factory) -> Path:
+def trained_folder(open_desk: Callable, desk_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the warehouse of 28 June, its features, graphs, model files and forecasts."""
     folder = tmp_path_factory.mktemp("trained")
     desk = open_desk(shutil.copy(desk_file, folder))
-    desk.plant_lead_lag()
+    desk.delay_aaa_behind_bbb()
     night = desk.night(FRIDAY)
     write_features.fn(night)
     build_graphs.fn(night, **GRAPH)
     data = load_training_data.fn(night, RECIPE)
-    for model in MODELS[:2]:
+    for model in NETWORKS:
         train_model.fn(night, data, model, 0, RECIPE)
     return folder
 
 
 @pytest.fixture
-def desk(open_desk: Callable, trained_folder: Path, tmp_path: Path):
+def desk(open_desk: Callable, trained_folder: Path, tmp_path: Path) -> Desk:
     """A desk on a copy of ``trained_folder``."""
     shutil.copytree(trained_folder, tmp_path, dirs_exist_ok=True)
     return open_desk(tmp_path / "warehouse.duckdb")
 
 
-def run_audit(desk, dates: int = 2):
+def run_audit(desk: Desk, dates: int = 2) -> AuditReport:
     night = desk.night(FRIDAY)
-    return audit_leaks.fn(night, contenders(night, MODELS, (0,), RECIPE), GRAPH, 5, 20, dates)
+    return audit_leaks.fn(night, contenders(night, MODELS, (0,), RECIPE), GRAPH, CLASS_HORIZON, TEST_BARS, dates)
 
 
-def verdicts(desk) -> dict[str, set[bool]]:
+def verdicts(desk: Desk) -> dict[str, set[bool]]:
     """The verdicts on each subject, over all cuts."""
     rows = desk.rows("SELECT split_part(subject, ',', 1), list(DISTINCT passed) FROM store.leak_audit GROUP BY 1")
     return {subject: set(results) for subject, results in rows}
@@ -77,16 +84,16 @@ ALL_PASSED = {
 }
 
 
-def test_rows_computed_from_past_data_alone_pass_the_audit(desk) -> None:
+def test_rows_computed_from_past_data_alone_pass_the_audit(desk: Desk) -> None:
     report = run_audit(desk)
     assert report.cuts == 2
     assert verdicts(desk) == ALL_PASSED
     rows = desk.rows("SELECT subject, rows_compared, rows_different, max_abs_difference FROM store.leak_audit")
-    assert len(rows) == 10
+    assert len(rows) == 2 * len(ALL_PASSED)  # two cuts
     assert all(compared > 0 and different == 0 for _, compared, different, _ in rows)
     # four symbols at two horizons
-    assert {compared for subject, compared, _, _ in rows if subject.startswith("predictions")} == {8}
-    assert report.rows_compared == sum(row[1] for row in rows)
+    assert {compared for subject, compared, _, _ in rows if subject.startswith("predictions")} == {4 * 2}
+    assert report.rows_compared == sum(compared for _, compared, _, _ in rows)
 
 
 def test_the_audit_builds_no_membership_graph_that_the_night_does_not_have(
@@ -96,13 +103,13 @@ def test_the_audit_builds_no_membership_graph_that_the_night_does_not_have(
     graph = GRAPH | {"graphs": ("correlation",)}
     write_features.fn(night)
     build_graphs.fn(night, **graph)
-    model = ("ssm_gnn_sector",)
-    train_model.fn(night, load_training_data.fn(night, RECIPE, model), model[0], 0, RECIPE)
-    report = audit_leaks.fn(night, contenders(night, model, (0,), RECIPE), graph, 5, 20)
+    model = "ssm_gnn_sector"
+    train_model.fn(night, load_training_data.fn(night, RECIPE, (model,)), model, 0, RECIPE)
+    report = audit_leaks.fn(night, contenders(night, (model,), (0,), RECIPE), graph, CLASS_HORIZON, TEST_BARS)
     assert report.cuts == 2 and report.rows_compared > 0
 
 
-def test_cuts_are_past_decisions_sampled_the_same_in_every_run_of_a_night(desk) -> None:
+def test_cuts_are_past_decisions_sampled_the_same_in_every_run_of_a_night(desk: Desk) -> None:
     run_audit(desk, dates=3)
     cuts = [cut for (cut,) in desk.rows("SELECT DISTINCT cut FROM store.leak_audit ORDER BY 1")]
     assert len(cuts) == 3
@@ -113,7 +120,7 @@ def test_cuts_are_past_decisions_sampled_the_same_in_every_run_of_a_night(desk) 
     assert desk.contents("store.leak_audit") == before
 
 
-def test_features_scaled_with_the_whole_history_fail_the_audit(desk) -> None:
+def test_features_scaled_with_the_whole_history_fail_the_audit(desk: Desk) -> None:
     desk.execute(
         "UPDATE store.features SET volume_z_20 = volume_z_20 - (SELECT avg(volume_z_20) FROM store.features "
         "WHERE universe = 'stocks')"
@@ -123,7 +130,7 @@ def test_features_scaled_with_the_whole_history_fail_the_audit(desk) -> None:
     assert verdicts(desk) == ALL_PASSED | {"features": {False}}
 
 
-def test_edges_from_a_later_window_fail_the_audit(desk) -> None:
+def test_edges_from_a_later_window_fail_the_audit(desk: Desk) -> None:
     desk.execute(
         "UPDATE store.graph_edges AS e SET weight = later.weight FROM store.graph_edges AS later "
         "WHERE e.graph = 'correlation' AND later.graph = e.graph AND later.src = e.src AND later.dst = e.dst "
@@ -134,48 +141,48 @@ def test_edges_from_a_later_window_fail_the_audit(desk) -> None:
     assert verdicts(desk) == ALL_PASSED | {"correlation edges": {False}}
 
 
-def test_an_empty_snapshot_passes_the_audit_but_a_missing_one_fails(desk) -> None:
+def test_an_empty_snapshot_passes_the_audit_but_a_missing_one_fails(desk: Desk) -> None:
     night = desk.night(FRIDAY)
     graph = GRAPH | {"graphs": ("correlation", "spearman"), "min_correlation": 1.0}
     build_graphs.fn(night, **graph)
     models = contenders(night, ("lstm",), (0,), RECIPE)
     assert desk.rows("SELECT sum(edges) FROM graph_snapshots WHERE graph = 'spearman'") == [(0,)]
-    audit_leaks.fn(night, models, graph, 5, 20)
+    audit_leaks.fn(night, models, graph, CLASS_HORIZON, TEST_BARS)
     desk.execute("DELETE FROM store.graph_snapshots WHERE graph = 'spearman'")
     with pytest.raises(LeakFoundError, match="spearman edges"):
-        audit_leaks.fn(night, models, graph, 5, 20)
+        audit_leaks.fn(night, models, graph, CLASS_HORIZON, TEST_BARS)
 
 
-def test_without_trades_a_trade_graph_is_not_audited_unless_a_snapshot_is_stored(desk) -> None:
+def test_without_trades_a_trade_graph_is_not_audited_unless_a_snapshot_is_stored(desk: Desk) -> None:
     night = desk.night(FRIDAY)
     graph = GRAPH | {"graphs": ("correlation", "order_flow")}
     models = contenders(night, ("lstm",), (0,), RECIPE)
     build_graphs.fn(night, **graph)
-    audit_leaks.fn(night, models, graph, 5, 20)
+    audit_leaks.fn(night, models, graph, CLASS_HORIZON, TEST_BARS)
     assert "order_flow edges" not in verdicts(desk)
     desk.execute(
         "INSERT INTO store.graph_snapshots SELECT * REPLACE ('order_flow' AS graph) FROM store.graph_snapshots "
         "WHERE graph = 'correlation'"
     )
     with pytest.raises(LeakFoundError, match="order_flow edges"):
-        audit_leaks.fn(night, models, graph, 5, 20)
+        audit_leaks.fn(night, models, graph, CLASS_HORIZON, TEST_BARS)
 
 
-def test_edges_in_the_wrong_direction_fail_the_audit(desk) -> None:
+def test_edges_in_the_wrong_direction_fail_the_audit(desk: Desk) -> None:
     desk.execute("UPDATE store.graph_edges SET src = dst, dst = src WHERE graph = 'lead_lag'")
     with pytest.raises(LeakFoundError, match="lead_lag edges"):
         run_audit(desk)
     assert verdicts(desk) == ALL_PASSED | {"lead_lag edges": {False}}
 
 
-def test_missing_edges_fail_the_audit(desk) -> None:
+def test_missing_edges_fail_the_audit(desk: Desk) -> None:
     desk.execute("DELETE FROM store.graph_edges WHERE graph = 'correlation' AND as_of < '2024-03-01'")
     with pytest.raises(LeakFoundError, match="correlation edges"):
         run_audit(desk)
 
 
 @pytest.mark.parametrize("column", ["p_buy", "expected_return", "expected_volatility"])
-def test_a_forecast_that_its_model_file_does_not_make_fails_the_audit(desk, column: str) -> None:
+def test_a_forecast_that_its_model_file_does_not_make_fails_the_audit(desk: Desk, column: str) -> None:
     (trial,) = desk.rows("SELECT trial_id FROM trials WHERE model = 'lstm'")[0]
     desk.execute(f"UPDATE store.predictions SET {column} = {column} + 1e-4 WHERE trial_id = $trial", trial=trial)
     with pytest.raises(LeakFoundError, match=f"predictions of lstm, trial {trial}"):
@@ -183,13 +190,13 @@ def test_a_forecast_that_its_model_file_does_not_make_fails_the_audit(desk, colu
     assert verdicts(desk) == ALL_PASSED | {"predictions of lstm": {False}}
 
 
-def test_missing_forecasts_fail_the_audit(desk) -> None:
+def test_missing_forecasts_fail_the_audit(desk: Desk) -> None:
     desk.execute("DELETE FROM store.predictions WHERE symbol = 'CCC' AND horizon_bars = 1")
     with pytest.raises(LeakFoundError, match="of 8 rows differ"):
         run_audit(desk)
 
 
-def test_a_passed_audit_replaces_the_verdicts_of_a_failed_one(desk) -> None:
+def test_a_passed_audit_replaces_the_verdicts_of_a_failed_one(desk: Desk) -> None:
     desk.execute("UPDATE store.features SET rsi_14 = rsi_14 + 1 WHERE symbol = 'AAA'")
     with pytest.raises(LeakFoundError):
         run_audit(desk)
@@ -198,11 +205,11 @@ def test_a_passed_audit_replaces_the_verdicts_of_a_failed_one(desk) -> None:
     assert verdicts(desk) == ALL_PASSED
 
 
-def test_forecasts_of_trained_networks_become_signals(desk) -> None:
+def test_forecasts_of_trained_networks_become_signals(desk: Desk) -> None:
     night = replace(desk.night(FRIDAY), tape=Path("tape"))
     models = contenders(night, MODELS, (0,), RECIPE)
     limits = Limits(min_confidence=0.01, correlation_sessions=20)
-    run_backtests.fn(night, models, limits, 5)
-    report = next_signals.fn(night, models, limits, RECIPE.horizons, 5)
+    run_backtests.fn(night, models, limits, CLASS_HORIZON)
+    report = next_signals.fn(night, models, limits, RECIPE.horizons, CLASS_HORIZON)
     assert (report.signals, report.for_session) == (8, date(2024, 7, 1))
-    assert report.champion in MODELS[:2]
+    assert report.champion in NETWORKS

@@ -1,4 +1,7 @@
-"""Events in a night: which of them a forecast reads, from when on, and that no forecast reads a later one."""
+"""Events in a night: which events a forecast reads, from when on, and that no forecast reads a later event.
+
+A night is the run for one as-of date; its clock is the midnight (UTC) after it. The bars of perpetuals are hourly.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,15 @@ import numpy as np
 import pytest
 
 from models.graphs.events import EVENT_KINDS
-from models.graphs.market_events import COLUMN
-from tasks.audit import audit_leaks
+from models.graphs.market_events import FEATURE_COLUMN
+from tasks.audit import AuditReport, audit_leaks
 from tasks.errors import LeakFoundError
 from tasks.graphs import build_graphs, write_features
 from tasks.markets.event_rows import event_rows
-from tasks.panels import LARGE_VALUE, first_unseen_bar, load_bar_events
+from tasks.night import Night
+from tasks.panels import LARGE_TRADE_VALUE, first_unseen_bar, load_bar_events
 from tasks.train import Recipe, TrialReport, contenders, load_training_data, train_model
+from tests.desk import Desk
 from warehouse.events import append_events
 
 FRIDAY = date(2024, 6, 28)
@@ -31,10 +36,13 @@ RECIPE = Recipe(
     folds={"warmup_bars": 241, "train_bars": 60, "test_bars": TEST_BARS, "embargo_bars": 4},
     train={"epochs": 1, "chunk_bars": 16, "burn_in_bars": 4, "context_bars": 8},
 )
-THURSDAY_NOON = datetime(2024, 6, 27, 12, 30, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
+THURSDAY_NOON = datetime(2024, 6, 27, 12, 30, tzinfo=UTC)  # inside the bar that opens at 12:00
+# AAA's settlements from 10 June 8:00 to the end of FRIDAY: 2 on 10 June, 3 on each of 18 days, and the last midnight
+N_SETTLEMENTS = 2 + 3 * 18 + 1
 
 
-def build_night(desk, as_of: date):
+def build_night(desk: Desk, as_of: date) -> Night:
     """The night of perpetuals with its features and graphs written."""
     night = desk.night(as_of, "perpetuals")
     write_features.fn(night)
@@ -42,38 +50,40 @@ def build_night(desk, as_of: date):
     return night
 
 
-def train_night(desk, as_of: date = FRIDAY, model: str = "tgn", **options) -> TrialReport:
+def train_night(desk: Desk, as_of: date = FRIDAY, model: str = "tgn", **options) -> TrialReport:
     night = build_night(desk, as_of)
     return train_model.fn(night, load_training_data.fn(night, RECIPE, (model,)), model, 0, RECIPE, **options)
 
 
-def publish_night(desk, as_of: date) -> None:
+def publish_night(desk: Desk, as_of: date) -> None:
     """Marks the night as published, with the desk's settlements as rows that it has read."""
     desk.publish(as_of, "perpetuals")
     run_id = desk.night(as_of, "perpetuals").run_id
     desk.execute("UPDATE store.funding_rates SET run_id = $run_id", run_id=run_id)
 
 
-def audit_night(desk, as_of: date, models: tuple[str, ...] = ("tgn",)):
+def audit_night(desk: Desk, as_of: date, models: tuple[str, ...] = ("tgn",)) -> AuditReport:
     night = desk.night(as_of, "perpetuals")
-    return audit_leaks.fn(night, contenders(night, models, (0,), RECIPE), GRAPH, 4, TEST_BARS, 4)
+    entries = contenders(night, models, (0,), RECIPE)
+    return audit_leaks.fn(night, entries, GRAPH, RECIPE.class_horizon, TEST_BARS, dates=4)
 
 
-def store_event(desk, kind: str, time: datetime, received: datetime | None = None, **values: object) -> None:
-    """Stores one event of BBB, received a second after it by default."""
-    ts = int(time.timestamp() * 1e6)
-    rows = event_rows([{"kind": kind, "symbol": "BBB", "ts": ts, "event_id": str(ts), **values}])
-    stamps = {"fetched_at": received or time + timedelta(seconds=1), "run_id": "stream"}
+def store_event(desk: Desk, kind: str, ts: datetime, received: datetime | None = None, **values: object) -> None:
+    """Stores one event of BBB, which counts as received one second after ``ts`` by default."""
+    ts_us = int(ts.timestamp() * 1e6)
+    rows = event_rows([{"kind": kind, "symbol": "BBB", "ts": ts_us, "event_id": str(ts_us), **values}])
+    stamps = {"fetched_at": received or ts + SECOND, "run_id": "stream"}
     with desk.warehouse.write("events") as con:
         append_events(con, rows, source="recorded", venue="bybit", **stamps)
 
 
-def store_liquidation(desk, time: datetime, received: datetime | None = None) -> None:
-    store_event(desk, "liquidation", time, received, price=50.0, size=900.0, side="sell")
+def store_liquidation(desk: Desk, ts: datetime, received: datetime | None = None) -> None:
+    """Stores one liquidation of BBB."""
+    store_event(desk, "liquidation", ts, received, price=50.0, size=900.0, side="sell")
 
 
 @pytest.fixture(scope="module")
-def trained_folder(open_desk: Callable, desk_file: Path, tmp_path_factory) -> Path:
+def trained_folder(open_desk: Callable, desk_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a published night of perpetuals, whose network has read funding and a liquidation."""
     folder = tmp_path_factory.mktemp("trained")
     desk = open_desk(shutil.copy(desk_file, folder))
@@ -84,140 +94,148 @@ def trained_folder(open_desk: Callable, desk_file: Path, tmp_path_factory) -> Pa
 
 
 @pytest.fixture
-def trained(open_desk: Callable, trained_folder: Path, tmp_path: Path):
+def trained(open_desk: Callable, trained_folder: Path, tmp_path: Path) -> Desk:
     """A desk on a copy of ``trained_folder``."""
     shutil.copytree(trained_folder, tmp_path / "trained")
     return open_desk(tmp_path / "trained" / "warehouse.duckdb")
 
 
-def test_a_bar_reads_the_settlements_and_events_up_to_its_close(desk) -> None:
+def test_a_bar_reads_the_settlements_and_events_up_to_its_close(desk: Desk) -> None:
     store_liquidation(desk, THURSDAY_NOON)
-    store_event(desk, "trade", THURSDAY_NOON, price=50.0, size=LARGE_VALUE / 50, side="buy")
+    store_event(desk, "trade", THURSDAY_NOON, price=50.0, size=LARGE_TRADE_VALUE / 50, side="buy")
     events = load_bar_events(desk.night(FRIDAY, "perpetuals"))
     assert events is not None
-    counts = dict(zip(events.opens.astype("datetime64[h]").astype(str), np.diff(events.spans)[:, 0], strict=True))
+    hours = events.open_times.astype("datetime64[h]").astype(str).tolist()
+    starts, stops = events.event_ranges.T
+    counts = dict(zip(hours, stops - starts, strict=True))
     assert counts["2024-06-27T12"] == 2
-    assert counts["2024-06-27T07"] == 1 and counts["2024-06-27T08"] == 0  # settled at 08:00, as a bar closes
-    first = events.spans[list(counts).index("2024-06-27T12"), 0]
-    assert {EVENT_KINDS[k] for k in events.events.kind[first : first + 2]} == {"trade", "liquidation"}
+    assert counts["2024-06-27T07"] == 1 and counts["2024-06-27T08"] == 0  # the settlement at 8:00 is at a bar's close
+    bar = hours.index("2024-06-27T12")
+    assert {EVENT_KINDS[k] for k in events.events.kind[starts[bar] : stops[bar]]} == {"trade", "liquidation"}
     is_funding = events.events.kind == EVENT_KINDS.index("funding")
-    assert is_funding.sum() == 2 + 3 * 18 + 1  # from 10 June, 8:00, to midnight, the close of the last bar
-    np.testing.assert_allclose(events.events.features[is_funding, COLUMN["rate"]], np.arange(57) * 0.1, atol=1e-6)
+    assert is_funding.sum() == N_SETTLEMENTS
+    rates = events.events.features[is_funding, FEATURE_COLUMN["rate"]]
+    np.testing.assert_allclose(rates, 0.1 * np.arange(N_SETTLEMENTS), atol=1e-6)  # the k-th rate, k · 1e-5, in bps
 
 
-def test_hourly_bars_read_no_books_no_small_trades_and_no_event_received_after_the_clock(desk) -> None:
+def test_hourly_bars_read_no_books_no_small_trades_and_no_event_received_after_the_clock(desk: Desk) -> None:
     night = desk.night(FRIDAY, "perpetuals")
     before = load_bar_events(night)
     store_event(desk, "book", THURSDAY_NOON, bid=1.0, ask=1.1, bid_size=5.0, ask_size=5.0)
-    store_event(desk, "trade", THURSDAY_NOON, price=50.0, size=LARGE_VALUE / 50 - 1, side="buy")
+    store_event(desk, "trade", THURSDAY_NOON, price=50.0, size=LARGE_TRADE_VALUE / 50 - 1, side="buy")
     store_liquidation(desk, THURSDAY_NOON, night.clock + timedelta(microseconds=1))
     after = load_bar_events(night)
     assert before is not None and after is not None
-    assert len(before.events) == len(after.events) == 57
+    assert len(before.events) == len(after.events) == N_SETTLEMENTS
 
 
-def test_one_second_bars_read_books_and_small_trades_too(desk) -> None:
+def test_one_second_bars_read_books_and_small_trades_too(desk: Desk) -> None:
     night = desk.night(FRIDAY, "perpetuals")
-    noon = THURSDAY_NOON + timedelta(days=1)
-    seconds = replace(night, universe=replace(night.universe, interval="1s", history_start=noon))
-    store_event(desk, "book", noon + timedelta(seconds=2), bid=1.0, ask=1.1, bid_size=5.0, ask_size=5.0)
-    store_event(desk, "trade", noon + timedelta(seconds=1.5), price=50.0, size=0.001, side="buy")
-    events = load_bar_events(seconds)
+    first_open = THURSDAY_NOON + timedelta(days=1)
+    one_second_bars = replace(night.universe, interval="1s", history_start=first_open)
+    night = replace(night, universe=one_second_bars)
+    store_event(desk, "book", first_open + 2 * SECOND, bid=1.0, ask=1.1, bid_size=5.0, ask_size=5.0)
+    store_event(desk, "trade", first_open + 1.5 * SECOND, price=50.0, size=0.001, side="buy")
+    events = load_bar_events(night)
     assert events is not None
-    grid_events = events.for_bars(events.opens)
+    grid_events = events.for_bars(events.open_times)
     assert [EVENT_KINDS[kind] for kind in grid_events.events.kind[:2]] == ["trade", "book"]
-    assert grid_events.spans[:3].tolist() == [[0, 0], [0, 2], [2, 2]]  # the book is dated at the very close
+    assert grid_events.event_ranges[:3].tolist() == [[0, 0], [0, 2], [2, 2]]  # the book's ts is the close of bar 1
     publish_night(desk, FRIDAY)
-    assert first_unseen_bar(seconds, events) == len(events.opens)
-    store_event(desk, "book", noon + timedelta(seconds=5), night.clock, bid=1.0, ask=1.1, bid_size=5.0, ask_size=5.0)
-    later = replace(seconds, clock=night.clock + timedelta(seconds=1))
-    assert first_unseen_bar(later, events) == len(events.opens)
-    store_event(desk, "book", noon + timedelta(seconds=7), later.clock, bid=1.0, ask=1.1, bid_size=5.0, ask_size=5.0)
-    assert first_unseen_bar(later, events) == 6  # it closes seven seconds after noon
+    assert first_unseen_bar(night, events) == len(events.open_times)
+    store_event(desk, "book", first_open + 5 * SECOND, night.clock, bid=1.0, ask=1.1, bid_size=5.0, ask_size=5.0)
+    later = replace(night, clock=night.clock + SECOND)
+    assert first_unseen_bar(later, events) == len(events.open_times)
+    store_event(desk, "book", first_open + 7 * SECOND, later.clock, bid=1.0, ask=1.1, bid_size=5.0, ask_size=5.0)
+    assert first_unseen_bar(later, events) == 6  # bar 6 closes 7 seconds after the first open
 
 
-def test_events_up_to_a_bar_do_not_depend_on_later_bars(desk) -> None:
+def test_events_up_to_a_bar_do_not_depend_on_later_bars(desk: Desk) -> None:
     store_liquidation(desk, THURSDAY_NOON)
     night = desk.night(FRIDAY, "perpetuals")
     whole = load_bar_events(night)
     assert whole is not None
-    for last in whole.opens[[400, 635, 636]]:
-        cut = load_bar_events(night, last)
-        part = whole.for_bars(whole.opens[: np.searchsorted(whole.opens, last) + 1])
-        assert cut is not None and len(cut.opens) == len(part.opens)
+    for last_open in whole.open_times[[400, 635, 636]]:
+        cut = load_bar_events(night, last_open)
+        part = whole.for_bars(whole.open_times[: np.searchsorted(whole.open_times, last_open) + 1])
+        assert cut is not None and len(cut.open_times) == len(part.open_times)
         for name in ("src", "dst", "t", "kind", "features"):
             np.testing.assert_array_equal(getattr(cut.events, name), getattr(part.events, name))
 
 
-def test_stocks_have_no_events_and_only_networks_that_read_events_load_them(desk) -> None:
+def test_stocks_have_no_events_and_only_networks_that_read_events_load_them(desk: Desk) -> None:
     assert load_bar_events(desk.night(FRIDAY)) is None
     night = build_night(desk, FRIDAY)
     assert load_training_data.fn(night, RECIPE, ("ssm_gnn",)).events is None
     assert load_training_data.fn(night, RECIPE, ("ssm_gnn", "jodie")).events is not None
 
 
-def test_events_are_part_of_a_folds_key_and_the_audit_of_their_reader_passes(trained) -> None:
+def test_the_audit_of_a_network_that_reads_events_passes(trained: Desk) -> None:
     report = audit_night(trained, FRIDAY)
     assert report.cuts == 4
-    assert trained.rows("SELECT count(*) FROM predictions")[0][0] > 300 * 2
+    ((n_predictions,),) = trained.rows("SELECT count(*) FROM predictions")
+    assert n_predictions > TEST_BARS * len(RECIPE.horizons)
+
+
+def test_events_in_the_training_bars_are_part_of_a_folds_key(trained: Desk) -> None:
     before = trained.rows("SELECT fold_key FROM store.folds ORDER BY fold")
     trained.execute("DELETE FROM store.events")
     trained.execute("DELETE FROM store.nights")
     assert train_night(trained).fitted == 1  # only the second fold has the liquidation in its training bars
     after = trained.rows("SELECT fold_key FROM store.folds ORDER BY fold")
-    assert [one == other for one, other in zip(before, after, strict=True)] == [True, False]
+    assert [new == old for new, old in zip(after, before, strict=True)] == [True, False]
 
 
-SLOW = [pytest.param(model, marks=pytest.mark.slow) for model in ("tgn_links", "tgn_pairs")]
+SLOW_MODELS = [pytest.param(model, marks=pytest.mark.slow) for model in ("tgn_links", "tgn_pairs")]
 
 
-@pytest.mark.parametrize("model", ["tgn_pretrained", *SLOW])
-def test_networks_with_a_link_or_pair_objective_train_and_pass_the_audit(desk, model: str) -> None:
+@pytest.mark.parametrize("model", ["tgn_pretrained", *SLOW_MODELS])
+def test_networks_with_a_link_or_pair_objective_train_and_pass_the_audit(desk: Desk, model: str) -> None:
     store_liquidation(desk, datetime(2024, 6, 24, 3, 20, tzinfo=UTC))
     assert train_night(desk, model=model).fitted == 2
     publish_night(desk, FRIDAY)
     assert audit_night(desk, FRIDAY, (model,)).cuts == 4
 
 
-def test_a_forecast_that_read_an_event_after_its_bar_fails_the_audit(trained) -> None:
-    """All settlements are moved one hour later after the forecasts, which then have read each an hour too early."""
+def test_a_forecast_that_read_an_event_after_its_bar_fails_the_audit(trained: Desk) -> None:
+    """The stored forecasts read every settlement an hour too early: the settlements are moved afterwards."""
     trained.execute("UPDATE store.funding_rates SET ts = ts + INTERVAL 1 HOUR")
     with pytest.raises(LeakFoundError, match="predictions of tgn"):
         audit_night(trained, FRIDAY)
 
 
-def test_the_next_night_forecasts_only_its_new_bars(trained) -> None:
+def test_the_next_night_forecasts_only_its_new_bars(trained: Desk) -> None:
     store_liquidation(trained, datetime(2024, 6, 29, 4, 10, tzinfo=UTC))
     before = trained.contents("store.predictions")
     assert train_night(trained, SATURDAY).fitted == 0
-    friday = trained.night(FRIDAY, "perpetuals").run_id
-    assert trained.contents(f"store.predictions WHERE run_id = '{friday}'").equals(before)
+    friday_run_id = trained.night(FRIDAY, "perpetuals").run_id
+    assert trained.contents(f"store.predictions WHERE run_id = '{friday_run_id}'").equals(before)
     assert audit_night(trained, SATURDAY).cuts == 4
 
 
-def test_an_event_received_late_renews_the_forecasts_from_its_bar_on(trained) -> None:
+def test_an_event_received_late_renews_the_forecasts_from_its_bar_on(trained: Desk) -> None:
     store_liquidation(trained, THURSDAY_NOON, datetime(2024, 6, 29, 8, tzinfo=UTC))
     before = trained.contents("store.predictions WHERE ts < '2024-06-27 12:00'")
     assert train_night(trained, SATURDAY).fitted == 0
-    again = trained.contents("store.predictions WHERE ts >= '2024-06-27 12:00'").to_pandas()
+    renewed = trained.contents("store.predictions WHERE ts >= '2024-06-27 12:00'").to_pandas()
     assert trained.contents("store.predictions WHERE ts < '2024-06-27 12:00'").equals(before)
-    assert set(again["run_id"]) == {trained.night(SATURDAY, "perpetuals").run_id}
+    assert set(renewed["run_id"]) == {trained.night(SATURDAY, "perpetuals").run_id}
     assert audit_night(trained, SATURDAY).cuts == 4
 
 
 def test_a_killed_night_with_late_events_run_again_writes_the_rows_of_an_undisturbed_one(
-    trained, tmp_path: Path
+    trained: Desk, tmp_path: Path
 ) -> None:
-    def kill(done: int, total: int, label: str) -> None:
+    def kill_at_second_fold(done: int, total: int, label: str) -> None:
         if done == 1:
             raise KeyboardInterrupt
 
     store_liquidation(trained, THURSDAY_NOON, datetime(2024, 6, 29, 8, tzinfo=UTC))
-    other = trained.copy_to(tmp_path / "other")
-    shutil.copytree(trained.warehouse.artifacts, other.warehouse.artifacts, dirs_exist_ok=True)
+    killed = trained.copy_to(tmp_path / "killed")
+    shutil.copytree(trained.warehouse.artifacts, killed.warehouse.artifacts, dirs_exist_ok=True)
     with pytest.raises(KeyboardInterrupt):
-        train_night(other, SATURDAY, on_progress=kill)
-    train_night(other, SATURDAY)
+        train_night(killed, SATURDAY, on_progress=kill_at_second_fold)
+    train_night(killed, SATURDAY)
     train_night(trained, SATURDAY)
     for table in ("store.trials", "store.folds", "store.predictions"):
-        assert other.contents(table).equals(trained.contents(table))
+        assert killed.contents(table).equals(trained.contents(table))

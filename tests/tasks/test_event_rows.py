@@ -26,18 +26,21 @@ def test_an_unreadable_row_is_left_out_with_a_warning(
     bad_values: dict[str, object], caplog: pytest.LogCaptureFixture
 ) -> None:
     trade = {"kind": "trade", "symbol": "AAA", "ts": 5, "event_id": "1", "side": "buy", "price": 2.0, "size": 3.0}
-    other = trade | {"event_id": "2"}
-    expected = readable_rows(event_rows([trade, other]), ("AAA",))
+    second_trade = trade | {"event_id": "2"}
+    expected = readable_rows(event_rows([trade, second_trade]), ("AAA",))
     assert len(expected) == 2 and caplog.text == ""
-    rows = readable_rows(event_rows([trade, other, trade | {"event_id": "odd"} | bad_values]), ("AAA",))
+    bad_event = trade | {"event_id": "3"} | bad_values
+    rows = readable_rows(event_rows([trade, second_trade, bad_event]), ("AAA",))
     np.testing.assert_array_equal(rows, expected)
     assert "1 of 3 stored events cannot be read and are left out; the first is one of AAA at 1970-01-01" in caplog.text
 
 
 def test_a_key_depends_on_kind_symbol_time_and_id_alone() -> None:
-    row = {"kind": "trade", "symbol": "AAA", "ts": 5, "event_id": "1"}
-    others = [row, row | {"price": 3.0}, row | {"ts": 6}, row | {"event_id": "2"}, row | {"kind": "liquidation"}]
-    keys = market_rows(event_rows([*others, row | {"symbol": "BBB"}]), ("AAA", "BBB"))["key"]
-    assert keys[0] == keys[1]
-    assert len(set(keys.tolist())) == 5
-    assert keys[0] == 6663218034592857650  # the same in every run, because saved states identify events by it
+    event = {"kind": "trade", "symbol": "AAA", "ts": 5, "event_id": "1"}
+    other_price = event | {"price": 3.0}
+    other_identities = [{"ts": 6}, {"event_id": "2"}, {"kind": "liquidation"}, {"symbol": "BBB"}]
+    events = event_rows([event, other_price, *(event | change for change in other_identities)])
+    key, key_other_price, *other_keys = market_rows(events, ("AAA", "BBB"))["key"].tolist()
+    assert key == key_other_price
+    assert len({key, *other_keys}) == 1 + len(other_identities)
+    assert key == 6663218034592857650  # the same in every run, because saved states identify events by their keys

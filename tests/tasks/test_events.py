@@ -1,4 +1,7 @@
-"""The archive job: archived trades are stored once, and received at a time that no published night has covered."""
+"""The archive job: archived trades are stored once, and count as received after every published night's clock.
+
+A night is the run for one as-of date; it reads the events received up to its clock.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import pytest
 import requests
 from requests.adapters import BaseAdapter
 
+from models.sessions import midnight_after
 from tasks.events import ArchiveJob, store_archived_events
 from tasks.markets.bybit_archive import TradeArchive
 from tasks.markets.bybit_frames import FrameReader
@@ -21,7 +25,9 @@ from warehouse.events import append_events
 DAY = date(2024, 8, 8)
 
 
-def test_an_archived_day_adds_only_trades_that_are_not_stored_yet(canned_archive, warehouse: Warehouse) -> None:
+def test_an_archived_day_adds_only_trades_that_are_not_stored_yet(
+    canned_archive: TradeArchive, warehouse: Warehouse
+) -> None:
     job = ArchiveJob(warehouse, canned_archive, "live", "crypto", [(DAY, "BTCUSDT")])
     start = datetime.now(UTC)
     assert store_archived_events(job) == {(DAY, "BTCUSDT"): 2}
@@ -30,13 +36,13 @@ def test_an_archived_day_adds_only_trades_that_are_not_stored_yet(canned_archive
         stored = con.execute("SELECT source, venue, trade_id FROM trades ORDER BY ts").fetchall()
         ((received,),) = con.execute("SELECT DISTINCT fetched_at FROM events").fetchall()
     assert stored == [("live", "bybit", "aa-00"), ("live", "bybit", "aa-01")]
-    assert start < received < datetime.now(UTC)  # so that no night of the past covers it
+    assert start < received < datetime.now(UTC)  # after the clock of every past night
 
 
 def test_live_trades_count_as_received_when_they_are_written_not_when_the_download_began(
-    canned_archive, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+    canned_archive: TradeArchive, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A night that begins during the download reads all of them or none in every query."""
+    """So a night that begins during the download reads, in every query, all of the trades or none."""
     download = canned_archive.trades
     downloaded_at = []
 
@@ -52,11 +58,13 @@ def test_live_trades_count_as_received_when_they_are_written_not_when_the_downlo
     assert received > downloaded_at[0]
 
 
-@pytest.mark.parametrize(("night", "after"), [(date(2024, 8, 7), timedelta()), (DAY, timedelta(microseconds=1))])
+@pytest.mark.parametrize(
+    ("night", "after_midnight"), [(date(2024, 8, 7), timedelta()), (DAY, timedelta(microseconds=1))]
+)
 def test_recorded_trades_count_as_received_after_the_newest_published_night(
-    canned_archive, warehouse: Warehouse, night: date, after: timedelta
+    canned_archive: TradeArchive, warehouse: Warehouse, night: date, after_midnight: timedelta
 ) -> None:
-    clock = datetime(night.year, night.month, night.day + 1, tzinfo=UTC)
+    clock = midnight_after(night)
     with warehouse.write("nights") as con:
         for universe, published in (("crypto", clock), ("crypto_wide", clock + timedelta(days=9))):
             con.execute(
@@ -68,14 +76,18 @@ def test_recorded_trades_count_as_received_after_the_newest_published_night(
     store_archived_events(ArchiveJob(warehouse, canned_archive, "recorded", "crypto", [(DAY, "BTCUSDT")]))
     with warehouse.read() as con:
         ((received,),) = con.execute("SELECT DISTINCT fetched_at FROM events").fetchall()
-    assert received == datetime(2024, 8, 9, tzinfo=UTC) + after
+    assert received == midnight_after(DAY) + after_midnight
 
 
-def test_a_trade_of_both_stream_and_archive_is_stored_once(canned_archive, warehouse: Warehouse) -> None:
-    """The archive has the finer time 00:00:00.2507; whichever is stored first, the other adds no row."""
+def test_a_trade_from_both_the_stream_and_the_archive_is_stored_once(
+    canned_archive: TradeArchive, warehouse: Warehouse
+) -> None:
+    """The archive's time, 00:00:00.2507, is finer than the stream's. Neither adds a row to the other."""
     job = ArchiveJob(warehouse, canned_archive, "live", "crypto", [(DAY, "BTCUSDT")])
-    data = {"T": 1_723_075_200_250, "s": "BTCUSDT", "S": "Buy", "v": "1", "p": "2", "i": "aa-00"}
-    frame = json.dumps({"topic": "publicTrade.BTCUSDT", "type": "snapshot", "ts": data["T"], "data": [data]})
+    streamed_trade = {"T": 1_723_075_200_250, "s": "BTCUSDT", "S": "Buy", "v": "1", "p": "2", "i": "aa-00"}
+    frame = json.dumps(
+        {"topic": "publicTrade.BTCUSDT", "type": "snapshot", "ts": streamed_trade["T"], "data": [streamed_trade]}
+    )
     streamed = event_rows(FrameReader(("BTCUSDT",)).read(frame))
     stamps = {"source": "live", "venue": "bybit", "run_id": "r", "fetched_at": datetime(2024, 8, 9, tzinfo=UTC)}
     with warehouse.write("stream") as con:
@@ -89,7 +101,7 @@ def test_a_trade_of_both_stream_and_archive_is_stored_once(canned_archive, wareh
 
 @pytest.fixture
 def canned_archive() -> TradeArchive:
-    """An archive with one file, newest first."""
+    """An archive that answers every request with one file of two trades, the newest first."""
     header = "timestamp,symbol,side,size,price,tickDirection,trdMatchID,grossValue,homeNotional,foreignNotional\n"
     rows = "1723075200.5,BTCUSDT,Sell,1,2,x,aa-01,1,1,1\n1723075200.2507,BTCUSDT,Buy,1,2,x,aa-00,1,1,1\n"
 

@@ -1,4 +1,7 @@
-"""Export of a published fold: the newest of the model, with unchanged weights, all three files or none."""
+"""Export of a published fold: the newest fold of the model, with unchanged weights, all three files or none.
+
+A published fold belongs to a trial that a published night (the run for one as-of date) registered.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +18,19 @@ from models.training.errors import DamagedArtifactError, ExportError, MissingArt
 from models.zoo import Spec, build
 from tasks.errors import NoModelError
 from tasks.export import export_model
+from tests.desk import Desk
 from warehouse.connect import Warehouse
 from warehouse.errors import NotPublishedError
 from warehouse.publish import publish_copy
 from warehouse.tables import append
 
 KEYS = {"source": "recorded", "universe": "stocks"}
+DAY_US = 86_400_000_000
 FILES = ["model.safetensors", "sequence.onnx", "step.onnx"]
 
 
 def june(day: int) -> datetime:
+    """Midnight (UTC) of a day in June 2024."""
     return datetime(2024, 6, day, tzinfo=UTC)
 
 
@@ -32,11 +38,21 @@ def save_model_file(warehouse: Warehouse, name: str, model: str, seed: int) -> s
     """Writes the model file of a fitted network; returns its sha256."""
     spec = Spec(model, d_model=8, n_layers=1, d_state=4)
     scaler = Scaler(("a", "b"), (0.0, 0.0), (1.0, 1.0))
-    header = Header(spec, TrainConfig(), scaler, (1, 5), 86_400_000_000, FitResult(1, 0.5, 10, 5, 1, "d", "c"))
+    fit_result = FitResult(
+        epochs=1,
+        validation_loss=0.5,
+        train_rows=10,
+        validation_rows=5,
+        parameters=1,
+        data_hash="d",
+        code_version="c",
+    )
+    header = Header(spec, TrainConfig(), scaler, (1, 5), DAY_US, fit_result)
     return save_artifact(warehouse.artifacts / name, header, build(spec, 2, 2, seed).state_dict())
 
 
 def store_fold(warehouse: Warehouse, trial: str, fold: int, model: str = "gru") -> None:
+    """Writes the model file and the row of one fold; its weights are seeded by ``fold``."""
     name = f"{trial}-{fold}.safetensors"
     row = {"fold": fold, "fold_key": name, "purge_bars": 0, "embargo_bars": 0, "train_rows": 10, "validation_rows": 5}
     row |= {"train_start": june(1), "train_end": june(2), "last_label_end": june(3)}
@@ -47,6 +63,7 @@ def store_fold(warehouse: Warehouse, trial: str, fold: int, model: str = "gru") 
 
 
 def publish_night(warehouse: Warehouse, day: int, trials: dict[str, list[str]]) -> None:
+    """Publishes a night of June with these trials by model: the first model is the champion."""
     keys = {"night": date(2024, 6, day), **KEYS, "run_id": f"r{day}"}
     night = {"clock": june(day), "settings": "{}", "settings_hash": "", "state": "published"}
     night |= {"published_at": june(day)}
@@ -61,8 +78,11 @@ def publish_night(warehouse: Warehouse, day: int, trials: dict[str, list[str]]) 
 
 
 @pytest.fixture
-def warehouse(desk) -> Warehouse:
-    """A warehouse whose published night has two folds of one trial and one of a second seed; ``t9`` is unpublished."""
+def warehouse(desk: Desk) -> Warehouse:
+    """A warehouse with a published night of gru (trial t1 with folds 0 and 1, t2 with fold 1) and ssm_gnn (trial g).
+
+    Trial t9 has the newest fold, but no published night registered it.
+    """
     for trial, fold, model in [("t1", 0, "gru"), ("t1", 1, "gru"), ("t2", 1, "gru"), ("g", 0, "ssm_gnn")]:
         store_fold(desk.warehouse, trial, fold, model)
     store_fold(desk.warehouse, "t9", 9)
@@ -75,7 +95,9 @@ def test_the_newest_published_fold_is_exported_with_all_files(warehouse: Warehou
     assert (exported.source, exported.night, exported.fold) == ("recorded", date(2024, 6, 20), 1)
     assert sorted(p.name for p in (tmp_path / "a" / "out").iterdir()) == FILES
     assert file_hash(exported.weights) == file_hash(warehouse.artifacts / "t1-1.safetensors")
-    assert [g.path for g in exported.graphs] == [exported.weights.with_name(f"{n}.onnx") for n in ("step", "sequence")]
+    assert [g.path for g in exported.onnx_files] == [
+        exported.weights.with_name(f"{n}.onnx") for n in ("step", "sequence")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -87,20 +109,22 @@ def test_the_newest_published_fold_is_exported_with_all_files(warehouse: Warehou
         ("stocks", "nought", "unknown model 'nought'; the zoo has"),
     ],
 )
-def test_a_model_without_a_published_fold_is_refused(warehouse, tmp_path, universe, model, message) -> None:
+def test_a_model_without_a_published_fold_is_refused(
+    warehouse: Warehouse, tmp_path: Path, universe: str, model: str, message: str
+) -> None:
     with pytest.raises(NoModelError, match=message):
         export_model(warehouse, universe, model, tmp_path / "out", bars=4, assets=1)
     assert not (tmp_path / "out").exists()
 
 
-def test_before_the_first_publish_there_is_nothing_to_export(desk, tmp_path: Path) -> None:
+def test_before_the_first_publish_there_is_nothing_to_export(desk: Desk, tmp_path: Path) -> None:
     with pytest.raises(NotPublishedError, match="run a night to its end first"):
         export_model(desk.warehouse, "stocks", "gru", tmp_path / "out", bars=4, assets=1)
 
 
 def test_a_file_that_the_fold_did_not_write_is_not_exported(warehouse: Warehouse, tmp_path: Path) -> None:
     artifact = warehouse.artifacts / "t1-1.safetensors"
-    save_model_file(warehouse, artifact.name, "gru", seed=7)  # whole in itself, but other weights
+    save_model_file(warehouse, artifact.name, "gru", seed=7)  # a valid file with other weights
     with pytest.raises(DamagedArtifactError, match=r"t1-1\.safetensors: not the file that the fold wrote"):
         export_model(warehouse, "stocks", "gru", tmp_path / "out", bars=4, assets=1)
     artifact.unlink()

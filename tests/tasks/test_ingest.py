@@ -1,4 +1,7 @@
-"""Ingest of whole nights from small tapes: the rows written, restatements, failures, and nights run again."""
+"""Ingest of whole nights from small tapes: the rows written, restatements, failures, and nights run again.
+
+A night is the run for one as-of date; a tape is a folder of recorded market data. FRIDAY is the 13th session of May.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ from models.sessions import midnight_after
 from tasks import ingest
 from tasks.errors import MarketDownError, NightOutOfRangeError, OutageError, TapeMissingError, TooManyBadSymbolsError
 from tasks.ingest import IngestReport, PullOptions, ingest_bars, ingest_universe, is_outage
+from tasks.markets.bybit import FUNDING_OVERLAP
 from tasks.markets.recording import OHLC, Bars
 from tasks.markets.simulated import SimulatedMarket
 from tasks.markets.tape import adjusted_history
@@ -31,41 +35,47 @@ START = date(2024, 5, 1)
 FRIDAY = date(2024, 5, 17)
 MONDAY = date(2024, 5, 20)
 LAST = date(2024, 6, 28)
+N_SESSIONS = 13  # of the exchange from START to FRIDAY
+N_DAYS = 17  # from START to FRIDAY
 STOCKS = make_stocks(("AAPL", "MSFT", "NVDA"), "SPY", START)
 PERPETUALS = make_perpetuals(("BTCUSDT", "SOLUSDT"), START)
+IngestNight = Callable[..., IngestReport]
 OPTIONS: dict[str, Any] = {"overlap_bars": 5, "max_bad_fraction": 0.3, "threads": 4}
 
 
 @pytest.fixture(scope="session")
 def tape_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tape in the recorded layout, of simulated bars."""
+    """A tape in the recorded layout, made of simulated bars up to LAST."""
     folder = tmp_path_factory.mktemp("tape")
     market = SimulatedMarket(LAST)
     for name, table in {
-        "yahoo/bars_1d": pa.concat_tables([_daily(market, symbol) for symbol in STOCKS.symbols_to_fetch]),
-        "bybit/klines_60": pa.concat_tables([_hourly(market, symbol) for symbol in PERPETUALS.symbols_to_fetch]),
-        "bybit/funding": pa.concat_tables([_settled(market, symbol) for symbol in PERPETUALS.symbols_to_fetch]),
+        "yahoo/bars_1d": pa.concat_tables([daily_bars(market, symbol) for symbol in STOCKS.symbols_to_fetch]),
+        "bybit/klines_60": pa.concat_tables([hourly_bars(market, symbol) for symbol in PERPETUALS.symbols_to_fetch]),
+        "bybit/funding": pa.concat_tables([settlements(market, symbol) for symbol in PERPETUALS.symbols_to_fetch]),
     }.items():
         (folder / name).parent.mkdir(exist_ok=True)
         pq.write_table(table, folder / f"{name}.parquet")
     return folder
 
 
-def _daily(market: SimulatedMarket, symbol: str) -> pa.Table:
+def daily_bars(market: SimulatedMarket, symbol: str) -> pa.Table:
+    """The symbol's rows of the tape's file yahoo/bars_1d."""
     stock = market.stock(symbol)
     columns, _ = adjusted_history(stock, len(stock.bars.ts))
     columns["adj_close"] = columns.pop("adjclose")
     return pa.table({"symbol": [symbol] * len(stock.bars.ts), "date": stock.bars.ts.astype("datetime64[D]"), **columns})
 
 
-def _hourly(market: SimulatedMarket, symbol: str) -> pa.Table:
+def hourly_bars(market: SimulatedMarket, symbol: str) -> pa.Table:
+    """The symbol's rows of the tape's file bybit/klines_60."""
     bars: Bars = market.perpetual(symbol).bars["1h"]
     ts = pa.array(bars.ts).cast(pa.timestamp("us", "UTC"))
     prices = {name: getattr(bars, name) for name in (*OHLC, "volume")}
     return pa.table({"symbol": [symbol] * len(ts), "ts": ts, **prices})
 
 
-def _settled(market: SimulatedMarket, symbol: str) -> pa.Table:
+def settlements(market: SimulatedMarket, symbol: str) -> pa.Table:
+    """The symbol's rows of the tape's file bybit/funding."""
     perpetual = market.perpetual(symbol)
     ts = pa.array(perpetual.funding_ts).cast(pa.timestamp("us", "UTC"))
     return pa.table({"symbol": [symbol] * len(ts), "ts": ts, "funding_rate": perpetual.funding_rate})
@@ -88,9 +98,9 @@ def edit_tape(tape: Path, name: str, change: Callable[[dict[str, np.ndarray]], N
 
 
 @pytest.fixture
-def other(migrated_file: Path, tmp_path: Path) -> Warehouse:
+def second_warehouse(migrated_file: Path, tmp_path: Path) -> Warehouse:
     """A second empty warehouse, to compare with."""
-    return Warehouse.from_url(shutil.copy(migrated_file, tmp_path / "other.duckdb"))
+    return Warehouse.from_url(shutil.copy(migrated_file, tmp_path / "second.duckdb"))
 
 
 def make_night(warehouse: Warehouse, as_of: date, universe: Universe = STOCKS, tape: Path | None = None) -> Night:
@@ -118,7 +128,7 @@ def ingest_night(warehouse: Warehouse, tape: Path) -> Callable[..., IngestReport
 
 
 def rows(warehouse: Warehouse, table: str) -> list[dict[str, Any]]:
-    """All rows of a raw table, in one order."""
+    """All rows of a raw table, ordered by all columns."""
     with warehouse.read() as con:
         return con.execute(f"SELECT * FROM raw.{table} ORDER BY ALL").to_arrow_table().to_pylist()
 
@@ -129,10 +139,12 @@ def raw_tables(warehouse: Warehouse) -> dict[str, list[dict[str, Any]]]:
     return {name: rows(warehouse, name) for name in names}
 
 
-def test_the_first_night_writes_every_closed_bar_with_run_and_clock(ingest_night, warehouse) -> None:
+def test_the_first_night_writes_every_closed_bar_with_run_and_clock(
+    ingest_night: IngestNight, warehouse: Warehouse
+) -> None:
     """HYB-20: a few stocks."""
     report = ingest_night(FRIDAY)
-    assert (report.fetched, report.failed, report.bars, report.restated) == (4, {}, 4 * 13, 0)
+    assert (report.fetched, report.failed, report.bars, report.restated) == (4, {}, 4 * N_SESSIONS, 0)
     bars = rows(warehouse, "bars")
     assert {bar["symbol"] for bar in bars} == {"AAPL", "MSFT", "NVDA", "SPY"}
     assert max(bar["ts"] for bar in bars) == datetime(2024, 5, 17, 13, 30, tzinfo=UTC)
@@ -147,53 +159,63 @@ def test_the_first_night_writes_every_closed_bar_with_run_and_clock(ingest_night
     }
 
 
-def test_perpetuals_are_ingested_with_funding_and_unchanged_instruments_once(ingest_night, warehouse) -> None:
+def test_perpetuals_are_ingested_with_funding_and_unchanged_instruments_only_once(
+    ingest_night: IngestNight, warehouse: Warehouse
+) -> None:
     """HYB-23: a few perpetuals."""
     report = ingest_night(FRIDAY, PERPETUALS)
-    assert report.bars == 2 * 17 * 24
-    settled = {row["symbol"]: row for row in rows(warehouse, "funding_rates")}
-    last = datetime(2024, 5, 18, tzinfo=UTC)
-    assert all(row["ts"] == last for row in settled.values())
+    assert report.bars == 2 * N_DAYS * 24
+    latest_settlement = {row["symbol"]: row["ts"] for row in rows(warehouse, "funding_rates")}
+    assert latest_settlement == dict.fromkeys(PERPETUALS.symbols, datetime(2024, 5, 18, tzinfo=UTC))
     assert [row["funding_interval_minutes"] for row in rows(warehouse, "instruments")] == [480, 240]
     ingest_night(MONDAY, PERPETUALS)
     assert len(rows(warehouse, "instruments")) == 2
-    assert len(rows(warehouse, "funding_rates")) == (3 + 6) * (17 + 3 + 2) + 2
+    settlements_per_day = 3 + 6  # every 8 hours of BTCUSDT, every 4 hours of SOLUSDT
+    n_days = FUNDING_OVERLAP.days + N_DAYS + 3  # from before START to the end of MONDAY
+    final = 2  # the settlement at the closing midnight, of each symbol
+    assert len(rows(warehouse, "funding_rates")) == settlements_per_day * n_days + final
 
 
 @pytest.mark.parametrize("universe", [STOCKS, PERPETUALS], ids=lambda u: u.name)
-def test_the_same_night_again_changes_no_row(ingest_night, warehouse, universe: Universe) -> None:
+def test_the_same_night_again_changes_no_row(
+    ingest_night: IngestNight, warehouse: Warehouse, universe: Universe
+) -> None:
     first = ingest_night(FRIDAY, universe)
     before = raw_tables(warehouse)
     assert ingest_night(FRIDAY, universe) == first
     assert raw_tables(warehouse) == before
 
 
-def test_a_night_with_all_its_data_does_not_open_its_market(ingest_night, tape) -> None:
+def test_a_night_with_all_its_data_does_not_open_its_market(ingest_night: IngestNight, tape: Path) -> None:
     first = ingest_night(FRIDAY)
     shutil.rmtree(tape)
     assert ingest_night(FRIDAY) == first
 
 
-@pytest.mark.parametrize(("universe", "new"), [(STOCKS, 4), (PERPETUALS, 2 * 72)], ids=["stocks", "perpetuals"])
-def test_the_next_night_adds_only_new_bars(ingest_night, warehouse, universe: Universe, new: int) -> None:
+@pytest.mark.parametrize(("universe", "n_new"), [(STOCKS, 4), (PERPETUALS, 2 * 72)], ids=["stocks", "perpetuals"])
+def test_the_next_night_adds_only_new_bars(
+    ingest_night: IngestNight, warehouse: Warehouse, universe: Universe, n_new: int
+) -> None:
     ingest_night(FRIDAY, universe)
     report = ingest_night(MONDAY, universe)
-    assert (report.bars, report.restated) == (new, 0)
+    assert (report.bars, report.restated) == (n_new, 0)
     keys = [(bar["symbol"], bar["ts"]) for bar in rows(warehouse, "bars")]
     assert len(keys) == len(set(keys))
 
 
 @pytest.mark.parametrize("universe", [STOCKS, PERPETUALS], ids=lambda u: u.name)
-def test_several_nights_end_with_the_rows_of_one_night(ingest_night, warehouse, other, universe: Universe) -> None:
+def test_several_nights_end_with_the_rows_of_one_night(
+    ingest_night: IngestNight, warehouse: Warehouse, second_warehouse: Warehouse, universe: Universe
+) -> None:
     for day in (17, 18, 21):
         ingest_night(date(2024, 5, day), universe)
-    ingest_night(date(2024, 5, 21), universe, warehouse=other)
+    ingest_night(date(2024, 5, 21), universe, warehouse=second_warehouse)
     for table in ("bars", "corporate_actions", "funding_rates"):
-        assert values(latest(warehouse, table)) == values(latest(other, table)), table
+        assert without_stamps(latest(warehouse, table)) == without_stamps(latest(second_warehouse, table)), table
 
 
 def test_recorded_events_and_their_bars_are_ingested_up_to_the_clock_each_once(
-    shared_data: Path, warehouse: Warehouse, other: Warehouse
+    shared_data: Path, warehouse: Warehouse, second_warehouse: Warehouse
 ) -> None:
     universe = load_universe(warehouse, "binance_seconds")
     midnight = datetime(2024, 8, 9, tzinfo=UTC)
@@ -208,8 +230,10 @@ def test_recorded_events_and_their_bars_are_ingested_up_to_the_clock_each_once(
         with stored_in.read() as con:
             return con.execute(f"SELECT {columns} FROM events ORDER BY ALL").fetchall()
 
-    assert (report := night(warehouse, early)).fetched == 6 and report.failed == {}
+    report = night(warehouse, early)
+    assert report.fetched == 6 and report.failed == {}
     bars = rows(warehouse, "bars")
+    # up to midnight the tape has 2,057 bars of 6 symbols; each symbol has one in each of the last 180 seconds
     assert len(bars) == report.bars == 2057 - 6 * 180
     assert max(bar["ts"] for bar in bars) == early - timedelta(seconds=1)
     stamps = events(warehouse, "DISTINCT fetched_at, run_id, source, venue")
@@ -217,55 +241,61 @@ def test_recorded_events_and_their_bars_are_ingested_up_to_the_clock_each_once(
     assert stamps == [(early, run_id, "recorded", "binance")]
     assert all(is_past for (is_past,) in events(warehouse, "ts <= fetched_at"))
     assert night(warehouse, midnight).restated == 0
-    night(other, midnight)
+    night(second_warehouse, midnight)
     key = "kind, symbol, ts, event_id, price, bid"
-    assert len(events(other, key)) > 70_000 and events(warehouse, key) == events(other, key)
-    assert values(latest(warehouse, "bars")) == values(latest(other, "bars"))
+    expected = events(second_warehouse, key)
+    assert len(expected) > 70_000  # a bound below the tape's number of events, so that the comparison is not vacuous
+    assert events(warehouse, key) == expected
+    assert without_stamps(latest(warehouse, "bars")) == without_stamps(latest(second_warehouse, "bars"))
 
 
 def latest(warehouse: Warehouse, table: str) -> dict[tuple[Any, ...], dict[str, Any]]:
-    """The newest version of each row by its key."""
+    """The newest version of each row by its key (symbol, ts, kind)."""
     newest: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in sorted(rows(warehouse, table), key=lambda row: row["fetched_at"]):
         newest[row["symbol"], row["ts"], row.get("kind")] = row
     return newest
 
 
-def values(newest: dict[tuple[Any, ...], dict[str, Any]]) -> dict[tuple[Any, ...], dict[str, Any]]:
-    """The rows without run and clock."""
+def without_stamps(newest: dict[tuple[Any, ...], dict[str, Any]]) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """The rows without run_id and fetched_at."""
     return {k: {c: v for c, v in row.items() if c not in ("fetched_at", "run_id")} for k, row in newest.items()}
 
 
 def restate(symbol: str, day: str, close: float) -> Callable[[dict[str, np.ndarray]], None]:
-    """A change for ``edit_tape``: one bar gets another close."""
+    """A change for ``edit_tape``: sets the close of one bar, and scales its adjusted close alike."""
 
     def change(columns: dict[str, np.ndarray]) -> None:
-        row = (columns["symbol"] == symbol) & (columns["date"] == np.datetime64(day))
-        columns["adj_close"][row] *= close / columns["close"][row]
-        columns["close"][row] = close
+        is_bar = (columns["symbol"] == symbol) & (columns["date"] == np.datetime64(day))
+        columns["adj_close"][is_bar] *= close / columns["close"][is_bar]
+        columns["close"][is_bar] = close
 
     return change
 
 
 def test_a_restated_bar_is_stored_as_a_second_version_and_its_history_is_pulled_again(
-    ingest_night, warehouse, tape
+    ingest_night: IngestNight, warehouse: Warehouse, tape: Path
 ) -> None:
     ingest_night(FRIDAY)
-    edit_tape(tape, "yahoo/bars_1d", restate("AAPL", "2024-05-14", 1.5))  # in the overlap
-    edit_tape(tape, "yahoo/bars_1d", restate("AAPL", "2024-05-02", 2.5))  # long before it
+    edit_tape(
+        tape, "yahoo/bars_1d", restate("AAPL", "2024-05-14", 1.5)
+    )  # one of the OPTIONS["overlap_bars"] bars before the watermark
+    edit_tape(tape, "yahoo/bars_1d", restate("AAPL", "2024-05-02", 2.5))  # before the overlap
     report = ingest_night(MONDAY)
     assert (report.bars, report.restated) == (4 + 2, 2)
-    monday = make_night(warehouse, MONDAY, tape=tape).run_id
+    monday_run_id = make_night(warehouse, MONDAY, tape=tape).run_id
     for day, close in ((14, 1.5), (2, 2.5)):
         ts = datetime(2024, 5, day, 13, 30, tzinfo=UTC)
         versions = [bar for bar in rows(warehouse, "bars") if (bar["symbol"], bar["ts"]) == ("AAPL", ts)]
-        assert [bar["run_id"] for bar in versions if bar["close"] == close] == [monday]
+        assert [bar["run_id"] for bar in versions if bar["close"] == close] == [monday_run_id]
         assert len(versions) == 2
-    pulled = {row["symbol"]: row["first_ts"].date() for row in rows(warehouse, "fetches") if row["night"] == MONDAY}
-    assert pulled == {"AAPL": START, **dict.fromkeys(("MSFT", "NVDA", "SPY"), date(2024, 5, 10))}
+    first_day = {row["symbol"]: row["first_ts"].date() for row in rows(warehouse, "fetches") if row["night"] == MONDAY}
+    assert first_day == {"AAPL": START, **dict.fromkeys(("MSFT", "NVDA", "SPY"), date(2024, 5, 10))}
 
 
-def test_a_restatement_of_the_last_bar_alone_pulls_no_history(ingest_night, warehouse, tape) -> None:
+def test_a_restatement_of_the_last_stored_bar_alone_pulls_no_history(
+    ingest_night: IngestNight, warehouse: Warehouse, tape: Path
+) -> None:
     ingest_night(FRIDAY)
     edit_tape(tape, "yahoo/bars_1d", restate("AAPL", "2024-05-17", 1.5))
     edit_tape(tape, "yahoo/bars_1d", restate("AAPL", "2024-05-02", 2.5))
@@ -273,7 +303,7 @@ def test_a_restatement_of_the_last_bar_alone_pulls_no_history(ingest_night, ware
     assert (report.bars, report.restated) == (4 + 1, 1)
 
 
-def test_a_relative_change_below_a_billionth_is_no_restatement(ingest_night, tape) -> None:
+def test_a_relative_change_below_a_billionth_is_no_restatement(ingest_night: IngestNight, tape: Path) -> None:
     ingest_night(FRIDAY)
 
     def add_noise(columns: dict[str, np.ndarray]) -> None:
@@ -283,7 +313,7 @@ def test_a_relative_change_below_a_billionth_is_no_restatement(ingest_night, tap
     assert ingest_night(MONDAY).restated == 0
 
 
-def test_a_new_dividend_restates_no_bar(ingest_night, warehouse, tape) -> None:
+def test_a_new_dividend_restates_no_bar(ingest_night: IngestNight, warehouse: Warehouse, tape: Path) -> None:
     ingest_night(FRIDAY)
 
     def pay_dividend(columns: dict[str, np.ndarray]) -> None:
@@ -298,7 +328,7 @@ def test_a_new_dividend_restates_no_bar(ingest_night, warehouse, tape) -> None:
 
 
 @pytest.mark.parametrize("overlap_bars", [0, 5])
-def test_after_a_split_all_prices_are_adjusted_to_it(warehouse, overlap_bars: int) -> None:
+def test_after_a_split_all_prices_are_adjusted_to_it(warehouse: Warehouse, overlap_bars: int) -> None:
     options = PullOptions(**OPTIONS | {"overlap_bars": overlap_bars})
     ingest_universe(make_night(warehouse, date(2024, 6, 7)), options)
     before = {key: row["close"] for key, row in latest(warehouse, "bars").items() if key[0] == "NVDA"}
@@ -308,39 +338,48 @@ def test_after_a_split_all_prices_are_adjusted_to_it(warehouse, overlap_bars: in
     assert all(after[key] == pytest.approx(close / 10) for key, close in before.items())
 
 
-def test_an_earlier_night_run_after_a_later_one_reads_only_its_own_past(ingest_night, warehouse, other) -> None:
+def test_an_earlier_night_run_after_a_later_one_reads_only_its_own_past(
+    ingest_night: IngestNight, warehouse: Warehouse, second_warehouse: Warehouse
+) -> None:
     ingest_night(MONDAY)
     ingest_night(FRIDAY)
-    ingest_night(FRIDAY, warehouse=other)
-    expected = rows(other, "bars")
+    ingest_night(FRIDAY, warehouse=second_warehouse)
+    expected = rows(second_warehouse, "bars")
     assert [row for row in rows(warehouse, "bars") if row["run_id"] == expected[0]["run_id"]] == expected
 
 
 class Killed(BaseException):
-    """Raised in place of the death of the process."""
+    """Stands for a kill of the process."""
 
 
-@pytest.mark.parametrize(("after", "threads"), [(1, 1), (2, 4), (3, 4)])
+@pytest.mark.parametrize(("n_done", "threads"), [(1, 1), (2, 4), (3, 4)])
 def test_a_killed_night_run_again_pulls_only_the_rest_and_ends_the_same(
-    ingest_night, warehouse, other, monkeypatch, after: int, threads: int
+    ingest_night: IngestNight,
+    warehouse: Warehouse,
+    second_warehouse: Warehouse,
+    monkeypatch: pytest.MonkeyPatch,
+    n_done: int,
+    threads: int,
 ) -> None:
-    ingest_night(FRIDAY, warehouse=other)
-    monkeypatch.setattr(ingest, "BATCH_SYMBOLS", 1)
+    ingest_night(FRIDAY, warehouse=second_warehouse)
+    monkeypatch.setattr(ingest, "MAX_BATCH_SYMBOLS", 1)
 
-    def die(done: int, _total: int, _symbol: str) -> None:
-        if done == after:
+    def kill(done: int, _total: int, _symbol: str) -> None:
+        if done == n_done:
             raise Killed
 
     with pytest.raises(Killed):
-        ingest_night(FRIDAY, on_progress=die, threads=threads)
-    assert len(rows(warehouse, "fetches")) == after
+        ingest_night(FRIDAY, on_progress=kill, threads=threads)
+    assert len(rows(warehouse, "fetches")) == n_done
     pulled: list[str] = []
     ingest_night(FRIDAY, on_progress=lambda _done, _total, symbol: pulled.append(symbol), threads=threads)
-    assert len(pulled) == 4 - after
-    assert raw_tables(warehouse) == raw_tables(other)
+    assert len(pulled) == 4 - n_done
+    assert raw_tables(warehouse) == raw_tables(second_warehouse)
 
 
-def test_a_pull_status_is_never_written_without_its_bars(ingest_night, warehouse, monkeypatch) -> None:
+def test_a_pull_status_is_never_written_without_its_bars(
+    ingest_night: IngestNight, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
     upsert = ingest.upsert
 
     def fail(*arguments: Any, **options: Any) -> int:
@@ -364,69 +403,77 @@ def with_apple_until_may_10() -> Universe:
     return replace(STOCKS, members=(*STOCKS.members[1:], Member("AAPL", None, None, START, date(2024, 5, 10))))
 
 
-@pytest.mark.parametrize(("universe", "good"), [(STOCKS, 4), (PERPETUALS, 2)], ids=["stocks", "perpetuals"])
+@pytest.mark.parametrize(("universe", "n_fetched"), [(STOCKS, 4), (PERPETUALS, 2)], ids=["stocks", "perpetuals"])
 def test_an_unknown_symbol_is_recorded_as_failed_and_skipped(
-    ingest_night, warehouse, universe: Universe, good: int
+    ingest_night: IngestNight, warehouse: Warehouse, universe: Universe, n_fetched: int
 ) -> None:
     report = ingest_night(FRIDAY, with_member(universe, "NOPE"), max_bad_fraction=0.4)
-    assert report.fetched == good
+    assert report.fetched == n_fetched
     assert list(report.failed) == ["NOPE"]
     assert report.failed["NOPE"].startswith("UnknownSymbolError")
     statuses = {row["symbol"]: (row["status"], row["bars"]) for row in rows(warehouse, "fetches")}
     assert statuses["NOPE"] == ("failed", 0)
 
 
-def test_a_failed_symbol_is_pulled_again_and_its_status_replaced(ingest_night, warehouse) -> None:
+def test_a_failed_symbol_is_pulled_again_and_its_status_replaced(
+    ingest_night: IngestNight, warehouse: Warehouse
+) -> None:
     universe = with_member(STOCKS, "NOPE")
     assert ingest_night(FRIDAY, universe) == ingest_night(FRIDAY, universe)
     assert len(rows(warehouse, "fetches")) == 5
 
 
-def test_too_many_bad_symbols_stop_the_night(ingest_night, warehouse) -> None:
+def test_too_many_bad_symbols_stop_the_night(ingest_night: IngestNight, warehouse: Warehouse) -> None:
     with pytest.raises(TooManyBadSymbolsError, match=r"2 of 6 symbols.*30%.*NO"):
         ingest_night(FRIDAY, with_member(STOCKS, "NOPE", "NOWAY"), threads=1)
 
 
-def test_a_member_is_pulled_neither_before_it_joined_nor_after_it_left(ingest_night, warehouse) -> None:
-    later = with_member(STOCKS, "ABNB", since=MONDAY)  # not on this tape: a pull would fail
-    assert ingest_night(FRIDAY, later).failed == {}
+def test_a_member_is_pulled_neither_before_it_joined_nor_after_it_left(
+    ingest_night: IngestNight, warehouse: Warehouse
+) -> None:
+    universe = with_member(STOCKS, "ABNB", since=MONDAY)  # the tape has no ABNB: a pull would fail
+    assert ingest_night(FRIDAY, universe).failed == {}
     ingest_night(MONDAY, with_apple_until_may_10())
-    bars = [bar["ts"].date() for bar in rows(warehouse, "bars") if bar["symbol"] == "AAPL"]
-    assert max(bars) == FRIDAY
+    bar_dates = [bar["ts"].date() for bar in rows(warehouse, "bars") if bar["symbol"] == "AAPL"]
+    assert max(bar_dates) == FRIDAY
     assert "AAPL" not in [row["symbol"] for row in rows(warehouse, "fetches") if row["night"] == MONDAY]
 
 
-def test_a_member_that_left_before_the_first_night_is_pulled_up_to_its_last_day(ingest_night, warehouse) -> None:
+def test_a_member_that_left_before_the_first_night_is_pulled_up_to_its_last_day(
+    ingest_night: IngestNight, warehouse: Warehouse
+) -> None:
     ingest_night(FRIDAY, with_apple_until_may_10())
     assert max(bar["ts"].date() for bar in rows(warehouse, "bars") if bar["symbol"] == "AAPL") == date(2024, 5, 9)
 
 
-def test_a_night_before_the_universe_begins_is_refused(ingest_night, warehouse) -> None:
+def test_a_night_before_the_universe_begins_is_refused(ingest_night: IngestNight, warehouse: Warehouse) -> None:
     with pytest.raises(NightOutOfRangeError, match="begins on 2024-05-01"):
         ingest_night(START - timedelta(days=1))
 
 
-def test_a_missing_tape_raises_before_anything_is_written(ingest_night, warehouse, tape) -> None:
+def test_a_missing_tape_raises_before_anything_is_written(
+    ingest_night: IngestNight, warehouse: Warehouse, tape: Path
+) -> None:
     shutil.rmtree(tape)
     with pytest.raises(TapeMissingError, match=str(tape)):
         ingest_night(FRIDAY)
     assert all(table == [] for table in raw_tables(warehouse).values())
 
 
-def test_without_overlap_the_next_night_leaves_no_gap(ingest_night, warehouse) -> None:
+def test_without_overlap_the_next_night_leaves_no_gap(ingest_night: IngestNight, warehouse: Warehouse) -> None:
     ingest_night(FRIDAY, PERPETUALS, overlap_bars=0)
     assert ingest_night(MONDAY, PERPETUALS, overlap_bars=0).bars == 2 * 72
 
 
-def test_progress_is_reported_after_every_symbol(ingest_night) -> None:
+def test_progress_is_reported_after_every_symbol(ingest_night: IngestNight) -> None:
     calls: list[tuple[int, int]] = []
     ingest_night(FRIDAY, on_progress=lambda done, total, _symbol: calls.append((done, total)))
     assert calls == [(k, 4) for k in range(1, 5)]
 
 
-def test_the_task_ingests_a_night_and_is_retried_only_after_outages(warehouse, tape) -> None:
+def test_the_task_ingests_a_night_and_is_retried_only_after_outages(warehouse: Warehouse, tape: Path) -> None:
     night = make_night(warehouse, FRIDAY, tape=tape)
-    assert ingest_bars.fn(night, **OPTIONS).bars == 4 * 13
+    assert ingest_bars.fn(night, **OPTIONS).bars == 4 * N_SESSIONS
     assert {row["run_id"] for row in rows(warehouse, "bars")} == {night.run_id}
     verdicts = [is_outage(None, None, Failed(data=error("x"))) for error in (OutageError, MarketDownError, ValueError)]
     assert verdicts == [True, True, False]

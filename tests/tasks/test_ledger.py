@@ -1,4 +1,7 @@
-"""Rows of nights and steps: a published night is never altered, and only validated and audited nights are published."""
+"""Rows of nights and steps: a published night is never altered, and only validated and audited nights are published.
+
+A night is the run for one as-of date.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,15 @@ import pytest
 from tasks.errors import NightBlockedError
 from tasks.ledger import begin_night, night_row, step_run, step_seconds
 from tasks.publish import mark_published
+from tests.desk import Desk
+from warehouse.errors import PublishedNightError
 
 AS_OF = date(2024, 6, 20)
 SETTINGS = {"models": ["s4d"]}
 
 
-def store_verdicts(desk, policy: str = "block", check_passed: bool = True, leak: bool = False) -> None:
-    """Stores one validation verdict and one audit verdict of the night."""
+def store_verdicts(desk: Desk, policy: str = "block", check_passed: bool = True, leak: bool = False) -> None:
+    """Stores the verdict of one validation rule with ``policy``, and the audit's verdict on one subject."""
     night = desk.night(AS_OF)
     keys = {"night": night.as_of, "source": night.source, "universe": night.universe.name, "run": night.run_id}
     desk.execute(
@@ -33,7 +38,7 @@ def store_verdicts(desk, policy: str = "block", check_passed: bool = True, leak:
     )
 
 
-def test_a_validated_and_audited_night_is_published_and_then_refuses_every_step(desk) -> None:
+def test_a_validated_and_audited_night_is_published_and_then_refuses_every_step(desk: Desk) -> None:
     night = desk.night(AS_OF)
     assert begin_night(night, SETTINGS)
     store_verdicts(desk)
@@ -42,9 +47,9 @@ def test_a_validated_and_audited_night_is_published_and_then_refuses_every_step(
     assert (row["state"], row["champion"], row["published_at"]) == ("published", "s4d", night.clock)
     assert row["last_ts"].date() == AS_OF
     assert not begin_night(night, SETTINGS)
-    with pytest.raises(Exception, match=r"published with other settings .*different: models"):
+    with pytest.raises(PublishedNightError, match=r"published with other settings .*different: models"):
         begin_night(night, {"models": ["lstm"]})
-    with pytest.raises(Exception, match="backtest would alter it"), step_run(night, "backtest", SETTINGS):
+    with pytest.raises(PublishedNightError, match="backtest would alter it"), step_run(night, "backtest", SETTINGS):
         pytest.fail("the step ran")
     assert night_row(night) == row
 
@@ -58,7 +63,7 @@ def test_a_validated_and_audited_night_is_published_and_then_refuses_every_step(
     ],
 )
 def test_a_night_with_a_failed_check_a_leak_or_no_verdict_is_not_published(
-    desk, fault: dict | None, message: str
+    desk: Desk, fault: dict | None, message: str
 ) -> None:
     night = desk.night(AS_OF)
     begin_night(night, SETTINGS)
@@ -69,14 +74,14 @@ def test_a_night_with_a_failed_check_a_leak_or_no_verdict_is_not_published(
     assert night_row(night)["published_at"] is None
 
 
-def test_a_failed_check_that_only_flags_does_not_stop_publishing(desk) -> None:
+def test_a_failed_check_that_only_flags_does_not_stop_publishing(desk: Desk) -> None:
     begin_night(desk.night(AS_OF), SETTINGS)
     store_verdicts(desk, policy="flag", check_passed=False)
     mark_published.fn(desk.night(AS_OF), "s4d", date(2024, 6, 21))
     assert night_row(desk.night(AS_OF))["published_at"] is not None
 
 
-def test_a_step_begins_its_night_and_records_its_run_even_when_it_fails(desk) -> None:
+def test_a_step_begins_its_night_and_records_its_run_even_when_it_fails(desk: Desk) -> None:
     night = desk.night(AS_OF)
     with step_run(night, "graphs", SETTINGS):
         assert night_row(night)["state"] == "running"

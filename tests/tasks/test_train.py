@@ -1,4 +1,7 @@
-"""Training in a real warehouse: every fold is fitted once, later nights add only new rows, kills change no row."""
+"""Training in a real warehouse: every fold is fitted once, later nights add only new rows, kills change no row.
+
+A night is the run for one as-of date. With RECIPE, the night of FRIDAY has two folds.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from models.training import fit
@@ -20,8 +24,11 @@ from models.zoo import UnknownModelError
 from tasks import train as train_module
 from tasks.errors import NoFoldsError
 from tasks.graphs import build_graphs, write_features
+from tasks.learned_graphs import EVERY_BARS
+from tasks.night import Night
 from tasks.panels import load_snapshots
-from tasks.train import Recipe, TrialReport, contenders, load_training_data, train_model, trial_id
+from tasks.train import Progress, Recipe, TrialReport, contenders, load_training_data, train_model, trial_id
+from tests.desk import Desk
 
 FRIDAY = date(2024, 6, 28)
 MONDAY = date(2024, 7, 1)
@@ -34,7 +41,7 @@ RECIPE = Recipe(
 )
 
 
-def build_night(desk, as_of: date):
+def build_night(desk: Desk, as_of: date) -> Night:
     """The night of stocks with its features and graphs written."""
     night = desk.night(as_of)
     write_features.fn(night)
@@ -43,23 +50,24 @@ def build_night(desk, as_of: date):
 
 
 def train_night(
-    desk, as_of: date = FRIDAY, model: str = "s4d", seed: int = 0, recipe: Recipe = RECIPE, **options
+    desk: Desk, as_of: date = FRIDAY, model: str = "s4d", seed: int = 0, recipe: Recipe = RECIPE, **options
 ) -> TrialReport:
     night = build_night(desk, as_of)
     return train_model.fn(night, load_training_data.fn(night, recipe), model, seed, recipe, **options)
 
 
-def tables(desk, where: str = "true") -> dict:
+def table_contents(desk: Desk, where: str = "true") -> dict[str, pa.Table]:
+    """The rows of each of TABLES that satisfy ``where``."""
     return {table: desk.contents(f"{table} WHERE {where}") for table in TABLES}
 
 
-def is_same(one: dict, other: dict) -> bool:
-    """True when all tables are equal."""
-    return all(one[table].equals(other[table]) for table in TABLES)
+def is_same(first: dict[str, pa.Table], second: dict[str, pa.Table]) -> bool:
+    """True when each of TABLES has equal rows in both."""
+    return all(first[table].equals(second[table]) for table in TABLES)
 
 
 @pytest.fixture(scope="module")
-def trained_folder(open_desk: Callable, desk_file: Path, tmp_path_factory) -> Path:
+def trained_folder(open_desk: Callable, desk_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the warehouse of the published night of 28 June, with one trained network."""
     folder = tmp_path_factory.mktemp("trained")
     desk = open_desk(shutil.copy(desk_file, folder))
@@ -69,37 +77,53 @@ def trained_folder(open_desk: Callable, desk_file: Path, tmp_path_factory) -> Pa
 
 
 @pytest.fixture
-def trained(open_desk: Callable, trained_folder: Path, tmp_path: Path):
+def trained(open_desk: Callable, trained_folder: Path, tmp_path: Path) -> Desk:
     """A desk on a copy of ``trained_folder``."""
     shutil.copytree(trained_folder, tmp_path / "trained")
     return open_desk(tmp_path / "trained" / "warehouse.duckdb")
 
 
-def model_files(desk) -> list[Path]:
+def count_duplicate_predictions(desk: Desk) -> int:
+    """Number of (symbol, ts, horizon_bars) with more than one prediction."""
+    keys = "SELECT 1 FROM store.predictions GROUP BY symbol, ts, horizon_bars HAVING count(*) > 1"
+    ((count,),) = desk.rows(f"SELECT count(*) FROM ({keys})")
+    return count
+
+
+def kill_at_fold(fold: int) -> Progress:
+    """A progress callback that interrupts the training before the fold at position ``fold``."""
+
+    def on_progress(done: int, total: int, label: str) -> None:
+        if done == fold:
+            raise KeyboardInterrupt
+
+    return on_progress
+
+
+def model_files(desk: Desk) -> list[Path]:
+    """The model files of all folds, ordered by name."""
     return sorted(desk.warehouse.artifacts.glob("*.safetensors"))
 
 
-def test_the_first_night_fits_every_fold_and_forecasts_every_test_bar(desk) -> None:
+def test_the_first_night_fits_every_fold_and_forecasts_every_test_bar(desk: Desk) -> None:
     report = train_night(desk)
-    assert report == TrialReport(
-        "s4d", 0, report.trial_id, folds=2, fitted=2, skipped=0, predictions=report.predictions
-    )
-    forecast = desk.rows(
+    assert (report.model, report.seed) == ("s4d", 0)
+    assert (report.folds, report.fitted, report.skipped) == (2, 2, 0)
+    (fold_0, first_0, last_0, count_0), (fold_1, first_1, last_1, count_1) = desk.rows(
         "SELECT fold, min(ts)::DATE, max(ts)::DATE, count(*) FROM store.predictions GROUP BY 1 ORDER BY 1"
     )
-    windows = desk.rows("SELECT fold, test_start::DATE, test_end::DATE FROM store.folds ORDER BY 1")
-    assert [row[1] for row in forecast] == [row[1] for row in windows]
-    assert forecast[0][2] < windows[0][2] == windows[1][1]
-    assert forecast[1][2] == FRIDAY
-    assert sum(row[3] for row in forecast) == report.predictions
-    assert (
-        desk.rows("SELECT count(*) FROM store.predictions GROUP BY symbol, ts, horizon_bars HAVING count(*) > 1") == []
-    )
+    (start_0, end_0), (start_1, _) = desk.rows("SELECT test_start::DATE, test_end::DATE FROM store.folds ORDER BY fold")
+    assert (fold_0, fold_1) == (0, 1)
+    assert (first_0, first_1) == (start_0, start_1)
+    assert last_0 < end_0 == start_1
+    assert last_1 == FRIDAY
+    assert count_0 + count_1 == report.predictions
+    assert count_duplicate_predictions(desk) == 0
 
 
-def test_every_symbol_with_a_trailing_volatility_is_predicted(trained) -> None:
+def test_every_symbol_with_a_trailing_volatility_is_predicted(trained: Desk) -> None:
     expected = trained.rows(
-        "SELECT symbol, ts, h FROM features, (SELECT unnest([1, 5])) AS t(h) WHERE volatility_60 > 0 "
+        f"SELECT symbol, ts, h FROM features, (SELECT unnest({list(RECIPE.horizons)})) AS t(h) WHERE volatility_60 > 0 "
         "AND ts >= (SELECT min(test_start) FROM folds) AND universe = 'stocks' ORDER BY ALL"
     )
     assert trained.rows("SELECT symbol, ts, horizon_bars FROM predictions ORDER BY ALL") == expected
@@ -108,7 +132,7 @@ def test_every_symbol_with_a_trailing_volatility_is_predicted(trained) -> None:
     assert trained.rows(f"SELECT * FROM predictions WHERE {invalid} OR NOT isfinite(expected_return)") == []
 
 
-def test_trial_and_fold_rows_record_how_the_fold_was_fitted(trained) -> None:
+def test_trial_and_fold_rows_record_how_the_fold_was_fitted(trained: Desk) -> None:
     (trial,) = trained.contents("store.trials").to_pylist()
     assert (trial["model"], trial["seed"], trial["horizons_bars"]) == ("s4d", 0, [1, 5])
     assert json.loads(trial["spec"])["fit"]["epochs"] == 2
@@ -121,41 +145,48 @@ def test_trial_and_fold_rows_record_how_the_fold_was_fitted(trained) -> None:
         for name in ("epochs", "validation_loss", "train_rows", "validation_rows", "data_hash", "code_version"):
             assert row[name] == getattr(header.fit_result, name)
         assert row["last_label_end"] < row["test_start"]
-        assert row["purge_bars"] == 6 and row["embargo_bars"] == 2
+        assert row["purge_bars"] == max(RECIPE.horizons) + 1
+        assert row["embargo_bars"] == RECIPE.folds["embargo_bars"]
     assert len(model_files(trained)) == 2
 
 
-def test_training_again_fits_nothing_and_changes_no_row(trained) -> None:
-    before = tables(trained)
+def test_training_again_fits_nothing_and_changes_no_row(trained: Desk) -> None:
+    before = table_contents(trained)
     files = [(p.name, p.stat().st_mtime_ns) for p in model_files(trained)]
     report = train_night(trained)
     assert (report.folds, report.fitted, report.predictions) == (2, 0, 0)
-    assert is_same(tables(trained), before)
+    assert is_same(table_contents(trained), before)
     assert [(p.name, p.stat().st_mtime_ns) for p in model_files(trained)] == files
 
 
-def test_the_next_night_adds_forecasts_of_its_new_bars_and_changes_no_row(trained) -> None:
-    before = tables(trained)
+def test_the_next_night_adds_forecasts_of_its_new_bars_and_changes_no_row(trained: Desk) -> None:
+    before = table_contents(trained)
     report = train_night(trained, MONDAY)
-    assert (report.fitted, report.predictions) == (0, 4 * 2)
-    assert is_same(tables(trained, f"run_id <> '{trained.night(MONDAY).run_id}'"), before)
+    assert (report.fitted, report.predictions) == (0, 4 * 2)  # one new bar of four symbols at two horizons
+    assert is_same(table_contents(trained, f"run_id <> '{trained.night(MONDAY).run_id}'"), before)
     assert trained.rows("SELECT DISTINCT ts::DATE FROM predictions ORDER BY 1 DESC LIMIT 1") == [(MONDAY,)]
 
 
-def test_two_nights_write_the_numbers_of_the_later_one_alone(trained, desk) -> None:
-    """Exactly, except for the last bar, which the two-night run forecasts incrementally: to 1e-7."""
+def test_two_nights_write_the_numbers_of_the_later_one_alone(trained: Desk, desk: Desk) -> None:
+    """The numbers are exactly equal except at the last bar, which the second night forecasts incrementally.
+
+    There they agree to 1e-7, the rounding of single precision.
+    """
     train_night(trained, MONDAY)
     train_night(desk, MONDAY)
     columns = "* EXCLUDE (run_id)"
     for table in set(TABLES) - {"store.predictions"}:
         assert trained.contents(table, columns).equals(desk.contents(table, columns))
-    one, other = (d.contents("store.predictions", columns).to_pandas() for d in (trained, desk))
-    pd.testing.assert_frame_equal(one, other, check_exact=False, rtol=0, atol=1e-7)
-    whole = one["ts"] < one["ts"].max()
-    pd.testing.assert_frame_equal(one[whole], other[whole], check_exact=True)
+    two_nights = trained.contents("store.predictions", columns).to_pandas()
+    one_night = desk.contents("store.predictions", columns).to_pandas()
+    pd.testing.assert_frame_equal(two_nights, one_night, check_exact=False, rtol=0, atol=1e-7)
+    is_before_last = two_nights["ts"] < two_nights["ts"].max()
+    pd.testing.assert_frame_equal(two_nights[is_before_last], one_night[is_before_last], check_exact=True)
 
 
-def test_the_next_night_forecasts_incrementally_from_the_saved_state(trained, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_next_night_forecasts_incrementally_from_the_saved_state(
+    trained: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert len(list(trained.warehouse.artifacts.glob("*.state"))) == 1
     monkeypatch.setattr(fit, "_forecast_segment", pytest.fail)
     train_night(trained, MONDAY)
@@ -165,37 +196,33 @@ def test_the_next_night_forecasts_incrementally_from_the_saved_state(trained, mo
 
 
 @pytest.mark.parametrize("fold", [0, 1])
-def test_a_night_killed_at_any_fold_and_run_again_ends_like_an_undisturbed_one(desk, trained, fold: int) -> None:
-    def kill(done: int, total: int, label: str) -> None:
-        if done == fold:
-            raise KeyboardInterrupt
-
+def test_a_night_killed_at_any_fold_and_run_again_ends_like_an_undisturbed_one(
+    desk: Desk, trained: Desk, fold: int
+) -> None:
     with pytest.raises(KeyboardInterrupt):
-        train_night(desk, on_progress=kill)
+        train_night(desk, on_progress=kill_at_fold(fold))
     assert len(desk.rows("SELECT fold FROM store.folds")) == fold
     train_night(desk)
-    assert is_same(tables(desk), tables(trained))
+    assert is_same(table_contents(desk), table_contents(trained))
     assert [p.name for p in model_files(desk)] == [p.name for p in model_files(trained)]
 
 
-def test_a_failing_fit_stops_the_others_and_writes_nothing(desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    fit = train_module.fit_fold
-
-    def fail_first(*arguments):
-        if arguments[5].index == 0:
+def test_a_failing_fit_stops_the_others_and_writes_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail_first_fold(spec, config, features, labels, side_inputs, fold, *arguments):
+        if fold.index == 0:
             raise OSError("no space left")
-        return fit(*arguments)
+        return fit.fit_fold(spec, config, features, labels, side_inputs, fold, *arguments)
 
     long_fits = replace(RECIPE, train={**RECIPE.train, "epochs": 400, "patience": 400})
-    monkeypatch.setattr(train_module, "fit_fold", fail_first)
+    monkeypatch.setattr(train_module, "fit_fold", fail_first_fold)
     with pytest.raises(OSError, match="no space left"):
         train_night(desk, recipe=long_fits, workers=2)
-    assert all(rows.num_rows == 0 for rows in tables(desk).values())
+    assert all(rows.num_rows == 0 for rows in table_contents(desk).values())
     assert not list(desk.warehouse.artifacts.glob("*.safetensors"))
 
 
-def test_a_lost_or_damaged_model_file_is_fitted_again_and_no_row_changes(trained) -> None:
-    before = tables(trained)
+def test_a_lost_or_damaged_model_file_is_fitted_again_and_no_row_changes(trained: Desk) -> None:
+    before = table_contents(trained)
     lost, damaged = model_files(trained)
     hashes = [file_hash(lost), file_hash(damaged)]
     lost.unlink()
@@ -203,58 +230,55 @@ def test_a_lost_or_damaged_model_file_is_fitted_again_and_no_row_changes(trained
     report = train_night(trained)
     assert (report.fitted, report.predictions) == (2, 0)
     assert [file_hash(lost), file_hash(damaged)] == hashes
-    assert is_same(tables(trained), before)
+    assert is_same(table_contents(trained), before)
 
 
-def test_a_model_file_without_its_row_is_not_fitted_again(trained) -> None:
-    before = tables(trained)
+def test_a_model_file_without_its_row_is_not_fitted_again(trained: Desk) -> None:
+    before = table_contents(trained)
     for table in TABLES:
         trained.execute(f"DELETE FROM {table}")
     assert train_night(trained).fitted == 0
-    assert is_same(tables(trained), before)
+    assert is_same(table_contents(trained), before)
 
 
-def test_after_a_restated_bar_the_folds_trained_on_it_are_fitted_again(trained) -> None:
+def test_after_a_restated_bar_the_folds_trained_on_it_are_fitted_again(trained: Desk) -> None:
     """The bar is in the training rows of the second fold only, and in the test window of the first."""
-    keys = dict(trained.rows("SELECT fold, fold_key FROM store.folds"))
+    before = dict(trained.rows("SELECT fold, fold_key FROM store.folds"))
     trained.execute("UPDATE store.bars SET volume = volume * 3 WHERE symbol = 'AAA' AND ts::DATE = '2024-05-17'")
     report = train_night(trained)
     assert report.fitted == 1
-    changed = dict(trained.rows("SELECT fold, fold_key FROM store.folds"))
-    assert changed[0] == keys[0] and changed[1] != keys[1]
-    assert (
-        trained.rows("SELECT count(*) FROM store.predictions GROUP BY symbol, ts, horizon_bars HAVING count(*) > 1")
-        == []
-    )
+    after = dict(trained.rows("SELECT fold, fold_key FROM store.folds"))
+    assert after[0] == before[0] and after[1] != before[1]
+    assert count_duplicate_predictions(trained) == 0
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_folds_fitted_in_parallel_equal_folds_fitted_in_sequence(desk, trained, workers: int) -> None:
+def test_folds_fitted_in_parallel_equal_folds_fitted_in_sequence(desk: Desk, trained: Desk, workers: int) -> None:
     train_night(desk, workers=workers)
-    assert is_same(tables(desk), tables(trained))
+    assert is_same(table_contents(desk), table_contents(trained))
 
 
-def test_every_model_and_seed_is_its_own_trial(trained) -> None:
+def test_every_model_and_seed_is_its_own_trial(trained: Desk) -> None:
     night = trained.night(FRIDAY)
     train_night(trained, seed=1)
     train_night(trained, model="ssm_gnn")
-    entered = contenders(night, ("s4d", "ssm_gnn", "momentum"), (0, 1), RECIPE)
-    assert [(c.model, c.kind, len(c.trial_ids)) for c in entered] == [
+    s4d, ssm_gnn, momentum = contenders(night, ("s4d", "ssm_gnn", "momentum"), (0, 1), RECIPE)
+    assert [(c.model, c.kind, len(c.trial_ids)) for c in (s4d, ssm_gnn, momentum)] == [
         ("s4d", "network", 2),
         ("ssm_gnn", "network", 2),
         ("momentum", "rule", 0),
     ]
-    stored = {row[0] for row in trained.rows("SELECT trial_id FROM store.trials")}
-    assert stored == {*entered[0].trial_ids, entered[1].trial_ids[0]}
-    one, other = (f"(FROM store.predictions WHERE trial_id = '{trial}')" for trial in entered[0].trial_ids)
-    both = f"{one} AS a JOIN {other} AS b USING (symbol, ts, horizon_bars)"
-    assert trained.rows(f"SELECT DISTINCT a.expected_return = b.expected_return FROM {both}") == [(False,)]
+    stored = {stored_id for (stored_id,) in trained.rows("SELECT trial_id FROM store.trials")}
+    assert stored == {*s4d.trial_ids, ssm_gnn.trial_ids[0]}
+    seed_0, seed_1 = (f"(FROM store.predictions WHERE trial_id = '{stored_id}')" for stored_id in s4d.trial_ids)
+    seeds = f"{seed_0} AS a JOIN {seed_1} AS b USING (symbol, ts, horizon_bars)"
+    assert trained.rows(f"SELECT DISTINCT a.expected_return = b.expected_return FROM {seeds}") == [(False,)]
 
 
-def test_a_trial_id_depends_on_market_model_seed_and_recipe(desk) -> None:
+def test_a_trial_id_depends_on_market_model_seed_and_recipe(desk: Desk) -> None:
     night = desk.night(FRIDAY)
     longer = replace(RECIPE, train={**RECIPE.train, "epochs": 3})
-    names = {
+    trial_ids = {
         trial_id(night, "s4d", 0, RECIPE),
         trial_id(night, "s4d", 1, RECIPE),
         trial_id(night, "lstm", 0, RECIPE),
@@ -262,33 +286,31 @@ def test_a_trial_id_depends_on_market_model_seed_and_recipe(desk) -> None:
         trial_id(replace(night, source="simulated"), "s4d", 0, RECIPE),
         trial_id(desk.night(FRIDAY, "perpetuals"), "s4d", 0, RECIPE),
     }
-    assert len(names) == 6
-    assert trial_id(desk.night(MONDAY), "s4d", 0, RECIPE) in names
+    assert len(trial_ids) == 6
+    assert trial_id(desk.night(MONDAY), "s4d", 0, RECIPE) in trial_ids
 
 
 def test_a_fold_without_training_rows_is_skipped_and_the_others_are_fitted(
-    desk, trained, monkeypatch: pytest.MonkeyPatch
+    desk: Desk, trained: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def empty_first(*arguments):
-        if arguments[5].index == 0:
+    def empty_first_fold(spec, config, features, labels, side_inputs, fold, *arguments):
+        if fold.index == 0:
             raise EmptyFoldError("fold 0: nothing")
-        return fit(*arguments)
+        return fit.fit_fold(spec, config, features, labels, side_inputs, fold, *arguments)
 
-    fit = train_module.fit_fold
-    monkeypatch.setattr(train_module, "fit_fold", empty_first)
+    monkeypatch.setattr(train_module, "fit_fold", empty_first_fold)
     report = train_night(desk)
     assert (report.fitted, report.skipped) == (1, 1)
     assert desk.contents("store.predictions").equals(trained.contents("store.predictions WHERE fold = 1"))
 
 
-def test_a_network_is_fitted_with_the_graph_that_its_spec_names(desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_is_fitted_with_the_graph_that_its_spec_names(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     graphs = {}
 
-    def record_graphs(spec, *arguments):
-        graphs[spec.model] = {snapshot.graph for snapshot in arguments[3].snapshots or ()}
-        return fit(spec, *arguments)
+    def record_graphs(spec, config, features, labels, side_inputs, *arguments):
+        graphs[spec.model] = {snapshot.graph for snapshot in side_inputs.snapshots or ()}
+        return fit.fit_fold(spec, config, features, labels, side_inputs, *arguments)
 
-    fit = train_module.fit_fold
     monkeypatch.setattr(train_module, "fit_fold", record_graphs)
     for model in ("ssm_gnn", "ssm_gnn_sector", "ssm_gnn_attention", "ssm"):
         train_night(desk, model=model)
@@ -300,14 +322,14 @@ def test_a_network_is_fitted_with_the_graph_that_its_spec_names(desk, monkeypatc
     }
 
 
-def test_only_the_graphs_of_the_night_s_models_are_loaded(desk) -> None:
+def test_only_the_graphs_of_the_night_s_models_are_loaded(desk: Desk) -> None:
     night = build_night(desk, FRIDAY)
     data = load_training_data.fn(night, RECIPE, ("s4d", "ssm_gnn_sector", "ssm_gnn_attention"))
     assert set(data.snapshots) == {"sector"}
     assert set(load_training_data.fn(night, RECIPE).snapshots) >= {"correlation", "sector"}
 
 
-def test_after_a_change_of_sectors_only_the_network_that_reads_them_is_fitted_again(desk) -> None:
+def test_after_a_change_of_sectors_only_the_network_that_reads_them_is_fitted_again(desk: Desk) -> None:
     for model in ("ssm_gnn", "ssm_gnn_sector"):
         assert train_night(desk, model=model).fitted == 2
     night = build_night(desk, FRIDAY)
@@ -325,7 +347,7 @@ LEARNED_GRAPHS = (
 )
 
 
-def test_the_graph_that_a_network_learns_is_stored_with_its_forecasts(desk) -> None:
+def test_the_graph_that_a_network_learns_is_stored_with_its_forecasts(desk: Desk) -> None:
     train_night(desk, model="ssm_gnn_attention")
     train_night(desk, model="ssm_gnn_attention", seed=1)
     snapshots, edges = (desk.contents(table).to_pandas() for table in LEARNED_GRAPHS)
@@ -333,9 +355,9 @@ def test_the_graph_that_a_network_learns_is_stored_with_its_forecasts(desk) -> N
     assert snapshots["directed"].all()
     loaded = load_snapshots(desk.night(FRIDAY), "attention:ssm_gnn_attention")
     assert [s.directed for s in loaded] == [True] * len(loaded) and len(loaded) > 0
-    forecast = [ts for (ts,) in desk.rows("SELECT DISTINCT ts FROM predictions ORDER BY 1")]
-    first = forecast.index(snapshots["as_of"].min().to_pydatetime())
-    assert sorted(set(snapshots["as_of"])) == forecast[first::5] and first < 5
+    forecast_ts = [ts for (ts,) in desk.rows("SELECT DISTINCT ts FROM predictions ORDER BY 1")]
+    first = forecast_ts.index(snapshots["as_of"].min().to_pydatetime())
+    assert sorted(set(snapshots["as_of"])) == forecast_ts[first::EVERY_BARS] and first < EVERY_BARS
     assert (snapshots["nodes"] == 4).all() and snapshots["window_start"].isna().all()
     series = snapshots[snapshots["graph"] == "attention:ssm_gnn_attention"].sort_values("as_of")
     assert series["turnover"].notna().tolist() == [False, *[True] * (len(series) - 1)]
@@ -352,24 +374,22 @@ def test_the_graph_that_a_network_learns_is_stored_with_its_forecasts(desk) -> N
     assert desk.rows(f"SELECT model FROM trials WHERE trial_id = '{trial}'") == [("ssm_gnn_attention",)]
 
 
-def test_learned_graphs_are_written_once_and_the_same_after_a_kill(desk, tmp_path: Path) -> None:
-    def kill(done: int, total: int, label: str) -> None:
-        if done == 1:
-            raise KeyboardInterrupt
-
-    other = desk.copy_to(tmp_path / "other")
+def test_learned_graphs_of_a_killed_night_run_twice_more_equal_those_of_an_undisturbed_night(
+    desk: Desk, tmp_path: Path
+) -> None:
+    undisturbed = desk.copy_to(tmp_path / "other")
     with pytest.raises(KeyboardInterrupt):
-        train_night(desk, model="ssm_gnn_attention", on_progress=kill)
+        train_night(desk, model="ssm_gnn_attention", on_progress=kill_at_fold(1))
     for _ in range(2):
         train_night(desk, model="ssm_gnn_attention")
-    train_night(other, model="ssm_gnn_attention")
+    train_night(undisturbed, model="ssm_gnn_attention")
     for table in LEARNED_GRAPHS:
         assert desk.contents(table).num_rows > 0
-        assert desk.contents(table).equals(other.contents(table))
+        assert desk.contents(table).equals(undisturbed.contents(table))
 
 
-def test_a_later_night_adds_its_learned_graphs_and_leaves_the_others(desk, tmp_path: Path) -> None:
-    later_alone = desk.copy_to(tmp_path / "other")
+def test_a_later_night_adds_its_learned_graphs_and_leaves_the_others(desk: Desk, tmp_path: Path) -> None:
+    later_alone = desk.copy_to(tmp_path / "later_alone")
     train_night(desk, model="ssm_gnn_attention")
     desk.publish(FRIDAY)
     before = [desk.contents(table).to_pandas() for table in LEARNED_GRAPHS]
@@ -385,45 +405,48 @@ def test_a_later_night_adds_its_learned_graphs_and_leaves_the_others(desk, tmp_p
         pd.testing.assert_frame_equal(alone, old.drop(columns="run_id"), check_exact=True)
 
 
-def test_a_pretrained_part_is_fitted_once_per_fold(desk) -> None:
-    """Its model files are no folds of the trial, and a night killed between the two fits keeps the first one."""
+def test_a_pretrained_part_is_fitted_once_per_fold(desk: Desk) -> None:
+    """Each fold has two model files: one of the pretrained part and one of the whole network.
+
+    store.folds names only the second. A night that was killed between the two fits does not fit the part again.
+    """
     assert train_night(desk, model="ssm_gnn_pretrained").fitted == 2
-    before = tables(desk)
+    before = table_contents(desk)
     files = model_files(desk)
-    whole = {row[0] for row in desk.rows("SELECT artifact FROM store.folds")}
-    pretrained = [path for path in files if path.name not in whole]
-    assert (len(whole), len(pretrained)) == (2, 2)
+    whole_networks = {name for (name,) in desk.rows("SELECT artifact FROM store.folds")}
+    pretrained = [path for path in files if path.name not in whole_networks]
+    assert (len(whole_networks), len(pretrained)) == (2, 2)
     modified_at = [path.stat().st_mtime_ns for path in pretrained]
-    for name in whole:
+    for name in whole_networks:
         (desk.warehouse.artifacts / name).unlink()
     for table in TABLES:
         desk.execute(f"DELETE FROM {table}")
     assert train_night(desk, model="ssm_gnn_pretrained").fitted == 2
-    assert is_same(tables(desk), before) and model_files(desk) == files
+    assert is_same(table_contents(desk), before) and model_files(desk) == files
     assert [path.stat().st_mtime_ns for path in pretrained] == modified_at
 
 
-def test_progress_is_reported_before_every_fold_and_at_the_end(desk) -> None:
+def test_progress_is_reported_before_every_fold_and_at_the_end(desk: Desk) -> None:
     calls: list[tuple[int, int, str]] = []
     train_night(desk, on_progress=lambda *arguments: calls.append(arguments))
     assert calls == [(0, 2, "s4d, fold 1 of 2"), (1, 2, "s4d, fold 2 of 2"), (2, 2, "s4d")]
 
 
-def test_a_history_too_short_for_a_fold_raises_with_the_bars_it_needs(desk) -> None:
+def test_a_history_too_short_for_a_fold_raises_with_the_bars_it_needs(desk: Desk) -> None:
     with pytest.raises(
         NoFoldsError, match=r"stocks has \d+ bars up to 2024-05-01; its first test window starts after 93"
     ):
         train_night(desk, date(2024, 5, 1))
 
 
-def test_rules_and_unknown_models_are_not_trained(desk) -> None:
+def test_rules_and_unknown_models_are_not_trained(desk: Desk) -> None:
     with pytest.raises(UnknownModelError, match="'momentum' is a rule"):
         train_night(desk, model="momentum")
     with pytest.raises(UnknownModelError, match="unknown model 'oracle'"):
         contenders(desk.night(FRIDAY), ("oracle",), (0,), RECIPE)
 
 
-def test_forecasts_use_nothing_after_their_bar(trained) -> None:
+def test_forecasts_use_nothing_after_their_bar(trained: Desk) -> None:
     """Other prices after a bar do not change its forecast, which depends on features up to it and an earlier fit."""
     before = trained.contents("store.predictions WHERE ts < '2024-06-20'")
     late = "ts >= '2024-06-20' AND universe = 'stocks'"
@@ -439,19 +462,20 @@ def test_forecasts_use_nothing_after_their_bar(trained) -> None:
     assert np.isfinite(later["expected_return"].to_numpy()).all()
 
 
-def test_a_restated_bar_is_forecast_again_even_after_a_night_that_was_never_published(trained) -> None:
-    """Rows of such a night count as changed for ever; they must not hide a later change."""
+def test_a_restated_bar_is_forecast_again_even_after_a_night_that_was_never_published(trained: Desk) -> None:
+    """Rows that an unpublished night has written count as changed for ever; they must not hide a later change."""
     set_unpublished = (
         "UPDATE store.features SET run_id = 'given up', return_1 = return_1 + {} "
         "WHERE symbol = 'AAA' AND ts::DATE = '{}'"
     )
-    since = "SELECT ts, symbol, horizon_bars, expected_return FROM predictions WHERE ts >= '2024-06-26' ORDER BY ALL"
-    before = trained.rows(since)
+    query = "SELECT ts, symbol, horizon_bars, expected_return FROM predictions WHERE ts >= '2024-06-26' ORDER BY ALL"
+    before = trained.rows(query)
     trained.execute(set_unpublished.format(0, "2024-02-01"))
     trained.execute(set_unpublished.format(0.05, "2024-06-26"))
     night = trained.night(FRIDAY)
     report = train_model.fn(night, load_training_data.fn(night, RECIPE), "s4d", 0, RECIPE)
-    after = trained.rows(since)
+    after = trained.rows(query)
     assert report.fitted == 0
-    assert len(after) == len(before)
-    assert all(new != old for new, old in zip(after, before, strict=True) if old[1] == "AAA")
+    assert [keys for *keys, _ in after] == [keys for *keys, _ in before]
+    returns = [(new, old) for (_, symbol, _, new), (*_, old) in zip(after, before, strict=True) if symbol == "AAA"]
+    assert all(new != old for new, old in returns)

@@ -1,4 +1,7 @@
-"""A migrated warehouse for each test, and fixtures that write rows to it."""
+"""Fixtures: a migrated warehouse for each test, and functions that write rows to it.
+
+A night is the run for one as-of date. Bars are daily and flat: open, high, low and close are equal.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +20,14 @@ from warehouse.migrate import migrate
 from warehouse.tables import append, replace_slice
 
 REPOSITORY = Path(__file__).parents[2]
-TS = pa.timestamp("us", tz="UTC")
+TS_TYPE = pa.timestamp("us", tz="UTC")
 CLOCK = datetime(2024, 6, 29, tzinfo=UTC)
 SLICE = {"source": "recorded", "universe": "us_stocks"}
 
 
 @pytest.fixture(scope="session")
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated file without rows, to copy."""
+    """Path of a migrated DuckDB file without nights, which other fixtures copy."""
     path = tmp_path_factory.mktemp("template") / "warehouse.duckdb"
     migrate(Warehouse.from_url(path))
     return path
@@ -38,54 +41,66 @@ def warehouse(migrated: Path, tmp_path: Path) -> Warehouse:
     return Warehouse(path, lock_timeout_s=5.0)
 
 
-def instant(text: str) -> datetime:
+def utc_instant(text: str) -> datetime:
+    """The aware UTC instant of an ISO 8601 text without a time zone."""
     return datetime.fromisoformat(text).replace(tzinfo=UTC)
 
 
 @pytest.fixture
 def add_bars(warehouse: Warehouse) -> Callable[..., None]:
-    """add_bars({ts: close}, symbol=…, table=…, …): appends flat bars, one per ts, to ``store.bars``."""
+    """add_bars({ts: close}, symbol=…, table=…, **columns): appends a flat bar per ts to ``store.bars`` or ``table``."""
 
     def add(closes: dict[str, float], symbol: str = "AAA", table: str = "store.bars", **columns: object) -> None:
-        close = list(closes.values())
+        close_column = list(closes.values())
         rows = pa.table(
             {
-                "ts": pa.array([instant(ts) for ts in closes], TS),
-                **dict.fromkeys(("open", "high", "low", "close"), close),
-                "volume": [1.0] * len(close),
+                "ts": pa.array([utc_instant(ts) for ts in closes], TS_TYPE),
+                **dict.fromkeys(("open", "high", "low", "close"), close_column),
+                "volume": [1.0] * len(closes),
             }
         )
-        stamps = {"interval": "1d", "fetched_at": CLOCK, "run_id": "run", **SLICE, "symbol": symbol, **columns}
+        constants = {"interval": "1d", "fetched_at": CLOCK, "run_id": "run", **SLICE, "symbol": symbol, **columns}
         with warehouse.write("add bars") as con:
-            append(con, table, rows, **stamps)
+            append(con, table, rows, **constants)
 
     return add
 
 
 @pytest.fixture
 def add_actions(warehouse: Warehouse) -> Callable[..., None]:
-    """add_actions({ts: value}, symbol=…, kind=…, …): appends corporate actions, by default dividends."""
+    """add_actions({ts: value}, symbol=…, kind=…, **columns): appends corporate actions, by default dividends."""
 
     def add(values: dict[str, float], symbol: str = "AAA", kind: str = "dividend", **columns: object) -> None:
-        rows = pa.table({"ts": pa.array([instant(ts) for ts in values], TS), "value": list(values.values())})
-        stamps = {"kind": kind, "fetched_at": CLOCK, "run_id": "run", **SLICE, "symbol": symbol, **columns}
+        rows = pa.table({"ts": pa.array([utc_instant(ts) for ts in values], TS_TYPE), "value": list(values.values())})
+        constants = {"kind": kind, "fetched_at": CLOCK, "run_id": "run", **SLICE, "symbol": symbol, **columns}
         with warehouse.write("add actions") as con:
-            append(con, "store.corporate_actions", rows, **stamps)
+            append(con, "store.corporate_actions", rows, **constants)
 
     return add
 
 
 @pytest.fixture
 def add_night(warehouse: Warehouse) -> Callable[..., None]:
-    """add_night(date, published=…): writes a night with a champion, a challenger and a signal of each for AAA."""
+    """add_night(date, published=…, **columns): writes a night of two models with one signal each, for symbol AAA.
+
+    The champion is ``winner``, the challenger ``loser``.
+    """
 
     def add(night: date, published: bool = True, **columns: object) -> None:
         key = {"night": night, **SLICE, **columns}
-        stamps = {**key, "run_id": f"{key['source']}-{key['universe']}-{night}"}
-        row = {"clock": CLOCK, "settings": "{}", "settings_hash": "0", "state": "running"}
+        constants = {**key, "run_id": f"{key['source']}-{key['universe']}-{night}"}
+        night_row = {"clock": CLOCK, "settings": "{}", "settings_hash": "0", "state": "running"}
         signal = {
-            **{"symbol": "AAA", "as_of": CLOCK, "for_session": date(2024, 7, 1), "side": "LONG", "label_3": "BUY"},
-            **{"label_5": "BUY", "confidence": 0.7, "expected_volatility": 0.01, "weight": 0.05, "close": 100.0},
+            "symbol": "AAA",
+            "as_of": CLOCK,
+            "for_session": date(2024, 7, 1),
+            "side": "LONG",
+            "label_3": "BUY",
+            "label_5": "BUY",
+            "confidence": 0.7,
+            "expected_volatility": 0.01,
+            "weight": 0.05,
+            "close": 100.0,
         }
         registry = pa.table(
             {
@@ -98,17 +113,17 @@ def add_night(warehouse: Warehouse) -> Callable[..., None]:
         signals = pa.Table.from_pylist([{**signal, "model": model} for model in ("winner", "loser")])
         returns = pa.array([[(1, 0.002), (5, 0.01)]] * 2, pa.map_(pa.int32(), pa.float64()))
         with warehouse.write("add night") as con:
-            nights = pa.Table.from_pylist([{**row, "published_at": CLOCK if published else None}])
-            replace_slice(con, "store.nights", nights, **stamps)
-            append(con, "store.model_registry", registry, **stamps)
-            append(con, "store.signals", signals.append_column("expected_return", returns), **stamps)
+            nights = pa.Table.from_pylist([{**night_row, "published_at": CLOCK if published else None}])
+            replace_slice(con, "store.nights", nights, **constants)
+            append(con, "store.model_registry", registry, **constants)
+            append(con, "store.signals", signals.append_column("expected_return", returns), **constants)
 
     return add
 
 
 @pytest.fixture
 def start_python() -> Iterator[Callable[..., subprocess.Popen]]:
-    """start_python(code, *arguments): starts a Python process, killed at the end of the test if it still runs."""
+    """start_python(code, *arguments): starts a Python process; it is killed at the end of the test."""
     processes = []
 
     def start(code: str, *arguments: object) -> subprocess.Popen:

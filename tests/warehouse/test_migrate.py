@@ -1,8 +1,10 @@
-"""Migrations, views and seeds: applied once, all or nothing, and never to a file of a newer program."""
+"""Migrations, views and seeds are applied once, all or nothing, and never to a warehouse of a newer program."""
 
 from __future__ import annotations
 
 import shutil
+import subprocess
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
@@ -12,48 +14,49 @@ import pytest
 from warehouse import migrate as migrate_module
 from warehouse.connect import Warehouse
 from warehouse.errors import ChangedMigrationError, NewerMigrationError, WarehouseCorruptError
-from warehouse.migrate import migrate, pending
+from warehouse.migrate import migrate, pending_files
 
 
 @pytest.fixture
 def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the SQL files and seeds that the test may change, used instead of the real ones."""
+    """The folder of a copy of the SQL files and seeds, which the program reads in place of its own; tests change it."""
     folder = tmp_path / "program"
     for part in ("migrations", "views", "seeds"):
-        shutil.copytree(migrate_module.ROOM / part, folder / part)
-    monkeypatch.setattr(migrate_module, "ROOM", folder)
+        shutil.copytree(migrate_module.WAREHOUSE_FOLDER / part, folder / part)
+    monkeypatch.setattr(migrate_module, "WAREHOUSE_FOLDER", folder)
     return folder
 
 
-def rows(warehouse: Warehouse, sql: str) -> list[tuple]:
+def select(warehouse: Warehouse, sql: str) -> list[tuple]:
+    """All rows of a statement."""
     with warehouse.read() as con:
         return con.execute(sql).fetchall()
 
 
-def test_a_new_file_gets_migrations_then_views_then_seeds(tmp_path):
+def test_a_new_warehouse_gets_migrations_then_views_then_seeds(tmp_path: Path) -> None:
     warehouse = Warehouse.from_url(tmp_path / "deep" / "new.duckdb")
     applied = migrate(warehouse)
-    kinds = [name.split("/")[0] for name in applied]
+    folders = [name.split("/")[0] for name in applied]
     assert applied[0] == "migrations/0001_store.sql"
-    assert kinds == sorted(kinds, key=["migrations", "views", "seeds"].index)
-    assert [name for (name,) in rows(warehouse, "SELECT name FROM store.migrations ORDER BY rowid")] == applied
-    assert rows(warehouse, "SELECT benchmark FROM universes WHERE universe = 'us_stocks'") == [("SPY",)]
+    assert folders == sorted(folders, key=["migrations", "views", "seeds"].index)
+    assert [name for (name,) in select(warehouse, "SELECT name FROM store.migrations ORDER BY rowid")] == applied
+    assert select(warehouse, "SELECT benchmark FROM universes WHERE universe = 'us_stocks'") == [("SPY",)]
 
 
-def test_second_migrate_is_a_no_op(warehouse):
+def test_second_migrate_is_a_no_op(warehouse: Warehouse) -> None:
     bytes_before = warehouse.path.read_bytes()
     modified_before = warehouse.path.stat().st_mtime_ns
     assert migrate(warehouse) == []
     assert warehouse.path.read_bytes() == bytes_before
     assert warehouse.path.stat().st_mtime_ns == modified_before
-    assert pending(warehouse) == []
+    assert pending_files(warehouse) == []
 
 
-def test_two_fresh_warehouses_hold_the_same_rows(warehouse, tmp_path):
+def test_two_new_warehouses_have_the_same_rows(warehouse: Warehouse, tmp_path: Path) -> None:
     other = Warehouse.from_url(tmp_path / "other.duckdb")
     migrate(other)
     for table in ("store.migrations", "store.universes", "store.universe_members"):
-        assert rows(warehouse, f"FROM {table}") == rows(other, f"FROM {table}")
+        assert select(warehouse, f"FROM {table}") == select(other, f"FROM {table}")
 
 
 def views_that_need_later_migrations(program: Path, first_migration: Path) -> list[Path]:
@@ -69,7 +72,7 @@ def views_that_need_later_migrations(program: Path, first_migration: Path) -> li
     return views
 
 
-def test_an_older_file_gets_what_it_lacks_and_keeps_its_rows(program, tmp_path):
+def test_an_older_warehouse_gets_the_missing_files_and_keeps_its_rows(program: Path, tmp_path: Path) -> None:
     first, *later = sorted((program / "migrations").glob("*.sql"))
     views = views_that_need_later_migrations(program, first)
     assert {"features", "signals_now", "stream_forecasts"} <= {file.stem for file in views}
@@ -88,41 +91,41 @@ def test_an_older_file_gets_what_it_lacks_and_keeps_its_rows(program, tmp_path):
     applied = migrate(warehouse)
     assert {f"migrations/{file.name}" for file in later} < set(applied)
     assert {f"views/{file.name}" for file in views} < set(applied)
-    assert "views/bars.sql" in applied  # every view is made again after a migration
+    assert "views/bars.sql" in applied  # every view is applied again after a migration
     assert not any(name.startswith("seeds/") for name in applied)
-    assert rows(warehouse, "SELECT value FROM store.metrics") == [(1.5,)]
+    assert select(warehouse, "SELECT value FROM store.metrics") == [(1.5,)]
 
 
-def test_a_file_of_a_newer_program_is_refused_and_not_changed(program, tmp_path):
+def test_a_warehouse_of_a_newer_program_is_refused_and_not_changed(program: Path, tmp_path: Path) -> None:
     (program / "migrations" / "9999_from_the_future.sql").write_text("CREATE TABLE store.novelty (a INTEGER);")
     warehouse = Warehouse.from_url(tmp_path / "newer.duckdb")
     migrate(warehouse)
     (program / "migrations" / "9999_from_the_future.sql").unlink()
     (program / "views" / "bars.sql").write_text("CREATE OR REPLACE VIEW main.bars AS SELECT 1 AS one;")
-    before = warehouse.path.read_bytes()
+    bytes_before = warehouse.path.read_bytes()
     with pytest.raises(NewerMigrationError, match=r"9999_from_the_future.*update this program"):
         migrate(warehouse)
-    assert warehouse.path.read_bytes() == before
+    assert warehouse.path.read_bytes() == bytes_before
 
 
-def test_an_edited_migration_is_refused(program, warehouse):
+def test_an_edited_migration_is_refused(program: Path, warehouse: Warehouse) -> None:
     edited = program / "migrations" / "0001_store.sql"
     edited.write_text(edited.read_text().replace("volume DOUBLE", "volume FLOAT"))
     with pytest.raises(ChangedMigrationError, match=r"0001_store\.sql was edited .* add a new migration"):
         migrate(warehouse)
 
 
-def test_a_migration_that_fails_changes_nothing(program, warehouse):
+def test_a_migration_that_fails_changes_nothing(program: Path, warehouse: Warehouse) -> None:
     (program / "migrations" / "9998_fine.sql").write_text("CREATE TABLE store.fine (a INTEGER);")
     (program / "migrations" / "9999_broken.sql").write_text("ALTER TABLE store.nowhere ADD COLUMN a INTEGER;")
-    applied = rows(warehouse, "FROM store.migrations")
+    applied = select(warehouse, "FROM store.migrations")
     with pytest.raises(duckdb.CatalogException):
         migrate(warehouse)
-    assert rows(warehouse, "FROM store.migrations") == applied
-    assert rows(warehouse, "SELECT 1 FROM duckdb_tables() WHERE table_name = 'fine'") == []
+    assert select(warehouse, "FROM store.migrations") == applied
+    assert select(warehouse, "SELECT 1 FROM duckdb_tables() WHERE table_name = 'fine'") == []
 
 
-def test_only_the_view_whose_text_changed_is_made_again(program, warehouse):
+def test_only_the_view_whose_text_changed_is_applied_again(program: Path, warehouse: Warehouse) -> None:
     view = program / "views" / "trials.sql"
     view.write_text(view.read_text().replace("    seed,\n", "    seed + 100 AS seed,\n"))
     assert migrate(warehouse) == ["views/trials.sql"]
@@ -131,63 +134,65 @@ def test_only_the_view_whose_text_changed_is_made_again(program, warehouse):
             "INSERT INTO store.trials BY NAME SELECT 'live' AS source, 'u' AS universe, 't' AS trial_id, 'm' AS model,"
             " 7 AS seed, '{}' AS spec, 1 AS parameters, [1] AS horizons_bars, 'r' AS run_id"
         )
-    assert rows(warehouse, "SELECT seed FROM trials") == [(107,)]
+    assert select(warehouse, "SELECT seed FROM trials") == [(107,)]
     assert migrate(warehouse) == []
 
 
-def test_a_view_is_made_again_after_a_view_that_it_reads(program, warehouse):
+def test_a_view_is_applied_again_after_a_view_that_it_reads(program: Path, warehouse: Warehouse) -> None:
     view = program / "views" / "stream_forecasts.sql"
     view.write_text(
         view.read_text().replace("    made_at,\n", "").replace("    run_id\n", "    run_id,\n    made_at\n")
     )
     assert migrate(warehouse) == ["views/stream_forecasts.sql", "views/signals_now.sql"]
-    columns = rows(warehouse, "SELECT column_name FROM duckdb_columns() WHERE table_name = 'signals_now'")
+    columns = select(warehouse, "SELECT column_name FROM duckdb_columns() WHERE table_name = 'signals_now'")
     assert columns[-1] == ("made_at",)
     assert migrate(warehouse) == []
 
 
 def comments(warehouse: Warehouse, view: str) -> dict[str, str]:
-    """The comments of the view's columns, and its own as ``""``."""
+    """Column name → comment of one view; the key ``""`` has the comment of the view itself."""
     columns = f"SELECT column_name, comment FROM duckdb_columns() WHERE schema_name = 'main' AND table_name = '{view}'"
     relation = f"SELECT '', comment FROM duckdb_views() WHERE schema_name = 'main' AND view_name = '{view}'"
-    return dict(rows(warehouse, f"{columns} UNION ALL {relation}"))
+    return dict(select(warehouse, f"{columns} UNION ALL {relation}"))
 
 
-def test_a_view_inherits_the_comments_of_its_source_except_where_it_has_its_own(program, warehouse):
+def test_a_view_inherits_the_comments_of_its_source_except_where_it_has_its_own(
+    program: Path, warehouse: Warehouse
+) -> None:
     (program / "migrations" / "9999_comments.sql").write_text(
         "COMMENT ON TABLE store.trials IS 'It''s new'; COMMENT ON COLUMN store.trials.seed IS 'New seed';"
     )
     view = program / "views" / "trials.sql"
     view.write_text(f"{view.read_text()}COMMENT ON COLUMN main.trials.model IS 'Own';")
-    before = comments(warehouse, "trials")
+    comments_before = comments(warehouse, "trials")
     migrate(warehouse)
-    assert comments(warehouse, "trials") == before | {"": "It's new", "seed": "New seed", "model": "Own"}
+    assert comments(warehouse, "trials") == comments_before | {"": "It's new", "seed": "New seed", "model": "Own"}
 
 
-def test_a_view_of_a_view_inherits_comments_too(warehouse):
+def test_a_view_of_a_view_inherits_comments_too(warehouse: Warehouse) -> None:
     inherited = comments(warehouse, "stream_forecasts")
     assert comments(warehouse, "signals_now") | {"": None} == inherited | {"": None}
     assert all(inherited.values())
 
 
-def test_a_view_that_the_program_no_longer_has_is_dropped(program, warehouse):
+def test_a_view_that_the_program_no_longer_has_is_dropped(program: Path, warehouse: Warehouse) -> None:
     (program / "views" / "step_runs.sql").unlink()
     assert migrate(warehouse)
-    assert rows(warehouse, "SELECT 1 FROM duckdb_views() WHERE view_name = 'step_runs'") == []
+    assert select(warehouse, "SELECT 1 FROM duckdb_views() WHERE view_name = 'step_runs'") == []
     assert migrate(warehouse) == []
 
 
-def test_a_changed_seed_replaces_its_table_whole(program, warehouse):
+def test_a_changed_seed_replaces_all_rows_of_its_table(program: Path, warehouse: Warehouse) -> None:
     header, *_ = (program / "seeds" / "universe_members.csv").read_text().splitlines()
     changed = f'{header}\nus_stocks,NEW,2024-01-02,,"Energy, mostly",,by hand\n'
     (program / "seeds" / "universe_members.csv").write_text(changed)
     assert migrate(warehouse) == ["seeds/universe_members.csv"]
     expected = ("us_stocks", "NEW", date(2024, 1, 2), None, "Energy, mostly", None, "by hand")
     columns = "universe, symbol, valid_from, valid_to, sector, industry, membership_source"
-    assert rows(warehouse, f"SELECT {columns} FROM universe_members") == [expected]
+    assert select(warehouse, f"SELECT {columns} FROM universe_members") == [expected]
 
 
-MIGRATE = """
+MIGRATE_AND_PRINT_COUNT = """
 import sys
 from warehouse.connect import Warehouse
 from warehouse.migrate import migrate
@@ -195,18 +200,20 @@ print(len(migrate(Warehouse.from_url(sys.argv[1]))))
 """
 
 
-def test_processes_that_migrate_at_the_same_time_apply_everything_once(start_python, tmp_path):
+def test_processes_that_migrate_at_the_same_time_apply_everything_once(
+    start_python: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
     path = tmp_path / "shared.duckdb"
-    processes = [start_python(MIGRATE, path) for _ in range(3)]
+    processes = [start_python(MIGRATE_AND_PRINT_COUNT, path) for _ in range(3)]
     outputs = [process.communicate(timeout=60) for process in processes]
-    counts = sorted(int(output) for output, _ in outputs)
-    names = rows(Warehouse.from_url(path), "SELECT name FROM store.migrations")
-    assert counts == [0, 0, len(names)]
+    n_applied = sorted(int(output) for output, _ in outputs)
+    names = select(Warehouse.from_url(path), "SELECT name FROM store.migrations")
+    assert n_applied == [0, 0, len(names)]
     assert len(set(names)) == len(names)
 
 
 @pytest.mark.parametrize("name", ["prices.csv", "notes.duckdb"])
-def test_a_file_that_is_no_database_is_refused_and_not_changed(name, tmp_path):
+def test_a_file_that_is_no_database_is_refused_and_not_changed(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_text("symbol,close\nAAPL,1\n" * 500)
     with pytest.raises(WarehouseCorruptError, match=f"{name}: not a readable DuckDB database"):
@@ -214,7 +221,7 @@ def test_a_file_that_is_no_database_is_refused_and_not_changed(name, tmp_path):
     assert path.read_text() == "symbol,close\nAAPL,1\n" * 500
 
 
-def test_the_name_of_the_file_does_not_matter(tmp_path):
+def test_the_name_of_the_file_does_not_matter(tmp_path: Path) -> None:
     warehouse = Warehouse.from_url(tmp_path / "it's mine.csv")
     assert migrate(warehouse)
     assert migrate(warehouse) == []

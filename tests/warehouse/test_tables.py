@@ -1,12 +1,14 @@
-"""Arrow rows in and out: slices are replaced, rows added, rows that do not fit refused whole."""
+"""Bulk reads and writes of Arrow tables: slices are replaced, rows are added, and unsuitable rows are all refused."""
 
 from __future__ import annotations
 
 from datetime import UTC, date, datetime
 
+import duckdb
 import pyarrow as pa
 import pytest
 
+from warehouse.connect import Warehouse
 from warehouse.errors import RowsRefusedError
 from warehouse.tables import append, read_query, replace_slice, upsert
 
@@ -15,15 +17,17 @@ KEYS = {"source": "recorded", "universe": "us_stocks", "night": NIGHT}
 
 
 def metrics(backtest: str, **values: float | None) -> pa.Table:
+    """Rows for store.metrics: one per metric name and value, of one backtest."""
     columns = {"value": list(values.values()), "metric": list(values), "backtest_id": [backtest] * len(values)}
     return pa.table(columns, pa.schema({"value": pa.float64(), "metric": pa.string(), "backtest_id": pa.string()}))
 
 
-def stored_metrics(con) -> list[tuple]:
+def stored_metrics(con: duckdb.DuckDBPyConnection) -> list[tuple]:
+    """(source, night, backtest_id, metric, value) of all stored metrics, sorted."""
     return con.execute("SELECT source, night, backtest_id, metric, value FROM store.metrics ORDER BY ALL").fetchall()
 
 
-def test_a_slice_is_replaced_and_other_rows_stay(warehouse):
+def test_a_slice_is_replaced_and_other_rows_stay(warehouse: Warehouse) -> None:
     with warehouse.write("write") as con:
         assert replace_slice(con, "store.metrics", metrics("b", sharpe=1.0, calmar=2.0), **KEYS, run_id="r") == 2
         simulated = {**KEYS, "source": "simulated"}
@@ -35,28 +39,28 @@ def test_a_slice_is_replaced_and_other_rows_stay(warehouse):
         ]
 
 
-def test_replacing_twice_with_the_same_rows_changes_nothing(warehouse):
+def test_replacing_twice_with_the_same_rows_changes_nothing(warehouse: Warehouse) -> None:
     rows = metrics("b", sharpe=1.0, calmar=None)
     with warehouse.write("write") as con:
         replace_slice(con, "store.metrics", rows, **KEYS, run_id="r")
-        once = stored_metrics(con)
+        stored_once = stored_metrics(con)
         replace_slice(con, "store.metrics", rows, **KEYS, run_id="r")
-        assert stored_metrics(con) == once
+        assert stored_metrics(con) == stored_once
 
 
-def test_no_rows_empty_the_slice(warehouse):
+def test_a_slice_replaced_by_no_rows_is_empty(warehouse: Warehouse) -> None:
     with warehouse.write("write") as con:
         replace_slice(con, "store.metrics", metrics("b", sharpe=1.0), **KEYS, run_id="r")
         assert replace_slice(con, "store.metrics", metrics("b"), **KEYS, run_id="r") == 0
         assert stored_metrics(con) == []
 
 
-def test_replacing_without_key_columns_is_refused(warehouse):
+def test_replacing_without_key_columns_is_refused(warehouse: Warehouse) -> None:
     with warehouse.write("write") as con, pytest.raises(ValueError, match="at least one key"):
         replace_slice(con, "store.metrics", metrics("b", sharpe=1.0))
 
 
-def test_rows_outside_their_slice_are_refused(warehouse):
+def test_rows_outside_their_slice_are_refused(warehouse: Warehouse) -> None:
     rows = metrics("b", sharpe=1.0, calmar=2.0).append_column("source", pa.array(["recorded", "live"]))
     with (
         pytest.raises(
@@ -65,31 +69,33 @@ def test_rows_outside_their_slice_are_refused(warehouse):
         warehouse.write("write") as con,
     ):
         replace_slice(con, "store.metrics", rows, **KEYS, run_id="r")
-    agreeing = rows.set_column(rows.schema.get_field_index("source"), "source", pa.array(["recorded"] * 2))
+    rows_of_slice = rows.set_column(rows.schema.get_field_index("source"), "source", pa.array(["recorded"] * 2))
     with warehouse.write("write") as con:
-        replace_slice(con, "store.metrics", agreeing, **KEYS, run_id="r")
+        replace_slice(con, "store.metrics", rows_of_slice, **KEYS, run_id="r")
         assert len(stored_metrics(con)) == 2
 
 
 @pytest.mark.parametrize(
-    ("rows", "complaint"),
+    ("rows", "cause"),
     [
         (metrics("b", sharpe=1.0).rename_columns(["worth", "metric", "backtest_id"]), "worth"),
         (metrics("b", sharpe=1.0).drop_columns("backtest_id"), "NOT NULL"),
         (metrics("b", sharpe=1.0).set_column(0, "value", pa.array(["high"])), "high"),
     ],
 )
-def test_rows_that_do_not_fit_are_refused_whole(warehouse, rows, complaint):
+def test_rows_that_do_not_fit_are_refused_and_nothing_is_written(
+    warehouse: Warehouse, rows: pa.Table, cause: str
+) -> None:
     with warehouse.write("write") as con:
         append(con, "store.metrics", metrics("before", sharpe=1.0), **KEYS, run_id="r")
-    message = f"(?s)1 rows do not fit store.metrics: .*{complaint}"
+    message = f"(?s)1 rows do not fit store.metrics: .*{cause}"
     with pytest.raises(RowsRefusedError, match=message), warehouse.write("write") as con:
         replace_slice(con, "store.metrics", rows, **KEYS, run_id="r")
     with warehouse.read() as con:
-        assert [row[2] for row in stored_metrics(con)] == ["before"]
+        assert [backtest for _, _, backtest, _, _ in stored_metrics(con)] == ["before"]
 
 
-def test_an_upserted_row_replaces_the_row_with_its_key_and_others_stay(warehouse):
+def test_an_upserted_row_replaces_the_row_with_its_key_and_others_stay(warehouse: Warehouse) -> None:
     with warehouse.write("write") as con:
         append(con, "store.metrics", metrics("b", sharpe=1.0, calmar=2.0), **KEYS, run_id="r")
         append(con, "store.metrics", metrics("b", sharpe=7.0), **{**KEYS, "source": "live"}, run_id="r")
@@ -104,26 +110,26 @@ def test_an_upserted_row_replaces_the_row_with_its_key_and_others_stay(warehouse
 
 
 @pytest.mark.parametrize("name", ["store.metrics; DROP TABLE store.metrics", "store.me trics", 'store."metrics"', ""])
-def test_a_table_that_is_no_identifier_is_refused(warehouse, name):
+def test_a_table_that_is_no_identifier_is_refused(warehouse: Warehouse, name: str) -> None:
     with warehouse.write("write") as con, pytest.raises(ValueError, match="not a table or column name"):
         append(con, name, metrics("b", sharpe=1.0))
 
 
-def test_a_column_that_is_no_identifier_is_refused(warehouse):
+def test_a_column_that_is_no_identifier_is_refused(warehouse: Warehouse) -> None:
     with warehouse.write("write") as con, pytest.raises(ValueError, match="not a table or column name"):
         append(con, "store.metrics", metrics("b", sharpe=1.0), **{"source = 'x' OR 1": 1})
     with warehouse.write("write") as con, pytest.raises(ValueError, match="not a table or column name"):
         append(con, "store.metrics", metrics("b", sharpe=1.0).rename_columns(["1 AS value", "metric", "backtest_id"]))
 
 
-def test_values_are_never_executed_as_sql(warehouse):
+def test_values_are_never_executed_as_sql(warehouse: Warehouse) -> None:
     hostile = "x'; DROP TABLE store.metrics; --"
     with warehouse.write("write") as con:
         replace_slice(con, "store.metrics", metrics(hostile, sharpe=1.0), **{**KEYS, "source": hostile}, run_id="r")
         assert stored_metrics(con) == [(hostile, NIGHT, hostile, "sharpe", 1.0)]
 
 
-def test_instants_maps_and_lists_are_read_as_they_were_written(warehouse):
+def test_instants_maps_and_lists_are_read_as_they_were_written(warehouse: Warehouse) -> None:
     as_of = datetime(2024, 6, 28, 13, 30, 0, 123456, tzinfo=UTC)
     signal = pa.table(
         {
@@ -155,6 +161,6 @@ BACKTEST = pa.table(
 )
 
 
-def test_a_query_that_does_not_exist_is_named(warehouse):
+def test_a_query_that_does_not_exist_is_named(warehouse: Warehouse) -> None:
     with warehouse.read() as con, pytest.raises(FileNotFoundError, match=r"queries/no_such\.sql"):
         read_query(con, "no_such")

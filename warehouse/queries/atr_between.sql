@@ -1,4 +1,5 @@
--- atr_between: close and average true range (a fraction of it) of $symbols in [$start, $end). One row per (symbol, ts).
+-- atr_between: close and average true range of $symbols in [$start, $end). atr_14 is a fraction of the close, NULL
+-- where a bar has no feature row. One row per (symbol, ts).
 SELECT
     bars.symbol,
     bars.ts,

@@ -1,4 +1,4 @@
--- backtest_exists: whether one backtest is stored. One row, one column.
+-- backtest_exists: whether the backtest $backtest_id is stored. One row with one boolean column.
 SELECT
     count(*) > 0 AS is_stored
 FROM backtests

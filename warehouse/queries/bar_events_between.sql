@@ -1,6 +1,6 @@
--- bar_events_between: events of $symbols at $venue in [$start, $end) received by $received, in the order of time,
--- without trades of less value than $least_value; books only where $least_value is 0. One row per (kind, symbol, ts,
--- event_id).
+-- bar_events_between: events of $symbols at $venue with ts in [$start, $end) that were received at or before $received,
+-- ordered by ts. Trades worth less than $least_value (price * size) are left out. Books are included only when
+-- $least_value is 0. One row per (kind, symbol, ts, event_id).
 SELECT
     kind,
     symbol,

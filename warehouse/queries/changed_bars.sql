@@ -1,7 +1,7 @@
--- changed_bars: rows of the registered relation `pulled` (symbol, interval, ts, prices) that are new, or differ by more
--- than 1e-9 of their value from the latest version received by $clock; `restated` is true for the latter. One row per
--- row of `pulled`. The provider's close_adjusted is not compared: each dividend changes its whole history, and nothing
--- is computed from it.
+-- changed_bars: the rows of the registered relation `pulled` (symbol, interval, ts, prices) that are new or restated. A
+-- row is restated when a value differs by more than 1e-9 of itself from the latest version received by $clock; then the
+-- column `restated` is true. At most one row per row of `pulled`. The provider's close_adjusted is not compared: each
+-- dividend changes its whole history, and nothing is computed from it.
 WITH latest AS (
     SELECT
         *

@@ -1,5 +1,6 @@
--- changed_corporate_actions: rows of the registered relation `pulled` (symbol, ts, kind, value) that are new, or differ
--- by more than 1e-9 of their value from the latest version received by $clock. One row per row of `pulled`.
+-- changed_corporate_actions: the rows of the registered relation `pulled` (symbol, ts, kind, value) that are new, or
+-- whose value differs by more than 1e-9 of itself from the latest version received by $clock. At most one row per row
+-- of `pulled`.
 WITH latest AS (
     SELECT
         symbol,

@@ -1,5 +1,5 @@
--- changed_funding_rates: rows of the registered relation `pulled` (symbol, ts, rate) that are new, or differ by more
--- than 1e-9 of their value from the latest version received by $clock. One row per row of `pulled`.
+-- changed_funding_rates: the rows of the registered relation `pulled` (symbol, ts, rate) that are new, or whose rate
+-- differs by more than 1e-9 of itself from the latest version received by $clock. At most one row per row of `pulled`.
 WITH latest AS (
     SELECT
         symbol,

@@ -1,5 +1,5 @@
--- changed_instruments: rows of the registered relation `pulled` that are new, or differ in any column from the latest
--- version received by $clock. One row per row of `pulled`.
+-- changed_instruments: the rows of the registered relation `pulled` that are new, or differ in any column from the
+-- latest version received by $clock. At most one row per row of `pulled`.
 WITH latest AS (
     SELECT
         symbol,

@@ -1,4 +1,5 @@
--- create_migrations_table: the table of applied files. It is made after the first migration, which makes its schema.
+-- create_migrations_table: creates store.migrations, the table of applied files. It runs after the first migration,
+-- which creates the schema store.
 CREATE TABLE IF NOT EXISTS store.migrations (
     name VARCHAR NOT NULL,
     sha256 VARCHAR NOT NULL

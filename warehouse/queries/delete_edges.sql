@@ -1,4 +1,4 @@
--- delete_edges: removes the edges of one graph at the dates $as_of. Returns how many.
+-- delete_edges: deletes the edges of one graph at the dates $as_of. Returns the number of deleted rows.
 DELETE FROM store.graph_edges
 WHERE
     source = $source

@@ -1,4 +1,4 @@
--- delete_equity_between: removes the equity curve of one backtest in [$start, $end).
+-- delete_equity_between: deletes the equity curve of one backtest in [$start, $end).
 DELETE FROM store.equity_curves
 WHERE
     source = $source

@@ -1,4 +1,4 @@
--- delete_features: removes the feature rows of one symbol at the bars $ts. Returns how many.
+-- delete_features: deletes the feature rows of one symbol at the bar opens $ts. Returns the number of deleted rows.
 DELETE FROM store.features
 WHERE
     source = $source

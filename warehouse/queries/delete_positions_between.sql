@@ -1,4 +1,4 @@
--- delete_positions_between: removes the target weights of one backtest decided in [$start, $end).
+-- delete_positions_between: deletes the target weights of one backtest that were decided in [$start, $end).
 DELETE FROM store.positions
 WHERE
     source = $source

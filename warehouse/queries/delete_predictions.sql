@@ -1,4 +1,4 @@
--- delete_predictions: removes the predictions of one fold in [$start, $end].
+-- delete_predictions: deletes the predictions of one fold of one trial in [$start, $end].
 DELETE FROM store.predictions
 WHERE
     source = $source

@@ -1,4 +1,4 @@
--- delete_snapshots: removes the snapshots of one graph at the dates $as_of. Returns how many.
+-- delete_snapshots: deletes the snapshots of one graph at the dates $as_of. Returns the number of deleted rows.
 DELETE FROM store.graph_snapshots
 WHERE
     source = $source

@@ -1,5 +1,5 @@
--- describe_columns: type and comment of every column of the open database. One row per column, in the order of its
--- table.
+-- describe_columns: type and comment of every column of the open database. One row per column, in the column order of
+-- its table.
 SELECT
     schema_name,
     table_name,

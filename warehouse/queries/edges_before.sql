@@ -1,4 +1,4 @@
--- edges_before: stored edges of one graph in [$start, $end). One row per (as_of, src, dst).
+-- edges_before: stored edges of one graph with as_of in [$start, $end). One row per (as_of, src, dst).
 SELECT
     as_of,
     src,

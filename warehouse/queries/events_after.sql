@@ -1,5 +1,5 @@
--- events_after: events of $symbols at $venue received after $received, except those written by the run $archived, in
--- the order of receipt. One row per (kind, symbol, ts, event_id).
+-- events_after: events of $symbols at $venue that were received after $received, in the order of receipt. Events that
+-- the run $archived wrote are left out. One row per (kind, symbol, ts, event_id).
 SELECT
     kind,
     symbol,

@@ -1,4 +1,4 @@
--- fetches_of_run: how the downloads of the run $run_id have gone so far. One row per symbol.
+-- fetches_of_run: the result of each download of the run $run_id so far. One row per symbol.
 SELECT
     symbol,
     status,

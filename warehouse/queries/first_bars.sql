@@ -1,4 +1,5 @@
--- first_bars: the first bar of each symbol in [$start, $clock], as received by $clock. One row per symbol.
+-- first_bars: open of the first bar of each symbol in [$start, $clock], among the bars received by $clock. One row per
+-- symbol.
 SELECT
     symbol,
     min(ts) AS ts

@@ -1,5 +1,6 @@
--- first_unseen_event: instant of the earliest event that a night of $universe with the clock $received reads and that
--- no published night has read: settlements of funding, and the events of bar_events_between. One row, NULL for none.
+-- first_unseen_event: ts of the earliest event that no published night has read but a night of $universe with the clock
+-- $received would read. Events are the funding settlements and the events of bar_events_between. One row; NULL when
+-- there is no such event.
 WITH published AS (
     SELECT
         run_id,

@@ -1,5 +1,5 @@
--- fold_at: the fold of one trial that forecasts the bar $ts: the latest whose test window begins at or before it. At
--- most one row.
+-- fold_at: the fold of one trial that forecasts the bar $ts: the latest fold whose test window starts at or before $ts.
+-- At most one row.
 SELECT
     fold,
     test_start,

@@ -1,4 +1,4 @@
--- folds_of_trial: the fitted folds of one trial and how far each has predicted. One row per fold.
+-- folds_of_trial: the fitted folds of one trial, and the open of the last bar that each has predicted. One row per fold.
 SELECT
     folds.fold,
     any_value(folds.fold_key) AS fold_key,

@@ -1,4 +1,5 @@
--- forecasts_at: the forecasts of one trial made at the close of the bar $ts. One row per (symbol, horizon_bars).
+-- forecasts_at: the forecasts that one trial made at the close of the bar that opened at $ts. One row per (symbol,
+-- horizon_bars).
 SELECT
     symbol,
     horizon_bars,

@@ -1,4 +1,4 @@
--- ingest_overlap: the last $bars bars of every symbol, each in the latest version received by $clock. One row per
+-- ingest_overlap: the last $bars bars of every symbol, each in its latest version received by $clock. One row per
 -- (symbol, ts).
 WITH latest AS (
     SELECT

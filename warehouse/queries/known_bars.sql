@@ -1,6 +1,6 @@
--- known_bars: closes as earlier nights had accepted them at $clock, in [$start, $clock], without the runs $run_ids,
--- which are not validated yet. Read from raw and not from the store, so that a night that runs again reads the same
--- rows. One row per (symbol, ts).
+-- known_bars: closes in [$start, $clock] that earlier nights had accepted by $clock. The runs $run_ids are left out,
+-- because they are not validated yet. The query reads raw.bars and not store.bars, so that a night that runs again
+-- reads the same rows. One row per (symbol, ts).
 SELECT
     symbol,
     ts,

@@ -1,5 +1,5 @@
--- known_corporate_actions: actions as earlier nights had accepted them at $clock, without the runs $run_ids, which are
--- not validated yet. One row per (symbol, ts, kind).
+-- known_corporate_actions: dividends and splits that earlier nights had accepted by $clock. The runs $run_ids are left
+-- out, because they are not validated yet. One row per (symbol, ts, kind).
 SELECT
     symbol,
     ts,

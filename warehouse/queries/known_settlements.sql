@@ -1,5 +1,5 @@
--- known_settlements: funding settlements as earlier nights had accepted them at $clock, without the runs $run_ids,
--- which are not validated yet. One row per (symbol, ts).
+-- known_settlements: funding settlements that earlier nights had accepted by $clock. The runs $run_ids are left out,
+-- because they are not validated yet. One row per (symbol, ts).
 SELECT DISTINCT
     symbol,
     ts

@@ -1,4 +1,5 @@
--- last_events: the newest event since $since of each kind and symbol of $source at $venue. One row per (kind, symbol).
+-- last_events: the newest ts, and the values of the newest event, of each kind and symbol at or after $since, for
+-- $source at $venue. One row per (kind, symbol).
 SELECT
     kind,
     symbol,

@@ -1,4 +1,4 @@
--- latest_nights: how the latest night of every source and universe ended. One row per (source, universe).
+-- latest_nights: state and message of the latest night of every source and universe. One row per (source, universe).
 SELECT
     source,
     universe,

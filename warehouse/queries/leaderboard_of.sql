@@ -1,4 +1,4 @@
--- leaderboard_of: the leaderboard of one night, published or not. One row per model, best first.
+-- leaderboard_of: the leaderboard of one night, published or not. One row per model, best rank first.
 SELECT
     rank,
     model,

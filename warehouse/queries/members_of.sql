@@ -1,4 +1,4 @@
--- members_of: memberships of one universe. One row per (symbol, valid_from).
+-- members_of: memberships of the universe $universe. One row per (symbol, valid_from).
 SELECT
     symbol,
     sector,

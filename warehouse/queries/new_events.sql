@@ -1,6 +1,6 @@
--- new_events: rows of the registered relation `arriving`, all with ts in [$start, $end], that are not stored yet for
--- $source and $venue, with the nodes they join; of repeats in `arriving` itself, one. One row per (kind, symbol, ts,
--- event_id).
+-- new_events: the rows of the registered relation `arriving` that are not stored yet for $source and $venue. Every ts
+-- of `arriving` must lie in [$start, $end]. Of rows with the same key, one is returned. src and dst are the two graph
+-- nodes that the event joins. One row per (kind, symbol, ts, event_id).
 SELECT
     arriving.*,
     CASE arriving.kind

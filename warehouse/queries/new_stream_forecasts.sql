@@ -1,5 +1,5 @@
--- new_stream_forecasts: rows of the registered relation `arriving` that are not stored yet for $model, $universe and
--- $source. One row per (symbol, ts, horizon_bars).
+-- new_stream_forecasts: the rows of the registered relation `arriving` that are not stored yet for $model, $universe
+-- and $source. One row per (symbol, ts, horizon_bars).
 SELECT arriving.*
 FROM arriving
 ANTI JOIN (

@@ -1,5 +1,6 @@
--- newest_fold: the fold of a model that forecast the newest published night of a universe, of $source unless that is
--- NULL, and the file of its weights. At most one row: the newest fold of the model's first trial.
+-- newest_fold: the newest fold, with the file of its weights, of a model that the newest published night of $universe
+-- registered. $source restricts the source; NULL accepts any. When the model has several trials, the fold is of the
+-- first trial. At most one row.
 SELECT
     registry.source,
     registry.night,

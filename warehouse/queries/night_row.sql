@@ -1,4 +1,4 @@
--- night_row: the state of one night. At most one row.
+-- night_row: the row of one night. At most one row.
 SELECT
     *
 FROM store.nights

@@ -1,4 +1,5 @@
--- origin_nights: nights of a slice in the warehouse a published copy is made from. One row per night, oldest first.
+-- origin_nights: nights of one source and universe in the warehouse `origin`, from which a published copy is built, and
+-- whether each is finished. One row per night, oldest first.
 SELECT
     night,
     published_at IS NOT NULL AS finished

@@ -1,5 +1,5 @@
--- origin_tables: tables that a published copy takes from its warehouse, and whether it takes them in slices of source
--- and universe. One row per table.
+-- origin_tables: the tables that a published copy takes from the warehouse `origin`. `sliced` is true for a table with
+-- the columns source and universe, of which only one slice is copied. One row per table.
 SELECT
     schema_name || '.' || table_name AS name,
     list_has_all(list(column_name), ['source', 'universe']) AS sliced

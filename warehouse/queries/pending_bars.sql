@@ -1,5 +1,5 @@
--- pending_bars: the bars of the runs $run_ids, each in its latest version; exact copies count once. One row per
--- (symbol, interval, ts), more where one pull contradicts itself.
+-- pending_bars: the bars of the runs $run_ids, each in its latest version. Exact copies count once. One row per
+-- (symbol, interval, ts), or several where one pull has different bars for one key.
 SELECT DISTINCT
     symbol,
     interval,

@@ -1,5 +1,5 @@
--- pending_corporate_actions: the actions of the runs $run_ids, each in its latest version; exact copies count once. One
--- row per (symbol, ts, kind), more where one pull contradicts itself.
+-- pending_corporate_actions: the dividends and splits of the runs $run_ids, each in its latest version. Exact copies
+-- count once. One row per (symbol, ts, kind), or several where one pull has different values for one key.
 SELECT DISTINCT
     symbol,
     ts,

@@ -1,5 +1,5 @@
--- pending_funding_rates: the settlements of the runs $run_ids, each in its latest version; exact copies count once. One
--- row per (symbol, ts), more where one pull contradicts itself.
+-- pending_funding_rates: the funding settlements of the runs $run_ids, each in its latest version. Exact copies count
+-- once. One row per (symbol, ts), or several where one pull has different rates for one key.
 SELECT DISTINCT
     symbol,
     ts,

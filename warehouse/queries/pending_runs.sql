@@ -1,5 +1,5 @@
--- pending_runs: runs whose raw rows the night $night has to validate: its own run, and the runs of earlier nights that
--- were blocked or ended before their verdict, back to the latest night that was accepted. One row per run.
+-- pending_runs: the runs whose raw rows the night $night must validate. These are its own run $run_id and the runs of
+-- all nights after the latest accepted night: they were blocked, or ended before validation. One row per run.
 WITH accepted AS (
     SELECT
         night

@@ -1,4 +1,4 @@
--- positions_between: target weights of one backtest decided in [$start, $end). One row per (ts, symbol).
+-- positions_between: target weights that one backtest decided in [$start, $end). One row per (ts, symbol).
 SELECT
     ts,
     symbol,

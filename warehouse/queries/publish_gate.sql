@@ -1,4 +1,5 @@
--- publish_gate: how many checks and audits of a night ran, and how many of them forbid publishing it. One row.
+-- publish_gate: the number of checks and audits of one night, and the number that forbid publishing it: failed blocking
+-- checks and leaks. One row.
 SELECT
     validated,
     blocking,

@@ -1,4 +1,4 @@
--- published_champion: the model whose signals one night recommends, and the reason. At most one row.
+-- published_champion: the model that one night recommends, and the reason. At most one row.
 SELECT
     model,
     reason

@@ -1,4 +1,4 @@
--- published_checks: the verdicts of one night. One row per table and rule, failures first.
+-- published_checks: the verdicts of one night. One row per table and rule, failed rules first.
 SELECT
     table_name,
     rule,

@@ -1,4 +1,5 @@
--- published_equity: equity per session of every backtest on one night's leaderboard. One row per model and session.
+-- published_equity: equity per session of every backtest on one night's leaderboard, up to its last session. One row
+-- per (model, session).
 SELECT
     l.model,
     l.rank,

@@ -1,4 +1,4 @@
--- published_leaderboard: the leaderboard of one night. One row per model, best first.
+-- published_leaderboard: the leaderboard of one night. One row per model, best rank first.
 SELECT
     rank,
     model,

@@ -1,4 +1,4 @@
--- published_signals: the champion's signals of one night. One row per symbol, largest weights first.
+-- published_signals: the champion's signals of one night. One row per symbol, largest absolute weight first.
 SELECT
     s.model,
     s.symbol,

@@ -1,4 +1,5 @@
--- step_seconds: wall seconds of the latest finished run of each step of a night. One row per step, in the order they ran.
+-- step_seconds: wall seconds of the latest finished run of each step of one night. One row per step, in the order in
+-- which they ran.
 SELECT
     step,
     seconds

@@ -1,5 +1,5 @@
--- superseded_rows: rows of one table that a night later than $clock has written to the store. One row per key; kind is
--- NULL except for corporate actions.
+-- superseded_rows: keys of the rows of $table_name in the store that a night later than $clock wrote. The column kind
+-- is NULL except for corporate actions. One row per key.
 SELECT
     symbol,
     ts,

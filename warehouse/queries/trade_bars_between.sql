@@ -1,5 +1,6 @@
--- trade_bars_between: trades of $symbols at $venue in [$start, $end) received by $received, summed over the bars of
--- $bar_us microseconds (open < ts <= close) in which there are any. One row per (symbol, ts), ts the bar's open.
+-- trade_bars_between: trades of $symbols at $venue with ts in [$start, $end), received at or before $received, summed
+-- per bar of $bar_us microseconds. A bar holds the trades with open < ts <= close; bars without trades have no row. One
+-- row per (symbol, ts), where ts is the bar's open.
 SELECT
     symbol,
     make_timestamptz((epoch_us(ts) - 1) // $bar_us * $bar_us) AS ts,

@@ -1,4 +1,4 @@
--- trial_exists: one row when the trial is stored, none otherwise.
+-- trial_exists: the id of a trial when it is stored. At most one row.
 SELECT
     trial_id
 FROM store.trials

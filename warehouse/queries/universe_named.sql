@@ -1,4 +1,4 @@
--- universe_named: one universe. At most one row.
+-- universe_named: the universe $universe. At most one row.
 SELECT
     universe AS name,
     provider,

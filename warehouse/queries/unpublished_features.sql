@@ -1,4 +1,5 @@
--- unpublished_features: bars with a feature row that no published night has written. One row per bar, oldest first.
+-- unpublished_features: opens of the bars with a feature row that no published night wrote. One row per bar, oldest
+-- first.
 SELECT DISTINCT
     ts
 FROM store.features

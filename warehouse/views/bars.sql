@@ -1,7 +1,7 @@
--- bars: bars that passed the checks, with returns that count dividends. One row per (source, universe, symbol,
--- interval, ts). A dividend counts on the first bar at or after its ex-date, so one that falls on a missing bar is
--- not lost. close_adjusted multiplies each close by close / (close + dividend) of every later bar: its ratios are 1 +
--- total_return.
+-- bars: bars that passed the checks, with returns that include dividends. A dividend counts on the first bar at or
+-- after its ex-date, so a dividend on a missing bar is not lost. close_adjusted is the close times the product, over
+-- all later bars, of close / (close + dividend). Therefore the ratio of consecutive adjusted closes is 1 +
+-- total_return. One row per (source, universe, symbol, interval, ts).
 CREATE OR REPLACE VIEW main.bars AS
 WITH listed AS (
     SELECT DISTINCT

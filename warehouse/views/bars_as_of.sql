@@ -1,5 +1,5 @@
--- bars_as_of(knowledge_ts): bars as they were known at an instant, before any check: the latest version received at or
--- before it. One row per (source, universe, symbol, interval, ts). FROM bars_as_of('2024-06-28 12:00:00+00').
+-- bars_as_of(knowledge_ts): unchecked bars as they were known at an instant: the latest version received at or before
+-- it. Usage: FROM bars_as_of('2024-06-28 12:00:00+00'). One row per (source, universe, symbol, interval, ts).
 CREATE OR REPLACE MACRO main.bars_as_of(knowledge_ts) AS TABLE
 SELECT
     source,

@@ -1,4 +1,4 @@
--- events: what happened on an exchange, each once: trades, liquidations, books, funding and open interest. One row per
+-- events: events of an exchange, each once: trades, liquidations, books, funding and open interest. One row per
 -- (source, venue, kind, symbol, ts, event_id).
 CREATE OR REPLACE VIEW main.events AS
 SELECT

@@ -1,5 +1,5 @@
--- features: what was known of a symbol at the close of the bar that opened at ts. One row per (source, universe,
--- symbol, interval, ts). NULL while an indicator warms up.
+-- features: features of a symbol, computed at the close of the bar that opened at ts from what was known then. NULL
+-- while an indicator warms up. One row per (source, universe, symbol, interval, ts).
 CREATE OR REPLACE VIEW main.features AS
 SELECT
     source,

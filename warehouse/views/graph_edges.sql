@@ -1,4 +1,4 @@
--- graph_edges: edges of the graphs. One row per (source, universe, graph, as_of, src, dst).
+-- graph_edges: edges of the graph snapshots. One row per (source, universe, graph, as_of, src, dst).
 CREATE OR REPLACE VIEW main.graph_edges AS
 SELECT
     source,

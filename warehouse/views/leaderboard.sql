@@ -1,5 +1,5 @@
--- leaderboard: models ranked per universe, net of costs, rules beside them. One row per (night, source, universe,
--- model). Rows of published nights only: the running night reads store.leaderboard.
+-- leaderboard: models and trading rules ranked per universe, net of costs. It has published nights only; the running
+-- night reads store.leaderboard. One row per (night, source, universe, model).
 CREATE OR REPLACE VIEW main.leaderboard AS
 SELECT
     source,

@@ -1,5 +1,5 @@
--- leak_audit: everything recomputed on truncated data and compared; a difference means the future leaked. One row per
--- (night, source, universe, subject, cut).
+-- leak_audit: results recomputed on truncated data and compared with the stored ones. A difference means that a result
+-- used future data. One row per (night, source, universe, subject, cut).
 CREATE OR REPLACE VIEW main.leak_audit AS
 SELECT
     source,

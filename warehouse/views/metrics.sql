@@ -1,5 +1,5 @@
--- metrics: figures of each backtest as of a night. One row per (night, source, universe, backtest_id, metric). Rows
--- of published nights only: the running night reads store.metrics.
+-- metrics: performance metrics of each backtest as of a night. It has published nights only; the running night reads
+-- store.metrics. One row per (night, source, universe, backtest_id, metric).
 CREATE OR REPLACE VIEW main.metrics AS
 SELECT
     source,

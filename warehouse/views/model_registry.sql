@@ -1,5 +1,5 @@
--- model_registry: which model is recommended as of each night, and why. One row per (night, source, universe, role,
--- model). Rows of published nights only: the running night reads store.model_registry.
+-- model_registry: the model recommended as of each night, the other models, and the reasons. It has published nights
+-- only; the running night reads store.model_registry. One row per (night, source, universe, role, model).
 CREATE OR REPLACE VIEW main.model_registry AS
 SELECT
     source,

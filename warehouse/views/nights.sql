@@ -1,4 +1,4 @@
--- nights: state of each night. One row per (night, source, universe).
+-- nights: state of each night, the run for one as-of date. One row per (night, source, universe).
 CREATE OR REPLACE VIEW main.nights AS
 SELECT
     night,

@@ -1,5 +1,5 @@
--- positions: weights each backtest decided, other than zero; filled at the next open. One row per (source, universe,
--- backtest_id, ts, symbol).
+-- positions: nonzero target weights that each backtest decided at ts; they are filled at the next open. One row per
+-- (source, universe, backtest_id, ts, symbol).
 CREATE OR REPLACE VIEW main.positions AS
 SELECT
     source,

@@ -1,4 +1,4 @@
--- quarantine: rows that a validation rule kept out. One row per (night, source, universe, table_name, symbol, ts,
+-- quarantine: rows that a validation rule rejected. One row per (night, source, universe, table_name, symbol, ts,
 -- rule).
 CREATE OR REPLACE VIEW main.quarantine AS
 SELECT

@@ -1,5 +1,6 @@
--- signals: forecast and weight of each model for each symbol and the next session; written once, never altered. One row
--- per (night, source, universe, model, symbol). Rows of published nights only: the running night reads store.signals.
+-- signals: forecast and weight of each model for each symbol and the next session. Rows are written once and never
+-- changed. It has published nights only; the running night reads store.signals. One row per (night, source, universe,
+-- model, symbol).
 CREATE OR REPLACE VIEW main.signals AS
 SELECT
     source,

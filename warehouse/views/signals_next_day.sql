@@ -1,5 +1,5 @@
--- signals_next_day: the signals to act on: those of the champion of the latest published night of each source and
--- universe. One row per (source, universe, symbol).
+-- signals_next_day: signals of the champion of the latest published night of each source and universe. One row per
+-- (source, universe, symbol).
 CREATE OR REPLACE VIEW main.signals_next_day AS
 SELECT
     signals.source,

@@ -1,5 +1,5 @@
--- signals_now: the newest forecasts of a stream's network for each symbol. One row per (source, universe, model, symbol,
--- horizon_bars). Where stale is true they are not to be acted on.
+-- signals_now: the newest forecasts that a network made on a live stream, per symbol. Do not act on a row whose stale
+-- is true. One row per (source, universe, model, symbol, horizon_bars).
 CREATE OR REPLACE VIEW main.signals_now AS
 SELECT
     *

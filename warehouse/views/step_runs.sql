@@ -1,5 +1,5 @@
--- step_runs: when each step of each night ran, in wall time; operation only. One row per (night, source, universe,
--- step, started_at).
+-- step_runs: wall times of each run of each step of each night, for operation only. One row per (night, source,
+-- universe, step, started_at).
 CREATE OR REPLACE VIEW main.step_runs AS
 SELECT
     night,

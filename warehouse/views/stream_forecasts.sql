@@ -1,5 +1,5 @@
--- stream_forecasts: what a stream's network forecast at the close of each bar. One row per (source, universe, model,
--- symbol, ts, horizon_bars).
+-- stream_forecasts: forecasts that a network made on a live stream at the close of each bar. One row per (source,
+-- universe, model, symbol, ts, horizon_bars).
 CREATE OR REPLACE VIEW main.stream_forecasts AS
 SELECT
     source,

@@ -1,4 +1,4 @@
--- trades: the events that are trades, under their usual names. One row per (source, venue, symbol, ts, trade_id).
+-- trades: the events that are trades, with the usual column names. One row per (source, venue, symbol, ts, trade_id).
 CREATE OR REPLACE VIEW main.trades AS
 SELECT
     source,

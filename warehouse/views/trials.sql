@@ -1,4 +1,4 @@
--- trials: models that were fitted: one specification with one seed. One row per (source, universe, trial_id).
+-- trials: fitted models, each a specification with one seed. One row per (source, universe, trial_id).
 CREATE OR REPLACE VIEW main.trials AS
 SELECT
     source,

@@ -1,10 +1,17 @@
-"""Attention along the edges of many small graphs on a CPU: time and memory grow with the edges, not with all pairs.
+"""Attention along the edges of many small graphs on a CPU.
 
-Glossary: s graphs · n nodes · k heads of c channels · p channels that a score is summed over, c or 1 · W lanes of a
-vector · α_ijk = softmax_j(Σ_p a_kp LeakyReLU(R_ikp + S_jkp) + g_k A_ij) · y_ik = Σ_j α_ijk V_jk.
-Arrays are flat: S, R (s, n, k, p); V, y (s, n, k, c); a (k, p); g (k,); A (s, n, n); first_edge and sources as
-in edges_cpu.py; alpha (e, k), g_scores (e, k) the gradient of an edge's score. c, and p unless 1, are multiples of W.
-In an index, ``target`` and ``source`` count (s, n, k): the head of a node i that receives and of a node j that sends.
+Time and memory are proportional to the number of edges, not to the number of node pairs.
+
+    α_ijk = softmax_j(Σ_p a_kp LeakyReLU(R_ikp + S_jkp) + g_k A_ij)        y_ik = Σ_j α_ijk V_jk
+
+Glossary: s graphs · n nodes, i target and j source of an edge · k heads of c channels · p channels that a score sums
+over, either c or 1 · e edges, self-loops included · W lanes of a vector · S, R (s, n, k, p) parts of the score from the
+source and from the target · V (s, n, k, c) values · a (k, p) weights of the score · g (k,) weight of the adjacency
+A (s, n, n) in the score · y (s, n, k, c) output · alpha (e, k) attention weights · g_scores (e, k) gradients of the
+scores · first_edge, sources as in edges_cpu.py · gX gradient of X.
+
+The kernels read every array as one-dimensional. c is a multiple of W; so is p, unless it is 1. ``row`` is the position
+of a node i in (s, n); ``target`` and ``source`` are positions of a node's head in (s, n, k).
 """
 
 from __future__ import annotations
@@ -20,14 +27,14 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
-from models.layers.kernels.edges_cpu import edge_lists
+from models.layers.kernels.edges_cpu import list_edges
 from models.layers.kernels.parallel import as_array, as_arrays, parallel_for
 from models.layers.kernels.simd import (
     add,
     constant,
     fma,
     fmax,
-    lanes_of,
+    lanes_per_vector,
     load,
     mul,
     reduce_add,
@@ -39,26 +46,26 @@ from models.layers.kernels.simd import (
 Array = np.ndarray
 Arrays = tuple[Array, ...]
 Sizes = tuple[int, int, int, int, int]  # n, k, p, c, W
-SLOPE = 0.2
+LEAKY_RELU_SLOPE = 0.2
 
 
 @njit(inline="always")
 def _score(inputs: Arrays, target: int, source: int, h: int, p: int, W: int) -> Any:
-    """The score of one edge and head h, without g_k A_ij."""
+    """The score of one edge in head h, without the term g_k A_ij."""
     S, R, _, a = inputs[:4]
     if p == 1:
         x = R[target] + S[source]
-        return a[h] * max(x, x * a.dtype.type(SLOPE))
+        return a[h] * max(x, x * a.dtype.type(LEAKY_RELU_SLOPE))
     summed = constant(load(S, source * p), 0.0)
     for q in range(0, p, W):
         x = add(load(R, target * p + q), load(S, source * p + q))
-        summed = fma(load(a, h * p + q), fmax(x, mul(x, constant(x, SLOPE))), summed)
+        summed = fma(load(a, h * p + q), fmax(x, mul(x, constant(x, LEAKY_RELU_SLOPE))), summed)
     return reduce_add(summed)
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
 def _forward(inputs: Arrays, edges: Arrays, outputs: Arrays, sizes: Sizes, start: int, stop: int) -> None:
-    """Fills y and alpha of graphs [start, stop)."""
+    """Fills ``outputs``, y and alpha, for graphs [start, stop)."""
     _, _, V, _, g, A = inputs
     first_edge, sources = edges
     y, alpha = outputs
@@ -88,19 +95,19 @@ def _forward(inputs: Arrays, edges: Arrays, outputs: Arrays, sizes: Sizes, start
 
 
 @njit(inline="always")
-def _alpha_gradient(V: Array, gV: Array, gy: Array, target: int, source: int, share: Any, c: int, W: int) -> Any:
-    """gy_i · V_j, the gradient of α_ij; adds ``share`` · gy_i to the gradient of V_j."""
-    product = constant(share, 0.0)
+def _alpha_gradient(V: Array, gV: Array, gy: Array, target: int, source: int, alpha_ij: Any, c: int, W: int) -> Any:
+    """gy_i · V_j, the gradient of α_ij. Also adds α_ij · gy_i to gV_j; ``alpha_ij`` holds α_ij in every lane."""
+    product = constant(alpha_ij, 0.0)
     for q in range(0, c, W):
         grad = load(gy, target * c + q)
         product = fma(grad, load(V, source * c + q), product)
-        store(gV, source * c + q, fma(share, grad, load(gV, source * c + q)))
+        store(gV, source * c + q, fma(alpha_ij, grad, load(gV, source * c + q)))
     return reduce_add(product)
 
 
 @njit(inline="always")
 def _backward_scores(inputs: Arrays, edges: Arrays, grads: Arrays, row: int, h: int, sizes: Sizes) -> None:
-    """Adds the gradients of S, R and a that follow from ``g_scores`` of a node's edges."""
+    """Adds the gradients of S, R and a for head h and all edges to node ``row``, from ``g_scores`` of these edges."""
     S, R, _, a = inputs[:4]
     first_edge, sources, _, g_scores = edges
     gS, gR, _, ga = grads[:4]
@@ -110,7 +117,7 @@ def _backward_scores(inputs: Arrays, edges: Arrays, grads: Arrays, row: int, h: 
     a_index = row // n * k + h
     if p == 1:
         sum_a = ga[a_index]
-        slope = a.dtype.type(SLOPE)
+        slope = a.dtype.type(LEAKY_RELU_SLOPE)
         for e in range(first_edge[row], first_edge[row + 1]):
             source = (graph + sources[e]) * k + h
             x = R[target] + S[source]
@@ -125,7 +132,7 @@ def _backward_scores(inputs: Arrays, edges: Arrays, grads: Arrays, row: int, h: 
         weight = load(a, h * p + q)
         sum_a = load(ga, a_index * p + q)
         sum_R = constant(r, 0.0)
-        slope = constant(r, SLOPE)
+        slope = constant(r, LEAKY_RELU_SLOPE)
         zero = constant(r, 0.0)
         for e in range(first_edge[row], first_edge[row + 1]):
             source = ((graph + sources[e]) * k + h) * p + q
@@ -142,7 +149,8 @@ def _backward_scores(inputs: Arrays, edges: Arrays, grads: Arrays, row: int, h: 
 
 @njit(nogil=True, error_model="numpy", cache=True)
 def _backward(inputs: Arrays, edges: Arrays, grads: Arrays, sizes: Sizes, start: int, stop: int) -> None:
-    """Adds the gradients of graphs [start, stop); those of a (s, k, p) and g (s, k) separately for each graph."""
+    """Adds the gradients of graphs [start, stop) to ``grads``. ga (s, k, p) and gg (s, k) have one entry per graph, so
+    that no two threads write to the same element."""
     _, _, V, _, g, A, y, gy = inputs
     first_edge, sources, alpha, g_scores = edges
     _, _, gV, _, gg, gA = grads
@@ -157,8 +165,8 @@ def _backward(inputs: Arrays, edges: Arrays, grads: Arrays, sizes: Sizes, start:
             mean = reduce_add(product)
             sum_g = gg[row // n * k + h]
             for e in range(first_edge[row], first_edge[row + 1]):
-                share = splat(alpha, e * k + h)
-                g_alpha = _alpha_gradient(V, gV, gy, target, (graph + sources[e]) * k + h, share, c, W)
+                alpha_ij = splat(alpha, e * k + h)
+                g_alpha = _alpha_gradient(V, gV, gy, target, (graph + sources[e]) * k + h, alpha_ij, c, W)
                 g_score = alpha[e * k + h] * (g_alpha - mean)
                 g_scores[e * k + h] = g_score
                 sum_g += g_score * A[row * n + sources[e]]
@@ -169,9 +177,13 @@ def _backward(inputs: Arrays, edges: Arrays, grads: Arrays, sizes: Sizes, start:
 
 
 def attend(S: Tensor, R: Tensor, V: Tensor, a: Tensor, g: Tensor, A: Tensor) -> Tensor:
-    """y (s, n, k, c); every node is among its own sources. Scores are those of GAT if p is 1, else those of GATv2."""
+    """y (s, n, k, c) from S, R (s, n, k, p), V (s, n, k, c), a (k, p), g (k,) and A (s, n, n), all of one dtype.
+
+    A nonzero A_ij is an edge from j to i. Every node also has an edge from itself. The scores are those of GAT if p is
+    1, and those of GATv2 if p is c.
+    """
     c = V.shape[3]
-    W = lanes_of(as_array(g).dtype)
+    W = lanes_per_vector(as_array(g).dtype)
 
     def pad_to_vectors(x: Tensor) -> Tensor:  # the kernels process whole vectors
         return (pad(x, (0, -x.shape[-1] % W)) if x.shape[-1] % W else x).contiguous()
@@ -186,9 +198,9 @@ class _Attend(Function):
         S, _, V, _, g, A = inputs
         s, n, k, c = V.shape
         p = S.shape[3]
-        W = lanes_of(as_array(g).dtype)
+        W = lanes_per_vector(as_array(g).dtype)
         ctx.sizes = (n, k, p, c, W)
-        first_edge, sources = edge_lists(A)
+        first_edge, sources = list_edges(A)
         y = torch.empty_like(V)
         alpha = V.new_empty(len(sources), k)
         parallel_for(_forward, s, as_arrays(*inputs), (first_edge, sources), as_arrays(y, alpha), ctx.sizes)

@@ -1,8 +1,10 @@
-"""The short causal convolution of Mamba with its SiLU on a CPU, in one pass; the backward pass recomputes it.
+"""The short causal convolution of Mamba followed by SiLU, on a CPU, in one pass. The backward pass recomputes p.
 
-Glossary: b sequences · l bars · d channels · k taps · W lanes of a vector, one channel each ·
-p = bias + Σ_j w_j x_{t+j}, y = p · sigmoid(p). Arrays are flat, channels last: x (b, l + k − 1, d) with the k − 1
-bars before the first; w (k, d); bias (d,); y (b, l, d).
+    p_t = bias + Σ_j w_j x_{t+j} for j = 0 … k − 1        y_t = p_t · sigmoid(p_t)
+
+Glossary: b sequences · l bars · d channels · k taps · W lanes of a vector, one channel per lane · x (b, l + k − 1, d)
+the k − 1 bars before the sequence, then its l bars · w (k, d) · bias (d,) · y (b, l, d) · gX gradient of X.
+The kernels read every array as one-dimensional. d is a multiple of W.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
 from models.layers.kernels.parallel import as_array, as_arrays, parallel_for
-from models.layers.kernels.simd import add, constant, fma, lanes_of, load, mul, sigmoid, store, sub
+from models.layers.kernels.simd import add, constant, fma, lanes_per_vector, load, mul, sigmoid, store, sub
 
 Array = np.ndarray
 Arrays = tuple[Array, ...]
@@ -26,7 +28,7 @@ Sizes = tuple[int, int, int, int]  # l, d, k, W
 
 @njit(inline="always")
 def _before_silu(x: Array, w: Array, bias: Array, start: int, c: int, d: int, k: int) -> Any:
-    """p of W channels from c on; ``start`` is the position of the first of the k bars in x."""
+    """p of the W channels [c, c + W). ``start`` is the position in x of channel c at the first of the k bars."""
     p = load(bias, c)
     for j in range(k):
         p = fma(load(w, j * d + c), load(x, start + j * d), p)
@@ -35,7 +37,7 @@ def _before_silu(x: Array, w: Array, bias: Array, start: int, c: int, d: int, k:
 
 @njit(nogil=True, error_model="numpy", cache=True)
 def _forward(inputs: Arrays, y: Array, sizes: Sizes, first: int, stop: int) -> None:
-    """Fills ``y`` for items (sequence, W channels) in [first, stop)."""
+    """Fills ``y`` for items [first, stop). An item is W channels of one sequence."""
     x, w, bias = inputs
     length, d, k, W = sizes
     for item in range(first, stop):
@@ -48,7 +50,7 @@ def _forward(inputs: Arrays, y: Array, sizes: Sizes, first: int, stop: int) -> N
 
 @njit(nogil=True, error_model="numpy", cache=True)
 def _backward(inputs: Arrays, grads: Arrays, sizes: Sizes, first: int, stop: int) -> None:
-    """Adds the gradients of items [first, stop) to gx, gw (b, k, d) and gbias (b, d)."""
+    """Adds the gradients of items [first, stop) to gx, gw (b, k, d) and gbias (b, d), each per sequence."""
     x, w, bias, gy = inputs
     gx, gw, gbias = grads
     length, d, k, W = sizes
@@ -70,7 +72,7 @@ def _backward(inputs: Arrays, grads: Arrays, sizes: Sizes, first: int, stop: int
 def depthwise_silu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """y (b, l, d) from x (b, l + k − 1, d), weight (d, k) and bias (d,)."""
     d = x.shape[2]
-    extra_channels = -d % lanes_of(as_array(bias).dtype)
+    extra_channels = -d % lanes_per_vector(as_array(bias).dtype)
     w = weight.t()
     if extra_channels:  # the kernels process whole vectors
         x, w, bias = (pad(v, (0, extra_channels)) for v in (x, w, bias))
@@ -80,12 +82,13 @@ def depthwise_silu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 class _DepthwiseSilu(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor, bias: Tensor) -> Tensor:
-        b, padded, d = x.shape
+        b, bars_with_tail, d = x.shape
         k = len(w)
-        W = lanes_of(as_array(bias).dtype)
-        y = x.new_empty(b, padded - k + 1, d)
+        W = lanes_per_vector(as_array(bias).dtype)
+        length = bars_with_tail - k + 1
+        y = x.new_empty(b, length, d)
         ctx.save_for_backward(x, w, bias)
-        ctx.sizes = (padded - k + 1, d, k, W)
+        ctx.sizes = (length, d, k, W)
         parallel_for(_forward, b * d // W, as_arrays(x, w, bias), as_array(y), ctx.sizes)
         return y
 

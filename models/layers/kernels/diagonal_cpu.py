@@ -1,12 +1,13 @@
 """Diagonal recurrences of complex states on a CPU, in one pass over the bars.
 
-Glossary as in scan.py: b sequences · l bars · d channels · m complex states per channel · p complex states in all.
-Further: W lanes of a vector, one channel each · T = BLOCK_BARS, the bars between two stored states · k bars of the
-current block · _r, _i real and imaginary part.
+Glossary as in scan.py: b sequences · l bars · d channels · m complex states per channel · p complex states of a
+sequence in ``diagonal_scan``. Also: W lanes of a vector, one channel per lane · k bars of the current block · _r, _i
+real and imaginary part · gX gradient of X.
 
-Arrays are flat, channels last: x, y (b, l, d); a, w (m, d); h (b, m, d). Within a block the outer loop runs over the
-states: h, a, w and their gradients stay in registers while x stays in the first-level cache. The backward pass is the
-recurrence of the adjoint, g_{t−1} = conj(a) g_t + conj(w) ∂y_{t−1}; it recomputes the states block by block.
+The kernels read every array as one-dimensional, channels last: x, y (b, l, d); a, w (m, d); h (b, m, d). The forward
+pass stores the state before each block of BLOCK_BARS bars. Within a block, the outer loop runs over the states: h, a, w
+and their gradients stay in registers while x stays in the first-level cache. The backward pass recomputes the states
+block by block and runs the recurrence of the adjoint, g_{t−1} = conj(a) g_t + conj(w) gy_{t−1}.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
 from models.layers.kernels.parallel import as_array, as_arrays, parallel_for
-from models.layers.kernels.simd import add, constant, fma, lanes_of, load, mul, store, sub
+from models.layers.kernels.simd import add, constant, fma, lanes_per_vector, load, mul, store, sub
 
 BLOCK_BARS = 64
 Array = np.ndarray
@@ -33,14 +34,16 @@ ScanSizes = tuple[int, int, int, int, int]  # l, p, W, and the strides of a: per
 
 @njit(inline="always")
 def _recur(a_r: Any, a_i: Any, h_r: Any, h_i: Any, x: Any) -> tuple[Any, Any]:
-    """a h + x for real x."""
+    """Real and imaginary part of a · h + x, for real x."""
     return fma(a_r, h_r, fma(a_i, sub(constant(h_i, 0.0), h_i), x)), fma(a_r, h_i, mul(a_i, h_r))
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
 def _ssm(inputs: Arrays, outputs: Arrays, sizes: Sizes, first: int, stop: int) -> None:
-    """Fills ``y`` and replaces h by the last state, for items (sequence, W channels) in [first, stop). Stores the state
-    before every block in ``starts`` (b, blocks, m, d), unless that array is empty."""
+    """Fills ``y`` and replaces h by the last state, for items [first, stop). An item is W channels of one sequence.
+
+    Stores the state before every block in ``starts`` (b, blocks, m, d), unless that array is empty. m is even.
+    """
     x, a_r, a_i, w_r, w_i, D = inputs
     h_r, h_i, y, starts_r, starts_i = outputs
     length, d, m, W = sizes
@@ -75,8 +78,8 @@ def _ssm(inputs: Arrays, outputs: Arrays, sizes: Sizes, first: int, stop: int) -
                     xt = load(x, (begin + t) * d + c)
                     h_r0, h_i0 = _recur(a_r0, a_i0, h_r0, h_i0, xt)
                     h_r1, h_i1 = _recur(a_r1, a_i1, h_r1, h_i1, xt)
-                    read = fma(minus_w_i0, h_i0, fma(w_r0, h_r0, load(out, t * W)))
-                    store(out, t * W, fma(minus_w_i1, h_i1, fma(w_r1, h_r1, read)))
+                    partial = fma(minus_w_i0, h_i0, fma(w_r0, h_r0, load(out, t * W)))
+                    store(out, t * W, fma(minus_w_i1, h_i1, fma(w_r1, h_r1, partial)))
                 store(h_r, h_index, h_r0)
                 store(h_i, h_index, h_i0)
                 store(h_r, h_index + d, h_r1)
@@ -87,8 +90,11 @@ def _ssm(inputs: Arrays, outputs: Arrays, sizes: Sizes, first: int, stop: int) -
 
 @njit(nogil=True, error_model="numpy", cache=True)
 def _ssm_backward(inputs: Arrays, grads: Arrays, sizes: Sizes, first: int, stop: int) -> None:
-    """Writes the gradients of items (sequence, W channels) in [first, stop): gx is filled; ga, gw (b, m, d) and gD
-    (b, d) are added to; g enters as the gradient of the last state and is replaced by that of the initial state."""
+    """Computes the gradients for items [first, stop). An item is W channels of one sequence.
+
+    Fills gx. Adds to ga, gw (b, m, d) and gD (b, d). Reads g (b, m, d) as the gradient of the last state and replaces
+    it by the gradient of the initial state. gw_i gets the opposite sign; the caller changes it back.
+    """
     x, a_r, a_i, w_r, w_i, D, starts_r, starts_i, gy = inputs
     g_r, g_i, gx, ga_r, ga_i, gw_r, gw_i, gD = grads
     length, d, m, W = sizes
@@ -144,8 +150,10 @@ def _ssm_backward(inputs: Arrays, grads: Arrays, sizes: Sizes, first: int, stop:
 
 @njit(nogil=True, error_model="numpy", cache=True)
 def _scan(inputs: Arrays, outputs: Arrays, sizes: ScanSizes, first: int, stop: int) -> None:
-    """Fills y_t = a_t y_{t−1} + x_t from y_{−1} = h, for items (sequence, W states) in [first, stop); a of sequence b
-    and bar t begins at (a_sequence_stride · b + a_bar_stride · t) · p."""
+    """Fills y_t = a_t y_{t−1} + x_t from y_{−1} = h, for items [first, stop). An item is W states of one sequence.
+
+    The coefficients a of sequence b and bar t begin at (a_sequence_stride · b + a_bar_stride · t) · p.
+    """
     a_r, a_i, x_r, x_i, h_r, h_i = inputs
     y_r, y_i = outputs
     length, p, W, a_sequence_stride, a_bar_stride = sizes
@@ -165,8 +173,10 @@ def _scan(inputs: Arrays, outputs: Arrays, sizes: ScanSizes, first: int, stop: i
 
 @njit(nogil=True, error_model="numpy", cache=True)
 def _scan_backward(inputs: Arrays, grads: Arrays, sizes: ScanSizes, first: int, stop: int) -> None:
-    """Writes the gradient of x to ``g`` (b, l, p) and that of h to ``gh`` (b, p); adds that of a to ``ga`` (b, l or 1,
-    p), for items (sequence, W states) in [first, stop)."""
+    """Computes the gradients for items [first, stop). An item is W states of one sequence.
+
+    Fills the gradients ``g`` (b, l, p) of x and ``gh`` (b, p) of h. Adds the gradient of a to ``ga`` (b, l or 1, p).
+    """
     a_r, a_i, y_r, y_i, h_r, h_i, gy_r, gy_i = inputs
     ga_r, ga_i, g_r, g_i, gh_r, gh_i = grads
     length, p, W, a_sequence_stride, a_bar_stride = sizes
@@ -193,34 +203,39 @@ def _scan_backward(inputs: Arrays, grads: Arrays, sizes: ScanSizes, first: int, 
 
 
 @njit(nogil=True, error_model="numpy", cache=True, fastmath=True)
-def ssm_step(x: Array, weights: Array, D: Array, h: Array, y: Array, after: Array) -> None:
-    """Computes one bar: fills ``y`` (b, d) and the new state ``after`` (b, d, m, 2) from x (b, d), D (d,), h (b, d, m,
-    2) and ``weights`` (d, m, 4), the real and imaginary part of a, then of w."""
+def ssm_step(x: Array, weights: Array, D: Array, h: Array, y: Array, h_after: Array) -> None:
+    """Computes one bar: fills the output ``y`` (b, d) and the new state ``h_after`` (b, d, m, 2).
+
+    ``x`` (b, d), ``D`` (d,), ``h`` (b, d, m, 2). ``weights`` (d, m, 4): real and imaginary part of a, then of w.
+    """
     for b in range(x.shape[0]):
         for c in range(x.shape[1]):
             xt = x[b, c]
-            read = D[c] * x[b, c]
+            total = D[c] * x[b, c]
             for j in range(weights.shape[1]):
                 a_r, a_i = weights[c, j, 0], weights[c, j, 1]
                 w_r, w_i = weights[c, j, 2], weights[c, j, 3]
                 real = a_r * h[b, c, j, 0] - a_i * h[b, c, j, 1] + xt
                 imag = a_r * h[b, c, j, 1] + a_i * h[b, c, j, 0]
-                after[b, c, j, 0] = real
-                after[b, c, j, 1] = imag
-                read += w_r * real - w_i * imag
-            y[b, c] = read
+                h_after[b, c, j, 0] = real
+                h_after[b, c, j, 1] = imag
+                total += w_r * real - w_i * imag
+            y[b, c] = total
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def ssm_gap_step(x: Array, gap: Array, weights: Array, hold: Array, D: Array, h: Array, y: Array, after: Array) -> None:
-    """As ``ssm_step`` after gaps g (b,) of any length, by zero-order hold: a = exp(z g), and x enters times (a − 1) k.
+def ssm_gap_step(
+    x: Array, gap: Array, weights: Array, hold: Array, D: Array, h: Array, y: Array, h_after: Array
+) -> None:
+    """As ``ssm_step``, by zero-order hold over a gap g (b,) in bars: h_after = a · h + (a − 1) · k · x, a = exp(z g).
 
-    ``hold`` (d, m, 4): real and imaginary part of z = AΔ, then of k = 1 / (exp(z) − 1).
+    ``hold`` (d, m, 4): real and imaginary part of z = AΔ, then of k = 1 / (exp(z) − 1). Of ``weights``, only w is read.
+    A gap of 0 marks a padded bar: the state does not change, and x counts as 0.
     """
     for b in range(x.shape[0]):
         for c in range(x.shape[1]):
             xt = x[b, c] if gap[b] > 0 else D[c] * 0  # the value of a padded bar is ignored, even NaN
-            read = D[c] * 0
+            total = D[c] * 0
             for j in range(weights.shape[1]):
                 z_r = hold[c, j, 0] * gap[b]
                 half = hold[c, j, 1] * gap[b] / 2
@@ -231,18 +246,18 @@ def ssm_gap_step(x: Array, gap: Array, weights: Array, hold: Array, D: Array, h:
                 k_r, k_i = hold[c, j, 2], hold[c, j, 3]
                 real = a_r * h[b, c, j, 0] - a_i * h[b, c, j, 1] + (e_r * k_r - a_i * k_i) * xt
                 imag = a_r * h[b, c, j, 1] + a_i * h[b, c, j, 0] + (e_r * k_i + a_i * k_r) * xt
-                after[b, c, j, 0] = real
-                after[b, c, j, 1] = imag
-                read += weights[c, j, 2] * real - weights[c, j, 3] * imag
-            y[b, c] = read + D[c] * xt
+                h_after[b, c, j, 0] = real
+                h_after[b, c, j, 1] = imag
+                total += weights[c, j, 2] * real - weights[c, j, 3] * imag
+            y[b, c] = total + D[c] * xt
 
 
 def diagonal_ssm(x: Tensor, a: Tensor, w: Tensor, D: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-    """y (b, l, d) and the last h (b, d, m), as ``diagonal_ssm`` in scan.py."""
+    """y (b, l, d) and the last h (b, d, m), as ``scan.diagonal_ssm``, with the initial state h (b, d, m)."""
     d, m = a.shape
-    extra_channels = -d % lanes_of(as_array(D).dtype)
+    extra_channels = -d % lanes_per_vector(as_array(D).dtype)
     extra_states = m % 2
-    parts = [v.transpose(-1, -2) for z in (a, w, h) for v in (z.real, z.imag)]
+    parts = [v.transpose(-1, -2) for z in (a, w, h) for v in (z.real, z.imag)]  # a_r, a_i, w_r, w_i, h_r, h_i
     if extra_channels or extra_states:  # the kernels process whole vectors and pairs of states; the padding stays zero
         x = pad(x, (0, extra_channels))
         D = pad(D, (0, extra_channels))
@@ -253,23 +268,23 @@ def diagonal_ssm(x: Tensor, a: Tensor, w: Tensor, D: Tensor, h: Tensor) -> tuple
 
 
 def diagonal_scan(a: Tensor, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-    """All states (b, l, p) and the last one (b, p), as ``diagonal_scan`` in scan.py."""
+    """All states (b, l, p) and the last state (b, p), as ``scan.diagonal_scan``."""
     p = x.shape[2]
-    extra_states = -p % lanes_of(np.float32 if x.dtype == torch.complex64 else np.float64)
+    extra_states = -p % lanes_per_vector(np.float32 if x.dtype == torch.complex64 else np.float64)
     parts = [pad(v, (0, extra_states)).contiguous() for z in (a, x, h) for v in (z.real, z.imag)]
     states = torch.complex(*_Scan.apply(*parts))[..., :p]
     return states, states[:, -1]
 
 
 class _Ssm(torch.autograd.Function):
-    """x, a_r, a_i, w_r, w_i, D, h_r, h_i → y, last h_r, h_i; a, w (m, d), h (b, m, d)."""
+    """x, a_r, a_i, w_r, w_i, D, h_r, h_i → y and the last h_r, h_i. a, w are (m, d), h is (b, m, d)."""
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
         *inputs, h_r, h_i, store_starts = arguments
         b, length, d = inputs[0].shape
         m = len(inputs[1])
-        W = lanes_of(as_array(h_r).dtype)
+        W = lanes_per_vector(as_array(h_r).dtype)
         y = torch.empty_like(inputs[0])
         last = (h_r.clone(), h_i.clone())
         starts = h_r.new_empty(2, b, -(-length // BLOCK_BARS), m, d) if store_starts else h_r.new_empty(2, 0)
@@ -301,7 +316,7 @@ class _Scan(torch.autograd.Function):
     def forward(ctx: Any, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         a, _, x, _, h, _ = inputs
         b, length, p = x.shape
-        W = lanes_of(as_array(h).dtype)
+        W = lanes_per_vector(as_array(h).dtype)
         a_bar_stride = int(a.shape[1] > 1)
         y = (torch.empty_like(x), torch.empty_like(x))
         ctx.sizes = (length, p, W, a.shape[1] if a.shape[0] > 1 else 0, a_bar_stride)

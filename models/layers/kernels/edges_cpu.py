@@ -1,8 +1,10 @@
-"""The edges of a dense batch of graphs on a CPU, listed a vector of weights at a time, and means along them.
+"""Edge lists of a batch of dense adjacencies on a CPU, and means over the neighbours of every node.
 
-Glossary: s graphs · n nodes · d channels · e edges, self-loops included, ordered by graph and node · W lanes of a
-vector. Arrays are flat: A (s, n, n); first_edge (s · n + 1,) position of a node's first edge; sources (e,) the node at
-the other end of each edge; x, y (s, n, d). d is a multiple of W.
+Glossary: s graphs · n nodes · d channels · e edges, self-loops included, in ascending order of graph, target and source
+· W lanes of a vector · A (s, n, n) adjacencies, indexed [graph, target, source], 0 where there is no edge · first_edge
+(s · n + 1,) position of each target's first edge, and e at the end · sources (e,) source node of each edge within its
+graph · x, y (s, n, d) features and their means · gX gradient of X. ``row`` is the position of a target in (s, n).
+The kernels read every array as one-dimensional. d is a multiple of W.
 """
 
 from __future__ import annotations
@@ -18,7 +20,17 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
 from models.layers.kernels.parallel import as_array, parallel_for
-from models.layers.kernels.simd import add, constant, count_trailing_zeros, fma, lanes_of, load, movemask, mul, store
+from models.layers.kernels.simd import (
+    add,
+    constant,
+    count_trailing_zeros,
+    fma,
+    lanes_per_vector,
+    load,
+    movemask,
+    mul,
+    store,
+)
 
 Array = np.ndarray
 Arrays = tuple[Array, ...]
@@ -26,19 +38,19 @@ Sizes = tuple[int, int, int]  # n, d, W
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _count(A: Array, n: int, first_edge: Array, start: int, stop: int) -> None:
-    """Writes the number of edges of each node of graphs [start, stop) to ``first_edge``, shifted by one position."""
+def _count_edges(A: Array, n: int, first_edge: Array, start: int, stop: int) -> None:
+    """Writes the number of edges to node ``row`` of graphs [start, stop) to ``first_edge[row + 1]``."""
     for row in range(start * n, stop * n):
         count = np.int32(0)
         weights = A[row * n : (row + 1) * n]
-        for j in range(n):  # in this form the compiler counts a whole vector at once
+        for j in range(n):  # the compiler vectorises this form of the sum
             count += np.int32(1) if weights[j] != 0 else np.int32(0)
         first_edge[row + 1] = count + (weights[row % n] == 0)
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _list(A: Array, n: int, W: int, first_edge: Array, sources: Array, start: int, stop: int) -> None:
-    """Fills ``sources`` for graphs [start, stop); a node without a self-loop in A is its own last source."""
+def _fill_sources(A: Array, n: int, W: int, first_edge: Array, sources: Array, start: int, stop: int) -> None:
+    """Fills ``sources`` for graphs [start, stop). A node without a self-loop in A gets one, after its other sources."""
     for row in range(start * n, stop * n):
         e = first_edge[row]
         vector_end = n // W * W
@@ -57,67 +69,69 @@ def _list(A: Array, n: int, W: int, first_edge: Array, sources: Array, start: in
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _means(x: Array, edges: Arrays, y: Array, sizes: Sizes, start: int, stop: int) -> None:
-    """Fills y, the mean over each node's neighbours, for graphs [start, stop)."""
+def _fill_means(x: Array, edges: Arrays, y: Array, sizes: Sizes, start: int, stop: int) -> None:
+    """Fills y, the mean of x over each node's sources other than itself, for graphs [start, stop)."""
     first_edge, sources = edges
     n, d, W = sizes
     for row in range(start * n, stop * n):
-        share = x.dtype.type(1) / max(first_edge[row + 1] - first_edge[row] - 1, 1)
+        inverse_degree = x.dtype.type(1) / max(first_edge[row + 1] - first_edge[row] - 1, 1)
         for q in range(0, d, W):
             summed = constant(load(x, q), 0.0)
             for e in range(first_edge[row], first_edge[row + 1]):
                 if sources[e] != row % n:
                     summed = add(summed, load(x, (row // n * n + sources[e]) * d + q))
-            store(y, row * d + q, mul(summed, constant(summed, share)))
+            store(y, row * d + q, mul(summed, constant(summed, inverse_degree)))
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def _means_back(gy: Array, edges: Arrays, gx: Array, sizes: Sizes, start: int, stop: int) -> None:
+def _means_backward(gy: Array, edges: Arrays, gx: Array, sizes: Sizes, start: int, stop: int) -> None:
     """Adds the gradient of x of graphs [start, stop) to ``gx``."""
     first_edge, sources = edges
     n, d, W = sizes
     for row in range(start * n, stop * n):
-        share = gy.dtype.type(1) / max(first_edge[row + 1] - first_edge[row] - 1, 1)
+        inverse_degree = gy.dtype.type(1) / max(first_edge[row + 1] - first_edge[row] - 1, 1)
         for q in range(0, d, W):
             grad = load(gy, row * d + q)
             for e in range(first_edge[row], first_edge[row + 1]):
                 if sources[e] != row % n:
                     index = (row // n * n + sources[e]) * d + q
-                    store(gx, index, fma(grad, constant(grad, share), load(gx, index)))
+                    store(gx, index, fma(grad, constant(grad, inverse_degree), load(gx, index)))
 
 
-def edge_lists(A: Tensor) -> tuple[Array, Array]:
-    """``first_edge`` and ``sources`` of contiguous adjacencies (s, n, n). Every node gets a self-loop."""
+def list_edges(A: Tensor) -> tuple[Array, Array]:
+    """``first_edge``, int64, and ``sources``, int32, of contiguous adjacencies (s, n, n).
+
+    Every node has a self-loop in the result, also where A has none.
+    """
     s, n, _ = A.shape
     first_edge = np.zeros(s * n + 1, dtype=np.int64)
-    parallel_for(_count, s, as_array(A), n, first_edge)
+    parallel_for(_count_edges, s, as_array(A), n, first_edge)
     first_edge = first_edge.cumsum()
     sources = np.empty(first_edge[-1], dtype=np.int32)
-    parallel_for(_list, s, as_array(A), n, lanes_of(as_array(A).dtype), first_edge, sources)
+    parallel_for(_fill_sources, s, as_array(A), n, lanes_per_vector(as_array(A).dtype), first_edge, sources)
     return first_edge, sources
 
 
 def neighbour_means(x: Tensor, A: Tensor) -> Tensor:
-    """The mean of x over each node's neighbours, without the node itself, (s, n, d); zeros without neighbours."""
+    """The mean (s, n, d) of x (s, n, d) over each node's sources other than itself; zeros for a node without any."""
     d = x.shape[2]
-    extra_channels = -d % lanes_of(as_array(x).dtype)  # the kernels process whole vectors
-    return _NeighbourMeans.apply((pad(x, (0, extra_channels)) if extra_channels else x).contiguous(), A.contiguous())[
-        ..., :d
-    ]
+    extra_channels = -d % lanes_per_vector(as_array(x).dtype)  # the kernels process whole vectors
+    padded = pad(x, (0, extra_channels)) if extra_channels else x
+    return _NeighbourMeans.apply(padded.contiguous(), A.contiguous())[..., :d]
 
 
 class _NeighbourMeans(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, A: Tensor) -> Tensor:
         y = torch.empty_like(x)
-        ctx.edges = edge_lists(A)
-        ctx.sizes = (*x.shape[1:], lanes_of(as_array(x).dtype))
-        parallel_for(_means, len(x), as_array(x), ctx.edges, as_array(y), ctx.sizes)
+        ctx.edges = list_edges(A)
+        ctx.sizes = (*x.shape[1:], lanes_per_vector(as_array(x).dtype))
+        parallel_for(_fill_means, len(x), as_array(x), ctx.edges, as_array(y), ctx.sizes)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gy: Tensor) -> tuple[Tensor | None, ...]:
         gx = torch.zeros_like(gy, memory_format=torch.contiguous_format)
-        parallel_for(_means_back, len(gy), as_array(gy.contiguous()), ctx.edges, as_array(gx), ctx.sizes)
+        parallel_for(_means_backward, len(gy), as_array(gy.contiguous()), ctx.edges, as_array(gx), ctx.sizes)
         return gx, None

@@ -1,7 +1,8 @@
-"""One bar of Mamba-2 between its two projections, on a CPU, in one kernel call.
+"""One bar of Mamba-2 on a CPU, in one kernel call: everything between the input and the output projection.
 
-Glossary as in mamba2.py; m = e + 2 g n channels of the convolution · w (m, k) its weights · projected (b, e + m + h):
-z, the input of the convolution, and dt.
+Glossary as in mamba2.py. Also: m = e + 2 g n channels of the convolution · w (m, k) weights and w_bias (m,) bias of the
+convolution · tail (b, k − 1, m) its last inputs, the newest last · S (b, h, p, n) state · projected (b, e + m + h) the
+input projection of the bar: the gate z, the input of the convolution, and dt, in this order.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ Array = np.ndarray
 
 
 @njit(nogil=True, error_model="numpy", cache=True, fastmath=True)
-def one_bar(
+def compute_bar(
     projected: Array,
     tail: Array,
     S: Array,
@@ -28,13 +29,16 @@ def one_bar(
     groups: int,
     y: Array,
     tail_after: Array,
-    after: Array,
+    S_after: Array,
 ) -> None:
-    """Fills ``y`` (b, e), gated and normalised, ``tail_after`` (b, k − 1, m) and state ``after`` (b, h, p, n)."""
+    """Fills ``y`` (b, e), gated and normalised, and the new ``tail_after`` (b, k − 1, m) and ``S_after`` (b, h, p, n).
+
+    ``dt_bias``, ``A`` and ``D`` (h,); ``norm`` (e,), the weight of the normalisation. All in float32.
+    """
     _, heads, p, n = S.shape
     m = len(w)
     inner = heads * p
-    per_group = heads // groups
+    heads_per_group = heads // groups
     mixed = np.empty(m, projected.dtype)
     for b in range(len(projected)):
         _convolve(projected[b, inner : inner + m], tail[b], w, w_bias, mixed, tail_after[b])
@@ -42,23 +46,23 @@ def one_bar(
             B = mixed[inner + g * n : inner + (g + 1) * n]
             C = mixed[inner + (groups + g) * n :][:n]
             squares = np.float32(0.0)
-            for head in range(g * per_group, (g + 1) * per_group):
+            for head in range(g * heads_per_group, (g + 1) * heads_per_group):
                 raw = projected[b, inner + m + head] + dt_bias[head]
                 dt = np.float32(max(raw, 0.0) + math.log1p(math.exp(-abs(raw))))
                 decay = np.float32(math.exp(dt * A[head]))
                 for c in range(p):
                     channel = head * p + c
-                    read = np.float32(0.0)
+                    state_output = np.float32(0.0)
                     entering = dt * mixed[channel]
                     for j in range(n):
                         s = decay * S[b, head, c, j] + entering * B[j]
-                        after[b, head, c, j] = s
-                        read += s * C[j]
+                        S_after[b, head, c, j] = s
+                        state_output += s * C[j]
                     z = projected[b, channel]
-                    gated = (read + D[head] * mixed[channel]) * z / (np.float32(1.0) + np.float32(math.exp(-z)))
+                    gated = (state_output + D[head] * mixed[channel]) * z / (np.float32(1.0) + np.float32(math.exp(-z)))
                     y[b, channel] = gated
                     squares += gated * gated
-            width = per_group * p
+            width = heads_per_group * p
             scale = np.float32(1.0 / math.sqrt(squares / width + 1e-5))
             for channel in range(g * width, (g + 1) * width):
                 y[b, channel] *= scale * norm[channel]
@@ -66,7 +70,7 @@ def one_bar(
 
 @njit(inline="always")
 def _convolve(x: Array, tail: Array, w: Array, w_bias: Array, mixed: Array, tail_after: Array) -> None:
-    """Fills ``mixed`` (m,), the SiLU of the convolution at bar x (m,), and ``tail_after`` (k − 1, m)."""
+    """Fills ``mixed`` (m,), the SiLU of the convolution at bar x (m,), and the new tail ``tail_after`` (k − 1, m)."""
     m, k = w.shape
     for c in range(m):
         v = w_bias[c] + w[c, k - 1] * x[c]

@@ -1,4 +1,4 @@
-"""Runs kernels that release the interpreter's lock in several threads, as many as torch uses."""
+"""Runs compiled kernels in parallel threads, as many as torch uses. A kernel must release the interpreter's lock."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-FAST = {"reassoc", "contract"}  # fastmath flags: sums may be reordered, a product and a sum may become one fma
+# numba may reorder the terms of a sum, and may contract a product and a sum into one fused multiply-add
+FASTMATH_FLAGS = {"reassoc", "contract"}
 
 
 def as_array(x: torch.Tensor) -> np.ndarray:
-    """The values of a contiguous tensor as a flat array that shares its memory."""
+    """The values of a contiguous CPU tensor as a one-dimensional array that shares its memory."""
     return x.detach().numpy().reshape(-1, copy=False)
 
 
@@ -25,14 +26,18 @@ def as_arrays(*tensors: torch.Tensor) -> tuple[np.ndarray, ...]:
 
 
 def parallel_for(kernel: Callable[..., None], items: int, *arguments: Any) -> None:
-    """Calls ``kernel(*arguments, first, stop)`` for items [0, items), split into even spans, one per thread."""
-    threads = min(torch.get_num_threads(), items)
-    if threads <= 1:
+    """Calls ``kernel(*arguments, first, stop)`` once per thread, with ranges [first, stop) that split [0, items)
+    evenly.
+
+    Returns when all calls have returned. Raises the exception of a call that failed.
+    """
+    n_threads = min(torch.get_num_threads(), items)
+    if n_threads <= 1:
         kernel(*arguments, 0, items)
         return
-    bounds = [items * k // threads for k in range(threads + 1)]
-    futures = [_pool().submit(kernel, *arguments, *bounds[k : k + 2]) for k in range(1, threads)]
-    kernel(*arguments, *bounds[:2])
+    bounds = [items * k // n_threads for k in range(n_threads + 1)]
+    futures = [_pool().submit(kernel, *arguments, bounds[k], bounds[k + 1]) for k in range(1, n_threads)]
+    kernel(*arguments, bounds[0], bounds[1])
     for future in futures:
         future.result()
 

@@ -1,13 +1,16 @@
-"""The selective scan on a CPU: one pass over the bars with states in registers; the backward pass recomputes them.
+"""The selective scan on a CPU, in one pass over the bars. The backward pass recomputes the states.
 
-Glossary as in scan.py: b sequences · l bars · d channels · n states · h state. Further: W lanes of a vector, one
-channel each · T = BLOCK_BARS, the bars between two stored states · k bars of the current block, which starts at row
-``begin`` · c first channel and j state of the current vector.
+Glossary as in scan.py: b sequences · l bars · d channels · n states per channel · h state. Also: W lanes of a vector,
+one channel per lane · k bars of the current block · begin position of its first bar in (b, l) · [c, c + W) channels of
+the current vector · j index of the current state · gX gradient of X.
 
-Within a block the outer loop runs over the n states, so A, h and their gradients stay in registers while the block's
-inputs stay in the first-level cache. Threads share the work item by item: (sequence, W channels) in the forward pass,
-(sequence, group of channels) in the backward pass. Arrays are flat, channels last: u, delta, z, y (b, l, d); A (n, d);
-B, C (b, l, n); h (b, n, d); D, bias (d,); gaps (b, l). An array without elements stands for None.
+The forward pass stores the state before each block of BLOCK_BARS bars. Within a block, the outer loop runs over the n
+states, so A, h and their gradients stay in registers while the block's inputs stay in the first-level cache. Threads
+share the work by items. An item is W channels of one sequence in the forward pass, and a group of channels of one
+sequence in the backward pass.
+
+The kernels read every array as one-dimensional, channels last: u, delta, z, y (b, l, d); A (n, d); B, C (b, l, n);
+h (b, n, d); D, bias (d,); gaps (b, l). An array without elements stands for None.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from models.layers.kernels.simd import (
     constant,
     exp,
     fma,
-    lanes_of,
+    lanes_per_vector,
     load,
     mul,
     phi,
@@ -50,7 +53,7 @@ Sizes = tuple[int, int, int, int, bool, int]  # l, d, n, W, softplus, rule
 
 @njit(inline="always")
 def _decay(rule: int, dA: Any) -> Any:
-    """Ā from ΔA."""
+    """The decay Ā of a bar, from dA = Δ A."""
     return add(constant(dA, 1.0), dA) if rule == EULER else exp(dA)
 
 
@@ -58,7 +61,7 @@ def _decay(rule: int, dA: Any) -> Any:
 def _step_size(
     delta: Array, bias: Array, gaps: Array, index: int, channel: int, bar: int, soft: bool
 ) -> tuple[Any, Any]:
-    """Δ of a bar's W channels, and dΔ / d(delta)."""
+    """The step sizes Δ of W channels at one bar, and dΔ / d(delta)."""
     raw = load(delta, index)
     if bias.size:
         raw = add(raw, load(bias, channel))
@@ -81,7 +84,8 @@ def _block_buffer(like: Array, width: int) -> Array:
 
 @njit(nogil=True, error_model="numpy", cache=True)
 def _load_block(inputs: Arrays, scratch: Arrays, sizes: Sizes, begin: int, k: int, c: int) -> None:
-    """Fills step (Δ), its slope, drive (the factor of B) and out (D u) for the block's bars."""
+    """Fills the block buffers of ``scratch``: step (Δ), slope (dΔ / d(delta)), drive (the factor of B) and out (D
+    u)."""
     u, delta, _, _, _, D, _, bias, gaps = inputs
     step, slope, drive, out = scratch
     _, d, _, W, soft, rule = sizes
@@ -97,8 +101,10 @@ def _load_block(inputs: Arrays, scratch: Arrays, sizes: Sizes, begin: int, k: in
 
 @njit(nogil=True, error_model="numpy", cache=True)
 def _forward(inputs: Arrays, outputs: Arrays, sizes: Sizes, first: int, stop: int) -> None:
-    """Fills y and replaces h by the last state, for items (sequence, W channels) in [first, stop). Stores the state
-    before every block in ``starts`` (b, blocks, n, d), unless that array is empty."""
+    """Fills y and replaces h by the last state, for items [first, stop).
+
+    Stores the state before every block in ``starts`` (b, blocks, n, d), unless that array is empty. n is even.
+    """
     u, _, A, B, C, _, z, _, _ = inputs
     y, h, starts = outputs
     length, d, n, W, _, rule = sizes
@@ -152,8 +158,10 @@ def _forward(inputs: Arrays, outputs: Arrays, sizes: Sizes, first: int, stop: in
 def _recompute_states(
     inputs: Arrays, scratch: Arrays, recomputed: Arrays, sizes: Sizes, start: Any, begin: int, k: int, c: int, j: int
 ) -> Any:
-    """State j after the block, computed again from its value ``start`` before the block. Fills ``recomputed``: the
-    decay of each bar and the state before each bar."""
+    """State j after the block, computed again from its value ``start`` before the block.
+
+    Fills ``recomputed`` with the decay of each bar and the state before each bar.
+    """
     _, _, A, B, C, _, z, _, _ = inputs
     step, _, drive, out = scratch
     decays, states = recomputed
@@ -246,7 +254,10 @@ def _input_gradients(
     k: int,
     c: int,
 ) -> None:
-    """Writes the gradients of the block's inputs: takes its sums back through step size, skip and gate."""
+    """Fills the gradients of the block's inputs u, delta and z, and adds to those of D and bias.
+
+    ``sums`` holds the gradients of drive and Δ; this function applies the chain rule through step size, skip and gate.
+    """
     u, _, _, _, _, D, z, bias, _ = inputs
     step, slope, _, out = scratch
     grad, gx, gdt, _, _ = sums
@@ -289,10 +300,10 @@ def _backward(
     first: int,
     stop: int,
 ) -> None:
-    """Writes the gradients of items (sequence, group of channels) in [first, stop).
+    """Computes the gradients for items [first, stop). An item is one of ``groups`` groups of channels of one sequence.
 
-    ``states``: gh enters as the gradient of the last state and is replaced by that of the initial state; gA (b, n, d)
-    is added to; gB and gC (groups, b, l, n) are filled.
+    ``states``: gh, gA, gB and gC. Reads gh as the gradient of the last state and replaces it by the gradient of the
+    initial state. Adds to gA (b, n, d). Fills gB and gC (groups, b, l, n).
     """
     u, _, _, _, _, _, z, _, _ = inputs
     gh, gA, gB, gC = states
@@ -341,13 +352,15 @@ def _backward(
 
 
 def selective(inputs: Sequence[Tensor | None], h: Tensor, soft: bool, rule: int) -> tuple[Tensor, Tensor]:
-    """y (b, l, d) and the last h (b, d, n), all of one dtype, float32 or float64.
+    """y (b, l, d) and the last h (b, d, n). All tensors have one dtype, float32 or float64.
 
-    ``inputs``: u, delta (b, l, d), A (d, n), B, C (b, l, n), D (d,), z (b, l, d), bias (d,), gaps (b, l).
+    ``inputs``: u, delta (b, l, d), A (d, n), B, C (b, l, n), D (d,), z (b, l, d), bias (d,), gaps (b, l). The last four
+    may be None. ``h`` (b, d, n): the initial state. ``soft``: apply softplus to delta. ``rule``: a position in
+    scan.RULES.
     """
     u, delta, A, B, C, D, z, bias, gaps = (h.new_empty(0) if v is None else v for v in inputs)
     d, n = A.shape
-    extra_channels = -d % lanes_of(as_array(h.new_empty(0)).dtype)
+    extra_channels = -d % lanes_per_vector(as_array(h.new_empty(0)).dtype)
     extra_states = n % 2
     A = A.t()
     h = h.transpose(1, 2)
@@ -364,14 +377,14 @@ def selective(inputs: Sequence[Tensor | None], h: Tensor, soft: bool, rule: int)
 
 
 class _Selective(torch.autograd.Function):
-    """As ``selective``, with A (n, d) and h (b, n, d), whole vectors of channels and pairs of states."""
+    """As ``selective``, with A (n, d) and h (b, n, d); d is a multiple of W and n is even."""
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
         *inputs, h, soft, rule, store_starts = arguments
         b, length, d = inputs[0].shape
         n = len(inputs[2])
-        sizes = (length, d, n, lanes_of(as_array(h).dtype), soft, rule)
+        sizes = (length, d, n, lanes_per_vector(as_array(h).dtype), soft, rule)
         y = torch.empty_like(inputs[0])
         last = h.clone()
         starts = h.new_empty(b, -(-length // BLOCK_BARS), n, d) if store_starts else h.new_empty(0)

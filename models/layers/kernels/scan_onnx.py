@@ -1,7 +1,7 @@
-"""Recurrences as one Scan operator each, for graphs exported to ONNX: the graph's size does not depend on the length.
+"""Recurrences for networks exported to ONNX, each as one Scan operator.
 
-Glossary as in scan.py. Real arithmetic, without gradients. torch's scan operator is a prototype, so it is used for
-export only.
+The size of an exported file does not depend on the number of bars. The functions compute in real numbers and without
+gradients. torch's scan operator is a prototype, so only the export uses it. Glossary as in scan.py.
 """
 
 from __future__ import annotations
@@ -19,14 +19,20 @@ from models.layers.kernels import complex_pairs
 State = tuple[Tensor, ...]
 
 
-def over_bars(step: Callable[..., tuple[Tensor, State]], state: State, *by_bar: Tensor) -> tuple[Tensor, State]:
-    """y (b, l, …) and the last state of ``step(state, *bars) → (y, state)`` over ``by_bar`` (b, l, …)."""
+def scan_over_bars(step: Callable[..., tuple[Tensor, State]], state: State, *by_bar: Tensor) -> tuple[Tensor, State]:
+    """y (b, l, …) and the last state of ``step``, which runs once per bar.
 
-    def run(state: State, bars: State) -> tuple[State, Tensor]:
-        y, after = step(state, *bars)
+    ``by_bar``: tensors (b, l, …). ``step(state, *bar)`` receives each of them at one bar (b, …), and returns y (b, …)
+    of the bar and the state after it.
+    """
+
+    def copying_step(state: State, bar: State) -> tuple[State, Tensor]:
+        y, after = step(state, *bar)
         return tuple(_copy(v) for v in after), _copy(y)
 
-    last, y = scan(run, tuple(_copy(v) for v in state), tuple(_copy(v.transpose(0, 1)) for v in by_bar))
+    initial = tuple(_copy(v) for v in state)
+    bars_first = tuple(_copy(v.transpose(0, 1)) for v in by_bar)
+    last, y = scan(copying_step, initial, bars_first)
     return y.transpose(0, 1), last
 
 
@@ -45,7 +51,10 @@ def selective(
     gaps: Tensor | None,
     discretise: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
 ) -> Any:
-    """As ``scan.selective_scan_reference``; the operator contains the recurrence only."""
+    """As ``scan.selective_scan_reference``. Only the recurrence is inside the Scan operator.
+
+    ``discretise(delta, A)`` returns the decay of the state and the factor of B u, as in scan.py.
+    """
     delta = delta if delta_bias is None else delta + delta_bias[:, None]
     delta = softplus(delta) if delta_softplus else delta
     delta = delta if gaps is None else delta * gaps[:, None]
@@ -53,10 +62,11 @@ def selective(
 
     def step(state: State, u: Tensor, delta: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, State]:
         decay, hold = discretise(delta[..., None], A)
-        h = decay * state[0] + hold * u[..., None] * B[:, None]
+        (h,) = state
+        h = decay * h + hold * u[..., None] * B[:, None]
         return (h * C[:, None]).sum(-1), (h,)
 
-    y, (last,) = over_bars(step, (h,), *(v.transpose(1, 2) for v in (u, delta, B, C)))
+    y, (last,) = scan_over_bars(step, (h,), *(v.transpose(1, 2) for v in (u, delta, B, C)))
     y = y.transpose(1, 2)
     y = y if D is None else y + u * D[:, None]
     y = y if z is None else y * silu(z)
@@ -73,21 +83,24 @@ def diagonal_ssm_irregular(
     h: Tensor | None = None,
     B: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """As ``irregular.diagonal_ssm_irregular``; only weights and h use complex types, the recurrence uses pairs."""
-    a, gain, read = (torch.view_as_real(v) for v in (A * dt[:, None], 1 / A if B is None else B / A, 2 * C))
-    before = x.new_zeros(x.shape[0], *a.shape) if h is None else torch.view_as_real(h)
+    """As ``irregular.diagonal_ssm_irregular``. The recurrence computes with pairs of real and imaginary part."""
+    a = torch.view_as_real(A * dt[:, None])
+    gain = torch.view_as_real(1 / A if B is None else B / A)
+    output_weights = torch.view_as_real(2 * C)
+    initial = x.new_zeros(x.shape[0], *a.shape) if h is None else torch.view_as_real(h)
 
     def step(state: State, x: Tensor, gap: Tensor) -> tuple[Tensor, State]:
         exponent = a * gap[:, None, None, None]
-        entering = complex_pairs.times(complex_pairs.expm1(exponent), gain) * x[..., None, None]
-        h = complex_pairs.times(complex_pairs.exp(exponent), state[0]) + entering
-        return complex_pairs.real_of_product(read, h).sum(-1) + D * x, (h,)
+        entering = complex_pairs.multiply(complex_pairs.expm1(exponent), gain) * x[..., None, None]
+        (h,) = state
+        h = complex_pairs.multiply(complex_pairs.exp(exponent), h) + entering
+        return complex_pairs.real_of_product(output_weights, h).sum(-1) + D * x, (h,)
 
-    held = x.masked_fill(gaps[..., None] == 0, 0.0)
-    y, (last,) = over_bars(step, (before,), held, gaps.to(x.dtype))
+    real_bars = x.masked_fill(gaps[..., None] == 0, 0.0)
+    y, (last,) = scan_over_bars(step, (initial,), real_bars, gaps.to(x.dtype))
     return y, torch.view_as_complex(last)
 
 
 def _copy(x: Tensor) -> Tensor:
-    """A contiguous copy; the operator's inputs and outputs must not share memory."""
+    """A contiguous copy, because inputs and outputs of the Scan operator must not share memory."""
     return x.clone(memory_format=torch.contiguous_format)

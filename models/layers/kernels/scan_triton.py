@@ -1,9 +1,15 @@
-"""The selective scan on a GPU, in Triton: the same two passes as scan_cpu.py.
+"""The selective scan on a GPU, in Triton: a forward and a backward pass as in scan_cpu.py.
 
-Glossary as in scan.py: b sequences · l bars · d channels · n states. A program holds WIDTH channels of one sequence and
-all their states (WIDTH, N) in registers and runs over the bars; it stores the state before every block of BLOCK_BARS
-bars. The backward pass recomputes the states of each block into scratch memory, then runs through the block backwards.
-All in float32; channels last: u, delta, z, y (b, l, d); A, h (d, n) per sequence; B, C (b, l, n).
+Glossary as in scan.py: b sequences · l bars · d channels · n states per channel · N = n rounded up to a power of two ·
+WIDTH channels per program · gX gradient of X.
+
+A program processes WIDTH channels of one sequence. It holds their states (WIDTH, N) in registers, runs over the bars
+and stores the states before every block of BLOCK_BARS bars. The backward pass recomputes the states of each block into
+scratch memory, then runs through the block in reverse. All tensors are float32, channels last: u, delta, z, y
+(b, l, d); A (d, n); h (b, d, n); B, C (b, l, n); D, bias (d,); gaps (b, l).
+
+RULE is a position in scan.RULES: 1 is zero-order hold, 2 is Euler. The switches SOFT (softplus of delta), SKIP (D),
+GATE (z), BIAS, GAPS and KEEP (store the states before the blocks) say which optional parts a call has.
 """
 
 from __future__ import annotations
@@ -18,12 +24,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 BLOCK_BARS = 64
-WIDTH = 16
+CHANNELS_PER_PROGRAM = 16
 
 
 @triton.jit
 def _step_size(delta, bias, gaps, index, c, c_mask, bar, SOFT: tl.constexpr, BIAS: tl.constexpr, GAPS: tl.constexpr):
-    """Δ of a bar's channels, and dΔ / d(delta)."""
+    """The step size Δ (WIDTH,) of one bar, and its derivative dΔ / d(delta)."""
     raw = tl.load(delta + index, mask=c_mask, other=0.0)
     if BIAS:
         raw += tl.load(bias + c, mask=c_mask, other=0.0)
@@ -44,7 +50,7 @@ def _step_size(delta, bias, gaps, index, c, c_mask, bar, SOFT: tl.constexpr, BIA
 
 @triton.jit
 def _phi(x, exp_x):
-    """(e^x − 1) / x, by its series for small x, where the difference would lose accuracy."""
+    """(e^x − 1) / x. A series replaces the difference for small x, where it would lose accuracy."""
     series = 1.0 + x * (1 / 2 + x * (1 / 6 + x * (1 / 24 + x * (1 / 120 + x * (1 / 720 + x / 5040)))))
     return tl.where(tl.abs(x) < 0.3, series, (exp_x - 1.0) / tl.where(x == 0.0, 1.0, x))
 
@@ -58,7 +64,7 @@ def _phi_slope(x, exp_x):
 
 @triton.jit
 def _advance(h, dt, A, x, B, RULE: tl.constexpr):
-    """Ā, the state after a bar, and the factor of B u."""
+    """The decay Ā, the state after the bar, and the factor of B u, each (WIDTH, N)."""
     decay = 1.0 + dt[:, None] * A if RULE == 2 else tl.exp(dt[:, None] * A)
     hold = dt[:, None] * _phi(dt[:, None] * A, decay) if RULE == 1 else dt[:, None] + tl.zeros_like(A)
     return decay, decay * h + hold * x[:, None] * B[None, :], hold
@@ -109,7 +115,7 @@ def _backward(
 ):  # fmt: skip
     b = tl.program_id(0)
     part = tl.program_id(1)
-    parts = tl.num_programs(1)
+    parts = tl.num_programs(1)  # programs per sequence
     c = part * WIDTH + tl.arange(0, WIDTH)
     j = tl.arange(0, N)
     c_mask = c < d
@@ -193,9 +199,10 @@ def _backward(
 
 
 def selective(inputs: Sequence[Tensor | None], h: Tensor, soft: bool, rule: int) -> tuple[Tensor, Tensor]:
-    """y (b, l, d) and the last h (b, d, n), in h's dtype.
+    """y (b, l, d) and the last h (b, d, n), in the dtype of the initial state ``h`` (b, d, n).
 
-    ``inputs``: u, delta (b, l, d), A (d, n), B, C (b, l, n), D (d,), z (b, l, d), bias (d,), gaps (b, l).
+    ``inputs``: u, delta (b, l, d), A (d, n), B, C (b, l, n), D (d,), z (b, l, d), bias (d,), gaps (b, l). The last four
+    may be None. ``soft``: apply softplus to delta. ``rule``: a position in scan.RULES.
     """
     tensors = (h.new_empty(0) if v is None else v for v in (*inputs, h))
     y, last = _Selective.apply(*(v.float().contiguous() for v in tensors), soft, rule, torch.is_grad_enabled())
@@ -203,7 +210,7 @@ def selective(inputs: Sequence[Tensor | None], h: Tensor, soft: bool, rule: int)
 
 
 class _Selective(torch.autograd.Function):
-    """As ``selective``, contiguous and in float32."""
+    """As ``selective``, with contiguous float32 tensors; a tensor without elements stands for None."""
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
@@ -215,9 +222,9 @@ class _Selective(torch.autograd.Function):
         last = torch.empty_like(h)
         starts = h.new_empty(b, triton.cdiv(length, BLOCK_BARS), d, n) if store_starts else h.new_empty(0)
         present = {name: v.numel() > 0 for name, v in (("SKIP", D), ("GATE", z), ("BIAS", bias), ("GAPS", gaps))}
-        sizes = {"BLOCK": BLOCK_BARS, "WIDTH": WIDTH, "N": triton.next_power_of_2(n)}
+        sizes = {"BLOCK": BLOCK_BARS, "WIDTH": CHANNELS_PER_PROGRAM, "N": triton.next_power_of_2(n)}
         ctx.switches = {"SOFT": soft, "RULE": rule, **present, **sizes}
-        grid = (b, triton.cdiv(d, WIDTH))
+        grid = (b, triton.cdiv(d, CHANNELS_PER_PROGRAM))
         _forward[grid](*inputs, h, y, last, starts, length, d, n, KEEP=store_starts, **ctx.switches)
         ctx.save_for_backward(*inputs, starts)
         return y, last
@@ -229,9 +236,9 @@ class _Selective(torch.autograd.Function):
         u, delta, A, B, C, D, z, bias, _ = inputs
         b, length, d = u.shape
         n = A.shape[1]
-        parts = triton.cdiv(d, WIDTH)
+        parts = triton.cdiv(d, CHANNELS_PER_PROGRAM)
         N = ctx.switches["N"]
-        scratch = u.new_empty(b * parts, BLOCK_BARS, WIDTH, N)
+        scratch = u.new_empty(b * parts, BLOCK_BARS, CHANNELS_PER_PROGRAM, N)
         gA, gstart, gB, gC = (u.new_empty(s) for s in ((b, d, n), (b, d, n), (parts, *B.shape), (parts, *C.shape)))
         gD, gbias = (u.new_empty(b, v.numel()) for v in (D, bias))
         gu, gdelta, gz = (torch.empty_like(v) for v in (u, delta, z))

@@ -1,10 +1,11 @@
 """SIMD vectors for numba functions: load, store, arithmetic and elementary functions on several values at once.
 
 Kernels that use these functions are vectorised explicitly and do not depend on the compiler's autovectoriser. A vector
-holds 64 bytes: 16 float32 or 8 float64, one channel a lane; a machine with shorter registers processes it in pieces.
-numba compiles the code on the machine that runs it, so no compiler needs to be installed.
+holds 64 bytes: 16 lanes of float32 or 8 lanes of float64. On a machine with shorter registers, LLVM splits a vector
+into several registers. numba compiles the code on the machine that runs it, so no compiler needs to be installed.
 
-Arrays are flat and contiguous; ``start`` is the position of the first lane, in elements. Bounds are not checked.
+Arrays are one-dimensional and contiguous. ``start`` is the position of the first lane, in elements. Bounds are not
+checked.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from llvmlite import ir
 from numba import extending, njit, types
 from numba.core import cgutils
 
-intrinsic: Any = extending.intrinsic  # Any, because its type annotations count the typing context as an argument
+# typed Any because numba's annotations count the typing context as an argument of the caller
+intrinsic: Any = extending.intrinsic
 
-BYTES = 64
+VECTOR_BYTES = 64
 
 
 class VectorType(types.Type):
@@ -27,7 +29,7 @@ class VectorType(types.Type):
 
     def __init__(self, scalar: types.Float) -> None:
         self.scalar = scalar
-        self.lanes = BYTES * 8 // scalar.bitwidth
+        self.lanes = VECTOR_BYTES * 8 // scalar.bitwidth
         super().__init__(f"Vector({scalar})")
 
 
@@ -38,9 +40,9 @@ class _VectorModel(extending.models.PrimitiveModel):
         super().__init__(dmm, fe_type, ir.VectorType(scalar, fe_type.lanes))
 
 
-def lanes_of(dtype: Any) -> int:
+def lanes_per_vector(dtype: Any) -> int:
     """The number of values of ``dtype`` that a vector holds."""
-    return BYTES // np.dtype(dtype).itemsize
+    return VECTOR_BYTES // np.dtype(dtype).itemsize
 
 
 def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
@@ -48,10 +50,10 @@ def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any
     return builder.gep(data, [index])
 
 
-def _broadcast(builder: Any, kind: Any, value: Any) -> Any:
-    undefined = ir.Constant(kind, ir.Undefined)
+def _broadcast(builder: Any, llvm_type: Any, value: Any) -> Any:
+    undefined = ir.Constant(llvm_type, ir.Undefined)
     first = builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
-    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), kind.count), None))
+    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), llvm_type.count), None))
 
 
 def _llvm_name(name: str, vector: VectorType) -> str:
@@ -60,13 +62,13 @@ def _llvm_name(name: str, vector: VectorType) -> str:
 
 @intrinsic
 def load(typing: Any, array: Any, start: Any) -> Any:
-    """The vector of ``array[start : start + lanes]``."""
+    """The vector array[start : start + lanes]."""
     vector = VectorType(array.dtype)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        kind = context.get_value_type(vector)
+        llvm_type = context.get_value_type(vector)
         pointer = _pointer(context, builder, signature.args[0], *arguments)
-        return builder.load(builder.bitcast(pointer, kind.as_pointer()), align=vector.scalar.bitwidth // 8)
+        return builder.load(builder.bitcast(pointer, llvm_type.as_pointer()), align=vector.scalar.bitwidth // 8)
 
     return vector(array, types.intp), generate
 
@@ -77,9 +79,9 @@ def store(typing: Any, array: Any, start: Any, value: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         vector = signature.args[2]
-        kind = context.get_value_type(vector)
+        llvm_type = context.get_value_type(vector)
         pointer = _pointer(context, builder, signature.args[0], *arguments[:2])
-        pointer = builder.bitcast(pointer, kind.as_pointer())
+        pointer = builder.bitcast(pointer, llvm_type.as_pointer())
         builder.store(arguments[2], pointer, align=vector.scalar.bitwidth // 8)
         return context.get_dummy_value()
 
@@ -88,7 +90,7 @@ def store(typing: Any, array: Any, start: Any, value: Any) -> Any:
 
 @intrinsic
 def splat(typing: Any, array: Any, index: Any) -> Any:
-    """``array[index]`` in every lane."""
+    """A vector with array[index] in every lane."""
     vector = VectorType(array.dtype)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -100,7 +102,7 @@ def splat(typing: Any, array: Any, index: Any) -> Any:
 
 @intrinsic
 def lanes(typing: Any, a: Any) -> Any:
-    """The number of values that the vector ``a`` holds; a constant in compiled code."""
+    """The number of lanes of the vector ``a``, a constant in compiled code."""
     count = a.lanes
     return types.intp(a), lambda context, builder, signature, arguments: ir.Constant(ir.IntType(64), count)
 
@@ -124,8 +126,8 @@ div = _binary("fdiv", "a / b.")
 
 def _call(llvm: str, count: int, doc: str) -> Any:
     def emit(context: Any, builder: Any, vector: Any, arguments: Any) -> Any:
-        kind = context.get_value_type(vector)
-        signature = ir.FunctionType(kind, [kind] * count)
+        llvm_type = context.get_value_type(vector)
+        signature = ir.FunctionType(llvm_type, [llvm_type] * count)
         llvm_function = cgutils.get_or_insert_function(builder.module, signature, _llvm_name(llvm, vector))
         return builder.call(llvm_function, arguments)
 
@@ -165,7 +167,7 @@ fmin = _select("<", "The smaller of a and b; a where either is NaN.")
 
 @intrinsic
 def select_lt(typing: Any, a: Any, b: Any, low: Any, high: Any) -> Any:
-    """``low`` where a < b, ``high`` elsewhere."""
+    """``low`` in lanes where a < b, ``high`` in the others, also where a or b is NaN."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         first, second, below, above = arguments
@@ -176,7 +178,7 @@ def select_lt(typing: Any, a: Any, b: Any, low: Any, high: Any) -> Any:
 
 @intrinsic
 def reduce_add(typing: Any, a: Any) -> Any:
-    """The sum of all lanes; adds the upper half of the lanes to the lower half until one lane is left."""
+    """The sum of all lanes. It adds the upper half of the lanes to the lower half until one lane is left."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         (value,) = arguments
@@ -194,7 +196,7 @@ def reduce_add(typing: Any, a: Any) -> Any:
 
 @intrinsic
 def movemask(typing: Any, a: Any) -> Any:
-    """An int64 whose bit k is set where lane k of ``a`` is not 0."""
+    """An int64 whose bit k is set if lane k of ``a`` is not 0; a NaN lane counts as not 0."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         (value,) = arguments
@@ -206,7 +208,7 @@ def movemask(typing: Any, a: Any) -> Any:
 
 @intrinsic
 def count_trailing_zeros(typing: Any, bits: Any) -> Any:
-    """The position of the lowest bit that is set in ``bits``, an integer other than 0."""
+    """The position of the lowest set bit of ``bits``, counted from 0; undefined for 0."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
@@ -220,9 +222,9 @@ def _scale_by_power_of_two(typing: Any, a: Any, power: Any) -> Any:
     bits = 23 if a.scalar.bitwidth == 32 else 52
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        kind = ir.VectorType(ir.IntType(a.scalar.bitwidth), a.lanes)
-        value, shift = (builder.bitcast(argument, kind) for argument in arguments)
-        exponent = builder.shl(shift, ir.Constant(kind, [bits] * a.lanes))
+        llvm_type = ir.VectorType(ir.IntType(a.scalar.bitwidth), a.lanes)
+        value, shift = (builder.bitcast(argument, llvm_type) for argument in arguments)
+        exponent = builder.shl(shift, ir.Constant(llvm_type, [bits] * a.lanes))
         return builder.bitcast(builder.add(value, exponent), context.get_value_type(a))
 
     return a(a, power), generate
@@ -230,7 +232,7 @@ def _scale_by_power_of_two(typing: Any, a: Any, power: Any) -> Any:
 
 @intrinsic
 def constant(typing: Any, a: Any, number: Any) -> Any:
-    """``number`` in every lane of a vector of the type of ``a``."""
+    """A vector of the type of ``a`` with ``number`` in every lane."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         value = context.cast(builder, arguments[1], number, a.scalar)
@@ -244,10 +246,12 @@ def _polynomial(single: list[float], double: list[float], doc: str) -> Any:
 
     def function(typing: Any, a: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            kind = context.get_value_type(a)
-            fused = ir.FunctionType(kind, [kind] * 3)
+            llvm_type = context.get_value_type(a)
+            fused = ir.FunctionType(llvm_type, [llvm_type] * 3)
             fma_function = cgutils.get_or_insert_function(builder.module, fused, _llvm_name("fma", a))
-            coefficients = [ir.Constant(kind, [c] * a.lanes) for c in (single if a.scalar.bitwidth == 32 else double)]
+            coefficients = [
+                ir.Constant(llvm_type, [c] * a.lanes) for c in (single if a.scalar.bitwidth == 32 else double)
+            ]
             value = coefficients[-1]
             for coefficient in reversed(coefficients[:-1]):
                 value = builder.call(fma_function, [value, arguments[0], coefficient])
@@ -274,7 +278,7 @@ _half_log_series = _polynomial(
 
 @njit(inline="always")
 def exp(x: Any) -> Any:
-    """e^x, with x clipped to ±87 in float32 and ±708 in float64, so that results are neither infinite nor denormal."""
+    """e^x, with x clipped to ±87 in float32 and ±708 in float64, so that no result is infinite or denormal."""
     limit, rounder = (87.0, 12582912.0) if lanes(x) == 16 else (708.0, 6755399441055744.0)  # 1.5 · 2^23, 1.5 · 2^52
     x = fmin(fmax(x, constant(x, -limit)), constant(x, limit))
     # the low bits of ``shifted`` are x / log 2 rounded to an integer

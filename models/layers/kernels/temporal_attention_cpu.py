@@ -1,10 +1,16 @@
-"""Attention over neighbours on a CPU: one node's neighbours are gathered into a small buffer that stays in the cache.
+"""Attention over the neighbours of nodes on a CPU.
 
-Glossary as in temporal_attention.py: q query nodes · k slots · h heads · a neighbour's r channels are its faded row of
-the table (m), the features of the event (f) and the waves of the elapsed time (p = 2 · frequencies), in this order.
-Arrays are flat: queries, attended (h, q, r); ids (q, k), negative in empty slots; fade, elapsed (q, k); features (q, k,
-f); table (n, m); weights (h, q, k), those of a node's used slots first, in their order. In the buffers, rows are padded
-with zeros to whole vectors, w values.
+The kernels gather the neighbours of one node into a buffer that fits the cache.
+
+Glossary as in temporal_attention.py: q query nodes · k neighbour slots per node · h heads · n nodes of the table · m
+channels of a table row · f features of an event · p channels of a time encoding, 2 per frequency · r = m + f + p
+channels of a neighbour: its table row times fade, the features of its event, and the encoding of the elapsed time, in
+this order.
+
+The kernels read every array as one-dimensional: queries, attended (h, q, r); table (n, m); ids (q, k), the neighbour in
+each slot, negative in an empty slot; fade, elapsed (q, k); features (q, k, f); weights (h, q, k). The weights of a
+node's used slots come first, in slot order; the entries after them are undefined. Rows of buffers have w values: r
+values, and zeros up to a whole number of vectors.
 """
 
 from __future__ import annotations
@@ -18,19 +24,22 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from models.layers.kernels.parallel import FAST, as_array, as_arrays, parallel_for
-from models.layers.kernels.simd import constant, fma, lanes_of, load, mul, reduce_add, splat, store
+from models.layers.kernels.parallel import FASTMATH_FLAGS, as_array, as_arrays, parallel_for
+from models.layers.kernels.simd import constant, fma, lanes_per_vector, load, mul, reduce_add, splat, store
 from models.layers.kernels.time_encoding_cpu import add_frequency_gradient, encode
 
 Array = np.ndarray
 Arrays = tuple[Array, ...]
 Sizes = tuple[int, int, int, int, int]  # k, h, m, f, p
-LANES = lanes_of(np.float32)
+LANES = lanes_per_vector(np.float32)
 
 
 @njit(inline="always")
 def copy(out: Array, i: int, source: Array, j: int, n: int) -> None:
-    """Sets out[i : i + n] to source[j : j + n]; vectorised, while a slice assignment first checks for overlap."""
+    """Sets out[i : i + n] to source[j : j + n].
+
+    It is faster than a slice assignment, which first checks for overlap.
+    """
     x = out[i : i + n]
     y = source[j : j + n]
     for c in range(n):
@@ -58,7 +67,8 @@ def _weighted_sum(weights: Array, first: int, count: int, rows: Array, out: Arra
 
 @njit(inline="always")
 def _gather(node: int, inputs: Arrays, sizes: Sizes, u: Array, used_slots: Array) -> int:
-    """The number of a node's used slots; fills ``used_slots`` with their positions and ``u`` (k, w) with their rows."""
+    """The number of used slots of ``node``. Fills ``used_slots`` (k,) with their positions in (q, k), and ``u`` (k, w)
+    with the r channels of their neighbours."""
     _, table, ids, fade, features, elapsed, frequency = inputs
     k, _, m, f, _ = sizes
     w = len(u) // k
@@ -78,7 +88,7 @@ def _gather(node: int, inputs: Arrays, sizes: Sizes, u: Array, used_slots: Array
     return count
 
 
-@njit(nogil=True, error_model="numpy", cache=True, fastmath=FAST)
+@njit(nogil=True, error_model="numpy", cache=True, fastmath=FASTMATH_FLAGS)
 def attend(inputs: Arrays, weights: Array, attended: Array, sizes: Sizes, first: int, stop: int) -> None:
     """Fills ``weights`` and ``attended`` for the nodes [first, stop)."""
     k, h, m, f, p = sizes
@@ -112,8 +122,10 @@ def attend(inputs: Arrays, weights: Array, attended: Array, sizes: Sizes, first:
 def _backward_scores(
     u: Array, query: Array, g: Array, weights: Array, first: int, count: int, g_scores: Array, g_u: Array
 ) -> None:
-    """Fills ``g_scores``, the gradients of one head's scores, and adds those of the neighbours to ``g_u``; ``g`` is the
-    gradient of what the query attended to."""
+    """Fills ``g_scores`` (k,), the gradients of one head's scores, and adds the gradients of the neighbours to ``g_u``.
+
+    ``g`` (w,) is the gradient of the head's attended row.
+    """
     w = len(g)
     mean = np.float32(0.0)
     for j in range(count):
@@ -128,12 +140,15 @@ def _backward_scores(
             store(g_u, j * w + c, fma(g_score, load(query, c), summed))
 
 
-@njit(nogil=True, error_model="numpy", cache=True, fastmath=FAST)
+@njit(nogil=True, error_model="numpy", cache=True, fastmath=FASTMATH_FLAGS)
 def _backward(
     inputs: Arrays, weights: Array, g_attended: Array, grads: Arrays, sizes: Sizes, first: int, stop: int
 ) -> None:
-    """Fills ``grads`` for the nodes [first, stop): the gradients of queries, of the table's rows slot by slot, of fade,
-    of features, and of the frequencies node by node."""
+    """Fills ``grads`` for the nodes [first, stop).
+
+    ``grads``: the gradients of queries (h, q, r), of the table row in each slot (q, k, m), of fade (q, k), of features
+    (q, k, f), and of the frequencies for each node (q, p / 2). Entries of empty slots are not written.
+    """
     _, table, ids, fade, _, elapsed, _ = inputs
     g_queries, g_rows, g_fade, g_features, g_frequency = grads
     k, h, m, f, p = sizes
@@ -171,10 +186,12 @@ def _backward(
             add_frequency_gradient(elapsed[slot], u, j * w + m + f, g_neighbour[m + f :], g_node_frequency)
 
 
-@njit(nogil=True, error_model="numpy", cache=True, fastmath=FAST)
+@njit(nogil=True, error_model="numpy", cache=True, fastmath=FASTMATH_FLAGS)
 def _backward_table(ids: Array, g_rows: Array, g_table: Array, m: int, first: int, stop: int) -> None:
-    """Adds ``g_rows`` of the slots to the rows [first, stop) of ``g_table``: no two threads write to the same row, and
-    the order of the sums does not depend on the number of threads."""
+    """Adds the gradients ``g_rows`` (q, k, m) of the slots to the rows [first, stop) of ``g_table``.
+
+    No two threads write to the same row, and the order of the sums does not depend on the number of threads.
+    """
     for slot in range(len(ids)):
         if first <= ids[slot] < stop:
             out = g_table[ids[slot] * m : ids[slot] * m + m]
@@ -185,7 +202,8 @@ def _backward_table(ids: Array, g_rows: Array, g_table: Array, m: int, first: in
 
 class Attend(Function):
     """queries (h, q, r), table (n, m), ids (q, k), fade (q, k), features (q, k, f), elapsed (q, k), frequency (p / 2,)
-    → attended (h, q, r), all but ids in float32. The gradient of elapsed is not computed."""
+    → attended (h, q, r). ids are int64, all other tensors float32. elapsed receives no gradient.
+    """
 
     @staticmethod
     def forward(ctx: Any, *inputs: Tensor) -> Tensor:

@@ -1,12 +1,18 @@
-"""Temporal graph events on a CPU in compiled passes, for use where no gradient is needed.
+"""Compiled passes of the temporal graph network on a CPU, without gradients.
 
-The passes compute what temporal_graph.py computes in torch operations, around its matrix products, for the paper's own
-parts: GRU, identity message, functional encoding, one layer of attention. For a few events the overhead of calling some
-seventy torch operations would exceed the work itself.
+The passes compute the same as temporal_graph.py does in torch operations, except for the matrix products of the GRU.
+They support the parts of the paper only: GRU, identity message, functional encoding, one layer of attention. For a few
+events, the overhead of about seventy torch operations would take longer than the computation.
 
-Glossary as in memory.py and temporal_attention.py: d channels · h heads · k slots · p channels of a time encoding · f
-features of an end · r = d + f + p · m = 2d + p + f channels of a message · e events. Arrays are flat and float32, but
-for times (float64) and nodes (int64). Matrices are (out, in), as in torch.
+Glossary as in memory.py and temporal_attention.py: n nodes · e events · end one of the two nodes of an event · g ends
+that receive a message · q nodes to embed · d channels of a memory · h heads · k neighbour slots per node · p channels
+of a time encoding · f features of an end: the f − 1 features of its event, then 1 for the source or −1 for the
+destination · r = d + f + p channels of a neighbour · m = 2d + p + f channels of a message · λ fading rate · Δt time
+since a node's last event.
+
+The kernels read every array as one-dimensional. Arrays are float32, except times (float64) and nodes (int64). Matrices
+are (out, in), as in torch. ``memory``: vector (n, d), updated (n,), decay (n,). ``buffer``: other (n, k), negative in
+an empty slot, t (n, k), features (n, k, f).
 """
 
 from __future__ import annotations
@@ -17,20 +23,20 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from models.layers.kernels.parallel import FAST
+from models.layers.kernels.parallel import FASTMATH_FLAGS
 from models.layers.kernels.temporal_attention_cpu import attend, copy
 from models.layers.kernels.time_encoding_cpu import encode
 
 Array = np.ndarray
 Arrays = tuple[Array, ...]
-Rates = tuple[np.float32, np.float32]  # the time encoding's factor, the rate at which memories fade
+Rates = tuple[np.float32, np.float32]  # the factor of the time encoding, and the rate λ at which memories fade
 Sizes = tuple[int, int, int, int, int]  # k, h, d, f, p
 
 
 @njit(inline="always")
 def _dot(a: Array, i: int, b: Array, j: int, n: int) -> Any:
     """a[i : i + n] · b[j : j + n]."""
-    x = a[i : i + n]  # indices into a slice start at 0, so that the compiler need not handle negative ones
+    x = a[i : i + n]  # a slice tells the compiler that no index is negative
     y = b[j : j + n]
     total = np.float32(0.0)
     for c in range(n):
@@ -39,7 +45,7 @@ def _dot(a: Array, i: int, b: Array, j: int, n: int) -> Any:
 
 
 @njit(inline="always")
-def _add(out: Array, i: int, factor: float, b: Array, j: int, n: int) -> None:
+def _add_scaled(out: Array, i: int, factor: float, b: Array, j: int, n: int) -> None:
     """Adds factor · b[j : j + n] to out[i : i + n]."""
     x = out[i : i + n]
     y = b[j : j + n]
@@ -48,7 +54,7 @@ def _add(out: Array, i: int, factor: float, b: Array, j: int, n: int) -> None:
 
 
 @njit(inline="always")
-def _linear(matrix: Array, bias: Array, x: Array, out: Array) -> None:
+def _apply_linear(matrix: Array, bias: Array, x: Array, out: Array) -> None:
     """Sets ``out`` to matrix · x + bias."""
     n = len(x)
     for i in range(len(out)):
@@ -57,18 +63,19 @@ def _linear(matrix: Array, bias: Array, x: Array, out: Array) -> None:
 
 @njit(inline="always")
 def _decay_factor(memory: Arrays, rate: Any, node: int, t: float) -> tuple[Any, Any]:
-    """exp(−λΔt) of a node's memory, and the time Δt since its last event."""
+    """The factor exp(−λ · decay · Δt) by which a node's memory has faded at time ``t``, and Δt."""
     _, updated, decay = memory
     elapsed = np.float32(max(0.0, t - updated[node]))
     return np.float32(math.exp(-rate * decay[node] * elapsed)), elapsed
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def newest_ends(events: Arrays, nodes: int, rows: Array, once: bool) -> int:
-    """The number of nodes that the events touch; fills the first ``rows`` (2e,) with the newest end of each node.
+def find_newest_ends(events: Arrays, nodes: int, rows: Array, once: bool) -> int:
+    """The number of distinct nodes in the events. Fills the start of ``rows`` (2e,) with the newest end of each node.
 
-    Row i is the source of event i, row e + i its destination. Returns −1 if an event is invalid, if a node's ends are
-    not in strictly ascending order of time, or if a node has several ends and ``once`` is set.
+    End i is the source of event i, and end e + i is its destination. Returns −1 if an event is invalid, if the ends of
+    a node are not in strictly ascending order of time, or if ``once`` is set and a node has several ends. An event is
+    invalid if a node is outside [0, nodes), if both nodes are the same, or if its time is negative or NaN.
     """
     src, dst, t = events
     e = len(src)
@@ -94,13 +101,13 @@ def newest_ends(events: Arrays, nodes: int, rows: Array, once: bool) -> int:
     return count
 
 
-@njit(nogil=True, error_model="numpy", cache=True, fastmath=FAST)
+@njit(nogil=True, error_model="numpy", cache=True, fastmath=FASTMATH_FLAGS)
 def write_messages(
     memory: Arrays, events: Arrays, rows: Array, frequency: Array, rates: Rates, sizes: Sizes, out: Arrays
 ) -> None:
-    """Fills ``out``: the nodes (g,) of the ends ``rows``, their messages (g, m) and faded memories (g, d).
+    """Fills ``out`` for the ends ``rows`` (g,): their nodes (g,), messages (g, m) and faded memories (g, d).
 
-    ``memory``: vector, updated, decay; ``events``: src, dst, t, features; ``frequency``: that of the time encoding.
+    ``events``: src, dst, t (e,), features (e, f − 1). ``frequency`` (p / 2,): the frequencies of the time encoding.
     """
     src, dst, t, features = events
     scale, rate = rates
@@ -117,10 +124,10 @@ def write_messages(
         other_factor, _ = _decay_factor(memory, rate, other, t[event])
         message = messages[i * m : (i + 1) * m]
         nodes[i] = node
-        _add(s, i * d, factor, memory[0], node * d, d)
+        _add_scaled(s, i * d, factor, memory[0], node * d, d)
         copy(message, 0, s, i * d, d)
         message[d : 2 * d] = 0
-        _add(message, d, other_factor, memory[0], other * d, d)
+        _add_scaled(message, d, other_factor, memory[0], other * d, d)
         encode(elapsed, frequency, scale, message, 2 * d)
         copy(message, 2 * d + p, features, event * (f - 1), f - 1)
         message[m - 1] = np.float32(-1.0 if is_destination else 1.0)
@@ -128,9 +135,10 @@ def write_messages(
 
 @njit(nogil=True, error_model="numpy", cache=True)
 def write_neighbours(buffer: Arrays, counters: Arrays, events: Arrays, slots: int) -> None:
-    """Writes both ends of every event to ``buffer``, in order, and updates ``counters``.
+    """Writes both ends of every event to ``buffer``, in the order of the events, and updates ``counters``.
 
-    ``buffer``: other, t, features; ``counters``: updated, event_count; ``events``: src, dst, t, features.
+    ``counters``: updated (n,), the time of each node's last event, and event_count (n,). ``events``: src, dst, t (e,),
+    features (e, f − 1). ``slots`` is k; a new event replaces the oldest one of its node.
     """
     src, dst, t, features = events
     updated, event_count = counters
@@ -147,19 +155,21 @@ def write_neighbours(buffer: Arrays, counters: Arrays, events: Arrays, slots: in
             event_count[node] += 1
 
 
-@njit(nogil=True, error_model="numpy", cache=True, fastmath=FAST)
+@njit(nogil=True, error_model="numpy", cache=True, fastmath=FASTMATH_FLAGS)
 def embed(
     memory: Arrays, buffer: Arrays, queries: Arrays, weights: Arrays, rates: Rates, sizes: Sizes, out: Array
 ) -> bool:
-    """Fills ``out`` (q, d) with the embeddings of nodes at times, ``queries``; returns False, and fills nothing, if a
-    node does not exist. ``buffer``: other, t, features; ``weights``: frequencies; query and bias; key, value; merge's
-    two matrices, each with its bias."""
+    """Fills ``out`` (q, d) with the embeddings of the ``queries``: nodes (q,) at times (q,).
+
+    Returns True on success. Returns False, and fills nothing, if a node is outside [0, n). ``weights``: frequencies of
+    the time encoding; query matrix and bias; key matrix; value matrix; the two merge matrices, each with its bias.
+    """
     nodes, t = queries
     for node in nodes:
         if not 0 <= node < len(memory[1]):
             return False
     _, rate = rates
-    frequency, query, query_bias, key, value, merge, merge_bias, last, last_bias = weights
+    frequency, query, query_bias, key, value, merge_1, merge_1_bias, merge_2, merge_2_bias = weights
     k, h, d, f, p = sizes
     r = d + f + p
     head_width = d // h
@@ -177,12 +187,12 @@ def embed(
         node = nodes[i]
         factor, _ = _decay_factor(memory, rate, node, t[i])
         z[:] = 0
-        _add(z, 0, factor, memory[0], node * d, d)
-        _linear(query, query_bias, z, q)
+        _add_scaled(z, 0, factor, memory[0], node * d, d)
+        _apply_linear(query, query_bias, z, q)
         key_query[:] = 0
         merge_input[:] = 0
         for c in range(d):
-            _add(key_query, c // head_width * r, q[c] * np.float32(head_width**-0.5), key, c * r, r)
+            _add_scaled(key_query, c // head_width * r, q[c] * np.float32(head_width**-0.5), key, c * r, r)
         ids = buffer[0][node * k : (node + 1) * k]
         features = buffer[2][node * k * f : (node + 1) * k * f]
         for j in range(k):
@@ -192,11 +202,11 @@ def embed(
         inputs = (key_query, memory[0], ids, fade, features, elapsed, frequency)
         attend(inputs, slot_weights, attended, (k, h, d, f, p), 0, 1)
         for c in range(h * r):
-            _add(merge_input, c // r * head_width, attended[c], value, c * head_width, head_width)
+            _add_scaled(merge_input, c // r * head_width, attended[c], value, c * head_width, head_width)
         copy(merge_input, d, z, 0, d)
-        _linear(merge, merge_bias, merge_input, hidden)
+        _apply_linear(merge_1, merge_1_bias, merge_input, hidden)
         for c in range(d):
             hidden[c] = max(hidden[c], np.float32(0.0))
-        _linear(last, last_bias, hidden, embedding)
+        _apply_linear(merge_2, merge_2_bias, hidden, embedding)
         copy(out, i * d, embedding, 0, d)
     return True

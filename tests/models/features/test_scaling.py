@@ -1,4 +1,4 @@
-"""Scaling: fitted on known training rows, restored exactly from JSON, and robust against outliers."""
+"""Scaling: fitted on the known values of training rows, restored exactly from JSON, robust against outliers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from models.features.indicators import FeatureError
-from models.features.scaling import NORMAL_IQR, Scaler
+from models.features.scaling import MAX_ABS_SCALED, NORMAL_IQR, Scaler
 
 
 def make_values(*values: float) -> np.ndarray:
@@ -17,17 +17,18 @@ def make_values(*values: float) -> np.ndarray:
 
 
 def fit_scaler(values: np.ndarray, mask: np.ndarray | None = None) -> Scaler:
+    """A scaler fitted on ``values`` (t, n, f); without ``mask`` every bar exists."""
     mask = np.ones(values.shape[:2], dtype=bool) if mask is None else mask
     return Scaler.fit(values, mask, [f"f{k}" for k in range(values.shape[2])])
 
 
-def test_centre_is_the_median_and_scale_the_interquartile_range() -> None:
+def test_centre_is_the_median_and_scale_the_normalised_interquartile_range() -> None:
     scaler = fit_scaler(make_values(1, 2, 3, 4, 1000))
     assert scaler.centre == (3.0,)
-    np.testing.assert_allclose(scaler.scale, (4 - 2) / NORMAL_IQR)
+    np.testing.assert_allclose(scaler.scale, (4 - 2) / NORMAL_IQR)  # the quartiles are 2 and 4
 
 
-def test_normal_values_come_out_with_mean_zero_and_deviation_one() -> None:
+def test_scaled_normal_values_have_mean_zero_and_standard_deviation_one() -> None:
     values = np.random.default_rng(0).normal(7, 3, (5000, 4, 1))
     scaled = fit_scaler(values).transform(values)
     assert scaled.dtype == np.float32
@@ -35,17 +36,17 @@ def test_normal_values_come_out_with_mean_zero_and_deviation_one() -> None:
 
 
 def test_each_feature_has_its_own_scale_over_all_assets() -> None:
-    draw = np.random.default_rng(0)
-    values = np.stack([draw.normal(0, 1, (300, 3)), draw.normal(50, 10, (300, 3))], axis=-1)
+    rng = np.random.default_rng(0)
+    values = np.stack([rng.normal(0, 1, (300, 3)), rng.normal(50, 10, (300, 3))], axis=-1)
     scaler = fit_scaler(values)
     np.testing.assert_allclose(scaler.centre, [0, 50], atol=2)
     np.testing.assert_allclose(scaler.scale, [1, 10], rtol=0.1)
 
 
-def test_unknown_values_become_the_centre_and_outliers_are_clipped_at_five() -> None:
+def test_unknown_values_become_zero_and_outliers_are_clipped() -> None:
     scaler = fit_scaler(make_values(-1, 0, 1))
     scaled = scaler.transform(make_values(np.nan, 0, 1e9, -1e9, np.inf))
-    np.testing.assert_array_equal(scaled.ravel(), [0, 0, 5, -5, 5])
+    np.testing.assert_array_equal(scaled.ravel(), [0, 0, MAX_ABS_SCALED, -MAX_ABS_SCALED, MAX_ABS_SCALED])
 
 
 def test_masked_rows_and_unknown_values_do_not_change_the_fit() -> None:
@@ -55,7 +56,7 @@ def test_masked_rows_and_unknown_values_do_not_change_the_fit() -> None:
     assert fit_scaler(values, mask) == fit_scaler(make_values(1, 2, 3))
 
 
-def test_a_feature_whose_interquartile_range_is_zero_is_scaled_by_its_deviation() -> None:
+def test_a_feature_whose_interquartile_range_is_zero_is_scaled_by_its_standard_deviation() -> None:
     values = make_values(*[0.0001] * 9, 0.0011)
     np.testing.assert_allclose(fit_scaler(values).scale, values.std())
 
@@ -63,7 +64,8 @@ def test_a_feature_whose_interquartile_range_is_zero_is_scaled_by_its_deviation(
 def test_a_constant_or_always_unknown_feature_stays_finite() -> None:
     values = np.concatenate([make_values(0.3, 0.3, 0.3), make_values(np.nan, np.nan, np.nan)], axis=2)
     scaler = fit_scaler(values)
-    assert scaler.scale == (1.0, 1.0) and scaler.centre == (0.3, 0.0)
+    assert scaler.scale == (1.0, 1.0)
+    assert scaler.centre == (0.3, 0.0)
     np.testing.assert_array_equal(scaler.transform(values), 0.0)
 
 
@@ -78,9 +80,12 @@ def test_a_scaler_restored_from_json_is_identical() -> None:
     assert Scaler.from_dict(json.loads(json.dumps(scaler.to_dict()))) == scaler
 
 
-def test_an_empty_mask_and_wrong_shapes_are_refused() -> None:
+def test_a_mask_without_a_bar_is_refused() -> None:
     with pytest.raises(FeatureError, match="every row is masked"):
-        fit_scaler(make_values(1, 2), np.zeros((2, 1), dtype=bool))
+        fit_scaler(make_values(1, 2), mask=np.zeros((2, 1), dtype=bool))
+
+
+def test_shapes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(FeatureError, match="do not fit mask"):
         Scaler.fit(make_values(1, 2), np.ones((2, 1), dtype=bool), ["a", "b"])
     with pytest.raises(FeatureError, match="values have 2 features, the scaler knows 1"):

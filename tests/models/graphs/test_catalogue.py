@@ -1,4 +1,4 @@
-"""Every windowed graph of the catalogue has a rule and depends on no later bar."""
+"""Every windowed graph of the catalogue has a rule, and its snapshots depend on no later bar."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from models.graphs.catalogue import GRAPHS, RETURN_GRAPHS, TRADE_GRAPHS, windowed_rules
 from models.graphs.lead_lag import LeadLagRule
 from models.graphs.snapshot import GraphError, to_adjacency
-from models.graphs.windowed import snapshots
+from models.graphs.windowed import build_snapshots
 from models.panel import Panel
 
 Bars = Callable[..., Panel]
@@ -24,7 +24,7 @@ def test_every_windowed_graph_has_a_rule() -> None:
 
 def test_an_unknown_graph_is_refused_by_name() -> None:
     with pytest.raises(GraphError, match="unknown graph 'friendship'; choose one of: correlation"):
-        windowed_rules(("correlation", "friendship"), 40, 0.2, 2, 7)
+        windowed_rules(("correlation", "friendship"), window_bars=40, min_correlation=0.2, top_k=2, every_bars=7)
 
 
 def add_to_returns(bars: Panel, change: np.ndarray) -> Panel:
@@ -35,8 +35,8 @@ def add_to_returns(bars: Panel, change: np.ndarray) -> Panel:
     return replace(bars, values=values)
 
 
-def plant_edges(bars: Panel) -> Panel:
-    """``bars`` in which asset 0 leads asset 2 by a bar, and asset 4 moves with asset 6."""
+def add_relations(bars: Panel) -> Panel:
+    """``bars`` in which asset 0 leads asset 2 by one bar, and asset 4 is correlated with asset 6."""
     returns = np.nan_to_num(np.log1p(bars.column("total_return")))
     change = np.zeros_like(returns)
     change[1:, 2] = 2 * returns[:-1, 0]
@@ -48,44 +48,46 @@ def plant_edges(bars: Panel) -> Panel:
 def test_a_snapshot_depends_on_its_own_bar_and_on_no_later_bar(random_bars: Bars, graph: str) -> None:
     """Field note 9, to the bit, with late listings and missing bars."""
     for seed in range(3):
-        bars = plant_edges(random_bars(160, 7, seed=seed, holes=0.005 * seed, late=seed > 1))
-        whole = snapshots(graph, bars, RULES[graph])
+        bars = add_relations(random_bars(160, 7, seed=seed, holes=0.005 * seed, late=seed > 1))
+        whole = build_snapshots(graph, bars, RULES[graph])
         for cut in (43, 90, 141):
-            truncated = snapshots(graph, bars.rows(0, cut), RULES[graph])
+            truncated = build_snapshots(graph, bars.slice_bars(0, cut), RULES[graph])
             assert [s.as_of for s in truncated] == [s.as_of for s in whole if s.as_of < bars.ts[cut]]
             for a, b in zip(truncated, whole, strict=False):
                 for actual, expected in ((a.src, b.src), (a.dst, b.dst), (a.weight, b.weight)):
                     np.testing.assert_array_equal(actual, expected)
-        last = next(s for s in reversed(whole) if len(s.src))  # fails where the graph has no edge to change
+        last = next(s for s in reversed(whole) if len(s.src))
         last_bar = int(np.searchsorted(bars.ts, last.as_of))
         change = np.zeros(bars.mask.shape)
         change[last_bar] = np.array([0.1, -0.2, 0.15, -0.1, 0.3, -0.05, -0.3])
-        (changed,) = snapshots(graph, add_to_returns(bars, change), RULES[graph], [last_bar])
+        (changed,) = build_snapshots(graph, add_to_returns(bars, change), RULES[graph], [last_bar])
         assert not np.array_equal(changed.weight, last.weight)
 
 
 @pytest.mark.parametrize("end", [-1, 39, 160])
 def test_a_snapshot_without_a_full_window_of_bars_is_refused(random_bars: Bars, end: int) -> None:
     with pytest.raises(GraphError, match=f"correlation: no window of 40 returns ends at bar {end}; .* end at 40 … 159"):
-        snapshots("correlation", random_bars(160, 7), RULES["correlation"], [end])
+        build_snapshots("correlation", random_bars(160, 7), RULES["correlation"], [end])
 
 
 @pytest.mark.parametrize("window_bars", [5, 7, 13, 40])
 def test_every_graph_is_built_from_the_shortest_window_that_settings_allow(random_bars: Bars, window_bars: int) -> None:
-    for graph, rule in windowed_rules(tuple(RETURN_GRAPHS), window_bars, 0.2, 2, 7).items():
-        assert len(snapshots(graph, random_bars(60, 7), rule)) == len(range(0, 60, 7)) - -(-window_bars // 7)
+    rules = windowed_rules(tuple(RETURN_GRAPHS), window_bars, min_correlation=0.2, top_k=2, every_bars=7)
+    for graph, rule in rules.items():
+        snapshots = build_snapshots(graph, random_bars(60, 7), rule)
+        assert len(snapshots) == sum(end >= window_bars for end in range(0, 60, 7))
 
 
 @pytest.mark.parametrize("graph", RETURN_GRAPHS)
 def test_snapshots_record_their_window_and_direction(random_bars: Bars, graph: str) -> None:
     bars = random_bars(160, 7)
-    first = snapshots(graph, bars, RULES[graph])[0]
+    first = build_snapshots(graph, bars, RULES[graph])[0]  # at bar 42, the first multiple of 7 with 40 returns
     assert (first.as_of, first.window_start) == (bars.ts[42], bars.ts[3])
     assert first.directed == (graph in ("lead_lag", "granger"))
 
 
-def test_a_leader_becomes_the_follower_when_time_is_reversed(random_bars: Bars) -> None:
-    """Reversed edges are other edges, also in the adjacency that networks read."""
+def test_a_leader_becomes_the_follower_when_time_is_reversed() -> None:
+    """Asset 0 leads asset 1. In the adjacency that networks read, [1, 0] is the edge 0 → 1."""
     rng = np.random.default_rng(0)
     returns = 0.01 * rng.normal(size=(60, 3))
     returns[1:, 1] += 2 * returns[:-1, 0]
@@ -95,9 +97,11 @@ def test_a_leader_becomes_the_follower_when_time_is_reversed(random_bars: Bars) 
 
     def adjacency(values: np.ndarray) -> np.ndarray:
         bars = Panel(ts, ("A", "B", "C"), ("total_return",), np.expm1(values)[:, :, None], mask)
-        return to_adjacency(snapshots("lead_lag", bars, rule), 3)[0]
+        return to_adjacency(build_snapshots("lead_lag", bars, rule), 3)[0]
 
     forward = adjacency(returns)
     backward = adjacency(returns[::-1])
-    assert forward[1, 0] > 0.5 and forward[0, 1] == 0
-    assert backward[0, 1] > 0.5 and backward[1, 0] == 0
+    assert forward[1, 0] > 0.5
+    assert forward[0, 1] == 0
+    assert backward[0, 1] > 0.5
+    assert backward[1, 0] == 0

@@ -12,7 +12,7 @@ import pytest
 from models.graphs.correlation import CorrelationRule
 from models.graphs.measures import MEASURES, correlation
 from models.graphs.snapshot import GraphError, Snapshot
-from models.graphs.windowed import due_snapshots, snapshots, window_returns
+from models.graphs.windowed import build_snapshots, snapshot_positions, window_returns
 from models.panel import Panel
 
 Bars = Callable[..., Panel]
@@ -34,11 +34,12 @@ def factor_returns(t: int, n: int, seed: int = 0) -> np.ndarray:
 
 
 def correlation_snapshots(bars: Panel, rule: CorrelationRule, due: Iterable[int] | None = None) -> list[Snapshot]:
-    return snapshots("correlation", bars, rule, due)
+    """The snapshots at the positions ``due`` of the bars; by default all of them."""
+    return build_snapshots("correlation", bars, rule, due)
 
 
-def as_dict(snapshot: Snapshot) -> dict[tuple[int, int], float]:
-    """The weight of each edge by its (src, dst)."""
+def weights_by_edge(snapshot: Snapshot) -> dict[tuple[int, int], float]:
+    """The weight of each edge, by (src, dst)."""
     return {(int(a), int(b)): float(w) for a, b, w in zip(snapshot.src, snapshot.dst, snapshot.weight, strict=True)}
 
 
@@ -46,7 +47,7 @@ def assert_equal_snapshots(actual: list[Snapshot], expected: list[Snapshot]) -> 
     assert [s.as_of for s in actual] == [s.as_of for s in expected]
     for a, b in zip(actual, expected, strict=True):
         assert (a.graph, a.window_start, a.nodes) == (b.graph, b.window_start, b.nodes)
-        assert as_dict(a) == as_dict(b)
+        assert weights_by_edge(a) == weights_by_edge(b)
 
 
 def test_correlation_without_missing_bars_equals_numpys() -> None:
@@ -56,8 +57,10 @@ def test_correlation_without_missing_bars_equals_numpys() -> None:
 
 
 def test_correlation_by_hand() -> None:
-    up = np.array([0.01, -0.01, 0.02, -0.02, 0.0])
-    matrix = correlation(np.stack([up, 3 * up + 0.05, -up, np.array([0.01, 0.01, -0.01, -0.01, 0.0])], axis=1))
+    """The columns are a series, a scaled copy, its negative, and a series that is uncorrelated with it."""
+    series = np.array([0.01, -0.01, 0.02, -0.02, 0.0])
+    uncorrelated = np.array([0.01, 0.01, -0.01, -0.01, 0.0])
+    matrix = correlation(np.stack([series, 3 * series + 0.05, -series, uncorrelated], axis=1))
     np.testing.assert_allclose(matrix[0], [1, 1, -1, 0], atol=1e-6)
 
 
@@ -67,12 +70,13 @@ def test_a_pair_is_correlated_over_the_bars_that_both_assets_have() -> None:
     matrix = correlation(returns)
     for i in range(6):
         for j in range(6):
-            both = np.isfinite(returns[:, i]) & np.isfinite(returns[:, j])
-            assert both.sum() >= 40
-            np.testing.assert_allclose(matrix[i, j], np.corrcoef(returns[both][:, [i, j]].T)[0, 1], atol=1e-6)
+            is_shared = np.isfinite(returns[:, i]) & np.isfinite(returns[:, j])
+            assert is_shared.sum() >= 40  # 80% of the window
+            np.testing.assert_allclose(matrix[i, j], np.corrcoef(returns[is_shared][:, [i, j]].T)[0, 1], atol=1e-6)
 
 
 def test_a_pair_needs_four_fifths_of_the_window() -> None:
+    """Of 50 bars, asset 0 has 40, asset 1 has 39 and asset 2 has all."""
     returns = factor_returns(50, 3)
     returns[:10, 0] = np.nan
     returns[:11, 1] = np.nan
@@ -89,55 +93,56 @@ def test_an_asset_that_does_not_move_has_no_correlation() -> None:
     assert np.isnan(correlation(returns)[1]).all() and np.isfinite(correlation(returns)[0, 2])
 
 
-def test_snapshots_come_every_k_bars_from_the_first_once_the_window_is_full() -> None:
+def test_snapshots_are_at_the_multiples_of_every_bars_at_which_a_window_is_full() -> None:
     inputs = np.zeros((40, 2))
-    assert due_snapshots(replace(RULE, every_bars=7, window_bars=20), inputs).tolist() == [21, 28, 35]
+    assert snapshot_positions(replace(RULE, every_bars=7, window_bars=20), inputs).tolist() == [21, 28, 35]
     every_5_bars = replace(RULE, every_bars=5, window_bars=20)
-    assert due_snapshots(every_5_bars, inputs).tolist() == [20, 25, 30, 35]
-    assert due_snapshots(every_5_bars, inputs[:20]).tolist() == []
+    assert snapshot_positions(every_5_bars, inputs).tolist() == [20, 25, 30, 35]
+    assert snapshot_positions(every_5_bars, inputs[:20]).tolist() == []
 
 
 def test_a_window_without_any_value_has_no_snapshot() -> None:
-    """Windows of 20 end at 20, 25, 30 and 35; only bar 10 has a value."""
+    """Windows of 20 bars end at 20, 25, 30 and 35. Only bar 10 has a value, so the last two windows are empty."""
     inputs = np.full((40, 2), np.nan)
     inputs[10, 1] = 0.01
-    assert due_snapshots(replace(RULE, every_bars=5, window_bars=20), inputs).tolist() == [20, 25]
+    assert snapshot_positions(replace(RULE, every_bars=5, window_bars=20), inputs).tolist() == [20, 25]
 
 
-def test_window_ends_with_the_snapshots_own_bar() -> None:
-    """HYB-11: the correlation of the last twenty bars."""
+def test_a_window_ends_with_the_snapshots_own_bar() -> None:
+    """HYB-11: the first snapshot is at bar 21, the first multiple of 7 with 20 returns; its window starts at bar 2."""
     returns = factor_returns(40, 4)
     bars = panel_of_returns(returns)
     first = correlation_snapshots(bars, replace(RULE, window_bars=20, min_correlation=1e-6))[0]
     assert (first.as_of, first.window_start, first.nodes) == (bars.ts[21], bars.ts[2], bars.symbols)
     expected = np.corrcoef(returns[2:22].T)
-    for (i, j), weight in as_dict(first).items():
+    for (i, j), weight in weights_by_edge(first).items():
         np.testing.assert_allclose(weight, expected[i, j], atol=1e-6)
-    assert len(as_dict(first)) == 6
+    assert len(weights_by_edge(first)) == 6  # all pairs of 4 assets
 
 
-def test_weak_pairs_are_no_edges_and_negative_ones_keep_their_sign() -> None:
+def test_edges_reach_the_threshold_by_absolute_value_and_keep_their_sign() -> None:
     """HYB-09."""
     returns = factor_returns(31, 8)
     matrix = np.corrcoef(returns[1:].T)
     rule = CorrelationRule(window_bars=30, min_correlation=0.3, top_k=8, every_bars=30)
-    edges = as_dict(correlation_snapshots(panel_of_returns(returns), rule)[0])
+    edges = weights_by_edge(correlation_snapshots(panel_of_returns(returns), rule)[0])
     assert set(edges) == {(i, j) for i in range(8) for j in range(i + 1, 8) if abs(matrix[i, j]) >= 0.3}
     assert min(edges.values()) < 0 < max(edges.values())
 
 
 def test_an_edge_needs_to_be_among_the_strongest_of_one_asset_only() -> None:
-    """The hub is the strongest partner of every asset: with top_k 1 each has its edge to it, so the hub has all."""
+    """Asset 0 is the strongest partner of each other asset. So with top_k 1 it has an edge to every one of them."""
     rng = np.random.default_rng(0)
     hub = rng.normal(size=(41, 1))
     returns = 0.01 * np.hstack([hub, hub + 0.8 * rng.normal(size=(41, 5))])
     rule = CorrelationRule(window_bars=40, min_correlation=0.01, top_k=1, every_bars=40)
-    assert set(as_dict(correlation_snapshots(panel_of_returns(returns), rule)[0])) == {(0, k) for k in range(1, 6)}
+    (snapshot,) = correlation_snapshots(panel_of_returns(returns), rule)
+    assert set(weights_by_edge(snapshot)) == {(0, k) for k in range(1, 6)}
 
 
 def test_a_top_k_above_the_number_of_pairs_keeps_all(random_bars: Bars) -> None:
     rule = CorrelationRule(window_bars=20, min_correlation=1e-6, top_k=50, every_bars=20)
-    assert len(correlation_snapshots(random_bars(50, 4), rule)[0].src) == 6
+    assert len(correlation_snapshots(random_bars(50, 4), rule)[0].src) == 6  # all pairs of 4 assets
 
 
 def test_the_keep_option_selects_the_edges(random_bars: Bars) -> None:
@@ -145,20 +150,23 @@ def test_the_keep_option_selects_the_edges(random_bars: Bars) -> None:
     edges = {}
     for keep in ("threshold", "top_k", "threshold_top_k", "mst"):
         rule = CorrelationRule(window_bars=30, min_correlation=0.15, top_k=2, every_bars=30, keep=keep)
-        edges[keep] = as_dict(correlation_snapshots(bars, rule)[-1])
+        edges[keep] = weights_by_edge(correlation_snapshots(bars, rule)[-1])
     assert min(map(abs, edges["threshold"].values())) >= 0.15
     assert min(map(abs, edges["top_k"].values())) < 0.15
     assert edges["threshold_top_k"].keys() == edges["threshold"].keys() & edges["top_k"].keys()
-    assert len(edges["mst"]) == 8 and {node for pair in edges["mst"] for node in pair} == set(range(9))
+    assert len(edges["mst"]) == 8  # a tree of 9 nodes
+    assert {node for pair in edges["mst"] for node in pair} == set(range(9))
 
 
 @pytest.mark.parametrize("measure", ["spearman", "ewma", "partial"])
-def test_the_weights_are_those_of_the_rules_measure(random_bars: Bars, measure: str) -> None:
+def test_the_weights_equal_the_rules_measure_of_the_window(random_bars: Bars, measure: str) -> None:
     bars = random_bars(60, 6)
-    rule = CorrelationRule(30, 0.05, 6, 30, measure=measure, half_life_bars=7.0)
+    rule = CorrelationRule(
+        window_bars=30, min_correlation=0.05, top_k=6, every_bars=30, measure=measure, half_life_bars=7.0
+    )
     options = {"half_life_bars": 7.0} if measure == "ewma" else {}
     matrix = MEASURES[measure](window_returns(bars)[1:31], **options)
-    edges = as_dict(correlation_snapshots(bars, rule)[0])
+    edges = weights_by_edge(correlation_snapshots(bars, rule)[0])
     assert edges == {(i, j): matrix[i, j] for i in range(6) for j in range(i + 1, 6) if abs(matrix[i, j]) >= 0.05}
 
 
@@ -166,7 +174,7 @@ def test_edges_are_stored_once_with_the_lower_node_first(random_bars: Bars) -> N
     """HYB-21."""
     for snapshot in correlation_snapshots(random_bars(100, 9), RULE):
         assert (snapshot.src < snapshot.dst).all()
-        assert len(as_dict(snapshot)) == len(snapshot.src) > 0
+        assert len(weights_by_edge(snapshot)) == len(snapshot.src) > 0
 
 
 def test_later_bars_never_change_a_snapshot(random_bars: Bars) -> None:
@@ -176,18 +184,19 @@ def test_later_bars_never_change_a_snapshot(random_bars: Bars) -> None:
         whole = correlation_snapshots(bars, RULE)
         for cut in np.random.default_rng(seed).integers(31, 200, 4):
             assert_equal_snapshots(
-                correlation_snapshots(bars.rows(0, int(cut)), RULE), [s for s in whole if s.as_of < bars.ts[cut]]
+                correlation_snapshots(bars.slice_bars(0, int(cut)), RULE), [s for s in whole if s.as_of < bars.ts[cut]]
             )
 
 
-def test_a_snapshot_reads_its_own_bar_and_not_the_next() -> None:
+def test_a_snapshot_reads_the_bars_of_its_window_and_no_other_bar() -> None:
     returns = factor_returns(40, 5)
-    unchanged = as_dict(correlation_snapshots(panel_of_returns(returns), RULE)[0])
-    assert due_snapshots(RULE, returns)[0] == 35
-    for bar, has_changed in ((36, False), (35, True), (6, True), (5, False)):
+    unchanged = weights_by_edge(correlation_snapshots(panel_of_returns(returns), RULE)[0])
+    last_bar = int(snapshot_positions(RULE, returns)[0])
+    first_bar = last_bar - RULE.window_bars + 1
+    for bar, has_changed in ((last_bar + 1, False), (last_bar, True), (first_bar, True), (first_bar - 1, False)):
         shocked = returns.copy()
         shocked[bar] += np.array([0.2, 0.1, -0.2, -0.1, 0.3])
-        assert (as_dict(correlation_snapshots(panel_of_returns(shocked), RULE)[0]) != unchanged) == has_changed
+        assert (weights_by_edge(correlation_snapshots(panel_of_returns(shocked), RULE)[0]) != unchanged) == has_changed
 
 
 def test_later_bars_never_change_a_snapshot_of_the_recorded_tape(tape_stocks: Bars, tape_perpetuals: Bars) -> None:
@@ -215,14 +224,16 @@ def test_the_order_of_the_assets_does_not_matter(random_bars: Bars) -> None:
     bars = random_bars(120, 6)
     reversed_assets = Panel(bars.ts, bars.symbols[::-1], bars.columns, bars.values[:, ::-1], bars.mask[:, ::-1])
     for a, b in zip(correlation_snapshots(bars, RULE), correlation_snapshots(reversed_assets, RULE), strict=True):
-        assert as_dict(a) == {(5 - j, 5 - i): weight for (i, j), weight in as_dict(b).items()}
+        # asset i of six is asset 5 − i in reversed order
+        assert weights_by_edge(a) == {(5 - j, 5 - i): weight for (i, j), weight in weights_by_edge(b).items()}
 
 
 def test_assets_not_listed_yet_are_nodes_without_edges(random_bars: Bars) -> None:
+    """With ``late``, assets 1 and 3 are listed at bar 40, after the first snapshot."""
     bars = random_bars(120, 4, late=True)
     first = correlation_snapshots(bars, replace(RULE, window_bars=30, min_correlation=1e-6))[0]
     assert first.as_of < bars.ts[40] and first.nodes == bars.symbols
-    assert set(as_dict(first)) == {(0, 2)}
+    assert set(weights_by_edge(first)) == {(0, 2)}
 
 
 @pytest.mark.parametrize(

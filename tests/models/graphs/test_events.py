@@ -1,4 +1,4 @@
-"""Events that temporal networks read (TGN-01): what is valid, slices, joining."""
+"""Events that temporal networks read (TGN-01): which are refused, slicing and joining."""
 
 from __future__ import annotations
 
@@ -15,10 +15,15 @@ NODES = ("asset:A", "asset:B", "trade:A")
 
 
 def make_events(src: list[int], dst: list[int], t: list[int], features: list[float] | None = None) -> Events:
-    """Events between NODES with one feature, 0 by default."""
-    column = np.array(features or [0.0] * len(src), dtype=np.float32)[:, None]
-    kinds = np.zeros(len(src), dtype=np.int8)
-    return Events(np.array(src, dtype=np.int64), np.array(dst), np.array(t, dtype=np.int64), kinds, column, NODES)
+    """Events of the first kind between NODES, with one feature, 0 by default."""
+    return Events(
+        src=np.array(src, dtype=np.int64),
+        dst=np.array(dst, dtype=np.int64),
+        t=np.array(t, dtype=np.int64),
+        kind=np.zeros(len(src), dtype=np.int8),
+        features=np.array(features or [0.0] * len(src), dtype=np.float32)[:, None],
+        nodes=NODES,
+    )
 
 
 def test_a_slice_keeps_the_nodes() -> None:
@@ -44,7 +49,9 @@ def test_between_excludes_its_start_and_includes_its_end() -> None:
         ([2, 2, 2], [0, 0, 0], [1, 3, 2], r"event 2 .*before the event ahead of it; sort"),
     ],
 )
-def test_a_wrong_event_is_refused_by_its_position(src: list[int], dst: list[int], t: list[int], message: str) -> None:
+def test_an_invalid_event_is_refused_by_its_position(
+    src: list[int], dst: list[int], t: list[int], message: str
+) -> None:
     with pytest.raises(GraphError, match=message):
         make_events(src, dst, t)
 
@@ -89,4 +96,4 @@ def test_edges_become_events_between_their_ids_in_ascending_order() -> None:
 def test_all_recorded_messages_of_a_college_become_events(shared_data: Path) -> None:
     src, dst, seconds = np.loadtxt(shared_data / "temporal_graphs/CollegeMsg.txt.gz", dtype=np.int64).T
     events = events_from_edges(src, dst, seconds)
-    assert (len(events), len(events.nodes)) == (59_835, 1_899)
+    assert (len(events), len(events.nodes)) == (59_835, 1_899)  # as SNAP states

@@ -1,4 +1,4 @@
-"""Measures against pandas, scipy, scikit-learn and closed forms."""
+"""Measures of correlation, compared with pandas, scipy, scikit-learn and closed forms."""
 
 from __future__ import annotations
 
@@ -46,13 +46,14 @@ def test_ewma_with_missing_bars_equals_numpys_weighted_covariance_over_shared_ba
     weight = 0.5 ** (np.arange(WINDOW)[::-1] / 10)
     matrix = ewma(returns, half_life_bars=10)
     for i, j in ((0, 1), (0, 2), (2, 3)):
-        both = np.isfinite(returns[:, i] * returns[:, j])
-        cov = np.cov(returns[both][:, [i, j]].T, aweights=weight[both])
-        np.testing.assert_allclose(matrix[i, j], cov[0, 1] / np.sqrt(cov[0, 0] * cov[1, 1]), atol=1e-6)
+        is_shared = np.isfinite(returns[:, i] * returns[:, j])
+        covariance = np.cov(returns[is_shared][:, [i, j]].T, aweights=weight[is_shared])
+        expected = covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1])
+        np.testing.assert_allclose(matrix[i, j], expected, atol=1e-6)
 
 
 def test_partial_correlation_equals_the_correlation_of_regression_residuals() -> None:
-    """With many bars there is little shrinkage, so the result equals the definition by regression."""
+    """With many bars there is little shrinkage, and the tolerance covers it: the rest equals the definition."""
     rng = np.random.default_rng(2)
     returns = rng.normal(size=(200_000, 4)) @ (np.eye(4) + 0.5)
     others = np.column_stack((np.ones(len(returns)), returns[:, 2:]))
@@ -61,6 +62,7 @@ def test_partial_correlation_equals_the_correlation_of_regression_residuals() ->
 
 
 def test_partial_correlation_removes_a_shared_factor() -> None:
+    """Assets 1 and 2 are the factor plus noise of the same size: their correlation is 0.5, without the factor 0."""
     rng = np.random.default_rng(3)
     factor = rng.normal(size=(WINDOW, 1))
     returns = np.hstack((factor, factor + rng.normal(size=(WINDOW, 2))))
@@ -78,10 +80,10 @@ def test_shrinkage_equals_scikit_learns(w: int, n: int) -> None:
 
 
 def test_shrinkage_by_hand() -> None:
-    """Two assets over (1, 0), (−1, 0), (0, 1), (0, −1): the sample is half the identity already."""
+    """The sample covariance of the returns (1, 0), (−1, 0), (0, 1), (0, −1) already is half the identity matrix."""
     x = np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
     np.testing.assert_allclose(shrunk_covariance(x), 0.5 * np.eye(2))
-    # (1, 1), (−1, −1): μ = 1, sample all ones, δ² = 1, β² = 0, nothing to shrink
+    # the returns (1, 1), (−1, −1) have a sample covariance of ones: μ = 1, δ² = 1, β² = 0, so nothing is shrunk
     np.testing.assert_allclose(shrunk_covariance(np.array([[1.0, 1.0], [-1.0, -1.0]])), np.ones((2, 2)))
 
 
@@ -92,7 +94,8 @@ def test_partial_correlation_exists_for_more_assets_than_bars() -> None:
 
 
 @pytest.mark.parametrize("measure", ["pearson", "spearman", "ewma", "partial"])
-def test_every_measure_is_symmetric_bounded_and_nan_for_flat_and_late_assets(measure: str) -> None:
+def test_every_measure_is_symmetric_bounded_and_nan_where_an_asset_is_unknown(measure: str) -> None:
+    """Asset 1 does not move, asset 2 lacks a third of the window, and assets 0 and 3 lack one bar each."""
     returns = factor_returns(9, seed=5)
     returns[:, 1] = 0.0003
     returns[:20, 2] = np.nan

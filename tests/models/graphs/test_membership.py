@@ -13,7 +13,7 @@ SECTORS = {"AAA": "Energy", "BBB": "Health Care", "CCC": "Energy", "DDD": None, 
 
 
 def test_members_of_a_sector_are_linked_and_symbols_without_one_have_no_links() -> None:
-    """HYB-08: EEE has no entry and DDD an unknown sector; that does not make them one sector."""
+    """HYB-08: EEE has no entry in SECTORS and the sector of DDD is None, so the two are not linked either."""
     graph = membership_snapshot(SECTOR, NOON, ("AAA", "BBB", "CCC", "DDD", "EEE", "FFF"), SECTORS)
     assert list(zip(graph.src, graph.dst, strict=True)) == [(0, 2), (0, 5), (2, 5)]
     assert (graph.graph, graph.as_of, np.isnat(graph.window_start)) == ("sector", NOON, True)

@@ -1,4 +1,4 @@
-"""The moving sums equal the slow definition, and a window's edges depend on that window alone, to the bit."""
+"""Edges from moving sums equal the slow definition, and depend on their own window alone, to the bit."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.graphs.edge_selection import Edges, strongest
+from models.graphs.edge_selection import Edges, strongest_edges
 from models.graphs.measures import correlation
 from models.graphs.rolling import rolling_edges
 
@@ -19,35 +19,37 @@ def factor_returns(t: int, n: int, seed: int = 0) -> np.ndarray:
     return 0.01 * rng.lognormal(0, 1.5, n) * (factor + rng.standard_t(3, size=(t, n)))
 
 
-def slow_edges(returns: np.ndarray, ends: np.ndarray, window: int, least: float, top_k: int | None) -> list[Edges]:
-    """The definition: the strongest pairs of each window's correlation matrix."""
-    return [strongest(correlation(returns[end - window + 1 : end + 1]), least, top_k) for end in ends]
+def slow_edges(
+    returns: np.ndarray, ends: np.ndarray, window: int, min_strength: float, top_k: int | None
+) -> list[Edges]:
+    """The edges of each window by the definition: the strongest pairs of its correlation matrix."""
+    return [strongest_edges(correlation(returns[end - window + 1 : end + 1]), min_strength, top_k) for end in ends]
 
 
 def assert_equal_edges(actual: list[Edges], expected: list[Edges]) -> None:
     assert len(actual) == len(expected)
-    for window, expected_window in zip(actual, expected, strict=True):
-        for a, b in zip(window, expected_window, strict=True):
-            np.testing.assert_array_equal(a, b)
+    for edges, expected_edges in zip(actual, expected, strict=True):
+        for array, expected_array in zip(edges, expected_edges, strict=True):
+            np.testing.assert_array_equal(array, expected_array)
 
 
-@pytest.mark.parametrize(("least", "top_k"), [(0.3, None), (0.0, 3), (0.2, 2), (1e-6, 50)])
-@pytest.mark.parametrize("every", [1, 5, 40])
-def test_edges_equal_the_slow_definition(least: float, top_k: int | None, every: int) -> None:
+@pytest.mark.parametrize(("min_strength", "top_k"), [(0.3, None), (0.0, 3), (0.2, 2), (1e-6, 50)])
+@pytest.mark.parametrize("every_bars", [1, 5, 40])
+def test_edges_equal_the_slow_definition(min_strength: float, top_k: int | None, every_bars: int) -> None:
     returns = factor_returns(700, 14)
     window = 60
-    ends = np.arange(window - 1, len(returns), every)
-    edges = list(rolling_edges(returns, ends, window, least, top_k))
+    ends = np.arange(window - 1, len(returns), every_bars)
+    edges = list(rolling_edges(returns, ends, window, min_strength, top_k))
     assert sum(len(src) for src, _, _ in edges) > len(ends)
-    assert_equal_edges(edges, slow_edges(returns, ends, window, least, top_k))
+    assert_equal_edges(edges, slow_edges(returns, ends, window, min_strength, top_k))
 
 
-@pytest.mark.parametrize("share", [0.01, 0.15])
-def test_edges_of_windows_with_missing_bars_equal_the_slow_definition(share: float) -> None:
-    """Late listings, a halt, single missing bars, and an asset that does not move for a while."""
+@pytest.mark.parametrize("missing_share", [0.01, 0.15])
+def test_edges_of_windows_with_missing_bars_equal_the_slow_definition(missing_share: float) -> None:
+    """Assets 3 and 4 list late, asset 5 is halted, asset 6 does not move for a while, and single bars are missing."""
     returns = factor_returns(400, 12, seed=1)
     window = 30
-    returns[np.random.default_rng(2).random(returns.shape) < share] = np.nan
+    returns[np.random.default_rng(2).random(returns.shape) < missing_share] = np.nan
     returns[:150, 3] = np.nan
     returns[:31, 4] = np.nan
     returns[200:215, 5] = np.nan
@@ -60,16 +62,16 @@ def test_edges_of_windows_with_missing_bars_equal_the_slow_definition(share: flo
 @given(
     seed=st.integers(0, 10**6),
     window=st.integers(5, 50),
-    every=st.integers(1, 60),
+    every_bars=st.integers(1, 60),
     holes=st.sampled_from([0.0, 0.003, 0.05]),
     top_k=st.one_of(st.none(), st.integers(1, 8)),
 )
-def test_any_window_and_distance_of_snapshots_gives_the_slow_definition(
-    seed: int, window: int, every: int, holes: float, top_k: int | None
+def test_edges_equal_the_slow_definition_for_every_window_and_distance_of_snapshots(
+    seed: int, window: int, every_bars: int, holes: float, top_k: int | None
 ) -> None:
     returns = factor_returns(130, 6, seed)
     returns[np.random.default_rng(seed).random(returns.shape) < holes] = np.nan
-    ends = np.arange(window - 1, len(returns), every)
+    ends = np.arange(window - 1, len(returns), every_bars)
     assert_equal_edges(
         list(rolling_edges(returns, ends, window, 0.3, top_k)), slow_edges(returns, ends, window, 0.3, top_k)
     )
@@ -85,7 +87,7 @@ def test_weights_equal_numpys_correlation_to_six_decimals() -> None:
 
 
 @pytest.mark.parametrize("holes", [0.0, 0.02])
-def test_a_windows_edges_do_not_depend_on_where_the_bars_begin_and_end(holes: float) -> None:
+def test_edges_of_a_window_do_not_depend_on_which_other_bars_and_windows_are_computed(holes: float) -> None:
     returns = factor_returns(900, 10, seed=4)
     window = 40
     returns[np.random.default_rng(5).random(returns.shape) < holes] = np.nan
@@ -93,41 +95,46 @@ def test_a_windows_edges_do_not_depend_on_where_the_bars_begin_and_end(holes: fl
     whole = list(rolling_edges(returns, ends, window, 0.1, 3))
     for first, last in ((0, 700), (1, 900), (127, 900), (129, 703), (461, 900)):
         assert_equal_edges(list(rolling_edges(returns[first:last], ends - first, window, 0.1, 3)), whole)
-    for k in (0, 1, 20, 66):
+    for k in (0, 1, 20, len(ends) - 1):
         assert_equal_edges(list(rolling_edges(returns, ends[k : k + 1], window, 0.1, 3)), whole[k : k + 1])
     assert_equal_edges(list(rolling_edges(returns, ends[::7], window, 0.1, 3)), whole[::7])
 
 
 @pytest.mark.parametrize("volatility", [1e-3, 1.0, 1e3, 1e6])
 def test_bars_before_the_window_do_not_change_its_edges(volatility: float) -> None:
-    """Correlations halfway between two values of six decimals, where the last bit decides, after different returns."""
+    """Asset 0 has correlations with the others that lie halfway between two values of six decimals.
+
+    So the last bit decides how they are rounded. The window comes after returns of different size.
+    """
     window = 60
     n = 40
     rng = np.random.default_rng(6)
     basis = np.linalg.qr(np.column_stack((np.ones(window), rng.normal(size=(window, n)))))[0][:, 1:]
-    half = 0.3 + (np.arange(1, n) + 0.5) * 1e-6
-    window_returns = np.column_stack((basis[:, 0], basis[:, :1] * half + basis[:, 1:] * np.sqrt(1 - half**2)))
+    halfway = 0.3 + (np.arange(1, n) + 0.5) * 1e-6
+    window_returns = np.column_stack((basis[:, 0], basis[:, :1] * halfway + basis[:, 1:] * np.sqrt(1 - halfway**2)))
     ends = np.arange(window - 1, window + 100)
-    outcomes = []
+    last_windows = []
     for seed in range(4):
         before = volatility * np.random.default_rng(seed).normal(size=(100, n))
         edges = list(rolling_edges(np.vstack((before, window_returns)), ends, window, 0.2, None))
-        outcomes.append(edges[-1:])
+        last_windows.append(edges[-1:])
     alone = list(rolling_edges(window_returns, ends[:1], window, 0.2, None))
-    assert len(alone[0][0]) >= n - 1
-    for outcome in outcomes:
-        assert_equal_edges(outcome, alone)
+    ((src, _, _),) = alone
+    assert len(src) >= n - 1
+    for last_window in last_windows:
+        assert_equal_edges(last_window, alone)
 
 
 def test_edges_do_not_depend_on_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     returns = factor_returns(1500, 9, seed=7)
-    ends = np.arange(59, 1500)
-    outcomes = []
+    window = 60
+    ends = np.arange(window - 1, 1500)
+    by_threads = []
     for threads in (1, 2, 3, 16):
         monkeypatch.setattr("models.graphs.rolling.config.NUMBA_NUM_THREADS", threads)
-        outcomes.append(list(rolling_edges(returns, ends, 60, 0.1, 3)))
-    for outcome in outcomes[1:]:
-        assert_equal_edges(outcome, outcomes[0])
+        by_threads.append(list(rolling_edges(returns, ends, window, 0.1, 3)))
+    for edges in by_threads[1:]:
+        assert_equal_edges(edges, by_threads[0])
 
 
 def test_edges_are_complete_when_the_buffers_fill_up_several_times(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +142,7 @@ def test_edges_are_complete_when_the_buffers_fill_up_several_times(monkeypatch: 
     ends = np.arange(29, 200)
     monkeypatch.setattr("models.graphs.rolling.SPARE_EDGES", 10)
     edges = list(rolling_edges(returns, ends, 30, 0.0, None))
-    assert sum(len(src) for src, _, _ in edges) == len(ends) * 66
+    assert sum(len(src) for src, _, _ in edges) == len(ends) * 66  # all pairs of 12 assets
     assert_equal_edges(edges, slow_edges(returns, ends, 30, 0.0, None))
 
 

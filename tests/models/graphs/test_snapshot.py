@@ -1,4 +1,4 @@
-"""Snapshots: which are refused, and the adjacency that networks read."""
+"""Which snapshots are refused, and the adjacency matrix that networks read."""
 
 from __future__ import annotations
 
@@ -12,10 +12,17 @@ from models.graphs.snapshot import GraphError, Snapshot, to_adjacency
 NOON = np.datetime64("2024-01-02T12:00", "us")
 
 
-def make_snapshot(nodes: int = 3) -> Snapshot:
-    """Edges 0–2 of weight −0.5 and 1–2 of weight 0.25."""
-    names = tuple("ABCDEF"[:nodes])
-    return Snapshot("correlation", NOON, NOON, np.array([0, 1]), np.array([2, 2]), np.array([-0.5, 0.25]), names)
+def make_snapshot(n_nodes: int = 3) -> Snapshot:
+    """An undirected graph with an edge 0–2 of weight −0.5 and an edge 1–2 of weight 0.25."""
+    return Snapshot(
+        "correlation",
+        as_of=NOON,
+        window_start=NOON,
+        src=np.array([0, 1]),
+        dst=np.array([2, 2]),
+        weight=np.array([-0.5, 0.25]),
+        nodes=tuple("ABCDEF"[:n_nodes]),
+    )
 
 
 def test_adjacency_of_an_undirected_graph_is_symmetric_with_self_loops() -> None:
@@ -48,8 +55,8 @@ def test_density_is_the_share_of_possible_edges() -> None:
 
 
 def test_a_graph_without_edges_is_valid_and_its_adjacency_the_identity() -> None:
-    no_nodes = np.zeros(0, dtype=np.int64)
-    empty = Snapshot("correlation", NOON, NOON, no_nodes, no_nodes, np.zeros(0), ("A", "B"))
+    no_edges = np.zeros(0, dtype=np.int64)
+    empty = Snapshot("correlation", NOON, NOON, no_edges, no_edges, np.zeros(0), ("A", "B"))
     assert empty.density == 0
     np.testing.assert_array_equal(to_adjacency([empty], 2)[0], np.eye(2))
 

@@ -11,9 +11,13 @@ from models.layers.errors import DtypeError, ShapeError, SizeError, StateError
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 
 
+D_MODEL = 8
+
+
 def make_layer(dtype: torch.dtype = torch.float32, **sizes: int) -> Attention:
+    """A layer of D_MODEL channels with random biases; 2 heads and a window of 7 bars, unless ``sizes`` changes them."""
     torch.manual_seed(0)
-    layer = Attention(8, **({"heads": 2, "window": 7} | sizes)).to(dtype)
+    layer = Attention(D_MODEL, **({"heads": 2, "window": 7} | sizes)).to(dtype)
     torch.nn.init.normal_(layer.bias)
     return layer
 
@@ -26,17 +30,20 @@ def definition(layer: Attention, x: torch.Tensor) -> torch.Tensor:
     attended = torch.zeros_like(x)
     for b in range(batch):
         for head in range(layer.heads):
-            part = slice(head * c, (head + 1) * c)
+            channels = slice(head * c, (head + 1) * c)
             for t in range(length):
                 window = range(max(0, t - layer.window + 1), t + 1)
-                score = [query[b, t, part] @ key[b, s, part] / c**0.5 + layer.bias[head, t - s] for s in window]
-                weight = torch.softmax(torch.stack(score), dim=0)
-                attended[b, t, part] = sum(w * value[b, s, part] for w, s in zip(weight, window, strict=True))
+                scores = [
+                    query[b, t, channels] @ key[b, s, channels] / c**0.5 + layer.bias[head, t - s] for s in window
+                ]
+                weights = torch.softmax(torch.stack(scores), dim=0)
+                attended[b, t, channels] = sum(w * value[b, s, channels] for w, s in zip(weights, window, strict=True))
     u = layer.out_proj(attended)
     return u + layer.narrow(gelu(layer.widen(layer.norm(x + u))))
 
 
 def run_by_step(layer: Attention, x: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+    """y (b, l, d) and the last state, from one call of ``step`` per bar."""
     outputs = []
     for x_t in x.unbind(1):
         y, state = layer.step(x_t, state)
@@ -45,6 +52,7 @@ def run_by_step(layer: Attention, x: torch.Tensor, state: State) -> tuple[torch.
 
 
 def assert_near(actual: torch.Tensor, expected: torch.Tensor) -> None:
+    """Asserts equality within the dtype's tolerance, times the largest absolute value expected if that exceeds 1."""
     tolerance = TOLERANCE[actual.dtype] * max([1.0, *expected.detach().abs().flatten().tolist()])
     torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance)
 
@@ -69,9 +77,10 @@ def test_step_by_step_equals_the_whole_sequence(dtype: torch.dtype, window: int)
     x = torch.randn(2, 30, 8, dtype=dtype)
     whole, last = layer(x)
     stepwise, after = run_by_step(layer, x, layer.initial_state(2))
-    for a, b in zip((stepwise, *after), (whole, *last), strict=True):
-        assert_near(a, b)
-    assert after[2].tolist() == [min(30, window - 1)] * 2
+    for actual, expected in zip((stepwise, *after), (whole, *last), strict=True):
+        assert_near(actual, expected)
+    _, _, n_real = after
+    assert n_real.tolist() == [min(30, window - 1)] * 2
 
 
 def test_two_halves_joined_by_the_state_equal_the_whole_sequence() -> None:
@@ -81,25 +90,28 @@ def test_two_halves_joined_by_the_state_equal_the_whole_sequence() -> None:
     for cut in (1, 3, 65, 89):
         first, state = layer(x[:, :cut])
         second, after = layer(x[:, cut:], state)
-        for a, b in zip((torch.cat([first, second], dim=1), *after), (whole, *last), strict=True):
-            assert_near(a, b)
+        for actual, expected in zip((torch.cat([first, second], dim=1), *after), (whole, *last), strict=True):
+            assert_near(actual, expected)
 
 
 def test_sequences_with_histories_of_different_length_share_a_batch() -> None:
     layer = make_layer()
     x = torch.randn(1, 12, 8)
-    states = [layer(x[:, start:6])[1] for start in (0, 4)] + [layer.initial_state(1)]
-    joined_state = tuple(torch.cat(parts) for parts in zip(*states, strict=True))
-    y = layer(x[:, 6:].expand(3, -1, -1), joined_state)[0]
-    for row, start in enumerate((0, 4, 6)):
-        assert_near(y[row : row + 1], layer(x[:, start:])[0][:, 6 - start :])
+    _, after_six_bars = layer(x[:, :6])
+    _, after_two_bars = layer(x[:, 4:6])
+    states = [after_six_bars, after_two_bars, layer.initial_state(1)]
+    joined_state = tuple(torch.cat(tensors) for tensors in zip(*states, strict=True))
+    y, _ = layer(x[:, 6:].expand(3, -1, -1), joined_state)
+    for sequence, start in enumerate((0, 4, 6)):
+        expected, _ = layer(x[:, start:])
+        assert_near(y[sequence : sequence + 1], expected[:, 6 - start :])
 
 
 def test_output_depends_on_distances_only_and_on_bars_within_the_window_only() -> None:
     layer = make_layer()
     x = torch.randn(1, 40, 8)
-    last_outputs = layer(x)[0][:, 30:]
-    assert_near(layer(x[:, 24:])[0][:, 6:], last_outputs)  # a window of 7: the bar itself and six before it
+    last_outputs = layer(x)[0][:, 30:]  # with a window of 7, the output of bar 30 depends on bars 24 … 30
+    assert_near(layer(x[:, 24:])[0][:, 6:], last_outputs)
     changed = x.clone()
     changed[:, :24] = 9.0
     assert torch.equal(layer(changed)[0][:, 30:], last_outputs)

@@ -1,4 +1,4 @@
-"""The layer that reads a series from both ends, and its refusal to forecast (S4-19, S4-31)."""
+"""The layer that reads a series in time order and in reverse, and its refusal to forecast (S4-19, S4-31)."""
 
 import pytest
 import torch
@@ -10,17 +10,18 @@ from models.layers.lstm import LSTM
 from models.layers.s4 import S4
 
 
-def test_output_is_a_linear_map_of_both_layers_outputs() -> None:
+def test_the_output_is_a_linear_map_of_the_outputs_of_both_layers() -> None:
     torch.manual_seed(0)
     layer = Bidirectional(3, lambda: S4(3, 8)).double()
     x = torch.randn(2, 9, 3, dtype=torch.double)
     y, state = layer(x)
     outputs = torch.cat([layer.onward(x)[0], layer.returning(x.flip(1))[0].flip(1)], dim=-1)
     torch.testing.assert_close(y, outputs @ layer.mix.weight.T + layer.mix.bias)
-    assert state == () and y.shape == x.shape
+    assert state == ()
+    assert y.shape == x.shape
 
 
-def test_the_last_bar_changes_the_first_output_and_the_class_is_not_causal() -> None:
+def test_the_last_bar_changes_the_first_output_so_the_layer_is_marked_as_not_causal() -> None:
     layer = Bidirectional(3, lambda: S4(3, 8))
     x = torch.randn(2, 9, 3)
     changed = x.clone()
@@ -59,7 +60,12 @@ def test_gradients_reach_both_layers() -> None:
     layer = Bidirectional(3, lambda: DSS(3, 8))
     layer(torch.randn(2, 9, 3))[0].square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in layer.parameters())
-    assert len(layer.undecayed()) == 6 and Bidirectional(3, lambda: LSTM(3)).undecayed() == []
+
+
+def test_the_undecayed_parameters_are_those_of_both_layers() -> None:
+    dss = Bidirectional(3, lambda: DSS(3, 8))
+    assert len(dss.undecayed()) == 2 * len(DSS(3, 8).undecayed()) == 6
+    assert Bidirectional(3, lambda: LSTM(3)).undecayed() == []
 
 
 def test_forecasting_is_refused() -> None:

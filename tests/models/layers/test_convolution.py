@@ -1,13 +1,8 @@
-"""Causal convolutions against their defining sums."""
+"""Causal convolutions against their defining sums, and the blocks of bars that layers compute them in."""
 
 import torch
 
-from models.layers.convolution import (
-    block_bars,
-    causal_toeplitz,
-    from_columns,
-    to_columns,
-)
+from models.layers.convolution import causal_toeplitz, choose_block_bars, from_columns, to_columns
 
 
 def test_the_toeplitz_matrix_holds_the_kernel_on_its_diagonals() -> None:
@@ -15,7 +10,7 @@ def test_the_toeplitz_matrix_holds_the_kernel_on_its_diagonals() -> None:
     assert matrix.tolist() == [[[1, 0, 0], [2, 1, 0], [3, 2, 1]]]
 
 
-def test_the_product_is_the_convolution_sum() -> None:
+def test_the_toeplitz_product_equals_the_convolution_sum() -> None:
     kernel = torch.randn(2, 7, dtype=torch.double)
     x = torch.randn(2, 7, dtype=torch.double)
     y = torch.bmm(causal_toeplitz(kernel), x[..., None])[..., 0]
@@ -25,13 +20,18 @@ def test_the_product_is_the_convolution_sum() -> None:
 
 def test_from_columns_inverts_to_columns() -> None:
     x = torch.randn(3, 10, 2)
-    columns = to_columns(x, 4)
-    assert columns.shape == (2, 4, 9) and torch.equal(columns[1, 2, 3:6], x[:, 6, 1])
-    assert torch.equal(from_columns(columns, 3, 10), x) and not columns[:, 2:, 6:].any()
+    columns = to_columns(x, 4)  # three blocks: bars 0 … 3, 4 … 7, and 8, 9 with two bars of padding
+    assert columns.shape == (2, 4, 9)
+    second_block = columns[:, :, 3:6]
+    assert torch.equal(second_block[1, 2], x[:, 4 + 2, 1])
+    padding = columns[:, 2:, 6:]
+    assert not padding.any()
+    assert torch.equal(from_columns(columns, 3, 10), x)
 
 
-def test_a_block_is_a_power_of_two_no_longer_than_needed() -> None:
+def test_the_bars_of_a_block_are_a_power_of_two_below_twice_the_length() -> None:
     for d_state in (2, 16, 64, 256):
         for length in (1, 2, 5, 100, 3000, 100_000):
-            bars = block_bars(length, d_state)
-            assert bars & (bars - 1) == 0 and bars < 2 * length
+            bars = choose_block_bars(length, d_state)
+            is_power_of_two = bars & (bars - 1) == 0
+            assert is_power_of_two and bars < 2 * length

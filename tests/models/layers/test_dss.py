@@ -1,4 +1,4 @@
-"""DSS: both forms against the paper's kernels, single steps against whole sequences (S4-24)."""
+"""DSS: both forms against the kernels of the paper, and single steps against whole sequences (S4-24)."""
 
 import numpy as np
 import pytest
@@ -6,11 +6,9 @@ import torch
 from torch import Tensor
 
 from models.layers import dss
-from models.layers.dss import DSS
+from models.layers.dss import DSS, FORMS
 from models.layers.errors import DtypeError, ShapeError, SizeError, StateError
 from models.layers.hippo import legs_spectrum
-
-FORMS = ("exp", "softmax")
 
 
 @pytest.fixture(autouse=True)
@@ -19,6 +17,7 @@ def fixed_seed() -> None:
 
 
 def run_by_step(layer: DSS, x: Tensor, state: dss.State, gaps: Tensor | None = None) -> tuple[Tensor, dss.State]:
+    """y (b, l, d) and the last state, from one call of ``step`` per bar."""
     outputs = []
     for t, x_t in enumerate(x.unbind(1)):
         y, state = layer.step(x_t, state, None if gaps is None else gaps[:, t])
@@ -27,24 +26,27 @@ def run_by_step(layer: DSS, x: Tensor, state: dss.State, gaps: Tensor | None = N
 
 
 def paper_kernel(layer: DSS, length: int) -> np.ndarray:
-    """Proposition 1: w Λ⁻¹ (e^{ΛΔ} − I) · exp(P), or w Λ⁻¹ · row-softmax(P), P_{mj} = λ_m Δ j; (d, length)."""
+    """The kernel (d, length) of proposition 1, with P_{mj} = λ_m Δ j.
+
+    Form exp: w Λ⁻¹ (e^{ΛΔ} − I) · exp(P). Form softmax: w Λ⁻¹ · softmax of every row of P over ``kernel_bars`` bars.
+    """
     eigenvalues = (-torch.exp(layer.log_decay) + 1j * layer.frequency).detach().numpy()
     w = torch.view_as_complex(layer.w.detach()).numpy()
-    rows = []
+    kernels = []
     for w_c, dt in zip(w, layer.log_dt.detach().exp().numpy(), strict=True):
         bars = length if layer.form == "exp" else layer.kernel_bars
-        P = np.exp(np.outer(eigenvalues * dt, np.arange(bars)))
+        exp_P = np.exp(np.outer(eigenvalues * dt, np.arange(bars)))
         if layer.form == "exp":
-            row = (w_c / eigenvalues * (np.exp(eigenvalues * dt) - 1)) @ P
+            kernel = (w_c / eigenvalues * (np.exp(eigenvalues * dt) - 1)) @ exp_P
         else:
-            row = (w_c / eigenvalues) @ (P / P.sum(1, keepdims=True))
-        rows.append(2 * row[:length].real)
-    return np.stack(rows)
+            kernel = (w_c / eigenvalues) @ (exp_P / exp_P.sum(1, keepdims=True))
+        kernels.append(2 * kernel[:length].real)
+    return np.stack(kernels)
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
-def test_sequence_is_the_convolution_with_the_papers_kernel(form: str, dtype: torch.dtype, tolerance: float) -> None:
+def test_the_output_is_the_convolution_with_the_papers_kernel(form: str, dtype: torch.dtype, tolerance: float) -> None:
     layer = DSS(3, 8, form, kernel_bars=40).to(dtype)
     x = torch.randn(2, 33, 3, dtype=dtype)
     taps = paper_kernel(layer.double(), 33)
@@ -58,11 +60,13 @@ def test_sequence_is_the_convolution_with_the_papers_kernel(form: str, dtype: to
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
-@pytest.mark.parametrize("learning", [True, False])
-def test_steps_equal_the_sequence(form: str, dtype: torch.dtype, tolerance: float, learning: bool) -> None:
+@pytest.mark.parametrize("has_gradients", [True, False])
+def test_step_by_step_equals_the_whole_sequence(
+    form: str, dtype: torch.dtype, tolerance: float, has_gradients: bool
+) -> None:
     layer = DSS(3, 8, form).to(dtype)
     x = torch.randn(2, 33, 3, dtype=dtype)
-    with torch.set_grad_enabled(learning):
+    with torch.set_grad_enabled(has_gradients):
         for state in (layer.initial_state(2), (torch.randn(2, 3, 4, 2, dtype=dtype),)):
             whole, (last,) = layer(x, state)
             stepwise, (after,) = run_by_step(layer, x, state)
@@ -72,17 +76,29 @@ def test_steps_equal_the_sequence(form: str, dtype: torch.dtype, tolerance: floa
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_gaps_scale_the_step_size(form: str) -> None:
+def test_gaps_of_one_equal_regular_bars(form: str) -> None:
     layer = DSS(3, 8, form).double()
     x = torch.randn(2, 12, 3, dtype=torch.double)
     regular, (last,) = layer(x)
-    ones, (after,) = layer(x, None, torch.ones(2, 12))
-    torch.testing.assert_close(ones, regular)
+    with_gaps, (after,) = layer(x, None, torch.ones(2, 12))
+    torch.testing.assert_close(with_gaps, regular)
     torch.testing.assert_close(after, last)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_gap_of_two_equals_two_bars_of_the_same_input(form: str) -> None:
+    layer = DSS(3, 8, form).double()
+    x = torch.randn(2, 12, 3, dtype=torch.double)
     doubled, (state,) = layer(x, None, 2 * torch.ones(2, 12))
     repeated, (expected,) = layer(x.repeat_interleave(2, dim=1))  # an input held over two bars
     torch.testing.assert_close(doubled, repeated[:, 1::2])
     torch.testing.assert_close(state, expected)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_step_by_step_with_gaps_equals_the_whole_sequence(form: str) -> None:
+    layer = DSS(3, 8, form).double()
+    x = torch.randn(2, 12, 3, dtype=torch.double)
     gaps = torch.tensor([[1.0, 2, 0] * 4, [0.5, 1, 1] * 4], dtype=torch.double)
     whole, (last,) = layer(x, None, gaps)
     stepwise, (after,) = run_by_step(layer, x, layer.initial_state(2), gaps)
@@ -91,7 +107,7 @@ def test_gaps_scale_the_step_size(form: str) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_padded_bars_do_not_change_real_bars_by_a_bit(form: str) -> None:
+def test_padded_bars_leave_the_outputs_of_real_bars_bit_identical(form: str) -> None:
     layer = DSS(3, 8, form)
     x = torch.randn(2, 9, 3)
     real = torch.tensor([0, 2, 3, 5, 8])  # positions of the bars that are not padding
@@ -119,7 +135,7 @@ def test_gradients_equal_finite_differences(form: str) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("with_gaps", [False, True])
-def test_later_bars_do_not_change_earlier_outputs_by_a_bit(form: str, with_gaps: bool) -> None:
+def test_later_bars_leave_earlier_outputs_bit_identical(form: str, with_gaps: bool) -> None:
     layer = DSS(4, 8, form)
     x = torch.randn(3, 100, 4)
     gaps = torch.rand(3, 100) + 0.5
@@ -149,7 +165,8 @@ def test_initial_weights_are_skew_hippo_with_step_sizes_in_bounds() -> None:
     expected = torch.as_tensor(legs_spectrum(16))
     torch.testing.assert_close(torch.complex(-layer.log_decay.exp(), layer.frequency), expected.cfloat())
     dt = layer.log_dt.exp()
-    assert dt.min() >= 0.0099 and dt.max() <= 0.51 and dt.std() > 0.05
+    assert dt.min() >= 0.0099 and dt.max() <= 0.51  # the bounds dt_min and dt_max, with a margin for rounding
+    assert dt.std() > 0.05
 
 
 def test_every_parameter_learns_except_a_fixed_step_size() -> None:
@@ -170,7 +187,7 @@ def test_a_step_after_a_weight_change_uses_the_new_weights() -> None:
     torch.testing.assert_close(after - layer.D * x, 2 * (before - layer.D * x))
 
 
-def test_bad_input_is_refused_and_the_error_tells_what_to_do() -> None:
+def test_invalid_input_is_refused_and_the_error_tells_what_to_do() -> None:
     layer = DSS(3, 8)
     x = torch.randn(2, 9, 3)
     for wrong in (x[..., :2], x[:, :0], x[0]):
@@ -182,8 +199,8 @@ def test_bad_input_is_refused_and_the_error_tells_what_to_do() -> None:
         layer(x, None, torch.ones(2, 8))
     with pytest.raises(StateError, match="initial_state"):
         layer(x, layer.initial_state(3))
-    for learning in (True, False):
-        with torch.set_grad_enabled(learning), pytest.raises(StateError, match="initial_state"):
+    for has_gradients in (True, False):
+        with torch.set_grad_enabled(has_gradients), pytest.raises(StateError, match="initial_state"):
             layer.step(x[:, 0], (torch.zeros(2, 3, 8),))
     for options in ({"d_state": 7}, {"form": "linear"}, {"spectrum": "fourier"}, {"kernel_bars": 0}):
         with pytest.raises(SizeError):

@@ -12,21 +12,23 @@ def test_layer_equals_torchs_gru() -> None:
     layer = GRU(5)
     x = torch.randn(3, 9, 5)
     h = torch.randn(3, 5)
-    expected, last = layer.cell(x, h[None])
-    y, state = layer(x, (h,))
-    assert torch.equal(y, expected) and torch.equal(state[0], last[0])
+    expected, last_of_each_layer = layer.cell(x, h[None])
+    y, (last,) = layer(x, (h,))
+    assert torch.equal(y, expected) and torch.equal(last, last_of_each_layer[0])
 
 
 def test_one_bar_equals_hand_computed_gates() -> None:
-    """h' = (1 − z) n + z h, all weights 1 and biases 0."""
+    """h' = (1 − z) n + z h, with weights 1 and biases 0, so that the reset and the update gate are equal."""
+    bar = 0.5
+    h = 0.25
     layer = GRU(1)
     with torch.no_grad():
         for name, weight in layer.cell.named_parameters():
             weight.fill_(0.0 if "bias" in name else 1.0)
-    gate = torch.sigmoid(torch.tensor(0.5 + 0.25))
-    n = torch.tanh(0.5 + gate * 0.25)
-    y, _ = layer.step(torch.tensor([[0.5]]), (torch.tensor([[0.25]]),))
-    torch.testing.assert_close(y[0, 0], (1 - gate) * n + gate * 0.25)
+    gate = torch.sigmoid(torch.tensor(bar + h))
+    n = torch.tanh(bar + gate * h)
+    y, _ = layer.step(torch.tensor([[bar]]), (torch.tensor([[h]]),))
+    torch.testing.assert_close(y[0, 0], (1 - gate) * n + gate * h)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
@@ -44,11 +46,12 @@ def test_step_by_step_equals_the_whole_sequence(dtype: torch.dtype, tolerance: f
 def test_two_halves_joined_by_the_state_equal_the_whole_sequence() -> None:
     layer = GRU(5)
     x = torch.randn(3, 9, 5)
+    whole, last = layer(x)
     for cut in (1, 4, 8):
         first, state = layer(x[:, :cut])
         second, after = layer(x[:, cut:], state)
-        torch.testing.assert_close(torch.cat([first, second], dim=1), layer(x)[0])
-        torch.testing.assert_close(after, layer(x)[1])
+        torch.testing.assert_close(torch.cat([first, second], dim=1), whole)
+        torch.testing.assert_close(after, last)
 
 
 def test_gradients_of_a_step_equal_finite_differences() -> None:

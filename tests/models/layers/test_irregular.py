@@ -5,16 +5,17 @@ import torch
 from torch import Tensor
 
 from models.layers import irregular
-from models.layers.irregular import diagonal_ssm_irregular, in_blocks
+from models.layers.irregular import diagonal_ssm_irregular, run_in_blocks
 from models.layers.scan import diagonal_ssm_reference
 
 
 def make_system(d: int = 3, m: int = 4, dtype: torch.dtype = torch.double) -> tuple[Tensor, ...]:
-    """A, Δ, C and D of a stable diagonal system."""
+    """A (d, m), Δ (d,), C (d, m) and D (d,) of a stable diagonal system."""
     torch.manual_seed(0)
     A = torch.complex(-torch.rand(d, m, dtype=dtype) - 0.1, 3 * torch.randn(d, m, dtype=dtype))
     C = torch.complex(torch.randn(d, m, dtype=dtype), torch.randn(d, m, dtype=dtype))
-    return A, 0.1 + torch.rand(d, dtype=dtype), C, torch.randn(d, dtype=dtype)
+    dt = 0.1 + torch.rand(d, dtype=dtype)
+    return A, dt, C, torch.randn(d, dtype=dtype)
 
 
 def definition(x: Tensor, gaps: Tensor, A: Tensor, dt: Tensor, C: Tensor, D: Tensor, h: Tensor) -> tuple[Tensor, ...]:
@@ -32,7 +33,7 @@ def definition(x: Tensor, gaps: Tensor, A: Tensor, dt: Tensor, C: Tensor, D: Ten
 def test_blocks_equal_the_definition(
     monkeypatch: pytest.MonkeyPatch, elements: int, dtype: torch.dtype, tolerance: float
 ) -> None:
-    monkeypatch.setattr(irregular, "BLOCK_ELEMENTS", elements)
+    monkeypatch.setattr(irregular, "MAX_BLOCK_ELEMENTS", elements)
     A, dt, C, D = make_system(dtype=dtype)
     x = torch.randn(2, 19, 3, dtype=dtype)
     gaps = 3 * torch.rand(2, 19, dtype=dtype)
@@ -42,7 +43,7 @@ def test_blocks_equal_the_definition(
     assert (y - expected).norm() < tolerance * expected.norm() and (last - after).norm() < tolerance * after.norm()
 
 
-def test_gaps_of_one_give_the_time_invariant_system() -> None:
+def test_gaps_of_one_equal_the_time_invariant_system() -> None:
     A, dt, C, D = make_system()
     x = torch.randn(2, 19, 3, dtype=torch.double)
     a = torch.exp(A * dt[:, None])
@@ -62,7 +63,7 @@ def test_a_gap_of_two_equals_two_bars_of_the_same_input() -> None:
     torch.testing.assert_close(state, after)
 
 
-def test_a_gap_of_zero_leaves_the_state_unchanged_to_the_bit_even_for_nan() -> None:
+def test_a_gap_of_zero_leaves_the_state_bit_identical_even_for_nan() -> None:
     A, dt, C, D = make_system(dtype=torch.float32)
     x = torch.randn(2, 8, 3)
     gaps = torch.rand(2, 8) + 0.5
@@ -75,7 +76,7 @@ def test_a_gap_of_zero_leaves_the_state_unchanged_to_the_bit_even_for_nan() -> N
 
 
 def test_gradients_across_blocks_equal_finite_differences(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(irregular, "BLOCK_ELEMENTS", 24)
+    monkeypatch.setattr(irregular, "MAX_BLOCK_ELEMENTS", 24)
     A, dt, C, D = make_system(2, 2)
     inputs = [torch.randn(2, 5, 2, dtype=torch.double), A, dt, C, D, torch.randn_like(A.repeat(2, 1, 1)), C + 1]
     gaps = torch.tensor([[1.0, 2, 0, 1, 3], [0.5, 1, 1, 1, 1]], dtype=torch.double)
@@ -88,37 +89,40 @@ def test_gradients_across_blocks_equal_finite_differences(monkeypatch: pytest.Mo
 
 
 def test_temporaries_of_a_block_are_not_stored_for_the_backward_pass() -> None:
-    """The decays alone would be l · d · m complex numbers; autograd may store only inputs and states between blocks."""
+    """Autograd may store the inputs and one state per block, but not the b · l · d · m decays."""
     A, dt, C, D = make_system(8, 64, torch.float32)
     x = torch.randn(2, 512, 8, requires_grad=True)
-    stored = 0
+    n_stored = 0
 
     def count(value: Tensor) -> Tensor:
-        nonlocal stored
-        stored += value.numel()
+        nonlocal n_stored
+        n_stored += value.numel()
         return value
 
     with torch.autograd.graph.saved_tensors_hooks(count, lambda value: value):
         y, _ = diagonal_ssm_irregular(x, A, dt, torch.ones(2, 512), C, D)
-    assert stored < x.numel() * A.shape[1] / 8
+    n_decays = x.numel() * A.shape[1]
+    assert n_stored < n_decays / 8
     y.sum().backward()
     assert x.grad is not None and x.grad.abs().min() > 0
 
 
 def test_blocks_run_once_without_gradients_and_twice_with_gradients() -> None:
-    run_lengths = []
+    block_lengths = []
 
     def run(state: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        run_lengths.append(x.shape[1])
+        block_lengths.append(x.shape[1])
         y = state[:, None] + x.square().cumsum(1)
         return y, y[:, -1]
 
     x = torch.randn(2, 10, requires_grad=True)
-    y, last = in_blocks(run, torch.zeros(2), x, bars=4)
+    y, last = run_in_blocks(run, torch.zeros(2), x, bars=4)
     y.sum().backward()
-    assert run_lengths == [4, 4, 2, 2, 4, 4]
+    assert block_lengths == [4, 4, 2, 2, 4, 4]  # forward, then again in reverse order for the backward pass
     torch.testing.assert_close(y, x.square().cumsum(1))
     torch.testing.assert_close(x.grad, 2 * x * torch.arange(10.0, 0, -1))
+    assert torch.equal(last, y[:, -1])
+    block_lengths.clear()
     with torch.no_grad():
-        in_blocks(run, torch.zeros(2), x, bars=4)
-    assert run_lengths[6:] == [4, 4, 2] and torch.equal(last, y[:, -1])
+        run_in_blocks(run, torch.zeros(2), x, bars=4)
+    assert block_lengths == [4, 4, 2]

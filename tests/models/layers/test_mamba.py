@@ -1,5 +1,7 @@
 """The Mamba block (S4-23, MAM-07, MAM-10 to MAM-13, MAM-35, TRAP-05)."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 
@@ -46,11 +48,12 @@ def test_padded_bars_at_the_end_do_not_change_the_state() -> None:
     layer = Mamba(6)
     x = torch.randn(3, 12, 6)
     gaps = torch.ones(3, 12)
-    for i, length in enumerate((12, 7, 2)):
+    lengths = (12, 7, 2)  # bars of each sequence that are not padded
+    for i, length in enumerate(lengths):
         gaps[i, length:] = 0
         x[i, length:] = torch.nan
     y, state = layer(x, gaps=gaps)
-    for i, length in enumerate((12, 7, 2)):
+    for i, length in enumerate(lengths):
         alone, last = layer(x[i : i + 1, :length])
         torch.testing.assert_close(y[i : i + 1, :length], alone)
         for a, b in zip(state, last, strict=True):
@@ -62,13 +65,13 @@ def test_step_sizes_equal_those_that_the_scan_uses() -> None:
     torch.manual_seed(0)
     layer = Mamba(4, d_state=1)
     x = torch.randn(1, 9, 4)
-    dt = layer.step_sizes(x)
-    assert dt.shape == (1, 9, 8) and (dt > 0).all()
-    _, early = layer(x[:, :6])
-    perturbed = (early[0], early[1] + 1.0)
-    remaining = layer(x[:, 6:], perturbed)[1][1] - layer(x[:, 6:], early)[1][1]
-    expected = torch.exp(-(dt[0, 6:, :, None] * torch.exp(layer.A_log)).sum(0))
-    torch.testing.assert_close(remaining[0], expected)
+    delta = layer.step_sizes(x)
+    assert delta.shape == (1, 9, 8) and (delta > 0).all()  # expand = 2: 8 inner channels
+    _, (tail, h) = layer(x[:, :6])
+    _, (_, with_impulse) = layer(x[:, 6:], (tail, h + 1.0))
+    _, (_, without_impulse) = layer(x[:, 6:], (tail, h))
+    expected = torch.exp(-(delta[0, 6:, :, None] * torch.exp(layer.A_log)).sum(0))
+    torch.testing.assert_close((with_impulse - without_impulse)[0], expected)
 
 
 def test_the_short_convolution_equals_its_definition_and_returns_its_tail() -> None:
@@ -77,25 +80,26 @@ def test_the_short_convolution_equals_its_definition_and_returns_its_tail() -> N
     weight = torch.randn(5, 4)
     bias = torch.randn(5)
     tail = torch.randn(2, 3, 5)
-    y, after = causal_depthwise_silu(x, weight, bias, tail)
+    y, next_tail = causal_depthwise_silu(x, weight, bias, tail)
     padded = torch.cat([tail, x], dim=1)
     for t in range(9):
-        total = bias + sum(weight[:, j] * padded[:, t + j] for j in range(4))
-        torch.testing.assert_close(y[:, t], total * torch.sigmoid(total))
-    assert torch.equal(after, x[:, -3:])
+        convolved = bias + sum(weight[:, j] * padded[:, t + j] for j in range(4))
+        torch.testing.assert_close(y[:, t], convolved * torch.sigmoid(convolved))
+    assert torch.equal(next_tail, x[:, -3:])
 
 
 def test_gradients_of_the_short_convolution_equal_finite_differences() -> None:
-    inputs = [torch.randn(s, dtype=torch.float64, requires_grad=True) for s in ((2, 7, 3), (3, 4), (3,), (2, 3, 3))]
+    shapes = ((2, 7, 3), (3, 4), (3,), (2, 3, 3))  # x, weight, bias, tail
+    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
     assert torch.autograd.gradcheck(causal_depthwise_silu, inputs)
 
 
 def test_bad_input_is_refused_with_what_to_do() -> None:
     layer = Mamba(6)
     x = torch.randn(2, 5, 6)
-    for wrong in (x[:, :0], x[0], x[..., :2]):
+    for misshapen in (x[:, :0], x[0], x[..., :2]):
         with pytest.raises(ShapeError):
-            layer(wrong)
+            layer(misshapen)
     with pytest.raises(DtypeError, match="int64"):
         layer(torch.zeros(2, 5, 6, dtype=torch.int64))
     with pytest.raises(StateError, match="initial_state"):
@@ -111,14 +115,23 @@ def test_bad_input_is_refused_with_what_to_do() -> None:
 def test_two_parts_joined_by_the_state_equal_the_whole_sequence() -> None:
     layer = Mamba(6)
     x = torch.randn(2, 13, 6)
-    for cut in (1, 2, 7):
+    for cut in (1, 2, 7):  # shorter and longer than the tail of three bars
         first, state = layer(x[:, :cut])
         second, _ = layer(x[:, cut:], state)
         torch.testing.assert_close(torch.cat([first, second], dim=1), layer(x)[0], rtol=1e-4, atol=1e-5)
 
 
+def test_A_log_starts_as_the_logarithms_of_one_to_d_state_and_D_as_ones() -> None:
+    """MAM-13, for the paper's block and for the simplified one."""
+    d_state = 5
+    expected = torch.log(torch.arange(1.0, d_state + 1))
+    for layer in (Mamba(6, d_state=d_state, expand=2), Mamba.simplified(6, d_state=d_state, expand=2)):
+        torch.testing.assert_close(layer.A_log, expected.expand_as(layer.A_log), check_stride=False)
+        assert torch.equal(layer.D, torch.ones(2 * 6))
+
+
 def test_shapes_follow_the_paper_and_not_the_source_articles() -> None:
-    """TRAP-05: A has a row for every channel and dt a rank of d_model / 16; ``simplified`` shares one A."""
+    """TRAP-05: A has a row for every inner channel and dt has rank d_model / 16; ``simplified`` has one row of A."""
     layer = Mamba(64, d_state=16, expand=2)
     assert layer.A_log.shape == (128, 16)
     assert layer.dt_rank == 4 and layer.dt_proj.weight.shape == (128, 4)
@@ -129,8 +142,9 @@ def test_shapes_follow_the_paper_and_not_the_source_articles() -> None:
 
 
 def test_step_sizes_start_within_their_bounds() -> None:
-    dt = torch.nn.functional.softplus(Mamba(32).dt_proj.bias)
-    assert dt.min() >= 0.001 * 0.999 and dt.max() <= 0.1 * 1.001
+    delta = torch.nn.functional.softplus(Mamba(32, dt_min=0.001, dt_max=0.1).dt_proj.bias)
+    # a tolerance of 0.1 % for the rounding of softplus and its inverse
+    assert delta.min() >= 0.001 * 0.999 and delta.max() <= 0.1 * 1.001
 
 
 def test_the_future_never_changes_the_past_by_a_bit() -> None:
@@ -149,9 +163,10 @@ def test_how_long_an_impulse_is_remembered_depends_on_later_inputs() -> None:
     loud = torch.zeros(1, 3, 4)
     loud[:, 1] = 3.0
     changes = []
-    for rest in (quiet, loud):
-        with_impulse = rest.clone()
-        without = rest.clone()
-        with_impulse[:, 0] = 1.0
-        changes.append(layer(with_impulse)[1][1] - layer(without)[1][1])
+    for x in (quiet, loud):
+        impulse = x.clone()
+        impulse[:, 0] = 1.0
+        _, (_, h_with_impulse) = layer(impulse)
+        _, (_, h) = layer(x)
+        changes.append(h_with_impulse - h)
     assert not torch.allclose(*changes, rtol=1e-2)

@@ -10,12 +10,19 @@ from models.layers import mamba2
 from models.layers.errors import DtypeError, ShapeError, SizeError, StateError
 from models.layers.mamba2 import Mamba2, State, ssd, ssd_reference
 
-TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
-B, L, H, P, G, N = 2, 41, 4, 3, 2, 5
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}  # relative to the largest expected value
+# Sizes of the inputs of ``ssd``, named as in mamba2.py
+B = 2  # sequences
+L = 41  # bars
+H = 4  # heads
+P = 3  # channels a head
+G = 2  # groups
+N = 5  # states
 PER_BAR = ("x", "dt", "B", "C")
 
 
 def make_inputs(dtype: torch.dtype = torch.float32, groups: int = G, bars: int = L) -> dict[str, torch.Tensor]:
+    """Random arguments of ``ssd`` by name, in the order in which the tests list gradients."""
     torch.manual_seed(0)
     shapes = {"x": (B, bars, H, P), "B": (B, bars, groups, N), "C": (B, bars, groups, N), "D": (H,)}
     inputs = {name: torch.randn(shape, dtype=dtype) for name, shape in shapes.items()}
@@ -24,6 +31,7 @@ def make_inputs(dtype: torch.dtype = torch.float32, groups: int = G, bars: int =
 
 
 def make_layer(dtype: torch.dtype = torch.float32, **options: int) -> Mamba2:
+    """A layer of 6 channels with a random norm weight."""
     torch.manual_seed(0)
     layer = Mamba2(6, **({"d_state": 5, "head_dim": 3, "n_groups": 2, "chunk_bars": 8} | options)).to(dtype)
     torch.nn.init.normal_(layer.norm_weight)
@@ -33,6 +41,7 @@ def make_layer(dtype: torch.dtype = torch.float32, **options: int) -> Mamba2:
 def run_by_steps(
     layer: Mamba2, x: torch.Tensor, state: State, gaps: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, State]:
+    """The outputs and the last state, computed by ``step``."""
     outputs = []
     for t in range(x.shape[1]):
         y, state = layer.step(x[:, t], state, None if gaps is None else gaps[:, t])
@@ -40,27 +49,27 @@ def run_by_steps(
     return torch.stack(outputs, dim=1), state
 
 
-def assert_near(one: torch.Tensor, other: torch.Tensor) -> None:
-    tolerance = TOLERANCE[one.dtype] * max([0.0, *other.detach().abs().flatten().tolist()])
-    torch.testing.assert_close(one, other, rtol=0, atol=tolerance)
+def assert_near(actual: torch.Tensor, expected: torch.Tensor) -> None:
+    tolerance = TOLERANCE[actual.dtype] * max([0.0, *expected.detach().abs().flatten().tolist()])
+    torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("groups", [1, 2, 4])
-@pytest.mark.parametrize("chunk", [1, 8, 64])
-@pytest.mark.parametrize("span", [1, 1 << 20])
+@pytest.mark.parametrize("chunk_bars", [1, 8, 64])
+@pytest.mark.parametrize("max_span_bars", [1, 1 << 20])
 def test_chunks_equal_the_recurrence_in_values_and_all_gradients(
-    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, groups: int, chunk: int, span: int
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, groups: int, chunk_bars: int, max_span_bars: int
 ) -> None:
-    monkeypatch.setattr(mamba2, "SPAN_BARS", span)
+    monkeypatch.setattr(mamba2, "MAX_SPAN_BARS", max_span_bars)
     inputs = {name: value.requires_grad_() for name, value in make_inputs(dtype, groups).items()}
-    weight = torch.randn(B, L, H, P, dtype=dtype)
-    weight_h = torch.randn(B, H, P, N, dtype=dtype)
+    weight_y = torch.randn(B, L, H, P, dtype=dtype)
+    weight_S = torch.randn(B, H, P, N, dtype=dtype)
     results = []
-    for function in (lambda **values: ssd(**values, chunk_bars=chunk), ssd_reference):
-        y, h = function(**inputs)
-        loss = (y * weight).sum() + (h * weight_h).sum()
-        results.append([y, h, *torch.autograd.grad(loss, list(inputs.values()))])
+    for function in (lambda **values: ssd(**values, chunk_bars=chunk_bars), ssd_reference):
+        y, S = function(**inputs)
+        loss = (y * weight_y).sum() + (S * weight_S).sum()
+        results.append([y, S, *torch.autograd.grad(loss, list(inputs.values()))])
     for fast, slow in zip(*results, strict=True):
         assert_near(fast, slow)
 
@@ -79,9 +88,9 @@ def test_one_bar_gives_hand_computed_numbers() -> None:
     values = {"x": [[[[2.0]]]], "dt": [[[0.5]]], "A": [-1.0], "B": [[[[3.0, 1.0]]]], "C": [[[[4.0, 5.0]]]], "D": [10.0]}
     inputs = {name: torch.tensor(value) for name, value in values.items()}
     y, S = ssd(**inputs, state=torch.tensor([[[[7.0, 0.0]]]]))
-    first = 7 * torch.exp(torch.tensor(-0.5)) + 3
-    torch.testing.assert_close(S.flatten(), torch.stack([first, torch.tensor(1.0)]))
-    torch.testing.assert_close(y.flatten(), (4 * first + 5 * 1 + 20)[None])
+    expected_S = torch.stack([7 * torch.exp(torch.tensor(-0.5)) + 3, torch.tensor(1.0)])  # Δ x B = 1 · (3, 1)
+    torch.testing.assert_close(S.flatten(), expected_S)
+    torch.testing.assert_close(y.flatten(), (4 * expected_S[0] + 5 * expected_S[1] + 10 * 2)[None])
 
 
 def test_a_long_gap_neither_overflows_nor_loses_its_gradient() -> None:
@@ -91,54 +100,56 @@ def test_a_long_gap_neither_overflows_nor_loses_its_gradient() -> None:
     inputs = {name: value.requires_grad_() for name, value in inputs.items()}
     results = []
     for function in (ssd, ssd_reference):
-        y, h = function(**inputs)
-        results.append([y, h, *torch.autograd.grad(y.square().sum() + h.sum(), list(inputs.values()))])
+        y, S = function(**inputs)
+        results.append([y, S, *torch.autograd.grad(y.square().sum() + S.sum(), list(inputs.values()))])
     for fast, slow in zip(*results, strict=True):
         assert torch.isfinite(fast).all()
         assert_near(fast, slow)
 
 
 def test_memory_of_a_pass_does_not_grow_with_the_square_of_the_bars() -> None:
-    saved = []
+    """One 4096 by 4096 matrix a head and sequence would be over 400 times the inputs."""
+    n_saved = []
     inputs = {name: value.requires_grad_() for name, value in make_inputs(bars=4096).items()}
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: n_saved.append(t.numel()) or t, lambda t: t):
         ssd(**inputs)
-    assert 0 < sum(saved) < 6 * sum(v.numel() for v in inputs.values())
+    assert 0 < sum(n_saved) < 6 * sum(v.numel() for v in inputs.values())
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("irregular", [False, True])
-def test_whole_sequence_equals_step_by_step(dtype: torch.dtype, irregular: bool) -> None:
+@pytest.mark.parametrize("is_irregular", [False, True])
+def test_whole_sequence_equals_step_by_step(dtype: torch.dtype, is_irregular: bool) -> None:
     layer = make_layer(dtype)
     x = torch.randn(2, 29, 6, dtype=dtype)
     gaps = None
-    if irregular:
+    if is_irregular:
         gaps = torch.rand(2, 29).to(dtype) * 3 + 0.1
-        gaps[1, 23:] = 0.0
+        gaps[1, 23:] = 0.0  # padded
     for state in (layer.initial_state(2), tuple(torch.randn_like(part) for part in layer.initial_state(2))):
         whole, last = layer(x, state, gaps)
-        slow, after = run_by_steps(layer, x, state, gaps)
+        slow, slow_last = run_by_steps(layer, x, state, gaps)
         with torch.no_grad():
-            compiled, compiled_after = run_by_steps(layer, x, state, gaps)
-        present = slice(None, 23) if irregular else slice(None)
-        for a, b, c in zip((whole, *last), (slow, *after), (compiled, *compiled_after), strict=True):
-            part = present if a.dim() == 3 and a.shape[1] == 29 else slice(None)
-            assert_near(a[:, part], b[:, part])
-            assert_near(c[:, part], b[:, part])
+            compiled, compiled_last = run_by_steps(layer, x, state, gaps)
+        n_bars = 23 if is_irregular else 29  # outputs of padded bars have no meaning
+        assert_near(whole[:, :n_bars], slow[:, :n_bars])
+        assert_near(compiled[:, :n_bars], slow[:, :n_bars])
+        for from_whole, from_steps, from_kernel in zip(last, slow_last, compiled_last, strict=True):
+            assert_near(from_whole, from_steps)
+            assert_near(from_kernel, from_steps)
 
 
 @pytest.mark.parametrize("d_conv", [1, 2, 4])
-def test_the_compiled_step_equals_the_step_of_torch(d_conv: int) -> None:
-    """Also after the weights have changed, and under autocast."""
+def test_the_compiled_step_equals_the_step_in_torchs_operations(d_conv: int) -> None:
+    """Also after the weights have changed, and under autocast, where bfloat16 has about two digits."""
     layer = make_layer(d_conv=d_conv, n_groups=1)
     x = torch.randn(3, 6)
     state = tuple(torch.randn_like(part) for part in layer.initial_state(3))
     for _ in range(2):
-        expected, after = layer.step(x, state)
+        expected, expected_state = layer.step(x, state)
         with torch.no_grad():
-            y, compiled_after = layer.step(x, state)
-            for a, b in zip((y, *compiled_after), (expected, *after), strict=True):
-                assert_near(a, b)
+            y, next_state = layer.step(x, state)
+            for actual, in_torch in zip((y, *next_state), (expected, *expected_state), strict=True):
+                assert_near(actual, in_torch)
             layer.A_log.add_(1.0)
             layer.in_proj.weight.mul_(2.0)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
@@ -152,21 +163,21 @@ def test_two_parts_joined_by_the_state_equal_the_whole_sequence() -> None:
     whole, last = layer(x, gaps=gaps)
     for cut in (1, 2, 8, 28):
         first, state = layer(x[:, :cut], gaps=gaps[:, :cut])
-        second, after = layer(x[:, cut:], state, gaps[:, cut:])
-        for a, b in zip((torch.cat([first, second], dim=1), *after), (whole, *last), strict=True):
-            assert_near(a, b)
+        second, state = layer(x[:, cut:], state, gaps[:, cut:])
+        for joined, expected in zip((torch.cat([first, second], dim=1), *state), (whole, *last), strict=True):
+            assert_near(joined, expected)
 
 
-def test_gaps_scale_the_step_after_the_softplus() -> None:
+def test_gaps_scale_the_step_size_after_the_softplus() -> None:
     layer = make_layer()
     x = torch.randn(2, 29, 6)
     assert torch.equal(layer(x, gaps=torch.ones(2, 29))[0], layer(x)[0])
-    twice = copy.deepcopy(layer)
-    with torch.no_grad():  # no bar changes its step size: Δ = softplus(dt_bias), doubled in the weights
-        for network in (layer, twice):
-            network.in_proj.weight[-len(layer.D) :] = 0.0
-        twice.dt_bias.copy_(torch.log(torch.expm1(2 * softplus(layer.dt_bias))))
-    assert_near(layer(x, gaps=torch.full((2, 29), 2.0))[0], twice(x)[0])
+    doubled = copy.deepcopy(layer)
+    with torch.no_grad():  # with these weights of dt set to 0, Δ = softplus(dt_bias) at every bar
+        for either in (layer, doubled):
+            either.in_proj.weight[-len(layer.D) :] = 0.0
+        doubled.dt_bias.copy_(torch.log(torch.expm1(2 * softplus(layer.dt_bias))))  # inverse of softplus
+    assert_near(layer(x, gaps=torch.full((2, 29), 2.0))[0], doubled(x)[0])
 
 
 def test_padded_bars_at_the_end_do_not_change_the_state() -> None:
@@ -174,31 +185,33 @@ def test_padded_bars_at_the_end_do_not_change_the_state() -> None:
     x = torch.randn(3, 20, 6)
     gaps = torch.ones(3, 20)
     lengths = (20, 9, 1)
-    for row, length in enumerate(lengths):
-        gaps[row, length:] = 0.0
-        x[row, length:] = torch.nan
+    for i, length in enumerate(lengths):
+        gaps[i, length:] = 0.0
+        x[i, length:] = torch.nan
     y, last = layer(x, gaps=gaps)
-    for row, length in enumerate(lengths):
-        alone, state = layer(x[row : row + 1, :length])
-        assert_near(y[row : row + 1, :length], alone)
-        for a, b in zip(last, state, strict=True):
-            assert_near(a[row : row + 1], b)
-    for state in (layer.step(x[:, -1], last, torch.zeros(3))[1], layer(x, last, torch.zeros(3, 20))[1]):
-        assert all(torch.equal(a, b) for a, b in zip(state, last, strict=True))
+    for i, length in enumerate(lengths):
+        alone, state_alone = layer(x[i : i + 1, :length])
+        assert_near(y[i : i + 1, :length], alone)
+        for part, expected in zip(last, state_alone, strict=True):
+            assert_near(part[i : i + 1], expected)
+    _, after_step = layer.step(x[:, -1], last, torch.zeros(3))
+    _, after_sequence = layer(x, last, torch.zeros(3, 20))
+    for state in (after_step, after_sequence):
+        assert all(torch.equal(part, expected) for part, expected in zip(state, last, strict=True))
 
 
 def test_the_future_never_changes_the_past_by_a_bit() -> None:
     layer = make_layer()
     x = torch.randn(2, 70, 6)
     gaps = torch.rand(2, 70) + 0.5
-    changed = x.clone()
-    other = gaps.clone()
-    changed[:, 43:] = 50.0
-    other[:, 43:] = 0.1
-    one = layer(x, gaps=gaps)[0]
-    two = layer(changed, gaps=other)[0]
-    assert torch.equal(one[:, :43], two[:, :43])
-    assert not torch.equal(one[:, 43:], two[:, 43:])
+    changed_x = x.clone()
+    changed_gaps = gaps.clone()
+    changed_x[:, 43:] = 50.0
+    changed_gaps[:, 43:] = 0.1
+    y = layer(x, gaps=gaps)[0]
+    changed_y = layer(changed_x, gaps=changed_gaps)[0]
+    assert torch.equal(y[:, :43], changed_y[:, :43])
+    assert not torch.equal(y[:, 43:], changed_y[:, 43:])
 
 
 def test_later_bars_never_change_a_chunk_whatever_their_number() -> None:
@@ -226,10 +239,11 @@ def test_sizes_and_first_values_follow_the_paper() -> None:
     layer = Mamba2(128, d_state=16, n_groups=2)
     assert layer.head_dim == 64 and len(layer.A_log) == 4
     assert layer.in_proj.weight.shape == (2 * 256 + 2 * 2 * 16 + 4, 128)
-    dt = softplus(layer.dt_bias)
-    A = layer.A_log.exp()
-    assert dt.min() >= 0.001 * 0.999 and dt.max() <= 0.1 * 1.001
-    assert A.min() >= 1 and A.max() <= 16
+    delta = softplus(layer.dt_bias)
+    decay_rate = layer.A_log.exp()
+    # dt_min and dt_max, with a tolerance of 0.1 % for the rounding of softplus and its inverse
+    assert delta.min() >= 0.001 * 0.999 and delta.max() <= 0.1 * 1.001
+    assert decay_rate.min() >= 1 and decay_rate.max() <= 16
 
 
 def test_the_default_head_width_divides_any_model_width() -> None:
@@ -243,19 +257,21 @@ def test_how_long_an_impulse_is_remembered_depends_on_later_inputs() -> None:
     loud = quiet.clone()
     loud[:, 1] = 3.0
     changes = []
-    for rest in (quiet, loud):
-        impulse = rest.clone()
+    for x in (quiet, loud):
+        impulse = x.clone()
         impulse[:, 0] = 1.0
-        changes.append(layer(impulse)[1][1] - layer(rest)[1][1])
+        _, (_, S_with_impulse) = layer(impulse)
+        _, (_, S) = layer(x)
+        changes.append(S_with_impulse - S)
     assert not torch.allclose(*changes, rtol=1e-2)
 
 
 def test_bad_input_is_refused() -> None:
     layer = make_layer()
     x = torch.randn(2, 5, 6)
-    for wrong in (x[:, :0], x[..., :4], x[:, 0]):
+    for misshapen in (x[:, :0], x[..., :4], x[:, 0]):
         with pytest.raises(ShapeError):
-            layer(wrong)
+            layer(misshapen)
     with pytest.raises(ShapeError, match="gaps"):
         layer(x, gaps=torch.ones(2, 4))
     with pytest.raises(DtypeError):

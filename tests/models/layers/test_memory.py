@@ -1,4 +1,4 @@
-"""Every aggregator and updater against hand numbers of ten events.
+"""Messages, aggregators and updaters of node memories against hand numbers, most of them of ten events.
 
 The network allows computation by hand: memories do not decay, the message is its raw content, and an updater's weights
 are zeros and ones.
@@ -18,19 +18,21 @@ from models.layers.neighbours import NO_NEIGHBOUR, Ends, group_by_node
 from models.nets.event_batch import EventBatch
 from models.nets.temporal_graph import Parts, Sizes, State, TemporalGraph, preset
 
-# src, dst, time, feature; the sources are 0 and 1. Batches: [0, 4), [4, 8), [8, 10)
+# source, destination, time, feature; the sources are the nodes 0 and 1
 EVENTS = (
     *((0, 2, 1.0, 1.0), (1, 2, 2.0, 2.0), (0, 3, 3.0, 3.0), (0, 2, 4.0, 5.0)),
     *((1, 3, 5.0, 7.0), (0, 4, 6.0, 11.0), (1, 4, 7.0, 13.0), (1, 2, 7.0, 17.0)),
     *((0, 1, 8.0, 19.0), (0, 3, 9.0, 23.0)),
 )
-BATCHES = ((0, 4), (4, 8), (8, 10))
-N = 6  # node 5 has no event
-SLOTS = 3
-FEATURES_OF_NODE = {0: [1, 3, 5], 1: [2], 2: [1, 2, 5], 3: [3]}  # of the first batch, in order of time
+BATCHES = ((0, 4), (4, 8), (8, 10))  # positions of the first event and of the event after the last
+N = 6  # nodes; node 5 has no event
+N_SLOTS = 3
+FEATURES_OF_NODE = {0: [1, 3, 5], 1: [2], 2: [1, 2, 5], 3: [3]}  # of the first batch, oldest first
+FEATURE = -2  # position in a message, which ends with the event's feature and 1 for its source, −1 for its destination
 
 
 def make_events(first: int = 0, stop: int = 10) -> EventBatch:
+    """The events at the positions [first, stop)."""
     src, dst, t, feature = zip(*EVENTS[first:stop], strict=True)
     times = torch.tensor(t, dtype=torch.float64)
     features = torch.tensor(feature)[:, None]
@@ -38,24 +40,25 @@ def make_events(first: int = 0, stop: int = 10) -> EventBatch:
 
 
 def make_graph(aggregator: str, updater: str = "rnn", **parts: object) -> TemporalGraph:
-    """A graph with memories of one number, tanh(x / 100) of the aggregated message's feature x for "rnn"."""
+    """A network with memories of one number.
+
+    With the updater "rnn" a memory is tanh(x / 100), where x is the feature in the aggregated message.
+    """
     all_parts = Parts(
-        updater=updater, aggregator=aggregator, fades=False, neighbours=SLOTS, embedding="identity", **parts
+        updater=updater, aggregator=aggregator, fades=False, neighbours=N_SLOTS, embedding="identity", **parts
     )
     graph = TemporalGraph(all_parts, Sizes(1, 1, 2))
     with torch.no_grad():
         for p in graph.parameters():
             p.zero_()
-        lift = {"rnn": "cell.weight_ih", "decay": "lift.weight"}
-        if updater in lift:
-            graph.updater.get_parameter(lift[updater])[0, FEATURE] = 0.01
+        input_weight = {"rnn": "cell.weight_ih", "decay": "lift.weight"}
+        if updater in input_weight:
+            graph.updater.get_parameter(input_weight[updater])[0, FEATURE] = 0.01
     return graph
 
 
-FEATURE = -2  # position in a message, which ends with the event's feature and 1 for its source, −1 for its destination
-
-
 def insert_all_batches(graph: TemporalGraph) -> State:
+    """The memory and the neighbour buffer after all ten events."""
     state = graph.initial_state(N)
     with torch.no_grad():
         for batch in BATCHES:
@@ -65,7 +68,8 @@ def insert_all_batches(graph: TemporalGraph) -> State:
 
 def stored_features(state: State) -> list[float]:
     """The features x of memories tanh(x / 100)."""
-    return (100 * torch.atanh(state[0].vector[:, 0])).tolist()
+    memory, _ = state
+    return (100 * torch.atanh(memory.vector[:, 0])).tolist()
 
 
 def test_event_counts_and_last_times_match_the_ten_events() -> None:
@@ -78,11 +82,11 @@ def test_event_counts_and_last_times_match_the_ten_events() -> None:
 def test_the_buffer_holds_the_three_newest_neighbours_of_every_node() -> None:
     """TGN-04: what an embedding reads besides the memory."""
     _, buffer = insert_all_batches(make_graph("last"))
-    rows = [
-        sorted((t, other, x[0]) for t, other, x in zip(*row, strict=True) if other != NO_NEIGHBOUR)
-        for row in zip(buffer.t.tolist(), buffer.other.tolist(), buffer.features.tolist(), strict=True)
+    neighbours = [
+        sorted((t, other, features[0]) for t, other, features in zip(*slots, strict=True) if other != NO_NEIGHBOUR)
+        for slots in zip(buffer.t.tolist(), buffer.other.tolist(), buffer.features.tolist(), strict=True)
     ]
-    assert rows == [
+    assert neighbours == [  # time, neighbour and feature of each slot
         [(6.0, 4, 11.0), (8.0, 1, 19.0), (9.0, 3, 23.0)],
         [(7.0, 2, 17.0), (7.0, 4, 13.0), (8.0, 0, 19.0)],
         [(2.0, 1, 2.0), (4.0, 0, 5.0), (7.0, 1, 17.0)],
@@ -90,27 +94,26 @@ def test_the_buffer_holds_the_three_newest_neighbours_of_every_node() -> None:
         [(6.0, 0, 11.0), (7.0, 1, 13.0)],
         [],
     ]
-    sides = {1.0: 0, -1.0: 0}
-    for side in buffer.features[buffer.other != NO_NEIGHBOUR][:, 1].tolist():
-        sides[side] += 1
-    assert sides == {1.0: 5, -1.0: 9}
+    roles = buffer.features[buffer.other != NO_NEIGHBOUR][:, 1].tolist()  # 1 in a source's slots, −1 in a destination's
+    assert (roles.count(1.0), roles.count(-1.0)) == (5, 9)
 
 
 def test_one_batch_of_many_events_gives_the_same_buffer_as_single_events() -> None:
     graph = make_graph("last")
-    together = graph.insert(graph.initial_state(N), make_events())
-    single = graph.initial_state(N)
-    for i in range(10):
-        single = graph.insert(single, make_events(i, i + 1))
-    for a, b in zip(together[1], single[1], strict=True):
-        assert torch.equal(a, b)
-    assert torch.equal(together[0].event_count, single[0].event_count)
+    memory, buffer = graph.insert(graph.initial_state(N), make_events())
+    state = graph.initial_state(N)
+    for i in range(len(EVENTS)):
+        state = graph.insert(state, make_events(i, i + 1))
+    memory_of_singles, buffer_of_singles = state
+    for part, expected in zip(buffer, buffer_of_singles, strict=True):
+        assert torch.equal(part, expected)
+    assert torch.equal(memory.event_count, memory_of_singles.event_count)
 
 
 @pytest.mark.parametrize(
     ("aggregator", "expected"),
     [
-        ("last", [23, 19, 17, 23, 13, 0]),  # at 7.0 node 1 has two newest messages, 13 and 17; a later batch follows
+        ("last", [23, 19, 17, 23, 13, 0]),  # by node, after the last batch
         ("mean", [21, 19, 17, 23, 12, 0]),
         ("sum", [42, 19, 17, 23, 24, 0]),
     ],
@@ -124,18 +127,37 @@ def test_each_aggregator_stores_the_hand_computed_feature(aggregator: str, expec
 def test_simultaneous_newest_messages_are_averaged_by_last(aggregator: str, expected: float) -> None:
     """In the second batch node 1 has the messages 7 at 5.0, then 13 and 17 at the same time."""
     graph = make_graph(aggregator)
-    state = graph.insert(graph.insert(graph.initial_state(N), make_events(0, 4)), make_events(4, 8))
-    assert stored_features((state[0], state[1]))[1] == pytest.approx(expected, abs=1e-3)
+    state = graph.initial_state(N)
+    for batch in BATCHES[:2]:
+        state = graph.insert(state, make_events(*batch))
+    assert stored_features(state)[1] == pytest.approx(expected, abs=1e-3)
 
 
 def first_batch_messages() -> tuple[Tensor, mem.Groups]:
-    """The features of the first batch's messages, and their groups."""
-    src, dst, t, features = make_events(0, 4)
+    """The features of the first batch's messages, sorted by node and time, and their groups."""
+    src, dst, t, features = make_events(*BATCHES[0])
     nodes = torch.cat([src, dst])
     others = torch.cat([dst, src])
     ends, groups = group_by_node(Ends(nodes, others, torch.cat([t, t]), torch.cat([features, features])))
     assert groups.node.tolist() == [0, 1, 2, 3]
     return ends.features, groups
+
+
+def test_messages_of_source_and_destination_pass_through_an_mlp_each() -> None:
+    """TGN-14: out = W₂ ReLU(W₁ content + b₁) + b₂, with weights of its own for either end of an event."""
+    torch.manual_seed(0)
+    message = mem.Mlp(5, 3)
+    content = torch.randn(4, 5)
+    is_source = torch.tensor([True, False, False, True])
+    weights = dict(message.named_parameters())
+    expected = []
+    for row, row_is_source in zip(content, is_source.tolist(), strict=True):
+        mlp = "ends.0" if row_is_source else "ends.1"
+        hidden = (weights[f"{mlp}.0.weight"] @ row + weights[f"{mlp}.0.bias"]).clamp(min=0)
+        expected.append(weights[f"{mlp}.2.weight"] @ hidden + weights[f"{mlp}.2.bias"])
+    torch.testing.assert_close(message(content, is_source), torch.stack(expected))
+    assert message.out_features == 3
+    assert not torch.allclose(message(content, is_source), message(content, ~is_source))
 
 
 def test_attention_over_messages_weighs_by_score() -> None:
@@ -144,22 +166,22 @@ def test_attention_over_messages_weighs_by_score() -> None:
     attention = mem.AttentionOverMessages(1)
     with torch.no_grad():
         attention.score.fill_(0.5)
-    for row, features in zip(attention(messages, groups).tolist(), FEATURES_OF_NODE.values(), strict=True):
+    for aggregated, features in zip(attention(messages, groups).tolist(), FEATURES_OF_NODE.values(), strict=True):
         weights = [math.exp(0.5 * x) for x in features]
         expected = sum(w * x for w, x in zip(weights, features, strict=True)) / sum(weights)
-        assert row[0] == pytest.approx(expected, rel=1e-5)
+        assert aggregated == pytest.approx([expected], rel=1e-5)
 
 
-def test_the_lstm_over_messages_reads_them_in_the_order_of_time() -> None:
+def test_the_lstm_over_messages_reads_them_oldest_first() -> None:
     """TGN-15: LSTM."""
     messages, groups = first_batch_messages()
     torch.manual_seed(0)
     aggregate = mem.LstmOverMessages(1)
-    for row, features in zip(aggregate(messages, groups), FEATURES_OF_NODE.values(), strict=True):
+    for aggregated, features in zip(aggregate(messages, groups), FEATURES_OF_NODE.values(), strict=True):
         outputs, _ = aggregate.lstm(torch.tensor(features, dtype=torch.float32)[None, :, None])
-        torch.testing.assert_close(row, outputs[0, -1])
-    backwards, _ = aggregate.lstm(torch.tensor([5.0, 3.0, 1.0])[None, :, None])
-    assert not torch.allclose(aggregate(messages, groups)[0], backwards[0, -1])
+        torch.testing.assert_close(aggregated, outputs[0, -1])
+    newest_first, _ = aggregate.lstm(torch.tensor([5.0, 3.0, 1.0])[None, :, None])  # of node 0
+    assert not torch.allclose(aggregate(messages, groups)[0], newest_first[0, -1])
 
 
 def sigmoid(x: float) -> float:
@@ -170,7 +192,8 @@ def test_the_gru_updater_is_the_papers_equation() -> None:
     """TGN-09: weights 1 from the message, 0.5 from the memory, all biases 0."""
     cell = mem.Gru(1, 1)
     fill_parameters(cell, weight_ih=1.0, weight_hh=0.5)
-    x, s = 0.3, 0.8
+    x = 0.3
+    s = 0.8
     r = sigmoid(x + 0.5 * s)
     z = sigmoid(x + 0.5 * s)
     n = math.tanh(x + r * 0.5 * s)
@@ -183,8 +206,9 @@ def test_the_gru_updater_and_its_gradients_equal_torchs_cell() -> None:
     message = torch.randn(6, 7)
     s = torch.randn(6, 5)
     results = []
-    for function in (lambda x, y: updater(x, y, y), updater.cell):
-        leaves = message.clone().requires_grad_(), s.clone().requires_grad_()
+    decay_factor = torch.ones(6)  # the GRU does not read it
+    for function in (lambda m, s: updater(m, s, decay_factor), updater.cell):
+        leaves = (message.clone().requires_grad_(), s.clone().requires_grad_())
         updater.zero_grad()
         out = function(*leaves)
         out.sin().sum().backward()
@@ -192,7 +216,7 @@ def test_the_gru_updater_and_its_gradients_equal_torchs_cell() -> None:
     for fused, plain in zip(*results, strict=True):
         torch.testing.assert_close(fused, plain, rtol=1e-5, atol=1e-6)
     with_nan = message.index_fill(0, torch.tensor([2]), torch.nan)
-    assert torch.equal(updater(with_nan, s, s).isnan(), updater.cell(with_nan, s).isnan())
+    assert torch.equal(updater(with_nan, s, decay_factor).isnan(), updater.cell(with_nan, s).isnan())
 
 
 def test_the_rnn_updater_is_one_tanh() -> None:
@@ -205,7 +229,8 @@ def test_the_lstm_updater_stores_its_cell_state_after_its_output() -> None:
     """TGN-10."""
     cell = mem.Lstm(1, 1)
     fill_parameters(cell, weight_ih=1.0, weight_hh=0.5)
-    h, c = 0.8, -0.2
+    h = 0.8
+    c = -0.2
     gate = sigmoid(0.3 + 0.5 * h)
     c_new = gate * c + gate * math.tanh(0.3 + 0.5 * h)
     new = cell(torch.tensor([[0.3]]), torch.tensor([[h, c]]), torch.ones(1))
@@ -229,7 +254,7 @@ def test_the_attention_updater_weighs_the_memory_against_the_message() -> None:
     torch.testing.assert_close(update(m[None], s[None], torch.ones(1))[0], expected)
 
 
-def test_the_decay_updater_writes_in_proportion_to_the_decay() -> None:
+def test_the_decay_updater_adds_one_minus_the_decay_factor_times_the_message() -> None:
     """TGN-12."""
     update = mem.DecayUpdate(1, 1)
     with torch.no_grad():
@@ -247,6 +272,7 @@ def fill_parameters(module: nn.Module, **values: float) -> None:
 
 
 def updated_memory(cell: nn.Module, x: float, s: float) -> Tensor:
+    """The new memory (1, 1) after the message ``x``; ``s`` is the old memory, which has not decayed."""
     return cell(torch.tensor([[x]]), torch.tensor([[s]]), torch.ones(1)).detach()
 
 
@@ -267,13 +293,13 @@ def test_every_updater_accepts_messages_of_every_aggregator(aggregator: str, upd
     torch.manual_seed(0)
     graph = TemporalGraph(preset("tgn", updater=updater, aggregator=aggregator), Sizes(4, 1, 4))
     memory, _ = insert_all_batches(graph)
-    assert memory.vector.shape == (N, 8 if updater == "lstm" else 4)
-    assert not memory.vector[5].any()
+    assert memory.vector.shape == (N, 8 if updater == "lstm" else 4)  # an LSTM's memory contains its cell state too
+    assert not memory.vector[5].any()  # node 5 has no event
     assert (memory.vector[:5].abs().sum(1) > 0).all()
     assert torch.isfinite(memory.vector).all()
 
 
-def test_unknown_names_are_refused() -> None:
+def test_unknown_aggregators_and_updaters_are_refused() -> None:
     with pytest.raises(SizeError, match="aggregator is 'median'"):
         make_graph("median")
     with pytest.raises(SizeError, match="updater is 'cnn'"):

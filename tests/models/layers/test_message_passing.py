@@ -1,6 +1,7 @@
 """Message passing against the papers' sums over edges and against torch_geometric (HYB-04 to HYB-06).
 
-Glossary: s graphs · n nodes · d channels.
+Glossary: s graphs · n nodes · d channels. An adjacency has shape (s, n, n); [i, j] is the weight of the edge from j to
+i.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ from models.layers.kernels import attention_cpu, edges_cpu
 from models.layers.learned_edges import LearnedEdges
 from models.layers.message_passing import GAT, GCN, MESSAGE_LAYERS, SAGE, GATv2
 
-S, N, D, HEADS = 3, 6, 8, 2
+S = 3
+N = 6
+D = 8
+HEADS = 2
 every_kind = pytest.mark.parametrize("kind", MESSAGE_LAYERS)
 
 
 def make_layer(kind: str) -> nn.Module:
-    """A layer with random weights and biases; gains have their first values."""
+    """A layer with random weights and biases; gains have their initial values."""
     torch.manual_seed(0)
     layer = MESSAGE_LAYERS[kind](D)
     with torch.no_grad():
@@ -28,73 +32,77 @@ def make_layer(kind: str) -> nn.Module:
     return layer
 
 
-def make_graphs(signed: bool = False, directed: bool = True, n: int = N) -> Tensor:
-    """Random adjacencies (s, n, n) whose last node has no edges but its self-loop."""
+def make_graphs(is_signed: bool = False, is_directed: bool = True, n: int = N) -> Tensor:
+    """Random adjacencies (s, n, n) whose last node has no edge except its self-loop."""
     torch.manual_seed(1)
     weights = torch.rand(S, n, n) + 0.1
-    edges = torch.rand(S, n, n) < 0.4
-    if signed:
+    has_edge = torch.rand(S, n, n) < 0.4
+    if is_signed:
         weights *= torch.where(torch.rand(S, n, n) < 0.5, 1, -1)
-    if not directed:
+    if not is_directed:
         weights = weights.triu() + weights.triu(1).mT
-        edges = edges.triu() | edges.triu(1).mT
-    edges[:, -1] = False
-    edges[:, :, -1] = False
-    return torch.where(torch.eye(n, dtype=torch.bool), 1.0, torch.where(edges, weights, 0.0))
+        has_edge = has_edge.triu() | has_edge.triu(1).mT
+    has_edge[:, -1] = False
+    has_edge[:, :, -1] = False
+    return torch.where(torch.eye(n, dtype=torch.bool), 1.0, torch.where(has_edge, weights, 0.0))
 
 
 @every_kind
-@pytest.mark.parametrize("signed", [False, True])
-def test_the_layer_equals_its_edge_by_edge_reference(kind: str, signed: bool) -> None:
+@pytest.mark.parametrize("is_signed", [False, True])
+def test_the_layer_equals_its_edge_by_edge_reference(kind: str, is_signed: bool) -> None:
     layer = make_layer(kind)
     h = torch.randn(S, N, D)
-    adjacency = make_graphs(signed)
+    adjacency = make_graphs(is_signed)
     if hasattr(layer, "gain"):
         nn.init.normal_(layer.gain)
     torch.testing.assert_close(layer(h, adjacency), layer.reference(h, adjacency), rtol=1e-4, atol=1e-5)
 
 
 def edge_list(adjacency: Tensor) -> tuple[Tensor, Tensor]:
-    """All graphs as one, in torch_geometric's format: ``edge_index`` (2, e), from and to, and ``weight`` (e,)."""
+    """All graphs as one, in torch_geometric's format: edge index (2, e), from and to, and edge weights (e,)."""
     s, i, j = adjacency.nonzero(as_tuple=True)
     return torch.stack([s * adjacency.shape[1] + j, s * adjacency.shape[1] + i]), adjacency[s, i, j]
+
+
+def with_prefix(prefix: str, module: nn.Module) -> dict[str, Tensor]:
+    """The weights of ``module``, named as part ``prefix`` of a larger module."""
+    return {f"{prefix}.{key}": value for key, value in module.state_dict().items()}
 
 
 def torch_geometric_output(layer: nn.Module, h: Tensor, adjacency: Tensor) -> Tensor:
     """The output of torch_geometric's layer with the same weights on the same graphs."""
     conv = pytest.importorskip("torch_geometric.nn", reason="pip install '.[bench]'")
-    index, weight = edge_list(adjacency)
-    width = {"heads": layer.heads, "out_channels": D // layer.heads} if hasattr(layer, "heads") else {}
+    edge_index, weight = edge_list(adjacency)
+    head_sizes = {"heads": layer.heads, "out_channels": D // layer.heads} if hasattr(layer, "heads") else {}
     x = h.flatten(0, 1)
     if isinstance(layer, GCN):
         peer = conv.GCNConv(D, D)
         peer.load_state_dict({"lin.weight": layer.project.weight, "bias": layer.bias})
-        y = peer(x, index, weight)
+        y = peer(x, edge_index, weight)
     elif isinstance(layer, GAT):
-        peer = conv.GATConv(D, **width)
-        ours = {"att_src": layer.send[None], "att_dst": layer.receive[None], "bias": layer.bias}
-        peer.load_state_dict({**ours, "lin.weight": layer.project.weight})
-        y = peer(x, index)
+        peer = conv.GATConv(D, **head_sizes)
+        vectors = {"att_src": layer.send[None], "att_dst": layer.receive[None], "bias": layer.bias}
+        peer.load_state_dict({**vectors, "lin.weight": layer.project.weight})
+        y = peer(x, edge_index)
     elif isinstance(layer, GATv2):
-        peer = conv.GATv2Conv(D, **width)
-        sides = {"lin_l": layer.send, "lin_r": layer.receive}
-        linear = {f"{name}.{key}": value for name, side in sides.items() for key, value in side.state_dict().items()}
-        peer.load_state_dict({**linear, "att": layer.attention[None], "bias": layer.bias})
-        y = peer(x, index)
+        peer = conv.GATv2Conv(D, **head_sizes)
+        projections = {**with_prefix("lin_l", layer.send), **with_prefix("lin_r", layer.receive)}
+        peer.load_state_dict({**projections, "att": layer.attention[None], "bias": layer.bias})
+        y = peer(x, edge_index)
     else:
         peer = conv.SAGEConv(D, D)
-        sides = {"lin_l": layer.hear, "lin_r": layer.keep}
-        peer.load_state_dict({f"{k}.{key}": v for k, side in sides.items() for key, v in side.state_dict().items()})
-        y = peer(x, index[:, index[0] != index[1]])
+        peer.load_state_dict({**with_prefix("lin_l", layer.hear), **with_prefix("lin_r", layer.keep)})
+        y = peer(x, edge_index[:, edge_index[0] != edge_index[1]])  # without self-loops
     return y.unflatten(0, h.shape[:2])
 
 
 @every_kind
-@pytest.mark.parametrize("directed", [False, True])
-def test_outputs_and_gradients_equal_torch_geometrics(kind: str, directed: bool) -> None:
+@pytest.mark.parametrize("is_directed", [False, True])
+def test_outputs_and_gradients_equal_torch_geometrics(kind: str, is_directed: bool) -> None:
     layer = make_layer(kind)
-    adjacency = make_graphs(directed=directed)
-    ours, theirs = (torch.randn(S, N, D, generator=torch.Generator().manual_seed(2)).requires_grad_() for _ in range(2))
+    adjacency = make_graphs(is_directed=is_directed)
+    ours = torch.randn(S, N, D, generator=torch.Generator().manual_seed(2)).requires_grad_()
+    theirs = ours.detach().clone().requires_grad_()
     y = layer(ours, adjacency)
     expected = torch_geometric_output(layer, theirs, adjacency)
     torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
@@ -108,12 +116,12 @@ def test_a_signed_graph_is_normalised_by_its_absolute_weights() -> None:
     conv = pytest.importorskip("torch_geometric.nn", reason="pip install '.[bench]'")
     layer = make_layer("gcn")
     h = torch.randn(S, N, D)
-    adjacency = make_graphs(signed=True)
+    adjacency = make_graphs(is_signed=True)
     peer = conv.GCNConv(D, D, normalize=False)
     peer.load_state_dict({"lin.weight": layer.project.weight, "bias": layer.bias})
     degree = adjacency.abs().sum(-1)
-    index, weight = edge_list(adjacency / (degree[:, :, None] * degree[:, None]).sqrt())
-    torch.testing.assert_close(layer(h, adjacency), peer(h.flatten(0, 1), index, weight).unflatten(0, (S, N)))
+    edge_index, weight = edge_list(adjacency / (degree[:, :, None] * degree[:, None]).sqrt())
+    torch.testing.assert_close(layer(h, adjacency), peer(h.flatten(0, 1), edge_index, weight).unflatten(0, (S, N)))
 
 
 @every_kind
@@ -131,7 +139,7 @@ def test_a_node_receives_messages_from_its_neighbours_only(kind: str) -> None:
 
 
 @every_kind
-def test_reversed_edges_give_another_result(kind: str) -> None:
+def test_reversed_edges_change_the_result(kind: str) -> None:
     layer = make_layer(kind)
     h = torch.randn(S, N, D)
     adjacency = make_graphs()
@@ -146,7 +154,7 @@ def test_the_output_of_a_node_without_neighbours_is_finite(kind: str, self_loop:
 
 
 def test_hand_numbers_of_a_mean_and_of_a_normalised_sum() -> None:
-    """Node 0 has edges from 1 (weight 1) and from 2 (weight 2); W is the identity."""
+    """Node 0 has edges from node 1 (weight 1) and from node 2 (weight 2); all weights of the layers are 1."""
     h = torch.tensor([[[1.0], [2.0], [6.0]]])
     adjacency = torch.eye(3)[None].clone()
     adjacency[0, 0, 1] = 1.0
@@ -157,12 +165,14 @@ def test_hand_numbers_of_a_mean_and_of_a_normalised_sum() -> None:
         for weight in (sage.hear.weight, sage.keep.weight, gcn.project.weight):
             weight.fill_(1.0)
         sage.hear.bias.zero_()
-    assert sage(h, adjacency)[0, :, 0].tolist() == [4.0 + 1.0, 2.0, 6.0]
+    assert sage(h, adjacency)[0, :, 0].tolist() == [(2.0 + 6.0) / 2 + 1.0, 2.0, 6.0]
+    # degrees with self-loops: 4, 1 and 1; each term is A_ij h_j / √(degree i · degree j)
     torch.testing.assert_close(gcn(h, adjacency)[0, 0, 0], torch.tensor(1 / 4 + 2 / 4**0.5 + 2 * 6 / 4**0.5))
 
 
 @pytest.mark.parametrize("kind", message_passing.ATTENTION_KINDS)
 def test_the_gain_makes_heavier_edges_count_more(kind: str) -> None:
+    """With a large gain the softmax gives node 0 the value of node 1, whose edge to it is the heaviest."""
     layer = make_layer(kind)
     h = torch.randn(1, 3, D)
     adjacency = torch.tensor([[[1.0, 2.0, 0.1], [2.0, 1.0, 0.0], [0.1, 0.0, 1.0]]])
@@ -175,49 +185,54 @@ def test_the_gain_makes_heavier_edges_count_more(kind: str) -> None:
 @pytest.mark.parametrize("kind", message_passing.ATTENTION_KINDS)
 @pytest.mark.parametrize("width", [D, 2, 48])
 def test_every_form_gives_the_same_values_and_gradients(kind: str, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel along edges, matrix products, and those in chunks; heads narrower and wider than a SIMD vector."""
+    """The kernel along edges, matrix products, and matrix products one graph at a time.
+
+    Some heads are narrower than a SIMD vector, some wider.
+    """
     results = []
-    for form, chunk in (("_sparse", message_passing.CHUNK), ("_dense", message_passing.CHUNK), ("_dense", 1)):
-        monkeypatch.setattr(message_passing, "CHUNK", chunk)
+    limit = message_passing.MAX_TEMPORARY_ELEMENTS
+    for form, max_elements in (("_sparse", limit), ("_dense", limit), ("_dense", 1)):
+        monkeypatch.setattr(message_passing, "MAX_TEMPORARY_ELEMENTS", max_elements)
         torch.manual_seed(0)
         layer = MESSAGE_LAYERS[kind](width, heads=2)
         nn.init.normal_(layer.gain)
         h = torch.randn(S, N, width).requires_grad_()
-        adjacency = make_graphs(signed=True).requires_grad_()
-        y = message_passing.attend_in_chunks(getattr(layer, form), h, adjacency, size=1)
+        adjacency = make_graphs(is_signed=True).requires_grad_()
+        y = message_passing.attend_in_chunks(getattr(layer, form), h, adjacency, elements_per_graph=1)
         y.square().sum().backward()
         trained = [p.grad for p in layer.parameters() if p is not layer.bias]
         results.append([y, h.grad, *trained, torch.where(adjacency != 0, adjacency.grad, 0.0)])
         with torch.no_grad():
             torch.testing.assert_close(layer(h, adjacency), y + layer.bias)
-    for other in results[1:]:
-        for expected, got in zip(results[0], other, strict=True):
-            torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+    expected, *others = results
+    for other in others:
+        for actual, from_kernel in zip(other, expected, strict=True):
+            torch.testing.assert_close(actual, from_kernel, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("width", [1, D, 48])
 @pytest.mark.parametrize("n", [2, N, 37])
 def test_means_along_the_edges_equal_means_by_matrix_product(width: int, n: int) -> None:
-    adjacency = make_graphs(signed=True, n=n)
+    adjacency = make_graphs(is_signed=True, n=n)
     results = []
     adjacency[0, 0, 0] = 0.0  # a missing self-loop changes nothing
     for form in (edges_cpu.neighbour_means, SAGE._dense):
         h = torch.randn(S, n, width, generator=torch.Generator().manual_seed(2)).requires_grad_()
         y = form(h, adjacency)
         results.append((y, *torch.autograd.grad(y.pow(3).sum(), h)))
-    for one, other in zip(*results, strict=True):
-        torch.testing.assert_close(one, other)
+    for along_edges, by_product in zip(*results, strict=True):
+        torch.testing.assert_close(along_edges, by_product)
 
 
 @pytest.mark.parametrize("n", [1, 15, 16, 17, 40])
 def test_edges_are_listed_by_node_and_every_node_has_one_self_loop(n: int) -> None:
-    adjacency = make_graphs(signed=True, n=n)
-    adjacency[1] *= 1 - torch.eye(n)
-    first, senders = edges_cpu.edge_lists(adjacency)
-    expected = ((adjacency != 0) | torch.eye(n, dtype=torch.bool)).flatten(0, 1)
-    assert len(first) == S * n + 1 and first[-1] == len(senders)
-    for row, edges in enumerate(expected):
-        assert sorted(senders[first[row] : first[row + 1]].tolist()) == edges.nonzero()[:, 0].tolist()
+    adjacency = make_graphs(is_signed=True, n=n)
+    adjacency[1] *= 1 - torch.eye(n)  # the second graph has no self-loops
+    first_edge, senders = edges_cpu.list_edges(adjacency)
+    has_edge = ((adjacency != 0) | torch.eye(n, dtype=torch.bool)).flatten(0, 1)
+    assert len(first_edge) == S * n + 1 and first_edge[-1] == len(senders)
+    for i in range(S * n):
+        assert sorted(senders[first_edge[i] : first_edge[i + 1]].tolist()) == has_edge[i].nonzero()[:, 0].tolist()
 
 
 def test_dense_graphs_use_matrix_products(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,12 +246,12 @@ def test_two_threads_give_the_same_result_as_one(kind: str) -> None:
     h = torch.randn(S, N, D, requires_grad=True)
     adjacency = make_graphs()
     results = []
-    for threads in (1, 2):
-        torch.set_num_threads(threads)
+    for n_threads in (1, 2):
+        torch.set_num_threads(n_threads)
         y = layer(h, adjacency)
         results.append((y, *torch.autograd.grad(y.square().sum(), [h, layer.gain])))
     torch.set_num_threads(1)
-    assert all(torch.equal(one, two) for one, two in zip(*results, strict=True))
+    assert all(torch.equal(by_one, by_two) for by_one, by_two in zip(*results, strict=True))
 
 
 @every_kind
@@ -265,8 +280,10 @@ def test_learned_edges_equal_the_mean_softmax_of_the_heads() -> None:
     for s in range(S):
         for i in range(N):
             others = [j for j in range(N) if j != i and is_present[s, j]]
-            for q, p in zip(layer.query(h[s, i]).split(D // HEADS), layer.key(h[s]).split(D // HEADS, 1), strict=True):
-                expected[s, i, others] += torch.softmax(p[others] @ q / (D / HEADS) ** 0.5, 0) / HEADS
+            queries = layer.query(h[s, i]).split(D // HEADS)
+            keys = layer.key(h[s]).split(D // HEADS, 1)
+            for query, key in zip(queries, keys, strict=True):
+                expected[s, i, others] += torch.softmax(key[others] @ query / (D / HEADS) ** 0.5, 0) / HEADS
     torch.testing.assert_close(layer(h, is_present), expected)
 
 

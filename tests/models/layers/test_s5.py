@@ -1,4 +1,4 @@
-"""S5: the scan against the recurrence, and both against the dense real system of the first values (S4-22)."""
+"""S5: the scan against the recurrence, and both against the dense real system of the initial values (S4-22)."""
 
 import copy
 
@@ -13,6 +13,7 @@ every_rule = pytest.mark.parametrize("rule", RULES)
 
 
 def make_layer(rule: str = "zoh", dtype: torch.dtype = torch.float32, **options: int) -> S5:
+    """A layer of 3 channels and 8 states, which are 4 conjugate pairs."""
     torch.manual_seed(0)
     return S5(3, 8, discretisation=rule, **options).to(dtype)  # type: ignore[arg-type]
 
@@ -20,6 +21,7 @@ def make_layer(rule: str = "zoh", dtype: torch.dtype = torch.float32, **options:
 def run_by_steps(
     layer: S5, x: torch.Tensor, state: State, gaps: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, State]:
+    """The outputs and the last state, computed by ``step``."""
     outputs = []
     for t in range(x.shape[1]):
         y, state = layer.step(x[:, t], state, None if gaps is None else gaps[:, t])
@@ -27,28 +29,31 @@ def run_by_steps(
     return torch.stack(outputs, dim=1), state
 
 
-def assert_near(one: torch.Tensor, other: torch.Tensor) -> None:
-    tolerance = 1e-5 if one.dtype == torch.float32 else 1e-10
-    torch.testing.assert_close(one, other, rtol=0, atol=tolerance * float(other.detach().abs().max()))
+def assert_near(actual: torch.Tensor, expected: torch.Tensor) -> None:
+    """Equal within 1e-5 (float64: 1e-10) of the largest expected value."""
+    tolerance = 1e-5 if actual.dtype == torch.float32 else 1e-10
+    torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance * float(expected.detach().abs().max()))
 
 
 @every_rule
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("irregular", [False, True])
-def test_scan_equals_recurrence(rule: str, dtype: torch.dtype, irregular: bool) -> None:
+@pytest.mark.parametrize("is_irregular", [False, True])
+def test_scan_equals_recurrence(rule: str, dtype: torch.dtype, is_irregular: bool) -> None:
     layer = make_layer(rule, dtype, blocks=2)
     x = torch.randn(2, 81, 3, dtype=dtype)
-    gaps = torch.randint(0, 4, (2, 81)).to(dtype) if irregular else None
+    gaps = torch.randint(0, 4, (2, 81)).to(dtype) if is_irregular else None
     for state in (layer.initial_state(2), (torch.randn(2, 4, 2, dtype=dtype),)):
         slow, (slow_state,) = run_by_steps(layer, x, state, gaps)
         fast, (fast_state,) = layer(x, state, gaps)
         with torch.no_grad():
             compiled, (compiled_state,) = run_by_steps(layer, x, state, gaps)
-        for a, b in ((fast, slow), (fast_state, slow_state), (compiled, slow), (compiled_state, slow_state)):
-            assert_near(a, b)
+        assert_near(fast, slow)
+        assert_near(fast_state, slow_state)
+        assert_near(compiled, slow)
+        assert_near(compiled_state, slow_state)
 
 
-def test_no_state_is_the_initial_state() -> None:
+def test_without_a_state_the_layer_starts_from_the_initial_state() -> None:
     layer = make_layer()
     x = torch.randn(2, 9, 3)
     assert torch.equal(layer(x)[0], layer(x, layer.initial_state(2))[0])
@@ -56,7 +61,7 @@ def test_no_state_is_the_initial_state() -> None:
 
 @pytest.mark.parametrize("blocks", [1, 2])
 def test_a_new_layer_is_hippo_n_with_real_maps_under_zero_order_hold(blocks: int) -> None:
-    """Λ, B̃ = V* B and C̃ = C V describe the real system (normal part of LegS, B, C); ``blocks`` on its diagonal."""
+    """Λ, B̃ = V* B and C̃ = C V describe the real system with A the normal part of LegS, ``blocks`` times."""
     size = 8 // blocks
     p = torch.sqrt(torch.arange(size) + 0.5).double()
     A = torch.block_diag(*[torch.as_tensor(legs(size)) + torch.outer(p, p)] * blocks)
@@ -72,23 +77,23 @@ def test_a_new_layer_is_hippo_n_with_real_maps_under_zero_order_hold(blocks: int
     y = layer(x)[0][0]
     for t in range(30):
         h = A_bar @ h + B_bar @ x[0, t]
-        torch.testing.assert_close(
-            y[t], C @ h + layer.D * x[0, t], rtol=1e-5, atol=1e-5
-        )  # weights are drawn as float32
+        expected = C @ h + layer.D * x[0, t]
+        torch.testing.assert_close(y[t], expected, rtol=1e-5, atol=1e-5)  # weights are drawn as float32
 
 
 def test_the_bilinear_rule_is_the_trapezoid_of_the_continuous_system() -> None:
     """h_t − h_{t−1} = Δ (Λ (h_t + h_{t−1}) / 2 + B x_t), solved for h_t; also with the step scaled by a gap."""
     layer = make_layer("bilinear", torch.float64)
     x = torch.randn(1, 3).double()
-    before = torch.randn(1, 4, 2).double()
-    _, (after,) = layer.step(x, (before,), torch.tensor([3.0]))
-    old = torch.view_as_complex(before)
-    new = torch.view_as_complex(after.contiguous())
+    gap = 3.0
+    previous_pairs = torch.randn(1, 4, 2).double()
+    _, (pairs,) = layer.step(x, (previous_pairs,), torch.tensor([gap]))
+    previous_h = torch.view_as_complex(previous_pairs)
+    h = torch.view_as_complex(pairs.contiguous())
     eigenvalues = torch.complex(-torch.exp(layer.log_decay), layer.frequency)
     input_term = (torch.view_as_complex(layer.B) @ x[0].to(torch.cdouble))[None]
-    step = 3 * torch.exp(layer.log_dt)
-    torch.testing.assert_close(new - old, step * (eigenvalues * (new + old) / 2 + input_term))
+    dt = gap * torch.exp(layer.log_dt)
+    torch.testing.assert_close(h - previous_h, dt * (eigenvalues * (h + previous_h) / 2 + input_term))
 
 
 @every_rule
@@ -96,15 +101,15 @@ def test_the_future_never_changes_the_past_by_a_bit(rule: str) -> None:
     layer = make_layer(rule)
     x = torch.randn(3, 140, 3)
     gaps = torch.rand(3, 140) * 3
-    changed = x.clone()
-    other = gaps.clone()
-    changed[:, 85:] = 1e3
-    other[:, 85:] = 0.5
-    for before, after in ((None, None), (gaps, other)):
-        one = layer(x, gaps=before)[0]
-        two = layer(changed, gaps=after)[0]
-        assert torch.equal(one[:, :85], two[:, :85])
-        assert not torch.equal(one[:, 85:], two[:, 85:])
+    changed_x = x.clone()
+    changed_gaps = gaps.clone()
+    changed_x[:, 85:] = 1e3
+    changed_gaps[:, 85:] = 0.5
+    for gaps_before, gaps_after in ((None, None), (gaps, changed_gaps)):
+        y, _ = layer(x, gaps=gaps_before)
+        changed_y, _ = layer(changed_x, gaps=gaps_after)
+        assert torch.equal(y[:, :85], changed_y[:, :85])
+        assert not torch.equal(y[:, 85:], changed_y[:, 85:])
     torch.testing.assert_close(layer(x[:, :85])[0], layer(x)[0][:, :85])
 
 
@@ -116,18 +121,18 @@ def test_two_parts_joined_by_the_state_equal_the_whole_sequence(rule: str) -> No
     whole, (last,) = layer(x, gaps=gaps)
     for cut in (1, 16, 32):
         first, state = layer(x[:, :cut], gaps=gaps[:, :cut])
-        second, (after,) = layer(x[:, cut:], state, gaps[:, cut:])
+        second, (last_of_parts,) = layer(x[:, cut:], state, gaps[:, cut:])
         assert_near(torch.cat([first, second], dim=1), whole)
-        assert_near(after, last)
+        assert_near(last_of_parts, last)
 
 
 @every_rule
-@pytest.mark.parametrize("irregular", [False, True])
-def test_every_parameter_learns_and_gradients_equal_finite_differences(rule: str, irregular: bool) -> None:
+@pytest.mark.parametrize("is_irregular", [False, True])
+def test_every_parameter_learns_and_gradients_equal_finite_differences(rule: str, is_irregular: bool) -> None:
     torch.manual_seed(1)
     layer = S5(2, 4, discretisation=rule).double()
     names, values = zip(*layer.named_parameters(), strict=True)
-    gaps = torch.tensor([[1.0, 2.0, 0.5, 3.0, 1.0], [1.0, 1.0, 4.0, 0.0, 0.0]]).double() if irregular else None
+    gaps = torch.tensor([[1.0, 2.0, 0.5, 3.0, 1.0], [1.0, 1.0, 4.0, 0.0, 0.0]]).double() if is_irregular else None
     inputs = [torch.randn(2, 5, 2).double(), torch.randn(2, 2, 2).double()]
 
     def output(x: torch.Tensor, h: torch.Tensor, *weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -145,19 +150,21 @@ def test_gaps_scale_the_step_and_a_padded_bar_does_not_change_a_bit_of_the_state
     ones = torch.ones(2, 40)
     y, (last,) = layer(x)
     assert_near(layer(x, gaps=ones)[0], y)
-    half = copy.deepcopy(layer)
-    twice = x.repeat_interleave(2, dim=1)
+    halved = copy.deepcopy(layer)
     with torch.no_grad():
-        half.log_dt -= torch.log(torch.tensor(2.0))
-    assert_near(half(twice)[0][:, 1::2], y)  # two half steps of one held input
-    assert_near(half(x, gaps=2 * ones)[0], y)
+        halved.log_dt -= torch.log(torch.tensor(2.0))
+    repeated = x.repeat_interleave(2, dim=1)  # two half steps with the same input
+    assert_near(halved(repeated)[0][:, 1::2], y)
+    assert_near(halved(x, gaps=2 * ones)[0], y)
     padded = torch.cat([x, torch.full((2, 5, 3), torch.nan)], dim=1)
-    y_padded, (after,) = layer(padded, gaps=torch.cat([ones, torch.zeros(2, 5)], dim=1))
+    y_padded, (h_padded,) = layer(padded, gaps=torch.cat([ones, torch.zeros(2, 5)], dim=1))
     torch.testing.assert_close(y_padded[:, :40], y, rtol=1e-5, atol=1e-5)
-    short = layer(x, gaps=ones)[1][0]
-    assert torch.equal(after, layer(padded, (after,), torch.zeros(2, 45))[1][0])
-    torch.testing.assert_close(after, short, rtol=1e-5, atol=1e-6)
-    assert torch.equal(layer.step(padded[:, -1], (last,), torch.zeros(2))[1][0], last)
+    _, (h,) = layer(x, gaps=ones)
+    torch.testing.assert_close(h_padded, h, rtol=1e-5, atol=1e-6)
+    _, (unchanged,) = layer(padded, (h_padded,), torch.zeros(2, 45))
+    assert torch.equal(unchanged, h_padded)
+    _, (after_step,) = layer.step(padded[:, -1], (last,), torch.zeros(2))
+    assert torch.equal(after_step, last)
 
 
 def test_a_step_uses_changed_weights() -> None:
@@ -183,9 +190,9 @@ def test_half_precision_input_gives_half_precision_output() -> None:
 def test_bad_input_is_refused() -> None:
     layer = make_layer()
     x = torch.randn(2, 5, 3)
-    for wrong in (torch.randn(2, 5, 4), torch.randn(2, 0, 3), torch.randn(2, 3)):
+    for misshapen in (torch.randn(2, 5, 4), torch.randn(2, 0, 3), torch.randn(2, 3)):
         with pytest.raises(ShapeError):
-            layer(wrong)
+            layer(misshapen)
     with pytest.raises(ShapeError, match="gaps"):
         layer(x, gaps=torch.ones(2, 4))
     with pytest.raises(DtypeError):

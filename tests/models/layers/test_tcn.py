@@ -1,4 +1,4 @@
-"""The temporal convolutional network against torch's dilated convolutions (a baseline as in S4-48)."""
+"""The temporal convolutional network, a baseline as in S4-48, against torch's dilated convolutions."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from torch.nn.functional import conv1d, relu
 from models.layers.errors import DtypeError, ShapeError, SizeError, StateError
 from models.layers.tcn import TCN, State
 
-TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}  # relative to the largest expected value, at least to 1
 
 
 def make_layer(dtype: torch.dtype = torch.float32, **sizes: int) -> TCN:
@@ -16,6 +16,7 @@ def make_layer(dtype: torch.dtype = torch.float32, **sizes: int) -> TCN:
 
 
 def run_by_steps(layer: TCN, x: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+    """The outputs and the last state, computed by ``step``."""
     outputs = []
     for x_t in x.unbind(1):
         y, state = layer.step(x_t, state)
@@ -23,9 +24,9 @@ def run_by_steps(layer: TCN, x: torch.Tensor, state: State) -> tuple[torch.Tenso
     return torch.stack(outputs, dim=1), state
 
 
-def assert_near(one: torch.Tensor, other: torch.Tensor) -> None:
-    tolerance = TOLERANCE[one.dtype] * max(1.0, float(other.detach().abs().max()))
-    torch.testing.assert_close(one, other, rtol=0, atol=tolerance)
+def assert_near(actual: torch.Tensor, expected: torch.Tensor) -> None:
+    tolerance = TOLERANCE[actual.dtype] * max(1.0, float(expected.detach().abs().max()))
+    torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -36,12 +37,13 @@ def test_equals_torchs_dilated_convolution_with_normalised_weights(dtype: torch.
     expected = x.transpose(1, 2)
     for level in range(3):
         inner = expected
-        for c in layer.convolutions[2 * level : 2 * level + 2]:
+        for convolution in layer.convolutions[2 * level : 2 * level + 2]:
             with torch.no_grad():
-                c.gain.mul_(1.7)
-            weight = torch._weight_norm(c.direction.unflatten(1, (taps, 4)).transpose(1, 2), c.gain[:, None, None], 0)
+                convolution.gain.mul_(1.7)  # so that it differs from the norm of the direction
+            direction = convolution.direction.unflatten(1, (taps, 4)).transpose(1, 2)
+            weight = torch._weight_norm(direction, convolution.gain[:, None, None], 0)
             reach = (taps - 1) * 2**level
-            inner = relu(conv1d(inner, weight, c.bias, padding=reach, dilation=2**level)[..., :40])
+            inner = relu(conv1d(inner, weight, convolution.bias, padding=reach, dilation=2**level)[..., :40])
         expected = relu(expected + inner)
     assert_near(layer(x)[0], expected.transpose(1, 2))
 
@@ -52,9 +54,9 @@ def test_step_by_step_equals_the_whole_sequence(dtype: torch.dtype) -> None:
     x = torch.randn(2, 50, 4, dtype=dtype)
     for state in (layer.initial_state(2), tuple(torch.randn_like(part) for part in layer.initial_state(2))):
         whole, last = layer(x, state)
-        slow, after = run_by_steps(layer, x, state)
-        for a, b in zip((slow, *after), (whole, *last), strict=True):
-            assert_near(a, b)
+        by_steps, last_of_steps = run_by_steps(layer, x, state)
+        for actual, expected in zip((by_steps, *last_of_steps), (whole, *last), strict=True):
+            assert_near(actual, expected)
 
 
 def test_two_parts_joined_by_the_state_equal_the_whole_sequence() -> None:
@@ -63,14 +65,16 @@ def test_two_parts_joined_by_the_state_equal_the_whole_sequence() -> None:
     whole, last = layer(x)
     for cut in (1, 3, 20, 49):
         first, state = layer(x[:, :cut])
-        second, after = layer(x[:, cut:], state)
-        for a, b in zip((torch.cat([first, second], dim=1), *after), (whole, *last), strict=True):
-            assert_near(a, b)
+        second, state = layer(x[:, cut:], state)
+        for joined, expected in zip((torch.cat([first, second], dim=1), *state), (whole, *last), strict=True):
+            assert_near(joined, expected)
 
 
 def test_an_output_reads_exactly_the_bars_within_its_reach() -> None:
-    layer = make_layer(levels=3, taps=3)
-    reach = 2 * 2 * 7
+    levels = 3
+    taps = 3
+    layer = make_layer(levels=levels, taps=taps)
+    reach = 2 * (taps - 1) * (2**levels - 1)
     x = torch.randn(1, 60, 4)
     x.requires_grad_()
     is_read = torch.autograd.grad(layer(x)[0][:, -1].sum(), x)[0].abs().sum((0, 2)) > 0
@@ -104,9 +108,9 @@ def test_every_parameter_learns_and_gradients_equal_finite_differences() -> None
 def test_bad_input_is_refused() -> None:
     layer = make_layer()
     x = torch.randn(2, 5, 4)
-    for wrong in (x[:, :0], x[..., :3], x[:, 0]):
+    for misshapen in (x[:, :0], x[..., :3], x[:, 0]):
         with pytest.raises(ShapeError):
-            layer(wrong)
+            layer(misshapen)
     with pytest.raises(DtypeError):
         layer(x.int())
     for call in (lambda: layer(x, layer.initial_state(3)), lambda: layer.step(x[:, 0], layer.initial_state(2)[:2])):

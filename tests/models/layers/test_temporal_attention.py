@@ -10,18 +10,25 @@ from models.layers import temporal_attention
 from models.layers.errors import SizeError
 from models.layers.temporal_attention import Slots, TemporalAttention, _attend_gathered
 
-Q, K, NODES, F, P, D = 7, 5, 9, 3, 8, 12
+# Sizes, named as in temporal_attention.py
+Q = 7  # query nodes
+K = 5  # slots a node
+N = 9  # nodes with a memory
+M = 12  # numbers of a memory
+F = 3  # features of an event
+P = 8  # numbers of a time encoding
+D = 12  # channels
 
 
 def make_slots(m: int) -> Slots:
     """Random neighbours with gradients; the third node has no neighbours."""
     generator = torch.Generator().manual_seed(1)
-    ids = torch.randint(-1, NODES, (Q, K), generator=generator)
+    ids = torch.randint(-1, N, (Q, K), generator=generator)
     ids[2] = -1
     table, fade, features, frequency = (
         t.requires_grad_()
         for t in (
-            torch.randn(NODES, m, generator=generator),
+            torch.randn(N, m, generator=generator),
             torch.rand(Q, K, generator=generator),
             torch.randn(Q, K, F, generator=generator),
             torch.rand(P // 2, generator=generator),
@@ -31,7 +38,7 @@ def make_slots(m: int) -> Slots:
 
 
 def output_and_gradients(layer: TemporalAttention, form: str, m: int) -> list[Tensor]:
-    """Output and all gradients."""
+    """Output and all gradients, the table's last; zeros where there is no gradient."""
     slots = make_slots(m)
     z = torch.randn(Q, D, generator=torch.Generator().manual_seed(2)).requires_grad_()
     layer.zero_grad()
@@ -42,21 +49,21 @@ def output_and_gradients(layer: TemporalAttention, form: str, m: int) -> list[Te
     return [y.detach(), *grads, torch.zeros(1) if slots.table.grad is None else slots.table.grad]
 
 
-@pytest.mark.parametrize("m", [12, 0])
+@pytest.mark.parametrize("m", [M, 0])
 def test_the_fused_form_and_its_gradients_equal_the_papers_definition(m: int) -> None:
     """TGN-04: a node attends to the memories of its newest neighbours."""
     torch.manual_seed(0)
     layer = TemporalAttention(D, m + F + P, heads=2)
-    for fast, slow in zip(
-        output_and_gradients(layer, "forward", m), output_and_gradients(layer, "reference", m), strict=True
-    ):
-        torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-6)
+    fused = output_and_gradients(layer, "forward", m)
+    defined = output_and_gradients(layer, "reference", m)
+    for actual, expected in zip(fused, defined, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_the_gathered_form_equals_the_fused_form(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    layer = TemporalAttention(D, 12 + F + P, heads=3)
-    fused = output_and_gradients(layer, "forward", 12)
+    layer = TemporalAttention(D, M + F + P, heads=3)
+    fused = output_and_gradients(layer, "forward", M)
 
     class GatheredAttend:
         @staticmethod
@@ -64,35 +71,36 @@ def test_the_gathered_form_equals_the_fused_form(monkeypatch: pytest.MonkeyPatch
             return _attend_gathered(query, Slots(*slots))
 
     monkeypatch.setattr(temporal_attention, "Attend", GatheredAttend)
-    for a, b in zip(output_and_gradients(layer, "forward", 12), fused, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    gathered = output_and_gradients(layer, "forward", M)
+    for actual, expected in zip(gathered, fused, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_a_node_without_neighbours_attends_to_zero_and_empty_slots_are_not_read() -> None:
     torch.manual_seed(0)
-    layer = TemporalAttention(D, 12 + F + P, heads=2)
-    slots = make_slots(12)
+    layer = TemporalAttention(D, M + F + P, heads=2)
+    slots = make_slots(M)
     z = torch.randn(Q, D)
-    expected = layer._merge(torch.cat([torch.zeros(1, D), z[2:3]], dim=1))
+    expected = layer._merge(torch.cat([torch.zeros(1, D), z[2:3]], dim=1))  # the third node has no neighbours
     torch.testing.assert_close(layer(z, slots)[2:3], expected)
-    empty = slots.ids < 0
-    features = torch.where(empty[..., None], 99.0, slots.features)
-    elapsed = torch.where(empty, 99.0, slots.elapsed)
-    other = slots._replace(features=features, elapsed=elapsed)
-    assert torch.equal(layer(z, slots), layer(z, other))
+    is_empty = slots.ids < 0
+    features = torch.where(is_empty[..., None], 99.0, slots.features)
+    elapsed = torch.where(is_empty, 99.0, slots.elapsed)
+    changed = slots._replace(features=features, elapsed=elapsed)
+    assert torch.equal(layer(z, slots), layer(z, changed))
 
 
-def test_one_and_three_threads_give_the_same_bits() -> None:
+def test_one_and_three_threads_give_the_same_bits_of_the_tables_gradient() -> None:
     torch.manual_seed(0)
-    layer = TemporalAttention(D, 12 + F + P, heads=2)
-    threads = torch.get_num_threads()
+    layer = TemporalAttention(D, M + F + P, heads=2)
+    n_threads_before = torch.get_num_threads()
     results = []
     try:
-        for count in (1, 3):
-            torch.set_num_threads(count)
-            results.append(output_and_gradients(layer, "forward", 12)[-1])
+        for n_threads in (1, 3):
+            torch.set_num_threads(n_threads)
+            results.append(output_and_gradients(layer, "forward", M)[-1])
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(n_threads_before)
     assert torch.equal(*results)
 
 

@@ -1,4 +1,4 @@
-"""Encodings of elapsed time."""
+"""Encodings of elapsed time: functional, Time2Vec and several scales."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models.layers.errors import SizeError
-from models.layers.time_encoding import MILLISECOND_TO_DAY, Functional, MultiScale, Time2Vec, time_encoding
+from models.layers.time_encoding import SCALES_SECONDS, Functional, MultiScale, Time2Vec, time_encoding
 
 
 def test_functional_encodings_have_norm_one_and_products_that_depend_on_the_difference() -> None:
@@ -14,7 +14,7 @@ def test_functional_encodings_have_norm_one_and_products_that_depend_on_the_diff
     encoding = Functional(16, 1.0, 1e4)
     t = torch.tensor([0.0, 3.0, 500.0])
     assert (encoding(t) @ encoding(t).T).diagonal().tolist() == pytest.approx([1.0] * 3)
-    products = [float((encoding(a + 7.0) * encoding(a)).sum().detach()) for a in t]
+    products = [float((encoding(t_i + 7.0) * encoding(t_i)).sum().detach()) for t_i in t]
     assert products == pytest.approx([products[0]] * 3, abs=1e-4)
 
 
@@ -35,7 +35,7 @@ def test_the_functional_gradient_equals_torchs_autograd() -> None:
 
 def test_the_functional_encoding_is_accurate_from_milliseconds_to_a_century() -> None:
     encoding = Functional(16, 1.0, 1e6)
-    t = torch.tensor([0.0, 1e-3, 1.0, 86400.0, 3e9])
+    t = torch.tensor([0.0, 1e-3, 1.0, 86400.0, 3e9])  # seconds; 3e9 are 95 years
     angle = (t[:, None] * encoding.frequency).double()
     exact = torch.cat([angle.cos(), angle.sin()], dim=-1) * encoding.scale
     torch.testing.assert_close(encoding(t).double(), exact, rtol=0, atol=1e-6)
@@ -70,19 +70,19 @@ def test_time2vec_is_one_linear_term_and_sines() -> None:
         encoding.phase.zero_()
         encoding.log_frequency.copy_(torch.tensor([1.0, 2.0, 3.0]).log())
     y = encoding(torch.tensor([0.5])).detach()[0]
+    # the linear term is t / longest, 0.5 / 100
     assert y.tolist() == pytest.approx([0.005, *torch.sin(torch.tensor([0.5, 1.0, 1.5])).tolist()])
 
 
 def test_every_scale_receives_time_in_its_unit() -> None:
-    """TGN-19: five scales, of which those of an hour and of a day are compared."""
+    """TGN-19: of the five scales, the test compares hour and day."""
     encoding = MultiScale(20)
-    assert encoding.scales == MILLISECOND_TO_DAY
+    assert encoding.scales == SCALES_SECONDS
     day = torch.tensor([86400.0])
     hour = torch.tensor([3600.0])
-    day_parts = encoding(day)[0].split(4)
-    hour_parts = encoding(hour)[0].split(4)
-    torch.testing.assert_close(day_parts[4], encoding.encodings[4](torch.ones(1))[0])
-    torch.testing.assert_close(hour_parts[3], encoding.encodings[3](torch.ones(1))[0])
+    for scale, t in ((3, hour), (4, day)):
+        of_scale = encoding(t)[0].split(4)[scale]  # four numbers a scale
+        torch.testing.assert_close(of_scale, encoding.encodings[scale](torch.ones(1))[0])
 
 
 @pytest.mark.parametrize("kind", ["functional", "time2vec", "multi_scale"])
@@ -95,8 +95,9 @@ def test_every_encoding_has_d_numbers_that_differ_between_times(kind: str, d: in
 
 
 def test_invalid_sizes_and_periods_are_refused() -> None:
-    for wrong in (lambda: Functional(7), lambda: MultiScale(8), lambda: Time2Vec(1), lambda: Functional(8, 5.0, 1.0)):
+    constructors = (lambda: Functional(7), lambda: MultiScale(8), lambda: Time2Vec(1), lambda: Functional(8, 5.0, 1.0))
+    for construct in constructors:
         with pytest.raises(SizeError):
-            wrong()
+            construct()
     with pytest.raises(SizeError, match="encoding is 'clock'"):
         time_encoding("clock", 8, 1.0, 2.0)

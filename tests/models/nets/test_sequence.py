@@ -1,4 +1,7 @@
-"""Sequence networks and their options (S4-18, S4-26, S4-29, S4-36, SSF-12, SSF-13, TRAP-13)."""
+"""Sequence networks and their options (S4-18, S4-26, S4-29, S4-36, SSF-12, SSF-13, TRAP-13).
+
+Glossary: b chunks · l bars · n assets · f features.
+"""
 
 from dataclasses import replace
 
@@ -6,45 +9,49 @@ import pytest
 import torch
 
 from models.layers.errors import DtypeError, NotCausalError, NotFiniteError, ShapeError, SizeError, StateError
-from models.nets.forecast import Batch, Forecast
+from models.nets.forecast import N_CLASSES, Batch, Forecast
 from models.nets.on_demand import OnDemand
-from models.nets.sequence import flatten_state, unflatten_state
+from models.nets.sequence import Block, flatten_state, unflatten_state
 from models.zoo import Spec, build
 
+B = 2
+L = 23
 N = 3
 F = 2
-L = 23
+H = 2
 
 
-def make_batch(seed: int = 0) -> Batch:
-    """Random bars of N assets in 2 chunks, a tenth of them missing, with irregular gaps."""
-    torch.manual_seed(seed)
-    return Batch(torch.randn(2, L, N, F), torch.rand(2, L, N) < 0.9, 1 + torch.rand(2, L))
+def make_batch() -> Batch:
+    """Random bars, a tenth of them missing, with irregular gaps."""
+    torch.manual_seed(0)
+    return Batch(x=torch.randn(B, L, N, F), mask=torch.rand(B, L, N) < 0.9, gaps=1 + torch.rand(B, L))
 
 
 def make_network(model: str = "s4d", **options: object) -> torch.nn.Module:
-    return build(Spec(model, d_model=8, d_state=4, dropout=0.0, options=options), F, 2).eval()
+    """A small network in evaluation mode."""
+    return build(Spec(model, d_model=8, d_state=4, dropout=0.0, options=options), F, H).eval()
 
 
 def outputs(forecast: Forecast) -> list[torch.Tensor]:
-    parts = (forecast.returns, forecast.log_volatility, forecast.logits, forecast.weights, forecast.regime)
-    return [v for v in parts if v is not None]
+    """The outputs that the forecast has."""
+    fields = (forecast.returns, forecast.log_volatility, forecast.logits, forecast.weights, forecast.regime)
+    return [output for output in fields if output is not None]
 
 
 def run_step_by_step(network: torch.nn.Module, batch: Batch) -> list[torch.Tensor]:
     """The outputs of the network, computed by its ``step``."""
-    state = network.initial_state(2, N)
+    state = network.initial_state(B, N)
     steps = []
-    for t in range(L):
-        forecast, state = network.step(batch.bars(t, t + 1), state)
+    for bar in range(L):
+        forecast, state = network.step(batch.bars(bar, bar + 1), state)
         steps.append(outputs(forecast))
-    return [torch.cat(parts, dim=1) for parts in zip(*steps, strict=True)]
+    return [torch.cat(bars, dim=1) for bars in zip(*steps, strict=True)]
 
 
 OPTIONS = {
     "mean": {"pooling": "mean"},
     "pooled bars": {"pool_bars": 4},
-    "more bars than there are": {"pool_bars": 30},
+    "more pooled bars than the batch has": {"pool_bars": L + 7},
     "irregular": {"irregular": True},
     "a head for each asset": {"assets": N},
     "long only": {"weights": "long_only"},
@@ -53,39 +60,48 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_with_every_option_steps_equal_the_whole_sequence_and_later_bars_change_nothing(options: dict) -> None:
+def test_with_every_option_steps_equal_the_whole_sequence(options: dict[str, object]) -> None:
     network = make_network(**options)
     batch = make_batch()
-    whole = outputs(network(batch))
-    for a, b in zip(run_step_by_step(network, batch), whole, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    for stepped, expected in zip(run_step_by_step(network, batch), outputs(network(batch)), strict=True):
+        torch.testing.assert_close(stepped, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_with_every_option_later_bars_change_no_earlier_forecast(options: dict[str, object]) -> None:
+    network = make_network(**options)
+    batch = make_batch()
+    bar = 15
     changed = replace(batch, x=batch.x.clone(), gaps=batch.gaps.clone())
-    changed.x[:, 15:] = 9.0
-    changed.gaps[:, 15:] = 4.0
-    for a, b in zip(outputs(network(changed)), whole, strict=True):
-        assert torch.equal(a[:, :15], b[:, :15])
+    changed.x[:, bar:] = 9.0
+    changed.gaps[:, bar:] = 4.0
+    for before, after in zip(outputs(network(batch)), outputs(network(changed)), strict=True):
+        assert torch.equal(before[:, :bar], after[:, :bar])
 
 
 @pytest.mark.parametrize("model", ["s4", "s4d", "dss", "s5", "mamba", "mamba2"])
 def test_irregular_networks_read_the_gaps_and_others_do_not(model: str) -> None:
     batch = make_batch()
-    regular = replace(batch, gaps=torch.ones_like(batch.gaps))
+    regular_batch = replace(batch, gaps=torch.ones_like(batch.gaps))
     for irregular in (True, False):
         network = make_network(model, irregular=irregular)
-        assert torch.equal(network(batch).logits, network(regular).logits) != irregular
+        reads_gaps = not torch.equal(network(batch).logits, network(regular_batch).logits)
+        assert reads_gaps == irregular
 
 
-def test_weights_sum_to_about_one_and_are_zero_where_there_is_no_bar() -> None:
+@pytest.mark.parametrize("kind", ["long_only", "long_short"])
+def test_absolute_weights_sum_to_about_one_and_are_zero_where_there_is_no_bar(kind: str) -> None:
+    """Long-short weights sum to just under one, see SCORE_SUM_OFFSET; a bar that no asset has has weights of 0."""
     batch = make_batch()
     batch.mask[0, 3] = False
-    for kind in ("long_only", "long_short"):
-        network = make_network(weights=kind)
-        torch.nn.init.normal_(network.heads.weight)
-        weights = network(batch).weights
-        assert not weights[~batch.mask].any()
-        total = weights.abs().sum(-1)
-        assert (total <= 1 + 1e-6).all() and total[batch.mask.any(-1)].median() > 0.95
-        assert (weights >= 0).all() == (kind == "long_only")
+    network = make_network(weights=kind)
+    torch.nn.init.normal_(network.heads.weight)
+    weights = network(batch).weights
+    assert not weights[~batch.mask].any()
+    total = weights.abs().sum(-1)
+    assert (total <= 1 + 1e-6).all()
+    assert total[batch.mask.any(-1)].median() > 0.95
+    assert (weights >= 0).all() == (kind == "long_only")
 
 
 def test_separate_heads_require_the_same_number_of_assets() -> None:
@@ -96,44 +112,52 @@ def test_separate_heads_require_the_same_number_of_assets() -> None:
         network(replace(batch, x=batch.x[:, :, :2], mask=batch.mask[:, :, :2]))
 
 
-def test_regimes_are_read_without_a_gradient_into_the_encoder() -> None:
+def test_a_regime_consists_of_a_bounded_trend_and_of_probabilities() -> None:
+    regime = make_network(regimes=True).predict_regime(make_batch())
+    assert regime.trend.abs().max() < 1
+    assert ((regime.momentum > 0) & (regime.momentum < 1)).all()
+    torch.testing.assert_close(regime.volatility.sum(-1), torch.ones(B, L, N))
+
+
+def test_a_regime_readout_passes_no_gradient_into_the_encoder() -> None:
     network = make_network(regimes=True)
-    batch = make_batch()
-    regime = network.get_state(batch)
-    assert regime.trend.abs().max() < 1 and ((regime.momentum > 0) & (regime.momentum < 1)).all()
-    torch.testing.assert_close(regime.volatility.sum(-1), torch.ones(2, L, N))
-    network(batch).regime.sum().backward()
-    assert all(p.grad is None for p in network.encoder.parameters())
+    network(make_batch()).regime.sum().backward()
+    assert all(parameter.grad is None for parameter in network.encoder.parameters())
+
+
+def test_a_network_without_the_option_regimes_refuses_to_predict_a_regime() -> None:
     with pytest.raises(StateError, match="regimes = true"):
-        make_network().get_state(batch)
+        make_network().predict_regime(make_batch())
 
 
 def test_a_network_continues_from_a_saved_state() -> None:
     network = make_network("mamba")
     batch = make_batch()
-    state = network.initial_state(2, N)
-    for t in range(3):
-        _, state = network.step(batch.bars(t, t + 1), state)
-    restored = unflatten_state([t.clone() for t in flatten_state(state)], network.initial_state(2, N))
-    expected, continued = (network.step(batch.bars(3, 4), s)[0].logits for s in (state, restored))
-    assert torch.equal(continued, expected)
+    state = network.initial_state(B, N)
+    for bar in range(3):
+        _, state = network.step(batch.bars(bar, bar + 1), state)
+    saved = [tensor.clone() for tensor in flatten_state(state)]
+    restored = unflatten_state(saved, like=network.initial_state(B, N))
+    expected, _ = network.step(batch.bars(3, 4), state)
+    continued, _ = network.step(batch.bars(3, 4), restored)
+    assert torch.equal(continued.logits, expected.logits)
     with pytest.raises(StateError, match="run the bars again"):
-        unflatten_state(flatten_state(state)[:-1], network.initial_state(2, N))
+        unflatten_state(saved[:-1], like=network.initial_state(B, N))
 
 
-def test_on_demand_steps_equal_the_whole_sequence_at_every_share_of_bars_switched_on() -> None:
+@pytest.mark.parametrize(("hold", "expected_share"), [(0.0, "none"), (0.2, "some"), (1.0, "all")])
+def test_on_demand_steps_equal_the_whole_sequence_at_every_share_of_bars_switched_on(
+    hold: float, expected_share: str
+) -> None:
     batch = make_batch()
-    is_all_or_none = set()
-    for hold in (0.0, 0.2, 1.0):
-        network = make_network("on_demand", hold=hold)
-        torch.manual_seed(1)
-        for part in (network.cheap, network.heads):
-            torch.nn.init.normal_(part.weight)
-        on = network.switched_on(network.cheap(network.gate(batch), batch.mask))
-        is_all_or_none.add(float(on.float().mean()) in (0.0, 1.0))
-        for a, b in zip(run_step_by_step(network, batch), outputs(network(batch)), strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
-    assert is_all_or_none == {True, False}
+    network = make_network("on_demand", hold=hold)
+    torch.manual_seed(1)
+    for heads in (network.cheap, network.heads):
+        torch.nn.init.normal_(heads.weight)
+    is_on = network.is_switched_on(network.cheap(network.gate(batch), batch.mask))
+    assert {0.0: "none", 1.0: "all"}.get(float(is_on.float().mean()), "some") == expected_share
+    for stepped, expected in zip(run_step_by_step(network, batch), outputs(network(batch)), strict=True):
+        torch.testing.assert_close(stepped, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_on_demand_skips_the_encoder_when_no_asset_is_switched_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,25 +168,30 @@ def test_on_demand_skips_the_encoder_when_no_asset_is_switched_on(monkeypatch: p
         raise AssertionError("the encoder ran")
 
     monkeypatch.setattr(network.encoder, "step", fail)
-    assert len(run_step_by_step(network, batch)) == 3
+    run_step_by_step(network, batch)
 
 
 @pytest.mark.parametrize("model", ["s4", "s4d", "dss", "s5"])
-def test_a_network_that_reads_the_future_cannot_be_built(model: str) -> None:
+def test_a_network_that_reads_later_bars_cannot_be_built(model: str) -> None:
     with pytest.raises(NotCausalError, match="leave bidirectional out"):
         make_network(model, bidirectional=True)
 
 
-def test_bad_input_is_refused_with_what_to_do() -> None:
+def test_a_nan_feature_is_refused_with_its_position_only_where_there_is_a_bar() -> None:
     network = make_network()
     batch = make_batch()
     x = batch.x.clone()
-    batch.mask[0, 4, 1] = True
     x[0, 4, 1, 0] = torch.nan
+    batch.mask[0, 4, 1] = True
     with pytest.raises(NotFiniteError, match="nan at chunk 0, bar 4, asset 1, feature 0"):
         network(replace(batch, x=x))
     batch.mask[0, 4, 1] = False
     assert torch.isfinite(network(replace(batch, x=x)).returns).all()
+
+
+def test_tensors_of_another_shape_or_dtype_are_refused() -> None:
+    network = make_network()
+    batch = make_batch()
     with pytest.raises(ShapeError, match=r"\(2, 23, 3, 1\)"):
         network(replace(batch, x=batch.x[..., :1]))
     with pytest.raises(ShapeError, match="none of them 0"):
@@ -174,14 +203,52 @@ def test_bad_input_is_refused_with_what_to_do() -> None:
         network(replace(batch, mask=batch.mask.float()))
     with pytest.raises(ShapeError, match="gaps are"):
         network(replace(batch, gaps=batch.gaps[:, 1:]))
-    assert network(batch.bars(5, 6)).logits.shape == (2, 1, N, 5)
+
+
+def test_a_batch_of_one_bar_is_forecast() -> None:
+    assert make_network()(make_batch().bars(5, 6)).logits.shape == (B, 1, N, N_CLASSES)
+
+
+def test_the_state_of_another_network_or_number_of_chunks_is_refused() -> None:
+    network = make_network()
+    first_bar = make_batch().bars(0, 1)
     with pytest.raises(StateError, match="initial_state"):
-        network.step(batch.bars(0, 1), make_network("mamba").initial_state(2, N))
+        network.step(first_bar, make_network("mamba").initial_state(B, N))
     with pytest.raises(StateError, match="initial_state"):
-        network.step(batch.bars(0, 1), network.initial_state(1, N))
-    for model, options in (("lstm", {"irregular": True}), ("s4d", {"pooling": "max"}), ("s4d", {"weights": "long"})):
-        with pytest.raises(SizeError):
-            make_network(model, **options)
-    for options in ({"layer": "mamba"}, {"pooling": "mean"}, {"discretisation": "bilinear"}):
-        with pytest.raises(SizeError, match="leave"):
-            OnDemand(Spec("on_demand"), F, 2, **options)
+        network.step(first_bar, network.initial_state(B - 1, N))
+
+
+@pytest.mark.parametrize(
+    ("model", "options"), [("lstm", {"irregular": True}), ("s4d", {"pooling": "max"}), ("s4d", {"weights": "long"})]
+)
+def test_options_that_a_network_does_not_support_are_refused(model: str, options: dict[str, object]) -> None:
+    with pytest.raises(SizeError):
+        make_network(model, **options)
+
+
+@pytest.mark.parametrize("options", [{"layer": "mamba"}, {"pooling": "mean"}, {"discretisation": "bilinear"}])
+def test_options_that_on_demand_does_not_support_are_refused(options: dict[str, object]) -> None:
+    with pytest.raises(SizeError, match="leave"):
+        OnDemand(Spec("on_demand"), F, H, **options)
+
+
+def test_a_block_norms_its_input_before_the_layer_and_mixes_the_channels_after_it() -> None:
+    """S4-17: y = x + GLU(layer(norm(x))), here with a running sum as the layer."""
+
+    class RunningSum(torch.nn.Module):
+        def forward(self, x: torch.Tensor, state: None) -> tuple[torch.Tensor, None]:
+            return x.cumsum(1), state
+
+    torch.manual_seed(0)
+    d_model = 4
+    block = Block(RunningSum(), d_model, dropout=0.0, adds_glu=True).eval()
+    torch.nn.init.normal_(block.norm.weight)
+    torch.nn.init.normal_(block.norm.bias)
+    x = 3 + 5 * torch.randn(2, 6, d_model)
+    centred = x - x.mean(-1, keepdim=True)
+    normed = centred / (centred.square().mean(-1, keepdim=True) + block.norm.eps).sqrt()
+    layer_output = (normed * block.norm.weight + block.norm.bias).cumsum(1)
+    mixed = torch.nn.functional.gelu(layer_output) @ block.mix.weight.T + block.mix.bias
+    value, gate = mixed.chunk(2, dim=-1)
+    y, _ = block(x)
+    torch.testing.assert_close(y, x + value * torch.sigmoid(gate))

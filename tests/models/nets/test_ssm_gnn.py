@@ -1,4 +1,4 @@
-"""The fusions of SSM-GNN networks: the order of their parts, who receives messages, what is learned and refused.
+"""The fusions of SSM-GNN networks: the order of their modules, which bars messages reach, and what is refused.
 
 Glossary: b chunks · l bars · n assets · f features · h horizons.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,10 @@ from torch.nn.functional import elu
 from models import zoo
 from models.layers.errors import NotCausalError, ShapeError, SizeError, StateError
 from models.layers.message_passing import GAT, GCN, MESSAGE_LAYERS, SAGE, GATv2
-from models.nets.forecast import Batch, Forecast, GraphSteps
+from models.nets.forecast import N_CLASSES, Batch, Forecast, GraphSteps
 from models.nets.sequence import flatten_state
 from models.nets.spec import Spec
-from models.nets.ssm_gnn import LEARNED, SsmGnn, learned_graph, ssm_gnn
+from models.nets.ssm_gnn import LEARNED, WEIGHT_DECIMALS, SsmGnn, build_ssm_gnn, learned_snapshot
 from models.training.artifact import load_artifact
 from models.training.fit import fit_fold, predict_fold
 
@@ -46,90 +47,110 @@ def make_network(**options: Any) -> SsmGnn:
     """A small network in evaluation mode with random heads, whose forecasts are not near 0."""
     torch.manual_seed(0)
     spec = Spec("ssm_gnn", d_model=8, n_layers=2, d_state=4, dropout=0.0)
-    network = ssm_gnn(spec, F, H, **options).eval()
+    network = build_ssm_gnn(spec, F, H, **options).eval()
     for parameter in network.heads.parameters():
         nn.init.normal_(parameter)
     return network
 
 
 def make_batch(adjacency: Tensor | None = None) -> Batch:
-    """Random bars, none missing, and one graph in force from the third bar on."""
+    """Random bars, none missing, and one graph in effect from bar 2 on.
+
+    ``adjacency`` (n, n): the weight of the edge from j to i at [i, j]; None for edges between all assets.
+    """
     torch.manual_seed(1)
-    graph = (torch.ones(N, N) if adjacency is None else adjacency)[None]
-    step = torch.where(torch.arange(L) < 2, -1, 0).expand(B, L)
+    if adjacency is None:
+        adjacency = torch.ones(N, N)
+    snapshot_index = torch.where(torch.arange(L) < 2, -1, 0).expand(B, L)
     return Batch(
-        torch.randn(B, L, N, F), torch.ones(B, L, N, dtype=torch.bool), torch.ones(B, L), GraphSteps(graph, step)
+        x=torch.randn(B, L, N, F),
+        mask=torch.ones(B, L, N, dtype=torch.bool),
+        gaps=torch.ones(B, L),
+        graph=GraphSteps(adjacency[None], snapshot_index),
     )
 
 
-def changed_forecasts(network: SsmGnn, batch: Batch, other: Batch) -> Tensor:
-    """Which forecasts differ between two batches, (b, l, n) bool."""
-    with torch.no_grad():
-        return (network(batch).returns != network(other).returns).any(-1)
+def with_graph_at(batch: Batch, bar: int) -> Batch:
+    """The batch with its graph in effect at one bar alone."""
+    assert batch.graph is not None
+    snapshot_index = torch.where(torch.arange(L) == bar, 0, -1).expand(B, L)
+    return replace(batch, graph=replace(batch.graph, snapshot_index=snapshot_index))
 
 
-def nudged(batch: Batch, bar: int, asset: int) -> Batch:
+def nudge(batch: Batch, bar: int, asset: int) -> Batch:
     """The batch with 1 added to the features of one bar of one asset."""
     x = batch.x.clone()
     x[:, bar, asset] += 1.0
     return replace(batch, x=x)
 
 
+def changed_by_nudge(network: SsmGnn, batch: Batch, bar: int, asset: int) -> Tensor:
+    """Mask (b, l, n), True for the forecasts that ``nudge`` changes."""
+    with torch.no_grad():
+        return (network(batch).returns != network(nudge(batch, bar, asset)).returns).any(-1)
+
+
 @pytest.mark.parametrize(("layer", "messages"), [*product(["s4d", "mamba", "gru"], MESSAGE_LAYERS)])
 @pytest.mark.parametrize("fusion", ["sequential", "interleaved", "parallel"])
 def test_with_any_layer_and_any_messages_steps_equal_the_whole_sequence(fusion: str, layer: str, messages: str) -> None:
-    """HYB-02: also with Mamba. HYB-34: bar by bar, as a live program reads."""
+    """HYB-02: also with Mamba. HYB-34: bar by bar, as a live program computes them."""
     network = make_network(fusion=fusion, layer=layer, message_passing=messages)
     batch = make_batch()
     expected = network(batch).returns
     state = network.initial_state(B, N)
     steps = []
-    for t in range(L):
-        forecast, state = network.step(batch.bars(t, t + 1), state)
+    for bar in range(L):
+        forecast, state = network.step(batch.bars(bar, bar + 1), state)
         steps.append(forecast.returns)
     torch.testing.assert_close(torch.cat(steps, dim=1), expected, rtol=1e-4, atol=1e-5)
-    assert all(type(part) is tuple and all(type(t) is Tensor for t in part) for part in state)
+    for part in state:
+        assert type(part) is tuple
+        assert all(type(tensor) is Tensor for tensor in part)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("gcn", GCN), ("gat", GAT), ("gatv2", GATv2), ("sage", SAGE)])
 def test_the_option_message_passing_selects_the_message_layer(name: str, kind: type[nn.Module]) -> None:
-    assert [type(e.messages) for e in make_network(message_passing=name, hops=3).exchanges] == [kind] * 3
+    network = make_network(message_passing=name, hops=3)
+    assert [type(exchange.messages) for exchange in network.exchanges] == [kind] * 3
 
 
 def expected_hidden(network: SsmGnn, batch: Batch, fusion: dict[str, Any]) -> Tensor:
-    """The hidden values before the last norm, by the formulas in the docstring of ssm_gnn.py."""
+    """The hidden values (b, l, n, d) before the last norm, by the formulas in the docstring of ssm_gnn.py."""
     adjacency = batch.graph.at_bars(batch.mask)
 
-    def over_time(block: nn.Module, h: Tensor) -> Tensor:
-        return torch.stack([block(h[:, :, i])[0] for i in range(N)], dim=2)
+    def run_over_time(h: Tensor, *blocks: nn.Module) -> Tensor:
+        for block in blocks:
+            outputs = [block(h[:, :, asset])[0] for asset in range(N)]
+            h = torch.stack(outputs, dim=2)
+        return h
 
-    def messages(exchange: nn.Module, h: Tensor) -> Tensor:
-        by_bar = [exchange.messages(exchange.norm(h[:, t]), adjacency[:, t]) for t in range(L)]
-        return h + elu(torch.stack(by_bar, dim=1))
+    def pass_messages(h: Tensor, *exchanges: nn.Module) -> Tensor:
+        for exchange in exchanges:
+            messages = [exchange.messages(exchange.norm(h[:, bar]), adjacency[:, bar]) for bar in range(L)]
+            h = h + elu(torch.stack(messages, dim=1))
+        return h
 
     h = network.embedding(batch)
-    blocks = network.blocks
-    exchanges = network.exchanges
-    means = torch.stack([h[:, : t + 1].mean(1) for t in range(L)], dim=1)
+    running_means = torch.stack([h[:, : bar + 1].mean(1) for bar in range(L)], dim=1)
     if fusion.get("fusion") == "interleaved":
-        for block, exchange in zip(blocks, exchanges, strict=True):
+        for block, exchange in zip(network.blocks, network.exchanges, strict=True):
             if fusion["order"] == "ssm_gnn":
-                h = messages(exchange, over_time(block, h))
+                h = pass_messages(run_over_time(h, block), exchange)
             else:
-                h = over_time(block, messages(exchange, h))
-    elif fusion.get("fusion") == "parallel":
-        received = messages(exchanges[0], h if fusion.get("pooling") == "last" else means)
-        h = network.join(torch.cat([over_time(blocks[1], over_time(blocks[0], h)), received], dim=-1))
-    elif fusion.get("parts") == "gnn":
-        h = messages(exchanges[1], messages(exchanges[0], means))
-    else:
-        h = messages(exchanges[0], over_time(blocks[1], over_time(blocks[0], h)))
-    return h
+                h = run_over_time(pass_messages(h, exchange), block)
+        return h
+    if fusion.get("fusion") == "parallel":
+        message_input = h if fusion.get("pooling") == "last" else running_means
+        halves = [run_over_time(h, *network.blocks), pass_messages(message_input, *network.exchanges)]
+        return network.join(torch.cat(halves, dim=-1))
+    if fusion.get("parts") == "gnn":
+        return pass_messages(running_means, *network.exchanges)
+    return pass_messages(run_over_time(h, *network.blocks), *network.exchanges)
 
 
 @every_fusion
 def test_every_fusion_equals_its_formula(fusion: dict[str, Any]) -> None:
-    """HYB-12 to HYB-15: from the features over both halves to the heads."""
+    """HYB-12 to HYB-15: from the features through both halves to the heads."""
     network = make_network(**fusion)
     batch = make_batch()
     h = expected_hidden(network, batch, fusion)
@@ -141,88 +162,113 @@ def test_every_fusion_equals_its_formula(fusion: dict[str, Any]) -> None:
 def test_a_changed_bar_changes_its_neighbours_at_that_bar_and_never_earlier(
     fusion: dict[str, Any], learned: bool
 ) -> None:
-    network = make_network(**fusion, **({"graph": "attention"} if learned else {}))
-    is_changed = changed_forecasts(network, make_batch(), nudged(make_batch(), bar=4, asset=0))
+    network = make_network(**fusion, **({"graph": LEARNED} if learned else {}))
+    is_changed = changed_by_nudge(network, make_batch(), bar=4, asset=0)
     assert not is_changed[:, :4].any()
     assert is_changed[:, 4].all()
 
 
-def test_messages_before_the_layer_stay_in_its_state_and_those_after_it_do_not() -> None:
-    """Asset 1 receives messages of asset 0 at bar 4 only, in a network with one block."""
+@pytest.mark.parametrize(("order", "changes_later_bars"), [("ssm_gnn", False), ("gnn_ssm", True)])
+def test_messages_change_later_bars_only_if_they_come_before_the_sequence_layer(
+    order: str, changes_later_bars: bool
+) -> None:
+    """The receiver gets messages of the sender at one bar only, in a network with one block."""
+    sender = 0
+    receiver = 1
+    bar = 4
     adjacency = torch.eye(N)
-    adjacency[1, 0] = 1.0
-    batch = make_batch(adjacency)
-    batch = replace(batch, graph=replace(batch.graph, step=torch.where(torch.arange(L) == 4, 0, -1).expand(B, L)))
-    for order, changes_later_bars in (("ssm_gnn", False), ("gnn_ssm", True)):
-        spec = Spec("ssm_gnn", d_model=8, n_layers=1, d_state=4, dropout=0.0)
-        network = ssm_gnn(spec, F, H, fusion="interleaved", order=order).eval()
-        nn.init.normal_(network.heads.weight)
-        is_changed = changed_forecasts(network, batch, nudged(batch, bar=4, asset=0))
-        assert is_changed[:, 4, 1].all() and bool(is_changed[:, 5:, 1].any()) == changes_later_bars
+    adjacency[receiver, sender] = 1.0
+    spec = Spec("ssm_gnn", d_model=8, n_layers=1, d_state=4, dropout=0.0)
+    network = build_ssm_gnn(spec, F, H, fusion="interleaved", order=order).eval()
+    nn.init.normal_(network.heads.weight)
+    is_changed = changed_by_nudge(network, with_graph_at(make_batch(adjacency), bar), bar, asset=sender)
+    assert is_changed[:, bar, receiver].all()
+    assert bool(is_changed[:, bar + 1 :, receiver].any()) == changes_later_bars
 
 
 @every_fusion
 def test_an_asset_without_a_bar_sends_no_messages(fusion: dict[str, Any]) -> None:
-    """The graph is in force at bar 4 alone, where asset 0 has no bar: its earlier bars reach no other asset."""
-    network = make_network(**fusion)
-    batch = make_batch()
+    """The graph is in effect at bar 4 alone, where asset 0 has no bar: its earlier bars reach no other asset."""
+    batch = with_graph_at(make_batch(), bar=4)
     batch.mask[:, 4, 0] = False
-    graph = replace(batch.graph, step=torch.where(torch.arange(L) == 4, 0, -1).expand(B, L))
-    batch = replace(batch, graph=graph)
-    assert not changed_forecasts(network, batch, nudged(batch, bar=3, asset=0))[:, :, 1:].any()
+    is_changed = changed_by_nudge(make_network(**fusion), batch, bar=3, asset=0)
+    assert not is_changed[:, :, 1:].any()
 
 
-def test_a_network_of_one_half_has_no_modules_of_the_other() -> None:
-    assert len(make_network(parts="ssm").exchanges) == 0 and len(make_network(parts="gnn").blocks) == 0
-    assert not changed_forecasts(make_network(parts="ssm"), make_batch(), nudged(make_batch(), 4, 0))[:, :, 1:].any()
-    assert not changed_forecasts(make_network(parts="gnn"), make_batch(), nudged(make_batch(), 4, 0))[:, 5:].any()
-    assert make_network(parts="gnn").initial_state(B, N) == ()
-    assert len(flatten_state(make_network(parts="gnn", pooling="mean").initial_state(B, N))) == 2
+def test_a_network_without_messages_reads_each_asset_by_itself() -> None:
+    network = make_network(parts="ssm")
+    assert len(network.exchanges) == 0
+    assert not changed_by_nudge(network, make_batch(), bar=4, asset=0)[:, :, 1:].any()
+
+
+def test_a_network_without_sequence_layers_reads_each_bar_by_itself_and_has_no_state() -> None:
+    network = make_network(parts="gnn")
+    assert len(network.blocks) == 0
+    assert not changed_by_nudge(network, make_batch(), bar=4, asset=0)[:, 5:].any()
+    assert network.initial_state(B, N) == ()
+
+
+def test_the_state_of_a_network_of_messages_between_means_is_that_of_the_running_mean() -> None:
+    state = make_network(parts="gnn", pooling="mean").initial_state(B, N)
+    assert len(flatten_state(state)) == 2  # sum and count
 
 
 @pytest.mark.parametrize("messages", ["gcn", "gat", "gatv2"])
 def test_learned_edges_have_a_gradient(messages: str) -> None:
     """HYB-10."""
-    network = make_network(graph="attention", message_passing=messages, top_k=2).train()
+    network = make_network(graph=LEARNED, message_passing=messages, top_k=2).train()
     network(make_batch()).returns.square().sum().backward()
     for parameter in network.exchanges[0].edges.parameters():
         assert parameter.grad is not None and parameter.grad.abs().max() > 0
 
 
 def test_a_learned_graph_becomes_a_snapshot() -> None:
-    network = make_network(graph="attention", top_k=2)
+    """The edges at the last bar, where the last asset is missing: it sends nothing, and all receive ``top_k`` edges."""
+    top_k = 2
+    network = make_network(graph=LEARNED, top_k=top_k)
     batch = make_batch()
-    mask = batch.mask.clone()
-    mask[0, -1, 3] = False
-    batch = Batch(batch.x[:1], mask[:1], batch.gaps[:1])
+    batch.mask[0, -1, -1] = False
     edges = network(batch).edges[0, -1].detach()
-    names = ("A", "B", "C", "D")
+    nodes = ("A", "B", "C", "D")
     as_of = np.datetime64("2024-06-28", "us")
-    graph = learned_graph(LEARNED, edges.double().numpy(), as_of, names)
-    assert (graph.graph, graph.as_of, graph.nodes, graph.directed) == ("attention", as_of, names, True)
-    assert 3 not in graph.src and (graph.src != graph.dst).all()
-    assert [np.count_nonzero(graph.dst == i) for i in range(4)] == [2, 2, 2, 2]
-    np.testing.assert_allclose(graph.weight, edges[graph.dst, graph.src], atol=1e-6)
-    assert np.array_equal(graph.weight, np.round(graph.weight, 6))
+    snapshot = learned_snapshot(LEARNED, edges.double().numpy(), as_of, nodes)
+    assert snapshot.graph == LEARNED
+    assert snapshot.as_of == as_of
+    assert snapshot.nodes == nodes
+    assert snapshot.directed
+    assert nodes.index("D") not in snapshot.src
+    assert (snapshot.src != snapshot.dst).all()
+    assert np.bincount(snapshot.dst).tolist() == [top_k] * len(nodes)
+    np.testing.assert_allclose(snapshot.weight, edges[snapshot.dst, snapshot.src], atol=10.0**-WEIGHT_DECIMALS)
+    assert np.array_equal(snapshot.weight, np.round(snapshot.weight, WEIGHT_DECIMALS))
 
 
 def test_the_learned_graph_of_a_step_equals_that_of_the_whole_sequence() -> None:
-    network = make_network(graph="attention", top_k=2)
+    network = make_network(graph=LEARNED, top_k=2)
     batch = make_batch()
     batch.mask[0, -1, 3] = False
     state = network.initial_state(B, N)
-    for t in range(L):
-        stepped, state = network.step(batch.bars(t, t + 1), state)
-    torch.testing.assert_close(stepped.edges[:, 0], network(batch).edges[:, -1], rtol=0, atol=1e-6)
-    assert make_network()(batch).edges is None
+    for bar in range(L):
+        last_step, state = network.step(batch.bars(bar, bar + 1), state)
+    torch.testing.assert_close(last_step.edges[:, 0], network(batch).edges[:, -1], rtol=0, atol=1e-6)
+
+
+def test_a_forecast_from_stored_snapshots_has_no_edges() -> None:
+    assert make_network()(make_batch()).edges is None
 
 
 @pytest.mark.parametrize("top_k", [1, 2, None])
-def test_a_learned_graph_is_reordered_with_the_assets_and_reads_no_later_bar(top_k: int | None) -> None:
-    network = make_network(graph="attention", top_k=top_k, fusion="interleaved")
+def test_a_network_with_a_learned_graph_reads_no_later_bar(top_k: int | None) -> None:
+    network = make_network(graph=LEARNED, top_k=top_k, fusion="interleaved")
+    is_changed = changed_by_nudge(network, make_batch(), bar=4, asset=0)
+    assert not is_changed[:, :4].any()
+    assert is_changed[:, 4:].any()
+
+
+@pytest.mark.parametrize("top_k", [1, 2, None])
+def test_a_learned_graph_is_reordered_with_the_assets(top_k: int | None) -> None:
+    network = make_network(graph=LEARNED, top_k=top_k, fusion="interleaved")
     batch = make_batch()
-    is_changed = changed_forecasts(network, batch, nudged(batch, bar=4, asset=0))
-    assert not is_changed[:, :4].any() and is_changed[:, 4:].any()
     order = [2, 0, 3, 1]
     shuffled = network(replace(batch, x=batch.x[:, :, order]))
     forecast = network(batch)
@@ -231,41 +277,54 @@ def test_a_learned_graph_is_reordered_with_the_assets_and_reads_no_later_bar(top
 
 
 def test_in_training_a_forecast_has_no_edges() -> None:
-    assert make_network(graph="attention").train()(make_batch()).edges is None
+    assert make_network(graph=LEARNED).train()(make_batch()).edges is None
 
 
-def test_the_pretrained_half_is_loaded_and_stays_fixed_when_frozen() -> None:
+def test_a_pretrained_half_is_loaded_from_a_network_of_that_half() -> None:
     """HYB-12."""
     half = make_network(parts="ssm")
-    both = make_network(pretrained="ssm", frozen=True)
+    whole = make_network(pretrained="ssm")
     with torch.no_grad():
         half.blocks[0].mix.weight.normal_()
-    both.load_pretrained(half.state_dict())
-    assert torch.equal(both.blocks[0].mix.weight, half.blocks[0].mix.weight)
-    assert {name.split(".")[0] for name, p in both.named_parameters() if p.requires_grad} == {
-        "exchanges",
-        "norm",
-        "heads",
-    }
-    spec = Spec("s4d", d_model=8, n_layers=2, d_state=4)
-    both.load_pretrained(zoo.build(spec, F, H, seed=5).state_dict())
-    assert torch.equal(both.blocks[0].mix.weight, zoo.build(spec, F, H, seed=5).encoder.blocks[0].mix.weight)
+    whole.load_pretrained(half.state_dict())
+    assert torch.equal(whole.blocks[0].mix.weight, half.blocks[0].mix.weight)
+
+
+def test_a_pretrained_half_is_loaded_from_the_sequence_network_of_its_layer() -> None:
+    sequence_network = zoo.build(Spec("s4d", d_model=8, n_layers=2, d_state=4), F, H, seed=5)
+    whole = make_network(pretrained="ssm")
+    whole.load_pretrained(sequence_network.state_dict())
+    assert torch.equal(whole.blocks[0].mix.weight, sequence_network.encoder.blocks[0].mix.weight)
+
+
+def test_a_pretrained_half_of_another_size_is_refused() -> None:
+    larger = zoo.build(Spec("s4d", d_model=16, n_layers=2, d_state=4), F, H)
     with pytest.raises(StateError, match="pretrained ssm part are missing or of another shape, the first embedding"):
-        both.load_pretrained(zoo.build(replace(spec, d_model=16), F, H).state_dict())
+        make_network(pretrained="ssm").load_pretrained(larger.state_dict())
 
 
-def test_a_fold_fits_the_pretrained_half_alone_and_then_the_rest(market, tmp_path) -> None:
+def test_a_frozen_half_and_the_embedding_are_not_trained() -> None:
+    network = make_network(pretrained="ssm", frozen=True)
+    trained_modules = {name.split(".")[0] for name, p in network.named_parameters() if p.requires_grad}
+    assert trained_modules == {"exchanges", "norm", "heads"}
+
+
+def test_a_fold_fits_the_pretrained_half_alone_and_then_the_rest(market: Any, tmp_path: Path) -> None:
+    """A second fit reads the file of the half; a damaged file is fitted again."""
     arguments = market.arguments("ssm_gnn")
     spec = replace(arguments["spec"], options={"pretrained": "ssm", "frozen": True})
-    fit = partial(fit_fold, **{**arguments, "spec": spec}, artifact=tmp_path / "both.safetensors")
+    fit = partial(fit_fold, **{**arguments, "spec": spec}, artifact=tmp_path / "whole.safetensors")
     fitted = fit()
     (half_path,) = set(tmp_path.glob("*.safetensors")) - {fitted.artifact}
     written_at = half_path.stat().st_mtime_ns
-    half, both = (load_artifact(path).network.state_dict() for path in (half_path, fitted.artifact))
-    frozen = [name for name in both if name.startswith(("embedding", "blocks"))]
-    assert frozen and all(torch.equal(half[name], both[name]) for name in frozen)
-    assert not any(name.startswith("exchanges") for name in half)
-    assert fit().sha256 == fitted.sha256 and half_path.stat().st_mtime_ns == written_at
+    half_weights = load_artifact(half_path).network.state_dict()
+    whole_weights = load_artifact(fitted.artifact).network.state_dict()
+    frozen_names = [name for name in whole_weights if name.startswith(("embedding", "blocks"))]
+    assert frozen_names
+    assert all(torch.equal(half_weights[name], whole_weights[name]) for name in frozen_names)
+    assert not any(name.startswith("exchanges") for name in half_weights)
+    assert fit().sha256 == fitted.sha256
+    assert half_path.stat().st_mtime_ns == written_at
     half_path.write_bytes(half_path.read_bytes()[:400])
     assert fit().sha256 == fitted.sha256
     assert predict_fold(fitted.artifact, market.features, market.side_inputs, market.folds[0]).valid.any()
@@ -297,25 +356,34 @@ def test_options_that_cannot_be_built_are_refused_by_name(
         make_network(**options)
 
 
-def test_a_batch_without_the_graph_and_a_state_of_another_network_are_refused() -> None:
-    network = make_network()
-    batch = make_batch()
+def test_a_batch_without_the_graph_is_refused() -> None:
     with pytest.raises(ShapeError, match="reads the correlation graph of its bars; the batch has none"):
-        network(replace(batch, graph=None))
+        make_network()(replace(make_batch(), graph=None))
+
+
+def test_a_state_of_another_network_is_refused() -> None:
     with pytest.raises(StateError, match="the state has 0 parts, this network 2"):
-        network.step(batch.bars(0, 1), ())
+        make_network().step(make_batch().bars(0, 1), ())
 
 
-def test_the_options_of_a_spec_select_the_graph_whose_snapshots_are_read() -> None:
-    assert zoo.graph_of(Spec("ssm_gnn")) == "correlation"
-    assert zoo.graph_of(Spec("ssm_gnn", options={"graph": "sector"})) == "sector"
-    assert zoo.graph_of(Spec("ssm_gnn", options={"graph": "attention"})) is None
-    assert zoo.graph_of(Spec("ssm_gnn", options={"parts": "ssm"})) is None
-    assert zoo.graph_of(Spec("ssm_gnn_sector")) == "sector"
-    assert zoo.graph_of(Spec("s4d")) is None
-    assert zoo.graph_of(Spec("ssm")) is None
-    assert zoo.graph_of(Spec("ssm", options={"parts": "both"})) == "correlation"
-    assert zoo.graph_of(Spec("ssm_gnn_attention", options={"graph": "sector"})) == "sector"
+@pytest.mark.parametrize(
+    ("model", "options", "graph"),
+    [
+        ("ssm_gnn", {}, "correlation"),
+        ("ssm_gnn", {"graph": "sector"}, "sector"),
+        ("ssm_gnn", {"graph": LEARNED}, None),
+        ("ssm_gnn", {"parts": "ssm"}, None),
+        ("ssm_gnn_sector", {}, "sector"),
+        ("s4d", {}, None),
+        ("ssm", {}, None),
+        ("ssm", {"parts": "both"}, "correlation"),
+        ("ssm_gnn_attention", {"graph": "sector"}, "sector"),
+    ],
+)
+def test_the_options_of_a_spec_select_the_graph_whose_snapshots_are_read(
+    model: str, options: dict[str, str], graph: str | None
+) -> None:
+    assert zoo.graph_of(Spec(model, options=options)) == graph
 
 
 def test_the_heads_forecast_return_volatility_and_class() -> None:
@@ -323,4 +391,4 @@ def test_the_heads_forecast_return_volatility_and_class() -> None:
     forecast: Forecast = make_network(fusion="interleaved")(make_batch())
     assert forecast.returns.shape == (B, L, N, H)
     assert forecast.log_volatility.shape == (B, L, N)
-    assert forecast.logits.shape == (B, L, N, 5)
+    assert forecast.logits.shape == (B, L, N, N_CLASSES)

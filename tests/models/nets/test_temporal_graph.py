@@ -1,8 +1,6 @@
-"""The states of TGN, TGAT, JODIE and DyRep (TGN-44): what changes them, what must not, and their gradients."""
+"""The states and embeddings of TGN, TGAT, JODIE and DyRep (TGN-44): what must change them, what must not, gradients."""
 
 from __future__ import annotations
-
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -14,51 +12,64 @@ from models.layers.errors import NotFiniteError, ShapeError, SizeError
 from models.layers.memory import AGGREGATORS
 from models.nets.event_batch import EventBatch
 from models.nets.link import LinkPredictor, pair_history_features
-from models.nets.temporal_graph import PRESETS, Parts, Sizes, State, TemporalGraph, copied, detached, preset
+from models.nets.temporal_graph import PRESETS, Parts, Sizes, State, TemporalGraph, copy_state, detach_state, preset
 from models.nets.temporal_graph_cpu import CompiledTemporalGraph
 
-NODES = 8
-E = 60
-F = 3
+N_NODES = 8
+N_EVENTS = 60
+BATCH_SIZE = 10  # events that are inserted at once
+F = 3  # features of an event
+D = 8  # channels
+LATEST = 100.0  # no event is later
+SIZES = Sizes(d=D, n_features=F, d_time=8, longest=LATEST)
 every_preset = pytest.mark.parametrize("name", PRESETS)
 
 
-def make_events(seed: int = 0, ties: bool = False) -> EventBatch:
-    """Random events between all nodes, sorted by time; with ``ties`` ten events have each time."""
+def make_events(seed: int = 0, has_ties: bool = False) -> EventBatch:
+    """Random events between all nodes, sorted by time; with ties, the events of a batch are simultaneous."""
     generator = torch.Generator().manual_seed(seed)
-    src = torch.randint(0, NODES, (E,), generator=generator)
-    dst = (src + torch.randint(1, NODES, (E,), generator=generator)) % NODES
-    t = 100 * torch.rand(E, generator=generator, dtype=torch.float64).sort().values
-    t = t[::10].repeat_interleave(10) if ties else t
-    return EventBatch(src, dst, t, torch.randn(E, F, generator=generator))
+    src = torch.randint(0, N_NODES, (N_EVENTS,), generator=generator)
+    dst = (src + torch.randint(1, N_NODES, (N_EVENTS,), generator=generator)) % N_NODES
+    t = LATEST * torch.rand(N_EVENTS, generator=generator, dtype=torch.float64).sort().values
+    t = t[::BATCH_SIZE].repeat_interleave(BATCH_SIZE) if has_ties else t
+    return EventBatch(src, dst, t, torch.randn(N_EVENTS, F, generator=generator))
 
 
 def make_graph(name: str, **parts: object) -> TemporalGraph:
+    """A small network of the preset in evaluation mode; ``parts`` replace its parts."""
     torch.manual_seed(0)
-    return CompiledTemporalGraph(preset(name, neighbours=4, **parts), Sizes(8, F, 8, longest=100.0)).eval()
+    return CompiledTemporalGraph(preset(name, neighbours=4, **parts), SIZES).eval()
 
 
-def insert_all(graph: TemporalGraph, events: EventBatch, state: State | None = None, size: int = 10) -> State:
-    """The state after the events, inserted in batches of ``size``."""
-    state = graph.initial_state(NODES) if state is None else state
+def times(count: int, t: float) -> Tensor:
+    """The time ``t``, repeated."""
+    return torch.full((count,), t, dtype=torch.float64)
+
+
+def insert_all(graph: TemporalGraph, events: EventBatch, state: State | None = None, in_place: bool = False) -> State:
+    """The state after the events, inserted in batches."""
+    state = graph.initial_state(N_NODES) if state is None else state
     with torch.no_grad():
-        for start in range(0, len(events.src), size):
-            state = graph.insert(state, events.part(start, start + size))
+        for start in range(0, len(events.src), BATCH_SIZE):
+            state = graph.insert(state, events.part(start, start + BATCH_SIZE), in_place)
     return state
 
 
-def embed_all(graph: TemporalGraph, state: State, t: float = 101.0) -> Tensor:
+def embed_all(graph: TemporalGraph, state: State, t: float = LATEST + 1) -> Tensor:
     """The embeddings of all nodes at time ``t``."""
     with torch.no_grad():
-        return graph.embed(state, torch.arange(NODES), torch.full((NODES,), t, dtype=torch.float64))
+        return graph.embed(state, torch.arange(N_NODES), times(N_NODES, t))
 
 
-def embed_batches(graph: TemporalGraph, events: EventBatch, size: int, insert_first: bool = False) -> list[Tensor]:
-    """The embeddings for every batch, at its first time, before the batch is inserted; or after it."""
-    state = graph.initial_state(NODES)
+def embed_at_batches(graph: TemporalGraph, events: EventBatch, size: int, insert_first: bool = False) -> list[Tensor]:
+    """For every batch of ``size`` events, the embeddings of all nodes at the batch's first time.
+
+    They are computed before the batch is inserted, or after it with ``insert_first``.
+    """
+    state = graph.initial_state(N_NODES)
     embeddings = []
     with torch.no_grad():
-        for start in range(0, E, size):
+        for start in range(0, N_EVENTS, size):
             batch = events.part(start, start + size)
             if insert_first:
                 state = graph.insert(state, batch, in_place=True)
@@ -69,36 +80,47 @@ def embed_batches(graph: TemporalGraph, events: EventBatch, size: int, insert_fi
 
 
 def assert_equal_states(state: State, expected: State | tuple[tuple[Tensor, ...], ...]) -> None:
-    """Memories and neighbours are equal to the bit."""
+    """Memories and neighbours are bit-identical."""
     for part, expected_part in zip(state, expected, strict=True):
-        for a, b in zip(part, expected_part, strict=True):
-            assert torch.equal(a, b)
+        for tensor, expected_tensor in zip(part, expected_part, strict=True):
+            assert torch.equal(tensor, expected_tensor)
 
 
 @every_preset
 @pytest.mark.parametrize("size", [1, 10])
 def test_later_events_change_no_earlier_embedding(name: str, size: int) -> None:
-    """With other events from the 30th on, embeddings are equal to the bit up to the batch of the 30th, inclusive. They
-    differ one batch earlier when a batch is inserted before its own embeddings, which shows that the test can fail."""
+    """With other events from position 30 on, the first batch whose embeddings differ is the batch after that event's.
+
+    If a batch is inserted before its own embeddings are computed, the event's own batch differs: the test can fail.
+    """
     graph = make_graph(name)
     events = make_events()
-    mixed = [torch.cat([a[:30], b[30:]]) for a, b in zip(events, make_events(seed=5), strict=True)]
-    changed = EventBatch(mixed[0], mixed[1], events.t, mixed[3])
-    first_difference = []
-    for insert_first in (False, True):
-        before = embed_batches(graph, events, size, insert_first)
-        after = embed_batches(graph, changed, size, insert_first)
-        first_difference.append([not torch.equal(a, b) for a, b in zip(before, after, strict=True)].index(True))
-    assert first_difference == [30 // size + 1, 30 // size]
+    other = make_events(seed=5)
+    first_changed = 30
+    src, dst, _, features = (
+        torch.cat([column[:first_changed], other_column[first_changed:]])
+        for column, other_column in zip(events, other, strict=True)
+    )
+    changed = EventBatch(src, dst, events.t, features)
+
+    def first_differing_batch(insert_first: bool) -> int:
+        before = embed_at_batches(graph, events, size, insert_first)
+        after = embed_at_batches(graph, changed, size, insert_first)
+        return [torch.equal(a, b) for a, b in zip(before, after, strict=True)].index(False)
+
+    changed_batch = first_changed // size
+    assert first_differing_batch(insert_first=False) == changed_batch + 1
+    assert first_differing_batch(insert_first=True) == changed_batch
 
 
 @every_preset
 @pytest.mark.parametrize("aggregator", AGGREGATORS)
 def test_the_order_of_simultaneous_events_changes_no_embedding(name: str, aggregator: str) -> None:
     graph = make_graph(name, aggregator=aggregator)
-    events = make_events(ties=True)
+    events = make_events(has_ties=True)
     generator = torch.Generator().manual_seed(3)
-    order = torch.cat([torch.randperm(10, generator=generator) + start for start in range(0, E, 10)])
+    batch_starts = range(0, N_EVENTS, BATCH_SIZE)
+    order = torch.cat([torch.randperm(BATCH_SIZE, generator=generator) + start for start in batch_starts])
     shuffled = EventBatch(*(column[order] for column in events))
     assert not torch.equal(shuffled.src, events.src)
     expected = embed_all(graph, insert_all(graph, events))
@@ -106,123 +128,154 @@ def test_the_order_of_simultaneous_events_changes_no_embedding(name: str, aggreg
 
 
 @every_preset
-def test_events_with_swapped_ends_give_other_embeddings(name: str) -> None:
+def test_events_with_swapped_source_and_destination_give_other_embeddings(name: str) -> None:
     graph = make_graph(name)
     events = make_events()
     swapped = events._replace(src=events.dst, dst=events.src)
-    change = (embed_all(graph, insert_all(graph, events)) - embed_all(graph, insert_all(graph, swapped))).abs().max()
-    assert float(change) > 1e-4
+    embeddings = embed_all(graph, insert_all(graph, events))
+    swapped_embeddings = embed_all(graph, insert_all(graph, swapped))
+    assert float((embeddings - swapped_embeddings).abs().max()) > 1e-4
 
 
 @every_preset
 def test_the_numbering_of_the_nodes_changes_no_embedding(name: str) -> None:
     graph = make_graph(name, aggregator="mean")
-    events = make_events(ties=True)
-    number = torch.randperm(NODES, generator=torch.Generator().manual_seed(1))
-    renamed = events._replace(src=number[events.src], dst=number[events.dst])
+    events = make_events(has_ties=True)
+    new_number = torch.randperm(N_NODES, generator=torch.Generator().manual_seed(1))
+    renumbered = events._replace(src=new_number[events.src], dst=new_number[events.dst])
     expected = embed_all(graph, insert_all(graph, events))
-    torch.testing.assert_close(embed_all(graph, insert_all(graph, renamed))[number], expected, rtol=1e-4, atol=1e-5)
+    embeddings = embed_all(graph, insert_all(graph, renumbered))[new_number]
+    torch.testing.assert_close(embeddings, expected, rtol=1e-4, atol=1e-5)
 
 
 @every_preset
-def test_a_run_resumed_from_a_copied_state_equals_one_run(name: str) -> None:
+def test_a_run_resumed_from_a_state_equals_one_run(name: str) -> None:
     graph = make_graph(name)
     events = make_events()
-    first = insert_all(graph, events.part(0, 30))
-    before = tuple(tuple(tensor.clone() for tensor in part) for part in first)
-    resumed = insert_all(graph, events.part(30, E), copied(first))
+    half_way = insert_all(graph, events.part(0, 30))
+    resumed = insert_all(graph, events.part(30, N_EVENTS), half_way)
     assert_equal_states(resumed, insert_all(graph, events))
-    assert_equal_states(first, before)
+
+
+@every_preset
+def test_inserting_leaves_the_given_state_unchanged(name: str) -> None:
+    graph = make_graph(name)
+    events = make_events()
+    state = insert_all(graph, events.part(0, 30))
+    before = copy_state(state)
+    insert_all(graph, events.part(30, N_EVENTS), state)
+    assert_equal_states(state, before)
+
+
+@every_preset
+def test_inserting_in_place_into_a_copy_leaves_the_original_state_unchanged(name: str) -> None:
+    graph = make_graph(name)
+    events = make_events()
+    state = insert_all(graph, events.part(0, 30))
+    before = tuple(tuple(tensor.clone() for tensor in part) for part in state)
+    insert_all(graph, events.part(30, N_EVENTS), copy_state(state), in_place=True)
+    assert_equal_states(state, before)
 
 
 @every_preset
 def test_inserting_in_place_gives_the_same_state(name: str) -> None:
     graph = make_graph(name)
     events = make_events()
-    state = graph.initial_state(NODES)
-    with torch.no_grad():
-        for start in range(0, E, 10):
-            state = graph.insert(state, events.part(start, start + 10), in_place=True)
-    assert_equal_states(state, insert_all(graph, events))
+    assert_equal_states(insert_all(graph, events, in_place=True), insert_all(graph, events))
 
 
 @every_preset
 def test_every_weight_has_a_gradient_through_the_batch_before(name: str) -> None:
-    """TRAP-06: the state does not contain the predicted batch, and every part still has a gradient (TGN-03)."""
+    """TRAP-06: the state does not contain the batch to predict, and every part still has a gradient (TGN-03)."""
     graph = make_graph(name)
     events = make_events()
-    state = detached(insert_all(graph, events.part(0, 20)))
+    state = detach_state(insert_all(graph, events.part(0, 20)))
     state = graph.insert(state, events.part(20, 40))
-    node_features = torch.randn(NODES, 8, requires_grad=True)
-    z = graph.embed(state, torch.arange(NODES), torch.full((NODES,), 101.0).double(), node_features)
+    node_features = torch.randn(N_NODES, D, requires_grad=True)
+    z = graph.embed(state, torch.arange(N_NODES), times(N_NODES, LATEST + 1), node_features)
     z.square().sum().backward()
-    assert [k for k, p in graph.named_parameters() if p.grad is None or not p.grad.abs().max() > 0] == []
-    assert not detached(state)[0].vector.requires_grad
+    without_gradient = [k for k, p in graph.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
+    assert without_gradient == []
+
+
+def test_a_detached_state_has_no_gradient() -> None:
+    graph = make_graph("tgn")
+    state = graph.insert(graph.initial_state(N_NODES), make_events())
+    memory, _ = state
+    detached_memory, _ = detach_state(state)
+    assert memory.vector.requires_grad
+    assert not detached_memory.vector.requires_grad
 
 
 @every_preset
 def test_double_precision_gives_the_same_embeddings_before_and_after_events(name: str) -> None:
     """Double precision runs the torch operations, as a GPU does: no compiled pass supports it."""
-    embeddings = []
-    for double in (False, True):
-        graph = make_graph(name)
-        events = make_events()
-        if double:
-            graph = graph.double()
-            events = events._replace(features=events.features.double())
-        states = (graph.initial_state(NODES), insert_all(graph, events))
-        embeddings.append(torch.stack([embed_all(graph, state) for state in states]).float())
-    torch.testing.assert_close(*embeddings, rtol=1e-4, atol=1e-5)
+    graph = make_graph(name)
+    events = make_events()
+    double_graph = make_graph(name).double()
+    double_events = events._replace(features=events.features.double())
+    before = embed_all(graph, graph.initial_state(N_NODES))
+    double_before = embed_all(double_graph, double_graph.initial_state(N_NODES))
+    torch.testing.assert_close(before, double_before.float(), rtol=1e-4, atol=1e-5)
+    after = embed_all(graph, insert_all(graph, events))
+    double_after = embed_all(double_graph, insert_all(double_graph, double_events))
+    torch.testing.assert_close(after, double_after.float(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [1, 10])
 @pytest.mark.parametrize(
     ("parts", "sizes"),
     [
-        (Parts(neighbours=4), Sizes(8, F, 8, longest=100.0)),
-        (Parts(neighbours=4, fades=False), Sizes(8, F, 8, longest=100.0)),
-        (Parts(neighbours=1, heads=3), Sizes(15, F, 6, longest=100.0)),
-        (Parts(neighbours=7, heads=1, aggregator="mean"), Sizes(17, F, 2, longest=100.0)),
+        (Parts(neighbours=4), SIZES),
+        (Parts(neighbours=4, fades=False), SIZES),
+        (Parts(neighbours=1, heads=3), Sizes(d=15, n_features=F, d_time=6, longest=LATEST)),
+        (Parts(neighbours=7, heads=1, aggregator="mean"), Sizes(d=17, n_features=F, d_time=2, longest=LATEST)),
     ],
 )
 def test_the_compiled_passes_equal_the_torch_operations(size: int, parts: Parts, sizes: Sizes) -> None:
     events = make_events()
-    results = []
-    for kind in (CompiledTemporalGraph, TemporalGraph):
+
+    def run(graph_class: type[TemporalGraph]) -> tuple[Tensor, Tensor]:
+        """The embeddings of every batch's first source, computed twice in one call, and the last memory vectors."""
         torch.manual_seed(0)
-        graph = kind(parts, sizes).eval()
-        state = graph.initial_state(NODES)
+        graph = graph_class(parts, sizes).eval()
+        state = graph.initial_state(N_NODES)
         embeddings = []
         with torch.no_grad():
-            for i in range(0, E, size):
-                nodes = events.src[i : i + 1].repeat(2)
-                embeddings.append(graph.embed(state, nodes, events.t[i : i + 1].repeat(2)))
-                state = graph.insert(state, events.part(i, i + size))
-        results.append((torch.stack(embeddings), state[0].vector))
-    for a, b in zip(*results, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
-    # the passes add in another order: bit-equal results would mean that they did not run
-    assert not torch.equal(results[0][0], results[1][0])
+            for start in range(0, N_EVENTS, size):
+                batch = events.part(start, start + size)
+                embeddings.append(graph.embed(state, batch.src[:1].repeat(2), batch.t[:1].repeat(2)))
+                state = graph.insert(state, batch)
+        memory, _ = state
+        return torch.stack(embeddings), memory.vector
+
+    compiled_embeddings, compiled_vector = run(CompiledTemporalGraph)
+    embeddings, vector = run(TemporalGraph)
+    torch.testing.assert_close(compiled_embeddings, embeddings, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(compiled_vector, vector, rtol=1e-4, atol=1e-6)
+    # the passes add in another order: bit-identical results would mean that they did not run
+    assert not torch.equal(compiled_embeddings, embeddings)
 
 
 def test_the_order_of_events_in_a_batch_changes_no_neighbour() -> None:
     """Node 0 is the destination of the later event and the source of the earlier one."""
     graph = make_graph("tgn")
     t = torch.tensor([2.0, 1.0]).double()
-    events = EventBatch(torch.tensor([1, 0]), torch.tensor([0, 2]), t, torch.zeros(2, F))
+    events = EventBatch(src=torch.tensor([1, 0]), dst=torch.tensor([0, 2]), t=t, features=torch.zeros(2, F))
     flipped = EventBatch(*(column.flip(0) for column in events))
-    for a, b in zip(insert_all(graph, events)[1], insert_all(graph, flipped)[1], strict=True):
-        assert torch.equal(a, b)
+    _, buffer = insert_all(graph, events)
+    _, flipped_buffer = insert_all(graph, flipped)
+    for tensor, flipped_tensor in zip(buffer, flipped_buffer, strict=True):
+        assert torch.equal(tensor, flipped_tensor)
 
 
-@pytest.mark.parametrize("ids", [[NODES], [1, -1], [0, 1, 2, 3, NODES], [0, 1, 2, 3, -2]])
-def test_an_embedding_of_an_unknown_node_is_refused_by_name(ids: list[int]) -> None:
+@pytest.mark.parametrize("nodes", [[N_NODES], [1, -1], [0, 1, 2, 3, N_NODES], [0, 1, 2, 3, -2]])
+def test_an_embedding_of_an_unknown_node_is_refused_by_name(nodes: list[int]) -> None:
+    """The last node is unknown. Up to 4 nodes are embedded in a compiled pass, more by torch."""
     graph = make_graph("tgn")
-    events = make_events()
-    state = insert_all(graph, events)
-    nodes = torch.tensor(ids)
-    with torch.no_grad(), pytest.raises(ShapeError, match=f"asked of the node {ids[-1]}; those .* are 0 … 7"):
-        graph.embed(state, nodes, torch.full(nodes.shape, 101.0).double())
+    state = insert_all(graph, make_events())
+    with torch.no_grad(), pytest.raises(ShapeError, match=f"asked of the node {nodes[-1]}; those .* are 0 … 7"):
+        graph.embed(state, torch.tensor(nodes), times(len(nodes), LATEST + 1))
 
 
 def test_an_empty_batch_of_events_returns_the_same_state() -> None:
@@ -231,28 +284,36 @@ def test_an_empty_batch_of_events_returns_the_same_state() -> None:
     assert graph.insert(state, make_events().part(0, 0)) is state
 
 
-def test_an_embedding_depends_on_its_time() -> None:
-    for name in ("tgn", "jodie"):
-        graph = make_graph(name)
-        state = insert_all(graph, make_events())
-        assert not torch.allclose(embed_all(graph, state, 101.0), embed_all(graph, state, 150.0))
+@pytest.mark.parametrize("name", ["tgn", "jodie"])
+def test_an_embedding_depends_on_its_time(name: str) -> None:
+    graph = make_graph(name)
+    state = insert_all(graph, make_events())
+    assert not torch.allclose(embed_all(graph, state, LATEST + 1), embed_all(graph, state, LATEST + 50))
 
 
-def test_events_that_do_not_fit_the_state_are_refused() -> None:
+def test_events_between_more_nodes_than_the_state_has_are_refused() -> None:
+    graph = make_graph("tgn")
+    with pytest.raises(ShapeError, match="beyond the 3 of this state"):
+        graph.insert(graph.initial_state(3), make_events())
+
+
+def test_event_tensors_of_different_lengths_or_with_other_features_are_refused() -> None:
     graph = make_graph("tgn")
     events = make_events()
-    with pytest.raises(ShapeError, match="beyond the 3 of this state"):
-        graph.insert(graph.initial_state(3), events)
-    for column, part in (("features", events.features[:, :2]), ("dst", events.dst[1:]), ("t", events.t[:-1])):
+    for column, values in (("features", events.features[:, :2]), ("dst", events.dst[1:]), ("t", events.t[:-1])):
         with torch.no_grad(), pytest.raises(ShapeError, match="give as many of each, and 3 features"):
-            graph.insert(graph.initial_state(NODES), events._replace(**{column: part}))
+            graph.insert(graph.initial_state(N_NODES), events._replace(**{column: values}))
+
+
+def test_an_embedding_of_nodes_without_a_time_each_is_refused() -> None:
+    graph = make_graph("tgn")
     with torch.no_grad(), pytest.raises(ShapeError, match=r"nodes are \(2,\) and times \(1,\)"):
-        graph.embed(graph.initial_state(NODES), torch.arange(2), events.t[:1])
+        graph.embed(graph.initial_state(N_NODES), torch.arange(2), times(1, LATEST))
 
 
 @pytest.mark.parametrize("size", [1, 5])
 @pytest.mark.parametrize(
-    ("column", "value", "error", "why"),
+    ("column", "value", "error", "message"),
     [
         ("src", -1, ShapeError, "names the node -1"),
         ("dst", -3, ShapeError, "names the node -3"),
@@ -262,15 +323,16 @@ def test_events_that_do_not_fit_the_state_are_refused() -> None:
     ],
 )
 def test_an_invalid_event_is_refused_by_name_and_does_not_change_the_state(
-    size: int, column: str, value: object, error: type[Exception], why: str
+    size: int, column: str, value: object, error: type[Exception], message: str
 ) -> None:
+    """The last event of the batch is invalid; the value "dst" stands for the event's own destination."""
     graph = make_graph("tgn")
     events = make_events().part(0, size)
     invalid = events._replace(**{column: getattr(events, column).clone()})
     getattr(invalid, column)[-1] = events.dst[-1] if value == "dst" else value
-    state = graph.initial_state(NODES)
-    before = copied(state)
-    with torch.no_grad(), pytest.raises(error, match=why):
+    state = graph.initial_state(N_NODES)
+    before = copy_state(state)
+    with torch.no_grad(), pytest.raises(error, match=message):
         graph.insert(state, invalid, in_place=True)
     assert_equal_states(state, before)
 
@@ -282,10 +344,13 @@ def test_parts_that_contradict_each_other_are_refused() -> None:
         make_graph("tgat", embedding="identity")
 
 
-def test_unknown_parts_are_refused() -> None:
-    for parts in ({"embedding": "sum"}, {"message": "cnn"}, {"encoding": "clock"}, {"layers": 0}):
-        with pytest.raises(SizeError):
-            make_graph("tgn", **parts)
+@pytest.mark.parametrize("parts", [{"embedding": "sum"}, {"message": "cnn"}, {"encoding": "clock"}, {"layers": 0}])
+def test_unknown_parts_are_refused(parts: dict[str, object]) -> None:
+    with pytest.raises(SizeError):
+        make_graph("tgn", **parts)
+
+
+def test_an_unknown_preset_or_name_of_a_part_is_refused() -> None:
     with pytest.raises(SizeError, match="preset is 'gcn'"):
         preset("gcn")
     with pytest.raises(TypeError):
@@ -293,53 +358,67 @@ def test_unknown_parts_are_refused() -> None:
 
 
 def test_events_become_tensors_with_times_in_the_given_unit() -> None:
-    t = np.array([5_000_000, 8_000_000])
-    kind = np.array([0, 2], dtype=np.int8)
-    events = Events(np.array([0, 1]), np.array([1, 0]), t, kind, np.ones((2, 1), dtype=np.float32), ("a", "b"))
+    """Times in units of two seconds since the first second."""
+    kinds = np.array([EVENT_KINDS.index("trade"), EVENT_KINDS.index("bar")], dtype=np.int8)
+    events = Events(
+        src=np.array([0, 1]),
+        dst=np.array([1, 0]),
+        t=np.array([5_000_000, 8_000_000]),
+        kind=kinds,
+        features=np.ones((2, 1), dtype=np.float32),
+        nodes=("a", "b"),
+    )
     batch = EventBatch.from_events(events, unit_us=2e6, since_us=1_000_000)
     assert batch.t.tolist() == [2.0, 3.5]
     assert batch.features.shape == (2, 1 + len(EVENT_KINDS))
-    assert batch.features[1].tolist() == [1.0, 0, 0, 1, 0, 0, 0, 0, 0]
+    assert batch.features[1].tolist() == [1.0, *(float(kind == "bar") for kind in EVENT_KINDS)]
 
 
 def test_pair_history_features_count_the_events_in_the_neighbour_buffers() -> None:
+    """Nodes 0 and 1 share one event, 9 units of time ago, and the neighbour 2. Node 0 has three events, the last 6 ago;
+    node 1 has two, the last 7 ago. Nodes 0 and 7 share nothing."""
     graph = make_graph("tgn")
-    src = torch.tensor([0, 0, 1, 3])
-    dst = torch.tensor([1, 2, 2, 0])
-    t = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
-    state = graph.insert(graph.initial_state(NODES), EventBatch(src, dst, t, torch.zeros(4, F)))
-    now = torch.full((2,), 10.0, dtype=torch.float64)
-    with_history, without_history = pair_history_features(state, torch.tensor([0, 0]), torch.tensor([1, 7]), now, 100.0)
-    one, two, three = (float(np.log1p(k)) for k in (1, 2, 3))
-    # 0 and 1 share one event, 9 ago, and the neighbour 2; 0 has three events, the last 6 ago, and 1 has two, 7 ago
-    times = [float(np.log1p(x) / np.log1p(100)) for x in (9, 6, 7)]
-    assert with_history.tolist() == pytest.approx([one, one, one, one, three, two, *times], rel=1e-5)
-    assert without_history[:4].tolist() == [0.0] * 4
-    assert float(without_history[6]) == 2.0
+    events = EventBatch(
+        src=torch.tensor([0, 0, 1, 3]),
+        dst=torch.tensor([1, 2, 2, 0]),
+        t=torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64),
+        features=torch.zeros(4, F),
+    )
+    state = graph.insert(graph.initial_state(N_NODES), events)
+    with_history, without_history = pair_history_features(
+        state, u=torch.tensor([0, 0]), v=torch.tensor([1, 7]), t=times(2, 10.0), longest=LATEST
+    )
+    # events with each other, common neighbours, own events: each in the buffer of u, then of v
+    counts = np.log1p([1, 1, 1, 1, 3, 2])
+    elapsed = np.log1p([9, 6, 7]) / np.log1p(LATEST)
+    assert with_history.tolist() == pytest.approx([*counts, *elapsed], rel=1e-5)
+    assert without_history[:4].tolist() == [0.0] * 4  # no common events, no common neighbours
+    assert float(without_history[6]) == 2.0  # never
 
 
 def test_one_source_for_all_candidates_gives_the_logits_of_the_source_repeated() -> None:
     torch.manual_seed(0)
-    predictor = LinkPredictor(preset("tgn"), Sizes(8, F, 8, longest=100.0)).eval()
+    predictor = LinkPredictor(preset("tgn"), SIZES).eval()
     events = make_events()
     state = insert_all(predictor.graph, events.part(0, 50))
-    batch = events.part(50, E)
-    v = torch.stack([batch.dst, (batch.dst + 1) % NODES])
+    batch = events.part(50, N_EVENTS)
+    candidates = torch.stack([batch.dst, (batch.dst + 1) % N_NODES])
     with torch.no_grad():
-        shared = predictor(state, batch.src[None], v, batch.t)
-        repeated = predictor(state, batch.src.expand_as(v), v, batch.t)
-    assert shared.shape == (2, 10)
+        shared = predictor(state, batch.src[None], candidates, batch.t)
+        repeated = predictor(state, batch.src.expand_as(candidates), candidates, batch.t)
+    assert shared.shape == candidates.shape
     torch.testing.assert_close(shared, repeated)
 
 
-def test_a_longer_half_life_preserves_more_of_a_memory() -> None:
-    """Two networks differ only in their half-lives; after a pause the slower one has the larger memories."""
-    strength = []
-    for longest in (10.0, 1000.0):
+def test_memories_with_a_longer_half_life_decay_less_in_a_pause() -> None:
+    """The two networks differ only in their half-lives."""
+
+    def share_left_after_pause(half_life: float) -> float:
         torch.manual_seed(0)
-        graph = TemporalGraph(preset("jodie", embedding="identity"), Sizes(8, F, 8, longest=longest))
-        state = graph.insert(graph.initial_state(NODES), make_events())
-        strength.append(
-            float(embed_all(graph, state, 160.0).abs().mean() / embed_all(graph, state, 101.0).abs().mean())
-        )
-    assert all(a < b for a, b in pairwise(strength))
+        sizes = Sizes(d=D, n_features=F, d_time=8, longest=half_life)
+        graph = TemporalGraph(preset("jodie", embedding="identity"), sizes)
+        state = graph.insert(graph.initial_state(N_NODES), make_events())
+        before, after = (embed_all(graph, state, t).abs().mean() for t in (LATEST + 1, LATEST + 60))
+        return float(after / before)
+
+    assert share_left_after_pause(half_life=10.0) < share_left_after_pause(half_life=1000.0)

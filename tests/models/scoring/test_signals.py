@@ -1,14 +1,20 @@
-"""Labels, sides and stops of hand-written probabilities (HYB-17, HYB-26, S4-27)."""
+"""Classes, directions and stop-loss prices of hand-written probabilities (HYB-17, HYB-26, S4-27)."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.scoring.signals import LABELS_3, LABELS_5, stop_price, views
+from models.scoring.signals import (
+    CLASS_NAMES_3,
+    CLASS_NAMES_5,
+    DIRECTION_NAMES,
+    signals_from_probabilities,
+    stop_price,
+)
 
 CASES = [
-    # strong sell, sell, hold, buy, strong buy -> three classes, five classes, confidence
+    # probabilities of strong sell, sell, hold, buy, strong buy → class of three, class of five, confidence
     ((0.10, 0.10, 0.20, 0.20, 0.40), "BUY", "STRONG_BUY", 0.60),
     ((0.00, 0.30, 0.31, 0.20, 0.19), "BUY", "BUY", 0.39),
     ((0.30, 0.15, 0.35, 0.10, 0.10), "SELL", "STRONG_SELL", 0.45),
@@ -17,45 +23,50 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("probabilities", "label_3", "label_5", "confidence"), CASES)
-def test_views_by_hand(probabilities, label_3, label_5, confidence):
+@pytest.mark.parametrize(("probabilities", "class_3", "class_5", "confidence"), CASES)
+def test_signals_by_hand(probabilities: tuple[float, ...], class_3: str, class_5: str, confidence: float) -> None:
     """MAM-15, MAM-24, HYB-17: buy, hold or sell, and the probability of it."""
-    view = views(np.array(probabilities))
-    assert LABELS_3[int(view.label_3)] == label_3
-    assert LABELS_5[int(view.label_5)] == label_5
-    assert view.confidence == pytest.approx(confidence)
+    signal = signals_from_probabilities(np.array(probabilities))
+    assert CLASS_NAMES_3[int(signal.class_3)] == class_3
+    assert CLASS_NAMES_5[int(signal.class_5)] == class_5
+    assert signal.confidence == pytest.approx(confidence)
 
 
-def test_equal_probabilities_of_buy_and_sell_are_hold():
-    view = views(np.array([0.2, 0.2, 0.2, 0.2, 0.2]))
-    assert view.side == 0
-    assert view.confidence == pytest.approx(0.2)
+@pytest.mark.parametrize(
+    ("probabilities", "confidence"),
+    [((0.2, 0.2, 0.2, 0.2, 0.2), 0.2), ((0.2, 0.2, 0.2, 0.3, 0.1), 0.2), ((0.1, 0.1, 0.4, 0.3, 0.1), 0.4)],
+    ids=["five_equal", "buy_ties_with_sell", "buy_ties_with_hold"],
+)
+def test_a_tie_of_the_most_probable_classes_is_hold(probabilities: tuple[float, ...], confidence: float) -> None:
+    signal = signals_from_probabilities(np.array(probabilities))
+    assert CLASS_NAMES_5[int(signal.class_5)] == "HOLD"
+    assert signal.direction == 0
+    assert signal.confidence == pytest.approx(confidence)
 
 
-def test_a_row_with_a_nan_has_side_zero_and_confidence_nan():
-    view = views(np.array([[0.1, 0.1, 0.2, 0.3, np.nan], [0.0, 0.0, 0.0, 0.0, 1.0]]))
-    assert view.side.tolist() == [0, 1]
-    assert np.isnan(view.confidence[0])
+def test_probabilities_with_a_nan_are_hold_with_an_unknown_confidence() -> None:
+    signals = signals_from_probabilities(np.array([[0.1, 0.1, 0.2, 0.3, np.nan], [0.0, 0.0, 0.0, 0.0, 1.0]]))
+    assert signals.direction.tolist() == [0, 1]
+    assert [CLASS_NAMES_5[k] for k in signals.class_5] == ["HOLD", "STRONG_BUY"]
+    assert np.isnan(signals.confidence).tolist() == [True, False]
 
 
 @given(st.lists(st.floats(0, 1), min_size=5, max_size=5).filter(lambda p: sum(p) > 0.1))
-def test_both_labels_always_agree(weights):
-    probabilities = np.array(weights) / sum(weights)
-    view = views(probabilities)
-    assert LABELS_5[int(view.label_5)].endswith(LABELS_3[int(view.label_3)])
-    assert 0 <= view.confidence <= 1 + 1e-12
+def test_the_class_of_five_belongs_to_the_class_of_three(unscaled: list[float]) -> None:
+    signal = signals_from_probabilities(np.array(unscaled) / sum(unscaled))
+    assert CLASS_NAMES_5[int(signal.class_5)].endswith(CLASS_NAMES_3[int(signal.class_3)])
+    assert 0 <= signal.confidence <= 1 + 1e-12  # a sum of two probabilities exceeds 1 by rounding
 
 
-def test_mirrored_probabilities_give_the_opposite_side():
-    rng = np.random.default_rng(1)
-    probabilities = rng.dirichlet(np.ones(5), 200)
-    view = views(probabilities)
-    mirrored = views(probabilities[:, ::-1])
-    assert (view.side == -mirrored.side).all()
-    np.testing.assert_allclose(view.confidence, mirrored.confidence)
+def test_mirrored_probabilities_give_the_opposite_direction() -> None:
+    probabilities = np.random.default_rng(1).dirichlet(np.ones(5), 200)
+    signals = signals_from_probabilities(probabilities)
+    mirrored = signals_from_probabilities(probabilities[:, ::-1])
+    assert (signals.direction == -mirrored.direction).all()
+    np.testing.assert_allclose(signals.confidence, mirrored.confidence)
 
 
-def test_stops_are_two_average_true_ranges_against_the_position():
-    stops = stop_price(np.array([1, -1, 0]), np.array([100.0, 100.0, 100.0]), np.array([1.5, 1.5, 1.5]))
-    assert stops[:2].tolist() == [97.0, 103.0]
-    assert np.isnan(stops[2])
+def test_stops_are_two_average_true_ranges_against_the_position() -> None:
+    long, flat, short = (DIRECTION_NAMES.index(name) - 1 for name in ("LONG", "FLAT", "SHORT"))
+    stops = stop_price(np.array([long, short, flat]), close=np.full(3, 100.0), atr=np.full(3, 1.5))
+    np.testing.assert_array_equal(stops, [97.0, 103.0, np.nan])

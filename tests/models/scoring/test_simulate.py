@@ -1,6 +1,10 @@
-"""Simulated equity against numbers by hand and a plain loop (TRAP-03: fees are paid, no fill in the deciding bar)."""
+"""Simulated equity against numbers by hand and a plain loop (TRAP-03: fees are paid, no fill in the deciding bar).
+
+Series of one asset list one price or target weight per bar; the first bar is bar 0.
+"""
 
 from dataclasses import fields
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -8,33 +12,44 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.scoring.costs import Costs
-from models.scoring.simulate import Simulation, by_session, simulate
+from models.scoring.simulate import Simulation, aggregate_by_session, simulate
 
 FREE = Costs()
 NAN = np.nan
 
 
+class RandomMarket(NamedTuple):
+    """The arguments of ``simulate``, each (t, n)."""
+
+    open_prices: np.ndarray
+    close_prices: np.ndarray
+    target: np.ndarray
+    funding: np.ndarray
+
+
 def column(*values: float) -> np.ndarray:
+    """A series of one asset, (t, 1)."""
     return np.array(values, dtype=float)[:, None]
 
 
-def equity_by_plain_loop(opens, closes, target, rate, funding):
-    """The simulation's rules as a plain loop over dictionaries: the position of each asset in units."""
+def equity_by_plain_loop(market: RandomMarket, cost_rate: float) -> np.ndarray:
+    """Equity at each close, (t,), by the rules of the simulation in a plain loop, with positions in a dictionary."""
+    open_prices, close_prices, target, funding = market
     cash = 1.0
     units = {}
     price = {}
     orders = {}
     equity = []
-    for t in range(len(closes)):
-        trading = [i for i in range(closes.shape[1]) if not np.isnan(opens[t, i])]
-        price.update({i: opens[t, i] for i in trading})
+    for t in range(len(close_prices)):
+        traded_assets = [i for i in range(close_prices.shape[1]) if not np.isnan(open_prices[t, i])]
+        price.update({i: open_prices[t, i] for i in traded_assets})
         open_equity = cash + sum(units[i] * price[i] for i in units)
-        for i in [i for i in trading if i in orders]:
+        for i in [i for i in traded_assets if i in orders]:
             target_units = orders.pop(i) * open_equity / price[i]
             bought = (target_units - units.get(i, 0.0)) * price[i]
-            cash -= bought + rate * abs(bought)
+            cash -= bought + cost_rate * abs(bought)
             units[i] = target_units
-        price.update({i: closes[t, i] for i in trading})
+        price.update({i: close_prices[t, i] for i in traded_assets})
         for i in units:
             if not np.isnan(funding[t, i]):
                 cash -= units[i] * price[i] * funding[t, i]
@@ -45,191 +60,211 @@ def equity_by_plain_loop(opens, closes, target, rate, funding):
 
 
 @st.composite
-def markets(draw, fewest_bars=2):
-    """Random prices with missing bars, weights with rows without a decision, and funding with unknown rates."""
-    t = draw(st.integers(fewest_bars, 30))
+def markets(draw: st.DrawFn, min_bars: int = 2) -> RandomMarket:
+    """A market of random prices with missing bars, bars without a decision, and unknown funding rates."""
+    t = draw(st.integers(min_bars, 30))
     n = draw(st.integers(1, 5))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    closes = 100 * np.exp(np.cumsum(rng.normal(0, 0.03, (t, n)), axis=0))
-    opens = closes * np.exp(rng.normal(0, 0.01, (t, n)))
+    close_prices = 100 * np.exp(np.cumsum(rng.normal(0, 0.03, (t, n)), axis=0))
+    open_prices = close_prices * np.exp(rng.normal(0, 0.01, (t, n)))
     is_missing = rng.random((t, n)) < 0.2
-    opens[is_missing] = NAN
-    closes[is_missing] = NAN
+    open_prices[is_missing] = NAN
+    close_prices[is_missing] = NAN
     target = rng.uniform(-1, 1, (t, n)) / n
     target[rng.random(t) < 0.3] = NAN
     funding = np.where(rng.random((t, n)) < 0.3, rng.normal(0, 1e-3, (t, n)), NAN)
-    return opens, closes, target, funding
+    return RandomMarket(open_prices, close_prices, target, funding)
 
 
 @given(market=markets(), bps=st.floats(0, 50))
-def test_equity_equals_that_of_a_plain_loop(market, bps):
-    opens, closes, target, funding = market
-    path = simulate(opens, closes, target, costs=Costs.from_bps(bps, 0), funding=funding)
-    expected = equity_by_plain_loop(opens, closes, target, bps * 1e-4, funding)
-    np.testing.assert_allclose(path.equity, expected, rtol=1e-12)
+def test_equity_equals_that_of_a_plain_loop(market: RandomMarket, bps: float) -> None:
+    costs = Costs.from_bps(bps, 0)
+    simulation = simulate(market.open_prices, market.close_prices, market.target, costs=costs, funding=market.funding)
+    np.testing.assert_allclose(simulation.equity, equity_by_plain_loop(market, bps * 1e-4), rtol=1e-12)
 
 
-def test_one_asset_by_hand():
+def test_one_asset_by_hand() -> None:
     """MAM-25, HYB-28: bought and sold again, with commission and slippage."""
-    # decided at bar 0's close, bought at bar 1's open of 100 for 1 % of costs, marked at 110, sold at bar 3's 120
-    opens = column(90, 100, 112, 120)
-    closes = column(95, 110, 115, 90)
-    path = simulate(opens, closes, column(1.0, NAN, 0.0, NAN), costs=Costs(0.007, 0.003))
-    np.testing.assert_allclose(path.equity, [1.0, 1.1 - 0.01, 1.15 - 0.01, 1.2 - 0.01 - 0.012])
-    np.testing.assert_allclose(path.turnover, [0, 1, 0, 1.2 / 1.19])
-    np.testing.assert_allclose(path.cost, [0, 0.01, 0, 0.012 / 1.19])
-    np.testing.assert_allclose(path.gross, [0, 1.1 / 1.09, 1.15 / 1.14, 0])
+    # decided at bar 0's close; bought at bar 1's open of 100, at costs of 1 %; worth 110 at its close; decided again at
+    # bar 2's close; sold at bar 3's open of 120, at costs of 1 % of 1.2
+    open_prices = column(90, 100, 112, 120)
+    close_prices = column(95, 110, 115, 90)
+    simulation = simulate(open_prices, close_prices, column(1.0, NAN, 0.0, NAN), costs=Costs(0.007, 0.003))
+    np.testing.assert_allclose(simulation.equity, [1.0, 1.1 - 0.01, 1.15 - 0.01, 1.2 - 0.01 - 0.012])
+    np.testing.assert_allclose(simulation.turnover, [0, 1, 0, 1.2 / 1.19])
+    np.testing.assert_allclose(simulation.cost, [0, 0.01, 0, 0.012 / 1.19])
+    np.testing.assert_allclose(simulation.gross_exposure, [0, 1.1 / 1.09, 1.15 / 1.14, 0])
 
 
-def test_a_short_earns_what_the_price_loses():
-    path = simulate(column(50, 100, 80), column(50, 90, 70), column(-0.5, NAN, NAN), costs=FREE)
-    np.testing.assert_allclose(path.equity, [1.0, 1.05, 1.15])
-    assert path.net[2] == pytest.approx(-0.5 * 0.7 / 1.15)
+def test_a_short_earns_what_the_price_loses() -> None:
+    # sold at 100 for half of the equity; the closes of 90 and 70 are gains of 10 % and 30 % on that half
+    simulation = simulate(column(50, 100, 80), column(50, 90, 70), column(-0.5, NAN, NAN), costs=FREE)
+    np.testing.assert_allclose(simulation.equity, [1.0, 1.05, 1.15])
+    assert simulation.net_exposure[2] == pytest.approx(-0.5 * 0.7 / 1.15)
 
 
-def test_a_decision_is_never_filled_in_its_own_bar():
-    # the price jumps inside the deciding bar and between its close and the next open: neither is earned
-    opens = column(100, 200, 200)
-    closes = column(150, 200, 200)
-    assert simulate(opens, closes, column(1.0, NAN, NAN), costs=FREE).equity.tolist() == [1.0, 1.0, 1.0]
+def test_a_decision_is_never_filled_in_its_own_bar() -> None:
+    # the price jumps inside the bar of the decision and between its close and the next open: neither jump is earned
+    open_prices = column(100, 200, 200)
+    close_prices = column(150, 200, 200)
+    assert simulate(open_prices, close_prices, column(1.0, NAN, NAN), costs=FREE).equity.tolist() == [1.0, 1.0, 1.0]
 
 
-def test_weights_drift_between_decisions():
-    opens = closes = np.array([[1.0, 1.0], [1.0, 1.0], [2.0, 1.0]])
+def test_weights_drift_between_decisions() -> None:
+    open_prices = close_prices = np.array([[1.0, 1.0], [1.0, 1.0], [2.0, 1.0]])
     target = np.array([[0.5, 0.5], [NAN, NAN], [NAN, NAN]])
-    path = simulate(opens, closes, target, costs=FREE)
-    assert path.equity[2] == 1.5
-    assert path.turnover.tolist() == [0, 1, 0]
+    simulation = simulate(open_prices, close_prices, target, costs=FREE)
+    assert simulation.equity[2] == 1.5
+    assert simulation.turnover.tolist() == [0, 1, 0]
 
 
 @given(market=markets())
-def test_zero_weights_leave_equity_at_exactly_one(market):
-    opens, closes, target, funding = market
-    path = simulate(opens, closes, np.where(np.isnan(target), NAN, 0.0), costs=Costs(0.01, 0.01), funding=funding)
-    assert (path.equity == 1.0).all()
-    assert not path.turnover.any()
+def test_zero_weights_leave_equity_at_exactly_one(market: RandomMarket) -> None:
+    open_prices, close_prices, target, funding = market
+    zero_target = np.where(np.isnan(target), NAN, 0.0)
+    simulation = simulate(open_prices, close_prices, zero_target, costs=Costs(0.01, 0.01), funding=funding)
+    assert (simulation.equity == 1.0).all()
+    assert not simulation.turnover.any()
 
 
 @given(market=markets(), bps=st.floats(0, 20), extra_bps=st.floats(1, 20))
-def test_higher_costs_lower_equity_from_the_first_fill_on(market, bps, extra_bps):
-    opens, closes, target, funding = market
-    cheap, expensive = (
-        simulate(opens, closes, target, costs=Costs.from_bps(b, 0), funding=funding) for b in (bps, bps + extra_bps)
-    )
+def test_higher_costs_lower_equity_from_the_first_fill_on(market: RandomMarket, bps: float, extra_bps: float) -> None:
+    prices_and_target = (market.open_prices, market.close_prices, market.target)
+    low_costs = Costs.from_bps(bps, 0)
+    high_costs = Costs.from_bps(bps + extra_bps, 0)
+    cheap = simulate(*prices_and_target, costs=low_costs, funding=market.funding)
+    expensive = simulate(*prices_and_target, costs=high_costs, funding=market.funding)
     has_traded = np.cumsum(cheap.turnover) > 0
     assert (expensive.equity[has_traded] < cheap.equity[has_traded]).all()
     assert (expensive.equity[~has_traded] == cheap.equity[~has_traded]).all()
 
 
-@pytest.mark.parametrize(("weight", "expected"), [(0.5, 1 - 0.5 * 0.01), (-0.5, 1 + 0.5 * 0.01)])
-def test_longs_pay_a_positive_funding_rate_and_shorts_receive_it(weight, expected):
-    flat = column(100, 100, 100)
-    path = simulate(flat, flat, column(weight, NAN, NAN), costs=FREE, funding=column(NAN, NAN, 0.01))
-    assert path.equity[2] == pytest.approx(expected)
-    assert path.funding[2] == pytest.approx(expected - 1)
+@pytest.mark.parametrize(("weight", "expected_equity"), [(0.5, 1 - 0.5 * 0.01), (-0.5, 1 + 0.5 * 0.01)])
+def test_longs_pay_a_positive_funding_rate_and_shorts_receive_it(weight: float, expected_equity: float) -> None:
+    prices = column(100, 100, 100)
+    simulation = simulate(prices, prices, column(weight, NAN, NAN), costs=FREE, funding=column(NAN, NAN, 0.01))
+    assert simulation.equity[2] == pytest.approx(expected_equity)
+    assert simulation.funding[2] == pytest.approx(expected_equity - 1)
 
 
-def test_a_position_opened_at_a_settlement_does_not_pay_it():
-    # bar 0 closes at the instant at which bar 1 opens: the rate of bar 0 settles at the open that fills the order
-    flat = column(100, 100, 100)
-    path = simulate(flat, flat, column(1.0, NAN, NAN), costs=FREE, funding=column(0.01, NAN, NAN))
-    assert (path.equity == 1.0).all()
+def test_a_position_opened_at_a_settlement_does_not_pay_it() -> None:
+    # bar 0 ends at the instant at which bar 1 opens: the rate of bar 0 settles at the open that fills the order
+    prices = column(100, 100, 100)
+    simulation = simulate(prices, prices, column(1.0, NAN, NAN), costs=FREE, funding=column(0.01, NAN, NAN))
+    assert (simulation.equity == 1.0).all()
 
 
-def test_a_position_closed_at_a_settlement_pays_it():
-    flat = column(100, 100, 100)
-    path = simulate(flat, flat, column(1.0, 0.0, NAN), costs=FREE, funding=column(NAN, 0.01, NAN))
-    np.testing.assert_allclose(path.equity, [1.0, 0.99, 0.99])
+def test_a_position_closed_at_a_settlement_pays_it() -> None:
+    prices = column(100, 100, 100)
+    simulation = simulate(prices, prices, column(1.0, 0.0, NAN), costs=FREE, funding=column(NAN, 0.01, NAN))
+    np.testing.assert_allclose(simulation.equity, [1.0, 0.99, 0.99])
 
 
-def test_an_asset_without_a_bar_keeps_its_last_price_and_its_order_waits():
-    opens = closes = np.array([[10.0, 10.0], [10.0, NAN], [10.0, 20.0], [10.0, 40.0], [10.0, NAN]])
+def test_an_asset_without_a_bar_keeps_its_last_price_and_its_order_waits() -> None:
+    # the second asset is ordered at bar 0's close, has no bar 1, is bought in bar 2 at 20 and stays at 40 in bar 4
+    open_prices = close_prices = np.array([[10.0, 10.0], [10.0, NAN], [10.0, 20.0], [10.0, 40.0], [10.0, NAN]])
     target = np.full((5, 2), NAN)
     target[0] = [0.0, 0.5]
-    path = simulate(opens, closes, target, costs=FREE)
-    np.testing.assert_allclose(path.equity, [1, 1, 1, 1.5, 1.5])
-    assert path.turnover.tolist() == [0, 0, 0.5, 0, 0]
+    simulation = simulate(open_prices, close_prices, target, costs=FREE)
+    np.testing.assert_allclose(simulation.equity, [1, 1, 1, 1.5, 1.5])
+    assert simulation.turnover.tolist() == [0, 0, 0.5, 0, 0]
 
 
-def test_an_asset_that_never_trades_again_stays_at_its_last_price():
-    opens = closes = column(10, 10, 20, NAN, NAN)
-    path = simulate(opens, closes, column(1.0, NAN, 0.0, 0.0, 0.0), costs=Costs(0.01))
-    np.testing.assert_allclose(path.equity[2:], 1.99)
+def test_an_asset_that_never_trades_again_stays_at_its_last_price() -> None:
+    # bought at 10 at costs of 1 %, then doubled; the sale ordered at bar 2's close is never filled
+    open_prices = close_prices = column(10, 10, 20, NAN, NAN)
+    simulation = simulate(open_prices, close_prices, column(1.0, NAN, 0.0, 0.0, 0.0), costs=Costs(0.01))
+    np.testing.assert_allclose(simulation.equity[2:], 2 - 0.01)
 
 
 @settings(max_examples=50)
-@given(market=markets(fewest_bars=3), data=st.data())
-def test_later_bars_change_no_equity_before_them(market, data):
-    opens, closes, target, funding = market
-    cut = data.draw(st.integers(1, len(closes) - 1))
-    changed_market = [array.copy() for array in market]
-    for prices in changed_market[:2]:
-        prices[cut:] *= 3.0
-    changed_market[2][cut:] = 0.1
-    changed_market[3][cut:] = 0.05
-    options = {"costs": Costs(0.001), "drawdown_trigger": 0.05, "cooldown_bars": 3}
-    whole = simulate(opens, closes, target, funding=funding, **options)
-    changed = simulate(*changed_market[:3], funding=changed_market[3], **options)
-    truncated = simulate(opens[:cut], closes[:cut], target[:cut], funding=funding[:cut], **options)
+@given(market=markets(min_bars=3), data=st.data())
+def test_later_bars_change_no_value_before_them(market: RandomMarket, data: st.DataObject) -> None:
+    cut = data.draw(st.integers(1, len(market.close_prices) - 1))
+    changed_market = RandomMarket(*(array.copy() for array in market))
+    changed_market.open_prices[cut:] *= 3.0
+    changed_market.close_prices[cut:] *= 3.0
+    changed_market.target[cut:] = 0.1
+    changed_market.funding[cut:] = 0.05
+    truncated_market = RandomMarket(*(array[:cut] for array in market))
+
+    def run(market: RandomMarket) -> Simulation:
+        return simulate(
+            market.open_prices,
+            market.close_prices,
+            market.target,
+            costs=Costs(0.001),
+            funding=market.funding,
+            drawdown_trigger=0.05,
+            cooldown_bars=3,
+        )
+
+    whole = run(market)
+    changed = run(changed_market)
+    truncated = run(truncated_market)
     for field in fields(Simulation):
         before = getattr(whole, field.name)[:cut]
         assert (before == getattr(changed, field.name)[:cut]).all()
         assert (before == getattr(truncated, field.name)).all()
 
 
-def test_after_a_drawdown_the_portfolio_is_cash_until_the_cooldown_ends():
-    # bought at 100, falls to 89: over 10 % below the peak at bar 2's close, sold at bar 3's open of 88, bought at bar 5
+def test_after_a_drawdown_the_portfolio_is_cash_until_the_cooldown_ends() -> None:
+    # bought at 100; the close of 89 in bar 2 is more than 10 % below the peak, so bars 2 and 3 decide on cash; sold at
+    # the open of 88 in bar 3; bar 4 decides to buy again; bought at the open of 44 in bar 5
     prices = column(100, 100, 89, 88, 44, 44, 88, 88)
-    path = simulate(prices, prices, np.ones((8, 1)), costs=FREE, drawdown_trigger=0.10, cooldown_bars=2)
-    np.testing.assert_allclose(path.equity, [1, 1, 0.89, 0.88, 0.88, 0.88, 1.76, 1.76])
-    assert path.flat.tolist() == [False, False, True, True, False, False, False, False]
+    simulation = simulate(prices, prices, np.ones((8, 1)), costs=FREE, drawdown_trigger=0.10, cooldown_bars=2)
+    np.testing.assert_allclose(simulation.equity, [1, 1, 0.89, 0.88, 0.88, 0.88, 1.76, 1.76])
+    assert simulation.is_flat.tolist() == [False, False, True, True, False, False, False, False]
 
 
-def test_the_peak_is_reset_after_a_cooldown():
-    # invested again with 0.88: a fall of less than 10 % from there triggers nothing, although the old peak was 1.0
+def test_the_peak_is_reset_after_a_cooldown() -> None:
+    # invested again with an equity of 0.88: a fall to 0.80 is less than 10 % below this new peak, not below the old 1.0
     prices = column(100, 100, 89, 88, 88, 88, 80, 80)
-    path = simulate(prices, prices, np.ones((8, 1)), costs=FREE, drawdown_trigger=0.10, cooldown_bars=2)
-    assert path.equity[6] == pytest.approx(0.80)
-    assert not path.flat[4:].any()
+    simulation = simulate(prices, prices, np.ones((8, 1)), costs=FREE, drawdown_trigger=0.10, cooldown_bars=2)
+    assert simulation.equity[6] == pytest.approx(0.80)
+    assert not simulation.is_flat[4:].any()
 
 
-def test_a_drawdown_between_decisions_is_acted_on_at_the_next_open():
+def test_after_a_drawdown_between_decisions_the_portfolio_is_sold_at_the_next_open() -> None:
     prices = column(100, 100, 80, 80, 40, 40)
-    path = simulate(
+    simulation = simulate(
         prices, prices, column(1, NAN, NAN, NAN, NAN, NAN), costs=FREE, drawdown_trigger=0.1, cooldown_bars=9
     )
-    np.testing.assert_allclose(path.equity[2:], 0.8)
+    np.testing.assert_allclose(simulation.equity[2:], 0.8)
 
 
-def test_equity_stays_zero_after_everything_is_lost():
+def test_equity_stays_zero_after_everything_is_lost() -> None:
     prices = column(100, 100, 250, 10)
-    path = simulate(prices, prices, column(-1, NAN, NAN, NAN), costs=FREE)
-    assert path.equity.tolist() == [1, 1, 0, 0]
+    simulation = simulate(prices, prices, column(-1, NAN, NAN, NAN), costs=FREE)
+    assert simulation.equity.tolist() == [1, 1, 0, 0]
 
 
-def test_a_decision_with_nan_for_some_assets_is_refused():
-    flat = np.ones((3, 2))
+def test_a_decision_with_nan_for_some_assets_is_refused() -> None:
+    prices = np.ones((3, 2))
     with pytest.raises(ValueError, match=r"bar 1: .*decision"):
-        simulate(flat, flat, np.array([[0, 0], [0.5, NAN], [0, 0]]), costs=FREE)
+        simulate(prices, prices, np.array([[0, 0], [0.5, NAN], [0, 0]]), costs=FREE)
 
 
-def test_an_open_without_a_close_is_refused():
+def test_an_open_without_a_close_is_refused() -> None:
     with pytest.raises(ValueError, match="bar 1"):
         simulate(column(1, 1, 1), column(1, NAN, 1), column(0, 0, 0), costs=FREE)
 
 
-def test_negative_costs_are_refused():
+def test_negative_costs_are_refused() -> None:
     with pytest.raises(ValueError, match="negative"):
         Costs.from_bps(-1, 0)
 
 
-def test_sessions_sum_flows_and_mark_at_their_last_bar():
-    opens = column(90, 100, 112, 120, 90, 90)
-    closes = column(95, 110, 115, 90, 90, 90)
-    path = simulate(opens, closes, column(1.0, NAN, 0.0, NAN, NAN, NAN), costs=Costs(0.01))
-    sessions = by_session(path, np.array([0, 2, 4]))
-    np.testing.assert_allclose(sessions.equity, path.equity[[0, 2, 4]])
-    np.testing.assert_allclose(sessions.returns, [0, 0.14, path.equity[4] / 1.14 - 1])
+def test_a_session_has_the_equity_of_its_last_bar_and_the_turnover_of_all_its_bars() -> None:
+    open_prices = column(90, 100, 112, 120, 90, 90)
+    close_prices = column(95, 110, 115, 90, 90, 90)
+    simulation = simulate(open_prices, close_prices, column(1.0, NAN, 0.0, NAN, NAN, NAN), costs=Costs(0.01))
+    last_bars = np.array([0, 2, 4])
+    sessions = aggregate_by_session(simulation, last_bars)
+    equity_held = 1.15 - 0.01  # bought at 100 at costs of 1 %, worth 115 at the close of bar 2
+    equity_sold = 1.2 - 0.01 - 0.012  # sold at 120 at costs of 1 % of 1.2
+    np.testing.assert_allclose(sessions.equity, simulation.equity[last_bars])
+    np.testing.assert_allclose(sessions.equity, [1, equity_held, equity_sold])
+    np.testing.assert_allclose(sessions.returns, [0, equity_held - 1, equity_sold / equity_held - 1])
     np.testing.assert_allclose(sessions.turnover, [0, 1, 1.2 / 1.19])
-    np.testing.assert_allclose(np.prod(1 + sessions.returns), path.equity[4])
     assert sessions.drawdown.tolist() == [0, 0, 0]

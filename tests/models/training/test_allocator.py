@@ -1,4 +1,4 @@
-"""The allocator's settings take effect where the C library is glibc."""
+"""With glibc the allocator keeps freed memory; with another C library nothing changes."""
 
 import platform
 import subprocess
@@ -8,15 +8,20 @@ from models.training.allocator import tune_allocator
 
 PROBE = """
 import ctypes
+import resource
 from models.training.allocator import tune_allocator
+BLOCK_BYTES = 256 << 20
 assert tune_allocator()
 libc = ctypes.CDLL(None)
-libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
-block = libc.malloc(256 << 20)
-ctypes.memset(block, 1, 256 << 20)
+libc.malloc.restype = ctypes.c_void_p
+libc.malloc.argtypes = [ctypes.c_size_t]
+libc.free.argtypes = [ctypes.c_void_p]
+block = libc.malloc(BLOCK_BYTES)
+ctypes.memset(block, 1, BLOCK_BYTES)
 libc.free(block)
-resident = int(open("/proc/self/statm").read().split()[1]) * 4096
-assert resident > 256 << 20, resident
+_, resident_pages, *_ = open("/proc/self/statm").read().split()
+resident_bytes = int(resident_pages) * resource.getpagesize()
+assert resident_bytes > BLOCK_BYTES, resident_bytes
 """
 
 

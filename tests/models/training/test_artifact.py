@@ -10,35 +10,58 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from models.features.scaling import Scaler
-from models.training.artifact import KEY, FitResult, Header, file_hash, load_artifact, read_header, save_artifact
+from models.training.artifact import (
+    METADATA_KEY,
+    FitResult,
+    Header,
+    file_hash,
+    load_artifact,
+    read_header,
+    save_artifact,
+)
 from models.training.config import TrainConfig
 from models.training.errors import DamagedArtifactError, ForeignArtifactError, MissingArtifactError
 from models.zoo import Spec, build
 
 HEADER = Header(
-    Spec("mamba", d_model=8, n_layers=1, d_state=4, options={"expand": 1}),
-    TrainConfig(epochs=3, seed=7),
-    Scaler(("a", "b"), (0.1, 1 / 3), (1.0, 2.0)),
-    (1, 24),
-    3_600_000_000,
-    FitResult(3, 1.25, 100, 20, 999, "data", "code"),
+    spec=Spec("mamba", d_model=8, n_layers=1, d_state=4, options={"expand": 1}),
+    config=TrainConfig(epochs=3, seed=7),
+    scaler=Scaler(("a", "b"), centre=(0.1, 1 / 3), scale=(1.0, 2.0)),
+    horizons=(1, 24),
+    bar_us=3_600_000_000,
+    fit_result=FitResult(
+        epochs=3,
+        validation_loss=1.25,
+        train_rows=100,
+        validation_rows=20,
+        parameters=999,
+        data_hash="data",
+        code_version="code",
+    ),
 )
+
+
+def make_weights() -> dict[str, torch.Tensor]:
+    """The initial weights of the network of HEADER, the same in every call."""
+    return build(HEADER.spec, len(HEADER.scaler.columns), len(HEADER.horizons)).state_dict()
 
 
 @pytest.fixture
 def artifact(tmp_path: Path) -> Path:
-    save_artifact(tmp_path / "model.safetensors", HEADER, build(HEADER.spec, 2, 2).state_dict())
-    return tmp_path / "model.safetensors"
+    path = tmp_path / "model.safetensors"
+    save_artifact(path, HEADER, make_weights())
+    return path
 
 
 def rewrite_header(path: Path, **changes: object) -> None:
+    """Replaces entries of the header in the file's metadata."""
     with safe_open(path, "pt") as file:
-        header = json.loads(file.metadata()[KEY])
+        header = json.loads(file.metadata()[METADATA_KEY])
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    save_file(weights, path, metadata={KEY: json.dumps(header | changes)})
+    save_file(weights, path, metadata={METADATA_KEY: json.dumps(header | changes)})
 
 
-def test_the_header_is_read_back_exactly(artifact: Path) -> None:
+def test_a_header_is_read_as_it_was_written(artifact: Path) -> None:
     assert read_header(artifact) == HEADER
     assert load_artifact(artifact).network.training is False
     assert [p.name for p in artifact.parent.iterdir()] == ["model.safetensors"]
@@ -46,7 +69,7 @@ def test_the_header_is_read_back_exactly(artifact: Path) -> None:
 
 def test_the_same_fit_gives_the_same_file(artifact: Path) -> None:
     second = artifact.with_name("second.safetensors")
-    assert save_artifact(second, HEADER, build(HEADER.spec, 2, 2).state_dict()) == file_hash(artifact)
+    assert save_artifact(second, HEADER, make_weights()) == file_hash(artifact)
     assert second.read_bytes() == artifact.read_bytes()
 
 
@@ -64,16 +87,21 @@ def test_one_flipped_bit_of_a_weight_is_detected(artifact: Path) -> None:
         read_header(artifact)
 
 
-def test_an_empty_file_and_a_safetensors_file_of_another_program_are_damaged(artifact: Path) -> None:
+def test_an_empty_file_is_damaged(artifact: Path) -> None:
     artifact.write_bytes(b"")
     with pytest.raises(DamagedArtifactError):
         load_artifact(artifact)
+
+
+def test_a_safetensors_file_of_another_program_is_damaged(artifact: Path) -> None:
     save_file({"w": torch.zeros(2)}, artifact)
     with pytest.raises(DamagedArtifactError):
         load_artifact(artifact)
 
 
 class Bomb:
+    """An object that creates a file when it is unpickled."""
+
     def __reduce__(self) -> tuple:
         return Path.touch, (Path("exploded"),)
 
@@ -95,10 +123,13 @@ def test_a_path_without_a_file_is_a_missing_artifact(tmp_path: Path) -> None:
             read(tmp_path / "none")
 
 
-def test_a_newer_format_and_weights_of_another_network_are_foreign(artifact: Path) -> None:
+def test_weights_of_another_network_are_foreign(artifact: Path) -> None:
     rewrite_header(artifact, spec=Spec("mamba", d_model=16, n_layers=1, d_state=4).to_json())
     with pytest.raises(ForeignArtifactError, match="its weights do not fit the mamba network"):
         load_artifact(artifact)
+
+
+def test_a_file_of_a_newer_format_is_foreign(artifact: Path) -> None:
     rewrite_header(artifact, format=99)
     with pytest.raises(ForeignArtifactError, match="model file format 99, this program reads 1"):
         load_artifact(artifact)

@@ -15,8 +15,9 @@ from models.training.fit import FittedFold, Predictions, fit_fold, predict_fold
 from models.training.incremental_inference import can_step
 from models.zoo import ENTRIES, Network, Spec, build
 
-PICKS_EDGES = "ssm_gnn_attention"  # a network that learns edges and keeps only the heaviest
-NETWORKS = [name for name, entry in ENTRIES.items() if isinstance(entry, Network) and name != PICKS_EDGES]
+KEEPS_HEAVIEST_EDGES = "ssm_gnn_attention"  # a network that learns edges and keeps only the heaviest ones
+STEP_TOLERANCE = 1e-7  # a step and a segment differ by float32 rounding
+NETWORKS = [name for name, entry in ENTRIES.items() if isinstance(entry, Network) and name != KEEPS_HEAVIEST_EDGES]
 
 
 @pytest.fixture(scope="session")
@@ -30,17 +31,19 @@ def fitted(market, tmp_path: Path, request: pytest.FixtureRequest) -> FittedFold
     return fit_fold(**market.arguments(request.param), artifact=tmp_path / "m.safetensors")
 
 
-def predict(market, fitted: FittedFold, bars: int, first: int | None = None) -> Predictions:
-    """Forecasts from bar ``first`` on when the panel has ``bars`` bars; saves the state after the last of them."""
-    features = market.features.rows(0, bars)
+def predict(market, fitted: FittedFold, n_bars: int, first: int | None = None) -> Predictions:
+    """Forecasts from bar ``first`` on with a panel of ``n_bars`` bars; saves the state after the last bar."""
+    features = market.features.slice_bars(0, n_bars)
     return predict_fold(fitted.artifact, features, market.side_inputs, market.folds[0], first, keep_state=True)
 
 
 def state_files(fitted: FittedFold) -> list[str]:
+    """The names of the saved states of the fold."""
     return sorted(p.name for p in fitted.artifact.parent.glob("*.state"))
 
 
 def assert_same(actual: Predictions, expected: Predictions, atol: float) -> None:
+    """The forecasts differ by at most ``atol``."""
     for name in ("returns", "volatility", "probabilities"):
         np.testing.assert_allclose(getattr(actual, name), getattr(expected, name), rtol=0, atol=atol)
 
@@ -56,28 +59,31 @@ def test_forecasts_from_the_saved_state_equal_those_of_the_whole_sequence(
     monkeypatch.setattr(fit_module, "_forecast_segment", pytest.fail)
     one_bar = predict(market, fitted, start + 8, start + 7)
     three_bars = predict(market, fitted, start + 11, start + 8)
-    assert one_bar.ts[0] == whole.ts[0] and len(three_bars.ts) == 3
-    assert_same(one_bar, select_rows(whole, slice(0, 1)), 1e-7)
-    assert_same(three_bars, select_rows(whole, slice(1, 4)), 1e-7)
+    assert one_bar.ts[0] == whole.ts[0]
+    assert len(three_bars.ts) == 3
+    assert_same(one_bar, select_bars(whole, slice(0, 1)), STEP_TOLERANCE)
+    assert_same(three_bars, select_bars(whole, slice(1, 4)), STEP_TOLERANCE)
 
 
-def select_rows(predictions: Predictions, rows: slice) -> Predictions:
+def select_bars(predictions: Predictions, bars: slice) -> Predictions:
     names = ("ts", "returns", "volatility", "probabilities", "valid")
-    return replace(predictions, **{name: getattr(predictions, name)[rows] for name in names})
+    return replace(predictions, **{name: getattr(predictions, name)[bars] for name in names})
 
 
 def test_a_network_that_keeps_only_its_heaviest_learned_edges_never_steps(market, tmp_path: Path) -> None:
-    fitted = fit_fold(**market.arguments(PICKS_EDGES), artifact=tmp_path / "m.safetensors")
+    fitted = fit_fold(**market.arguments(KEEPS_HEAVIEST_EDGES), artifact=tmp_path / "m.safetensors")
     start = market.folds[0].test_start
     whole = predict_fold(fitted.artifact, market.features, market.side_inputs, market.folds[0], start + 7)
     predict(market, fitted, start + 7)
     assert state_files(fitted) == []
-    assert_same(predict(market, fitted, start + 8, start + 7), select_rows(whole, slice(0, 1)), 1e-7)
+    assert_same(predict(market, fitted, start + 8, start + 7), select_bars(whole, slice(0, 1)), STEP_TOLERANCE)
     keeps_all_edges = build(Spec("ssm_gnn", d_model=8, options={"graph": "attention"}), 3, 2)
-    assert can_step(keeps_all_edges) and not can_step(build(Spec(PICKS_EDGES, d_model=8), 3, 2))
+    keeps_heaviest_edges = build(Spec(KEEPS_HEAVIEST_EDGES, d_model=8), 3, 2)
+    assert can_step(keeps_all_edges)
+    assert not can_step(keeps_heaviest_edges)
 
 
-def test_a_repeated_night_gives_identical_forecasts_and_two_states_are_kept(market, fitted: FittedFold) -> None:
+def test_a_repeated_night_gives_identical_forecasts_from_the_older_of_two_states(market, fitted: FittedFold) -> None:
     start = market.folds[0].test_start
     predict(market, fitted, start + 7)
     first = predict(market, fitted, start + 8, start + 7)
@@ -91,15 +97,17 @@ def test_a_state_computed_without_an_event_is_not_used(market, tmp_path: Path) -
     fitted = fit_fold(**market.arguments("tgn"), artifact=tmp_path / "m.safetensors")
     start = market.folds[0].test_start
     by_bar = market.events
-    later = np.flatnonzero(by_bar.events.t > by_bar.closes[start + 3].astype(np.int64))
-    incomplete = replace(market, events=replace(by_bar, events=by_bar.events[later[0] + 1 :]))
+    is_later = by_bar.events.t > by_bar.close_times[start + 3].astype(np.int64)
+    first_later = int(np.flatnonzero(is_later)[0])
+    incomplete = replace(market, events=replace(by_bar, events=by_bar.events[first_later + 1 :]))
     predict(incomplete, fitted, start + 7)
-    expected = predict_fold(fitted.artifact, market.features.rows(0, start + 8), market.side_inputs, market.folds[0])
-    assert_same(predict(market, fitted, start + 8, start + 7), select_rows(expected, slice(7, 8)), 0.0)
+    features = market.features.slice_bars(0, start + 8)
+    expected = predict_fold(fitted.artifact, features, market.side_inputs, market.folds[0])
+    assert_same(predict(market, fitted, start + 8, start + 7), select_bars(expected, slice(7, 8)), 0.0)
 
 
 @pytest.mark.parametrize("damage", ["other inputs", "truncated", "deleted"])
-def test_a_state_of_other_inputs_and_an_unreadable_one_are_not_used(market, fitted: FittedFold, damage: str) -> None:
+def test_a_state_of_other_inputs_or_a_damaged_state_is_not_used(market, fitted: FittedFold, damage: str) -> None:
     start = market.folds[0].test_start
     predict(market, fitted, start + 7)
     tonight = market
@@ -114,7 +122,7 @@ def test_a_state_of_other_inputs_and_an_unreadable_one_are_not_used(market, fitt
         state.write_bytes(state.read_bytes()[:-10])
     else:
         state.unlink()
-    features = tonight.features.rows(0, start + 8)
+    features = tonight.features.slice_bars(0, start + 8)
     expected = predict_fold(fitted.artifact, features, market.side_inputs, market.folds[0], start + 7)
     assert_same(predict(tonight, fitted, start + 8, start + 7), expected, 0.0)
 
@@ -128,8 +136,8 @@ def test_an_irregular_network_ignores_the_gap_before_the_context_in_steps_too(ma
     ts = market.features.ts.copy()
     ts[start - config.context_bars :] += np.timedelta64(30, "D")
     features = replace(market.features, ts=ts)
-    paused = SimpleNamespace(features=features, side_inputs=SideInputs(), folds=market.folds)
+    with_pause = SimpleNamespace(features=features, side_inputs=SideInputs(), folds=market.folds)
     fitted = fit_fold(**{**arguments, "spec": spec}, artifact=tmp_path / "m.safetensors")
     whole = predict_fold(fitted.artifact, features, SideInputs(), market.folds[0], start + 7)
-    predict(paused, fitted, start + 7)
-    assert_same(predict(paused, fitted, start + 8, start + 7), select_rows(whole, slice(0, 1)), 1e-7)
+    predict(with_pause, fitted, start + 7)
+    assert_same(predict(with_pause, fitted, start + 8, start + 7), select_bars(whole, slice(0, 1)), STEP_TOLERANCE)

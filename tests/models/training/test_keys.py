@@ -1,4 +1,4 @@
-"""A fold's key changes exactly when something that determines its numbers changes."""
+"""The key of a fit changes if and only if something that determines its numbers changes."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +11,14 @@ from models.graphs.events import concatenate
 from models.graphs.market_events import funding_events
 from models.graphs.snapshot import Snapshot
 from models.panel import Panel
+from models.sessions import to_epoch_us
 from models.training import keys
 from models.training.keys import code_version, fold_key
 from models.zoo import Spec
 
 
 def key(market, model: str = "s4d", **changes) -> str:
+    """The key of a fit of the market's first fold; ``changes`` are arguments of fold_key that are replaced."""
     return fold_key(**(market.arguments(model) | changes))
 
 
@@ -35,7 +37,7 @@ def test_the_same_fit_has_the_same_key(market) -> None:
 @pytest.mark.parametrize("model", ["s4d", "ssm_gnn"])
 def test_later_bars_do_not_change_the_key(market, model: str) -> None:
     fold = market.folds[0]
-    assert fold_key(**market.until(fold.test_start + 1).arguments(model)) == key(market, model)
+    assert fold_key(**market.truncate(fold.test_start + 1).arguments(model)) == key(market, model)
 
 
 def test_spec_config_and_seed_change_the_key(market) -> None:
@@ -55,7 +57,8 @@ def test_a_changed_bar_changes_the_key_only_if_the_fit_reads_the_bar(market) -> 
     burn_in = market.arguments()["config"].burn_in_bars
     first = int(fold.train[0])
     last = int(fold.train[-1])
-    for bar, is_read in ((first - burn_in - 1, False), (first - burn_in, True), (last, True), (last + 1, False)):
+    first_read = first - burn_in
+    for bar, is_read in ((first_read - 1, False), (first_read, True), (last, True), (last + 1, False)):
         assert (key(market, features=with_value(market, bar)) != key(market)) == is_read
 
 
@@ -74,8 +77,10 @@ def test_a_changed_label_changes_the_key(market) -> None:
 
 
 def test_a_changed_snapshot_changes_the_key_only_for_a_network_that_reads_the_graph(market) -> None:
-    used = next(i for i, s in enumerate(market.snapshots) if s.as_of >= market.features.ts[market.folds[0].train[0]])
-    for index, is_read in ((used, True), (len(market.snapshots) - 1, False)):
+    first_training_open = market.features.ts[market.folds[0].train[0]]
+    first_read = next(i for i, snapshot in enumerate(market.snapshots) if snapshot.as_of >= first_training_open)
+    after_the_training = len(market.snapshots) - 1
+    for index, is_read in ((first_read, True), (after_the_training, False)):
         snapshots = list(market.snapshots)
         snapshots[index] = replace(snapshots[index], weight=snapshots[index].weight * 0.5)
         assert key(market, side_inputs=SideInputs(snapshots)) == key(market)
@@ -97,7 +102,7 @@ def test_only_snapshots_of_the_networks_graph_change_the_key(market) -> None:
 
 
 def with_event(market, t: int) -> SideInputs:
-    """The market's side inputs, with one more funding settlement at ``t``."""
+    """The market's side inputs with one more funding settlement at ``t``, in microseconds."""
     rows = {"t": np.array([t]), "symbol": np.array(["B"]), "rate": np.array([3e-4])}
     events = concatenate([market.events.events, funding_events(market.features.symbols, rows)])
     return replace(market.side_inputs, events=replace(market.events, events=events))
@@ -107,10 +112,11 @@ def with_event(market, t: int) -> SideInputs:
 def test_an_event_changes_the_key_only_if_the_fit_and_the_network_read_it(market, model: str) -> None:
     fold = market.folds[0]
     burn_in = market.arguments()["config"].burn_in_bars
-    closes = market.events.closes.astype(np.int64)  # closes[i + 1] is the close of bar i
-    begin = closes[int(fold.train[0]) - burn_in]
-    end = closes[int(fold.train[-1]) + 1]
-    for t, is_read in ((begin, False), (begin + 1, True), (end, True), (end + 1, False)):
+    close_us = to_epoch_us(market.events.close_times)[1:]  # of each bar; the first time is the open of bar 0
+    first_read = int(fold.train[0]) - burn_in
+    start = close_us[first_read - 1]
+    end = close_us[int(fold.train[-1])]
+    for t, is_read in ((start, False), (start + 1, True), (end, True), (end + 1, False)):
         side_inputs = with_event(market, int(t))
         assert (key(market, model, side_inputs=side_inputs) != key(market, model)) == is_read
         assert key(market, "ssm_gnn", side_inputs=side_inputs) == key(market, "ssm_gnn")

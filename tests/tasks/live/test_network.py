@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ import pytest
 
 from models import zoo
 from models.features.scaling import Scaler
+from models.graphs.events import EVENT_KINDS
 from models.graphs.market_stream import MARKET_ROW
 from models.training.artifact import FitResult, Header, save_artifact
 from models.training.config import TrainConfig
@@ -24,6 +26,8 @@ from tasks.live.market import LiveMarket
 from tasks.live.network import LiveNetwork, published_fold
 from tasks.markets.bybit_frames import FrameReader
 from tasks.markets.event_rows import event_rows
+from tasks.panels import LARGE_TRADE_VALUE
+from tests.desk import Desk
 from tests.exchange import FakeExchange
 from tests.market_place import SYMBOLS, LiveDesk, market_frames, ms_after_midnight
 from warehouse.publish import publish_copy
@@ -39,8 +43,8 @@ def exchange(live_desk: LiveDesk) -> Iterator[FakeExchange]:
         yield exchange
 
 
-def event_rows_until(hour: float) -> list[dict]:
-    """The event rows of the frames up to ``hour`` hours after midnight, by time."""
+def parsed_events_until(hour: float) -> list[dict]:
+    """The events of ``market_frames`` up to ``hour`` hours after midnight, as dicts sorted by time."""
     frames = FrameReader(SYMBOLS, book_every_us=100_000)
     return sorted((row for text in market_frames(0, hour) for row in frames.read(text)), key=lambda row: row["ts"])
 
@@ -53,7 +57,7 @@ def feed_from_start(network: LiveNetwork, bound_us: int = 1_000_000) -> EventFee
 
 
 def push_later_event(feed: EventFeed) -> None:
-    """Pushes an event so much later that the buffer hands over all events before it; the buffer keeps the event."""
+    """Pushes one event that is so late in time that the buffer passes all events before it to the consumer."""
     later = np.zeros(1, MARKET_ROW)
     later["t"] = feed.buffer.state()["newest"] + feed.buffer.window_us + feed.buffer.bound_us
     feed.buffer.push(later)
@@ -86,10 +90,10 @@ def test_a_live_network_is_a_forecaster(live_desk: LiveDesk) -> None:
 def test_the_state_depends_on_the_events_and_not_on_the_order_of_their_arrival(
     live_desk: LiveDesk, exchange: FakeExchange
 ) -> None:
-    rows = event_rows_until(2.5)
+    rows = parsed_events_until(2.5)
     in_order, shuffled = (feed_from_start(live_desk.network(exchange.rest_url), bound_us=HOUR_US) for _ in range(2))
     in_order.receive(event_rows(rows))
-    for k in range(0, len(rows), 4):  # four at a time, in reverse order and with two earlier ones repeated
+    for k in range(0, len(rows), 4):  # four events per table, in reverse order, after two repeated events
         shuffled.receive(event_rows(rows[max(0, k - 2) : k + 4][::-1]))
     assert shuffled.buffer.counts["duplicates"] > 0 == shuffled.buffer.counts["late"]
     close_due_bars(in_order.consumer)
@@ -100,7 +104,7 @@ def test_the_state_depends_on_the_events_and_not_on_the_order_of_their_arrival(
 def test_a_restored_network_continues_like_one_that_was_never_interrupted(
     live_desk: LiveDesk, exchange: FakeExchange
 ) -> None:
-    rows = event_rows_until(2.5)
+    rows = parsed_events_until(2.5)
     uninterrupted, saved, restored = (live_desk.network(exchange.rest_url) for _ in range(3))
     cut = count_until(rows, 1.4)
     feed = feed_from_start(uninterrupted)
@@ -125,17 +129,17 @@ def test_a_restored_network_continues_like_one_that_was_never_interrupted(
 def test_rows_that_arrive_during_a_close_are_used_at_the_next_close(
     live_desk: LiveDesk, exchange: FakeExchange
 ) -> None:
-    rows = event_rows_until(2.5)
+    rows = parsed_events_until(2.5)
     quick, slow = (live_desk.network(exchange.rest_url) for _ in range(2))
     cut = count_until(rows, 1.4)
-    for network, committed_at in ((quick, cut), (slow, len(rows))):
+    for network, n_before_commit in ((quick, cut), (slow, len(rows))):
         feed = feed_from_start(network)
         feed.receive(event_rows(rows[:cut]))
         due = network.due()
         result = network.close(due)
-        feed.receive(event_rows(rows[cut:committed_at]))
+        feed.receive(event_rows(rows[cut:n_before_commit]))
         network.commit(result)
-        feed.receive(event_rows(rows[committed_at:]))
+        feed.receive(event_rows(rows[n_before_commit:]))
         close_due_bars(network)
     assert_same_state(quick.state(), slow.state())
 
@@ -143,33 +147,35 @@ def test_rows_that_arrive_during_a_close_are_used_at_the_next_close(
 def test_books_and_small_trades_are_ignored_as_in_a_night(live_desk: LiveDesk, exchange: FakeExchange) -> None:
     network = live_desk.network(exchange.rest_url)
     feed = feed_from_start(network)
-    feed.receive(event_rows(event_rows_until(0.9)))
-    waiting = np.concatenate(network.waiting)
+    feed.receive(event_rows(parsed_events_until(0.9)))
+    waiting = np.concatenate(network.waiting_rows)
     assert len(waiting) > 0 and network.newest_event_us > waiting["t"].max() - HOUR_US
-    assert not ((waiting["kind"] == 0) & (waiting["price"] * waiting["size"] < 100_000)).any()
+    is_trade = waiting["kind"] == EVENT_KINDS.index("trade")
+    assert not (is_trade & (waiting["price"] * waiting["size"] < LARGE_TRADE_VALUE)).any()
+    assert not (waiting["kind"] == EVENT_KINDS.index("book")).any()
     assert network.due() is None
 
 
 def test_events_of_a_bar_that_is_already_stored_are_ignored(live_desk: LiveDesk, exchange: FakeExchange) -> None:
     network = live_desk.network(exchange.rest_url)
     feed = feed_from_start(network)
-    early = [{**row, "ts": row["ts"] - HOUR_US} for row in event_rows_until(0.9)]
+    early = [{**row, "ts": row["ts"] - HOUR_US} for row in parsed_events_until(0.9)]
     feed.receive(event_rows(early))
     push_later_event(feed)
     assert feed.buffer.counts["handed_over"] == len(early)
-    assert len(np.concatenate(network.waiting)) == 0
+    assert len(np.concatenate(network.waiting_rows)) == 0
     assert network.due() is None
 
 
 def test_stored_events_after_the_newest_bar_wait_for_its_close(live_desk: LiveDesk, exchange: FakeExchange) -> None:
     streamed, stored = (live_desk.network(exchange.rest_url) for _ in range(2))
     streamed_feed = feed_from_start(streamed)
-    streamed_feed.receive(event_rows(event_rows_until(0.9)))
+    streamed_feed.receive(event_rows(parsed_events_until(0.9)))
     live_desk.run_stream(market_frames(0, 0.9))
     stored_feed = feed_from_start(stored)
     for feed in (streamed_feed, stored_feed):
         push_later_event(feed)
-    np.testing.assert_array_equal(np.concatenate(streamed.waiting), np.concatenate(stored.waiting))
+    np.testing.assert_array_equal(np.concatenate(streamed.waiting_rows), np.concatenate(stored.waiting_rows))
 
 
 def test_begin_without_published_bars_of_the_source_raises(live_desk: LiveDesk) -> None:
@@ -181,7 +187,7 @@ def test_begin_without_published_bars_of_the_source_raises(live_desk: LiveDesk) 
 
 def test_a_close_without_rest_raises_an_outage_that_names_the_missing_bar(live_desk: LiveDesk) -> None:
     network = live_desk.network()
-    feed_from_start(network).receive(event_rows(event_rows_until(1.5)))
+    feed_from_start(network).receive(event_rows(parsed_events_until(1.5)))
     with pytest.raises(OutageError, match=r"no symbol has a bar of 2024-06-29T00:00:00"):
         network.close(network.due())
 
@@ -191,7 +197,7 @@ def test_a_close_that_failed_is_processed_with_the_next_and_gets_no_forecast_the
 ) -> None:
     network = live_desk.network(exchange.rest_url)
     feed = feed_from_start(network)
-    rows = event_rows_until(2.5)
+    rows = parsed_events_until(2.5)
     cut = count_until(rows, 1.4)
     feed.receive(event_rows(rows[:cut]))
     assert network.give_up(network.due()) == 1
@@ -200,10 +206,12 @@ def test_a_close_that_failed_is_processed_with_the_next_and_gets_no_forecast_the
     assert {ts.hour for ts in close_due_bars(network)["ts"].to_pylist()} == {1}
 
 
-def test_a_newer_published_fold_is_logged(live_desk: LiveDesk, exchange: FakeExchange, caplog) -> None:
+def test_a_newer_published_fold_is_logged(
+    live_desk: LiveDesk, exchange: FakeExchange, caplog: pytest.LogCaptureFixture
+) -> None:
     network = live_desk.network(exchange.rest_url)
     feed = feed_from_start(network)
-    rows = event_rows_until(2.5)
+    rows = parsed_events_until(2.5)
     cut = count_until(rows, 1.4)
     feed.receive(event_rows(rows[:cut]))
     close_due_bars(network)
@@ -216,9 +224,7 @@ def test_a_newer_published_fold_is_logged(live_desk: LiveDesk, exchange: FakeExc
 
 
 def test_an_unexpected_error_at_a_close_ends_the_stream(live_desk: LiveDesk) -> None:
-    import asyncio
-
-    class Broken:
+    class BrokenForecaster:
         def due(self) -> object:
             return object()
 
@@ -226,7 +232,7 @@ def test_an_unexpected_error_at_a_close_ends_the_stream(live_desk: LiveDesk) -> 
             raise ZeroDivisionError
 
     async def close_twice() -> None:
-        bar_closer = BarCloser("perpetuals", Broken())  # type: ignore[arg-type]
+        bar_closer = BarCloser("perpetuals", BrokenForecaster())  # type: ignore[arg-type]
         bar_closer.start_due_close(asyncio.Event())
         await bar_closer.wait()
         bar_closer.start_due_close(asyncio.Event())
@@ -236,19 +242,21 @@ def test_an_unexpected_error_at_a_close_ends_the_stream(live_desk: LiveDesk) -> 
 
 
 @pytest.fixture
-def publish_fold(desk) -> Callable[[str], Path]:
+def publish_fold(desk: Desk) -> Callable[[str], Path]:
     """publish_fold(model): publishes a night with one fold of the model and returns the fold's file."""
 
     def publish(model: str) -> Path:
         warehouse = desk.warehouse
         keys = {"source": "recorded", "universe": "perpetuals"}
-        instant = datetime(2024, 6, 20)
+        test_start = datetime(2024, 6, 20)
         spec = zoo.Spec(model, d_model=8, n_layers=1, d_state=4)
         scaler = Scaler(("a",), (0.0,), (1.0,))
         header = Header(spec, TrainConfig(), scaler, (1, 5), HOUR_US, FitResult(1, 0.5, 10, 5, 1, "d", "c"))
         path = warehouse.artifacts / "fold.safetensors"
-        digest = save_artifact(path, header, zoo.build(spec, 1, 2, 0).state_dict())
-        times = dict.fromkeys(("train_start", "train_end", "last_label_end", "test_start"), instant.replace(tzinfo=UTC))
+        sha256 = save_artifact(path, header, zoo.build(spec, 1, 2, 0).state_dict())
+        times = dict.fromkeys(
+            ("train_start", "train_end", "last_label_end", "test_start"), test_start.replace(tzinfo=UTC)
+        )
         times["test_end"] = datetime(2024, 6, 22, tzinfo=UTC)
         sizes = dict.fromkeys(("purge_bars", "embargo_bars", "train_rows", "validation_rows", "epochs", "fold"), 0)
         texts = {
@@ -256,13 +264,13 @@ def publish_fold(desk) -> Callable[[str], Path]:
             "data_hash": "d",
             "code_version": "c",
             "artifact": path.name,
-            "artifact_sha256": digest,
+            "artifact_sha256": sha256,
         }
         night = {"clock": times["train_start"], "settings": "{}", "settings_hash": "", "state": "published"}
         champion = {"role": "champion", "model": model, "trial_ids": ["t"], "reason": "best"}
         with warehouse.write("night") as con:
             append(con, "store.folds", pa.Table.from_pylist([times | sizes | texts]), **keys, trial_id="t", run_id="r")
-            dated = {"night": instant.date(), **keys, "run_id": "r"}
+            dated = {"night": test_start.date(), **keys, "run_id": "r"}
             append(con, "store.nights", pa.Table.from_pylist([night | {"published_at": night["clock"]}]), **dated)
             append(con, "store.model_registry", pa.Table.from_pylist([champion]), **dated)
         publish_copy(warehouse, "recorded", "perpetuals")
@@ -271,14 +279,16 @@ def publish_fold(desk) -> Callable[[str], Path]:
     return publish
 
 
-def test_a_published_fold_has_its_test_window_and_provenance(desk, publish_fold) -> None:
+def test_a_published_fold_has_its_test_window_and_provenance(desk: Desk, publish_fold: Callable[[str], Path]) -> None:
     publish_fold("tgn")
     fold = published_fold(live_market(desk), "tgn")
-    assert (str(fold.test_start), fold.test_bars) == ("2024-06-20T00:00:00.000000", 48)
+    assert (str(fold.test_start), fold.test_bars) == ("2024-06-20T00:00:00.000000", 2 * 24)
     assert json.dumps(fold.provenance)
 
 
-def test_a_fold_that_is_missing_damaged_or_reads_no_events_is_refused(desk, publish_fold) -> None:
+def test_a_fold_that_is_missing_damaged_or_reads_no_events_is_refused(
+    desk: Desk, publish_fold: Callable[[str], Path]
+) -> None:
     path = publish_fold("gru")
     with pytest.raises(NoModelError, match="only networks can be fed"):
         published_fold(live_market(desk), "momentum")
@@ -293,5 +303,5 @@ def test_a_fold_that_is_missing_damaged_or_reads_no_events_is_refused(desk, publ
         published_fold(live_market(desk), "gru")
 
 
-def live_market(desk, source: str = "recorded") -> LiveMarket:
+def live_market(desk: Desk, source: str = "recorded") -> LiveMarket:
     return LiveMarket(desk.warehouse, desk.night(datetime(2024, 6, 20).date(), "perpetuals").universe, source)

@@ -1,6 +1,8 @@
 """The Bybit client against recorded bodies and against the tape."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -21,7 +23,7 @@ KLINE = "v5/market/kline"
 FUNDING = "v5/market/funding/history"
 INSTRUMENTS = "v5/market/instruments-info"
 START = datetime(2026, 8, 1, tzinfo=UTC)
-STOP = datetime(2026, 9, 1, tzinfo=UTC)
+CLOCK = datetime(2026, 9, 1, tzinfo=UTC)
 
 
 def ok_answer(result: dict) -> tuple[int, dict]:
@@ -34,14 +36,14 @@ def client(canned):
 
     def build(answers):
         session, _ = canned(answers)
-        return Bybit(STOP, session, NO_RETRY)
+        return Bybit(CLOCK, session, NO_RETRY)
 
     return build
 
 
-def test_the_newest_row_of_a_recorded_answer_had_not_closed_and_is_dropped_MAM_20(client, wire) -> None:
+def test_the_bar_of_a_recorded_answer_that_has_not_closed_is_dropped_MAM_20(client: Callable, wire: Callable) -> None:
     """MAM-20."""
-    bars = client({KLINE: (200, wire("bybit_rest/candles.json"))}).klines("BTCUSDT", "1h", START, STOP)
+    bars = client({KLINE: (200, wire("bybit_rest/candles.json"))}).klines("BTCUSDT", "1h", START, CLOCK)
     assert bars.to_pylist() == [
         {
             "symbol": "BTCUSDT",
@@ -58,13 +60,15 @@ def test_the_newest_row_of_a_recorded_answer_had_not_closed_and_is_dropped_MAM_2
     ]
 
 
-def test_recorded_funding_is_returned_oldest_first(client, wire) -> None:
-    rates = client({FUNDING: (200, wire("bybit_rest/funding.json"))}).funding("BTCUSDT", START, STOP)
+def test_recorded_funding_is_returned_oldest_first(client: Callable, wire: Callable) -> None:
+    rates = client({FUNDING: (200, wire("bybit_rest/funding.json"))}).funding("BTCUSDT", START, CLOCK)
     assert rates["rate"].to_pylist() == [0.00004737, 0.00004403]
     assert rates["ts"].to_pylist() == [datetime(2026, 8, 15, h, tzinfo=UTC) for h in (8, 16)]
 
 
-def test_the_published_instrument_body_gives_tick_lot_and_funding_interval_TRAP_10(client, wire) -> None:
+def test_the_published_instrument_body_gives_tick_lot_and_funding_interval_TRAP_10(
+    client: Callable, wire: Callable
+) -> None:
     body = wire("bybit_doc_examples/Endpoints__V5Api__ExchangeData__GetLinearInverseSymbols.txt")
     rows = client({INSTRUMENTS: (200, body)}).instruments(["BTCUSDT", "NOPEUSDT"]).to_pylist()
     assert rows == [
@@ -87,19 +91,21 @@ def test_the_published_instrument_body_gives_tick_lot_and_funding_interval_TRAP_
         ("10016_request_timeout", OutageError),
     ],
 )
-def test_recorded_error_bodies_become_typed_errors(client, wire, name: str, error: type[Exception]) -> None:
+def test_recorded_error_bodies_become_typed_errors(
+    client: Callable, wire: Callable, name: str, error: type[Exception]
+) -> None:
     with pytest.raises(error, match="retCode 100"):
-        client({KLINE: (200, wire(f"bybit_errors/{name}.json"))}).klines("BTCUSDT", "1h", START, STOP)
+        client({KLINE: (200, wire(f"bybit_errors/{name}.json"))}).klines("BTCUSDT", "1h", START, CLOCK)
 
 
 @pytest.mark.parametrize(
     ("code", "error"),
     [(10006, RateLimitedError), (10018, RateLimitedError), (10009, ForbiddenError), (110001, RefusedError)],
 )
-def test_each_return_code_raises_its_error(client, code: int, error: type[Exception]) -> None:
+def test_each_return_code_raises_its_error(client: Callable, code: int, error: type[Exception]) -> None:
     body = {"retCode": code, "retMsg": "Too many visits. Exceeded the API Rate Limit.", "result": {}, "time": 0}
     with pytest.raises(error, match=f"XUSDT.*retCode {code}"):
-        client({KLINE: (200, body)}).klines("XUSDT", "1h", START, STOP)
+        client({KLINE: (200, body)}).klines("XUSDT", "1h", START, CLOCK)
 
 
 @pytest.mark.parametrize(
@@ -114,14 +120,14 @@ def test_each_return_code_raises_its_error(client, code: int, error: type[Except
     ],
     ids=["no retCode", "a list", "no rows", "short row", "not a number", "oldest first"],
 )
-def test_an_answer_of_another_shape_is_refused(client, answer) -> None:
+def test_an_answer_of_another_shape_is_refused(client: Callable, answer) -> None:
     with pytest.raises(MalformedAnswerError):
-        client({KLINE: answer}).klines("XUSDT", "1h", START, STOP)
+        client({KLINE: answer}).klines("XUSDT", "1h", START, CLOCK)
 
 
 @pytest.mark.parametrize("hours", [1, 999, 1000, 1001, 2000, 2161])
-def test_paging_backwards_gives_every_bar_once_S4_34(small_tape, hours: int) -> None:
-    """S4-34, TRAP-09: an answer has 1,000 bars at most, and what is older comes page by page."""
+def test_paging_backwards_gives_every_bar_once_S4_34(small_tape: Path, hours: int) -> None:
+    """S4-34, TRAP-09: an answer has at most 1,000 bars; older bars are requested page by page."""
     clock = datetime(2024, 4, 1, tzinfo=UTC)
     bybit = Bybit(clock, Tape(RecordedMarket(small_tape), clock).session(), NO_RETRY)
     start = clock - timedelta(hours=hours)
@@ -134,7 +140,7 @@ def test_funding_pages_past_two_hundred_rows_and_includes_the_settlement_at_the_
     bybit = Bybit(clock, Tape(RecordedMarket(small_tape), clock).session(), NO_RETRY)
     rates = bybit.funding("XUSDT", datetime(2024, 1, 1, tzinfo=UTC), clock + timedelta(milliseconds=1))
     first = datetime(2024, 1, 1, 8, tzinfo=UTC)
-    assert rates["ts"].to_pylist() == [first + timedelta(hours=8 * k) for k in range(270)]
+    assert rates["ts"].to_pylist() == [first + timedelta(hours=8 * k) for k in range(270)]  # 90 days of 3
     assert rates["ts"][-1].as_py() == clock
 
 
@@ -154,17 +160,17 @@ def test_instruments_are_read_from_all_pages(canned) -> None:
             return body[len(adapter.requested_paths) - 1]
 
     session, adapter = canned(Pages())
-    rows = Bybit(STOP, session, NO_RETRY).instruments(["A", "B"])
+    rows = Bybit(CLOCK, session, NO_RETRY).instruments(["A", "B"])
     assert rows["symbol"].to_pylist() == ["A", "B"]
     assert len(adapter.requested_paths) == 2
 
 
-def test_a_repeated_cursor_ends_paging_with_an_error(client) -> None:
+def test_a_repeated_cursor_ends_paging_with_an_error(client: Callable) -> None:
     with pytest.raises(MalformedAnswerError, match="cursor"):
         client({INSTRUMENTS: ok_answer({"list": [], "nextPageCursor": "again"})}).instruments(["A"])
 
 
-def test_the_published_body_of_recent_trades_gives_event_rows(client, wire) -> None:
+def test_the_published_body_of_recent_trades_gives_event_rows(client: Callable, wire: Callable) -> None:
     body = wire("bybit_doc_examples/Endpoints__V5Api__ExchangeData__GetTradeHistory.txt")
     (row,) = client({"v5/market/recent-trade": (200, body)}).recent_trades("BTCUSDT").to_pylist()
     assert {name: value for name, value in row.items() if value is not None} == {
@@ -178,19 +184,19 @@ def test_the_published_body_of_recent_trades_gives_event_rows(client, wire) -> N
     }
 
 
-def test_recent_trades_are_sorted_oldest_first_and_end_at_the_clock(client) -> None:
+def test_recent_trades_are_sorted_oldest_first_and_end_at_the_clock(client: Callable) -> None:
     def trade(number: int, ts: datetime) -> dict[str, str]:
         stamp = str(int(ts.timestamp() * 1000))
         return {"execId": str(number), "price": "1", "size": "2", "side": "Sell", "time": stamp}
 
-    newest_first = [trade(3, STOP + timedelta(seconds=1)), trade(2, STOP), trade(1, START)]
+    newest_first = [trade(3, CLOCK + timedelta(seconds=1)), trade(2, CLOCK), trade(1, START)]
     trades = client({"v5/market/recent-trade": ok_answer({"list": newest_first})}).recent_trades("BTCUSDT")
     assert trades["event_id"].to_pylist() == ["1", "2"]
 
 
-def test_recorded_open_interest_gives_event_rows_oldest_first(client, wire) -> None:
+def test_recorded_open_interest_gives_event_rows_oldest_first(client: Callable, wire: Callable) -> None:
     answers = {"v5/market/open-interest": (200, wire("bybit_rest/open_interest.json"))}
-    rows = client(answers).open_interest("BTCUSDT", START, STOP)
+    rows = client(answers).open_interest("BTCUSDT", START, CLOCK)
     assert rows["open_interest"].to_pylist() == [65041.568, 64992.054]
     assert rows["ts"].to_pylist() == [datetime(2026, 8, 15, h, tzinfo=UTC) for h in (18, 19)]
     assert set(rows["kind"].to_pylist()) == {"open_interest"}
@@ -200,6 +206,6 @@ TRADE = {"execId": "1", "price": "2", "size": "1", "side": "Buy", "time": "1"}
 
 
 @pytest.mark.parametrize("row", [{}, TRADE | {"price": "x"}, TRADE | {"price": "-2"}, TRADE | {"size": "nan"}])
-def test_a_recent_trade_of_another_shape_is_refused(client, row: dict[str, str]) -> None:
+def test_a_recent_trade_of_another_shape_is_refused(client: Callable, row: dict[str, str]) -> None:
     with pytest.raises(MalformedAnswerError, match="BTCUSDT"):
         client({"v5/market/recent-trade": ok_answer({"list": [row]})}).recent_trades("BTCUSDT")

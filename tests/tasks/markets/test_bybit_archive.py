@@ -14,7 +14,7 @@ import pytest
 from tasks.errors import ForbiddenError, MalformedAnswerError, NoPricesError, OutageError
 from tasks.markets import bybit_archive
 from tasks.markets.bybit_archive import TradeArchive
-from tasks.markets.event_rows import EVENT_ROWS
+from tasks.markets.event_rows import EVENT_SCHEMA
 from tasks.markets.retry_policy import RetryPolicy
 
 DAY = date(2024, 8, 8)
@@ -79,7 +79,7 @@ def test_rows_are_typed_in_the_files_order_and_rounded_down_to_the_millisecond(
 ) -> None:
     script.add(HEADER + NEWER_TRADE + OLDER_TRADE)
     tables = list(archive.trades("BTCUSDT", DAY))
-    assert [table.schema for table in tables] == [EVENT_ROWS]
+    assert [table.schema for table in tables] == [EVENT_SCHEMA]
     assert script.requested_paths == [PATH]
     rows = [{name: value for name, value in row.items() if value is not None} for row in tables[0].to_pylist()]
     shared = {"kind": "trade", "symbol": "BTCUSDT"}

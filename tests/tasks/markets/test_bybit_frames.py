@@ -153,7 +153,7 @@ def test_a_book_gives_at_most_one_row_in_each_time_slot() -> None:
     frames = FrameReader(SYMBOLS, book_every_us=100_000)
     texts = [snapshot(5, 1_000), book(6, 1_050), book(7, 1_099), book(8, 1_100), book(9, 1_350)]
     assert [row["event_id"] for text in texts for row in frames.read(text)] == ["5", "8", "9"]
-    assert frames.book("BTCUSDT").update == 9
+    assert frames.book("BTCUSDT").update_id == 9
 
 
 def test_after_a_missing_change_one_snapshot_is_requested_and_no_row_given_until_it_arrives() -> None:
@@ -241,7 +241,7 @@ def test_text_that_is_not_a_frame_is_counted_logged_and_skipped(text, caplog: py
     frames = FrameReader(SYMBOLS)
     assert frames.read(text) == []
     assert frames.counts["malformed"] == 1
-    assert "frame not understood" in caplog.text
+    assert "unreadable frame" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ def test_a_tape_without_the_provider_names_the_missing_file(small_tape: Path) ->
 
 
 def with_defect(table: pa.Table, defect: str) -> pa.Table:
+    """A copy of a table of daily bars with one defect; "empty" has no rows."""
     if defect == "no column":
         return table.drop_columns(["close"])
     if defect == "text":
@@ -89,7 +90,7 @@ def test_an_incomplete_last_day_is_refused_as_a_night(shared_data: Path) -> None
     recording = RecordedMarket(shared_data / "tape")
     recording.check_night("bybit", date(2026, 1, 4))
     with pytest.raises(NightOutOfRangeError):
-        recording.check_night("bybit", date(2026, 1, 5))  # ends at 10:00
+        recording.check_night("bybit", date(2026, 1, 5))  # the recording of this day ends at 10:00
 
 
 def test_every_symbol_of_the_seeds_is_recorded_from_its_valid_from_date(shared_data: Path) -> None:
@@ -101,7 +102,7 @@ def test_every_symbol_of_the_seeds_is_recorded_from_its_valid_from_date(shared_d
     tape = RecordedMarket(shared_data / "tape")
     wide_tape = RecordedMarket(shared_data / "tape_wide")
     events = RecordedEvents(shared_data / "events")
-    first_days = {symbol: str(events.first.date()) for symbol in events.symbols}
+    first_days = {symbol: str(events.first_ts.date()) for symbol in events.symbols}
     for row in rows:
         if providers[row["universe"]] == "binance":
             assert first_days[row["symbol"]] == row["valid_from"], row
@@ -115,8 +116,9 @@ def test_every_symbol_of_the_seeds_is_recorded_from_its_valid_from_date(shared_d
 
 def test_dividends_are_computed_from_the_steps_of_the_adjusted_close() -> None:
     close = np.array([50.0, 51.0, 50.0, 52.0])
-    adjusted = close * np.array([(1 - 0.5 / 51) * (1 - 0.25 / 50), 1 - 0.25 / 50 - 0.0, 1 - 0.25 / 50, 1.0])
-    adjusted[0] = close[0] * (1 - 0.5 / 50) * (1 - 0.25 / 50)
+    first_factor = 1 - 0.5 / 50  # a dividend of 0.5 on the second day, after the close of 50
+    second_factor = 1 - 0.25 / 50  # a dividend of 0.25 on the fourth day, after the close of 50
+    adjusted = close * np.array([first_factor * second_factor, second_factor, second_factor, 1.0])
     np.testing.assert_allclose(infer_dividends(close, adjusted), [0.0, 0.5, 0.0, 0.25])
 
 

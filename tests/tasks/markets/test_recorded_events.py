@@ -17,24 +17,24 @@ from tasks.errors import (
     TapeMissingError,
     UnknownSymbolError,
 )
-from tasks.markets.event_rows import EVENT_ROWS
+from tasks.markets.event_rows import EVENT_SCHEMA
 from tasks.markets.recorded_events import RecordedEvents
 
 START_MS = 1_723_161_255_000
-CLOCK_LAG_NS = 1_250_000_000  # how far the recorder's clock is behind
+CLOCK_LAG_NS = 1_250_000_000  # the recorder's clock is behind the exchange's by this
 START = datetime.fromtimestamp(START_MS / 1000, UTC)
 LATER = START + timedelta(days=1)
 
 
 def make_trades(**changes: list) -> dict[str, list]:
-    """Columns of four trades of two venues, received 5, 2, 9 and 3 ms after they happened by a clock that lags."""
-    stamps = [START_MS + 100 * k for k in range(4)]
-    delays = (5, 2, 9, 3)
+    """Columns of four trades of two venues, 100 ms apart, received by the lagging clock after 5, 2, 9 and 3 ms."""
+    times_ms = [START_MS + 100 * k for k in range(4)]
+    delays_ms = (5, 2, 9, 3)
     return {
         "venue": ["binance_usdm", "binance_usdm", "binance_usdm", "binance_spot"],
         "symbol": ["AAA", "BBB", "AAA", "AAA"],
-        "ts_ms": stamps,
-        "received_ns": [1_000_000 * (s + d) - CLOCK_LAG_NS for s, d in zip(stamps, delays, strict=True)],
+        "ts_ms": times_ms,
+        "received_ns": [1_000_000 * (ms + delay) - CLOCK_LAG_NS for ms, delay in zip(times_ms, delays_ms, strict=True)],
         "side": ["buy", "sell", "sell", "buy"],
         "price": [10.0, 20.0, 11.0, 10.5],
         "size": [1.0, 2.0, 3.0, 4.0],
@@ -53,24 +53,25 @@ def make_books(*milliseconds: int, venue: str = "binance_usdm") -> dict[str, lis
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
+    """A folder with the trades of make_trades()."""
     folder = tmp_path / "events"
     folder.mkdir()
     pq.write_table(pa.table(make_trades()), folder / "trades_2024-08-08.parquet")
     return folder
 
 
-def test_a_symbol_is_named_with_its_market_and_returns_its_events_of_a_span(folder: Path) -> None:
+def test_symbols_have_their_market_as_prefix_and_events_are_those_after_start_up_to_end(folder: Path) -> None:
     recorded = RecordedEvents(folder)
     assert recorded.symbols == ("spot:AAA", "usdm:AAA", "usdm:BBB")
-    assert (recorded.first, recorded.last) == (START, START + timedelta(milliseconds=300))
+    assert (recorded.first_ts, recorded.last_ts) == (START, START + timedelta(milliseconds=300))
     events = recorded.events("usdm:AAA", START - timedelta(seconds=1), LATER)
-    assert events.schema == EVENT_ROWS
+    assert events.schema == EVENT_SCHEMA
     assert [(row["symbol"], row["event_id"], row["side"]) for row in events.to_pylist()] == [
         ("usdm:AAA", "1", "buy"),
         ("usdm:AAA", "2", "sell"),
     ]
-    in_span = recorded.events("usdm:AAA", START, START + timedelta(milliseconds=200))
-    assert in_span["event_id"].to_pylist() == ["2"]  # the span excludes its start and includes its end
+    between = recorded.events("usdm:AAA", START, START + timedelta(milliseconds=200))
+    assert between["event_id"].to_pylist() == ["2"]  # the start is excluded, the end included
 
 
 def test_a_books_time_is_corrected_by_the_smallest_delay_of_its_venues_trades_before_it(folder: Path) -> None:
@@ -103,12 +104,12 @@ def test_no_later_trade_or_book_changes_an_earlier_event(shared_data: Path, tmp_
         pq.write_table(table.filter(pc.less_equal(table[column], last)), tmp_path / f"{name}_x.parquet")
     cut = RecordedEvents(tmp_path)
     until = START + timedelta(seconds=58.5)
-    assert cut.last < whole.last
+    assert cut.last_ts < whole.last_ts
     for symbol in whole.symbols:
-        events = whole.events(symbol, whole.first, until)
-        assert events.num_rows > 100 and cut.events(symbol, whole.first, until).equals(events)
-        bars = whole.bars(symbol, "1s", whole.first, until)
-        assert bars.num_rows > 50 and cut.bars(symbol, "1s", whole.first, until).equals(bars)
+        events = whole.events(symbol, whole.first_ts, until)
+        assert events.num_rows > 100 and cut.events(symbol, whole.first_ts, until).equals(events)
+        bars = whole.bars(symbol, "1s", whole.first_ts, until)
+        assert bars.num_rows > 50 and cut.bars(symbol, "1s", whole.first_ts, until).equals(bars)
 
 
 def test_bars_end_with_the_recording_or_the_span(shared_data: Path) -> None:
@@ -116,11 +117,11 @@ def test_bars_end_with_the_recording_or_the_span(shared_data: Path) -> None:
     midnight = datetime(2024, 8, 9, tzinfo=UTC)
 
     def last_open(end: datetime) -> datetime:
-        return recorded.bars("cm:ETHUSD_PERP", "1s", recorded.first, end)["ts"][-1].as_py()
+        return recorded.bars("cm:ETHUSD_PERP", "1s", recorded.first_ts, end)["ts"][-1].as_py()
 
-    # its own last trade was half a second before midnight
+    # the symbol's last trade was half a second before midnight
     assert last_open(midnight) == midnight - timedelta(seconds=1)
-    assert last_open(LATER) == midnight  # all symbols together were recorded a little longer
+    assert last_open(LATER) == midnight  # other symbols were recorded a little longer
     assert last_open(midnight - timedelta(seconds=0.5)) == midnight - timedelta(seconds=2)
     with pytest.raises(NoPricesError, match="no whole bar of spot:BTCUSDT"):
         recorded.bars("spot:BTCUSDT", "1s", midnight - timedelta(seconds=1), midnight - timedelta(seconds=0.1))

@@ -50,8 +50,8 @@ def test_a_provider_with_recordings_only_is_refused_before_any_request(source: s
 
 def test_an_unregistered_provider_raises_an_error_that_lists_the_registered_ones(small_tape: Path) -> None:
     with (
-        pytest.raises(UnknownProviderError, match=r"'csv'.*yahoo, bybit, binance"),
-        open_provider("csv", "recorded", NIGHT, small_tape),
+        pytest.raises(UnknownProviderError, match=r"'paper'.*yahoo, bybit, binance"),
+        open_provider("paper", "recorded", NIGHT, small_tape),
     ):
         pass
 
@@ -96,7 +96,7 @@ def test_the_live_source_without_a_network_raises(monkeypatch: pytest.MonkeyPatc
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
-    monkeypatch.setattr(session, "PROBES", (f"http://127.0.0.1:{port}/",))
+    monkeypatch.setattr(session, "PROBE_URLS", (f"http://127.0.0.1:{port}/",))
     with (
         pytest.raises(NoNetworkError, match="nothing was changed"),
         open_provider("bybit", "live", datetime.now(UTC).date()),

@@ -1,9 +1,10 @@
-"""The tape's answers: those of the live service at the clock, without anything later."""
+"""The answers of a tape (recorded market data) equal those of the live service at the clock, without later data."""
 
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
@@ -26,10 +27,10 @@ def recording(shared_data: Path) -> RecordedMarket:
 
 
 def cut_tape(tape: Path, clock: datetime, folder: Path) -> Path:
-    """A copy of the tape's files without the rows that had not closed at the clock."""
+    """A copy in ``folder`` of the tape's files, without the rows that had not closed at the clock."""
     hour = timedelta(hours=1)
     day = timedelta(days=1)
-    for name, column, last in (
+    for name, time_column, last_time in (
         ("yahoo/bars_1d", "date", (clock - day).date()),
         ("bybit/klines_60", "ts", clock - hour),
         ("bybit/klines_D", "ts", clock - day),
@@ -37,33 +38,37 @@ def cut_tape(tape: Path, clock: datetime, folder: Path) -> Path:
     ):
         table = pq.read_table(tape / f"{name}.parquet")
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table.filter(pc.less_equal(table[column], last)), folder / f"{name}.parquet")
+        pq.write_table(table.filter(pc.less_equal(table[time_column], last_time)), folder / f"{name}.parquet")
     return folder
 
 
-def answers(market: RecordedMarket, clock: datetime) -> list[str]:
-    """Raw bodies of the answers to requests of every kind."""
+def answer_bodies(market: RecordedMarket, clock: datetime) -> list[str]:
+    """The bodies of a tape's answers to requests of every kind."""
     session = Tape(market, clock).session()
     end_ms = int(clock.timestamp() * 1000)
     charts = [f"{YAHOO}{s}?period1=1546300800&period2=1893456000" for s in ("AAPL", "SPY", "BKNG", "ABNB", "NVDA")]
     perpetuals = ("BTCUSDT", "WIFUSDT", "XRPUSDT")
-    spans = [f"{BYBIT}kline?category=linear&symbol={s}&interval={i}&limit=1000&start=0&end={end_ms}"
+    klines = [f"{BYBIT}kline?category=linear&symbol={s}&interval={i}&limit=1000&start=0&end={end_ms}"
              for s in perpetuals for i in ("60", "D")]  # fmt: skip
     funding = [f"{BYBIT}funding/history?category=linear&symbol={s}&limit=200" for s in perpetuals]
     listing = [f"{BYBIT}instruments-info?category=linear&limit=1000"]
-    return [session.get(url).text for url in [*charts, *spans, *funding, *listing]]
+    return [session.get(url).text for url in [*charts, *klines, *funding, *listing]]
 
 
 @pytest.mark.parametrize("clock", CLOCKS, ids=str)
-def test_a_tape_cut_at_the_clock_answers_like_the_whole_one(recording, shared_data, tmp_path, clock) -> None:
-    assert answers(RecordedMarket(cut_tape(shared_data / "tape", clock, tmp_path)), clock) == answers(recording, clock)
+def test_a_tape_cut_at_the_clock_answers_like_the_whole_one(
+    recording: RecordedMarket, shared_data: Path, tmp_path: Path, clock: datetime
+) -> None:
+    cut = RecordedMarket(cut_tape(shared_data / "tape", clock, tmp_path))
+    assert answer_bodies(cut, clock) == answer_bodies(recording, clock)
 
 
-def daily_bars(recording: RecordedMarket, clock: datetime, symbol: str, start: date):
+def daily_bars(recording: RecordedMarket, clock: datetime, symbol: str, start: date) -> tuple[pa.Table, pa.Table]:
+    """The bars and actions that a Yahoo client receives from the tape."""
     return Yahoo(clock, Tape(recording, clock).session(), NO_RETRY).daily_bars(symbol, start, clock.date())
 
 
-def test_dividends_are_exact_to_the_cent(recording) -> None:
+def test_dividends_are_exact_to_the_cent(recording: RecordedMarket) -> None:
     _, actions = daily_bars(recording, CLOCKS[-1], "AAPL", date(2023, 1, 1))
     dividends = [(row["ts"].date(), row["value"]) for row in actions.to_pylist()]
     assert dividends == [
@@ -79,7 +84,7 @@ def test_dividends_are_exact_to_the_cent(recording) -> None:
     assert len(daily_bars(recording, CLOCKS[-1], "SPY", date(2019, 1, 1))[1]) == 0
 
 
-def test_adjusted_closes_equal_the_recorded_ones_up_to_a_factor(recording, shared_data) -> None:
+def test_adjusted_closes_equal_the_recorded_ones_up_to_a_factor(recording: RecordedMarket, shared_data: Path) -> None:
     bars, _ = daily_bars(recording, CLOCKS[-1], "KO", date(2019, 1, 1))
     table = pq.read_table(shared_data / "tape/yahoo/bars_1d.parquet", filters=[("symbol", "==", "KO")])
     ratio = (table["adj_close"].to_numpy() / table["close"].to_numpy())[: len(bars)]
@@ -88,12 +93,14 @@ def test_adjusted_closes_equal_the_recorded_ones_up_to_a_factor(recording, share
     np.testing.assert_allclose(tape_ratio, ratio / ratio[-1], rtol=2e-5)
 
 
-def test_adjusted_closes_are_bit_identical_until_the_next_dividend(recording) -> None:
-    before, after = (daily_bars(recording, CLOCKS[-1] - timedelta(days=d), "AAPL", date(2019, 1, 1))[0] for d in (7, 0))
+def test_adjusted_closes_are_bit_identical_until_the_next_dividend(recording: RecordedMarket) -> None:
+    start = date(2019, 1, 1)
+    before, _ = daily_bars(recording, CLOCKS[-1] - timedelta(days=7), "AAPL", start)
+    after, _ = daily_bars(recording, CLOCKS[-1], "AAPL", start)
     assert after.slice(0, len(before)).equals(before)
 
 
-def test_a_symbol_is_unknown_before_its_first_bar_and_known_after(recording) -> None:
+def test_a_symbol_is_unknown_before_its_first_bar_and_known_after(recording: RecordedMarket) -> None:
     for day, status in ((10, 404), (11, 200)):  # listed on 2020-12-10
         session = Tape(recording, datetime(2020, 12, day, tzinfo=UTC)).session()
         assert session.get(f"{YAHOO}ABNB?period1=0&period2=1893456000").status_code == status
@@ -104,7 +111,7 @@ def test_a_symbol_is_unknown_before_its_first_bar_and_known_after(recording) -> 
         assert ("WIFUSDT" in [row["symbol"] for row in listed]) == (code == 0)
 
 
-def test_the_funding_interval_is_computed_from_the_last_settlements_TRAP_10(recording) -> None:
+def test_the_funding_interval_is_computed_from_the_last_settlements_TRAP_10(recording: RecordedMarket) -> None:
     rows = Bybit(CLOCKS[-1], Tape(recording, CLOCKS[-1]).session(), NO_RETRY).instruments(
         ["BTCUSDT", "WIFUSDT", "XRPUSDT"]
     )
@@ -115,7 +122,7 @@ def test_the_funding_interval_is_computed_from_the_last_settlements_TRAP_10(reco
 
 
 @pytest.mark.parametrize("limit", ["", "&limit=1000", "&limit=5000"])
-def test_klines_are_strings_newest_first_and_at_most_a_thousand(small_tape, limit: str) -> None:
+def test_klines_are_strings_newest_first_and_at_most_a_thousand(small_tape: Path, limit: str) -> None:
     session = Tape(RecordedMarket(small_tape), datetime(2024, 4, 1, tzinfo=UTC)).session()
     rows = session.get(f"{BYBIT}kline?category=linear&symbol=XUSDT&interval=60{limit}").json()["result"]["list"]
     stamps = [int(row[0]) for row in rows]
@@ -129,22 +136,23 @@ def test_klines_are_strings_newest_first_and_at_most_a_thousand(small_tape, limi
     ["kline?symbol=XUSDT&interval=60", "kline?category=linear&symbol=XUSDT&interval=61",
      "kline?category=linear&symbol=NOPE&interval=60", "funding/history?category=linear&symbol=XUSDT&startTime=0"],
 )  # fmt: skip
-def test_a_bad_parameter_is_answered_with_10001(small_tape, query: str) -> None:
+def test_a_bad_parameter_is_answered_with_10001(small_tape: Path, query: str) -> None:
     session = Tape(RecordedMarket(small_tape), datetime(2024, 4, 1, tzinfo=UTC)).session()
     assert session.get(BYBIT + query).json()["retCode"] == 10001
 
 
 @pytest.mark.parametrize("minutes", [0, 1, 59])
-def test_the_bar_that_has_not_closed_is_sent_and_dropped_by_the_client(small_tape, minutes: int) -> None:
+def test_the_bar_that_has_not_closed_is_sent_and_dropped_by_the_client(small_tape: Path, minutes: int) -> None:
     clock = datetime(2024, 2, 1, 12, minutes, tzinfo=UTC)
     session = Tape(RecordedMarket(small_tape), clock, partial=True).session()
     sent = session.get(f"{BYBIT}kline?category=linear&symbol=XUSDT&interval=60").json()["result"]["list"]
     bars = Bybit(clock, session, NO_RETRY).klines("XUSDT", "1h", clock - timedelta(days=1), clock + timedelta(hours=1))
-    assert int(sent[0][0]) == int(clock.replace(minute=0).timestamp() * 1000)
+    newest_open_ms = int(sent[0][0])
+    assert newest_open_ms == int(clock.replace(minute=0).timestamp() * 1000)
     assert bars["ts"][-1].as_py() == datetime(2024, 2, 1, 11, tzinfo=UTC)
 
 
-def test_yahoos_null_bar_of_the_current_session_is_sent_and_dropped(small_tape) -> None:
+def test_yahoos_null_bar_of_the_current_session_is_sent_and_dropped(small_tape: Path) -> None:
     clock = datetime(2024, 2, 1, 16, tzinfo=UTC)
     session = Tape(RecordedMarket(small_tape), clock, partial=True).session()
     quote = session.get(f"{YAHOO}AAA?period1=0&period2=1893456000").json()["chart"]["result"][0]["indicators"]["quote"][

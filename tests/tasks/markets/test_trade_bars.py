@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from models.panel import TS_TYPE
 from tasks.markets.trade_bars import bars_from_trades
 
+OHLCV = ("open", "high", "low", "close", "volume")
 NOON = np.datetime64("2024-08-08T12:00:00", "us")
 TRADES = [  # milliseconds after noon, price, size
     (400, 50.0, 9.0),  # in the bar in which the recording may have started
@@ -20,24 +23,28 @@ TRADES = [  # milliseconds after noon, price, size
 ]
 
 
-def trade_table(rows: list[tuple[int, float, float]]) -> pa.Table:
-    milliseconds, price, size = zip(*rows, strict=True)
+def trade_table(trades: list[tuple[int, float, float]]) -> pa.Table:
+    """The table of trades (milliseconds after noon, price, size) of one symbol."""
+    milliseconds, price, size = zip(*trades, strict=True)
     ts = NOON + np.array(milliseconds) * np.timedelta64(1, "ms")
     return pa.table(
-        {"symbol": ["spot:AAA"] * len(rows), "ts": pa.array(ts).cast(TS_TYPE), "price": price, "size": size}
+        {"symbol": ["spot:AAA"] * len(trades), "ts": pa.array(ts).cast(TS_TYPE), "price": price, "size": size}
     )
 
 
-def bar_rows(rows: list[tuple[int, float, float]], end_ms: int, interval: str = "1s") -> list[tuple]:
-    """(seconds after noon, open, high, low, close, volume) of the bars of these trades."""
-    table = bars_from_trades(trade_table(rows), interval, NOON + np.timedelta64(end_ms, "ms"))
-    seconds = (table["ts"].to_numpy().astype("datetime64[us]") - NOON) // np.timedelta64(1, "s")
-    columns = [table[name].to_pylist() for name in ("open", "high", "low", "close", "volume")]
-    return list(zip(seconds.tolist(), *columns, strict=True))
+def one_second_bars(trades: list[tuple[int, float, float]], end_ms: int) -> list[tuple]:
+    """(open in seconds after noon, open, high, low, close, volume) of the bars that closed by ``end_ms`` after noon."""
+    table = bars_from_trades(trade_table(trades), "1s", NOON + np.timedelta64(end_ms, "ms"))
+    open_s = (table["ts"].to_numpy().astype("datetime64[us]") - NOON) // np.timedelta64(1, "s")
+    columns = [table[name].to_pylist() for name in OHLCV]
+    return list(zip(open_s.tolist(), *columns, strict=True))
 
 
-def test_a_bar_includes_trades_at_its_close_but_not_at_its_open_and_an_empty_bar_repeats_the_last_price() -> None:
-    assert bar_rows(TRADES, 6_900) == [
+ALL_BARS_MS = 6_900  # the bar of second 6 has not closed
+
+
+def test_bars_include_trades_at_their_close_and_bars_without_trades_repeat_the_last_price() -> None:
+    assert one_second_bars(TRADES, ALL_BARS_MS) == [
         (1, 10.0, 12.0, 9.0, 11.0, 4.5),
         (2, 11.0, 11.0, 11.0, 11.0, 0.0),
         (3, 11.0, 11.0, 11.0, 11.0, 0.0),
@@ -47,17 +54,16 @@ def test_a_bar_includes_trades_at_its_close_but_not_at_its_open_and_an_empty_bar
 
 
 def test_the_bar_of_the_first_trade_is_left_out_but_its_price_is_used() -> None:
-    assert bar_rows([(400, 50.0, 9.0), (2_100, 40.0, 1.0)], 3_000) == [
+    assert one_second_bars([(400, 50.0, 9.0), (2_100, 40.0, 1.0)], 3_000) == [
         (1, 50.0, 50.0, 50.0, 50.0, 0.0),
         (2, 40.0, 40.0, 40.0, 40.0, 1.0),
     ]
 
 
-@pytest.mark.parametrize(("end_ms", "last"), [(1_999, None), (2_000, 1), (2_001, 1), (3_000, 2)])
-def test_only_closed_bars_are_returned(end_ms: int, last: int | None) -> None:
-    closed_bars = bar_rows([row for row in TRADES if row[0] <= end_ms], end_ms)
-    assert (closed_bars[-1][0] if closed_bars else None) == last
-    assert closed_bars == bar_rows(TRADES, 6_900)[: len(closed_bars)]
+@pytest.mark.parametrize(("end_ms", "closed_bars"), [(1_999, 0), (2_000, 1), (2_001, 1), (3_000, 2)])
+def test_only_closed_bars_are_returned(end_ms: int, closed_bars: int) -> None:
+    trades = [(ms, price, size) for ms, price, size in TRADES if ms <= end_ms]
+    assert one_second_bars(trades, end_ms) == one_second_bars(TRADES, ALL_BARS_MS)[:closed_bars]
 
 
 def test_bars_have_the_columns_of_the_other_providers() -> None:
@@ -66,7 +72,7 @@ def test_bars_have_the_columns_of_the_other_providers() -> None:
         {
             "symbol": "spot:AAA",
             "interval": "1h",
-            "ts": (NOON + np.timedelta64(1, "h")).tolist().replace(tzinfo=bars[0]["ts"].tzinfo),
+            "ts": datetime(2024, 8, 8, 13, tzinfo=UTC),
             **dict.fromkeys(("open", "high", "low", "close", "close_adjusted"), 13.0),
             "volume": 0.0,
             "turnover": None,

@@ -1,5 +1,6 @@
 """The Yahoo client against recorded bodies and against the tape."""
 
+from collections.abc import Callable
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -27,7 +28,7 @@ def client(canned):
     return build
 
 
-def test_a_recorded_chart_gives_the_bar_at_its_session_open_MAM_19(client, wire) -> None:
+def test_a_recorded_chart_gives_the_bar_at_its_session_open_MAM_19(client: Callable, wire: Callable) -> None:
     """MAM-19."""
     bars, actions = client(wire(AAPL)).daily_bars("AAPL", date(2020, 1, 1), date(2020, 1, 3))
     row = bars.to_pylist()[0]
@@ -37,7 +38,7 @@ def test_a_recorded_chart_gives_the_bar_at_its_session_open_MAM_19(client, wire)
     assert (len(bars), len(actions)) == (1, 0)
 
 
-def test_a_recorded_split_and_dividend_come_with_their_sessions(client, wire) -> None:
+def test_a_recorded_split_and_dividend_come_with_their_sessions(client: Callable, wire: Callable) -> None:
     body = wire("yahoo/fixtures__http__chart-AAPL-2020-08-31-to-2020-11-07.json")
     bars, actions = client(body).daily_bars("AAPL", date(2020, 8, 31), date(2020, 11, 7))
     assert len(bars) == 49
@@ -47,39 +48,41 @@ def test_a_recorded_split_and_dividend_come_with_their_sessions(client, wire) ->
     ]
 
 
-def test_all_recorded_dividends_of_a_year_are_returned(client, wire) -> None:
+def test_all_recorded_dividends_of_a_year_are_returned(client: Callable, wire: Callable) -> None:
     """S4-37: the daily bars of one stock, here of one year."""
     body = wire("yahoo/fixtures__http__historical-via-chart-MSFT-dividends-2021-02-01-to-2022-01-31.csv.json")
     bars, actions = client(body, "MSFT").daily_bars("MSFT", date(2021, 2, 1), date(2022, 1, 31))
     assert (len(bars), actions["value"].to_pylist()) == (252, [0.56, 0.56, 0.56, 0.62])
 
 
-def with_last_bar(body: dict, stamp: int, value: float | None, volume: int | None) -> dict:
-    """The chart with one more row at the end, all of its prices ``value``."""
+def with_last_bar(body: dict, open_s: int, price: float | None, volume: int | None) -> dict:
+    """The chart with one more row at the end, at ``open_s`` (epoch seconds), with all prices ``price``."""
     result = body["chart"]["result"][0]
-    result["timestamp"].append(stamp)
+    result["timestamp"].append(open_s)
     for name, column in result["indicators"]["quote"][0].items():
-        column.append(volume if name == "volume" else value)
-    result["indicators"]["adjclose"][0]["adjclose"].append(value)
+        column.append(volume if name == "volume" else price)
+    result["indicators"]["adjclose"][0]["adjclose"].append(price)
     return body
 
 
 @pytest.mark.parametrize("volume", [None, 0, 12345])
-def test_an_all_null_last_bar_is_dropped(client, wire, volume: int | None) -> None:
+def test_an_all_null_last_bar_is_dropped(client: Callable, wire: Callable, volume: int | None) -> None:
     body = with_last_bar(wire(AAPL), 1578061800, None, volume)
     bars, _ = client(body).daily_bars("AAPL", date(2020, 1, 1), date(2020, 1, 4))
     assert bars["ts"].to_pylist() == [datetime(2020, 1, 2, 14, 30, tzinfo=UTC)]
 
 
-@pytest.mark.parametrize(("until", "rows"), [("20:59:59", 1), ("21:00:00", 2)])
-def test_a_bar_is_returned_once_its_session_has_closed(client, wire, until: str, rows: int) -> None:
+@pytest.mark.parametrize(("clock_time", "n_bars"), [("20:59:59", 1), ("21:00:00", 2)])
+def test_a_bar_is_returned_once_its_session_has_closed(
+    client: Callable, wire: Callable, clock_time: str, n_bars: int
+) -> None:
     body = with_last_bar(wire(AAPL), 1578061800, 74.0, 1)
-    clock = datetime.fromisoformat(f"2020-01-03T{until}+00:00")
+    clock = datetime.fromisoformat(f"2020-01-03T{clock_time}+00:00")
     bars, _ = client(body, until=clock).daily_bars("AAPL", date(2020, 1, 1), date(2020, 1, 4))
-    assert len(bars) == rows
+    assert len(bars) == n_bars
 
 
-def test_a_row_on_a_day_without_a_session_is_dropped(client, wire) -> None:
+def test_a_row_on_a_day_without_a_session_is_dropped(client: Callable, wire: Callable) -> None:
     body = with_last_bar(wire(AAPL), 1578148200, 74.0, 1)  # a Saturday
     bars, _ = client(body).daily_bars("AAPL", date(2020, 1, 1), date(2020, 1, 6))
     assert len(bars) == 1
@@ -95,7 +98,9 @@ def test_a_row_on_a_day_without_a_session_is_dropped(client, wire) -> None:
         ("fixtures__http__chart-notimestamp-quotes-length.fake", 200, MarketError),
     ],
 )
-def test_recorded_odd_answers_become_typed_errors(client, wire, name: str, status: int, error: type[Exception]) -> None:
+def test_recorded_odd_answers_become_typed_errors(
+    client: Callable, wire: Callable, name: str, status: int, error: type[Exception]
+) -> None:
     with pytest.raises(error):
         client(wire(f"yahoo/{name}.json"), status=status).daily_bars("AAPL", date(2020, 1, 1), date(2020, 1, 3))
 
@@ -114,7 +119,9 @@ def refusal(code: str, description: str) -> dict:
         (200, '{"chart":{"result":[{"meta":{"currency"', OutageError),
     ],
 )
-def test_refusals_become_typed_errors_that_name_the_symbol(client, status: int, body: Any, error: type) -> None:
+def test_refusals_become_typed_errors_that_name_the_symbol(
+    client: Callable, status: int, body: Any, error: type
+) -> None:
     with pytest.raises(error, match="AAPL"):
         client(body, status=status).daily_bars("AAPL", date(2020, 1, 1), date(2020, 1, 3))
 
@@ -123,17 +130,19 @@ def test_two_clients_in_one_process_share_no_answers(small_tape) -> None:
     clocks = [datetime(2024, 3, day, tzinfo=UTC) for day in (2, 9)]
     clients = [Yahoo(clock, Tape(RecordedMarket(small_tape), clock).session(), NO_RETRY) for clock in clocks]
     arguments = ("AAA", date(2024, 1, 2), date(2024, 4, 1))
-    lengths = [len(client.daily_bars(*arguments)[0]) for client in (*clients, *clients)]
-    assert lengths[0] == lengths[2] == lengths[1] - 5 == lengths[3] - 5
+    n_bars = [len(client.daily_bars(*arguments)[0]) for client in (*clients, *clients)]
+    n_earlier, n_later = n_bars[:2]
+    assert n_later == n_earlier + 5  # one week of sessions
+    assert n_bars[2:] == [n_earlier, n_later]
 
 
-def test_nothing_is_stored_on_disk(client, wire) -> None:
+def test_nothing_is_stored_on_disk(client: Callable, wire: Callable) -> None:
     client(wire(AAPL)).daily_bars("AAPL", date(2020, 1, 1), date(2020, 1, 3))
     assert cache._TzDBManager._db is None
     assert cache._CookieDBManager._db is None
 
 
-def test_the_cookie_and_the_crumb_are_requested_once(canned, wire) -> None:
+def test_the_cookie_and_the_crumb_are_requested_once(canned, wire: Callable) -> None:
     session, adapter = canned({"v8/finance/chart/AAPL": (200, wire(AAPL)), "v1/test/getcrumb": (200, "crumb")})
     yahoo = Yahoo(UNTIL, session, NO_RETRY)
     for _ in range(3):

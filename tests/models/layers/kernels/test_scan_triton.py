@@ -1,4 +1,7 @@
-"""The Triton kernel of the selective scan against the recurrence; without a GPU, Triton's slow interpreter runs it."""
+"""The Triton kernel of the selective scan against the recurrence in torch operations.
+
+One test runs the kernel in Triton's slow interpreter, which needs no GPU; the other runs it on a GPU.
+"""
 
 import os
 import subprocess
@@ -25,26 +28,33 @@ for rule in RULES:
         gaps = torch.rand(b, length)
         delta = delta if with_optional else torch.nn.functional.softplus(delta)
         optional = [D, z, bias, gaps] if with_optional else [None] * 4
+        # gaps, the input before h, have no gradient in the kernel
         inputs = [None if v is None else v.to(device).requires_grad_() for v in (u, delta, A, B, C, *optional, h)]
+        kernel_gaps = inputs[-2]
         y, last = scan_triton.selective(inputs[:-1], inputs[-1], with_optional, RULES.index(rule))
         (y.cos().sum() + last.square().sum()).backward()
-        actual = [y, last, *(v.grad for v in inputs if v is not None and v is not inputs[8])]
+        actual = [y, last, *(v.grad for v in inputs if v is not None and v is not kernel_gaps)]
         copies = [None if v is None else v.detach().clone().requires_grad_() for v in inputs]
         u, delta, A, B, C, D, z, bias, gaps, h = copies
-        u_, delta_, B_, C_, z_ = (None if v is None else v.transpose(1, 2) for v in (u, delta, B, C, z))
-        gaps_ = None if gaps is None else gaps.detach()
-        y, last = selective_scan_reference(u_, delta_, A, B_, C_, D, z_, bias, with_optional, h, True, gaps_, rule)
+        by_channel = [None if v is None else v.transpose(1, 2) for v in (u, delta, B, C, z)]  # the reference's layout
+        u_t, delta_t, B_t, C_t, z_t = by_channel
+        constant_gaps = None if gaps is None else gaps.detach()
+        y, last = selective_scan_reference(
+            u_t, delta_t, A, B_t, C_t, D, z_t, bias, delta_softplus=with_optional, initial_state=h,
+            return_last_state=True, gaps=constant_gaps, rule=rule,
+        )
         y = y.transpose(1, 2)
         (y.cos().sum() + last.square().sum()).backward()
         expected = [y, last, *(v.grad for v in copies if v is not None and v is not gaps)]
-        for a, e in zip(actual, expected, strict=True):
-            assert (a - e).abs().max() <= 1e-5 * e.abs().max().clamp(min=1e-3), (rule, with_optional, a.shape)
+        for value, reference in zip(actual, expected, strict=True):
+            tolerance = 1e-5 * reference.abs().max().clamp(min=1e-3)
+            assert (value - reference).abs().max() <= tolerance, (rule, with_optional, value.shape)
 print("equal")
 """
 
 
 def run_comparison(device: str, **environment: str) -> str:
-    """What the comparison prints in a process of its own: "equal", or the error."""
+    """The output of COMPARISON in a new process: "equal", or the error."""
     completed = subprocess.run(
         [sys.executable, "-c", COMPARISON, device],
         env={**os.environ, **environment},
