@@ -5,7 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # A worker for each core, one thread each: tensors of tests are small, and a second thread would only wait for the first.
-# A file's tests run on one worker, so that what its fixtures build is built once; long files come first by name.
+# A file's tests run on one worker, so that what its fixtures build is built once. Files run in the order of their names,
+# which begins with the long ones of end_to_end. A worker takes up to 1.5 GiB, hence eight at most.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help

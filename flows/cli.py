@@ -21,7 +21,7 @@ from flows.doctor import installed_version, run_checks
 from flows.server import ServerError
 from flows.settings import SettingsError, load_settings
 from flows.sql import QueryError, run_query
-from flows.terminal import console, silence_warnings
+from flows.terminal import make_console, silence_warnings
 from models.graphs.snapshot import GraphError
 from models.training.errors import TrainingError
 from tasks.errors import TaskError
@@ -103,7 +103,7 @@ def night(
     from flows.report import run_night
 
     try:
-        is_published = run_night(parameters, target_warehouse, prefect_home(target_warehouse), console())
+        is_published = run_night(parameters, target_warehouse, prefect_home(target_warehouse), make_console())
     except BaseException as error:
         if not is_interrupt(error):
             raise
@@ -130,7 +130,7 @@ def sql(
     if csv and json:
         raise SettingsError("choose --csv or --json, not both")
     output_format = "csv" if csv else "json" if json else "table"
-    run_query(resolve_warehouse(warehouse), statement, output_format, sys.stdout, console(), now)
+    run_query(resolve_warehouse(warehouse), statement, output_format, sys.stdout, make_console(), now)
 
 
 @app.command()
@@ -163,13 +163,13 @@ def doctor(warehouse: WarehouseOption = None) -> None:
 
     The checks cover versions, GPU, disk, warehouse, published copy, Prefect, and how the last nights ended.
     """
-    screen = console()
+    console = make_console()
     exit_code = 0
     target_warehouse = resolve_warehouse(warehouse)
     for finding in run_checks(target_warehouse, prefect_home(target_warehouse)):
         colour = {"ok": "green", "warn": "yellow", "fail": "red"}[finding.state]
-        screen.print(f"[{colour}]{finding.state:4}[/]  [bold]{finding.subject}[/]: ", end="")
-        screen.print(finding.detail + (f"\n      to do: {finding.todo}" if finding.todo else ""), markup=False)
+        console.print(f"[{colour}]{finding.state:4}[/]  [bold]{finding.subject}[/]: ", end="")
+        console.print(finding.detail + (f"\n      to do: {finding.todo}" if finding.todo else ""), markup=False)
         if finding.state == "fail":
             exit_code = 1
     raise typer.Exit(exit_code)
@@ -192,7 +192,7 @@ def serve(
     os.environ["NIGHTLY_WAREHOUSE_URL"] = str(target_warehouse.path)
     from flows.serve import serve_until_stopped
 
-    serve_until_stopped(prefect_home(target_warehouse), port, schedules, console())
+    serve_until_stopped(prefect_home(target_warehouse), port, schedules, make_console())
 
 
 @app.command()
@@ -232,7 +232,7 @@ def macro(
     """
     from flows.macro import run_macro
 
-    run_macro(fred, tape, seed or (), markdown, console())
+    run_macro(fred, tape, seed or (), markdown, make_console())
 
 
 @app.command(
@@ -272,7 +272,7 @@ def stream(
         "model": model,
         "warehouse": str(resolve_warehouse(warehouse).path),
     }
-    run_stream(StreamParameters.model_validate(stream_options), console())
+    run_stream(StreamParameters.model_validate(stream_options), make_console())
 
 
 @app.command()
@@ -304,7 +304,7 @@ def events(
         "rest_url": rest_url,
         "warehouse": str(resolve_warehouse(warehouse).path),
     }
-    run_events(EventsParameters.model_validate(events_options), console())
+    run_events(EventsParameters.model_validate(events_options), make_console())
 
 
 @app.callback()

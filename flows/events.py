@@ -51,8 +51,8 @@ class EventsParameters(BaseModel):
     def job(self) -> Iterator[ArchiveJob]:
         """The job of these parameters, for use in a ``with`` block; its warehouse is migrated.
 
-        Its connections are closed after the block. A file is one (day, symbol) on which the symbol is a member. Raises
-        SettingsError when there is none, or for a universe that is not Bybit's.
+        The connections of the job are closed after the block. The job has one file per (day, symbol) on which the
+        symbol is a member. Raises SettingsError for a job without files, or for a universe that is not Bybit's.
         """
         warehouse = open_warehouse(load_settings(warehouse_url=self.warehouse))
         universe = load_bybit_universe(warehouse, self.universe, self.url, self.rest_url)
@@ -82,7 +82,7 @@ def events(events: EventsParameters) -> int:
         return sum(store_archived_events(job, start_progress()).values())
 
 
-def run_events(parameters: EventsParameters, screen: Console) -> None:
+def run_events(parameters: EventsParameters, console: Console) -> None:
     """Fetches in this process, shows the progress, and prints the number of new events per day and symbol."""
     with (
         parameters.job() as job,
@@ -90,4 +90,4 @@ def run_events(parameters: EventsParameters, screen: Console) -> None:
     ):
         counts = store_archived_events(job, start_progress())
     rows = [{"day": str(day), "symbol": symbol, "count": count} for (day, symbol), count in counts.items()]
-    screen.print(make_table(f"{parameters.universe}, {job.source}: trades and open interest", COUNT_COLUMNS, rows))
+    console.print(make_table(f"{parameters.universe}, {job.source}: trades and open interest", COUNT_COLUMNS, rows))

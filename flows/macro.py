@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from flows.terminal import console, make_table
+from flows.terminal import make_console, make_table
 from models.training.regimes import RegimeConfig
 from tasks.macro import macro_regimes
 
@@ -23,26 +23,26 @@ COLUMNS = {
 }
 
 
-def run_macro(fred: Path, tape: Path, seeds: Sequence[int], markdown: Path | None, screen: Console) -> None:
+def run_macro(fred: Path, tape: Path, seeds: Sequence[int], markdown: Path | None, console: Console) -> None:
     """Prints accuracies with 95 % intervals, paired differences, and a comparison with the source articles' figure.
 
     ``fred`` is a parquet file (series, date, value); ``tape`` is a folder of recorded market data that contains SPY. No
     ``seeds`` means the default seeds of RegimeConfig. ``markdown`` is the file to write the report to, or None.
     """
     config = RegimeConfig()
-    error_console = console(stderr=True)
+    error_console = make_console(stderr=True)
     report = macro_regimes(
         fred,
         tape,
         replace(config, seeds=tuple(seeds)) if seeds else config,
         lambda done, total: error_console.print(f"fold {done} of {total}"),
     )
-    screen.print(make_table("Macro regimes", COLUMNS, report.rows))
+    console.print(make_table("Macro regimes", COLUMNS, report.rows))
     for line in report.setting:
-        screen.print(line, markup=False)
+        console.print(line, markup=False)
     for other, (mean, low, high) in report.differences.items():
         difference = f"{100 * mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
-        screen.print(f"Mamba − {other}, same days: {difference} points", markup=False)
-    screen.print(report.verdict(), style="bold", markup=False)
+        console.print(f"Mamba − {other}, same days: {difference} points", markup=False)
+    console.print(report.verdict(), style="bold", markup=False)
     if markdown is not None:
         markdown.write_text(report.markdown(), encoding="utf-8")

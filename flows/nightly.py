@@ -61,8 +61,9 @@ class NightFailedError(RuntimeError):
 
 @flow
 def nightly(night: NightParameters = NightParameters()) -> list[NightReport]:  # noqa: B008 (frozen; the UI's defaults)
-    """One report per universe, after the steps ingest, validate, graphs, train, backtest, audit and publish.
+    """Runs all steps of the night for each universe. Returns one NightReport per universe.
 
+    The steps are ingest, validate, graphs, train, backtest, audit and publish.
     A failed universe does not stop the others. Raises NightFailedError at the end when a universe was not published;
     its previously published nights are not changed. Raises SettingsError for an unknown model, or for a model whose
     graph a profile does not build.
@@ -90,7 +91,7 @@ def nightly(night: NightParameters = NightParameters()) -> list[NightReport]:  #
 
 
 def run_universe(step: StepParameters, settings: Settings) -> NightReport:
-    """Report on one universe after all seven steps.
+    """Runs the seven steps of the night for one universe. Returns its NightReport.
 
     A night that was published with the same settings is not run again. An error of a step is logged and written to the
     night's row and to the report; it is not raised.

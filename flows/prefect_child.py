@@ -19,9 +19,9 @@ GRACE_S = 5.0
 
 
 def end_with_parent() -> None:
-    """Never returns. Waits for the end of standard input, then ends this process and all its descendants.
+    """Waits for the end of standard input, then ends this process and all its descendants. Never returns.
 
-    Each process gets SIGTERM, and SIGKILL when it still runs after ``GRACE_S`` seconds.
+    Each process receives SIGTERM, and SIGKILL when it still runs after ``GRACE_S`` seconds.
     """
     while os.read(0, 4096):
         pass

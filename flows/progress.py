@@ -30,8 +30,8 @@ def start_log_lines() -> ReportProgress:
     return report
 
 
-def set_progress(start: Callable[[], ReportProgress]) -> None:
-    """Replaces what ``start_progress`` calls: from now on it returns ``start()``."""
+def set_progress_starter(start: Callable[[], ReportProgress]) -> None:
+    """Sets the function that starts progress: every later ``start_progress()`` returns ``start()``."""
     global _start_reporter
     _start_reporter = start
 

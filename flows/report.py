@@ -1,6 +1,6 @@
-"""Runs a night (the run for one as-of date) in this process and prints its report.
+"""Runs a night (the run for one as-of date) in this process and prints its results.
 
-The report is read from the published copy, the read-only database that each finished night replaces.
+The printed tables are read from the published copy, the read-only database that each finished night replaces.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rich.console import Console
 from flows.parameters import NightParameters
 from flows.server import ONE_NIGHT_ENVIRONMENT, local_server
 from flows.settings import load_settings
-from flows.terminal import console, log_to_screen, make_table
+from flows.terminal import log_to_screen, make_console, make_table
 from warehouse.connect import Warehouse
 from warehouse.publish import read_published
 from warehouse.tables import read_query
@@ -50,86 +50,88 @@ SIGNAL_COLUMNS = {
 STOP_COLUMN = {"stop_price": ("stop", ".6g")}
 
 
-def run_night(parameters: NightParameters, warehouse: Warehouse, home: Path, screen: Console) -> bool:
-    """True when every universe was published.
+def run_night(parameters: NightParameters, warehouse: Warehouse, home: Path, console: Console) -> bool:
+    """Runs the night of ``parameters`` and prints its results. Returns True when every universe was published.
 
-    Prints the steps, leaderboard and signals of each universe, and the commands to run next. ``home`` is the folder of
-    the local Prefect server.
+    Prints the steps, leaderboard and signals of each universe to ``console``, and the commands to run next. ``home`` is
+    the folder of the local Prefect server. A night that fails or is blocked is printed, not raised.
     """
-    started = time.perf_counter()
+    started_s = time.perf_counter()
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # the log file has all records
     log_file = warehouse.path.with_name(f"{warehouse.path.stem}.log")
-    console(stderr=True).print("Starting a local Prefect server and loading the models ...")
+    make_console(stderr=True).print("Starting a local Prefect server and loading the models ...")
     with local_server(home, environment=ONE_NIGHT_ENVIRONMENT) as server:
         from flows.nightly import NightFailedError, nightly  # the import takes seconds; meanwhile the server starts
 
         with log_to_screen(log_file):
             server.wait_until_ready()
             try:
-                reports: Sequence[NightReport] = nightly(parameters)
+                night_reports: Sequence[NightReport] = nightly(parameters)
             except NightFailedError as error:
-                reports = error.reports
-    for report in reports:
-        show_universe(report, warehouse, screen)
-    failed = [report for report in reports if report.state != "published"]
-    seconds = time.perf_counter() - started
-    gigabytes = peak_memory_bytes() / 2**30
-    screen.print(f"\n{seconds:.0f} s, peak memory {gigabytes:.1f} GiB")
-    if len(failed) < len(reports):
-        screen.print(where_to_look_next(warehouse), markup=False, soft_wrap=True)
-    if failed:
-        names = ", ".join(report.universe for report in failed)
-        console(stderr=True).print(f"error: not published: {names}; the details are in {log_file}", soft_wrap=True)
-    return not failed
+                night_reports = error.reports
+    for night_report in night_reports:
+        show_universe(night_report, warehouse, console)
+    unpublished = [night_report.universe for night_report in night_reports if night_report.state != "published"]
+    seconds = time.perf_counter() - started_s
+    peak_gib = peak_memory_bytes() / 2**30
+    console.print(f"\n{seconds:.0f} s, peak memory {peak_gib:.1f} GiB")
+    if len(unpublished) < len(night_reports):
+        console.print(where_to_look_next(warehouse), markup=False, soft_wrap=True)
+    if unpublished:
+        names = ", ".join(unpublished)
+        make_console(stderr=True).print(f"error: not published: {names}; the details are in {log_file}", soft_wrap=True)
+    return not unpublished
 
 
-def show_universe(report: NightReport, warehouse: Warehouse, screen: Console) -> None:
+def show_universe(night_report: NightReport, warehouse: Warehouse, console: Console) -> None:
     """Prints the state of the night of one universe; if published, also its leaderboard, champion and signals."""
-    screen.print(
-        f"\n{report.universe}, night {report.night}, {report.source}: {report.state}", style="bold", markup=False
+    console.print(
+        f"\n{night_report.universe}, night {night_report.night}, {night_report.source}: {night_report.state}",
+        style="bold",
+        markup=False,
     )
-    screen.print(report.message, markup=False, soft_wrap=True)
-    screen.print("  ".join(f"{step} {seconds:.1f}s" for step, seconds in report.seconds.items()))
-    if report.state != "published":
+    console.print(night_report.message, markup=False, soft_wrap=True)
+    console.print("  ".join(f"{step} {seconds:.1f}s" for step, seconds in night_report.seconds.items()))
+    if night_report.state != "published":
         return
     with read_published(warehouse) as con:
-        keys = {"night": report.night, "source": report.source, "universe": report.universe}
+        keys = {"night": night_report.night, "source": night_report.source, "universe": night_report.universe}
         ranking = read_query(con, "published_leaderboard", **keys).to_pylist()
         signals = read_query(con, "published_signals", **keys).to_pylist()
-        champion = read_query(con, "published_champion", **keys).to_pylist()
-    sessions = max(row["sessions"] for row in ranking)
-    screen.print()
-    screen.print(
-        make_table(f"Leaderboard: {sessions} sessions out of sample, net of costs", LEADERBOARD_COLUMNS, ranking)
+        champion_rows = read_query(con, "published_champion", **keys).to_pylist()  # one row, or none
+    n_sessions = max(row["sessions"] for row in ranking)
+    console.print()
+    console.print(
+        make_table(f"Leaderboard: {n_sessions} sessions out of sample, net of costs", LEADERBOARD_COLUMNS, ranking)
     )
-    for row in champion:
-        screen.print(f"Champion: {row['model']}, {row['reason']}", markup=False)
+    for champion in champion_rows:
+        console.print(f"Champion: {champion['model']}, {champion['reason']}", markup=False)
     if signals:
-        show_signals(signals, screen)
+        show_signals(signals, console)
 
 
-def show_signals(signals: list[dict], screen: Console) -> None:
-    """Prints the first ``SHOWN_SIGNALS`` rows, and the number of other signals.
+def show_signals(signals: list[dict], console: Console) -> None:
+    """Prints a table of the first ``SHOWN_SIGNALS`` signals, and the number of the other signals.
 
     ``signals`` are the rows of ``published_signals.sql``, largest absolute weight first.
     """
-    session: date = signals[0]["for_session"]
-    horizons = [bars for bars, _ in map_items(signals[0]["expected_return"])]
-    return_columns = {f"return_{bars}": (f"{bars} bar{'s' * (bars > 1)}", "+.2%") for bars in horizons}
+    for_session: date = signals[0]["for_session"]
+    horizons_bars = [n_bars for n_bars, _ in map_items(signals[0]["expected_return"])]
+    return_columns = {f"return_{n_bars}": (f"{n_bars} bar{'s' * (n_bars > 1)}", "+.2%") for n_bars in horizons_bars}
     rows = []
     for signal in signals[:SHOWN_SIGNALS]:
         expected_return = dict(map_items(signal["expected_return"]))
-        rows.append(signal | {f"return_{bars}": expected_return.get(bars) for bars in horizons})
-    title = f"Signals of {signals[0]['model']} for {session}, expected return by horizon"
-    screen.print()
-    screen.print(make_table(title, SIGNAL_COLUMNS | return_columns | STOP_COLUMN, rows))
+        rows.append(signal | {f"return_{n_bars}": expected_return.get(n_bars) for n_bars in horizons_bars})
+    title = f"Signals of {signals[0]['model']} for {for_session}, expected return by horizon"
+    console.print()
+    console.print(make_table(title, SIGNAL_COLUMNS | return_columns | STOP_COLUMN, rows))
     n_more = len(signals) - len(rows)
     if n_more:
-        screen.print(f"… and {n_more} more in signals_next_day")
+        console.print(f"… and {n_more} more in signals_next_day")
 
 
 def map_items(mapping: dict | list) -> list[tuple]:
-    """The (key, value) pairs of a MAP, which Arrow returns as a list of pairs and DuckDB as a dict."""
+    """The (key, value) pairs of a MAP value. Arrow returns a MAP as a list of pairs, DuckDB as a dict."""
     return list(mapping.items() if isinstance(mapping, dict) else mapping)
 
 
@@ -160,5 +162,5 @@ def where_to_look_next(warehouse: Warehouse) -> str:
 
 
 def relative_path(path: Path) -> str:
-    """The path relative to the working directory when it is inside it, else unchanged."""
+    """``path`` relative to the working directory when it lies in that directory, else ``path`` unchanged."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

@@ -28,28 +28,28 @@ NO_SCHEDULES_MESSAGE = (
 )
 
 
-def serve_until_stopped(home: Path, port: int, schedules: bool | None, screen: Console) -> None:
-    """Runs server and workers until Ctrl-C or SIGTERM. Raises ServerError when one of them ends by itself.
+def serve_until_stopped(home: Path, port: int, schedules: bool | None, console: Console) -> None:
+    """Runs server and workers until Ctrl-C or SIGTERM. Raises ServerError when the server or a worker ends by itself.
 
-    See ``server_and_workers`` for the arguments. ``screen`` gets the messages.
+    ``server_and_workers`` describes the other arguments; ``console`` receives the messages.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     started_s = time.perf_counter()
-    screen.print("Starting the Prefect server, deploying every flow, starting the workers ...")
+    console.print("Starting the Prefect server, deploying every flow, starting the workers ...")
     try:
         with server_and_workers(home, port, schedules) as (server, workers):
-            active = asyncio.run(active_schedules())
-            screen.print(
+            schedule_ids = asyncio.run(active_schedules())
+            console.print(
                 READY_MESSAGE.format(seconds=time.perf_counter() - started_s, ui=server.ui_url, home=home), markup=False
             )
-            screen.print(f"Schedules: {len(active)} on." if active else NO_SCHEDULES_MESSAGE, markup=False)
+            console.print(f"Schedules: {len(schedule_ids)} on." if schedule_ids else NO_SCHEDULES_MESSAGE, markup=False)
             while True:
                 for child in filter(None, (server.child, *workers)):
                     child.raise_if_ended()
                 time.sleep(1)
     except KeyboardInterrupt:
-        screen.print("Stopped. A night that was running continues where it stopped when it is started again.")
+        console.print("Stopped. A night that was running continues where it stopped when it is started again.")
 
 
 @contextlib.contextmanager
@@ -59,8 +59,8 @@ def server_and_workers(
     """A server with all deployments, and one worker per work pool, for use in a ``with`` block.
 
     After the block, every process that it started is stopped. ``port`` None means a free port. ``schedules`` switches
-    every cron schedule on or off; None leaves each as it was, and a new schedule off. Enter the block before Prefect is
-    imported. Raises ServerError when a server runs in ``home`` already.
+    every cron schedule on or off; None keeps the state of each schedule, and a new schedule is off. Enter the block
+    before Prefect is imported. Raises ServerError when a server runs in ``home`` already.
     """
     if not DEPLOYMENTS.exists():
         raise ServerError(f"no {DEPLOYMENTS}: run this from a checkout of the repository")
@@ -75,18 +75,18 @@ def server_and_workers(
             stack.callback(url_file.unlink, missing_ok=True)
             asyncio.run(mark_crashed_runs())
         asyncio.run(create_pools())
-        active_before = asyncio.run(active_schedules())
+        active_ids_before = asyncio.run(active_schedules())
         workers = [stack.enter_context(pool_worker(pool, home / f"worker-{pool}.log")) for pool in POOLS]
         deploy(home / "deploy.log")
-        asyncio.run(switch_schedules(active_before if schedules is None else schedules))
+        asyncio.run(switch_schedules(active_ids_before if schedules is None else schedules))
         yield server, workers
 
 
 @contextlib.contextmanager
 def pool_worker(pool: str, log: Path) -> Iterator[Child]:
-    """A worker for use in a ``with`` block. It polls its pool every three seconds and runs this checkout's code."""
-    start = ("worker", "start", "--pool", pool, "--limit", str(MAX_PARALLEL_RUNS[pool]))
-    child = Child(*start, log=log, PREFECT_WORKER_QUERY_SECONDS="3")
+    """A worker process for use in a ``with`` block. It polls its pool every 3 s and runs this checkout's code."""
+    arguments = ("worker", "start", "--pool", pool, "--limit", str(MAX_PARALLEL_RUNS[pool]))
+    child = Child(*arguments, log=log, PREFECT_WORKER_QUERY_SECONDS="3")
     try:
         yield child
     finally:
@@ -142,10 +142,10 @@ async def switch_schedules(active: bool | set[UUID]) -> None:
 
 
 async def mark_crashed_runs() -> None:
-    """Marks the runs as crashed that were unfinished when this server was last stopped.
+    """Marks flow runs as crashed that were unfinished when this server was last stopped.
 
-    Their workers stopped with the server. Without the mark, such a run would stay "running" for ever and occupy the
-    concurrency slot of its deployment.
+    The workers of these runs stopped with the server. Without the mark, such a run would stay "running" and occupy the
+    concurrency slot of its deployment permanently.
     """
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter

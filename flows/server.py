@@ -104,7 +104,7 @@ class Child:
 
 
 class Server:
-    """A Prefect API server: one that was running already (``child`` is None), or a child of this process."""
+    """A Prefect API server. ``child`` is its process, or None for a server that this process did not start."""
 
     def __init__(self, api_url: str, child: Child | None = None) -> None:
         self.api_url = api_url
@@ -117,7 +117,7 @@ class Server:
         return self.api_url.removesuffix("/api")
 
     def wait_until_ready(self) -> None:
-        """Returns once the API answers. Raises ServerError if its process ends first, or after two minutes."""
+        """Waits until the API answers. Raises ServerError if the server's process ends first, or after two minutes."""
         deadline = time.monotonic() + START_TIMEOUT_S
         while not is_answering(self.api_url):
             if self.child is not None:
@@ -152,7 +152,7 @@ def local_server(
 ) -> Iterator[Server]:
     """A Prefect server for use in a ``with`` block; it may not answer yet, see ``Server.wait_until_ready``.
 
-    A running server is used if there is one: that of PREFECT_API_URL, or that of `nightgraph serve` in the same home.
+    A running server is used if it exists: the server at PREFECT_API_URL, or `nightgraph serve` in the same home.
     Otherwise a server is started on the loopback interface and stopped after the block. Its database is in ``home``,
     its ``port`` is by default a free one, and ``environment`` is added to its environment. Raises ServerError when
     ``port`` is in use. The block sets this process's environment, so enter it before Prefect is imported.
@@ -169,8 +169,8 @@ def local_server(
             port = port or free_port()
             url = f"http://{LOOPBACK}:{port}/api"
             with _environment({}, PREFECT_HOME=str(locked_home), PREFECT_API_URL=url):
-                start = ("server", "start", "--host", LOOPBACK, "--port", str(port))
-                child = Child(*start, log=locked_home / "server.log", **environment)
+                arguments = ("server", "start", "--host", LOOPBACK, "--port", str(port))
+                child = Child(*arguments, log=locked_home / "server.log", **environment)
                 server = Server(url, child)
                 try:
                     yield server
@@ -181,7 +181,10 @@ def local_server(
 
 
 def find_running_api(home: Path) -> str | None:
-    """Address of a running API: PREFECT_API_URL, or else the server of `nightgraph serve` in ``home``, or else None."""
+    """Address of a running API, or None.
+
+    It is PREFECT_API_URL if that server answers, else the address of `nightgraph serve` in ``home``.
+    """
     configured = os.environ.get("PREFECT_API_URL")
     url_file = home / "server.url"
     if configured and is_answering(configured):
@@ -206,7 +209,7 @@ def is_port_free(port: int) -> bool:
 
 
 def flush_to_server() -> None:
-    """Returns once the server has received the last events and log lines of this process."""
+    """Waits until the server has received the last events and log lines of this process."""
     if "prefect" in sys.modules:
         from prefect.events.worker import EventsWorker
         from prefect.logging.handlers import APILogWorker

@@ -32,9 +32,9 @@ class QueryError(Exception):
 
 
 def run_query(
-    warehouse: Warehouse, statement: str, output_format: str, output: TextIO, screen: Console, now: bool = False
+    warehouse: Warehouse, statement: str, output_format: str, output: TextIO, console: Console, now: bool = False
 ) -> None:
-    """Writes the rows of ``statement`` to ``output`` for output_format csv or json, or to ``screen`` as a table.
+    """Writes the rows of ``statement`` to ``output`` for output_format csv or json, or to ``console`` as a table.
 
     The statement reads the published copy. With ``now`` it reads the warehouse itself: it waits for the lock, fetches
     all rows, and releases the lock before it writes them. Raises QueryError for a statement that DuckDB refuses or that
@@ -56,7 +56,7 @@ def run_query(
             elif output_format == "json":
                 write_json(columns, rows, output)
             else:
-                print_table(columns, rows, screen)
+                print_table(columns, rows, console)
         except duckdb.Error as error:
             raise QueryError(one_line(error)) from error
 
@@ -92,7 +92,7 @@ def write_json(columns: list[str], rows: Iterator[tuple], output: TextIO) -> Non
     output.write("[]\n" if separator == "[" else "]\n")
 
 
-def print_table(columns: list[str], rows: Iterator[tuple], screen: Console) -> None:
+def print_table(columns: list[str], rows: Iterator[tuple], console: Console) -> None:
     """Prints a table of the first ``SHOWN_ROWS`` rows, numbers aligned to the right, and the number of other rows."""
     shown_rows = list(islice(rows, SHOWN_ROWS))
     grid = Table(box=None, header_style="bold", pad_edge=False)
@@ -101,10 +101,10 @@ def print_table(columns: list[str], rows: Iterator[tuple], screen: Console) -> N
         grid.add_column(column, justify="right" if is_numeric else "left", overflow="fold")
     for row in shown_rows:
         grid.add_row(*(format_cell(to_json_value(v) if isinstance(v, (dict, list)) else v) for v in row))
-    screen.print(grid, markup=False)
+    console.print(grid, markup=False)
     n_more = sum(1 for _ in rows)
     if n_more:
-        screen.print(f"… and {n_more} more rows; --csv and --json print all", style="dim")
+        console.print(f"… and {n_more} more rows; --csv and --json print all", style="dim")
 
 
 def to_json_value(value: object) -> object:

@@ -66,7 +66,7 @@ class StreamParameters(BaseModel):
     def job(self) -> Iterator[StreamJob]:
         """The job of these parameters, for use in a ``with`` block; its warehouse is migrated.
 
-        Its connections are closed after the block. Raises SettingsError for a universe that is not Bybit's.
+        The connections of the job are closed after the block. Raises SettingsError for a universe that is not Bybit's.
         """
         warehouse = open_warehouse(load_settings(warehouse_url=self.warehouse))
         universe = load_bybit_universe(warehouse, self.universe, self.url, self.rest_url)
@@ -107,12 +107,12 @@ def stream(stream: StreamParameters = StreamParameters()) -> StreamReport:  # no
         return stream_events(job, stream.event_consumer(job))
 
 
-def run_stream(parameters: StreamParameters, screen: Console) -> None:
+def run_stream(parameters: StreamParameters, console: Console) -> None:
     """Streams in this process, shows the progress, and prints the number of events of each kind at the end."""
     with parameters.job() as job, log_to_screen(job.warehouse.path.with_name(f"{job.warehouse.path.stem}.stream.log")):
         report = stream_events(job, parameters.event_consumer(job))
-    screen.print(f"{report.universe}, {report.source}, {report.seconds:.0f} s", style="bold", markup=False)
-    screen.print(
+    console.print(f"{report.universe}, {report.source}, {report.seconds:.0f} s", style="bold", markup=False)
+    console.print(
         make_table("Counts", COUNT_COLUMNS, [{"name": name, "count": count} for name, count in report.counts.items()])
     )
-    screen.print(f"State: {job.state_file}", markup=False, soft_wrap=True)
+    console.print(f"State: {job.state_file}", markup=False, soft_wrap=True)

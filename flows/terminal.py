@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from flows.progress import ReportProgress, set_progress, start_log_lines
+from flows.progress import ReportProgress, set_progress_starter, start_log_lines
 
 PACKAGES = ("flows", "tasks", "models", "warehouse")
 SHOWN_LOGGERS = (  # their INFO lines are shown: steps, progress, waits
@@ -25,20 +25,20 @@ SHOWN_LOGGERS = (  # their INFO lines are shown: steps, progress, waits
 NO_TERMINAL_WIDTH = 160
 
 
-def console(stderr: bool = False) -> Console:
+def make_console(stderr: bool = False) -> Console:
     """A console as wide as the terminal. Without a terminal, it is as wide as the variable COLUMNS, or 160."""
-    screen = Console(stderr=stderr, highlight=False, soft_wrap=False)
-    if not screen.is_terminal and "COLUMNS" not in screen._environ:
-        screen.width = NO_TERMINAL_WIDTH
-    return screen
+    console = Console(stderr=stderr, highlight=False, soft_wrap=False)
+    if not console.is_terminal and "COLUMNS" not in console._environ:
+        console.width = NO_TERMINAL_WIDTH
+    return console
 
 
 class StepLines(logging.Handler):
-    """Prints log records of SHOWN_LOGGERS, and all warnings and errors, with the seconds since the handler was made."""
+    """Handler that prints log records of SHOWN_LOGGERS, warnings and errors, with the seconds since its start."""
 
-    def __init__(self, screen: Console) -> None:
+    def __init__(self, console: Console) -> None:
         super().__init__(logging.INFO)
-        self.screen = screen
+        self.console = console
         self.started_s = time.perf_counter()
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -46,21 +46,21 @@ class StepLines(logging.Handler):
         if record.levelno >= logging.WARNING or record.name in SHOWN_LOGGERS:
             colour = {logging.WARNING: "yellow", logging.ERROR: "red", logging.CRITICAL: "red"}.get(record.levelno, "")
             elapsed_s = time.perf_counter() - self.started_s
-            self.screen.print(f"{elapsed_s:7.1f} s  {record.getMessage()}", style=colour, markup=False, soft_wrap=True)
+            self.console.print(f"{elapsed_s:7.1f} s  {record.getMessage()}", style=colour, markup=False, soft_wrap=True)
 
 
 @contextlib.contextmanager
 def log_to_screen(log_path: Path) -> Iterator[None]:
-    """Shows step lines and progress on standard error during the block, and writes all records to ``log_path``.
+    """Shows step lines and progress on standard error during the block, and writes all log records to ``log_path``.
 
-    The file also gets tracebacks and is overwritten. Enter the block after Prefect is imported, because the import of
-    Prefect replaces the logging configuration.
+    The file also contains tracebacks; an existing file is overwritten. Enter the block after Prefect is imported,
+    because the import of Prefect replaces the logging configuration.
     """
-    screen = console(stderr=True)
+    console = make_console(stderr=True)
     log_path.parent.mkdir(parents=True, exist_ok=True)
     log_file = logging.FileHandler(log_path, mode="w", encoding="utf-8")
     log_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    step_lines = StepLines(screen)
+    step_lines = StepLines(console)
     handlers: dict[str, list[logging.Handler]] = {name: [step_lines, log_file] for name in PACKAGES}
     handlers["prefect"] = [log_file]
     with contextlib.ExitStack() as stack:
@@ -71,20 +71,20 @@ def log_to_screen(log_path: Path) -> Iterator[None]:
                 stack.callback(logging.getLogger(name).removeHandler, handler)
         for name in PACKAGES:
             logging.getLogger(name).setLevel(logging.INFO)
-        if screen.is_terminal:
-            set_progress(stack.enter_context(progress_bars(screen)))
-            stack.callback(set_progress, start_log_lines)
+        if console.is_terminal:
+            set_progress_starter(stack.enter_context(progress_bars(console)))
+            stack.callback(set_progress_starter, start_log_lines)
         yield
 
 
 @contextlib.contextmanager
-def progress_bars(screen: Console) -> Iterator[Callable[[], ReportProgress]]:
-    """A function that starts a progress bar at the foot of the screen; a bar disappears when its work is done.
+def progress_bars(console: Console) -> Iterator[Callable[[], ReportProgress]]:
+    """A function that starts a progress bar at the foot of the terminal; a bar disappears when its work is done.
 
     Each call returns the callback of one bar, see ``flows/progress.py``.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=screen, transient=True) as display:
+    with Progress(*columns, console=console, transient=True) as display:
 
         def start() -> ReportProgress:
             task_id = display.add_task("", total=None, visible=False)

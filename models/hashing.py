@@ -1,4 +1,4 @@
-"""Short names computed from content: the same content has the same name on every machine."""
+"""Short hashes of content, which are the same on every machine."""
 
 from __future__ import annotations
 

@@ -55,23 +55,23 @@ class Panel:
     ) -> Panel:
         """A panel from a long table (symbol, ts, *columns) with one row per (symbol, ts), in any order.
 
-        ``ts`` (t,), strictly ascending, is the grid of bars; the default is the distinct timestamps of the table. A bar
-        without a row is masked. Raises ValueError for a row whose timestamp is not on the grid, and KeyError for a
-        symbol that is not one of ``symbols``.
+        ``ts`` (t,), strictly ascending, is the grid of bars; the default is the distinct timestamps of the table. Where
+        a bar of a symbol has no row, the mask is False and the values are NaN; null becomes NaN. Raises ValueError for
+        a row whose timestamp is not on the grid, and KeyError for a symbol that is not one of ``symbols``.
         """
         row_ts = table["ts"].to_numpy().astype("datetime64[us]")
         grid = np.unique(row_ts) if ts is None else np.asarray(ts, dtype="datetime64[us]")
-        bar = np.searchsorted(grid, row_ts)
-        is_inside = bar < len(grid)
-        if not is_inside.all() or not (grid[np.minimum(bar, len(grid) - 1)] == row_ts).all():
+        bar_index = np.searchsorted(grid, row_ts)
+        is_inside = bar_index < len(grid)
+        if not is_inside.all() or not (grid[np.minimum(bar_index, len(grid) - 1)] == row_ts).all():
             raise ValueError("a row's timestamp is not on the panel's grid")
-        asset_by_symbol = {symbol: k for k, symbol in enumerate(symbols)}
-        asset = np.array([asset_by_symbol[s] for s in table["symbol"].to_pylist()], dtype=np.int64)
+        index_by_symbol = {symbol: k for k, symbol in enumerate(symbols)}
+        asset_index = np.array([index_by_symbol[s] for s in table["symbol"].to_pylist()], dtype=np.int64)
         values = np.full((len(grid), len(symbols), len(columns)), np.nan)
         for k, name in enumerate(columns):
-            values[bar, asset, k] = table[name].to_numpy(zero_copy_only=False)
+            values[bar_index, asset_index, k] = table[name].to_numpy(zero_copy_only=False)
         mask = np.zeros(values.shape[:2], dtype=bool)
-        mask[bar, asset] = True
+        mask[bar_index, asset_index] = True
         return cls(grid, tuple(symbols), tuple(columns), values, mask)
 
     def to_table(self, first: int = 0) -> pa.Table:
@@ -79,12 +79,12 @@ class Panel:
 
         Rows are in the order of the bars, and within a bar in the order of ``symbols``. A NaN value becomes null.
         """
-        bar, asset = np.nonzero(self.mask[first:])
+        bar_index, asset_index = np.nonzero(self.mask[first:])
         arrays = {
-            "symbol": pa.array(np.asarray(self.symbols, dtype=object)[asset], pa.string()),
-            "ts": pa.array(self.ts[first:][bar], pa.timestamp("us")).cast(TS_TYPE),
+            "symbol": pa.array(np.asarray(self.symbols, dtype=object)[asset_index], pa.string()),
+            "ts": pa.array(self.ts[first:][bar_index], pa.timestamp("us")).cast(TS_TYPE),
         }
-        rows = self.values[first:][bar, asset]
+        rows = self.values[first:][bar_index, asset_index]
         for k, name in enumerate(self.columns):
             arrays[name] = pa.array(rows[:, k], pa.float64(), from_pandas=True)
         return pa.table(arrays)

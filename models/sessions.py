@@ -66,7 +66,7 @@ def session_dates(calendar: str, start: date, end: date) -> np.ndarray:
 
 
 def bar_opens(calendar: str, interval: str, start: date, end: date) -> np.ndarray:
-    """Opens of all bars that the sessions of the dates [start, end) should have, datetime64[us], ascending."""
+    """Opens of all bars of the sessions of the dates [start, end) by the calendar, datetime64[us], ascending."""
     if calendar == "24/7":
         first = np.datetime64(start, "D").astype("datetime64[us]")
         stop = np.datetime64(end, "D").astype("datetime64[us]")
@@ -86,8 +86,8 @@ def bar_closes(calendar: str, interval: str, opens: np.ndarray) -> np.ndarray:
         return opens + BAR_LENGTHS[interval]
     dates, _, closes = _schedule(calendar)
     bar_dates = opens.astype("datetime64[D]")
-    session = np.minimum(np.searchsorted(dates, bar_dates), len(dates) - 1)
-    return np.where(dates[session] == bar_dates, closes[session], opens + BAR_LENGTHS[interval])
+    session_index = np.minimum(np.searchsorted(dates, bar_dates), len(dates) - 1)
+    return np.where(dates[session_index] == bar_dates, closes[session_index], opens + BAR_LENGTHS[interval])
 
 
 def last_session(calendar: str, as_of: date) -> date:

@@ -1,7 +1,7 @@
 """The zoo: all models by name. One line in ENTRIES adds a model.
 
 An entry is a network or a trading rule. A network has a builder ``(spec, n_features, n_horizons, **options) → Module``,
-whose module maps a Batch to a Forecast. It is trained by gradient descent, or fitted in one call if it is an Estimator.
+and the module maps a Batch to a Forecast. An Estimator is fitted in one call, every other network by gradient descent.
 A trading rule is a function from bars to portfolio weights; it has nothing to train.
 """
 
@@ -34,16 +34,16 @@ __all__ = [
 
 
 class UnknownModelError(ValueError):
-    """A name that is not in the zoo, or that names a rule in place of a network or a network in place of a rule."""
+    """The zoo has no entry of that name, or the entry is a rule where a network is needed, or the reverse."""
 
 
 @dataclass(frozen=True)
 class Network:
     """A model that is trained or fitted.
 
-    ``build``: its builder. ``summary``: one line for the reader of a list of models. ``graph``: the graph whose
-    snapshots it reads by default, None for none; options can select another, see ``graph_of``. ``reads_events``: True
-    if it reads the market events between its bars.
+    ``build``: its builder. ``summary``: one line for a list of models. ``graph``: name of the graph whose stored
+    snapshots the network reads by default, None if it reads no stored graph; options can select another graph, see
+    ``graph_of``. ``reads_events``: True if the network reads the market events between bars.
     """
 
     build: Callable[..., nn.Module]
@@ -56,11 +56,11 @@ class Network:
 class TradingRule:
     """A model without fitted parameters.
 
-    ``weights``: a function from a panel of t bars of n assets to target weights (t, n). ``summary``: as in Network.
-    ``benchmark_only``: True if its panel contains only the benchmark of the universe.
+    ``compute_weights``: a function from a panel of t bars of n assets to target weights (t, n). ``summary``: as in
+    Network. ``benchmark_only``: True if its panel contains only the benchmark of the universe.
     """
 
-    weights: Callable[[Panel], np.ndarray]
+    compute_weights: Callable[[Panel], np.ndarray]
     summary: str
     benchmark_only: bool = False
 

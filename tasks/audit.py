@@ -45,7 +45,7 @@ FORECAST_TOLERANCE = 1e-6  # absolute, for forecasts, which networks compute in 
 
 @dataclass(frozen=True)
 class AuditReport:
-    """Number of cuts, and number of rows compared over all cuts."""
+    """``cuts`` counts the cuts, and ``rows_compared`` the rows compared over all cuts."""
 
     cuts: int
     rows_compared: int
@@ -53,7 +53,7 @@ class AuditReport:
 
 @dataclass(frozen=True, eq=False)
 class StoredRows:
-    """The night's stored features and snapshots (by graph), and the bars from which both were computed."""
+    """The night's stored features and snapshots (by graph name), and the bars from which both were computed."""
 
     bars: Panel
     features: Panel
@@ -69,21 +69,23 @@ def audit_leaks(
     test_bars: int,
     dates: int = 2,
 ) -> AuditReport:
-    """Recomputes features, edges of windowed graphs and forecasts from the data up to a cut, for ``dates`` cuts.
+    """Compares stored rows with rows recomputed from the data up to a cut, for ``dates`` cuts; writes the verdicts.
+
+    The rows are features, edges of windowed graphs, and forecasts.
 
     The cuts are sampled without replacement from the later half of the decisions that every network has forecast; the
     seed is derived from the night. ``graph`` holds the arguments with which ``build_graphs`` made the stored graphs,
-    ``test_bars`` is the length of the stored folds' test windows.
+    ``test_bars`` is the length of the stored folds' test windows in bars, ``class_horizon`` a forecast horizon in bars.
 
     Each subject (the features, the edges of one graph, the forecasts of one trial) gets one row of ``leak_audit`` per
     cut. All rows are written before LeakFoundError is raised for the subjects that differ.
     """
-    edges = {name: load_snapshots(night, name) for name in windowed_rules(**graph)}
-    stored = StoredRows(load_bars(night), load_features(night), edges)
+    snapshots = {name: load_snapshots(night, name) for name in windowed_rules(**graph)}
+    stored = StoredRows(load_bars(night), load_features(night), snapshots)
     contenders = networks(models)
     rows: list[Row] = []
-    for cut in _sample_cuts(night, stored.bars, contenders, class_horizon, dates):
-        rows += _audit_cut(night, stored, contenders, graph, test_bars, cut)
+    for cut_bar in _sample_cuts(night, stored.bars, contenders, class_horizon, dates):
+        rows += _audit_cut(night, stored, contenders, graph, test_bars, cut_bar)
     with night.warehouse.write(f"leak audit of {night.universe.name}") as con:
         keys = {"night": night.as_of, **night.slice}
         replace_slice(con, "store.leak_audit", pa.Table.from_pylist(rows), **keys, run_id=night.run_id)
@@ -121,10 +123,10 @@ def _audit_cut(
     contenders: Sequence[Contender],
     graph: Mapping[str, Any],
     test_bars: int,
-    cut: int,
+    cut_bar: int,
 ) -> list[Row]:
-    """Verdicts, one row of ``leak_audit`` per subject, on the stored rows up to the bar at position ``cut``."""
-    bars = stored.bars.slice_bars(0, cut + 1)
+    """Verdicts, one row of ``leak_audit`` per subject, on the stored rows up to the bar at position ``cut_bar``."""
+    bars = stored.bars.slice_bars(0, cut_bar + 1)
     cut_ts = bars.ts[-1]
     features = compute_features(bars, bar_closes(night.universe.calendar, night.universe.interval, bars.ts))
     rules = windowed_rules(**graph)
@@ -133,8 +135,12 @@ def _audit_cut(
     groups_by_graph = {name: groups for name, groups in memberships(night).items() if name in graph["graphs"]}
     graphs = [membership_snapshot(name, bars.ts[0], bars.symbols, groups) for name, groups in groups_by_graph.items()]
     graphs += [snapshot for series in recomputed.values() for snapshot in series]
-    expected = stored.features.slice_bars(0, cut + 1)
-    comparisons = {"features": compare(expected.values, features.values, expected.mask, features.mask, VALUE_TOLERANCE)}
+    stored_features = stored.features.slice_bars(0, cut_bar + 1)
+    comparisons = {
+        "features": compare(
+            stored_features.values, features.values, stored_features.mask, features.mask, VALUE_TOLERANCE
+        )
+    }
     for name, series in recomputed.items():
         edges = _compare_edges(stored.snapshots[name], series, cut_ts)
         if edges.rows_compared or not isinstance(rules[name], TradeRule):  # there may be no trade up to the cut
@@ -155,9 +161,9 @@ def _compare_edges(stored: Sequence[Snapshot], recomputed: Sequence[Snapshot], l
     """
     stored_keys, stored_weight = _edge_table(s for s in stored if s.as_of <= last)
     recomputed_keys, recomputed_weight = _edge_table(s for s in recomputed if s.as_of <= last)
-    keys, row = np.unique(np.concatenate([stored_keys, recomputed_keys]), axis=0, return_inverse=True)
-    stored_row = row[: len(stored_keys)]
-    recomputed_row = row[len(stored_keys) :]
+    keys, row_of_edge = np.unique(np.concatenate([stored_keys, recomputed_keys]), axis=0, return_inverse=True)
+    stored_row = row_of_edge[: len(stored_keys)]
+    recomputed_row = row_of_edge[len(stored_keys) :]
     weights = np.full((2, len(keys), 1), np.nan)
     weights[0, stored_row, 0] = stored_weight
     weights[1, recomputed_row, 0] = recomputed_weight
@@ -190,10 +196,11 @@ def _compare_forecasts(
     """
     ts = features.ts[-1]
     keys = {**night.slice, "trial_id": trial_id, "ts": utc_datetime(ts)}
-    fold = night.warehouse.query("fold_at", **keys).to_pylist()[0]
-    start = int(np.searchsorted(features.ts, np.datetime64(fold["test_start"].replace(tzinfo=None), "us")))
-    window = Fold(fold["fold"], np.zeros(0, dtype=np.int64), start, start, start + test_bars, 0)
-    artifact = night.warehouse.artifacts / fold["artifact"]
+    fold_row = night.warehouse.query("fold_at", **keys).to_pylist()[0]
+    start = int(np.searchsorted(features.ts, np.datetime64(fold_row["test_start"].replace(tzinfo=None), "us")))
+    # predict_fold reads only the test window of a Fold, so the training rows are left empty
+    window = Fold(fold_row["fold"], np.zeros(0, dtype=np.int64), start, start, start + test_bars, 0)
+    artifact = night.warehouse.artifacts / fold_row["artifact"]
     predictions = predict_fold(artifact, features, side_inputs, window, len(features) - 1)
     shape = (len(predictions.symbols), len(predictions.horizons), len(FORECAST_COLUMNS))
     recomputed = np.empty(shape)
@@ -211,8 +218,8 @@ def _compare_forecasts(
     return compare(stored, recomputed, is_stored, is_recomputed, FORECAST_TOLERANCE)
 
 
-def _verdict(subject: str, cut: np.datetime64, comparison: Comparison) -> Row:
-    """The row of ``leak_audit``, without its keys, for one subject and the open time of the cut's bar."""
+def _verdict(subject: str, cut_ts: np.datetime64, comparison: Comparison) -> Row:
+    """The row of ``leak_audit``, without its keys, for one subject and the cut at the bar that opens at ``cut_ts``."""
     message = (
         f"{comparison.rows_compared} rows are the same without the bars after the cut"
         if comparison.passed
@@ -221,7 +228,7 @@ def _verdict(subject: str, cut: np.datetime64, comparison: Comparison) -> Row:
     )
     return {
         "subject": subject,
-        "cut": utc_datetime(cut),
+        "cut": utc_datetime(cut_ts),
         "rows_compared": comparison.rows_compared,
         "rows_different": comparison.rows_different,
         "max_abs_difference": comparison.max_abs_difference,

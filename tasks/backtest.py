@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class BacktestReport:
-    """Numbers of models and of sessions scored, the first and last session, and the best-ranked model."""
+    """Numbers of models and of sessions scored, dates of the first and last session, best-ranked model."""
 
     models: int
     sessions: int
@@ -53,10 +53,11 @@ class BacktestReport:
 
 @dataclass(frozen=True, eq=False)
 class TargetPortfolio:
-    """What one model wants to hold: ``weights`` (d, n) of the assets of ``asset`` at each decision.
+    """Target portfolio of one model: ``weights`` (d, n) of the n assets of ``asset``, as fractions of equity.
 
-    A row of NaN means no order. ``terms`` are the settings, such as limits, that identify the portfolio among those of
-    the same model. ``risk_options`` are the arguments of ``simulate`` for the drawdown limit.
+    The d rows are the decisions from the first scored one on; a row of NaN means no order. ``terms`` are the settings,
+    such as limits, that tell the portfolio from others of the same model. ``risk_options`` are the arguments of
+    ``simulate`` for the drawdown limit.
     """
 
     contender: Contender
@@ -70,25 +71,25 @@ class TargetPortfolio:
 def run_backtests(
     night: Night, models: Sequence[Contender], limits: Limits, class_horizon: int, risk_free: float = 0.0
 ) -> BacktestReport:
-    """Scores ``models`` from the first session that all networks forecast; writes curves, metrics and leaderboard.
+    """Simulates ``models`` from the first decision that all networks forecast, and writes the results.
 
-    A network holds the weights that ``limits`` derive from its forecasts ``class_horizon`` bars ahead. A rule holds its
-    own weights, which it computes from session returns. Rows of earlier nights stay unchanged unless a bar was
-    restated. ``risk_free`` is a rate per year; the default is 0 because cash earns nothing in the simulation. Raises
-    NoForecastsError for a network without predictions.
+    The results are equity curves, positions, metrics and the leaderboard. The weights of a network are computed from
+    its forecasts ``class_horizon`` bars ahead under ``limits``, those of a rule from session returns. Rows of earlier
+    nights stay unchanged unless a bar was restated. ``risk_free`` is a rate per year; the default is 0 because cash
+    earns nothing in the simulation. Raises NoForecastsError for a network without predictions.
     """
     contenders = [Contender(*fields) for fields in models]
     inputs = load_portfolio_inputs(night)
     forecasts = {c.model: load_forecasts(night, c, class_horizon, inputs.ts) for c in networks(contenders)}
-    first = _first_decision(inputs, list(forecasts.values()), limits)
+    first_decision = _first_decision(inputs, list(forecasts.values()), limits)
     runs = []
     for contender in contenders:
         if contender.model in forecasts:
-            portfolio = _network_portfolio(night, inputs, contender, forecasts[contender.model], limits, first)
+            portfolio = _network_portfolio(night, inputs, contender, forecasts[contender.model], limits, first_decision)
             portfolio.terms["class_horizon"] = class_horizon
         else:
-            portfolio = _rule_portfolio(inputs, contender, first)
-        runs.append(_simulate(night, inputs, portfolio, first))
+            portfolio = _rule_portfolio(inputs, contender, first_decision)
+        runs.append(_simulate(night, inputs, portfolio, first_decision))
     board = leaderboard(night, runs, risk_free)
     store_runs(night, runs, board)
     best = board[0]
@@ -102,11 +103,11 @@ def _first_decision(inputs: PortfolioInputs, forecasts: Sequence[Panel], limits:
 
     Without networks it is the first decision after a correlation window, or the last one if the history is shorter.
     """
-    last = len(inputs.decisions) - 1
+    last_decision = len(inputs.decisions) - 1
     if not forecasts:
-        return min(limits.correlation_sessions, last)
+        return min(limits.correlation_sessions, last_decision)
     first_bar = max(int(f.mask.any(axis=1).argmax()) for f in forecasts)
-    return min(int(np.searchsorted(inputs.decisions, first_bar)), last)
+    return min(int(np.searchsorted(inputs.decisions, first_bar)), last_decision)
 
 
 def _network_portfolio(
@@ -127,14 +128,17 @@ def _rule_portfolio(inputs: PortfolioInputs, contender: Contender, first: int) -
     """The portfolio of a trading rule, from decision ``first`` on."""
     rule = zoo.find_rule(contender.model)
     asset = inputs.benchmark if rule.benchmark_only else inputs.members
-    weights = rule.weights(session_bars(asset, inputs.decisions))[first:]
+    weights = rule.compute_weights(session_bars(asset, inputs.decisions))[first:]
     if rule.benchmark_only:  # bought once: rebalancing a single asset would only cost fees
         weights[1:] = np.nan
     return TargetPortfolio(contender, asset, weights)
 
 
 def _simulate(night: Night, inputs: PortfolioInputs, portfolio: TargetPortfolio, first: int) -> BacktestRun:
-    """The simulated portfolio from decision ``first`` on, aggregated by session."""
+    """The simulated portfolio from decision ``first`` on, aggregated by session.
+
+    While the drawdown limit keeps the portfolio in cash, its target weights are 0.
+    """
     universe = night.universe
     asset = portfolio.asset
     contender = portfolio.contender

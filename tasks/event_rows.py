@@ -1,4 +1,4 @@
-"""Stored events as rows of MARKET_ROW, the array type from which networks' events are built.
+"""Stored events as rows of MARKET_ROW, the numpy record type from which networks' events are built.
 
 Glossary: e events.
 """
@@ -30,30 +30,31 @@ VALUES_BY_KIND = {  # the columns in which an event of the kind must have a valu
 def readable_rows(table: pa.Table, symbols: Sequence[str]) -> np.ndarray:
     """The rows of ``market_rows`` from which an event can be built; a warning states the number of the others."""
     rows = market_rows(table, symbols)
-    readable = is_readable(rows)
-    if not readable.all():
-        first = rows[~readable][0]
-        n_unreadable = (~readable).sum()
+    readable_mask = is_readable(rows)
+    if not readable_mask.all():
+        first = rows[~readable_mask][0]
+        n_unreadable = (~readable_mask).sum()
         symbol = symbols[first["symbol"]]
         logger.warning(
             "%d of %d stored events cannot be read and are left out; the first is one of %s at %s",
             *(n_unreadable, len(rows), symbol, first["t"].astype("datetime64[us]")),
         )
-    return rows[readable]
+    return rows[readable_mask]
 
 
 def is_readable(rows: np.ndarray) -> np.ndarray:
     """Boolean mask (e,), True where a row of MARKET_ROW has every value that its kind needs, within range.
 
-    The range is [MIN_VALUE, MAX_VALUE), from 0 for the sizes of a book; rates lie in [−MAX_RATE, MAX_RATE].
+    The range is [MIN_VALUE, MAX_VALUE), from 0 for the sizes of a book; rates lie in
+    [−MAX_ABS_FUNDING_RATE, MAX_ABS_FUNDING_RATE].
     """
-    readable = (rows["t"] >= 0) & np.isin(rows["kind"], [EVENT_KINDS.index(kind) for kind in BUILDERS])
+    mask = (rows["t"] >= 0) & np.isin(rows["kind"], [EVENT_KINDS.index(kind) for kind in BUILDERS])
     for kind, names in VALUES_BY_KIND.items():
         for name in names:
             min_value = 0.0 if name in ("bid_size", "ask_size") else MIN_VALUE
             is_in_range = (rows[name] >= min_value) & (rows[name] < MAX_VALUE)
-            readable &= (rows["kind"] != EVENT_KINDS.index(kind)) | is_in_range
-    return readable & (np.abs(rows["rate"]) <= MAX_ABS_FUNDING_RATE)
+            mask &= (rows["kind"] != EVENT_KINDS.index(kind)) | is_in_range
+    return mask & (np.abs(rows["rate"]) <= MAX_ABS_FUNDING_RATE)
 
 
 def market_rows(table: pa.Table, symbols: Sequence[str]) -> np.ndarray:

@@ -30,8 +30,8 @@ VENUE = "bybit"
 class ArchiveJob:
     """What to fetch and where to store it.
 
-    The job fetches the trades of each (UTC day, symbol) in ``files``, and the hourly open interest if ``rest``, a
-    client of the REST service, is given. The events are stored under ``source``. Nights of ``universe`` read them.
+    The job fetches the trades of each (UTC day, symbol) in ``files``. With ``rest``, a client of the REST service, it
+    also fetches the hourly open interest. Events are stored with ``source``, and nights of ``universe`` read them.
     """
 
     warehouse: Warehouse

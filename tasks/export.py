@@ -59,7 +59,7 @@ def export_model(
     partial = weights.with_name(f"{weights.name}.{os.getpid()}.partial")
     try:
         partial.write_bytes(contents)
-        onnx_files = export_onnx(load_artifact(partial), folder, bars=bars, assets=assets)
+        onnx_files = export_onnx(load_artifact(partial), folder, n_bars=bars, n_assets=assets)
         partial.replace(weights)
     finally:
         partial.unlink(missing_ok=True)

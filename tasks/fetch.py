@@ -21,12 +21,12 @@ from warehouse.universes import Universe
 logger = logging.getLogger(__name__)
 
 BAR_VALUES = ("open", "high", "low", "close", "volume", "turnover")
-PRICE_RTOL = 1e-9  # relative: below it two floats are the same price
+PRICE_RTOL = 1e-9  # two values are the same if they differ by less than this fraction
 
 
 @dataclass(frozen=True)
 class PullRequest:
-    """One symbol to pull. Its history is [first, end), UTC.
+    """One symbol to pull, whose whole history to store is [``first``, ``end``), UTC.
 
     ``stored`` holds the symbol's last bars in the warehouse, oldest first; the last of them is the watermark.
     """
@@ -44,7 +44,7 @@ class PullRequest:
 
 @dataclass(frozen=True)
 class PullResult:
-    """The result of pulling one symbol: either the ``error``, or the rows by name of the raw table, and ``events``."""
+    """Result of pulling one symbol: its ``error``, or else its rows by name of the raw table ("bars", "events" …)."""
 
     symbol: str
     tables: dict[str, pa.Table] = field(default_factory=dict)
@@ -61,7 +61,7 @@ def pull_requests(universe: Universe, night: date, stored: pa.Table) -> list[Pul
 
     A member is pulled from the day it joined. A former member is pulled up to the day it left, and only while no bar of
     it is stored. A benchmark that is no member is pulled from the start of the universe's history. Symbols that join
-    after the night are left out.
+    after the night get no request.
     """
     requests = []
     for symbol in universe.symbols_to_fetch:
@@ -84,7 +84,7 @@ def pull(provider: Provider, interval: str, request: PullRequest) -> PullResult:
     """
     try:
         tables = provider.fetch(request.symbol, interval, request.start, request.end)
-        if request.start > request.first and _history_restated(tables, request.stored):
+        if request.start > request.first and _has_restated_history(tables, request.stored):
             logger.info("%s: its history was restated; pulling all of it again", request.symbol)
             tables = provider.fetch(request.symbol, interval, request.first, request.end)
     except ForbiddenError:
@@ -94,7 +94,7 @@ def pull(provider: Provider, interval: str, request: PullRequest) -> PullResult:
     return PullResult(request.symbol, tables)
 
 
-def _history_restated(tables: dict[str, pa.Table], stored: pa.Table) -> bool:
+def _has_restated_history(tables: dict[str, pa.Table], stored: pa.Table) -> bool:
     """True when a bar before the watermark has changed, or a split came after the watermark.
 
     The bar at the watermark itself may change without a restatement of the bars before it, so it is not compared.
@@ -106,10 +106,10 @@ def _history_restated(tables: dict[str, pa.Table], stored: pa.Table) -> bool:
             return True
     bars = tables["bars"]
     stored_ts = stored["ts"].to_numpy()[:-1]
-    _, i_stored, i_new = np.intersect1d(stored_ts, bars["ts"].to_numpy(), return_indices=True)
+    _, stored_rows, new_rows = np.intersect1d(stored_ts, bars["ts"].to_numpy(), return_indices=True)
     for name in BAR_VALUES:
-        new = bars[name].to_numpy()[i_new]
-        old = stored[name].to_numpy()[i_stored]
-        if not np.allclose(new, old, rtol=PRICE_RTOL, atol=0.0, equal_nan=True):
+        new_values = bars[name].to_numpy()[new_rows]
+        old_values = stored[name].to_numpy()[stored_rows]
+        if not np.allclose(new_values, old_values, rtol=PRICE_RTOL, atol=0.0, equal_nan=True):
             return True
     return False

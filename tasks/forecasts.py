@@ -1,4 +1,7 @@
-"""Predictions as rows to store, and stored predictions as panels, averaged over the seeds of a model."""
+"""Predictions as rows to store, and stored predictions as panels, averaged over the trials (one per seed) of a model.
+
+A night is the run for one as-of date. Glossary: t bars, n assets.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ if TYPE_CHECKING:  # reading forecasts does not import torch
 PROBABILITIES = ("p_strong_sell", "p_sell", "p_hold", "p_buy", "p_strong_buy")
 FORECAST_COLUMNS = (*PROBABILITIES, "expected_return", "expected_volatility")
 RULE = "rule"
-MIN_FRESHNESS = 0.5  # a memory that has reached its greatest allowed age has this freshness; below it the row is stale
+MIN_FRESHNESS = 0.5  # freshness of a memory at its greatest allowed age; a row with less freshness is stale
 
 
 class Contender(NamedTuple):
@@ -39,9 +42,10 @@ def networks(contenders: Sequence[Contender]) -> list[Contender]:
 
 
 def load_forecasts(night: Night, contender: Contender, horizon_bars: int, open_times: np.ndarray) -> Panel:
-    """FORECAST_COLUMNS of the members at the bars ``open_times`` (t,): the mean over the contender's trials.
+    """Panel of FORECAST_COLUMNS of the members at the bars ``open_times`` (t,): the mean over the contender's trials.
 
-    The panel is masked where any trial has no prediction. Raises NoForecastsError when every entry is masked.
+    Its mask is False, and its values NaN, where any trial has no prediction. Raises NoForecastsError when the mask is
+    False everywhere.
     """
     symbols = night.universe.symbols
     keys = {**night.slice, "horizon_bars": horizon_bars, "symbols": list(symbols)}
@@ -62,18 +66,18 @@ def load_forecasts(night: Night, contender: Contender, horizon_bars: int, open_t
 
 def prediction_rows(predictions: Predictions) -> pa.Table:
     """Rows of store.predictions without their keys: one per valid (bar, asset) and horizon, ordered by these three."""
-    i, j = np.nonzero(predictions.valid)
+    bar, asset = np.nonzero(predictions.valid)
     n_horizons = len(predictions.horizons)
-    ts = pa.array(predictions.ts[i].repeat(n_horizons), pa.timestamp("us")).cast(TS_TYPE)
+    ts = pa.array(predictions.ts[bar].repeat(n_horizons), pa.timestamp("us")).cast(TS_TYPE)
     columns: dict[str, Any] = {
-        "symbol": np.asarray(predictions.symbols, dtype=object)[j].repeat(n_horizons),
+        "symbol": np.asarray(predictions.symbols, dtype=object)[asset].repeat(n_horizons),
         "ts": ts,
-        "horizon_bars": np.tile(np.asarray(predictions.horizons, dtype=np.int32), len(i)),
-        "expected_return": predictions.returns[i, j].ravel(),
-        "expected_volatility": predictions.volatility[i, j].repeat(n_horizons),
+        "horizon_bars": np.tile(np.asarray(predictions.horizons, dtype=np.int32), len(bar)),
+        "expected_return": predictions.returns[bar, asset].ravel(),
+        "expected_volatility": predictions.volatility[bar, asset].repeat(n_horizons),
     }
     for k, name in enumerate(PROBABILITIES):
-        columns[name] = predictions.probabilities[i, j, k].repeat(n_horizons)
+        columns[name] = predictions.probabilities[bar, asset, k].repeat(n_horizons)
     return pa.table(columns)
 
 
@@ -84,23 +88,25 @@ def stream_rows(
     is_written: np.ndarray,
     origin: Mapping[str, object],
 ) -> pa.Table:
-    """Rows of store.stream_forecasts without its keys: the ``prediction_rows`` of the bars where ``is_written`` (t,).
+    """Rows of store.stream_forecasts without its keys, of the bars where ``is_written`` (t,) is True.
+
+    They are the ``prediction_rows`` of these bars with further columns.
 
     ``close_times`` (t,) are the closes of the predicted bars. ``freshness`` (t, n) is that of each asset's memory at
     these closes, NaN for a memory without an event. A row is stale if its freshness is below MIN_FRESHNESS or NaN.
     ``origin`` holds columns with the same value in every row.
     """
     written = replace(predictions, valid=predictions.valid & is_written[:, None])
-    i, j = np.nonzero(written.valid)
+    bar, asset = np.nonzero(written.valid)
     n_horizons = len(predictions.horizons)
-    n_rows = len(i) * n_horizons
+    n_rows = len(bar) * n_horizons
     signals = signals_from_probabilities(predictions.probabilities)
     columns: dict[str, Any] = {
-        "closes_at": pa.array(close_times[i].repeat(n_horizons), pa.timestamp("us")).cast(TS_TYPE),
-        "label_3": np.array(CLASS_NAMES_3, dtype=object)[signals.class_3[i, j]].repeat(n_horizons),
-        "confidence": signals.confidence[i, j].repeat(n_horizons),
-        "freshness": pa.array(freshness[i, j].repeat(n_horizons), from_pandas=True),
-        "stale": ~(freshness[i, j] >= MIN_FRESHNESS).repeat(n_horizons),
+        "closes_at": pa.array(close_times[bar].repeat(n_horizons), pa.timestamp("us")).cast(TS_TYPE),
+        "label_3": np.array(CLASS_NAMES_3, dtype=object)[signals.class_3[bar, asset]].repeat(n_horizons),
+        "confidence": signals.confidence[bar, asset].repeat(n_horizons),
+        "freshness": pa.array(freshness[bar, asset].repeat(n_horizons), from_pandas=True),
+        "stale": ~(freshness[bar, asset] >= MIN_FRESHNESS).repeat(n_horizons),
         "made_at": pa.repeat(pa.scalar(datetime.now(UTC), TS_TYPE), n_rows),
     }
     columns |= {name: pa.repeat(value, n_rows) for name, value in origin.items()}

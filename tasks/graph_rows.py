@@ -20,7 +20,8 @@ def write_snapshots(
 ) -> None:
     """Replaces the snapshots and edges that are stored at the as_of of ``rows``, and deletes those at ``removed``.
 
-    ``rows`` come from ``snapshot_rows``, ``edges`` from ``edge_rows`` of the same snapshots.
+    ``rows`` come from ``snapshot_rows``, ``edges`` from ``edge_rows`` of the same snapshots. ``con`` is an open write
+    transaction.
     """
     keys = {**night.slice, "graph": graph}
     as_of_to_delete = rows["as_of"].to_pylist() + timestamp_column(removed).to_pylist()
@@ -42,10 +43,10 @@ def snapshot_rows(
     ``parameters`` and ``mean_correlation`` have one entry per snapshot.
     """
     position = {s.as_of: k for k, s in enumerate(series)}
-    changes = []
+    stabilities = []
     for snapshot in snapshots:
         k = position[snapshot.as_of]
-        changes.append(stability(snapshot, series[max(0, k - MAX_TRAILING) : k]))
+        stabilities.append(stability(snapshot, series[max(0, k - MAX_TRAILING) : k]))
     return pa.table(
         {
             "as_of": timestamp_column([s.as_of for s in snapshots]),
@@ -58,8 +59,8 @@ def snapshot_rows(
                 [float(s.weight.mean()) if len(s.weight) else None for s in snapshots], pa.float64()
             ),
             "mean_correlation": pa.array(mean_correlation, pa.float64()),
-            "turnover": pa.array([change.turnover for change in changes], pa.float64()),
-            "drift": pa.array([change.drift for change in changes], pa.float64()),
+            "turnover": pa.array([s.turnover for s in stabilities], pa.float64()),
+            "drift": pa.array([s.drift for s in stabilities], pa.float64()),
             "parameters": pa.array(parameters, pa.string()),
         }
     )

@@ -80,16 +80,16 @@ def write_features(night: Night) -> FeatureReport:
     features = compute_features(bars, bar_grid(night).close_times)
     is_equal = (features.values == stored.values) | (np.isnan(features.values) & np.isnan(stored.values))
     is_same_row = np.all(is_equal, axis=2)
-    differs = features.mask & stored.mask & ~is_same_row
+    is_replaced = features.mask & stored.mask & ~is_same_row
     report = FeatureReport(
         rows=int(features.mask.sum()),
         added=int((features.mask & ~stored.mask).sum()),
-        replaced=int(differs.sum()),
+        replaced=int(is_replaced.sum()),
         removed=int((stored.mask & ~features.mask).sum()),
     )
     if report.added or report.replaced or report.removed:
         new_rows = replace(features, mask=features.mask & ~(stored.mask & is_same_row))
-        _store_features(night, new_rows, removed=stored.mask & ~bars.mask)
+        _store_features(night, new_rows, is_removed=stored.mask & ~bars.mask)
     logger.info("%s: features %s", night.universe.name, report)
     return report
 
@@ -132,13 +132,16 @@ def memberships(night: Night) -> dict[str, dict[str, str]]:
     return {SECTOR: night.universe.sectors, INDUSTRY: night.universe.industries}
 
 
-def _store_features(night: Night, rows: Panel, removed: np.ndarray) -> None:
-    """Writes the unmasked rows, replacing stored rows of the same bar; deletes the rows where ``removed`` (t, n)."""
+def _store_features(night: Night, rows: Panel, is_removed: np.ndarray) -> None:
+    """Writes the rows whose mask is True, and deletes the stored rows where ``is_removed`` (t, n) is True.
+
+    A written row replaces the stored row of the same bar.
+    """
     constants = {**night.slice, "interval": night.universe.interval}
     table = rows.to_table()
     with night.warehouse.write(f"features of {night.universe.name}") as con:
-        for j in np.flatnonzero(removed.any(axis=0)):
-            removed_ts = timestamp_column(rows.ts[removed[:, j]]).to_pylist()
+        for j in np.flatnonzero(is_removed.any(axis=0)):
+            removed_ts = timestamp_column(rows.ts[is_removed[:, j]]).to_pylist()
             read_query(con, "delete_features", **constants, symbol=rows.symbols[j], ts=removed_ts)
         upsert(con, "store.features", table, FEATURE_KEY, **constants, run_id=night.run_id)
 
@@ -147,9 +150,9 @@ def _store_features(night: Night, rows: Panel, removed: np.ndarray) -> None:
 class GraphPlan:
     """The snapshots of one graph that should be stored, and how to build them.
 
-    ``parameters`` is the parameters column of each snapshot by as_of, ascending. ``build`` returns the snapshots at
-    some of these as_of. ``mean_correlation`` returns the mean correlation of the returns in the window that ends at an
-    as_of, None for a graph without windows.
+    ``parameters`` maps the as_of of each snapshot, ascending, to its column "parameters" (JSON). ``build`` returns the
+    snapshots at the given as_of. ``mean_correlation`` returns the mean correlation of the returns in the window that
+    ends at an as_of, None for a graph without windows.
     """
 
     graph: str
@@ -165,29 +168,29 @@ def _plan_windowed_graph(graph: str, rule: GraphRule, bars: Panel, panel: Panel)
     """
     returns = window_returns(bars)
     inputs = rule.inputs(panel)
-    names = " ".join(bars.symbols).encode()
+    symbols_bytes = " ".join(bars.symbols).encode()
     windows = {bars.ts[i]: slice(i - rule.window_bars + 1, i + 1) for i in snapshot_positions(rule, inputs)}
-    data_hashes = [short_hash(names + inputs[window].tobytes()) for window in windows.values()]
+    data_hashes = [short_hash(symbols_bytes + inputs[window].tobytes()) for window in windows.values()]
     settings = asdict(rule)  # type: ignore[call-overload]
     parameters = {}
     for k, as_of in enumerate(windows):
-        trailing = short_hash("".join(data_hashes[max(0, k - MAX_TRAILING) : k]).encode())
-        parameters[as_of] = _parameters_json(**settings, data=data_hashes[k], trailing=trailing)
+        trailing_hash = short_hash("".join(data_hashes[max(0, k - MAX_TRAILING) : k]).encode())
+        parameters[as_of] = _parameters_json(**settings, data=data_hashes[k], trailing=trailing_hash)
 
-    def build(missing: list[np.datetime64]) -> list[Snapshot]:
-        return build_snapshots(graph, panel, rule, np.searchsorted(bars.ts, missing))
+    def build(as_of_to_build: list[np.datetime64]) -> list[Snapshot]:
+        return build_snapshots(graph, panel, rule, np.searchsorted(bars.ts, as_of_to_build))
 
     return GraphPlan(graph, parameters, build, lambda as_of: mean_correlation(returns[windows[as_of]]))
 
 
 def _plan_membership_graph(graph: str, groups: Mapping[str, str], bars: Panel) -> GraphPlan:
     """The plan of a graph of fixed groups of symbols: a single snapshot, as of the first bar."""
-    members = json.dumps([(symbol, groups.get(symbol)) for symbol in bars.symbols]).encode()
+    members_json = json.dumps([(symbol, groups.get(symbol)) for symbol in bars.symbols]).encode()
 
-    def build(missing: list[np.datetime64]) -> list[Snapshot]:
-        return [membership_snapshot(graph, as_of, bars.symbols, groups) for as_of in missing]
+    def build(as_of_to_build: list[np.datetime64]) -> list[Snapshot]:
+        return [membership_snapshot(graph, as_of, bars.symbols, groups) for as_of in as_of_to_build]
 
-    return GraphPlan(graph, {bars.ts[0]: _parameters_json(data=short_hash(members))}, build)
+    return GraphPlan(graph, {bars.ts[0]: _parameters_json(data=short_hash(members_json))}, build)
 
 
 def _parameters_json(**parameters: object) -> str:
@@ -200,30 +203,30 @@ def _add_missing_snapshots(night: Night, plan: GraphPlan, last: np.datetime64) -
     keys = {**night.slice, "graph": plan.graph}
     rows = night.warehouse.query("snapshots_before", **keys, start=BEFORE_ALL_BARS, end=just_after(last))
     stored = dict(zip(column_to_datetime64(rows["as_of"]), rows["parameters"].to_pylist(), strict=True))
-    missing = [as_of for as_of, parameters in plan.parameters.items() if stored.get(as_of) != parameters]
-    removed = [as_of for as_of in stored if as_of not in plan.parameters]
-    built = plan.build(missing)
-    if missing or removed:
+    missing_as_of = [as_of for as_of, parameters in plan.parameters.items() if stored.get(as_of) != parameters]
+    removed_as_of = [as_of for as_of in stored if as_of not in plan.parameters]
+    built = plan.build(missing_as_of)
+    if missing_as_of or removed_as_of:
         mean_correlations = [plan.mean_correlation(s.as_of) for s in built]
         series = _with_trailing_snapshots(night, plan, built)
         parameters = [plan.parameters[s.as_of] for s in built]
         rows = snapshot_rows(built, series, parameters, mean_correlations)
         with night.warehouse.write(f"{plan.graph} graphs of {night.universe.name}") as con:
-            write_snapshots(con, night, plan.graph, rows, edge_rows(built), removed)
-    return GraphReport(len(plan.parameters), len(built), sum(len(s.src) for s in built), len(removed))
+            write_snapshots(con, night, plan.graph, rows, edge_rows(built), removed_as_of)
+    return GraphReport(len(plan.parameters), len(built), sum(len(s.src) for s in built), len(removed_as_of))
 
 
 def _with_trailing_snapshots(night: Night, plan: GraphPlan, built: Sequence[Snapshot]) -> list[Snapshot]:
     """``built`` and the stored snapshots with which their stability is computed, oldest first."""
     by_as_of = {s.as_of: s for s in built}
-    planned = list(plan.parameters)
-    position = {as_of: k for k, as_of in enumerate(planned)}
-    trailing: set[np.datetime64] = set()
+    planned_as_of = list(plan.parameters)
+    position = {as_of: k for k, as_of in enumerate(planned_as_of)}
+    trailing_as_of: set[np.datetime64] = set()
     for snapshot in built:
         k = position[snapshot.as_of]
-        trailing.update(planned[max(0, k - MAX_TRAILING) : k])
-    to_load = sorted(trailing - by_as_of.keys())
+        trailing_as_of.update(planned_as_of[max(0, k - MAX_TRAILING) : k])
+    to_load = sorted(trailing_as_of - by_as_of.keys())
     if to_load:
         stored = load_snapshots(night, plan.graph, last=to_load[-1], first=to_load[0])
         by_as_of = {s.as_of: s for s in stored} | by_as_of
-    return [by_as_of[as_of] for as_of in planned if as_of in by_as_of]
+    return [by_as_of[as_of] for as_of in planned_as_of if as_of in by_as_of]

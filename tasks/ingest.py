@@ -1,9 +1,9 @@
 """Ingest: writes the rows that the markets published since the last night (the run for one as-of date) to raw tables.
 
 Every row is stored as a new version; no stored version is overwritten. Each symbol is pulled from a few bars before its
-watermark, its last stored bar, so that restated bars are noticed. ``raw.fetches`` has the pull status of each symbol
-and night. A symbol's bars, actions, funding, events and status are written in one transaction. A night that is run
-again at the same clock pulls only the symbols whose status is missing or failed.
+watermark (its last stored bar), so that restated bars are noticed. ``raw.fetches`` has the pull status, ok or failed,
+of each symbol and night. A symbol's bars, actions, funding, events and status are written in one transaction. A night
+that is run again at the same clock pulls only the symbols whose status is missing or failed.
 """
 
 from __future__ import annotations
@@ -33,8 +33,10 @@ from warehouse.tables import append, read_query, upsert
 
 logger = logging.getLogger(__name__)
 
-MAX_BATCH_SYMBOLS = 32  # in one transaction; a killed run pulls at most so many symbols again
-MAX_BATCH_ROWS = 100_000  # in one transaction, because they are held in memory
+# A batch is written in one transaction as soon as it reaches one of these sizes. A killed run loses at most one batch,
+# and the rows of a batch are held in memory.
+MAX_BATCH_SYMBOLS = 32
+MAX_BATCH_ROWS = 100_000
 OK = "ok"
 FAILED = "failed"
 PULL_STATUS_SCHEMA = pa.schema(  # the columns of raw.fetches without source, universe, night, run_id and fetched_at
@@ -47,7 +49,7 @@ Progress = Callable[[int, int, str], None]  # receives the number of symbols don
 
 @dataclass(frozen=True)
 class PullOptions:
-    """How a night pulls.
+    """How a night pulls its symbols.
 
     ``overlap_bars`` is the number of bars pulled again before the watermark; ``max_bad_fraction`` is the largest
     fraction of symbols that may fail; ``threads`` symbols are pulled in parallel.
@@ -62,7 +64,7 @@ class PullOptions:
 class IngestReport:
     """Result of a night's pull.
 
-    ``fetched`` counts symbols; ``failed`` is the error by symbol; ``bars`` counts the bars written, of which
+    ``fetched`` counts symbols; ``failed`` maps a symbol to its error text; ``bars`` counts the bars written, of which
     ``restated`` replace an earlier version.
     """
 
@@ -103,6 +105,7 @@ def check_market(night: Night) -> None:
 
 
 def _check_history_start(night: Night) -> None:
+    """Raises NightOutOfRangeError for a night before the universe's history start."""
     start = night.universe.history_start.date()
     if night.as_of < start:
         raise NightOutOfRangeError(f"{night.universe.name} begins on {start}: it has no night {night.as_of}")
@@ -117,7 +120,7 @@ def ingest_universe(night: Night, options: PullOptions, on_progress: Progress | 
 
     Symbols that an earlier run has fetched at the same clock are not pulled again. A failing symbol is recorded and
     skipped. When more than ``max_bad_fraction`` of the symbols failed, TooManyBadSymbolsError is raised, or
-    MarketDownError if all of these failures are outages. ForbiddenError is raised at the first one.
+    MarketDownError if all of these failures are outages. A ForbiddenError is raised at once.
     """
     _check_history_start(night)
     fetched = {row["symbol"] for row in _statuses(night) if _is_fetched(row, night.clock)}
@@ -143,9 +146,10 @@ def _pull_all(
     options: PullOptions,
     on_progress: Progress | None,
 ) -> None:
-    """Pulls every pending symbol in parallel and writes the results in batches.
+    """Pulls the pending symbols in parallel and writes the results in batches.
 
-    Stops as soon as more than ``max_bad_fraction`` of ``n_symbols`` have failed: writes the batch and raises the error.
+    As soon as more than ``max_bad_fraction`` of ``n_symbols`` have failed, writes the last batch and raises
+    TooManyBadSymbolsError or MarketDownError.
     """
     failed: dict[str, MarketError] = {}
     batch: list[PullResult] = []
@@ -160,8 +164,8 @@ def _pull_all(
                 failed[result.symbol] = result.error
                 logger.warning("%s skipped: %s", result.symbol, result.error)
             has_too_many_failures = len(failed) > options.max_bad_fraction * n_symbols
-            is_full = len(batch) >= MAX_BATCH_SYMBOLS or sum(pulled.n_rows for pulled in batch) >= MAX_BATCH_ROWS
-            if has_too_many_failures or is_full:
+            is_batch_full = len(batch) >= MAX_BATCH_SYMBOLS or sum(pulled.n_rows for pulled in batch) >= MAX_BATCH_ROWS
+            if has_too_many_failures or is_batch_full:
                 writer.write(batch)
                 batch = []
             if on_progress is not None:
@@ -251,12 +255,18 @@ class RawWriter:
 
 
 def _is_fetched(status: dict[str, Any], clock: datetime) -> bool:
-    """True for a symbol fetched at this clock. A live night that is run again has a later clock, so it pulls again."""
+    """True for the status of a symbol fetched at this clock.
+
+    A live night that is run again has a later clock, so it pulls all symbols again.
+    """
     return status["status"] == OK and status["fetched_at"] == clock
 
 
 def _status_row(result: PullResult, written: dict[str, pa.Table | None]) -> dict[str, object]:
-    """The row of raw.fetches of one symbol: counts of the rows written, first and last bar that the market returned."""
+    """The row of raw.fetches of one symbol.
+
+    It has counts of the rows written, and the open times of the first and last bar that the market returned.
+    """
     symbol_tables = {
         name: table.filter(pc.equal(table["symbol"], result.symbol))
         for name, table in written.items()
@@ -295,6 +305,7 @@ def _statuses(night: Night) -> list[dict[str, Any]]:
 
 
 def _count_pulls(night: Night) -> IngestReport:
+    """The counts over all pull statuses of the night's runs, which are also logged."""
     rows = _statuses(night)
     report = IngestReport(
         fetched=sum(row["status"] == OK for row in rows),

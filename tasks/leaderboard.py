@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 FILL = "next_open"  # a decision is filled at the open of the next bar
 BENCHMARK_RULE = "buy_and_hold"
-# a stored number and the recomputed one are the same if they differ by less
+# tolerances of np.isclose within which a recomputed number is the same as the stored one
 SAME_RTOL = 1e-9
 SAME_ATOL = 1e-12
 BACKTEST_SCHEMA = pa.schema(
@@ -51,9 +51,10 @@ Row = dict[str, Any]
 class BacktestRun:
     """A simulated portfolio over d sessions.
 
-    ``ts`` (d,) are the open times of the bars that end the sessions. ``weights`` (d, n) are the target weights decided
-    at the close of these bars; a row of NaN is no decision. ``funding_coverage`` is the share of the funding
-    settlements on record, NaN in a market without funding.
+    ``ts`` (d,) datetime64[us], UTC, are the open times of the bars that end the sessions. ``weights`` (d, n) are the
+    target weights decided at the close of these bars, as fractions of equity; in a row of NaN the portfolio keeps what
+    it holds. ``limits`` are the portfolio limits as stored in JSON, empty for a rule. ``funding_coverage`` is the
+    fraction of the due funding settlements that are on record, NaN in a market without funding.
     """
 
     contender: Contender
@@ -69,7 +70,8 @@ class BacktestRun:
 def leaderboard(night: Night, runs: Sequence[BacktestRun], risk_free: float) -> list[Row]:
     """One row per run, ranked by Sharpe ratio, ties by model name; runs without a Sharpe come last.
 
-    ``excess_annual_return`` is measured against buy-and-hold. NaN becomes None. Warns when funding is incomplete.
+    ``risk_free`` is a rate per year. ``excess_annual_return`` is the annual return minus that of buy-and-hold. NaN
+    becomes None. Logs a warning when funding settlements are missing.
     """
     rows = [_leaderboard_row(night, run, risk_free) for run in runs]
     lowest_coverage = min((run.funding_coverage for run in runs if run.funding_coverage < 1), default=1)
@@ -79,10 +81,10 @@ def leaderboard(night: Night, runs: Sequence[BacktestRun], risk_free: float) -> 
             night.universe.name,
             100 * lowest_coverage,
         )
-    benchmark = next((row["annual_return"] for row in rows if row["model"] == BENCHMARK_RULE), math.nan)
+    benchmark_return = next((row["annual_return"] for row in rows if row["model"] == BENCHMARK_RULE), math.nan)
     rows.sort(key=lambda row: (math.inf if math.isnan(row["sharpe"]) else -row["sharpe"], row["model"]))
     for rank, row in enumerate(rows, start=1):
-        row |= {"rank": rank, "excess_annual_return": row["annual_return"] - benchmark}
+        row |= {"rank": rank, "excess_annual_return": row["annual_return"] - benchmark_return}
     return [{name: _nan_to_none(value) for name, value in row.items()} for row in rows]
 
 
@@ -91,7 +93,7 @@ def _nan_to_none(value: Any) -> Any:
 
 
 def _leaderboard_row(night: Night, run: BacktestRun, risk_free: float) -> Row:
-    """The leaderboard row of one run, without its rank.
+    """The leaderboard row of one run, without rank and excess_annual_return.
 
     The first session is left out: it ends with the first decision, so the portfolio holds nothing in it.
     """
@@ -115,9 +117,12 @@ def _leaderboard_row(night: Night, run: BacktestRun, risk_free: float) -> Row:
 
 
 def store_runs(night: Night, runs: Sequence[BacktestRun], board: list[Row]) -> None:
-    """Writes the night's runs, metrics and leaderboard in one transaction; ``board`` comes from ``leaderboard``."""
+    """Writes the night's runs, metrics and leaderboard in one transaction; ``board`` comes from ``leaderboard``.
+
+    The metrics are the float columns of ``board``, one row per run and metric.
+    """
     metric_names = [name for name, value in board[0].items() if value is None or isinstance(value, float)]
-    rows = [
+    metric_rows = [
         {"backtest_id": row["backtest_id"], "metric": name, "value": row[name]}
         for row in board
         for name in metric_names
@@ -126,13 +131,13 @@ def store_runs(night: Night, runs: Sequence[BacktestRun], board: list[Row]) -> N
     with night.warehouse.write(f"backtests of {night.universe.name}") as con:
         for run in runs:
             _store_run(con, night, run)
-        table = pa.Table.from_pylist([{**row, "run_id": night.run_id} for row in rows])
-        replace_slice(con, "store.metrics", table, **keys)
+        metrics_table = pa.Table.from_pylist([{**row, "run_id": night.run_id} for row in metric_rows])
+        replace_slice(con, "store.metrics", metrics_table, **keys)
         replace_slice(con, "store.leaderboard", pa.Table.from_pylist(board), **keys)
 
 
 def _store_run(con: duckdb.DuckDBPyConnection, night: Night, run: BacktestRun) -> None:
-    """Writes the run's row of store.backtests, unless it is stored, and its new or changed curve and positions."""
+    """Writes the run's row of store.backtests, unless it is stored, and its new or changed curve and position rows."""
     keys = {**night.slice, "backtest_id": run.backtest_id}
     if not read_query(con, "backtest_exists", **keys)["is_stored"][0].as_py():
         row = {
@@ -145,7 +150,7 @@ def _store_run(con: duckdb.DuckDBPyConnection, night: Night, run: BacktestRun) -
         }
         append(con, "store.backtests", pa.Table.from_pylist([row], BACKTEST_SCHEMA), **keys, run_id=night.run_id)
     for name, rows in (("equity", _equity_rows(run)), ("positions", _position_rows(run))):
-        _store_new(con, night, name, rows, run.ts, keys)
+        _replace_from_first_change(con, night, name, rows, run.ts, keys)
 
 
 def _equity_rows(run: BacktestRun) -> pa.Table:
@@ -167,43 +172,48 @@ def _equity_rows(run: BacktestRun) -> pa.Table:
 
 def _position_rows(run: BacktestRun) -> pa.Table:
     """Rows of store.positions without their keys: the weights other than zero and NaN, by ts and asset."""
-    session, asset = np.nonzero(np.nan_to_num(run.weights))
+    session_index, asset_index = np.nonzero(np.nan_to_num(run.weights))
     return pa.table(
         {
-            "ts": pa.array(run.ts[session], pa.timestamp("us")).cast(TS_TYPE),
-            "symbol": pa.array(np.asarray(run.symbols, dtype=object)[asset], pa.string()),
-            "weight": run.weights[session, asset],
+            "ts": pa.array(run.ts[session_index], pa.timestamp("us")).cast(TS_TYPE),
+            "symbol": pa.array(np.asarray(run.symbols, dtype=object)[asset_index], pa.string()),
+            "weight": run.weights[session_index, asset_index],
         }
     )
 
 
-def _store_new(
+def _replace_from_first_change(
     con: duckdb.DuckDBPyConnection, night: Night, name: str, rows: pa.Table, ts: np.ndarray, keys: Row
 ) -> None:
-    """Writes ``rows`` from the first row on that is new or differs from its stored row.
+    """Writes ``rows`` from the first one on that is not stored or differs from its stored row; replaces those stored.
 
-    Stored rows before that row stay unchanged. Stored rows after the last of ``ts`` also stay, so that an earlier night
-    that is run again does not change the rows of later nights. ``name`` is "equity" or "positions".
+    ``name`` is "equity" or "positions"; ``ts`` (d,) are the open times of the run. Stored rows before the first change
+    stay. Stored rows after the last of ``ts`` also stay, so that an earlier night that is run again does not change
+    the rows of later nights.
     """
     end = utc_datetime(ts[-1]) + timedelta(microseconds=1)
     stored = read_query(con, f"{name}_between", **keys, start=utc_datetime(ts[0]), end=end)
     n_same = _count_same_rows(stored, rows)
     if n_same == stored.num_rows == rows.num_rows:
         return
-    since = min(t["ts"][n_same].as_py() for t in (stored, rows) if t.num_rows > n_same)
+    changed_since = min(t["ts"][n_same].as_py() for t in (stored, rows) if t.num_rows > n_same)
     if stored.num_rows > n_same:
-        logger.warning("%s: bars were restated, the %s since %s change", keys["backtest_id"], name, since)
-    read_query(con, f"delete_{name}_between", **keys, start=since, end=end)
+        logger.warning("%s: bars were restated, the %s since %s change", keys["backtest_id"], name, changed_since)
+    read_query(con, f"delete_{name}_between", **keys, start=changed_since, end=end)
     table = {"equity": "store.equity_curves", "positions": "store.positions"}[name]
-    append(con, table, rows.filter(pc.greater_equal(rows["ts"], since)), **keys, run_id=night.run_id)
+    append(con, table, rows.filter(pc.greater_equal(rows["ts"], changed_since)), **keys, run_id=night.run_id)
 
 
 def _count_same_rows(stored: pa.Table, rows: pa.Table) -> int:
-    """Number of leading rows that are the same in both tables, compared in the columns of ``rows``."""
+    """Number of rows before the first difference between the tables, compared in the columns of ``rows``."""
     n_rows = min(stored.num_rows, rows.num_rows)
     is_same = np.ones(n_rows, dtype=bool)
     for name in rows.column_names:
-        old = stored[name][:n_rows].to_numpy(zero_copy_only=False)
-        new = rows[name][:n_rows].to_numpy(zero_copy_only=False)
-        is_same &= np.isclose(old, new, SAME_RTOL, SAME_ATOL) if old.dtype.kind == "f" else old == new
+        stored_values = stored[name][:n_rows].to_numpy(zero_copy_only=False)
+        new_values = rows[name][:n_rows].to_numpy(zero_copy_only=False)
+        is_same &= (
+            np.isclose(stored_values, new_values, SAME_RTOL, SAME_ATOL)
+            if stored_values.dtype.kind == "f"
+            else stored_values == new_values
+        )
     return n_rows if is_same.all() else int(is_same.argmin())

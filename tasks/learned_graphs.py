@@ -1,4 +1,7 @@
-"""Graphs that networks learn, such as attention weights: taken from their forecasts, and stored like other graphs."""
+"""Graphs that networks learn, such as attention weights: read from their predictions, and stored like other graphs.
+
+Glossary: t bars.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from tasks.graph_rows import edge_rows, snapshot_rows, write_snapshots
 from tasks.night import Night
 from tasks.panels import load_snapshots
 
-EVERY_BARS = 5  # between two stored graphs, counted from the panel's first bar, so that more bars move no graph
+EVERY_BARS = 5  # one learned snapshot per so many bars; counted from the panel's first bar, so new bars move none
 
 
 def learned_snapshots(predictions: Predictions, first: int, model: str, seed: int) -> list[Snapshot]:

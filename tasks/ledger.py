@@ -1,4 +1,7 @@
-"""The record of a night (the run for one as-of date): its state in ``nights``, and its steps' runs in ``step_runs``."""
+"""Writes a night's state to the table ``nights``, and each run of its steps to ``step_runs``.
+
+A night is the run for one as-of date.
+"""
 
 from __future__ import annotations
 
@@ -37,9 +40,9 @@ def begin_night(night: Night, settings: Row) -> bool:
     row = night_row(night)
     if row is not None and row["published_at"] is not None:
         if row["settings_hash"] != settings_hash:
-            published = json.loads(row["settings"])
-            names = settings.keys() | published.keys()
-            changed = ", ".join(sorted(name for name in names if settings.get(name) != published.get(name)))
+            published_settings = json.loads(row["settings"])
+            names = settings.keys() | published_settings.keys()
+            changed = ", ".join(sorted(name for name in names if settings.get(name) != published_settings.get(name)))
             raise PublishedNightError(
                 f"the {night.source} night {night.as_of} of {night.universe.name} is published with other settings "
                 f"(different: {changed}); a published night is never altered: give --warehouse another file to try them"

@@ -1,7 +1,8 @@
 """The macro-regime example: forecasts the volatility regime of SPY over the coming month from macro-economic data.
 
 The source articles claim that "Mamba outperformed Transformer by +6.4% accuracy on macro regime classification"
-(SSF-07, SSF-08) and state neither the label, nor the splits, nor an interval. This report states all three.
+(SSF-07, SSF-08; ids: .github/sources.md) and state neither the label, nor the splits, nor an interval. This report
+states all three.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from tasks.markets.recorded import YAHOO_DAILY, SymbolTable
 
 BENCHMARK = "SPY"
 CLAIMED_POINTS = 6.4  # accuracy of Mamba minus Transformer in the source articles, in percentage points
-BLOCK_BARS = 42  # block length of the bootstrap: twice the default horizon of a label
+BLOCK_BARS = 42  # block length of the bootstrap in daily bars: twice the default horizon of a label
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +125,7 @@ def make_report(result: RegimeStudy, config: RegimeConfig) -> MacroReport:
 def describe_setting(result: RegimeStudy, config: RegimeConfig) -> list[str]:
     """Sentences on label, inputs and test, for a reader who has not read the code."""
     shares = ", ".join(f"{name} {np.mean(result.truth == k):.0%}" for k, name in enumerate(REGIMES))
-    days = len(result.dates)
+    n_days = len(result.dates)
     thresholds = 100 * np.sqrt(252) * result.thresholds  # (folds, 2): lower and upper, in percent a year
     lower = thresholds[:, 0]
     upper = thresholds[:, 1]
@@ -134,9 +135,9 @@ def describe_setting(result: RegimeStudy, config: RegimeConfig) -> list[str]:
         f"{upper.max():.0f} %)",
         f"input: {config.lookback_bars} sessions of {len(MACRO_FEATURES)} FRED indicators as published by then, the "
         f"return of {BENCHMARK} and its trailing volatility; FRED's values are today's revisions, not vintages",
-        f"test: {days} days, {result.dates[0]} to {result.dates[-1]}, {len(result.folds)} folds, {config.train_bars} "
+        f"test: {n_days} days, {result.dates[0]} to {result.dates[-1]}, {len(result.folds)} folds, {config.train_bars} "
         f"sessions to train on, purged by label end; came {shares}",
-        f"that is about {days // config.horizon_bars} labels that do not overlap, hence the wide intervals",
+        f"that is about {n_days // config.horizon_bars} labels that do not overlap, hence the wide intervals",
         "baselines: the commonest regime of the training rows; the regime of the trailing month; logistic regression "
         f"on the quarter's last bar and mean, of {BENCHMARK} alone and of all inputs",
         f"intervals: moving blocks of {BLOCK_BARS} days and seeds, drawn together for all models",
@@ -146,7 +147,7 @@ def describe_setting(result: RegimeStudy, config: RegimeConfig) -> list[str]:
 
 
 def read_fred(path: Path) -> Observations:
-    """By series that the indicators need: its dates and values, oldest first, without missing values.
+    """Dates and values of each series that the indicators need, oldest first, without missing values.
 
     ``path`` is a parquet file with the columns series, date and value. Raises TapeMissingError, TapeMalformedError.
     """
@@ -159,12 +160,12 @@ def read_fred(path: Path) -> Observations:
         )
     except (pa.ArrowException, OSError, ValueError) as exc:
         raise TapeMalformedError(f"{path} cannot be read as series, date and value: {exc}") from exc
-    series = np.array(table["series"].to_pylist(), dtype=object)
+    series_of_row = np.array(table["series"].to_pylist(), dtype=object)
     dates = table["date"].to_numpy().astype("datetime64[D]")
     values = table["value"].to_numpy()
     observations = {}
     for name in series_names:
-        rows = np.flatnonzero((series == name) & ~np.isnan(values))
+        rows = np.flatnonzero((series_of_row == name) & ~np.isnan(values))
         rows = rows[np.argsort(dates[rows], kind="stable")]
         if not len(rows):
             raise TapeMalformedError(f"{path} has no values of {name}; needed: {', '.join(series_names)}")

@@ -1,6 +1,6 @@
 """The panels, events and graphs that a night computes on, read from the warehouse up to the night's clock.
 
-A night is the run for one as-of date. The grid is the series of bars that a full market prints, see ``bar_grid``.
+A night is the run for one as-of date. The grid is the series of all bars of the universe's calendar, see ``bar_grid``.
 Glossary: t bars of the grid, n assets.
 """
 
@@ -29,9 +29,9 @@ from tasks.night import Night
 from warehouse.tables import read_query
 
 PERPETUAL_CALENDAR = "24/7"  # the calendar of the markets that settle funding
-# price × size, in the quote currency; an hour has too many smaller trades to read them all
+# price × size in the quote currency; bars of an hour or more have too many smaller trades to read them all
 LARGE_TRADE_VALUE = 100_000.0
-MIN_TRADE_VALUE = {  # by interval: the least value of a trade that a forecast reads; with 0, book events are read too
+MIN_TRADE_VALUE = {  # by interval: the lowest value of a trade that networks read; book events are read only with 0
     "1d": LARGE_TRADE_VALUE,
     "1h": LARGE_TRADE_VALUE,
     "1s": 0.0,
@@ -46,29 +46,29 @@ class BarGrid(NamedTuple):
 
 
 def bar_grid(night: Night, last: np.datetime64 | None = None) -> BarGrid:
-    """Every bar that a full market prints from the universe's history start to the night's clock.
+    """All bars of the calendar from the universe's history start to the night's clock.
 
-    A bar that closes after the clock is left out. ``last`` is the open time of the last bar wanted; later bars are left
-    out. Raises NoBarsError when no bar remains.
+    A bar that closes after the clock is left out; with ``last``, so are bars that open after ``last``. Raises
+    NoBarsError when no bar remains.
     """
     universe = night.universe
     day_after = night.as_of + timedelta(days=1)
     open_times = bar_opens(universe.calendar, universe.interval, universe.history_start.date(), day_after)
     open_times = open_times[open_times >= to_datetime64(universe.history_start)]
     close_times = bar_closes(universe.calendar, universe.interval, open_times)
-    in_grid = close_times <= to_datetime64(night.clock)
+    is_in_grid = close_times <= to_datetime64(night.clock)
     if last is not None:
-        in_grid &= open_times <= last
-    if not in_grid.any():
+        is_in_grid &= open_times <= last
+    if not is_in_grid.any():
         raise NoBarsError(
             f"{universe.name} has no closed bar up to {night.as_of if last is None else last}: its history starts on "
             f"{universe.history_start}; choose a later night"
         )
-    return BarGrid(open_times[in_grid], close_times[in_grid])
+    return BarGrid(open_times[is_in_grid], close_times[is_in_grid])
 
 
 def load_bars(night: Night, last: np.datetime64 | None = None) -> Panel:
-    """BAR_COLUMNS of the universe's members on the grid of ``bar_grid(night, last)``, masked where no bar is stored.
+    """BAR_COLUMNS of the universe's members on the grid of ``bar_grid(night, last)``; mask False where none is stored.
 
     ``funding_rate`` is the rate last settled at or before a bar's close: 0 for stocks, NaN before the first settlement.
     Raises NoBarsError when the warehouse has no bar of the members, or has a bar at a time where the calendar has none.
@@ -94,7 +94,7 @@ def load_funding(night: Night, symbols: Sequence[str] | None = None) -> pa.Table
 
 
 def load_features(night: Night, last: np.datetime64 | None = None) -> Panel:
-    """The stored FEATURES of the members on the grid of ``load_bars``, masked where no row is stored."""
+    """The stored FEATURES of the members on the grid of ``load_bars``; mask False where no row is stored."""
     open_times = bar_grid(night, last).open_times
     symbols = night.universe.symbols
     rows = rows_between(night, "features_between", symbols, open_times)
@@ -119,14 +119,14 @@ def load_snapshots(
     src = np.array([position[symbol] for symbol in edges["src"].to_pylist()], dtype=np.int64)
     dst = np.array([position[symbol] for symbol in edges["dst"].to_pylist()], dtype=np.int64)
     weight = edges["weight"].to_numpy()
-    directed = rows["directed"].to_pylist()
+    is_directed = rows["directed"].to_pylist()
     as_of = column_to_datetime64(rows["as_of"])
     window_start = column_to_datetime64(rows["window_start"])
     edge_as_of = column_to_datetime64(edges["as_of"])
     edge_starts = np.searchsorted(edge_as_of, as_of, side="left")
     edge_stops = np.searchsorted(edge_as_of, as_of, side="right")
     return [
-        Snapshot(graph, as_of[k], window_start[k], src[i:j], dst[i:j], weight[i:j], nodes, directed[k])
+        Snapshot(graph, as_of[k], window_start[k], src[i:j], dst[i:j], weight[i:j], nodes, is_directed[k])
         for k, (i, j) in enumerate(zip(edge_starts, edge_stops, strict=True))
     ]
 
@@ -134,7 +134,7 @@ def load_snapshots(
 def load_trade_bars(night: Night, last: np.datetime64 | None = None) -> Panel:
     """TRADE_COLUMNS of all trades received up to the night's clock, on the grid of ``load_bars``.
 
-    A bar has the trades in (open, close]. The panel is masked where nothing was traded.
+    A bar has the trades in (open, close]. The mask is False where nothing was traded.
     """
     open_times, close_times = bar_grid(night, last)
     bounds = {"start": just_after(open_times[0]), "end": just_after(close_times[-1])}
@@ -144,7 +144,7 @@ def load_trade_bars(night: Night, last: np.datetime64 | None = None) -> Panel:
 
 
 def windowed_panels(night: Night, rules: Mapping[str, GraphRule], bars: Panel) -> dict[str, Panel]:
-    """By graph, the panel that its windows are cut from: ``bars``, or for a TradeRule the trades of the same bars."""
+    """By graph, the panel from which its windows are cut: ``bars``, or for a TradeRule the trades of the same bars."""
     trade_graphs = {name for name, rule in rules.items() if isinstance(rule, TradeRule)}
     trade_bars = load_trade_bars(night, bars.ts[-1]) if trade_graphs else bars
     return {name: trade_bars if name in trade_graphs else bars for name in rules}
@@ -195,8 +195,8 @@ def merge_by_time(events: np.ndarray, settlements: np.ndarray) -> np.ndarray:
 def first_unseen_bar(night: Night, events: BarEvents) -> int:
     """Position of the first bar with an event that no published night has read; the number of bars if none has one."""
     unseen = night.warehouse.query("first_unseen_event", **_bar_event_keys(night), universe=night.universe.name)["ts"]
-    first = column_to_datetime64(unseen)[0]
-    return len(events.open_times) if np.isnat(first) else int(np.searchsorted(events.close_times[1:], first))
+    first_ts = column_to_datetime64(unseen)[0]  # NaT without an unseen event
+    return len(events.open_times) if np.isnat(first_ts) else int(np.searchsorted(events.close_times[1:], first_ts))
 
 
 def _received_event_keys(night: Night) -> dict[str, object]:
@@ -212,6 +212,7 @@ def _bar_event_keys(night: Night) -> dict[str, object]:
 
 
 def _load_bars_of(night: Night, symbols: tuple[str, ...], last: np.datetime64 | None) -> Panel:
+    """The panel of ``load_bars`` for ``symbols``."""
     open_times, close_times = bar_grid(night, last)
     rows = rows_between(night, "bars_between", symbols, open_times)
     if not rows.num_rows:
@@ -219,12 +220,12 @@ def _load_bars_of(night: Night, symbols: tuple[str, ...], last: np.datetime64 | 
             f"no {night.source} bar of {night.universe.name} ({len(symbols)} symbols) from {open_times[0]} to "
             f"{open_times[-1]} in {night.warehouse.path}; ingest and validate the night first"
         )
-    off_grid = ~np.isin(column_to_datetime64(rows["ts"]), open_times)
-    if off_grid.any():
-        first = int(off_grid.argmax())
+    is_off_grid = ~np.isin(column_to_datetime64(rows["ts"]), open_times)
+    if is_off_grid.any():
+        first = int(is_off_grid.argmax())
         raise NoBarsError(
             f"{rows['symbol'][first]} has a bar at {rows['ts'][first]}, where {night.universe.calendar} has none, and "
-            f"{off_grid.sum() - 1} more such bars are stored; validate the night again, it quarantines them"
+            f"{is_off_grid.sum() - 1} more such bars are stored; validate the night again, it quarantines them"
         )
     prices = Panel.from_table(rows, BAR_COLUMNS[:-1], symbols, open_times)
     settlements = load_funding(night, symbols) if night.universe.calendar == PERPETUAL_CALENDAR else None

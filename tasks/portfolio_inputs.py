@@ -23,7 +23,7 @@ SETTLEMENT_GRID = 8 * HOUR  # every perpetual settles here, whether its own inte
 
 @dataclass(frozen=True, eq=False)
 class Asset:
-    """Bars of n assets, and their total-return index at each open and close, (t, n), NaN where there is no bar."""
+    """Bars of n assets, and their total-return indices at the opens and closes, (t, n), NaN where there is no bar."""
 
     bars: Panel
     open_index: np.ndarray
@@ -38,7 +38,7 @@ class Asset:
 
 @dataclass(frozen=True, eq=False)
 class PortfolioInputs:
-    """The members and the benchmark on one grid of bars that close at ``close_times`` (t,) datetime64[us], UTC.
+    """The universe's members and its benchmark on one grid of bars, with ``close_times`` (t,) datetime64[us], UTC.
 
     ``decisions`` (d,) are the positions of the bars that end a session: every daily bar of an exchange, the last hourly
     bar of a UTC day for perpetuals, every one-second bar. A day whose last bar has not closed has no decision.
@@ -65,9 +65,9 @@ def load_portfolio_inputs(night: Night) -> PortfolioInputs:
 
 
 def session_bars(asset: Asset, decisions: np.ndarray) -> Panel:
-    """A panel of sessions, one row per decision, with the columns close and total_return.
+    """A panel of sessions, one row per decision, with the columns close and total_return (a fraction).
 
-    It is masked where an asset has no bar at the decision; the next return then covers both sessions.
+    Its mask is False where an asset has no bar at the decision; the asset's next return then covers both sessions.
     """
     mask = asset.bars.mask[decisions]
     returns = session_returns(asset.close_index[decisions])
@@ -80,33 +80,36 @@ def forecast_weights(inputs: PortfolioInputs, forecast: Panel, limits: Limits, f
 
     A decision uses each asset's latest forecast up to its own bar.
     """
-    latest_bar, age_hours = latest_signals(forecast.mask, inputs.close_times, inputs.decisions)
+    latest_bar_index, age_hours = latest_signals(forecast.mask, inputs.close_times, inputs.decisions)
     probabilities = np.stack([forecast.column(name) for name in PROBABILITIES], axis=-1)
-    bar = np.maximum(latest_bar, 0)  # −1, for no forecast, would read the last bar; its age is infinite
-    signals = signals_from_probabilities(np.take_along_axis(probabilities, bar[:, :, None], axis=0))
+    bar_index = np.maximum(latest_bar_index, 0)  # −1, for no forecast, would read the last bar; its age is infinite
+    signals = signals_from_probabilities(np.take_along_axis(probabilities, bar_index[:, :, None], axis=0))
     close_index = inputs.members.close_index[inputs.decisions]
     return decide_weights(signals.direction, signals.confidence, age_hours, close_index, limits, first)
 
 
 def funding_by_bar(night: Night, inputs: PortfolioInputs, symbols: tuple[str, ...]) -> np.ndarray:
-    """Sum of the funding rates settled in (open, close] of each bar, (t, n); NaN where no settlement is on record."""
+    """Sum of the funding rates settled in (open, close] of each bar, (t, n); NaN where no settlement is stored.
+
+    A rate is the fraction of a position's value that longs pay to shorts.
+    """
     settlements = load_funding(night, symbols)
     settled_at = settlements["ts"].to_numpy().astype("datetime64[us]")
-    column = {symbol: j for j, symbol in enumerate(symbols)}
-    assets = np.array([column[symbol] for symbol in settlements["symbol"].to_pylist()], dtype=np.int64)
+    asset_index = {symbol: j for j, symbol in enumerate(symbols)}
+    assets = np.array([asset_index[symbol] for symbol in settlements["symbol"].to_pylist()], dtype=np.int64)
     bars = np.searchsorted(inputs.close_times, settled_at)
-    has_bar = (bars < len(inputs.close_times)) & (settled_at > inputs.ts[0])
-    bars = bars[has_bar]
-    assets = assets[has_bar]
+    is_in_a_bar = (bars < len(inputs.close_times)) & (settled_at > inputs.ts[0])
+    bars = bars[is_in_a_bar]
+    assets = assets[is_in_a_bar]
     total_rate = np.zeros((len(inputs.ts), len(symbols)))
     is_on_record = np.zeros(total_rate.shape, dtype=bool)
-    np.add.at(total_rate, (bars, assets), settlements["rate"].to_numpy()[has_bar])
+    np.add.at(total_rate, (bars, assets), settlements["rate"].to_numpy()[is_in_a_bar])
     is_on_record[bars, assets] = True
     return np.where(is_on_record, total_rate, np.nan)
 
 
 def funding_coverage(funding: np.ndarray, has_bar: np.ndarray, close_times: np.ndarray) -> float:
-    """Share of the due settlements that are on record; NaN when none was due.
+    """Fraction of the due settlements that are stored; NaN when no settlement was due.
 
     ``funding`` (t, n) is the result of ``funding_by_bar``. ``has_bar`` (t, n) bool is True where the asset has a bar.
     ``close_times`` (t,) datetime64[us]. A settlement is due at each close at 0, 8 and 16 o'clock UTC; the settlements

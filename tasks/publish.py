@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PublishedTables:
-    """The small tables of one published night, for display, and the path of the published copy.
+    """The tables of one published night that are shown to users, and ``copy``, the path of the published copy.
 
     ``champion`` is the model whose signals are followed, "" when the night has no signal.
     """
@@ -47,6 +47,7 @@ def mark_published(night: Night, champion: str, for_session: date) -> None:
     Raises NightBlockedError unless the night was validated without a blocking check and audited without a leak.
     """
     keys = {"night": night.as_of, **night.slice}
+    # validated and audited count the verdicts; blocking and leaks count those that forbid publication
     gate = night.warehouse.query("publish_gate", **keys).to_pylist()[0]
     if not gate["validated"] or not gate["audited"] or gate["blocking"] or gate["leaks"]:
         raise NightBlockedError(

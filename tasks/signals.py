@@ -1,6 +1,7 @@
-"""Signals of a night: what each network recommends for each symbol in the next session, written once.
+"""Signals of a night: what each network recommends for each symbol in the next session.
 
-A night is the run for one as-of date; its stored positions and forecasts are the inputs.
+A night is the run for one as-of date; its stored positions and forecasts are the inputs. Signals never change after the
+night is published; until then a new run replaces them. Glossary: t bars, n assets.
 """
 
 from __future__ import annotations
@@ -60,7 +61,10 @@ REGISTRY_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class SignalReport:
-    """``signals`` counts the rows written; ``champion`` is the model whose signals for ``for_session`` are followed."""
+    """What the task wrote: ``signals`` counts the rows of all networks for the session (date) ``for_session``.
+
+    ``champion`` is the name of the network whose signals are followed.
+    """
 
     signals: int
     for_session: date
@@ -68,11 +72,11 @@ class SignalReport:
 
 
 @dataclass(frozen=True, eq=False)
-class Decision:
-    """The night's last decision, made at the close of the last of t bars, whose forecasts are fresh enough for it.
+class DecisionWindow:
+    """The t bars whose forecasts are fresh enough for the night's last decision, made at the close of the last of them.
 
-    ``open_times`` (t,) and ``close_times`` (t,) of the bars are datetime64[us], UTC. ``prices`` is a panel of these
-    bars with the columns close and atr_14 (average true range as a fraction of the close).
+    ``open_times`` (t,) and ``close_times`` (t,) of the bars are datetime64[us], UTC. ``prices`` is a panel of the
+    universe's members at these bars with the columns close and atr_14 (average true range as a fraction of the close).
     """
 
     open_times: np.ndarray
@@ -81,18 +85,20 @@ class Decision:
 
 
 @task(name="next signals", cache_policy=NO_CACHE, persist_result=False)
-def next_signals(
+def write_next_session_signals(
     night: Night, models: Sequence[Contender], limits: Limits, horizons: Sequence[int], class_horizon: int
 ) -> SignalReport:
-    """Writes the signals of every network in ``models``, and the networks registered as champion and challenger.
+    """Writes the night's signals, and its rows of store.model_registry, which name the champion and the challenger.
 
-    A signal carries the weight that the backtest decided at the close of the night's last session. A symbol without a
-    forecast by then has no signal; neither has a symbol whose forecast is older than the limits allow. The signals of
-    an unpublished night may be written again. Raises PublishedNightError when a published night would change,
-    NoForecastsError when the leaderboard has no network of ``models`` or the last session has not closed, and
-    SourceMismatchError when the tape does not match the source.
+    Every network that is in ``models`` and on the night's leaderboard gets signals. ``horizons`` are the forecast
+    horizons in bars for which a signal states an expected return. ``class_horizon`` is the one of them whose forecast
+    gives label, confidence and expected volatility. A signal carries the weight that the backtest decided at the close
+    of the night's last session. A symbol has no signal when it has no forecast by then, or only a forecast that is
+    older than ``limits`` allow. A second run replaces the signals of an unpublished night. Raises PublishedNightError
+    when a published night would change, NoForecastsError when no network of ``models`` is on the leaderboard or the
+    last session has not closed, and SourceMismatchError when the tape does not match the source.
     """
-    refuse_mixed_sources(night)
+    check_tape_matches_source(night)
     contenders = {c.model: c for c in networks(models)}
     board = night.warehouse.query("leaderboard_of", night=night.as_of, **night.slice).to_pylist()
     network_rows = [row for row in board if row["model"] in contenders]  # by rank, like ``board``
@@ -101,21 +107,21 @@ def next_signals(
             f"no network on the leaderboard of {night.universe.name}, night {night.as_of}: run its backtest with a "
             "model that forecasts"
         )
-    decision = _last_decision(night, limits)
+    window = _last_decision_window(night, limits)
     tables = [
-        _signal_rows(night, contenders[row["model"]], row["backtest_id"], decision, horizons, class_horizon)
+        _signal_rows(night, contenders[row["model"]], row["backtest_id"], window, horizons, class_horizon)
         for row in sorted(network_rows, key=lambda row: row["model"])
     ]
     signals = pa.concat_tables(tables)
-    _write_once(night, signals, _registry_rows(board, network_rows, contenders))
+    _write_unless_published(night, signals, _registry_rows(board, network_rows, contenders))
     for_session = next_session(night.universe.calendar, night.as_of)
     report = SignalReport(signals.num_rows, for_session, champion=network_rows[0]["model"])
     logger.info("%s %s: %s", night.as_of, night.universe.name, report)
     return report
 
 
-def refuse_mixed_sources(night: Night) -> None:
-    """Raises SourceMismatchError for a live night with a tape, or a recorded one without."""
+def check_tape_matches_source(night: Night) -> None:
+    """Raises SourceMismatchError for a live night with a tape (recorded market data), or a recorded night without."""
     if (night.source == "live" and night.tape is not None) or (night.source == "recorded" and night.tape is None):
         raise SourceMismatchError(
             f"night {night.as_of} of {night.universe.name} is {night.source} and its tape is {night.tape}: signals "
@@ -123,22 +129,26 @@ def refuse_mixed_sources(night: Night) -> None:
         )
 
 
-def _last_decision(night: Night, limits: Limits) -> Decision:
-    """The decision at the close of the night's last session.
+def _last_decision_window(night: Night, limits: Limits) -> DecisionWindow:
+    """The bars that are fresh enough for the decision at the close of the night's last session.
 
-    Raises NoForecastsError when that session's last bar has not closed.
+    The window starts at the first bar that closes at most ``limits.max_staleness_hours`` before the decision. Raises
+    NoForecastsError when the last bar of the session has not closed by the night's clock.
     """
     universe = night.universe
     open_times, close_times = bar_grid(night)
     session_end_bars = session_ends(universe.calendar, universe.interval, close_times)
-    session = last_session(universe.calendar, night.as_of)
-    if not len(session_end_bars) or open_times[session_end_bars[-1]].astype("datetime64[D]").astype(date) != session:
+    session_date = last_session(universe.calendar, night.as_of)
+    if (
+        not len(session_end_bars)
+        or open_times[session_end_bars[-1]].astype("datetime64[D]").astype(date) != session_date
+    ):
         raise NoForecastsError(
-            f"{universe.name}: the session {session} has not closed by {night.clock}; run the night later"
+            f"{universe.name}: the session {session_date} has not closed by {night.clock}; run the night later"
         )
-    last_bar = session_end_bars[-1]
-    oldest_close = close_times[last_bar] - limits.max_staleness_hours * WHOLE_HOUR
-    fresh_bars = slice(int(np.searchsorted(close_times, oldest_close)), last_bar + 1)
+    decision_bar = session_end_bars[-1]
+    oldest_close = close_times[decision_bar] - limits.max_staleness_hours * WHOLE_HOUR
+    fresh_bars = slice(int(np.searchsorted(close_times, oldest_close)), decision_bar + 1)
     open_times = open_times[fresh_bars]
     rows = night.warehouse.query(
         "atr_between",
@@ -149,47 +159,52 @@ def _last_decision(night: Night, limits: Limits) -> Decision:
         end=utc_datetime(open_times[-1]) + timedelta(microseconds=1),
     )
     prices = Panel.from_table(rows, ("close", "atr_14"), universe.symbols, open_times)
-    return Decision(open_times, close_times[fresh_bars], prices)
+    return DecisionWindow(open_times, close_times[fresh_bars], prices)
 
 
 def _signal_rows(
     night: Night,
     contender: Contender,
     backtest_id: str,
-    decision: Decision,
+    window: DecisionWindow,
     horizons: Sequence[int],
     class_horizon: int,
 ) -> pa.Table:
-    """Rows of store.signals of one network: one per symbol with a fresh forecast, ordered by symbol."""
-    forecasts = {h: load_forecasts(night, contender, h, decision.open_times) for h in horizons}
+    """Rows of store.signals of one network, one per symbol with a fresh forecast, in the order of the universe.
+
+    Fresh means that one of the window's bars has a close and a forecast at ``class_horizon``. Column as_of is the open
+    time of the latest such bar, from which all columns but weight are taken. An expected return is NaN at a horizon
+    without a forecast there. stop_price is null for side FLAT.
+    """
+    forecasts = {h: load_forecasts(night, contender, h, window.open_times) for h in horizons}
     forecast = forecasts[class_horizon]
-    last_position = len(decision.open_times) - 1
-    has_forecast = forecast.mask & decision.prices.mask
-    latest_bars, _ = latest_signals(has_forecast, decision.close_times, np.array([last_position]))
-    latest_bar = latest_bars[0]
-    assets = np.flatnonzero(latest_bar >= 0)
-    bars = latest_bar[assets]
+    decision_bars = np.array([len(window.open_times) - 1])
+    has_forecast = forecast.mask & window.prices.mask
+    latest_by_decision, _ = latest_signals(has_forecast, window.close_times, decision_bars)  # −1 without a forecast
+    latest_bar_index = latest_by_decision[0]
+    assets = np.flatnonzero(latest_bar_index >= 0)
+    bar_of_asset = latest_bar_index[assets]
 
     def latest(panel: Panel, column: str) -> np.ndarray:
-        """The column's value of each asset of ``assets`` at its latest bar with a forecast."""
-        return panel.column(column)[bars, assets]
+        """Values of the column (len(assets),), of each asset at its latest bar with a forecast."""
+        return panel.column(column)[bar_of_asset, assets]
 
     signals = signals_from_probabilities(np.stack([latest(forecast, name) for name in PROBABILITIES], axis=-1))
-    weight = _decided_weights(night, backtest_id, decision)[assets]
+    weight = _decided_weights(night, backtest_id, window)[assets]
     direction = np.sign(weight).astype(np.int64)
-    close = latest(decision.prices, "close")
-    atr = close * latest(decision.prices, "atr_14")
-    returns = np.stack([latest(forecasts[h], "expected_return") for h in horizons], axis=-1)
+    close = latest(window.prices, "close")
+    atr = close * latest(window.prices, "atr_14")  # as a price difference
+    returns_by_horizon = np.stack([latest(forecasts[h], "expected_return") for h in horizons], axis=-1)
     columns = {
         "model": [contender.model] * len(assets),
         "symbol": [night.universe.symbols[j] for j in assets],
-        "as_of": pa.array(decision.open_times[bars], pa.timestamp("us")).cast(TS_TYPE),
+        "as_of": pa.array(window.open_times[bar_of_asset], pa.timestamp("us")).cast(TS_TYPE),
         "for_session": [next_session(night.universe.calendar, night.as_of)] * len(assets),
         "side": [DIRECTION_NAMES[d + 1] for d in direction],
         "label_3": [CLASS_NAMES_3[k] for k in signals.class_3],
         "label_5": [CLASS_NAMES_5[k] for k in signals.class_5],
         "confidence": signals.confidence,
-        "expected_return": [list(zip(horizons, by_horizon, strict=True)) for by_horizon in returns.tolist()],
+        "expected_return": [list(zip(horizons, row, strict=True)) for row in returns_by_horizon.tolist()],
         "expected_volatility": latest(forecast, "expected_volatility"),
         "weight": weight,
         "close": close,
@@ -198,22 +213,23 @@ def _signal_rows(
     return pa.table(columns, schema=SIGNAL_SCHEMA)
 
 
-def _decided_weights(night: Night, backtest_id: str, decision: Decision) -> np.ndarray:
-    """Weights (n,) that the backtest decided at the last bar of ``decision``; 0 where no position is stored."""
-    start = utc_datetime(decision.open_times[-1])
+def _decided_weights(night: Night, backtest_id: str, window: DecisionWindow) -> np.ndarray:
+    """Weights (n,) that the backtest decided at the last bar of ``window``; 0 where no position is stored."""
+    start = utc_datetime(window.open_times[-1])
     end = start + timedelta(microseconds=1)
     rows = night.warehouse.query("positions_between", **night.slice, backtest_id=backtest_id, start=start, end=end)
-    weights = Panel.from_table(rows, ("weight",), night.universe.symbols, decision.open_times[-1:])
+    weights = Panel.from_table(rows, ("weight",), night.universe.symbols, window.open_times[-1:])
     return np.nan_to_num(weights.column("weight")[0])
 
 
 def _registry_rows(board: Sequence[Row], network_rows: Sequence[Row], contenders: dict[str, Contender]) -> pa.Table:
-    """Rows of store.model_registry, with the reason of each role in words.
+    """Rows of store.model_registry: the best-ranked network as champion and the second, if any, as challenger.
 
-    The best-ranked network is the champion and the second is the challenger; a single network has no challenger.
+    ``board`` holds all rows of the leaderboard, ``network_rows`` the rows of networks in ``contenders``, both by rank.
+    The reason states the Sharpe ratio and rank of the network, and of each model that gets no signals, such as a rule.
     """
-    rule_rows = [row for row in board if row["model"] not in contenders]
-    comparison = "".join(f"; {row['model']} {_describe_sharpe(row)}" for row in rule_rows)
+    other_rows = [row for row in board if row["model"] not in contenders]
+    comparison = "".join(f"; {row['model']} {_describe_sharpe(row)}" for row in other_rows)
     n_networks = len(network_rows)
     rows = [
         {
@@ -230,14 +246,15 @@ def _registry_rows(board: Sequence[Row], network_rows: Sequence[Row], contenders
 
 
 def _describe_sharpe(row: Row) -> str:
+    """Sharpe ratio and rank of a leaderboard row in words; a portfolio whose equity never changed has no Sharpe."""
     sharpe = "no Sharpe, it never moved" if row["sharpe"] is None else f"Sharpe {row['sharpe']:.2f}"
     return f"{sharpe}, rank {row['rank']}"
 
 
-def _write_once(night: Night, signals: pa.Table, registry: pa.Table) -> None:
-    """Writes the signals and the registry of an unpublished night; changes nothing for a published night.
+def _write_unless_published(night: Night, signals: pa.Table, registry: pa.Table) -> None:
+    """Replaces the signals and registry rows of an unpublished night; writes nothing for a published night.
 
-    Raises PublishedNightError when the night is published with other signals.
+    Raises PublishedNightError when the night is published and its stored signals differ from ``signals``.
     """
     keys = {"night": night.as_of, **night.slice}
     row = night_row(night)

@@ -1,6 +1,8 @@
-"""Train: fits each network of the night on every fold without a fit, and forecasts the test bars without a forecast.
+"""Train: fits the folds of the night's networks that are not fitted yet, and forecasts test bars that are due.
 
-A night is the run for one as-of date; see ``tasks/night.py``.
+A night is the run for one as-of date; see ``tasks/night.py``. A fold is a training window and the test window after it.
+A trial is one network trained with one seed on all folds of a universe. A test bar is due when it has no forecast, or
+when an input of its forecast has changed. Glossary: t bars.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ from tasks.panels import (
 from warehouse.tables import append, read_query, replace_slice
 
 logger = logging.getLogger(__name__)
-Progress = Callable[[int, int, str], None]  # receives the number of steps done, the number in all, and a label
+Progress = Callable[[int, int, str], None]  # receives the number of folds done, the number of folds, and a label
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Recipe:
     """How the networks of a universe are trained: labels, walk-forward windows in bars, and settings of a fit.
 
     ``horizons`` are the forecast horizons in bars; ``class_horizon`` is the horizon of the class labels. ``folds`` are
-    the arguments of ``walk_forward``. ``train`` holds the fields of TrainConfig that differ from its defaults.
+    the keyword arguments of ``walk_forward``. ``train`` holds the fields of TrainConfig that differ from its defaults.
     """
 
     horizons: tuple[int, ...]
@@ -72,10 +74,10 @@ class Recipe:
 class TrainingData:
     """Training data of a universe's networks, on a grid of t bars.
 
-    ``snapshots`` are listed by graph name. ``events`` is None when no network reads events. Two arrays hold the open
-    times (datetime64[us], UTC) of bars to forecast again. ``bars_with_new_features`` are the bars with a feature row
-    that no published night has written. ``bars_with_new_events`` are all bars from the first event on that no
-    published night has read.
+    ``snapshots`` maps a graph's name to its snapshots, oldest first. ``events`` is None when no network reads events.
+    The last two arrays hold open times (datetime64[us], UTC, ascending) of bars to forecast again:
+    ``bars_with_new_features`` those with a feature row that no published night has written, ``bars_with_new_events``
+    all bars from the first event on that no published night has read.
     """
 
     features: Panel
@@ -122,7 +124,7 @@ def trial_id(night: Night, model: str, seed: int, recipe: Recipe) -> str:
 
 
 def contenders(night: Night, models: Sequence[str], seeds: Sequence[int], recipe: Recipe) -> list[Contender]:
-    """The models of a night as entries of its leaderboard, in the order of ``models``. Raises UnknownModelError."""
+    """A Contender per name in ``models``, in this order; networks have a trial per seed. Raises UnknownModelError."""
     return [
         Contender(name, RULE)
         if isinstance(zoo.find_entry(name), zoo.TradingRule)
@@ -136,17 +138,17 @@ def load_training_data(night: Night, recipe: Recipe, models: Sequence[str] | Non
     """Features, labels, folds, and the graphs and events that ``models`` read, up to the night's clock.
 
     ``models`` are names of networks; the default is all networks of the zoo. Raises NoFoldsError when the history is
-    too short for one fold, and UnknownModelError.
+    too short for one fold, and UnknownModelError for a name that is not in the zoo or is a trading rule.
     """
     bars = load_bars(night)
     features = load_features(night)
     labels = compute_labels(bars, features.column("volatility_60"), recipe.horizons, recipe.class_horizon)
     folds = walk_forward(features.ts, labels.end, **recipe.folds)
     if not folds:
-        bars_before_test = sum(recipe.folds[name] for name in ("warmup_bars", "train_bars", "embargo_bars"))
+        n_bars_before_test = sum(recipe.folds[name] for name in ("warmup_bars", "train_bars", "embargo_bars"))
         raise NoFoldsError(
             f"{night.universe.name} has {len(features)} bars up to {night.as_of}; its first test window starts after "
-            f"{bars_before_test}; choose a later night, or shorter windows in the profile's folds"
+            f"{n_bars_before_test}; choose a later night, or shorter windows in the profile's folds"
         )
     bars_with_new_features = column_to_datetime64(night.warehouse.query("unpublished_features", **night.slice)["ts"])
     if models is None:
@@ -154,7 +156,7 @@ def load_training_data(night: Night, recipe: Recipe, models: Sequence[str] | Non
     graphs = [zoo.graph_of(Spec(name)) for name in models]
     snapshots = {graph: load_snapshots(night, graph) for graph in sorted({graph for graph in graphs if graph})}
     events = load_bar_events(night) if any(zoo.find_network(name).reads_events for name in models) else None
-    first_new = len(features) if events is None else first_unseen_bar(night, events)
+    first_new_bar = len(features) if events is None else first_unseen_bar(night, events)
     return TrainingData(
         features=features,
         labels=labels,
@@ -162,7 +164,7 @@ def load_training_data(night: Night, recipe: Recipe, models: Sequence[str] | Non
         folds=folds,
         bars_with_new_features=bars_with_new_features,
         events=events,
-        bars_with_new_events=features.ts[first_new:],
+        bars_with_new_events=features.ts[first_new_bar:],
     )
 
 
@@ -176,11 +178,11 @@ def train_model(
     workers: int | None = None,
     on_progress: Progress | None = None,
 ) -> TrialReport:
-    """Fits the folds of one model that have no fit yet, and forecasts every test bar that is new or was restated.
+    """Fits the folds of one trial that are not fitted yet, and forecasts every test bar that is due.
 
     ``workers`` folds are fitted in parallel, by default as many as the machine allows. A fold that raises FitError is
-    skipped with a warning. A fold's row and predictions are written in one transaction, so a killed night loses at most
-    the running fits, and these resume from their last epoch.
+    skipped with a warning; any other error stops all fits and is raised. A fold's row and predictions are written in
+    one transaction, so a killed night loses at most the running fits, and these resume from their last epoch.
     """
     tune_allocator()
     trial = Trial(night, data, Spec(model), recipe.config(seed), trial_id(night, model, seed, recipe))
@@ -225,7 +227,7 @@ def train_model(
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """One network with one seed on one universe's data."""
+    """One network with one seed on the data of the night's universe; ``config`` holds the seed."""
 
     night: Night
     data: TrainingData
@@ -251,11 +253,11 @@ class Trial:
 
 @dataclass(frozen=True, eq=False)
 class FoldResult:
-    """Result of one fold, not written yet.
+    """What one fold has to write.
 
     ``is_new_fit`` is True when the fold was fitted in this run. ``row`` is the fold's row of store.folds, None when the
-    same row is stored already. ``predictions`` are the forecasts from bar position ``first_bar`` on, None when all are
-    stored already. ``learned_graphs`` are the snapshots that the network itself has learned, at the forecast bars.
+    same row is stored. ``predictions`` are rows of store.predictions from bar position ``first_bar`` on, None when no
+    bar is due; then nothing is written. ``learned_graphs`` are snapshots that the network computed itself.
     """
 
     fold: Fold
@@ -272,7 +274,7 @@ class StoppedError(Exception):
 
 
 def _fit_and_forecast(trial: Trial, fold: Fold, stored_row: dict[str, Any] | None, stop: threading.Event) -> FoldResult:
-    """The result of one fold: it is fitted unless a usable model file exists, and its missing bars are forecast.
+    """The result of one fold, which is fitted unless a usable model file exists; its due bars are forecast.
 
     ``stored_row`` is the fold's row of store.folds, if there is one. The function runs in a thread in parallel with
     other folds, so it does not use the warehouse.
@@ -304,39 +306,42 @@ def _fit_and_forecast(trial: Trial, fold: Fold, stored_row: dict[str, Any] | Non
 
 
 def _write_fold(trial: Trial, result: FoldResult) -> int:
-    """Writes predictions, learned graphs and a new fold's row in one transaction; returns the number of predictions."""
+    """Writes the fold's predictions, learned graphs and new row in one transaction; returns the number of predictions.
+
+    Stored predictions from the result's ``first_bar`` on are replaced.
+    """
     if result.predictions is None:
         return 0
     night = trial.night
     ts = trial.data.features.ts
-    fold = result.fold.index
-    keys = {**trial.keys, "fold": fold}
+    fold_index = result.fold.index
+    keys = {**trial.keys, "fold": fold_index}
     learned = result.learned_graphs
     series = with_trailing_snapshots(night, learned, ts)
-    with night.warehouse.write(f"fold {fold} of {trial.spec.model}, {night.universe.name}") as con:
+    with night.warehouse.write(f"fold {fold_index} of {trial.spec.model}, {night.universe.name}") as con:
         if result.row is not None:
             _write_new_trial(con, trial, result.fit_result)
             replace_slice(con, "store.folds", result.row, **keys)
         start = utc_datetime(ts[result.first_bar])
         read_query(con, "delete_predictions", **keys, start=start, end=utc_datetime(ts[-1]))
-        write_learned_graphs(con, night, learned, series, trial_id=trial.trial_id, fold=fold)
+        write_learned_graphs(con, night, learned, series, trial_id=trial.trial_id, fold=fold_index)
         return append(con, "store.predictions", result.predictions, **keys, run_id=night.run_id)
 
 
 def _first_due_bar(trial: Trial, fold: Fold, stored_row: dict[str, Any]) -> int:
-    """Position of the first bar of the fold's test window that has no prediction yet or whose inputs changed since.
+    """Position of the first due bar of the fold's test window; the bar after the last prediction if none was restated.
 
-    A changed bar counts from ``context_bars`` before the window on, because the network reads the bars from there.
+    A changed bar before the window counts if it is one of the ``context_bars`` bars that the network reads before it.
     """
     ts = trial.data.features.ts
     first_bar = fold.test_start
     if stored_row["last_prediction"] is not None:
-        last = np.datetime64(stored_row["last_prediction"].replace(tzinfo=None), "us")
-        first_bar = int(np.searchsorted(ts, last, side="right"))
-    changed = trial.data.bars_with_new_inputs(trial.spec)
-    is_read = changed >= ts[max(0, fold.test_start - trial.config.context_bars)]
+        last_predicted = np.datetime64(stored_row["last_prediction"].replace(tzinfo=None), "us")
+        first_bar = int(np.searchsorted(ts, last_predicted, side="right"))
+    changed_ts = trial.data.bars_with_new_inputs(trial.spec)
+    is_read = changed_ts >= ts[max(0, fold.test_start - trial.config.context_bars)]
     if is_read.any():
-        first_bar = min(first_bar, int(np.searchsorted(ts, changed[is_read][0])))
+        first_bar = min(first_bar, int(np.searchsorted(ts, changed_ts[is_read][0])))
     return max(fold.test_start, first_bar)
 
 
@@ -367,7 +372,7 @@ def _write_new_trial(con: Any, trial: Trial, fit_result: FitResult) -> None:
 
 
 def _fold_row(trial: Trial, fold: Fold, key: str, artifact: Path, fit_result: FitResult) -> pa.Table:
-    """The row of store.folds without its keys; ``test_end`` is the open of the first bar after the test window."""
+    """The row of store.folds without its keys. Its times are opens of bars; ``test_end`` is after the test window."""
     ts = trial.data.features.ts
     labels = trial.data.labels
     universe = trial.night.universe

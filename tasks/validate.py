@@ -34,8 +34,10 @@ from warehouse.tables import read_query, replace_slice, upsert
 
 logger = logging.getLogger(__name__)
 
-GAP_SESSIONS = 10  # missing bars are searched in the last so many sessions, or as far back as the delta reaches
-CALENDAR_MARGIN = timedelta(days=7)  # past the clock: there, a bar on the calendar is early, a bar off it is stray
+GAP_SESSIONS = 10  # missing bars are searched in the last 10 sessions, or as far back as the delta reaches
+CALENDAR_MARGIN = timedelta(
+    days=7
+)  # after the clock, so that bars received too early are recognised as bars of the calendar
 ROW_KEYS = {
     "bars": ("symbol", "interval", "ts"),
     "corporate_actions": ("symbol", "ts", "kind"),
@@ -47,14 +49,15 @@ QUARANTINE_SCHEMA = pa.schema(
         *((name, TS_TYPE) for name in ("ts", "fetched_at")),
     ]
 )
-Delta = Mapping[str, pa.Table]  # raw rows by table
+Delta = Mapping[str, pa.Table]  # raw rows by table name, as in TABLES
 
 
 @dataclass(frozen=True)
 class ValidationReport:
-    """Counts of rows of the night's delta, and the names ("table rule") of the rules that failed.
+    """Counts of rows of the night's delta; ``failed`` holds the names ("table rule") of the rules that failed.
 
-    ``flagged`` rows are accepted bars that a rule has marked. In a blocked night only ``checked`` is above 0.
+    ``flagged`` counts accepted bars that a rule has marked. In a blocked night no row is accepted or quarantined, so
+    only ``checked`` is above 0.
     """
 
     checked: int
@@ -69,7 +72,7 @@ def validate_night(night: Night, max_quarantined_fraction: float = 0.2) -> Valid
     """Writes the verdicts on the night's delta, accepts its good rows, and returns the counts.
 
     Raises NightBlockedError when a blocking rule fails or more than ``max_quarantined_fraction`` of the rows would be
-    quarantined; the verdicts are written before, and no row is accepted. A second run writes the same rows.
+    quarantined; then the verdicts are written and no row is accepted. A second run writes the same rows.
     """
     delta, context = _read_delta(night)
     frames = {table: _to_frame(rows) for table, rows in delta.items()}
@@ -146,7 +149,7 @@ def _calendar_times(night: Night, window_start: datetime, delta_ts: np.ndarray) 
 
 
 def _membership_ends(night: Night) -> dict[str, np.datetime64]:
-    """End of the latest membership of every fetched symbol; NaT for a current member and for a non-member."""
+    """By symbol to fetch, the end of its latest membership; NaT for a current member and for a non-member."""
     ends: dict[str, np.datetime64] = {}
     for member in sorted(night.universe.members, key=lambda m: m.valid_from):
         ends[member.symbol] = np.datetime64(member.valid_to or "NaT", "us")
@@ -177,7 +180,7 @@ def _write_verdicts(night: Night, delta: Delta, inspection: Inspection) -> Valid
 
 
 def _accepted_rows(rows: pa.Table, inspection: Inspection, table: str) -> pa.Table:
-    """The rows that no rule quarantines; bars have a column ``flag``, the names of the rules that flag them or null."""
+    """The rows that no rule quarantines; bars get a column ``flag``, the names of the rules that flag them or null."""
     if table == "bars":
         failing = inspection.failing_rules(table, FLAG)
         flags = [",".join(rule.name for rule in failing[k]) if k in failing else None for k in range(len(rows))]
@@ -188,15 +191,15 @@ def _accepted_rows(rows: pa.Table, inspection: Inspection, table: str) -> pa.Tab
 
 
 def _without_superseded(rows: pa.Table, newer: pa.Table) -> pa.Table:
-    """The rows whose key is not in ``newer``, the keys of the rows that a later night has written.
+    """The rows without those whose key is in ``newer``, the keys of the rows that a later night has written.
 
     So an earlier night that is run again does not restore old prices.
     """
     if not len(newer):
         return rows
-    key = [name for name in ("symbol", "ts", "kind") if name in rows.column_names]
-    newer_keys = set(zip(*(newer[name].to_pylist() for name in key), strict=True))
-    row_keys = zip(*(rows[name].to_pylist() for name in key), strict=True)
+    key_columns = [name for name in ("symbol", "ts", "kind") if name in rows.column_names]
+    newer_keys = set(zip(*(newer[name].to_pylist() for name in key_columns), strict=True))
+    row_keys = zip(*(rows[name].to_pylist() for name in key_columns), strict=True)
     return rows.filter(pa.array([row_key not in newer_keys for row_key in row_keys], pa.bool_()))
 
 

@@ -1,4 +1,7 @@
-"""The desk of the tasks' tests: a real warehouse with validated bars of two small universes, and their nights."""
+"""The desk of the tasks' tests: a test warehouse with recorded bars of two small universes, and their nights.
+
+A night is the run for one as-of date.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ UNIVERSES = {universe.name: universe for universe in (STOCKS, PERPETUALS)}
 
 @dataclass(frozen=True)
 class Desk:
-    """A warehouse with validated bars of both universes, and its nights."""
+    """A test warehouse with recorded bars of both universes, which opens their nights, changes and reads tables."""
 
     warehouse: Warehouse
 
@@ -36,12 +39,12 @@ class Desk:
         return Night(as_of, "recorded", UNIVERSES[universe], self.warehouse, clock=midnight_after(as_of))
 
     def publish(self, as_of: date, universe: str = "stocks") -> None:
-        """Marks the night as published."""
+        """Marks the night as published, without running its steps."""
         night = self.night(as_of, universe)
         write_night(night, state="published", settings="{}", settings_hash="", published_at=night.clock)
 
     def copy_to(self, folder: Path) -> Desk:
-        """A second desk on a copy of the warehouse, in a new folder."""
+        """A second desk on a copy of the warehouse file in the new ``folder``; model files are not copied."""
         folder.mkdir()
         return Desk(Warehouse.from_url(shutil.copy(self.warehouse.path, folder)))
 

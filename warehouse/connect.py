@@ -157,7 +157,7 @@ class Warehouse:
             lock.release()
 
     def _acquire(self, lock: FileLock) -> None:
-        """Returns once the lock is acquired; logs its holder after one second and then every ten seconds."""
+        """Waits for the lock and acquires it; logs the lock's holder after one second and then every ten seconds."""
         deadline = time.monotonic() + self.lock_timeout_s
         wait_s = FIRST_WAIT_LOG_S
         while True:
@@ -221,9 +221,9 @@ def open_database(path: Path, read_only: bool) -> Iterator[duckdb.DuckDBPyConnec
 
 @contextlib.contextmanager
 def translate_errors(path: Path, *faults: type[Exception]) -> Iterator[None]:
-    """Runs the block and translates its ``faults`` to errors about ``path``, as FAULT_TRANSLATIONS lists.
+    """Runs the block and translates exceptions of the types ``faults`` to errors about ``path``.
 
-    A fault whose text is in no entry is raised unchanged.
+    FAULT_TRANSLATIONS lists the translations. An exception whose text matches no entry is raised unchanged.
     """
     try:
         yield

@@ -4,7 +4,7 @@ WarehouseError
 ├── UnsupportedUrlError    the URL does not name a DuckDB file
 ├── WarehouseMissingError  no file exists at the path
 ├── WarehouseLockedError   another program or thread held the lock for too long
-├── WarehouseCorruptError  the file is not a database, or a damaged one
+├── WarehouseCorruptError  the file is not a DuckDB database, or is damaged
 ├── WarehouseFullError     the disk is full; committed data stay readable
 ├── NewerMigrationError    a newer program wrote the file
 ├── ChangedMigrationError  a migration was edited after it had been applied
@@ -32,11 +32,11 @@ class WarehouseMissingError(WarehouseError):
 
 
 class WarehouseLockedError(WarehouseError):
-    """Another program or thread held the lock for longer than the timeout, or ignores it."""
+    """Another program or thread held the lock for longer than the timeout, or opened the file without the lock."""
 
 
 class WarehouseCorruptError(WarehouseError):
-    """The file is not a DuckDB database, or a damaged one."""
+    """The file is not a DuckDB database, or is damaged."""
 
 
 class WarehouseFullError(WarehouseError):
@@ -52,7 +52,7 @@ class ChangedMigrationError(WarehouseError):
 
 
 class RowsRefusedError(WarehouseError):
-    """Rows whose columns, types or nulls do not fit their table; none of them was written."""
+    """Rows do not fit the columns, types or NOT NULL constraints of their table; no row was written."""
 
 
 class UnknownUniverseError(WarehouseError):
@@ -64,4 +64,4 @@ class NotPublishedError(WarehouseError):
 
 
 class PublishedNightError(WarehouseError):
-    """A write would change rows of a published night; those are written once."""
+    """A write would change rows of a published night; rows of a published night never change."""

@@ -10,11 +10,11 @@ from warehouse.tables import append, read_query
 
 
 def append_events(con: duckdb.DuckDBPyConnection, rows: pa.Table, *, source: str, venue: str, **stamps: object) -> int:
-    """Number of ``rows`` that were new and were written; a stored event is never changed.
+    """Writes the new events among ``rows`` and returns their number; a stored event is never changed.
 
     An event is new when no row of this ``source`` and ``venue`` has its kind, symbol, ts and event_id. ``rows`` has the
     columns of tasks/markets/event_rows.py. ``fetched_at`` and ``run_id`` are columns of ``rows``, or one value for all
-    rows in ``stamps``. Raises RowsRefusedError when rows do not fit the table; then none is written.
+    rows in ``stamps``. Raises RowsRefusedError when rows do not fit the table; then no row is written.
     """
     if not rows.num_rows:
         return 0

@@ -1,9 +1,9 @@
 """The verdicts of the data rules on a night's delta, computed by great-expectations.
 
-A night is the run for one as-of date; its *delta* is the set of received rows that no night has accepted yet. The
-library runs one suite of expectations per batch; a batch is a pandas frame. The library decides which rows fail. This
-module passes it the batches and converts its results to verdicts. A rule that cannot be evaluated gets a failed verdict
-that blocks the night.
+A night is the run for one as-of date; its *delta* is the set of received rows that no night has accepted yet. A batch
+is the pandas frame that a rule checks. The library (great-expectations) runs all rules on one batch together
+and decides which rows fail. This module passes the batches to the library and converts the library's results to
+verdicts. A rule that cannot be evaluated gets a failed verdict that blocks the night.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from warehouse.row_checks import CheckContext, bar_coverage, last_bar_coverage
-from warehouse.rules import BLOCK, FLAG, QUARANTINE, RULES, TABLES, CheckRule, is_true
+from warehouse.rules import BLOCK, FLAG, QUARANTINE, RULES, TABLES, CheckRule, expect_true
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +39,9 @@ _library_lock = threading.Lock()  # the library has one context per process
 class Verdict:
     """The result of one rule on its batch.
 
+    ``passed`` is True for a rule that holds as a whole, see ``CheckRule``; some rows may fail nevertheless.
     ``rows_checked`` is the number of rows of the batch. ``failing_positions`` (int64, ascending) are the positions of
-    the failing rows in the batch. ``failing_keys`` are the symbol and ts of the first hundred of them, sorted by
+    the failing rows in the batch. ``failing_keys`` are the symbol and ts of the first hundred failing rows, sorted by
     symbol and ts; a ts is ISO 8601 text in UTC. ``problem`` states why the rule could not be evaluated; it is empty
     for a rule that was evaluated.
     """
@@ -106,22 +107,24 @@ def inspect_delta(
     max_quarantined_fraction: float,
     rules: Sequence[CheckRule] = RULES,
 ) -> Inspection:
-    """The verdicts on a night's delta: one frame per table of ``TABLES``, with ``ts`` in UTC without a time zone.
+    """The verdicts on a night's delta.
 
-    The rules on single rows come first. The other rules read the bars that are not quarantined: one checks whether
-    expected bars are missing, one whether the last bar is missing. A last rule per table checks that at most
-    ``max_quarantined_fraction`` of its rows are quarantined.
+    ``delta`` has one frame per table of ``TABLES``, with ``ts`` in UTC without a time zone. The rules on the rows of
+    the delta are evaluated first. Then two rules check whether bars are missing (any expected bar, the last bar); a
+    quarantined bar counts as missing. The last rule of each table checks that at most ``max_quarantined_fraction`` of
+    the table's rows are quarantined.
     """
     row_verdicts = evaluate_rules({table: delta[table] for table in TABLES}, rules, context)
     row_inspection = Inspection(row_verdicts)
-    quarantined = {table: list(row_inspection.failing_rules(table, QUARANTINE)) for table in TABLES}
-    new_bars = delta["bars"].drop(index=quarantined["bars"])
-    bars = pd.concat([context.accepted_bars[["symbol", "ts"]], new_bars[["symbol", "ts"]]])
-    coverage = bar_coverage(context, bars)
+    quarantined_positions = {table: list(row_inspection.failing_rules(table, QUARANTINE)) for table in TABLES}
+    new_bars = delta["bars"].drop(index=quarantined_positions["bars"])
+    available_bars = pd.concat([context.accepted_bars[["symbol", "ts"]], new_bars[["symbol", "ts"]]])
+    coverage = bar_coverage(context, available_bars)
     batches = {"coverage": coverage, "latest": last_bar_coverage(context, coverage)}
     share_rules = []
     for table in TABLES:
-        rule, batch = _quarantine_share(table, delta[table], quarantined[table], max_quarantined_fraction)
+        positions = quarantined_positions[table]
+        rule, batch = _quarantine_share_rule(table, delta[table], positions, max_quarantined_fraction)
         share_rules.append(rule)
         batches[rule.batch_name] = batch
     return Inspection(row_verdicts + evaluate_rules(batches, [*rules, *share_rules], context))
@@ -130,16 +133,16 @@ def inspect_delta(
 def evaluate_rules(
     batches: Mapping[str, pd.DataFrame], rules: Sequence[CheckRule], context: CheckContext
 ) -> tuple[Verdict, ...]:
-    """The verdicts of those ``rules`` whose batch is in ``batches``, in the order of ``rules``."""
-    verdicts: dict[int, Verdict] = {}
+    """The verdicts of the ``rules`` whose batch is in ``batches`` (name → frame), in the order of ``rules``."""
+    verdict_by_rule_index: dict[int, Verdict] = {}
     for name, frame in batches.items():
-        suite = {k: rule for k, rule in enumerate(rules) if rule.batch_name == name}
-        results = _run_suite(name, frame.reset_index(drop=True), list(suite.values()), context)
-        verdicts |= dict(zip(suite, results, strict=True))
-    return tuple(verdicts[k] for k in sorted(verdicts))
+        batch_rules = {k: rule for k, rule in enumerate(rules) if rule.batch_name == name}
+        verdicts = _evaluate_batch(name, frame.reset_index(drop=True), list(batch_rules.values()), context)
+        verdict_by_rule_index |= dict(zip(batch_rules, verdicts, strict=True))
+    return tuple(verdict_by_rule_index[k] for k in sorted(verdict_by_rule_index))
 
 
-def _run_suite(name: str, frame: pd.DataFrame, rules: list[CheckRule], context: CheckContext) -> list[Verdict]:
+def _evaluate_batch(name: str, frame: pd.DataFrame, rules: list[CheckRule], context: CheckContext) -> list[Verdict]:
     """One verdict per rule on the batch ``frame``, whose index must be 0, 1, …; every rule passes an empty batch."""
     if frame.empty:
         return [Verdict(rule, True, 0, np.zeros(0, dtype=np.int64)) for rule in rules]
@@ -163,25 +166,28 @@ def _run_library(name: str, frame: pd.DataFrame, rules: list[CheckRule]) -> dict
     A result lists failing rows by their index in ``frame``, which is also their position.
     """
     with _library_lock:
-        gx, gx_context = _gx_context()
+        gx, data_context = _library_and_data_context()
         suite = gx.ExpectationSuite(name=name)
         for rule in rules:
             for class_name, arguments in rule.all_expectations:
                 expectation_class = getattr(gx.expectations, class_name)
                 suite.add_expectation(expectation_class(**arguments, mostly=rule.mostly, meta={"rule": rule.name}))
-        source = gx_context.data_sources.add_or_update_pandas(name)
-        batch = source.add_dataframe_asset(name).add_batch_definition_whole_dataframe(name)
-        report = batch.get_batch({"dataframe": frame}).validate(suite, result_format="COMPLETE")
-        gx_context.data_sources.delete(name)  # or it would keep the frame
+        data_source = data_context.data_sources.add_or_update_pandas(name)
+        batch_definition = data_source.add_dataframe_asset(name).add_batch_definition_whole_dataframe(name)
+        validation = batch_definition.get_batch({"dataframe": frame}).validate(suite, result_format="COMPLETE")
+        data_context.data_sources.delete(name)  # otherwise the data context would keep the frame in memory
     results: dict[str, list[Any]] = {}
-    for result in report.results:
+    for result in validation.results:
         results.setdefault(result.expectation_config.meta["rule"], []).append(result)
     return results
 
 
 @lru_cache(maxsize=1)
-def _gx_context() -> tuple[Any, Any]:
-    """The library and an empty context of it, without files, telemetry or progress bars. The import takes seconds."""
+def _library_and_data_context() -> tuple[Any, Any]:
+    """The module of great-expectations and an empty data context: no files, no telemetry, no progress bars.
+
+    The import takes seconds.
+    """
     os.environ["GX_ANALYTICS_ENABLED"] = "false"  # read when the library is first imported
     library_logger = logging.getLogger("great_expectations")
     library_logger.setLevel(logging.WARNING)  # at INFO it logs each function and store
@@ -190,20 +196,21 @@ def _gx_context() -> tuple[Any, Any]:
         import great_expectations as gx
         from great_expectations.data_context.types.base import ProgressBarsConfig
     library_logger.getChild("data_context.types.base").setLevel(logging.WARNING)  # it sets its own level to INFO
-    context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = ProgressBarsConfig(globally=False)
-    return gx, context
+    data_context = gx.get_context(mode="ephemeral")
+    data_context.variables.progress_bars = ProgressBarsConfig(globally=False)
+    return gx, data_context
 
 
 def _to_verdict(rule: CheckRule, frame: pd.DataFrame, results: list[Any], problem: str) -> Verdict:
     """The verdict from the library's results on one rule.
 
-    The verdict has a ``problem`` when the check raised one, or when a result of an expectation is missing or failed.
+    ``problem`` is the error of the rule's check, or "". The verdict also has a problem when the library returned no
+    result for an expectation, or an exception.
     """
     failing_positions = np.zeros(0, dtype=np.int64)
-    unevaluated = [r for r in results if "unexpected_index_list" not in r.result]
-    if not problem and (unevaluated or len(results) != len(rule.all_expectations)):
-        problem = _exception_text(unevaluated[0]) if unevaluated else "the library returned no result for it"
+    failed_results = [r for r in results if "unexpected_index_list" not in r.result]
+    if not problem and (failed_results or len(results) != len(rule.all_expectations)):
+        problem = _exception_text(failed_results[0]) if failed_results else "the library returned no result for it"
     if not problem:
         positions = [np.asarray(r.result["unexpected_index_list"], dtype=np.int64) for r in results]
         failing_positions = np.unique(np.concatenate(positions))
@@ -225,24 +232,24 @@ def _failing_keys(frame: pd.DataFrame, positions: np.ndarray) -> tuple[dict[str,
     return tuple({"symbol": symbol, "ts": str(text)} for symbol, text in zip(rows["symbol"], ts, strict=True))
 
 
-def _quarantine_share(
-    table: str, frame: pd.DataFrame, quarantined: list[int], max_fraction: float
+def _quarantine_share_rule(
+    table: str, frame: pd.DataFrame, quarantined_positions: list[int], max_fraction: float
 ) -> tuple[CheckRule, pd.DataFrame]:
     """The rule that at most ``max_fraction`` of a table's rows are quarantined, and the batch that it checks.
 
-    ``quarantined`` are positions in ``frame``. The rule passes any share when all quarantined rows are of one symbol.
+    ``frame`` is the table's delta. The rule passes any share when all quarantined rows are of one symbol.
     """
     is_kept = np.ones(len(frame), dtype=bool)
-    is_kept[quarantined] = False
-    is_one_symbol = frame.loc[~is_kept, "symbol"].nunique() <= 1
+    is_kept[quarantined_positions] = False
+    is_of_one_symbol = frame.loc[~is_kept, "symbol"].nunique() <= 1
     rule = CheckRule(
         name="quarantined_share",
         table=table,
         policy=BLOCK,
         description=f"row is kept out by other rules, and at most {max_fraction:.0%} of the rows may be",
         advice="read this night's other verdicts: the pull itself is in doubt",
-        expectations=(is_true("kept"),),
-        mostly=0.0 if is_one_symbol else 1 - max_fraction,
+        expectations=(expect_true("kept"),),
+        mostly=0.0 if is_of_one_symbol else 1 - max_fraction,
         batch=f"{table} kept",
     )
     return rule, frame[["symbol", "ts"]].assign(kept=is_kept)

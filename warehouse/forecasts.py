@@ -11,7 +11,7 @@ from warehouse.tables import append, read_query
 def append_forecasts(
     con: duckdb.DuckDBPyConnection, rows: pa.Table, *, source: str, universe: str, model: str, **stamps: object
 ) -> int:
-    """Number of ``rows`` that were new and were written; a stored forecast is never changed.
+    """Writes the new forecasts among ``rows`` and returns their number; a stored forecast is never changed.
 
     ``rows`` must contain each key (symbol, ts, horizon_bars) once. A forecast is new when its key is not stored for
     this source, universe and model. ``stamps`` are columns with one value for all rows.

@@ -21,7 +21,7 @@ SEED_TABLES = {"seeds/universes.csv": "store.universes", "seeds/universe_members
 
 
 def migrate(warehouse: Warehouse) -> list[str]:
-    """Names of the files that were applied, in order; empty when the warehouse was up to date.
+    """Applies the files that the warehouse lacks. Returns their names in order, none when it was up to date.
 
     Creates a missing warehouse. Raises NewerMigrationError when a newer program has written to the warehouse, and
     ChangedMigrationError when an applied migration was edited.
@@ -37,26 +37,27 @@ def pending_files(warehouse: Warehouse) -> list[str]:
 
 
 def upgrade(con: duckdb.DuckDBPyConnection) -> list[str]:
-    """Like ``migrate``, on an open database and inside the caller's transaction."""
-    program = _program_files()
-    applied = _applied_hashes(con)
-    names = _files_to_apply(applied, program)
+    """Like ``migrate``, but on an open database and inside the caller's transaction."""
+    program_texts = _program_files()
+    applied_hashes = _applied_hashes(con)
+    names = _files_to_apply(applied_hashes, program_texts)
     if not names:
         return []
-    for name in sorted(set(applied) - set(program)):  # views of an older program that this one lacks
+    for name in sorted(set(applied_hashes) - set(program_texts)):  # views of an older program that this one lacks
         con.execute(f"DROP VIEW IF EXISTS {view_name(name)}")
     for name in names:
         if name in SEED_TABLES:
             _load_seed(con, SEED_TABLES[name], WAREHOUSE_FOLDER / name)
         else:
-            con.execute(program[name])
-    inherit_comments(con, _view_files({name: program[name] for name in names}))
+            con.execute(program_texts[name])
+    inherit_comments(con, _view_files({name: program_texts[name] for name in names}))
     con.execute(query_text("create_migrations_table"))
     con.execute(
         "DELETE FROM store.migrations WHERE NOT list_contains($unchanged, name)",
-        {"unchanged": sorted(set(program) - set(names))},
+        {"unchanged": sorted(set(program_texts) - set(names))},
     )
-    con.executemany("INSERT INTO store.migrations VALUES (?, ?)", [(name, _sha256(program[name])) for name in names])
+    hashes = [(name, _sha256(program_texts[name])) for name in names]
+    con.executemany("INSERT INTO store.migrations VALUES (?, ?)", hashes)
     return names
 
 
@@ -85,28 +86,32 @@ def _applied_hashes(con: duckdb.DuckDBPyConnection) -> dict[str, str]:
     return dict(con.execute("SELECT name, sha256 FROM store.migrations").fetchall()) if has_table else {}
 
 
-def _files_to_apply(applied: dict[str, str], program: dict[str, str]) -> list[str]:
-    """Names of the files to apply, in the order of ``program``.
+def _files_to_apply(applied_hashes: dict[str, str], program_texts: dict[str, str]) -> list[str]:
+    """Names of the files to apply, in the order of ``program_texts``.
 
     These are the migrations that were not applied yet, the views and seeds whose text changed, and the views that read
-    a view in the list. A new migration or a removed view adds every view. ``applied`` maps names to sha256, ``program``
-    maps names to texts.
+    a view in the list. A new migration or a removed view adds every view. ``applied_hashes`` maps names to sha256,
+    ``program_texts`` maps names to texts.
     """
-    migrations = [name for name in program if name.startswith("migrations/")]
-    if unknown := sorted(name for name in applied if name.startswith("migrations/") and name not in program):
+    migrations = [name for name in program_texts if name.startswith("migrations/")]
+    if unknown := sorted(
+        name for name in applied_hashes if name.startswith("migrations/") and name not in program_texts
+    ):
         raise NewerMigrationError(f"the warehouse has {', '.join(unknown)}, unknown here; update this program")
     for name in migrations:
-        if applied.get(name, _sha256(program[name])) != _sha256(program[name]):
+        if applied_hashes.get(name, _sha256(program_texts[name])) != _sha256(program_texts[name]):
             raise ChangedMigrationError(
                 f"{name} was edited after it had been applied; undo the edit, add a new migration"
             )
-    names = [name for name in migrations if name not in applied]
-    needs_all_views = bool(names) or any(name not in program for name in applied)
-    dependencies = view_dependencies(_view_files(program))
-    for name, text in program.items():
+    names = [name for name in migrations if name not in applied_hashes]
+    needs_all_views = bool(names) or any(name not in program_texts for name in applied_hashes)
+    dependencies = view_dependencies(_view_files(program_texts))
+    for name, text in program_texts.items():
         if name in migrations:
             continue
-        is_changed = applied.get(name) != _sha256(text) or any(view in names for view in dependencies.get(name, []))
+        is_changed = applied_hashes.get(name) != _sha256(text) or any(
+            view in names for view in dependencies.get(name, [])
+        )
         if is_changed or (needs_all_views and name in dependencies):
             names.append(name)
     return names

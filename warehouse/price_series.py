@@ -5,7 +5,7 @@ is a data frame with one row per (symbol, ts), sorted by these two columns. Its 
 positive), ``delta_position`` (position of the bar in the delta, -1 for a bar that an earlier night accepted) and
 ``log_return`` (log of the close over the symbol's previous close in the series, NaN on the symbol's first bar).
 
-All thresholds named RETURN, FACTOR or RATIO are natural logs, so that they compare with log returns.
+Constants with LOG in their names are natural logs, so that they compare with log returns.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import numpy as np
 import pandas as pd
 
 RETURN_WINDOW = 60  # bars
-MIN_RETURNS = 20
+MIN_RETURNS = 20  # earlier log returns that a jump needs
 MIN_JUMP_DEVIATIONS = 12.0  # in scaled MADs
 MAD_SCALE = 1.4826  # makes the median absolute deviation (MAD) of normal data equal their standard deviation
 MIN_SCALED_MAD = 0.001  # log return; without it every tick of a symbol that hardly moves would be a jump
-MIN_ABS_SPIKE_RETURN = np.log(5.0)
+MIN_ABS_SPIKE_LOG_RETURN = np.log(5.0)
 LOG_UNIT_FACTORS = np.log([100.0, 1000.0])  # pence for pounds, fils for dinars
-UNIT_FACTOR_TOLERANCE = np.log(1.5)  # room for the market's own move on top of the factor
+LOG_UNIT_FACTOR_TOLERANCE = np.log(1.5)  # room for the market's own move on top of the factor
 MAX_SPIKE_BARS = 20
 MAX_REVERSION_GAP = 0.25  # fraction of the smaller of the two moves
-MAX_BARS_FROM_EX_DATE = 10  # providers put the break a few bars off the ex-date
+MAX_BARS_FROM_EX_DATE = 10  # providers put the break a few bars before or after the ex-date
 SPLIT_RELATIVE_TOLERANCE = 0.1  # fraction of the split's absolute log ratio
 MIN_ABS_LOG_SPLIT_RATIO = np.log(1.2)
 
@@ -42,7 +42,7 @@ def price_series(delta: pd.DataFrame, accepted: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_log_returns(series: pd.DataFrame) -> pd.DataFrame:
-    """The series with ``log_return`` computed from its own consecutive closes, and a fresh index from 0."""
+    """The series with ``log_return`` computed from its consecutive closes, and a new index from 0."""
     log_returns = np.log(series["close"]).groupby(series["symbol"]).diff()
     return series.assign(log_return=log_returns).reset_index(drop=True)
 
@@ -50,7 +50,7 @@ def with_log_returns(series: pd.DataFrame) -> pd.DataFrame:
 def find_off_scale_bars(series: pd.DataFrame) -> np.ndarray:
     """Boolean mask (n_rows,), True where a bar lies in a spike or on the rejected side of a currency-unit break.
 
-    A large move is a log return of at least ``MIN_ABS_SPIKE_RETURN`` in absolute value: a factor of 5 up or down. A
+    A large move is a log return of at least ``MIN_ABS_SPIKE_LOG_RETURN`` in absolute value: a factor of 5 up or down. A
     spike runs from a large move up to, but without, the next large move, which must revert the first. A spike lasts at
     most 20 bars, unless its first move is a currency-unit factor (100 or 1000): then its length is not limited.
 
@@ -62,18 +62,18 @@ def find_off_scale_bars(series: pd.DataFrame) -> np.ndarray:
     delta_positions = series["delta_position"].to_numpy()
     is_off_scale = np.zeros(len(series), dtype=bool)
     for start, stop in _symbol_ranges(series).values():
-        large_moves = start + np.flatnonzero(np.abs(log_returns[start:stop]) >= MIN_ABS_SPIKE_RETURN)
+        move_rows = start + np.flatnonzero(np.abs(log_returns[start:stop]) >= MIN_ABS_SPIKE_LOG_RETURN)
         k = 0
-        while k < len(large_moves):
-            first = large_moves[k]
-            is_unit_move = is_currency_unit_factor(log_returns[first])
-            following = large_moves[k + 1] if k + 1 < len(large_moves) else stop
-            is_reverted = following < stop and _is_reverted(log_returns[first], log_returns[following])
-            if is_reverted and (is_unit_move or following - first <= MAX_SPIKE_BARS):
-                is_off_scale[first:following] = True
+        while k < len(move_rows):
+            move_row = move_rows[k]
+            is_unit_move = is_currency_unit_factor(log_returns[move_row])
+            next_move_row = move_rows[k + 1] if k + 1 < len(move_rows) else stop
+            is_reverted = next_move_row < stop and _is_reverted(log_returns[move_row], log_returns[next_move_row])
+            if is_reverted and (is_unit_move or next_move_row - move_row <= MAX_SPIKE_BARS):
+                is_off_scale[move_row:next_move_row] = True
                 k += 1
             elif is_unit_move:
-                is_off_scale[_rejected_side(delta_positions, start, first, stop)] = True
+                is_off_scale[_rejected_side(delta_positions, start, move_row, stop)] = True
             k += 1
     return is_off_scale
 
@@ -99,19 +99,21 @@ def find_split_breaks(series: pd.DataFrame, actions: pd.DataFrame) -> np.ndarray
         abs_log_ratio = abs(np.log(ratio))
         if abs_log_ratio < MIN_ABS_LOG_SPLIT_RATIO or ex_date < ts[start]:
             continue
-        ex_bar = start + int(np.searchsorted(ts[start:stop], ex_date))
-        window = np.arange(max(start, ex_bar - MAX_BARS_FROM_EX_DATE), min(stop, ex_bar + MAX_BARS_FROM_EX_DATE + 1))
-        ratio_gap = np.abs(np.abs(log_returns[window]) - abs_log_ratio)
-        matching_bars = window[ratio_gap <= SPLIT_RELATIVE_TOLERANCE * abs_log_ratio]
-        if not len(matching_bars):
+        ex_row = start + int(np.searchsorted(ts[start:stop], ex_date))
+        window_rows = np.arange(
+            max(start, ex_row - MAX_BARS_FROM_EX_DATE), min(stop, ex_row + MAX_BARS_FROM_EX_DATE + 1)
+        )
+        ratio_gap = np.abs(np.abs(log_returns[window_rows]) - abs_log_ratio)
+        matching_rows = window_rows[ratio_gap <= SPLIT_RELATIVE_TOLERANCE * abs_log_ratio]
+        if not len(matching_rows):
             continue
-        break_bar = matching_bars[0]
-        later_bars = window[window > break_bar]
-        reverting_bars = [bar for bar in later_bars if _is_reverted(log_returns[break_bar], log_returns[bar])]
-        if reverting_bars:
-            is_broken[break_bar : reverting_bars[0]] = True
+        break_row = matching_rows[0]
+        later_rows = window_rows[window_rows > break_row]
+        reverting_rows = [row for row in later_rows if _is_reverted(log_returns[break_row], log_returns[row])]
+        if reverting_rows:
+            is_broken[break_row : reverting_rows[0]] = True
         else:
-            is_broken[_rejected_side(delta_positions, start, break_bar, stop)] = True
+            is_broken[_rejected_side(delta_positions, start, break_row, stop)] = True
     return is_broken
 
 
@@ -123,7 +125,7 @@ def find_jumps(series: pd.DataFrame) -> np.ndarray:
     of the symbol; between 20 and 60, it uses all of them. A symbol's first bar is no jump.
     """
     log_returns = series["log_return"].to_numpy()
-    is_jump = np.abs(log_returns) >= MIN_ABS_SPIKE_RETURN
+    is_jump = np.abs(log_returns) >= MIN_ABS_SPIKE_LOG_RETURN
     for start, stop in _symbol_ranges(series).values():
         is_jump[start:stop] |= _is_outlier(log_returns[start:stop])
     return is_jump
@@ -135,41 +137,44 @@ def is_currency_unit_factor(log_return: np.ndarray | float) -> np.ndarray:
     A deviation from either factor by up to another factor of 1.5 is allowed.
     """
     distance = np.abs(np.abs(np.asarray(log_return)[..., None]) - LOG_UNIT_FACTORS)
-    return (distance <= UNIT_FACTOR_TOLERANCE).any(axis=-1)
+    return (distance <= LOG_UNIT_FACTOR_TOLERANCE).any(axis=-1)
 
 
 def _is_outlier(log_returns: np.ndarray) -> np.ndarray:
-    """Boolean mask (n_bars,) of one symbol's log returns, True where a return is far from the 60 before it."""
-    first = MIN_RETURNS + 1  # log_returns[0] is NaN
-    if len(log_returns) <= first:
+    """Boolean mask (n_bars,) of one symbol's log returns, True where a return is an outlier by ``find_jumps``."""
+    first_judged = MIN_RETURNS + 1  # log_returns[0] is NaN
+    if len(log_returns) <= first_judged:
         return np.zeros(len(log_returns), dtype=bool)
     padded = np.concatenate([np.full(RETURN_WINDOW, np.nan), log_returns])
-    earlier_returns = np.lib.stride_tricks.sliding_window_view(padded, RETURN_WINDOW)[first : len(log_returns)]
+    earlier_returns = np.lib.stride_tricks.sliding_window_view(padded, RETURN_WINDOW)[first_judged : len(log_returns)]
     median = np.nanmedian(earlier_returns, axis=1)
     scaled_mad = MAD_SCALE * np.nanmedian(np.abs(earlier_returns - median[:, None]), axis=1)
     threshold = MIN_JUMP_DEVIATIONS * np.maximum(scaled_mad, MIN_SCALED_MAD)
-    is_outlier = np.abs(log_returns[first:] - median) > threshold
-    return np.concatenate([np.zeros(first, dtype=bool), is_outlier])
+    is_outlier = np.abs(log_returns[first_judged:] - median) > threshold
+    return np.concatenate([np.zeros(first_judged, dtype=bool), is_outlier])
 
 
-def _rejected_side(delta_positions: np.ndarray, start: int, break_bar: int, stop: int) -> slice:
-    """Positions of the shorter side of a break in [start, stop), or of the newer side.
+def _rejected_side(delta_positions: np.ndarray, start: int, break_row: int, stop: int) -> slice:
+    """Rows of the rejected side of the break before ``break_row``; the symbol's rows are [start, stop).
 
-    The newer side is rejected when both are equally long, or when an earlier night accepted one of the older bars:
-    accepted bars are published and cannot be withdrawn.
+    The shorter side is rejected. The newer side is rejected when both are equally long, or when an earlier night
+    accepted one of the older bars: accepted bars are published and cannot be withdrawn.
     """
-    is_older_side_new = bool((delta_positions[start:break_bar] >= 0).all())
-    is_older_side_shorter = break_bar - start < stop - break_bar
-    return slice(start, break_bar) if is_older_side_new and is_older_side_shorter else slice(break_bar, stop)
+    is_older_side_in_delta = bool((delta_positions[start:break_row] >= 0).all())
+    is_older_side_shorter = break_row - start < stop - break_row
+    return slice(start, break_row) if is_older_side_in_delta and is_older_side_shorter else slice(break_row, stop)
 
 
 def _is_reverted(log_return: float, later: float) -> bool:
-    """True when ``later`` has the opposite sign and their sum is at most a quarter of the smaller of the two."""
+    """True when the log return ``later`` reverts ``log_return``.
+
+    The two have opposite signs, and their sum is at most a quarter of the smaller one, all in absolute value.
+    """
     return log_return * later < 0 and abs(log_return + later) <= MAX_REVERSION_GAP * min(abs(log_return), abs(later))
 
 
 def _symbol_ranges(series: pd.DataFrame) -> dict[str, tuple[int, int]]:
-    """Symbol → positions [start, stop) of its rows in the series."""
+    """Symbol → the range [start, stop) of its rows in the series."""
     symbols = series["symbol"].to_numpy()
     if not len(symbols):
         return {}

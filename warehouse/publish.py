@@ -31,16 +31,17 @@ class PublishedCopy(Warehouse):
 
 
 def publish_copy(warehouse: Warehouse, source: str, universe: str) -> Path:
-    """Path of the new published copy: the previous copy with one slice of every table replaced from the warehouse.
+    """Replaces the published copy and returns its path.
 
-    Tables without the columns source and universe are replaced whole. Holds the warehouse's lock. The new copy is
-    built beside the previous one and then renamed over it. Open readers keep reading the previous copy, and a crash
-    leaves it in place. Raises NotPublishedError while the latest night of the slice is not finished, so that only
-    finished nights are published.
+    The new copy is the previous one with one slice of every table replaced from the warehouse. Tables without the
+    columns source and universe are replaced whole. Holds the warehouse's lock. The new copy is built beside the
+    previous one and then renamed over it. Open readers keep reading the previous copy, and a crash leaves it in place.
+    Raises NotPublishedError while the latest night of the slice is not finished, so that only finished nights are
+    published.
     """
     building = warehouse.published.with_suffix(".building")
     with warehouse.hold_lock(f"publish {source} {universe}"), translate_errors(building, OSError):
-        _remove(building)  # left by a publish that was killed
+        _remove(building)  # a killed publish leaves this file
         try:
             if warehouse.published.exists():
                 shutil.copyfile(warehouse.published, building)
@@ -74,7 +75,10 @@ def read_published(warehouse: Warehouse) -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def _copy_slice(con: duckdb.DuckDBPyConnection, keys: dict[str, object]) -> None:
-    """Replaces the rows of one slice by those of the attached database ``origin``; ``keys`` are source and universe."""
+    """Replaces the rows of one slice by the rows of the attached database ``origin``.
+
+    ``keys`` are the source and universe of the slice.
+    """
     nights = read_query(con, "origin_nights", **keys)
     is_finished = bool(nights.num_rows) and nights["finished"][-1].as_py()
     if not is_finished:
@@ -99,7 +103,7 @@ def _swap(building: Path, published: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Returns once a file or folder is on disk."""
+    """Waits until the contents of a file or folder are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -2,11 +2,12 @@
 
 A night is the run for one as-of date; its *delta* is the set of received rows that no night has accepted yet. Every
 check takes a frame of delta rows and a ``CheckContext``, and returns a boolean mask (n_rows,), True where the row
-passes. Delta rows come in any order, one per raw row, with ``ts`` in UTC without a time zone.
+passes. Delta rows come in any order, one per raw row, with ``ts`` (datetime64[us]) in UTC without a time zone.
 
-Checks of the price sequence (scale, splits, jumps, stale closes) look at the delta joined with the bars that earlier
-nights accepted. A check uses no bar after the checked one, with one exception: a broken price scale may be recognised
-by later bars of the same delta.
+The checks of scale, splits, jumps and stale closes read a price series: the delta's closes together with the closes
+that earlier nights accepted, sorted by symbol and ts. A bar without a finite positive close is not in the series and
+passes these checks. A broken scale may be recognised by later bars of the same delta. Apart from that, a check uses no
+bar after the checked one.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ from warehouse.price_series import (
     with_log_returns,
 )
 
-ROUNDING_TOLERANCE = 1e-6  # fraction of the price; providers round each price on its own
-STALE_BARS = 5
+ROUNDING_TOLERANCE = 1e-6  # fraction of the price; providers round each price separately
+STALE_BARS = 5  # consecutive bars with equal closes; the fifth and later bars fail
 MAX_ABS_LOG_SPLIT_RATIO = np.log(1000.0)
 MAX_DIVIDEND_FRACTION = 0.25  # of the last close before the ex-date
 MAX_DIVIDEND_FACTOR = 20.0  # above or below the median of the symbol's earlier dividends
-MIN_DIVIDENDS = 3
+MIN_DIVIDENDS = 3  # earlier dividends that the median needs
 MAX_FUNDING_INTERVAL = np.timedelta64(8, "h")
 
 
@@ -63,69 +64,69 @@ class CheckContext:
     delta_actions: pd.DataFrame
 
 
-def ordered_prices(bars: pd.DataFrame, _: CheckContext) -> np.ndarray:
+def has_ordered_prices(bars: pd.DataFrame, _: CheckContext) -> np.ndarray:
     """True where high ≥ max(open, close), low ≤ min(open, close) and low ≤ high, each up to a rounding tolerance.
 
     A comparison with a missing price passes; the rule ``null`` reports missing prices.
     """
     open_, high, low, close = bars[["open", "high", "low", "close"]].to_numpy(dtype=float).T
-    upper = np.fmax(open_, close)
-    lower = np.fmin(open_, close)
-    tolerance = ROUNDING_TOLERANCE * np.abs(upper)
-    return ~((high < upper - tolerance) | (low > lower + tolerance) | (high < low - tolerance))
+    max_open_close = np.fmax(open_, close)
+    min_open_close = np.fmin(open_, close)
+    tolerance = ROUNDING_TOLERANCE * np.abs(max_open_close)
+    return ~((high < max_open_close - tolerance) | (low > min_open_close + tolerance) | (high < low - tolerance))
 
 
-def unique_bars(bars: pd.DataFrame, _: CheckContext) -> np.ndarray:
-    """True for a bar whose key (symbol, interval, ts) occurs once.
+def has_unique_bar_key(bars: pd.DataFrame, _: CheckContext) -> np.ndarray:
+    """True for a bar whose key (symbol, interval, ts) occurs once in the delta.
 
     Of several identical bars, only the first passes. Of several different bars with the same key, none passes.
     """
-    return _is_unique(bars, ["symbol", "interval", "ts"], ["open", "high", "low", "close", "volume"])
+    return _has_unique_key(bars, ["symbol", "interval", "ts"], ["open", "high", "low", "close", "volume"])
 
 
-def unique_actions(actions: pd.DataFrame, _: CheckContext) -> np.ndarray:
-    """True for an action whose key (symbol, ex-date, kind) occurs once, by the rule of ``unique_bars``."""
-    return _is_unique(actions, ["symbol", "ts", "kind"], ["value"])
+def has_unique_action_key(actions: pd.DataFrame, _: CheckContext) -> np.ndarray:
+    """True for an action whose key (symbol, ex-date, kind) occurs once, by the rule of ``has_unique_bar_key``."""
+    return _has_unique_key(actions, ["symbol", "ts", "kind"], ["value"])
 
 
-def unique_settlements(funding: pd.DataFrame, _: CheckContext) -> np.ndarray:
-    """True for a settlement whose key (symbol, ts) occurs once, by the rule of ``unique_bars``."""
-    return _is_unique(funding, ["symbol", "ts"], ["rate"])
+def has_unique_settlement_key(funding: pd.DataFrame, _: CheckContext) -> np.ndarray:
+    """True for a settlement whose key (symbol, ts) occurs once, by the rule of ``has_unique_bar_key``."""
+    return _has_unique_key(funding, ["symbol", "ts"], ["rate"])
 
 
-def bars_of_interval(bars: pd.DataFrame, context: CheckContext) -> np.ndarray:
-    """True for a bar of the universe's own interval."""
+def has_universe_interval(bars: pd.DataFrame, context: CheckContext) -> np.ndarray:
+    """True for a bar whose interval (such as 1d) is the interval of the universe."""
     return (bars["interval"] == context.interval).to_numpy(dtype=bool)
 
 
-def bars_on_grid(bars: pd.DataFrame, context: CheckContext) -> np.ndarray:
-    """True for a bar that opens when a bar of the calendar opens.
+def is_on_calendar(bars: pd.DataFrame, context: CheckContext) -> np.ndarray:
+    """True for a bar whose ts is the open of a calendar bar of the checked window.
 
     A bar that had not closed by the clock passes too; the rule ``future`` reports it.
     """
-    return np.isin(bars["ts"].to_numpy(), context.open_times) | ~closed_bars(bars, context)
+    return np.isin(bars["ts"].to_numpy(), context.open_times) | ~is_closed(bars, context)
 
 
-def closed_bars(_: pd.DataFrame, context: CheckContext) -> np.ndarray:
+def is_closed(_: pd.DataFrame, context: CheckContext) -> np.ndarray:
     """True for a bar that closes at or before the clock. The frame must be ``context.delta_bars``."""
     return context.close_times <= context.clock
 
 
-def past_rows(frame: pd.DataFrame, context: CheckContext) -> np.ndarray:
+def is_not_after_clock(frame: pd.DataFrame, context: CheckContext) -> np.ndarray:
     """True for a row whose ts is at or before the clock."""
     return frame["ts"].to_numpy() <= context.clock
 
 
-def hourly_settlements(funding: pd.DataFrame, _: CheckContext) -> np.ndarray:
+def is_on_whole_hour(funding: pd.DataFrame, _: CheckContext) -> np.ndarray:
     """True for a settlement on a whole hour. A symbol settles every 1, 2, 4 or 8 hours, which may change over time."""
     ts = funding["ts"].to_numpy()
     return ts == ts.astype("datetime64[h]")
 
 
-def consecutive_settlements(funding: pd.DataFrame, context: CheckContext) -> np.ndarray:
-    """True for a settlement at most 8 hours after the symbol's previous one, in the delta or accepted before.
+def follows_without_gap(funding: pd.DataFrame, context: CheckContext) -> np.ndarray:
+    """True for a settlement at most 8 hours after the symbol's previous settlement.
 
-    A symbol's first settlement passes.
+    The previous settlement may be in the delta or accepted earlier. A symbol's first settlement passes.
     """
     delta = _with_delta_position(funding, ["symbol", "ts"])
     settlements = pd.concat([delta, context.accepted_settlements.assign(delta_position=-1)])
@@ -134,39 +135,39 @@ def consecutive_settlements(funding: pd.DataFrame, context: CheckContext) -> np.
     return _pass_mask(settlements, is_late, len(funding))
 
 
-def bars_in_unit(bars: pd.DataFrame, context: CheckContext) -> np.ndarray:
+def is_on_price_scale(bars: pd.DataFrame, context: CheckContext) -> np.ndarray:
     """True for a bar that is on its symbol's price scale and whose high and low are in the unit of its close.
 
-    See ``find_off_scale_bars`` for the scale. A high or low is in another unit when its ratio to the close is a
-    currency-unit factor (100 or 1000).
+    ``find_off_scale_bars`` defines the scale. A high or low is in another unit when its ratio to the close is a
+    currency-unit factor: about 100 or 1000, up or down.
     """
     series = _price_series(bars, context)
     high, low, close = (bars[name].to_numpy(dtype=float) for name in ("high", "low", "close"))
     with np.errstate(all="ignore"):
-        has_unit_range = is_currency_unit_factor(np.log(high / close)) | is_currency_unit_factor(np.log(close / low))
-    return _pass_mask(series, find_off_scale_bars(series), len(bars)) & ~has_unit_range
+        has_mixed_units = is_currency_unit_factor(np.log(high / close)) | is_currency_unit_factor(np.log(close / low))
+    return _pass_mask(series, find_off_scale_bars(series), len(bars)) & ~has_mixed_units
 
 
-def bars_in_split_scale(bars: pd.DataFrame, context: CheckContext) -> np.ndarray:
-    """True for a bar that ``find_split_breaks`` does not mark.
+def is_on_split_scale(bars: pd.DataFrame, context: CheckContext) -> np.ndarray:
+    """True for a bar that does not lie on the rejected side of a split-sized move, see ``find_split_breaks``.
 
-    Bars that ``bars_in_unit`` rejects on their scale are left out of the series and pass.
+    Bars that ``is_on_price_scale`` rejects on their scale are left out of the series and pass.
     """
     series = _bars_on_scale(_price_series(bars, context))
     return _pass_mask(series, find_split_breaks(series, _all_actions(context)), len(bars))
 
 
-def bars_without_jump(bars: pd.DataFrame, context: CheckContext) -> np.ndarray:
-    """True for a bar that ``find_jumps`` does not mark.
+def has_no_jump(bars: pd.DataFrame, context: CheckContext) -> np.ndarray:
+    """True for a bar whose log return is not an extreme one, see ``find_jumps``.
 
-    Bars that ``bars_in_unit`` or ``bars_in_split_scale`` reject on their scale are left out of the series and pass.
+    Bars that ``is_on_price_scale`` or ``is_on_split_scale`` reject on their scale are left out of the series and pass.
     """
     series = _bars_on_scale(_price_series(bars, context))
     series = with_log_returns(series[~find_split_breaks(series, _all_actions(context))])
     return _pass_mask(series, find_jumps(series), len(bars))
 
 
-def moving_bars(bars: pd.DataFrame, context: CheckContext) -> np.ndarray:
+def has_moving_close(bars: pd.DataFrame, context: CheckContext) -> np.ndarray:
     """True for a bar whose close differs from at least one of the symbol's four previous closes.
 
     A bar with fewer than four previous closes passes.
@@ -177,24 +178,27 @@ def moving_bars(bars: pd.DataFrame, context: CheckContext) -> np.ndarray:
     return _pass_mask(series, (n_unchanged >= STALE_BARS - 1).to_numpy(), len(bars))
 
 
-def traded_bars(bars: pd.DataFrame, _: CheckContext) -> np.ndarray:
-    """True for a bar whose volume is not zero."""
+def has_nonzero_volume(bars: pd.DataFrame, _: CheckContext) -> np.ndarray:
+    """True for a bar whose volume is not zero; a missing volume (NaN) passes."""
     return (bars["volume"] != 0).to_numpy(dtype=bool)
 
 
-def possible_splits(actions: pd.DataFrame, _: CheckContext) -> np.ndarray:
+def has_possible_split_ratio(actions: pd.DataFrame, _: CheckContext) -> np.ndarray:
     """True for a split whose ratio lies in [1/1000, 1000]; every other action passes."""
     with np.errstate(all="ignore"):
         is_too_large = np.abs(np.log(actions["value"].to_numpy(dtype=float))) > MAX_ABS_LOG_SPLIT_RATIO
     return ~(is_too_large & (actions["kind"] == "split").to_numpy(dtype=bool))
 
 
-def possible_dividends(actions: pd.DataFrame, context: CheckContext) -> np.ndarray:
-    """True for a dividend below the last close before its ex-date, or without such a close; other actions pass."""
+def has_possible_dividend(actions: pd.DataFrame, context: CheckContext) -> np.ndarray:
+    """True for a dividend per share below the symbol's last close before the ex-date.
+
+    A dividend without such a close, a missing value and every other action pass.
+    """
     return ~(_is_dividend(actions) & (actions["value"].to_numpy(dtype=float) >= _close_before(actions, context)))
 
 
-def usual_dividends(actions: pd.DataFrame, context: CheckContext) -> np.ndarray:
+def has_usual_dividend(actions: pd.DataFrame, context: CheckContext) -> np.ndarray:
     """True for a dividend of usual size; other actions pass.
 
     A dividend must be at most a quarter of the last close before its ex-date. It must also lie within a factor of 20
@@ -208,9 +212,9 @@ def usual_dividends(actions: pd.DataFrame, context: CheckContext) -> np.ndarray:
     earlier_median = dividends.groupby("symbol")["value"].transform(
         lambda values: values.expanding(MIN_DIVIDENDS).median().shift()
     )
-    is_off_median = np.abs(np.log((dividends["value"] / earlier_median).to_numpy())) > np.log(MAX_DIVIDEND_FACTOR)
+    is_far_from_median = np.abs(np.log((dividends["value"] / earlier_median).to_numpy())) > np.log(MAX_DIVIDEND_FACTOR)
     is_large = value > MAX_DIVIDEND_FRACTION * _close_before(actions, context)
-    return _pass_mask(dividends, is_off_median, len(actions)) & ~(_is_dividend(actions) & is_large)
+    return _pass_mask(dividends, is_far_from_median, len(actions)) & ~(_is_dividend(actions) & is_large)
 
 
 def bar_coverage(context: CheckContext, bars: pd.DataFrame) -> pd.DataFrame:
@@ -220,33 +224,34 @@ def bar_coverage(context: CheckContext, bars: pd.DataFrame) -> pd.DataFrame:
     without any bar so far has no rows: its history may begin later.
     """
     ts_by_symbol = {symbol: ts.to_numpy() for symbol, ts in bars.groupby("symbol")["ts"]}
-    parts = []
-    for symbol, end in sorted(context.membership_ends.items()):
+    coverage_frames = []
+    for symbol, membership_end in sorted(context.membership_ends.items()):
         if symbol not in context.first_bars:
             continue
         expected = context.open_times[context.open_times >= context.first_bars[symbol]]
-        if not np.isnat(end):
-            expected = expected[expected < end]
-        parts.append(_coverage_rows(symbol, expected, np.isin(expected, ts_by_symbol.get(symbol, expected[:0]))))
-    if not parts:
+        if not np.isnat(membership_end):
+            expected = expected[expected < membership_end]
+        is_present = np.isin(expected, ts_by_symbol.get(symbol, expected[:0]))
+        coverage_frames.append(_coverage_rows(symbol, expected, is_present))
+    if not coverage_frames:
         return _coverage_rows("", context.open_times[:0], np.zeros(0, dtype=bool))
-    return pd.concat(parts, ignore_index=True)
+    return pd.concat(coverage_frames, ignore_index=True)
 
 
 def last_bar_coverage(context: CheckContext, coverage: pd.DataFrame) -> pd.DataFrame:
-    """The rows of ``bar_coverage`` at the last open.
+    """The rows of ``coverage`` (a result of ``bar_coverage``) at the last open time of the context.
 
     When no symbol has ever had a bar, every symbol gets a row with ``present`` False.
     """
-    last = context.open_times[-1:]
+    last_open = context.open_times[-1:]  # (1,), or (0,) without any calendar bar
     if not context.first_bars:
-        is_present = np.zeros(len(last), dtype=bool)
-        return pd.concat([_coverage_rows(symbol, last, is_present) for symbol in sorted(context.membership_ends)])
-    return coverage[np.isin(coverage["ts"].to_numpy(), last)].reset_index(drop=True)
+        is_present = np.zeros(len(last_open), dtype=bool)
+        return pd.concat([_coverage_rows(symbol, last_open, is_present) for symbol in sorted(context.membership_ends)])
+    return coverage[np.isin(coverage["ts"].to_numpy(), last_open)].reset_index(drop=True)
 
 
 def _close_before(actions: pd.DataFrame, context: CheckContext) -> np.ndarray:
-    """(n_rows of ``actions``,) the symbol's last close before each ex-date, NaN without one."""
+    """The symbol's last close before each action's ex-date, NaN without such a close: float (n_rows of actions,)."""
     series = _price_series(context.delta_bars, context)[["symbol", "ts", "close"]].sort_values("ts")
     ex_dates = _with_delta_position(actions, ["symbol", "ts"]).sort_values("ts")
     closes = pd.merge_asof(ex_dates, series, on="ts", by="symbol", allow_exact_matches=False)
@@ -254,9 +259,9 @@ def _close_before(actions: pd.DataFrame, context: CheckContext) -> np.ndarray:
 
 
 def _price_series(bars: pd.DataFrame, context: CheckContext) -> pd.DataFrame:
-    """The series of the accepted bars and of those ``bars`` that have the universe's interval."""
+    """The price series of the accepted bars and of the ``bars`` that have the universe's interval."""
     delta = _with_delta_position(bars, ["symbol", "ts", "close"])
-    return price_series(delta[bars_of_interval(bars, context)], context.accepted_bars)
+    return price_series(delta[has_universe_interval(bars, context)], context.accepted_bars)
 
 
 def _bars_on_scale(series: pd.DataFrame) -> pd.DataFrame:
@@ -272,8 +277,8 @@ def _is_dividend(actions: pd.DataFrame) -> np.ndarray:
     return (actions["kind"] == "dividend").to_numpy(dtype=bool)
 
 
-def _is_unique(frame: pd.DataFrame, key: list[str], contents: list[str]) -> np.ndarray:
-    """Boolean mask (n_rows,), True for the first of the rows with one key when their contents are all equal."""
+def _has_unique_key(frame: pd.DataFrame, key: list[str], contents: list[str]) -> np.ndarray:
+    """Boolean mask (n_rows,), True for the first row of each key whose rows all have equal contents."""
     is_first = ~frame.duplicated(key + contents)
     n_versions = is_first.groupby([frame[name] for name in key]).transform("sum")
     return (is_first & (n_versions == 1)).to_numpy(dtype=bool)
@@ -285,9 +290,9 @@ def _with_delta_position(frame: pd.DataFrame, columns: list[str]) -> pd.DataFram
 
 
 def _pass_mask(rows: pd.DataFrame, is_failing: np.ndarray, n_delta_rows: int) -> np.ndarray:
-    """Boolean mask (n_delta_rows,), False at the ``delta_position`` of the failing ``rows``.
+    """Boolean mask (n_delta_rows,), False at the ``delta_position`` of the failing ``rows`` and True elsewhere.
 
-    Failing rows of earlier nights, whose position is -1, are ignored.
+    ``is_failing`` is a boolean mask of ``rows``. Failing rows of earlier nights, whose position is -1, are ignored.
     """
     failing_positions = rows["delta_position"].to_numpy()[is_failing]
     passes = np.ones(n_delta_rows, dtype=bool)

@@ -1,15 +1,28 @@
 """The data rules as data: what each rule expects of the rows, and what happens to rows that fail it.
 
-A night is the run for one as-of date; the rules check its *delta*, the received rows that no night has
-accepted yet. The policy of a rule decides what happens to rows that fail it:
+Glossary:
 
-    block        the night stops and accepts no row
-    quarantine   the failing rows are not accepted; they are stored in ``quarantine`` with the reason
-    flag         the failing rows are accepted; bars have the rule's name in the column ``flag``, other tables have
-                 only the verdict in ``checks``
+    night         the run for one as-of date
+    delta         the received rows that no night has accepted yet: one pandas frame per table of ``TABLES``
+    batch         the frame that a rule checks: the delta of its table, or one of the two frames below
+    expectation   a check by great-expectations of the values in one column of the batch
+    row check     a function of ``warehouse/row_checks.py``; it returns a mask, True where a row of the batch passes
+    verdict       the result of one rule on its batch, stored in the table ``checks``
 
-To add a rule, add one entry here. When no expectation of great-expectations covers it, add a check to
-``warehouse/row_checks.py`` too.
+Two batches have one row (symbol, ts, present) per bar that should exist; ``present`` is False for a missing bar:
+
+    coverage      all bars of the checked window, see ``row_checks.bar_coverage``
+    latest        the rows of ``coverage`` at the last bar of the window, see ``row_checks.last_bar_coverage``
+
+The policy of a rule decides what happens when rows of its batch fail:
+
+    block         the night stops and accepts no row
+    quarantine    the failing rows are not accepted; they are stored in ``quarantine`` with the reason
+    flag          the failing rows are accepted; a failing bar gets the rule's name in the column ``flag``. Failing rows
+                  of other tables, and missing bars (the rule ``gap`` on bars), are listed only in the verdict
+
+To add a rule, add one entry here. When no expectation covers it, add a row check too. Names, descriptions and advice
+are stored in ``checks``, so a changed text differs from the stored texts of earlier nights.
 """
 
 from __future__ import annotations
@@ -31,21 +44,26 @@ TABLES = ("bars", "corporate_actions", "funding_rates")
 OHLC = ("open", "high", "low", "close")
 
 MAX_FUNDING_RATE = 0.04  # twice the ±2 % that bound Bybit's widest contracts; the recorded extreme is 0.68 %
-MIN_SHARE_ON_LAST_BAR = 0.5  # one or two delisted symbols are no reason to stop, half of the universe missing is
+MIN_SHARE_ON_LAST_BAR = 0.5  # fraction of the symbols; a few delisted symbols must not stop the night
 LARGEST_FLOAT = float(np.finfo(np.float64).max)  # as an upper bound it excludes infinity
 
+# (batch of n rows, context) → boolean mask (n,), True where the row passes
 RowCheck = Callable[[pd.DataFrame, CheckContext], np.ndarray]
-Expectation = tuple[str, dict[str, Any]]  # class name in great_expectations.expectations, and its arguments
+# class name in great_expectations.expectations, and its arguments
+Expectation = tuple[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class CheckRule:
-    """One rule: each row of its batch must meet every expectation, else ``policy`` applies to the row.
+    """One rule: each row of its batch must meet every expectation; ``policy`` applies to the rows that do not.
 
-    A rule has either ``expectations`` or a ``check``. The mask of a check becomes a column of the batch with the
-    rule's name, and the expectation is that this column is True. ``description`` completes "3 of 100 rows: …" in
-    verdicts; ``advice`` states what a person can do. ``mostly`` is the smallest share of passing rows with which the
-    rule still passes as a whole. ``batch`` names the frame to check when it is not the delta of ``table``.
+    A rule has either ``expectations`` or a row ``check``. The mask of the check becomes a column of the batch with the
+    rule's name, and the only expectation is that this column is True. ``description`` completes "3 of 100 rows: …" in
+    verdicts; ``advice`` states what a person can do.
+
+    The verdict is "passed" when each expectation holds for at least the fraction ``mostly`` of the rows; 1 means all
+    rows. Failing rows of a passed rule are listed in the verdict as tolerated. ``batch`` is the name of the batch,
+    empty for the delta of ``table``.
     """
 
     name: str
@@ -66,29 +84,32 @@ class CheckRule:
     @property
     def all_expectations(self) -> tuple[Expectation, ...]:
         """The rule's expectations; for a rule with a check, that the column of the check is True."""
-        return self.expectations or (is_true(self.name),)
+        return self.expectations or (expect_true(self.name),)
 
 
-def is_true(column: str) -> Expectation:
-    """The expectation that a boolean column is True."""
+def expect_true(column: str) -> Expectation:
+    """The expectation that every value of a boolean column is True."""
     return "ExpectColumnValuesToBeInSet", {"column": column, "value_set": [True]}
 
 
-def not_null(*columns: str) -> tuple[Expectation, ...]:
-    """One expectation per column: no value is null or NaN."""
+def expect_no_nulls(*columns: str) -> tuple[Expectation, ...]:
+    """One expectation per column: no value is missing. Null and NaN are both missing, as in ``pandas.isna``."""
     return tuple(("ExpectColumnValuesToNotBeNull", {"column": column}) for column in columns)
 
 
-def between(low: float, high: float, *columns: str, strict: bool = False) -> tuple[Expectation, ...]:
-    """One expectation per column: every value lies in [low, high], or in (low, high] when ``strict``. Nulls pass."""
+def expect_between(low: float, high: float, *columns: str, strict: bool = False) -> tuple[Expectation, ...]:
+    """One expectation per column: every value lies in [low, high], or in (low, high] when ``strict``.
+
+    A missing value (null or NaN) passes.
+    """
     return tuple(
         ("ExpectColumnValuesToBeBetween", {"column": c, "min_value": low, "max_value": high, "strict_min": strict})
         for c in columns
     )
 
 
-PULL_AGAIN = "compare with the provider; a corrected answer is taken in by the next night"
-LOOKAHEAD = "the ingest step let rows through that were not final; check the night's clock, then run it again"
+PULL_AGAIN_ADVICE = "compare with the provider; a corrected answer is taken in by the next night"
+LOOKAHEAD_ADVICE = "the ingest step let rows through that were not final; check the night's clock, then run it again"
 
 BAR_RULES = (
     CheckRule(
@@ -96,40 +117,40 @@ BAR_RULES = (
         table="bars",
         policy=QUARANTINE,
         description="open, high, low, close or volume is missing",
-        advice=PULL_AGAIN,
-        expectations=not_null(*OHLC, "volume"),
+        advice=PULL_AGAIN_ADVICE,
+        expectations=expect_no_nulls(*OHLC, "volume"),
     ),
     CheckRule(
         name="price",
         table="bars",
         policy=QUARANTINE,
         description="price is zero, negative or infinite",
-        advice=PULL_AGAIN,
-        expectations=between(0, LARGEST_FLOAT, *OHLC, strict=True),
+        advice=PULL_AGAIN_ADVICE,
+        expectations=expect_between(0, LARGEST_FLOAT, *OHLC, strict=True),
     ),
     CheckRule(
         name="volume",
         table="bars",
         policy=QUARANTINE,
         description="volume is negative or infinite",
-        advice=PULL_AGAIN,
-        expectations=between(0, LARGEST_FLOAT, "volume"),
+        advice=PULL_AGAIN_ADVICE,
+        expectations=expect_between(0, LARGEST_FLOAT, "volume"),
     ),
     CheckRule(
         name="high_low",
         table="bars",
         policy=QUARANTINE,
         description="high or low does not contain the open and the close",
-        advice=PULL_AGAIN,
-        check=row_checks.ordered_prices,
+        advice=PULL_AGAIN_ADVICE,
+        check=row_checks.has_ordered_prices,
     ),
     CheckRule(
         name="duplicate",
         table="bars",
         policy=QUARANTINE,
         description="key came more than once in one pull",
-        advice=PULL_AGAIN,
-        check=row_checks.unique_bars,
+        advice=PULL_AGAIN_ADVICE,
+        check=row_checks.has_unique_bar_key,
     ),
     CheckRule(
         name="bar_interval",
@@ -137,7 +158,7 @@ BAR_RULES = (
         policy=QUARANTINE,
         description="interval is not the universe's",
         advice="pull the universe's own interval",
-        check=row_checks.bars_of_interval,
+        check=row_checks.has_universe_interval,
     ),
     CheckRule(
         name="off_grid",
@@ -145,39 +166,39 @@ BAR_RULES = (
         policy=QUARANTINE,
         description="ts is no bar open of the calendar",
         advice="check the exchange calendar and the provider's time zone",
-        check=row_checks.bars_on_grid,
+        check=row_checks.is_on_calendar,
     ),
     CheckRule(
         name="future",
         table="bars",
         policy=BLOCK,
         description="bar had not closed at the night's clock",
-        advice=LOOKAHEAD,
-        check=row_checks.closed_bars,
+        advice=LOOKAHEAD_ADVICE,
+        check=row_checks.is_closed,
     ),
     CheckRule(
-        name="unit_error",
+        name="unit_error",  # for the history and the factors see ``price_series.find_off_scale_bars``
         table="bars",
         policy=QUARANTINE,
         description="price is off its own history by 100, by 1000, or by a factor that reverts",
-        advice=PULL_AGAIN,
-        check=row_checks.bars_in_unit,
+        advice=PULL_AGAIN_ADVICE,
+        check=row_checks.is_on_price_scale,
     ),
     CheckRule(
-        name="split_scale",
+        name="split_scale",  # within ten bars of the ex-date, see ``price_series.find_split_breaks``
         table="bars",
         policy=QUARANTINE,
         description="price breaks by the ratio of a split nearby",
         advice="pull the symbol's whole history again, on one side of the split",
-        check=row_checks.bars_in_split_scale,
+        check=row_checks.is_on_split_scale,
     ),
     CheckRule(
-        name="jump",
+        name="jump",  # more than 12 scaled MADs from the median of 60 returns, see ``price_series.find_jumps``
         table="bars",
         policy=FLAG,
         description="return is beyond 12 robust deviations of the 60 before it",
         advice="look for news before trusting the symbol's signal",
-        check=row_checks.bars_without_jump,
+        check=row_checks.has_no_jump,
     ),
     CheckRule(
         name="stale",
@@ -185,7 +206,7 @@ BAR_RULES = (
         policy=FLAG,
         description="close has not moved for five bars",
         advice="check that the symbol still trades",
-        check=row_checks.moving_bars,
+        check=row_checks.has_moving_close,
     ),
     CheckRule(
         name="zero_volume",
@@ -193,7 +214,7 @@ BAR_RULES = (
         policy=FLAG,
         description="volume is zero",
         advice="check that the symbol still trades",
-        check=row_checks.traded_bars,
+        check=row_checks.has_nonzero_volume,
     ),
     CheckRule(
         name="gap",
@@ -201,7 +222,7 @@ BAR_RULES = (
         policy=FLAG,
         description="expected bar is missing",
         advice="pull the symbol again, or end its membership if it no longer trades",
-        expectations=(is_true("present"),),
+        expectations=(expect_true("present"),),
         batch="coverage",
     ),
     CheckRule(
@@ -210,7 +231,7 @@ BAR_RULES = (
         policy=BLOCK,
         description="latest closed bar is missing",
         advice="wait until the provider has it, or check that the tape reaches this night",
-        expectations=(is_true("present"),),
+        expectations=(expect_true("present"),),
         mostly=MIN_SHARE_ON_LAST_BAR,
         batch="latest",
     ),
@@ -221,15 +242,15 @@ ACTION_RULES = (
         table="corporate_actions",
         policy=QUARANTINE,
         description="value is missing",
-        advice=PULL_AGAIN,
-        expectations=not_null("value"),
+        advice=PULL_AGAIN_ADVICE,
+        expectations=expect_no_nulls("value"),
     ),
     CheckRule(
         name="kind",
         table="corporate_actions",
         policy=QUARANTINE,
         description="kind is neither dividend nor split",
-        advice=PULL_AGAIN,
+        advice=PULL_AGAIN_ADVICE,
         expectations=(("ExpectColumnValuesToBeInSet", {"column": "kind", "value_set": ["dividend", "split"]}),),
     ),
     CheckRule(
@@ -237,40 +258,40 @@ ACTION_RULES = (
         table="corporate_actions",
         policy=QUARANTINE,
         description="value is zero, negative or infinite",
-        advice=PULL_AGAIN,
-        expectations=between(0, LARGEST_FLOAT, "value", strict=True),
+        advice=PULL_AGAIN_ADVICE,
+        expectations=expect_between(0, LARGEST_FLOAT, "value", strict=True),
     ),
     CheckRule(
         name="split_ratio",
         table="corporate_actions",
         policy=QUARANTINE,
         description="split is beyond 1000 to 1",
-        advice=PULL_AGAIN,
-        check=row_checks.possible_splits,
+        advice=PULL_AGAIN_ADVICE,
+        check=row_checks.has_possible_split_ratio,
     ),
     CheckRule(
         name="duplicate",
         table="corporate_actions",
         policy=QUARANTINE,
         description="key came more than once in one pull",
-        advice=PULL_AGAIN,
-        check=row_checks.unique_actions,
+        advice=PULL_AGAIN_ADVICE,
+        check=row_checks.has_unique_action_key,
     ),
     CheckRule(
         name="future",
         table="corporate_actions",
         policy=BLOCK,
         description="ex-date lies after the night's clock",
-        advice=LOOKAHEAD,
-        check=row_checks.past_rows,
+        advice=LOOKAHEAD_ADVICE,
+        check=row_checks.is_not_after_clock,
     ),
     CheckRule(
         name="dividend_size",
         table="corporate_actions",
         policy=QUARANTINE,
         description="dividend is worth the whole share or more",
-        advice=PULL_AGAIN,
-        check=row_checks.possible_dividends,
+        advice=PULL_AGAIN_ADVICE,
+        check=row_checks.has_possible_dividend,
     ),
     CheckRule(
         name="dividend_scale",
@@ -278,7 +299,7 @@ ACTION_RULES = (
         policy=FLAG,
         description="dividend is over a quarter of the price, or 20 times off the symbol's usual one",
         advice="check currency and unit of the dividend",
-        check=row_checks.usual_dividends,
+        check=row_checks.has_usual_dividend,
     ),
 )
 FUNDING_RULES = (
@@ -287,8 +308,8 @@ FUNDING_RULES = (
         table="funding_rates",
         policy=QUARANTINE,
         description="rate is missing",
-        advice=PULL_AGAIN,
-        expectations=not_null("rate"),
+        advice=PULL_AGAIN_ADVICE,
+        expectations=expect_no_nulls("rate"),
     ),
     CheckRule(
         name="bounds",
@@ -296,31 +317,31 @@ FUNDING_RULES = (
         policy=QUARANTINE,
         description="rate is beyond ±4 % a settlement",
         advice="check whether it came in percent",
-        expectations=between(-MAX_FUNDING_RATE, MAX_FUNDING_RATE, "rate"),
+        expectations=expect_between(-MAX_FUNDING_RATE, MAX_FUNDING_RATE, "rate"),
     ),
     CheckRule(
         name="duplicate",
         table="funding_rates",
         policy=QUARANTINE,
         description="key came more than once in one pull",
-        advice=PULL_AGAIN,
-        check=row_checks.unique_settlements,
+        advice=PULL_AGAIN_ADVICE,
+        check=row_checks.has_unique_settlement_key,
     ),
     CheckRule(
         name="off_grid",
         table="funding_rates",
         policy=QUARANTINE,
         description="settlement is not on a whole hour",
-        advice=PULL_AGAIN,
-        check=row_checks.hourly_settlements,
+        advice=PULL_AGAIN_ADVICE,
+        check=row_checks.is_on_whole_hour,
     ),
     CheckRule(
         name="future",
         table="funding_rates",
         policy=BLOCK,
         description="settlement lies after the night's clock",
-        advice=LOOKAHEAD,
-        check=row_checks.past_rows,
+        advice=LOOKAHEAD_ADVICE,
+        check=row_checks.is_not_after_clock,
     ),
     CheckRule(
         name="gap",
@@ -328,7 +349,7 @@ FUNDING_RULES = (
         policy=FLAG,
         description="settlement comes more than 8 hours after the one before",
         advice="pull the symbol's funding again: a missing settlement counts as no cost",
-        check=row_checks.consecutive_settlements,
+        check=row_checks.follows_without_gap,
     ),
 )
 RULES = BAR_RULES + ACTION_RULES + FUNDING_RULES

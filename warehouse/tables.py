@@ -17,10 +17,11 @@ ARRIVING = "arriving_rows"  # name under which the rows to write are registered 
 
 
 def replace_slice(con: duckdb.DuckDBPyConnection, table: str, rows: pa.Table, /, **keys: object) -> int:
-    """Number of rows written. ``rows`` replace the slice of ``table`` in which every column of ``keys`` has its value.
+    """Replaces a slice of ``table`` by ``rows`` and returns the number of rows written.
 
-    ``keys`` become columns of the written rows. Raises RowsRefusedError when ``rows`` has a key column with another
-    value, or does not fit the table. Raises ValueError without keys.
+    The slice is the rows in which every column of ``keys`` has the value in ``keys``. ``keys`` become columns of the
+    written rows. Raises RowsRefusedError when ``rows`` has a key column with another value, or does not fit the table.
+    Raises ValueError without keys.
     """
     if not keys:
         raise ValueError(f"replace_slice of {table} needs at least one key column")
@@ -30,7 +31,7 @@ def replace_slice(con: duckdb.DuckDBPyConnection, table: str, rows: pa.Table, /,
 
 
 def append(con: duckdb.DuckDBPyConnection, table: str, rows: pa.Table, /, **constants: object) -> int:
-    """Number of rows added to ``table``, matched by column name.
+    """Adds ``rows`` to ``table``, matched by column name, and returns the number of rows added.
 
     ``constants`` are columns with one value for all rows. Raises RowsRefusedError when rows do not fit the table, or
     when ``rows`` has the column of a constant with another value. Then no row is written.
@@ -53,10 +54,10 @@ def append(con: duckdb.DuckDBPyConnection, table: str, rows: pa.Table, /, **cons
 def upsert(
     con: duckdb.DuckDBPyConnection, table: str, rows: pa.Table, /, by: tuple[str, ...], **constants: object
 ) -> int:
-    """Number of rows written. Each replaces the row of ``table`` with the same key columns ``by``, or is added.
+    """Writes ``rows`` and returns their number. A row replaces the row of ``table`` with the same key, or is added.
 
-    ``rows`` must contain each key once. A column of ``by`` may be one of the ``constants``: columns with one value for
-    all rows. Raises RowsRefusedError as ``append`` does.
+    The key is the columns ``by``. ``rows`` must contain each key once. A column of ``by`` may be one of the
+    ``constants``: columns with one value for all rows. Raises RowsRefusedError as ``append`` does.
     """
     key_values = {
         name: f"${_identifier(name)}" if name in constants else f"{ARRIVING}.{_identifier(name)}" for name in by

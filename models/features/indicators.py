@@ -4,7 +4,7 @@ Glossary: t bars, n assets, f features, m existing bars of one symbol.
 
 Prices are put on a forward total-return index: 1 at a symbol's first bar, multiplied by 1 + total return at each later
 bar. An adjustment backwards from the last bar, as data vendors do it, would change every past row with the next
-dividend. The indicators of a symbol are computed on its existing bars alone; missing bars are skipped, not filled,
+dividend. The indicators of a symbol are computed on its existing bars alone. Missing bars are skipped and not filled,
 because one NaN inside TA-Lib's recursions (EMA, RSI, ATR) makes all later values NaN. Every indicator is independent of
 the price level.
 """
@@ -44,10 +44,7 @@ RECURSIVE_FUNCTIONS = ("ATR", "EMA", "RSI")  # TA-Lib's process-wide unstable pe
 
 
 class FeatureError(ValueError):
-    """Features cannot be computed from these bars, horizons or settings; the message names them.
-
-    FeatureError ← ValueError
-    """
+    """Features, labels or a scaler cannot be computed from these values or settings; the message names the cause."""
 
 
 def compute_features(bars: Panel, close_times: np.ndarray) -> Panel:

@@ -7,7 +7,7 @@ from its availability date on, which is an upper bound of its publication date. 
 than the newest published value, but it is never early.
 
 The values are today's revisions. Payrolls, claims, permits and seasonally adjusted prices were first published with
-other values, so results are slightly optimistic. Point-in-time vintages (ALFRED) would correct this.
+other values, so backtests are slightly optimistic. Point-in-time vintages (ALFRED) would correct this.
 """
 
 from __future__ import annotations
@@ -107,22 +107,22 @@ def _newest_available(feature: MacroFeature, observations: Observations, session
     if feature.is_log and not (values > 0).all():
         raise FeatureError(f"{feature.series}: its log needs positive values, the least is {np.min(values):g}")
     dates, values = _changes(feature, dates, np.log(values) if feature.is_log else values)
-    newest = np.searchsorted(availability_dates(feature, dates), sessions, side="right") - 1
-    return np.where(newest >= 0, values[newest], np.nan) if len(values) else np.full(len(sessions), np.nan)
+    newest_index = np.searchsorted(availability_dates(feature, dates), sessions, side="right") - 1
+    return np.where(newest_index >= 0, values[newest_index], np.nan) if len(values) else np.full(len(sessions), np.nan)
 
 
 def _changes(feature: MacroFeature, dates: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The dates and changes of ``values`` over ``change_periods``; dates and values unchanged for a level.
 
-    The change of a month counts calendar months and is left out if the earlier month has no value. The change of a day
+    The change of a month counts calendar months and is dropped if the earlier month has no value. The change of a day
     or week counts values.
     """
-    lag = feature.change_periods
-    if lag == 0:
+    n_periods = feature.change_periods
+    if n_periods == 0:
         return dates, values
     if feature.period != "month":
-        return dates[lag:], values[lag:] - values[:-lag]
+        return dates[n_periods:], values[n_periods:] - values[:-n_periods]
     months = dates.astype("datetime64[M]")
-    earlier = np.searchsorted(months, months - lag)
-    has_earlier = months[earlier] == months - lag
-    return dates[has_earlier], (values - values[earlier])[has_earlier]
+    earlier_index = np.searchsorted(months, months - n_periods)
+    has_earlier = months[earlier_index] == months - n_periods
+    return dates[has_earlier], (values - values[earlier_index])[has_earlier]

@@ -1,10 +1,10 @@
 """Volatility regimes of one price series: the trailing regime and the future regime.
 
-Glossary: t sessions, oldest first; bars: the number of sessions of a window.
+Glossary: t sessions, oldest first; n_sessions: the number of sessions of a window.
 
-A regime is the tercile of the root mean square of ``bars`` daily log returns: 0 calm, 1 normal, 2 turbulent. The two
-thresholds between the terciles come from a training span. The future regime is a label: it is known only at the close
-of session t + bars.
+A regime is the tercile of the root mean square of ``n_sessions`` daily log returns: 0 calm, 1 normal, 2 turbulent. The
+two thresholds between the terciles come from a training span. The future regime is a label: it is known only at the
+close of session t + n_sessions.
 """
 
 from __future__ import annotations
@@ -15,24 +15,25 @@ REGIMES = ("calm", "normal", "turbulent")
 UNKNOWN_REGIME = -1
 
 
-def trailing_volatility(returns: np.ndarray, bars: int) -> np.ndarray:
-    """Root mean square of the log returns (t,) of the sessions t − bars + 1 to t, (t,).
+def trailing_volatility(returns: np.ndarray, n_sessions: int) -> np.ndarray:
+    """Root mean square of the log returns (t,) of the sessions t − n_sessions + 1 to t, (t,).
 
-    NaN where one of these returns is NaN, and for the first bars − 1 sessions.
+    NaN where one of these returns is NaN, and for the first n_sessions − 1 sessions.
     """
     out = np.full(len(returns), np.nan)
-    if len(returns) >= bars:
-        windows = np.lib.stride_tricks.sliding_window_view(returns, bars)
-        out[bars - 1 :] = np.sqrt(np.mean(windows**2, axis=-1))
+    if len(returns) >= n_sessions:
+        windows = np.lib.stride_tricks.sliding_window_view(returns, n_sessions)
+        out[n_sessions - 1 :] = np.sqrt(np.mean(windows**2, axis=-1))
     return out
 
 
-def future_volatility(returns: np.ndarray, bars: int) -> np.ndarray:
-    """Root mean square of the log returns (t,) of the sessions t + 1 to t + bars, (t,).
+def future_volatility(returns: np.ndarray, n_sessions: int) -> np.ndarray:
+    """Root mean square of the log returns (t,) of the sessions t + 1 to t + n_sessions, (t,).
 
-    NaN where one of these returns is NaN, and for the last ``bars`` sessions.
+    NaN where one of these returns is NaN, and for the last ``n_sessions`` sessions.
     """
-    return np.concatenate([trailing_volatility(returns, bars)[bars:], np.full(min(bars, len(returns)), np.nan)])
+    trailing = trailing_volatility(returns, n_sessions)
+    return np.concatenate([trailing[n_sessions:], np.full(min(n_sessions, len(returns)), np.nan)])
 
 
 def tercile_thresholds(volatility: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ NORMAL_IQR = 1.3489795003921634  # interquartile range of the standard normal di
 class Scaler:
     """Centre and scale of each feature over all assets: the median and a robust standard deviation.
 
-    The robust standard deviation is the interquartile range ÷ NORMAL_IQR. Outliers hardly change either.
+    The robust standard deviation is the interquartile range ÷ NORMAL_IQR. Outliers hardly change the two.
     """
 
     columns: tuple[str, ...]
@@ -29,11 +29,11 @@ class Scaler:
 
     @classmethod
     def fit(cls, values: np.ndarray, mask: np.ndarray, columns: Sequence[str]) -> Scaler:
-        """A scaler fitted on ``values`` (t, n, f) of training bars where ``mask`` (t, n) is True; NaN is ignored.
+        """A scaler fitted on ``values`` (t, n, f) of training bars.
 
-        A feature whose interquartile range is 0 has its standard deviation as its scale; the scale of a constant
-        feature is 1. A feature that is always NaN has centre 0 and scale 1. Raises FeatureError for shapes that differ
-        and for a mask without True.
+        Rows whose ``mask`` (t, n) is False are ignored, and so are NaN values. A feature whose interquartile range is 0
+        has its standard deviation as its scale; the scale of a constant feature is 1. A feature that is always NaN has
+        centre 0 and scale 1. Raises FeatureError for shapes that differ and for a mask without True.
         """
         if values.shape != (*mask.shape, len(columns)):
             raise FeatureError(f"values {values.shape} do not fit mask {mask.shape} and {len(columns)} columns")

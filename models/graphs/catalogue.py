@@ -20,7 +20,7 @@ from models.graphs.windowed import GraphRule
 # (window_bars, min_correlation, top_k, every_bars) → rule
 RuleBuilder = Callable[[int, float, int, int], GraphRule]
 
-# graphs of windows of returns; a partial correlation leaves out what all assets share, so its threshold is lower
+# graphs of windows of returns; a partial correlation excludes what all assets share, so its threshold is lower
 RETURN_GRAPHS: dict[str, RuleBuilder] = {
     "correlation": CorrelationRule,
     "spearman": lambda window, min_corr, k, every: CorrelationRule(window, min_corr, k, every, measure="spearman"),

@@ -37,7 +37,8 @@ def strongest_edges(matrix: np.ndarray, min_strength: float, top_k: int | None) 
 def strongest_directed_edges(weight: np.ndarray, is_candidate: np.ndarray, top_k: int) -> Edges:
     """The candidate edges that are among the ``top_k`` strongest leaving their src or entering their dst.
 
-    ``weight`` and ``is_candidate`` (n, n): entry [i, j] belongs to the edge from i to j. An edge's strength is the
+    ``weight`` and ``is_candidate`` (n, n): entry [i, j] belongs to the edge from i to j;
+    ``is_candidate`` is bool, True for a candidate. An edge's strength is the
     absolute value of its weight. All edges that tie with the k-th strongest are included. The edges are in ascending
     order of (src, dst).
     """
@@ -57,7 +58,7 @@ def spanning_tree(matrix: np.ndarray) -> Edges:
     """
     check_symmetric(matrix)
     # every distance that falls with the correlation gives the same tree; scipy reads a distance of 0 as no edge, so
-    # that of a correlation of 1 is 1
+    # a correlation of 1 has the distance 1
     distance = np.triu(np.nan_to_num(2.0 - matrix, nan=0.0), k=1)
     src, dst = np.nonzero(minimum_spanning_tree(distance).toarray())
     return src, dst, matrix[src, dst]

@@ -40,17 +40,18 @@ class Events:
     def __post_init__(self) -> None:
         for name, dtype in DTYPES.items():
             array = getattr(self, name)
-            axes = 2 if name == "features" else 1
-            if array.dtype != dtype or array.ndim != axes or len(array) != len(self.src):
+            n_axes = 2 if name == "features" else 1
+            if array.dtype != dtype or array.ndim != n_axes or len(array) != len(self.src):
                 raise GraphError(
-                    f"{name} is {array.dtype} {array.shape}; give {np.dtype(dtype)} with {axes} axes and one row for "
+                    f"{name} is {array.dtype} {array.shape}; give {np.dtype(dtype)} with {n_axes} axes and one row for "
                     f"each of the {len(self.src)} events"
                 )
-        n = len(self.nodes)
+        n_nodes = len(self.nodes)
         t = self.t
-        for name, end in (("src", self.src), ("dst", self.dst)):
+        for name, endpoint in (("src", self.src), ("dst", self.dst)):
             self._raise_where(
-                (end < 0) | (end >= n), f"{name} is no position in the {n} nodes; add the node or drop the event"
+                (endpoint < 0) | (endpoint >= n_nodes),
+                f"{name} is no position in the {n_nodes} nodes; add the node or drop the event",
             )
         self._raise_where(self.src == self.dst, "it runs from a node to itself; drop it or name its source")
         self._raise_where(t < 0, "its time is negative; give microseconds since 1970, UTC")
@@ -66,9 +67,9 @@ class Events:
     def __len__(self) -> int:
         return len(self.src)
 
-    def __getitem__(self, part: slice) -> Events:
+    def __getitem__(self, positions: slice) -> Events:
         """The events at a slice of positions, with the same nodes. The step of the slice must be positive."""
-        src, dst, t, kind, features = (getattr(self, name)[part] for name in DTYPES)
+        src, dst, t, kind, features = (getattr(self, name)[positions] for name in DTYPES)
         return Events(src, dst, t, kind, features, self.nodes)
 
     def between(self, start: int, stop: int) -> Events:
@@ -77,7 +78,7 @@ class Events:
         return self[first : max(first, last)]
 
     def _raise_where(self, is_wrong: np.ndarray, problem: str) -> None:
-        """Raises GraphError if ``is_wrong`` (e,) is True anywhere; the message names the first such event."""
+        """Raises GraphError if ``is_wrong`` (e,) bool is True anywhere; the message names the first such event."""
         if is_wrong.any():
             i = int(is_wrong.argmax())
             raise GraphError(f"event {i} ({self.src[i]} → {self.dst[i]} at {self.t[i]} us): {problem}")
@@ -106,7 +107,8 @@ def events_from_edges(src: np.ndarray, dst: np.ndarray, seconds: np.ndarray) -> 
     """Events of a plain list of timed edges, such as the messages between people in SNAP's CollegeMsg.
 
     ``src`` and ``dst`` (e,) are ids that can be sorted. ``seconds`` (e,) since 1970 in UTC must never decrease; a
-    fraction of a second is cut off. The nodes are named by the ids, in ascending order. The kind is "flow", and there
+    fraction of a second is cut off. The name of a node is its id; the nodes are in ascending
+    order of the ids. The kind is "flow", and there
     are no features (f = 0).
     """
     ids, positions = np.unique(np.concatenate([src, dst]), return_inverse=True)

@@ -38,7 +38,7 @@ class LeadLagRule(ReturnWindows):
     The weight is the correlation of i's return ℓ bars ago with j's return, with its sign, at the ℓ of 1 … ``max_lag``
     where its absolute value is greatest. The pair is an edge if three conditions hold. The correlation is significant
     at a false discovery rate of ``max_false``. It is stronger than that of j's past with i's return. It is among the
-    ``top_k`` strongest edges that leave i or that enter j. A pair needs 80% of the window, see ``measures``.
+    ``top_k`` strongest edges that leave i or that enter j. A pair that shares less than 80% of the window has no edge.
     """
 
     window_bars: int
@@ -65,7 +65,7 @@ class LeadLagRule(ReturnWindows):
 
 @dataclass(frozen=True)
 class GrangerRule(ReturnWindows):
-    """Edges i → j where the past of i explains j beyond what j's own past explains.
+    """Edges i → j where the past of i explains a part of j that j's own past leaves unexplained.
 
     The weight is the partial R², in [0, 1]: of the variance of j that its own last ``lags`` returns leave unexplained,
     the share that the last ``lags`` returns of i explain. The pair is an edge if the F-test is significant at a false
@@ -99,24 +99,25 @@ def lead_correlation(returns: np.ndarray, max_lag: int) -> tuple[np.ndarray, np.
     """Lagged correlations and their p-values, (n, n) each, of ``returns`` (w, n), NaN where unknown.
 
     Entry [i, j] is the correlation of i's return ℓ bars ago with j's return, at the ℓ of 1 … ``max_lag`` where its
-    absolute value is greatest; of equal ones, at the shortest ℓ. Both results are NaN where no lag has enough bars of
-    both assets. The p-values are also NaN on the diagonal. A p-value is that of Fisher's z, which is normal with
-    variance 1 / (bars − 3), times ``max_lag``, because the lag is the best of ``max_lag`` lags (Bonferroni).
+    absolute value is greatest; of equal absolute values, at the shortest ℓ. Both results are NaN where no lag has
+    enough bars of both assets. The p-values are also NaN on the diagonal. A p-value is that of Fisher's z, which is
+    normal with variance 1 / (bars − 3), times ``max_lag``, because the lag is the best of ``max_lag`` lags
+    (Bonferroni).
     """
     w = len(returns)
     is_known = np.isfinite(returns).astype(np.float64)
-    by_lag = np.stack(
+    correlation_by_lag = np.stack(
         [
             pairwise(standardise(returns[: w - lag]), standardise(returns[lag:]), w - lag)
             for lag in range(1, max_lag + 1)
         ]
     )
-    bars_by_lag = np.stack([is_known[: w - lag].T @ is_known[lag:] for lag in range(1, max_lag + 1)])
-    best_lag_index = np.nan_to_num(np.abs(by_lag), nan=-1.0).argmax(axis=0)[None]
-    lead = np.take_along_axis(by_lag, best_lag_index, axis=0)[0]
-    bars = np.take_along_axis(bars_by_lag, best_lag_index, axis=0)[0]
-    z = np.arctanh(np.minimum(np.abs(lead), 1.0 - ZERO_TOLERANCE)) * np.sqrt(np.maximum(bars - 3, 0.0))
-    p_value = np.minimum(max_lag * erfc(z / np.sqrt(2)), 1.0)
+    n_shared_by_lag = np.stack([is_known[: w - lag].T @ is_known[lag:] for lag in range(1, max_lag + 1)])
+    best_lag_index = np.nan_to_num(np.abs(correlation_by_lag), nan=-1.0).argmax(axis=0)[None]
+    lead = np.take_along_axis(correlation_by_lag, best_lag_index, axis=0)[0]
+    n_shared_bars = np.take_along_axis(n_shared_by_lag, best_lag_index, axis=0)[0]
+    fisher_z = np.arctanh(np.minimum(np.abs(lead), 1.0 - ZERO_TOLERANCE)) * np.sqrt(np.maximum(n_shared_bars - 3, 0.0))
+    p_value = np.minimum(max_lag * erfc(fisher_z / np.sqrt(2)), 1.0)
     np.fill_diagonal(p_value, np.nan)
     return lead, p_value
 
@@ -133,14 +134,18 @@ def granger_test(returns: np.ndarray, lags: int) -> tuple[np.ndarray, np.ndarray
     G = X_i' X_i − (Q_j' X_i)' (Q_j' X_i).
     """
     w, n = returns.shape
-    complete = np.flatnonzero(np.isfinite(returns).all(axis=0) & (np.nan_to_num(returns).std(axis=0) > ZERO_TOLERANCE))
+    complete_assets = np.flatnonzero(
+        np.isfinite(returns).all(axis=0) & (np.nan_to_num(returns).std(axis=0) > ZERO_TOLERANCE)
+    )
     partial_r2 = np.full((n, n), np.nan)
     p_value = np.full((n, n), np.nan)
-    if len(complete) < 2:
+    if len(complete_assets) < 2:
         return partial_r2, p_value
-    z = (returns[:, complete] - returns[:, complete].mean(axis=0)) / returns[:, complete].std(axis=0)
-    y = z[lags:]
-    x = np.stack([z[lags - k : w - k] for k in range(1, lags + 1)], axis=-1)  # (w − p, n, p)
+    standardised = (returns[:, complete_assets] - returns[:, complete_assets].mean(axis=0)) / returns[
+        :, complete_assets
+    ].std(axis=0)
+    y = standardised[lags:]
+    x = np.stack([standardised[lags - k : w - k] for k in range(1, lags + 1)], axis=-1)  # (w − p, n, p)
     regressors = np.concatenate((np.ones((*y.shape, 1)), x), axis=-1).transpose(1, 0, 2)  # (n, w − p, 1 + p)
     basis = np.linalg.qr(regressors)[0]
     residual = y.T - np.einsum("jtq,jq->jt", basis, np.einsum("jtq,tj->jq", basis, y))
@@ -149,13 +154,13 @@ def granger_test(returns: np.ndarray, lags: int) -> tuple[np.ndarray, np.ndarray
     projection = np.einsum("jtq,tip->jiqp", basis, x, optimize=True)
     explained_gram = np.einsum("jiqp,jiqr->ijpr", projection, projection, optimize=True)
     gram = np.einsum("tip,tiq->ipq", x, x)[:, None] - explained_gram
-    off_diagonal = ~np.eye(len(complete), dtype=bool)
+    off_diagonal = ~np.eye(len(complete_assets), dtype=bool)
     gram += RIDGE_SHARE * w * np.eye(lags)
     explained_squares = (b * np.linalg.solve(gram, b[..., None])[..., 0]).sum(axis=-1)
     share = explained_squares / np.maximum(residual_squares, ZERO_TOLERANCE)
     share = np.where(off_diagonal, np.clip(share, 0.0, 1.0 - np.finfo(np.float64).eps), np.nan)
     degrees_of_freedom = len(y) - 2 * lags - 1
-    complete_pairs = np.ix_(complete, complete)
+    complete_pairs = np.ix_(complete_assets, complete_assets)
     p_value[complete_pairs] = fdtrc(lags, degrees_of_freedom, share / (1 - share) * degrees_of_freedom / lags)
     partial_r2[complete_pairs] = np.round(share, DECIMALS)
     return partial_r2, p_value

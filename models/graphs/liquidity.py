@@ -91,8 +91,8 @@ def flow_between(window: np.ndarray) -> np.ndarray:
     """Share of the moved value that moved from asset i to asset j, entry [i, j] of (n, n), from a window (w, n, 4).
 
     In each bar, value moves from the assets with q < 0 to the assets with q > 0. The moved value of a bar is the lesser
-    of two totals: the sum of |q| of the former and that of the latter. Each asset gives or receives in proportion to
-    its |q|. All entries are 0 if no value moved in the window; otherwise their sum is 1 up to rounding.
+    of two totals: the sum of |q| of the sold assets and that of the bought assets. Each asset gives or receives in
+    proportion to its |q|. All entries are 0 if no value moved in the window; otherwise their sum is 1 up to rounding.
     """
     q = signed_flow(window)
     sold = np.maximum(-q, 0.0)
@@ -135,8 +135,8 @@ def illiquidity(window: np.ndarray) -> np.ndarray:
     """
     log_price = np.log(window[:, :, PRICE])
     value = window[:, :, VALUE]
-    traded_bar = np.where(np.isnan(log_price), 0, np.arange(len(log_price))[:, None])
-    last_log_price = np.take_along_axis(log_price, np.maximum.accumulate(traded_bar, axis=0), axis=0)
+    traded_bar_index = np.where(np.isnan(log_price), 0, np.arange(len(log_price))[:, None])
+    last_log_price = np.take_along_axis(log_price, np.maximum.accumulate(traded_bar_index, axis=0), axis=0)
     change = np.abs(np.diff(last_log_price, axis=0, prepend=np.nan))
     is_known = (change > 0) & (value > 0)
     return np.where(is_known, change / np.where(is_known, value, 1.0), np.nan)

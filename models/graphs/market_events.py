@@ -5,7 +5,7 @@ order of ``t``: the time at which a row became known, in microseconds since 1970
 ``market_nodes(symbols)``, one per row, with the features FEATURES. A feature that the kind does not have is 0. The
 features that count from events of other kinds are 0 too, until ``with_clock_features`` is applied to the joined events
 of all kinds.
-Glossary: e events · n symbols · f features.
+Glossary: e events · n symbols · f features. TGN ids: .github/sources.md.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ FEATURES = (
     "log_open_interest",  # log(1 + open interest in units of the asset)
     "open_interest_change",  # log change since the asset's last open-interest event, percent
     "long_short",  # log(long accounts ÷ short accounts); 0 in a live stream, whose tickers lack the counts
-    "weight",  # of a graph's edge, for the kinds correlation and flow; only networks fill it, no builder here does
+    "weight",  # of a graph's edge, for the kinds correlation and flow; networks fill it, the builders here do not
     "log_since_trade",  # log(1 + seconds since the asset's last trade); with_clock_features fills these four
     "log_trade_rate",  # log(1 + the asset's trades in the minute before)
     "log_since_funding",  # log(1 + seconds since the asset's last funding event)
@@ -61,7 +61,7 @@ EPOCH_WEEKDAY = 3  # 1970-01-01 was a Thursday; Monday is 0
 
 def market_nodes(symbols: Sequence[str]) -> tuple[str, ...]:
     """The names of all nodes of a market: type k of symbol i is at position k · n + i, then come EXTERNAL_NODES."""
-    return (*(kind.format(symbol) for kind in NODE_TYPES for symbol in symbols), *EXTERNAL_NODES)
+    return (*(node_type.format(symbol) for node_type in NODE_TYPES for symbol in symbols), *EXTERNAL_NODES)
 
 
 def trade_events(symbols: Sequence[str], columns: EventColumns) -> Events:
@@ -132,10 +132,10 @@ def open_interest_events(symbols: Sequence[str], columns: EventColumns) -> Event
 def with_clock_features(events: Events, min_large_value: float = 100_000.0) -> Events:
     """A copy of ``events``, of all kinds, with the features that count time and trades before an event.
 
-    These are the time since the last trade, since the last funding event and since the last large trade, and the number
-    of trades in the minute before: of the event's asset, its dst. A trade is large if its value is ``min_large_value``
+    They describe the event's asset, its dst: the time since its last trade, its last funding event and its last large
+    trade, and the number of its trades in the minute before. A trade is large if its value is ``min_large_value``
     or more, in the quote currency. Only events at strictly earlier times count, so simultaneous events do not affect
-    each other. If the asset has no earlier event of the sort, the time counts from the first of all events.
+    each other. If the asset has no such earlier event, the time counts from the first event of ``events``.
     """
     is_trade = events.kind == EVENT_KINDS.index("trade")
     is_funding = events.kind == EVENT_KINDS.index("funding")
@@ -189,13 +189,13 @@ def _build_events(
 def _asset_positions(symbols: Sequence[str], columns: EventColumns) -> np.ndarray:
     """Position (e,) int64 of each row's symbol in ``symbols``. Raises GraphError for a symbol that is not in it."""
     names, inverse = np.unique(np.asarray(columns["symbol"], dtype=str), return_inverse=True)
-    position = {symbol: i for i, symbol in enumerate(symbols)}
-    unknown = [name for name in names.tolist() if name not in position]
+    position_by_symbol = {symbol: i for i, symbol in enumerate(symbols)}
+    unknown = [name for name in names.tolist() if name not in position_by_symbol]
     if unknown:
         raise GraphError(
             f"rows of {', '.join(unknown)}, not among the {len(symbols)} symbols; add the symbol or drop its rows"
         )
-    return np.array([position[name] for name in names.tolist()], dtype=np.int64)[inverse]
+    return np.array([position_by_symbol[name] for name in names.tolist()], dtype=np.int64)[inverse]
 
 
 def _log_change(columns: EventColumns, name: str) -> np.ndarray:
@@ -209,24 +209,26 @@ def _log_change(columns: EventColumns, name: str) -> np.ndarray:
     return change
 
 
-def _count_before(events: Events, mask: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """Number (e,) of events with a True ``mask`` (e,) that each event's dst had before ``t`` (e,), plus a constant.
+def _count_before(events: Events, counts: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """Number (e,) of events with True in ``counts`` (e,) bool that each event's dst had before ``t`` (e,), plus a
+    constant.
 
     The constant depends on the dst alone, so only the difference of two such numbers has a meaning.
     """
-    return np.searchsorted(np.sort(_sort_keys(events, events.t)[mask]), _sort_keys(events, t))
+    return np.searchsorted(np.sort(_sort_keys(events, events.t)[counts]), _sort_keys(events, t))
 
 
-def _log_since(events: Events, mask: np.ndarray) -> np.ndarray:
-    """log(1 + seconds) (e,) from the last earlier event with a True ``mask`` (e,) and the same dst to each event.
+def _log_since(events: Events, counts: np.ndarray) -> np.ndarray:
+    """log(1 + seconds) (e,) to each event from the last earlier event with the same dst and True in ``counts`` (e,)
+    bool.
 
     If the dst has no such event, the seconds count from the first of all events.
     """
     keys = _sort_keys(events, events.t)
     start_keys = _sort_keys(events, np.full_like(events.t, events.t[0]) if len(events) else events.t)
-    masked_keys = np.concatenate([[-1], np.sort(keys[mask])])
-    last = masked_keys[np.searchsorted(masked_keys, keys) - 1]
-    return np.log1p((keys - np.maximum(last, start_keys)) / SECOND_US)
+    masked_keys = np.concatenate([[-1], np.sort(keys[counts])])
+    last_key = masked_keys[np.searchsorted(masked_keys, keys) - 1]
+    return np.log1p((keys - np.maximum(last_key, start_keys)) / SECOND_US)
 
 
 def _sort_keys(events: Events, t: np.ndarray) -> np.ndarray:
@@ -236,6 +238,6 @@ def _sort_keys(events: Events, t: np.ndarray) -> np.ndarray:
     """
     if not len(events):
         return events.dst
-    first = int(events.t[0])
-    last = int(events.t[-1])
-    return events.dst * (last - first + 2 * MINUTE_US) + (t - first) + MINUTE_US
+    first_t = int(events.t[0])
+    last_t = int(events.t[-1])
+    return events.dst * (last_t - first_t + 2 * MINUTE_US) + (t - first_t) + MINUTE_US

@@ -58,16 +58,16 @@ class MarketEvents:
 
         Raises GraphError for rows that no valid event can be built from.
         """
-        symbols = np.union1d(rows["symbol"], self.past["symbol"][:1])
+        symbol_positions = np.union1d(rows["symbol"], self.past["symbol"][:1])
         kinds = [*np.unique(rows["kind"]), *CLOCK_KINDS]
-        is_needed = np.isin(self.past["symbol"], symbols) & np.isin(self.past["kind"], kinds)
+        is_needed = np.isin(self.past["symbol"], symbol_positions) & np.isin(self.past["kind"], kinds)
         is_needed[:1] = True
         with_past = np.concatenate([self.past[is_needed], rows])
-        events = self._build(symbols, with_past)[len(with_past) - len(rows) :]
+        events = self._build(symbol_positions, with_past)[len(with_past) - len(rows) :]
         # the kept rows lack most trades of the last minute, so this feature is counted separately
         n_recent = self._count_trades_of_last_minute(events, rows)
         events.features[:, market.FEATURE_COLUMN["log_trade_rate"]] = np.log1p(n_recent)
-        self.past = self._needed_later(np.concatenate([self.past, rows]))
+        self.past = self._select_rows_for_later(np.concatenate([self.past, rows]))
         return events
 
     def state(self) -> dict[str, np.ndarray]:
@@ -84,47 +84,47 @@ class MarketEvents:
         self.past = arrays["past"]
         self.recent_trades = arrays["traded"]
 
-    def _build(self, symbols: np.ndarray, rows: np.ndarray) -> Events:
+    def _build(self, symbol_positions: np.ndarray, rows: np.ndarray) -> Events:
         """Events of ``rows`` between the nodes of the whole market, from the builders of their kinds.
 
-        ``symbols`` are ascending positions in ``self.symbols``; they include the symbols of all rows.
+        ``symbol_positions`` are ascending positions in ``self.symbols``; they include the symbols of all rows.
         """
-        names = [self.symbols[i] for i in symbols]
+        symbol_names = [self.symbols[i] for i in symbol_positions]
         # without rows, one builder still has to make the empty Events
         kinds = [kind for kind in BUILDERS if EVENT_KINDS.index(kind) in rows["kind"]] or ["trade"]
         parts = []
         for kind in kinds:
             kind_rows = rows[rows["kind"] == EVENT_KINDS.index(kind)]
             columns = {name: kind_rows[name] for name in ("t", "next_t", *EVENT_VALUES)}
-            columns["symbol"] = np.array(names)[np.searchsorted(symbols, kind_rows["symbol"])]
-            parts.append(BUILDERS[kind](names, columns))
+            columns["symbol"] = np.array(symbol_names)[np.searchsorted(symbol_positions, kind_rows["symbol"])]
+            parts.append(BUILDERS[kind](symbol_names, columns))
         events = market.with_clock_features(concatenate(parts), self.min_large_value)
         n = len(self.symbols)
         n_types = len(market.NODE_TYPES)
         external = n_types * n + np.arange(len(market.EXTERNAL_NODES))
-        # position in the whole market's nodes of each node of the market of ``names``
-        position = np.concatenate([*(node_type * n + symbols for node_type in range(n_types)), external])
+        # position in the whole market's nodes of each node of the market of ``symbol_names``
+        position = np.concatenate([*(node_type * n + symbol_positions for node_type in range(n_types)), external])
         return replace(events, src=position[events.src], dst=position[events.dst], nodes=self.nodes)
 
     def _count_trades_of_last_minute(self, events: Events, rows: np.ndarray) -> np.ndarray:
         """Number (e,) of trades of each event's asset in the minute before the event, without simultaneous trades.
 
-        Also sets ``recent_trades`` to the trades of the minute up to the last trade.
+        It also sets ``recent_trades`` to the trades of the minute up to the last trade.
         """
         trades = np.empty(int((rows["kind"] == TRADE_KIND).sum()), RECENT_TRADE_ROW)
         for name in RECENT_TRADE_ROW.names or ():
             trades[name] = rows[name][rows["kind"] == TRADE_KIND]
-        start = events.t - market.MINUTE_US
-        expired = self.recent_trades[: np.searchsorted(self.recent_trades["t"], start.max(initial=0))]
-        count = np.bincount(self.recent_trades["symbol"], minlength=len(self.symbols))[events.dst]
-        count += _count_before(trades, events.dst, events.t) - _count_before(trades, events.dst, start)
-        count -= _count_before(expired, events.dst, start)
+        minute_start = events.t - market.MINUTE_US
+        expired = self.recent_trades[: np.searchsorted(self.recent_trades["t"], minute_start.max(initial=0))]
+        n_trades = np.bincount(self.recent_trades["symbol"], minlength=len(self.symbols))[events.dst]
+        n_trades += _count_before(trades, events.dst, events.t) - _count_before(trades, events.dst, minute_start)
+        n_trades -= _count_before(expired, events.dst, minute_start)
         all_trades = np.concatenate([self.recent_trades, trades])
         self.recent_trades = all_trades[all_trades["t"] >= all_trades["t"].max(initial=0) - market.MINUTE_US]
-        return count
+        return n_trades
 
-    def _needed_later(self, rows: np.ndarray) -> np.ndarray:
-        """The ``rows`` that later features can depend on, in the same order.
+    def _select_rows_for_later(self, rows: np.ndarray) -> np.ndarray:
+        """The ``rows`` that the features of later events can depend on, in the same order.
 
         These are the first row, the last row of each kind and symbol, and each symbol's last large trade.
         """

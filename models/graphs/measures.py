@@ -16,8 +16,8 @@ import numpy as np
 from scipy.stats import rankdata
 
 MIN_OBSERVED_SHARE = 0.8  # share of the window's bars in which both assets of a pair must have a return
-ZERO_TOLERANCE = 1e-12  # a standard deviation or variance at or below this is a rounding error: nothing moves
-DECIMALS = 6  # of a weight: BLAS rounds differently for each number of threads, and edges must not depend on it
+ZERO_TOLERANCE = 1e-12  # a standard deviation or variance up to this is a rounding error: the asset does not move
+DECIMALS = 6  # of a rounded weight: BLAS rounds differently for each number of threads, and edges must not depend on it
 
 
 def correlation(returns: np.ndarray, p: np.ndarray | None = None) -> np.ndarray:
@@ -111,8 +111,8 @@ def pairwise(
     b, b_observed = b_standardised
     a_weight = a_observed.astype(np.float64)
     b_weight = b_observed.astype(np.float64)
-    shared_bars = a_weight.T @ b_weight
-    shared_weight = shared_bars
+    n_shared_bars = a_weight.T @ b_weight
+    shared_weight = n_shared_bars
     if p is not None:
         a = a * np.sqrt(p)[:, None]
         b = b * np.sqrt(p)[:, None]
@@ -128,7 +128,7 @@ def pairwise(
     b_variance = shared_weight * (a_observed.T @ (b**2)) - b_sum**2
     with np.errstate(invalid="ignore", divide="ignore"):
         result = covariance / np.sqrt(a_variance * b_variance)
-    is_known = (shared_bars >= MIN_OBSERVED_SHARE * w) & (np.minimum(a_variance, b_variance) > ZERO_TOLERANCE)
+    is_known = (n_shared_bars >= MIN_OBSERVED_SHARE * w) & (np.minimum(a_variance, b_variance) > ZERO_TOLERANCE)
     return np.where(is_known, round_correlations(result), np.nan)
 
 

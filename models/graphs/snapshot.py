@@ -70,10 +70,11 @@ class Snapshot:
 
     @property
     def _name(self) -> str:
+        """The graph and its ``as_of``, for error messages."""
         return f"{self.graph} of {self.as_of}"
 
     def _raise_where(self, is_wrong: np.ndarray, problem: str) -> None:
-        """Raises GraphError if ``is_wrong`` (e,) is True anywhere; the message names the first such edge."""
+        """Raises GraphError if ``is_wrong`` (e,) bool is True anywhere; the message names the first such edge."""
         if is_wrong.any():
             k = int(is_wrong.argmax())
             edge = f"edge {k} ({self.src[k]} to {self.dst[k]}, weight {self.weight[k]})"

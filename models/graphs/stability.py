@@ -1,7 +1,8 @@
 """How fast a graph changes from one snapshot to the next, and the mean correlation of its assets.
 
 Glossary: s snapshots, w bars of a window, n assets, u entries of the adjacency matrix in which at least one of the
-snapshots has an edge. Trailing snapshots are those of the same graph just before a given one.
+snapshots has an edge. The trailing snapshots of a snapshot are the snapshots of
+the same graph just before it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from models.graphs.measures import MIN_OBSERVED_SHARE, ZERO_TOLERANCE, round_cor
 from models.graphs.snapshot import Snapshot
 
 MAX_TRAILING = 10  # number of trailing snapshots that drift compares with, at most
-MIN_TRAILING = 2  # drift needs as many: a single snapshot has no spread
+MIN_TRAILING = 2  # number of trailing snapshots that drift needs: a single snapshot has no spread
 
 
 @dataclass(frozen=True)

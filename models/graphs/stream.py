@@ -1,6 +1,6 @@
-"""A buffer that sorts events: they may arrive late, out of order or twice, and leave it as sorted batches.
+"""A buffer that receives events late, out of order or twice, and passes them on as sorted batches.
 
-The time is divided into windows of ``window_us``. Once no further event of a window can arrive in time, the window is
+Time is divided into windows of ``window_us``. Once no further event of a window can arrive in time, the window is
 handed over: sorted by (t, key), in batches of about ``max_events``. As long as no event is late, the batches depend on
 the events alone and not on how they arrived. So a network behind a faulty stream ends in the same state as a network
 behind a faultless stream.
@@ -55,18 +55,18 @@ class EventStream(Generic[T]):
         self.bound_us = bound_us
         self.max_events = max_events
         self.counts = dict.fromkeys(COUNT_NAMES, 0)
-        self._newest = NO_TIME
-        self._received = np.empty(0, EVENT_ID)  # the events whose duplicates would not be late
+        self._newest_t = NO_TIME
+        self._received = np.empty(0, EVENT_ID)  # ids of the events whose duplicates would not be late
         self._waiting: list[np.ndarray] = []  # rows that have not been handed over
         self._handed_over_until = NO_TIME  # all events before this time have been handed over
 
     def push(self, rows: np.ndarray) -> list[T]:
         """Adds ``rows`` in the order of arrival. Returns the results of ``consume`` for the batches now handed over."""
-        newest = np.maximum.accumulate(np.concatenate([[self._newest], rows["t"]]))
-        newest_before = newest[:-1]  # the newest time that arrived before each row
-        timely = rows[rows["t"] >= newest_before - self.bound_us]
+        newest_t = np.maximum.accumulate(np.concatenate([[self._newest_t], rows["t"]]))
+        newest_t_before = newest_t[:-1]  # the newest time that arrived before each row
+        timely = rows[rows["t"] >= newest_t_before - self.bound_us]
         fresh = timely[self._is_new(timely["key"])]
-        self._newest = int(newest[-1])
+        self._newest_t = int(newest_t[-1])
         self.counts["received"] += len(rows)
         self.counts["late"] += len(rows) - len(timely)
         self.counts["duplicates"] += len(timely) - len(fresh)
@@ -74,36 +74,37 @@ class EventStream(Generic[T]):
         event_ids["t"] = fresh["t"]
         event_ids["key"] = fresh["key"]
         received = np.concatenate([self._received, event_ids])
-        self._received = received[received["t"] >= self._newest - self.bound_us]  # an older duplicate is late anyway
+        self._received = received[received["t"] >= self._newest_t - self.bound_us]  # an older duplicate is late anyway
         self._waiting.append(fresh)
-        return self._hand_over((self._newest - self.bound_us) // self.window_us * self.window_us)
+        return self._hand_over((self._newest_t - self.bound_us) // self.window_us * self.window_us)
 
     def state(self) -> dict[str, np.ndarray]:
         """The arrays that ``restore`` needs; later calls do not change them."""
         waiting = {"waiting": np.concatenate(self._waiting)} if self._waiting else {}
         counts = np.array([self.counts[name] for name in COUNT_NAMES], dtype=np.int64)
-        shape = np.array([self.window_us, self.bound_us, self.max_events], dtype=np.int64)
-        return {"newest": np.array(self._newest), "seen": self._received, "counts": counts, "shape": shape} | waiting
+        options = np.array([self.window_us, self.bound_us, self.max_events], dtype=np.int64)
+        newest_t = np.array(self._newest_t)
+        return {"newest": newest_t, "seen": self._received, "counts": counts, "shape": options} | waiting
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Continues from the arrays that ``state`` returned.
 
         Raises GraphError if that buffer had another ``window_us``, ``bound_us`` or ``max_events``.
         """
-        shape = [self.window_us, self.bound_us, self.max_events]
-        if arrays["shape"].tolist() != shape:
+        options = [self.window_us, self.bound_us, self.max_events]
+        if arrays["shape"].tolist() != options:
             raise GraphError(
                 f"the state was left by a stream with window, bound and batch {arrays['shape'].tolist()}, this one has "
-                f"{shape}; give it the same, or begin without the state"
+                f"{options}; give it the same, or begin without the state"
             )
-        self._newest = int(arrays["newest"])
+        self._newest_t = int(arrays["newest"])
         self._received = arrays["seen"]
         self._handed_over_until = NO_TIME
         self._waiting = [arrays["waiting"]] if "waiting" in arrays else []
         self.counts = dict(zip(COUNT_NAMES, arrays["counts"].tolist(), strict=True))
 
     def _is_new(self, keys: np.ndarray) -> np.ndarray:
-        """(e,) True where a key of ``keys`` (e,) occurs for the first time and was not received before."""
+        """(e,) bool, True where a key of ``keys`` (e,) occurs for the first time and was not received before."""
         unique_keys, first_index = np.unique(keys, return_index=True)
         is_new = np.zeros(len(keys), dtype=bool)
         is_new[first_index] = True
@@ -136,12 +137,12 @@ class EventStream(Generic[T]):
         """
         if not len(rows):
             return
-        window = rows["t"] // self.window_us
+        window_index = rows["t"] // self.window_us
         # of simultaneous events, all have the position of the first one
-        position_in_window = np.searchsorted(rows["t"], rows["t"]) - np.searchsorted(window, window)
-        batch = position_in_window // self.max_events
-        cuts = np.flatnonzero((np.diff(window) != 0) | (np.diff(batch) != 0)) + 1
-        yield from np.split(rows, cuts)
+        position_in_window = np.searchsorted(rows["t"], rows["t"]) - np.searchsorted(window_index, window_index)
+        batch_index = position_in_window // self.max_events
+        batch_starts = np.flatnonzero((np.diff(window_index) != 0) | (np.diff(batch_index) != 0)) + 1
+        yield from np.split(rows, batch_starts)
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -150,7 +151,7 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]  # its stub takes every name for allow_pickle
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # the stub of savez reads every keyword as allow_pickle
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)

@@ -18,7 +18,7 @@ from models.panel import Panel
 
 
 class GraphRule(Protocol):
-    """How the edges of one windowed graph are made.
+    """A rule that computes the edges of one windowed graph.
 
     To add a graph of returns, write a frozen dataclass with these five members and enter it in RETURN_GRAPHS of
     ``catalogue.py``. It inherits ``inputs`` from ``ReturnWindows``. To add a graph of trades, add a link to
@@ -75,17 +75,17 @@ class ReturnWindows:
 def build_snapshots(graph: str, bars: Panel, rule: GraphRule, due: Iterable[int] | None = None) -> list[Snapshot]:
     """The snapshots at the positions ``due`` of ``bars``, oldest first; by default at all of ``snapshot_positions``.
 
-    ``due`` must be ascending. A snapshot is built from the ``window_bars`` bars up to and including its own. Raises
+    ``due`` must be ascending. A snapshot is built from the ``window_bars`` bars that end with its own bar. Raises
     GraphError for fewer than two assets, for bars that the rule refuses, and for a position at which no full window
     ends.
     """
     inputs = rule.inputs(bars)
     ends = snapshot_positions(rule, inputs) if due is None else np.array(list(due), np.int64)
-    outside = ends[(ends < rule.window_bars) | (ends >= len(bars))]
-    if len(outside):
+    invalid_ends = ends[(ends < rule.window_bars) | (ends >= len(bars))]
+    if len(invalid_ends):
         raise GraphError(
-            f"{graph}: no window of {rule.window_bars} returns ends at bar {outside[0]}; the windows of {len(bars)} "
-            f"bars end at {rule.window_bars} … {len(bars) - 1}"
+            f"{graph}: no window of {rule.window_bars} returns ends at bar {invalid_ends[0]}; the windows of "
+            f"{len(bars)} bars end at {rule.window_bars} … {len(bars) - 1}"
         )
     starts = bars.ts[ends - rule.window_bars + 1]
     return [
@@ -97,8 +97,8 @@ def build_snapshots(graph: str, bars: Panel, rule: GraphRule, due: Iterable[int]
 def snapshot_positions(rule: GraphRule, inputs: np.ndarray) -> np.ndarray:
     """Positions of the snapshots among the bars of ``inputs`` (t, n, …), ascending int64.
 
-    They are the multiples of ``every_bars`` at which a full window ends, less those whose window has no value at all.
-    The first bar has no return, so the first full window ends at position ``window_bars``.
+    They are the multiples of ``every_bars`` at which a full window ends, without the positions whose window has no
+    value at all. The first bar has no return, so the first full window ends at position ``window_bars``.
     """
     ends = np.arange(0, len(inputs), rule.every_bars)
     ends = ends[ends >= rule.window_bars]

@@ -61,7 +61,7 @@ class Attention(nn.Module):
         return [self.bias]
 
     def initial_state(self, batch: int) -> State:
-        """The state before the first bar: zeros, none of which counts as a bar."""
+        """The state before the first bar: zeros, with 0 real bars."""
         empty = self.bias.new_zeros(batch, self.window - 1, self.d_model)
         return empty, empty, self.bias.new_zeros(batch)
 
@@ -70,7 +70,7 @@ class Attention(nn.Module):
         check_sequence(x, self.d_model, weights=self.qkv.weight)
         batch, length, _ = x.shape
         state = self.initial_state(batch) if state is None else state
-        check_state(state, self._shapes(batch))
+        check_state(state, self._state_shapes(batch))
         old_keys, old_values, n_old = state
         query, new_keys, new_values = self.qkv(x).chunk(3, dim=-1)
         keys = torch.cat([old_keys.to(x.dtype), new_keys], dim=1)
@@ -83,13 +83,13 @@ class Attention(nn.Module):
     def step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """y (b, d) of one bar x (b, d), and the state after it. Raises as forward."""
         check_bar(x, self.d_model, weights=self.qkv.weight)
-        check_state(state, self._shapes(len(x)))
+        check_state(state, self._state_shapes(len(x)))
         y, state = self.forward(x[:, None], state)
         return y[:, 0], state
 
-    def _shapes(self, batch: int) -> list[tuple[int, ...]]:
-        cache = (batch, self.window - 1, self.d_model)
-        return [cache, cache, (batch,)]
+    def _state_shapes(self, batch: int) -> list[tuple[int, ...]]:
+        keys_or_values = (batch, self.window - 1, self.d_model)
+        return [keys_or_values, keys_or_values, (batch,)]
 
     def _attend(self, query: Tensor, keys: Tensor, values: Tensor, n_old: Tensor, q: int) -> Tensor:
         """The attention output (b, l, d) of every query (b, l, d) over keys and values (b, w − 1 + l, d).
@@ -97,16 +97,16 @@ class Attention(nn.Module):
         ``n_old`` (b,): the number of the first w − 1 keys that belong to real bars; ``q``: queries per block.
         """
         length = query.shape[1]
-        heads = self.heads
-        padding = -length % q
-        block_keys = q + self.window - 1
-        query = pad(query, (0, 0, 0, padding)).unflatten(1, (-1, q)).unflatten(3, (heads, -1)).transpose(2, 3)
-        keys, values = (  # (b, blocks, a, c, block_keys)
-            pad(v, (0, 0, 0, padding)).unfold(1, block_keys, q).unflatten(2, (heads, -1)) for v in (keys, values)
+        n_heads = self.heads
+        n_padding = -length % q
+        n_block_keys = q + self.window - 1
+        query = pad(query, (0, 0, 0, n_padding)).unflatten(1, (-1, q)).unflatten(3, (n_heads, -1)).transpose(2, 3)
+        keys, values = (  # (b, blocks, a, c, n_block_keys)
+            pad(v, (0, 0, 0, n_padding)).unfold(1, n_block_keys, q).unflatten(2, (n_heads, -1)) for v in (keys, values)
         )
         first_keys = torch.arange(0, length, q, device=query.device)
-        key_positions = first_keys[:, None] + torch.arange(block_keys, device=query.device)
-        is_unused = key_positions < (self.window - 1 - n_old)[:, None, None]  # (b, blocks, block_keys)
+        key_positions = first_keys[:, None] + torch.arange(n_block_keys, device=query.device)
+        is_unused = key_positions < (self.window - 1 - n_old)[:, None, None]  # (b, blocks, n_block_keys)
         scores = torch.matmul(query * query.shape[-1] ** -0.5, keys) + self._block_bias(q).to(query.dtype)
         weights = torch.softmax(scores.masked_fill(is_unused[:, :, None, None], -torch.inf), dim=-1)
         attended = torch.matmul(weights, values.transpose(3, 4))  # (b, blocks, a, q, c)

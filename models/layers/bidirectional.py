@@ -3,6 +3,8 @@
 Paper: Goel et al. 2022, 2202.09729 (section 4.2, the bidirectional relaxation); option S4-19.
 
 Glossary: b sequences · l bars · d channels · gaps (b, l) time since the previous bar, in bars, 0 for a padded bar.
+
+Ids such as S4-19: .github/sources.md.
 """
 
 from __future__ import annotations
@@ -73,8 +75,8 @@ def backward_gaps(gaps: Tensor) -> Tensor:
     count. The last real bar gets 1, and a padded bar keeps 0.
     """
     length = gaps.shape[1]
-    position = torch.where(gaps > 0, torch.arange(length, device=gaps.device), length)
-    at_or_after = position.flip(1).cummin(1).values.flip(1)  # position of the first real bar at or after each bar
-    next_real = torch.cat([at_or_after[:, 1:], torch.full_like(at_or_after[:, :1], length)], dim=1)
+    real_positions = torch.where(gaps > 0, torch.arange(length, device=gaps.device), length)
+    first_real = real_positions.flip(1).cummin(1).values.flip(1)  # position of the first real bar at or after each bar
+    next_real = torch.cat([first_real[:, 1:], torch.full_like(first_real[:, :1], length)], dim=1)
     next_gap = torch.cat([gaps, torch.ones_like(gaps[:, :1])], dim=1).gather(1, next_real)
     return torch.where(gaps > 0, next_gap, 0.0).flip(1)

@@ -59,14 +59,16 @@ def check_weights(weights: Tensor) -> None:
 
 def check_state(state: Sequence[Tensor] | None, expected: Sequence[Sequence[int]]) -> None:
     """Raises StateError unless the state's tensors have the ``expected`` shapes and are float32 or float64."""
-    shapes = None if state is None else [tuple(part.shape) for part in state]
+    shapes = None if state is None else [tuple(tensor.shape) for tensor in state]
     if state is None or shapes != [tuple(shape) for shape in expected]:
         raise StateError(
             f"the state has shapes {shapes}, this layer needs {[tuple(s) for s in expected]}; use a state that "
             "initial_state, forward or step of the same layer returned for the same sequences"
         )
-    if not all(part.dtype in (torch.float32, torch.float64) for part in state):
-        raise StateError(f"the state is {', '.join(str(part.dtype) for part in state)}; states are float32 or float64")
+    if not all(tensor.dtype in (torch.float32, torch.float64) for tensor in state):
+        raise StateError(
+            f"the state is {', '.join(str(tensor.dtype) for tensor in state)}; states are float32 or float64"
+        )
 
 
 def check_even(d_state: int) -> None:

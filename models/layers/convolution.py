@@ -1,8 +1,8 @@
 """Causal convolutions inside blocks of bars as matrix products, and the table of the fastest block lengths.
 
 The networks compute convolutions by matrix products and not by Fourier transforms. The rounding errors of a Fourier
-transform spread over all bars, so a later bar would change an earlier result in its last digits. In a matrix product,
-later bars are multiplied by exact zeros or left out.
+transform spread over all bars, so a later bar would change an earlier result in its last digits. A matrix
+product multiplies later bars by exact zeros or leaves them out.
 
 tests/benchmarks/bench_convolution.py measured the table STATE_BLOCK_BARS on two cores, in float32, with 64 channels,
 forward and backward. Run it again before changing the table.
@@ -31,9 +31,9 @@ def choose_block_bars(length: int, d_state: int) -> int:
 
     ``d_state``: real states per channel. The result is a power of two below 2 · length.
     """
-    bars_by_length = next(rows for max_states, rows in STATE_BLOCK_BARS if d_state <= max_states)
-    tuned_bars = next(bars for max_length, bars in bars_by_length if length <= max_length)
-    return min(tuned_bars, 1 << (length - 1).bit_length())
+    lengths_and_block_bars = next(rows for max_states, rows in STATE_BLOCK_BARS if d_state <= max_states)
+    fastest_block_bars = next(block_bars for max_length, block_bars in lengths_and_block_bars if length <= max_length)
+    return min(fastest_block_bars, 1 << (length - 1).bit_length())
 
 
 def causal_toeplitz(kernel: Tensor) -> Tensor:

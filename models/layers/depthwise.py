@@ -19,18 +19,18 @@ def causal_depthwise_silu(
     """SiLU(p) (b, l, d) with p_t = bias + Σ_j weight[:, j] · x_{t−k+1+j}, and the tail after x.
 
     ``x`` (b, l, d), ``weight`` (d, k), ``bias`` (d,), ``tail`` (b, k − 1, d). The tail before the first bar is zeros.
-    Padded bars must all be at a sequence's end, which is not checked. The tail after x leaves them out.
+    Padded bars must all be at a sequence's end, which is not checked. The tail after x does not contain padded bars.
     """
-    taps = weight.shape[1]
+    n_taps = weight.shape[1]
     length = x.shape[1]
     with_tail = torch.cat([tail.to(x.dtype), x], dim=1)
     if x.device.type == "cpu" and x.dtype == weight.dtype and not torch.compiler.is_exporting():
         y = convolution_cpu.depthwise_silu(with_tail, weight, bias)
     else:
-        y = silu(bias + sum(with_tail[:, j : j + length] * weight[:, j] for j in range(taps)))
+        y = silu(bias + sum(with_tail[:, j : j + length] * weight[:, j] for j in range(n_taps)))
     if gaps is None:
         return y, with_tail[:, length:]
-    tail_positions = (gaps > 0).sum(1, keepdim=True) + torch.arange(taps - 1, device=x.device)
+    tail_positions = (gaps > 0).sum(1, keepdim=True) + torch.arange(n_taps - 1, device=x.device)
     return y, with_tail.gather(1, tail_positions[..., None].expand(-1, -1, x.shape[2]))
 
 

@@ -90,7 +90,8 @@ class DSS(CachingModule):
     def forward(self, x: Tensor, state: State | None = None, gaps: Tensor | None = None) -> tuple[Tensor, State]:
         """y (b, l, d) and the state after the last bar. Raises ShapeError, DtypeError, NotFiniteError, StateError.
 
-        ``gaps`` (b, l), the time since the previous bar in bars, multiply Δ; 0 marks a padded bar.
+        ``gaps`` (b, l), the time since the previous bar in bars, multiply Δ; without them all gaps are 1. A gap of 0
+        marks a padded bar, which leaves the state unchanged.
         """
         check_sequence(x, self.D.shape[0], gaps)
         check_weights(self.D)
@@ -124,12 +125,12 @@ class DSS(CachingModule):
         """As ``step``, in one kernel call. The arrays of the weights are cached until a weight changes."""
         check_state(state, [(len(x), *self.w.shape)])
         weights, D = self._step_weights()
-        bar = x.contiguous().numpy()
-        h_before = state[0].contiguous().numpy()
-        y = np.empty_like(bar)
-        h = np.empty_like(h_before)
-        ssm_step(bar, weights, D, h_before, y, h)
-        return torch.from_numpy(y), (torch.from_numpy(h),)
+        x_array = x.contiguous().numpy()
+        h = state[0].contiguous().numpy()
+        y = np.empty_like(x_array)
+        next_h = np.empty_like(h)
+        ssm_step(x_array, weights, D, h, y, next_h)
+        return torch.from_numpy(y), (torch.from_numpy(next_h),)
 
     def _compute_step_weights(self) -> tuple[np.ndarray, np.ndarray]:
         """The arguments ``weights`` (d, m, 4) and D (d,) of ``ssm_step``, as arrays."""
@@ -138,6 +139,7 @@ class DSS(CachingModule):
         return step_weights.detach().numpy(), self.D.detach().numpy()
 
     def _unpack(self, state: State, batch: int) -> Tensor:
+        """h (b, d, m) complex. Raises StateError."""
         check_state(state, [(batch, *self.w.shape)])
         return torch.view_as_complex(state[0].to(self.D.dtype).contiguous())
 

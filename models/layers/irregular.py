@@ -1,9 +1,9 @@
 """Recurrences over bars that are not evenly spaced: the step size of every bar is Δ times its gap.
 
 A time-invariant layer is a convolution only if its step size is constant. With gaps, it is a recurrence whose decay
-differs between bars and sequences. A tensor of all decays would be (b, l, d, m). To avoid it, the recurrence runs in
-blocks of bars, and the backward pass recomputes each block (Chen et al. 2016, 1604.06174). Stored memory is then
-proportional to the inputs, the outputs and one state per block.
+differs between bars and sequences. A tensor of all decays would have the shape (b, l, d, m). To avoid it, the
+recurrence runs in blocks of bars, and the backward pass recomputes each block (Chen et al. 2016, 1604.06174). Stored
+memory is then proportional to the inputs, the outputs and one state per block.
 
 Glossary: b sequences · l bars · k bars of one block · d channels · m states per channel · h (b, d, m) complex
 state · A, B, C, D coefficients of the system · gaps (b, l) time since the previous bar, in bars: 1 for a regular bar, 0
@@ -21,18 +21,18 @@ from torch.utils.checkpoint import checkpoint
 from models.layers.scan import diagonal_scan
 
 MAX_BLOCK_ELEMENTS = 1 << 18  # maximum b · k · d · m of one block, about the capacity of the last-level cache
-Block = Callable[..., tuple[Tensor, Tensor]]
+RunBlock = Callable[..., tuple[Tensor, Tensor]]
 
 
-def run_in_blocks(run: Block, state: Tensor, *by_bar: Tensor, bars: int) -> tuple[Tensor, Tensor]:
-    """y (b, l, …) and the last state, from one call of ``run`` per block of at most ``bars`` bars.
+def run_in_blocks(run: RunBlock, state: Tensor, *by_bar: Tensor, block_bars: int) -> tuple[Tensor, Tensor]:
+    """y (b, l, …) and the last state, from one call of ``run`` per block of at most ``block_bars`` bars.
 
     ``by_bar``: tensors (b, l, …), which are split into blocks (b, k, …). ``run(state, *blocks)`` returns y (b, k, …) of
     the block and the state after it. With gradients enabled, autograd stores only the inputs of each block, and the
     backward pass runs the block a second time.
     """
     outputs = []
-    for blocks in zip(*(value.split(bars, dim=1) for value in by_bar), strict=True):
+    for blocks in zip(*(value.split(block_bars, dim=1) for value in by_bar), strict=True):
         if torch.is_grad_enabled():
             y, state = checkpoint(run, state, *blocks, use_reentrant=False, preserve_rng_state=False)
         else:
@@ -55,8 +55,9 @@ def diagonal_ssm_irregular(
 
         h_t = exp(A Δ_t) h_{t−1} + (exp(A Δ_t) − 1) / A · B x_t        y_t = 2 Re Σ_m C h_t + D x_t
 
-    ``x`` (b, l, d) real; ``A``, ``B`` and ``C`` (d, m) complex; ``dt`` is Δ (d,); ``D`` (d,). The default of B is 1, of
-    the initial h zeros. At a gap of 0, h stays bit-identical for any value of x, even NaN.
+    ``x`` (b, l, d) real; ``A``, ``B`` and ``C`` (d, m) complex; ``dt`` is Δ (d,); ``D`` (d,). ``h`` is the state before
+    the first bar, zeros by default; B is 1 by default. At a gap of 0, h stays bit-identical for any value of x, even
+    NaN.
     """
     x = x.masked_fill(gaps[..., None] == 0, 0.0)
     h = A.new_zeros(x.shape[0], *A.shape) if h is None else h
@@ -71,5 +72,5 @@ def diagonal_ssm_irregular(
         y = 2 * (states.real * C.real - states.imag * C.imag).sum(-1) + D * x
         return y, last.unflatten(1, A.shape)
 
-    bars = max(1, MAX_BLOCK_ELEMENTS // max(1, h.numel()))
-    return run_in_blocks(run_block, h, x, gaps.to(x.dtype), bars=bars)
+    block_bars = max(1, MAX_BLOCK_ELEMENTS // max(1, h.numel()))
+    return run_in_blocks(run_block, h, x, gaps.to(x.dtype), block_bars=block_bars)

@@ -4,6 +4,8 @@ Paper: Vaswani et al. 2017, 1706.03762 (equation 1: scaled dot products), here b
 
 Glossary: s graphs · n nodes · d channels · k heads of c = d / k channels · i target node and j source node of an edge ·
 q_i query of the target, p_j key of the source. An adjacency (s, n, n) is indexed [graph, target, source].
+
+Ids such as HYB-10: .github/sources.md.
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@ gate, both (b, l, e) · B, C (b, l, n) · dt (b, l, r), from which Δ (b, l, e) 
 State: the last k − 1 inputs of the convolution, its tail (b, k − 1, e), and h (b, e, n).
 
 ``Mamba.simplified`` is the variant of MAM-11 to MAM-13: dt of rank 1, and one A for all channels.
+
+Ids such as MAM-11: .github/sources.md.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from torch.nn.functional import linear, silu, softplus
 from models.layers.checks import check_bar, check_choice, check_positive, check_sequence, check_state, check_weights
 from models.layers.depthwise import causal_depthwise_silu, depthwise_silu_step
 from models.layers.initialisers import draw_log_steps, inverse_softplus
-from models.layers.scan import RULES, discretise, selective_scan
+from models.layers.scan import DISCRETISATIONS, discretise, selective_scan
 
 State = tuple[Tensor, ...]
 
@@ -29,7 +31,7 @@ State = tuple[Tensor, ...]
 class Mamba(nn.Module):
     """(b, l, d) → (b, l, d). The initial step sizes Δ, in bars, are drawn log-uniformly from [dt_min, dt_max].
 
-    ``discretisation`` is one of scan.RULES. With ``shared_decay`` all channels share one row of A.
+    ``discretisation`` is one of scan.DISCRETISATIONS. With ``shared_decay`` all channels share one row of A.
     """
 
     def __init__(
@@ -46,25 +48,25 @@ class Mamba(nn.Module):
     ) -> None:
         super().__init__()
         check_positive(d_model=d_model, d_state=d_state, d_conv=d_conv, expand=expand)
-        check_choice("discretisation", discretisation, RULES)
-        inner = expand * d_model
+        check_choice("discretisation", discretisation, DISCRETISATIONS)
+        n_inner = expand * d_model
         self.d_model = d_model
         self.d_state = d_state
         self.discretisation = discretisation
         self.dt_rank = math.ceil(d_model / 16) if dt_rank is None else dt_rank
         check_positive(dt_rank=self.dt_rank)
-        self.in_proj = nn.Linear(d_model, 2 * inner, bias=False)
-        self.conv_weight = nn.Parameter(torch.empty(inner, d_conv).uniform_(-1, 1) / math.sqrt(d_conv))
-        self.conv_bias = nn.Parameter(torch.zeros(inner))
-        self.x_proj = nn.Linear(inner, self.dt_rank + 2 * d_state, bias=False)
-        self.dt_proj = nn.Linear(self.dt_rank, inner)
+        self.in_proj = nn.Linear(d_model, 2 * n_inner, bias=False)
+        self.conv_weight = nn.Parameter(torch.empty(n_inner, d_conv).uniform_(-1, 1) / math.sqrt(d_conv))
+        self.conv_bias = nn.Parameter(torch.zeros(n_inner))
+        self.x_proj = nn.Linear(n_inner, self.dt_rank + 2 * d_state, bias=False)
+        self.dt_proj = nn.Linear(self.dt_rank, n_inner)
         nn.init.uniform_(self.dt_proj.weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
-        initial_delta = torch.exp(draw_log_steps(inner, dt_min, dt_max))
+        initial_delta = torch.exp(draw_log_steps(n_inner, dt_min, dt_max))
         with torch.no_grad():
             self.dt_proj.bias.copy_(inverse_softplus(initial_delta))
-        self.A_log = nn.Parameter(torch.log(torch.arange(1.0, d_state + 1)).repeat(1 if shared_decay else inner, 1))
-        self.D = nn.Parameter(torch.ones(inner))
-        self.out_proj = nn.Linear(inner, d_model, bias=False)
+        self.A_log = nn.Parameter(torch.log(torch.arange(1.0, d_state + 1)).repeat(1 if shared_decay else n_inner, 1))
+        self.D = nn.Parameter(torch.ones(n_inner))
+        self.out_proj = nn.Linear(n_inner, d_model, bias=False)
 
     @classmethod
     def simplified(cls, d_model: int, d_state: int = 16, d_conv: int = 4, expand: int = 2) -> Mamba:
@@ -77,14 +79,14 @@ class Mamba(nn.Module):
 
     def initial_state(self, batch: int) -> State:
         """The state before the first bar: zeros."""
-        inner, taps = self.conv_weight.shape
-        return self.D.new_zeros(batch, taps - 1, inner), self.D.new_zeros(batch, inner, self.d_state)
+        n_inner, n_taps = self.conv_weight.shape
+        return self.D.new_zeros(batch, n_taps - 1, n_inner), self.D.new_zeros(batch, n_inner, self.d_state)
 
     def forward(self, x: Tensor, state: State | None = None, gaps: Tensor | None = None) -> tuple[Tensor, State]:
         """y (b, l, d) and the state after the last bar. Raises ShapeError, DtypeError, StateError.
 
         ``gaps`` (b, l), the time since the previous bar in bars, scale Δ; None means regular bars, all 1. A gap of 0
-        marks a padded bar, which leaves the state unchanged. Padding may stand at the end of a sequence only.
+        marks a padded bar, which leaves the state unchanged. Padded bars may only be at the end of a sequence.
         """
         check_sequence(x, self.d_model, gaps, self.in_proj.weight)
         check_weights(self.D)
@@ -110,7 +112,7 @@ class Mamba(nn.Module):
             initial_state=h,
             return_last_state=True,
             gaps=gaps,
-            rule=self.discretisation,
+            discretisation=self.discretisation,
         )
         return self.out_proj(y.transpose(1, 2).to(x.dtype)), (tail, h)
 
@@ -150,7 +152,7 @@ class Mamba(nn.Module):
         return -torch.exp(self.A_log).expand(len(self.D), -1)
 
     def _checked_state(self, state: State, batch: int) -> State:
-        """``state`` itself. Raises StateError for other shapes than the layer's."""
-        inner, taps = self.conv_weight.shape
-        check_state(state, [(batch, taps - 1, inner), (batch, inner, self.d_state)])
+        """``state``, unchanged. Raises StateError if its shapes are not those of the layer."""
+        n_inner, n_taps = self.conv_weight.shape
+        check_state(state, [(batch, n_taps - 1, n_inner), (batch, n_inner, self.d_state)])
         return state

@@ -10,10 +10,10 @@ once.
 
     S_t = exp(Δ_t A) S_{t−1} + Δ_t x_t B_tᵀ        y_t = S_t C_t + D x_t
 
-``ssd_reference`` is that recurrence. ``ssd`` cuts the bars into chunks: within one, y = (L ∘ C Bᵀ) (Δ x) with L[t, s] =
-exp(Σ_{s<r≤t} Δ_r A), whose upper triangle is set to 0 before the exponential; from chunk to chunk the state S is handed
-on. Chunks are counted from the first bar of the call. The last chunk is padded with bars without effect, so no output
-depends on how many bars follow it.
+``ssd_reference`` computes this recurrence bar by bar. ``ssd`` cuts the bars into chunks: within one, y = (L ∘ C Bᵀ) (Δ
+x) with L[t, s] = exp(Σ_{s<r≤t} Δ_r A), whose upper triangle is set to 0 before the exponential; the state S passes from
+chunk to chunk. Chunks are counted from the first bar of the call. The last chunk is padded with bars that have no
+effect, so no output depends on the number of later bars.
 
 Departs from the paper's code: sums of log decays are computed in float64. A chunk has 32 bars, the fastest length
 measured on a CPU for 16 and for 64 states; the paper's code has 256, for the matrix units of a GPU.
@@ -66,31 +66,31 @@ class Mamba2(CachingModule):
         dt_max: float = 0.1,
     ) -> None:
         super().__init__()
-        inner = expand * d_model
-        self.head_dim = math.gcd(max(inner // 4, 1), 64) if head_dim is None else head_dim
+        n_inner = expand * d_model
+        self.head_dim = math.gcd(max(n_inner // 4, 1), 64) if head_dim is None else head_dim
         check_positive(d_model=d_model, d_state=d_state, d_conv=d_conv, expand=expand, head_dim=self.head_dim)
         check_positive(n_groups=n_groups, chunk_bars=chunk_bars)
-        if inner % self.head_dim or inner // self.head_dim % n_groups:
+        if n_inner % self.head_dim or n_inner // self.head_dim % n_groups:
             raise SizeError(
-                f"{inner} channels ({expand} · {d_model}) do not make heads of {self.head_dim} in {n_groups} equal "
+                f"{n_inner} channels ({expand} · {d_model}) do not make heads of {self.head_dim} in {n_groups} equal "
                 "groups; choose a head_dim that divides them and n_groups that divide the heads"
             )
         self.d_model = d_model
         self.d_state = d_state
         self.n_groups = n_groups
         self.chunk_bars = chunk_bars
-        n_heads = inner // self.head_dim
-        mixed = inner + 2 * n_groups * d_state  # channels of the convolution: x, B and C
-        self.split_sizes = [inner, mixed, n_heads]
+        n_heads = n_inner // self.head_dim
+        n_mixed = n_inner + 2 * n_groups * d_state  # channels of the convolution: x, B and C
+        self.split_sizes = [n_inner, n_mixed, n_heads]
         self.in_proj = nn.Linear(d_model, sum(self.split_sizes), bias=False)
-        self.conv_weight = nn.Parameter(torch.empty(mixed, d_conv).uniform_(-1, 1) / math.sqrt(d_conv))
-        self.conv_bias = nn.Parameter(torch.zeros(mixed))
+        self.conv_weight = nn.Parameter(torch.empty(n_mixed, d_conv).uniform_(-1, 1) / math.sqrt(d_conv))
+        self.conv_bias = nn.Parameter(torch.zeros(n_mixed))
         initial_delta = torch.exp(draw_log_steps(n_heads, dt_min, dt_max))
         self.dt_bias = nn.Parameter(inverse_softplus(initial_delta))
         self.A_log = nn.Parameter(torch.log(torch.empty(n_heads).uniform_(1, 16)))
         self.D = nn.Parameter(torch.ones(n_heads))
-        self.norm_weight = nn.Parameter(torch.ones(inner))
-        self.out_proj = nn.Linear(inner, d_model, bias=False)
+        self.norm_weight = nn.Parameter(torch.ones(n_inner))
+        self.out_proj = nn.Linear(n_inner, d_model, bias=False)
         self._step_weights = WeightCache(self._compute_step_weights)
 
     def undecayed(self) -> list[nn.Parameter]:
@@ -105,8 +105,8 @@ class Mamba2(CachingModule):
         """y (b, l, d) and the state after the last bar. Raises ShapeError, DtypeError, StateError.
 
         ``gaps`` (b, l), the time since the previous bar in bars, scale Δ; None means regular bars, all 1. A gap of 0
-        marks a padded bar, which leaves the state unchanged. Padding may stand at the end of a sequence only, since the
-        convolution reads neighbouring bars whatever their gaps.
+        marks a padded bar, which leaves the state unchanged. Padded bars may only be at the end of a sequence, since
+        the convolution reads neighbouring bars whatever their gaps.
         """
         check_sequence(x, self.d_model, gaps, self.in_proj.weight)
         check_weights(self.D)
@@ -159,8 +159,8 @@ class Mamba2(CachingModule):
         return tuple(v.detach().contiguous().numpy() for v in weights)
 
     def _state_shapes(self, batch: int) -> list[tuple[int, ...]]:
-        mixed, taps = self.conv_weight.shape
-        return [(batch, taps - 1, mixed), (batch, len(self.D), self.head_dim, self.d_state)]
+        n_mixed, n_taps = self.conv_weight.shape
+        return [(batch, n_taps - 1, n_mixed), (batch, len(self.D), self.head_dim, self.d_state)]
 
     def _ssd_inputs(self, mixed: Tensor, dt: Tensor, gaps: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The head inputs (…, h, p), Δ (…, h), B and C (…, g, n), from the output ``mixed`` of the convolution."""
@@ -192,13 +192,13 @@ def ssd(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, state: Tensor, chunk_bars: int = 32
 ) -> tuple[Tensor, Tensor]:
     """As ``ssd_reference``, by matrix products within chunks. The backward pass recomputes these products."""
-    _, length, heads, _ = x.shape
-    groups = B.shape[2]
+    _, length, n_heads, _ = x.shape
+    n_groups = B.shape[2]
     n_padding = -length % chunk_bars
     by_bar = [pad(v, (0, 0) * (v.dim() - 2) + (0, n_padding)) if n_padding else v for v in (x, dt, B, C)]
-    S = state.unflatten(1, (groups, -1)).permute(0, 1, 4, 2, 3).flatten(3)  # (b, g, n, (h / g) p)
+    S = state.unflatten(1, (n_groups, -1)).permute(0, 1, 4, 2, 3).flatten(3)  # (b, g, n, (h / g) p)
     y, S = _Chunked.apply(*by_bar, A, S, chunk_bars)
-    last_state = S.unflatten(3, (heads // groups, -1)).permute(0, 1, 3, 4, 2).flatten(1, 2)
+    last_state = S.unflatten(3, (n_heads // n_groups, -1)).permute(0, 1, 3, 4, 2).flatten(1, 2)
     return y[:, :length] + D[:, None] * x, last_state
 
 
@@ -260,14 +260,14 @@ class _Terms:
     """Intermediate values of a span of c whole chunks, all (b, c, …).
 
     ``stepped``: Δ x. ``scores``: C Bᵀ. ``from_start``, ``to_end``: decay from the chunk's start to a bar, and from a
-    bar to the chunk's end. ``decay``: that over the whole chunk.
+    bar to the chunk's end. ``decay``: decay over the whole chunk.
     """
 
     def __init__(self, A: Tensor, q: int, x: Tensor, dt: Tensor, B: Tensor, C: Tensor) -> None:
         self.x, self.dt, B, C = (v.unflatten(1, (-1, q)) for v in (x, dt, B, C))
         self.B = B.transpose(2, 3)  # (b, c, g, q, n)
         self.C = C.transpose(2, 3)
-        self.groups = self.B.shape[2]
+        self.n_groups = self.B.shape[2]
         self.stepped = self.x * self.dt[..., None]
         # log of the decay since the chunk's start (b, c, h, q); float64, since only its differences are used
         elapsed = (self.dt * A).transpose(2, 3).double().cumsum(3)
@@ -276,16 +276,16 @@ class _Terms:
         self.scores = torch.matmul(self.C, self.B.mT).tril_()  # (b, c, g, q, q)
         self.from_start = torch.exp(elapsed.to(x.dtype)).transpose(2, 3)[..., None]  # (b, c, q, h, 1)
         self.to_end = self.L[..., -1, :].transpose(2, 3)[..., None]
-        whole = self.from_start[:, :, -1].unflatten(2, (self.groups, 1, -1))  # (b, c, g, 1, h / g, 1)
+        whole = self.from_start[:, :, -1].unflatten(2, (self.n_groups, 1, -1))  # (b, c, g, 1, h / g, 1)
         self.decay = whole.expand(*whole.shape[:-1], x.shape[-1]).flatten(4)  # (b, c, g, 1, (h / g) p)
 
     def M(self) -> Tensor:  # noqa: N802
         """L ∘ C Bᵀ, (b, c, h, q, q)."""
-        return (self.L.unflatten(2, (self.groups, -1)) * self.scores[:, :, :, None]).flatten(2, 3)
+        return (self.L.unflatten(2, (self.n_groups, -1)) * self.scores[:, :, :, None]).flatten(2, 3)
 
     def by_group(self, x: Tensor) -> Tensor:
         """(b, c, q, h, p) → (b, c, g, q, (h / g) p)."""
-        return x.unflatten(3, (self.groups, -1)).flatten(4).transpose(2, 3)
+        return x.unflatten(3, (self.n_groups, -1)).flatten(4).transpose(2, 3)
 
     def by_head(self, x: Tensor) -> Tensor:
         """(b, c, g, q, (h / g) p) → (b, c, q, h, p)."""
@@ -308,7 +308,7 @@ class _Terms:
         by_end = self.by_head(torch.matmul(self.B, g_after)) * self.to_end
         gy_h = gy.transpose(2, 3)  # (b, c, h, q, p)
         g_stepped = torch.matmul(self.M().mT, gy_h).transpose(2, 3) + by_end
-        gL = torch.matmul(gy_h, self.stepped.permute(0, 1, 3, 4, 2)).mul_(self.L).unflatten(2, (self.groups, -1))
+        gL = torch.matmul(gy_h, self.stepped.permute(0, 1, 3, 4, 2)).mul_(self.L).unflatten(2, (self.n_groups, -1))
         g_scores = gL.sum(3).tril_()
         gC = torch.matmul(g_scores, self.B) + torch.matmul(read, before.mT)
         entering = self.by_group(self.stepped * self.to_end)

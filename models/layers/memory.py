@@ -1,13 +1,17 @@
 """The memory of every node as flat tensors, and the modules that update it from events.
 
-An event joins two nodes, its source and its destination; each end gives its node one message.
+An event joins two nodes, its source and its destination; each event gives one message to each of the two nodes.
 
 Paper: Rossi et al. 2020, 2006.10637, section 3.1 (message function, aggregator, memory updater).
-Glossary: n nodes · w width of a memory · d numbers of a memory that embeddings read, w or w / 2 · r ends of events, two
-an event, sorted by node and time · g nodes with an end among the r · m width of a message · s memory vector · e
-features of an event · λ decay rate · φ time encoding · Δt time since the node's last event.
+
+Glossary: n nodes · w width of a memory · d numbers of a memory that embeddings read, w or w / 2 · r ends of events, one
+for each of its two nodes, sorted by node and time · g nodes with an end among the r · m width of a message · s memory
+vector · e features of an event · λ decay rate · φ time encoding · Δt time since the node's last event.
+
 Departs from the paper: a memory decays by exp(−λΔt) before it is read (TGN-13); the "last" aggregator takes the mean of
 simultaneous newest messages, so that their order does not matter.
+
+Ids such as TGN-13: .github/sources.md.
 """
 
 from __future__ import annotations
@@ -211,10 +215,10 @@ class DecayUpdate(nn.Module):
         return s + (1 - decay_factor)[:, None] * torch.tanh(self.lift(message))
 
 
-def aggregator(name: str, m: int) -> nn.Module:
-    """The aggregator of that name for messages (r, m). Raises SizeError for another name.
+def make_aggregator(name: str, m: int) -> nn.Module:
+    """The aggregator called ``name`` for messages (r, m). Raises SizeError for another name.
 
-    "last" is a mean: its caller passes only the newest messages of every node.
+    "last" is a mean of the newest messages of every node: the caller passes only the newest messages.
     """
     check_choice("aggregator", name, AGGREGATORS)
     if name in ("attention", "lstm"):
@@ -222,10 +226,10 @@ def aggregator(name: str, m: int) -> nn.Module:
     return Mean(divide=name != "sum")
 
 
-def updater(name: str, m: int, d: int) -> Any:
-    """The updater of that name for messages (g, m). Raises SizeError for another name.
+def make_updater(name: str, m: int, d: int) -> Any:
+    """The updater called ``name`` for messages (g, m). Raises SizeError for another name.
 
-    Embeddings read the first d numbers of its memory.
+    Embeddings read the first d numbers of the memory that the updater returns.
     """
     check_choice("updater", name, UPDATERS)
     updaters = {"gru": Gru, "lstm": Lstm, "rnn": Rnn, "attention": AttentionUpdate, "decay": DecayUpdate}

@@ -84,8 +84,8 @@ class SAGE(nn.Module):
     @staticmethod
     def _dense(h: Tensor, adjacency: Tensor) -> Tensor:
         is_self = torch.eye(h.shape[1], dtype=torch.bool, device=h.device)
-        edges = ((adjacency != 0) & ~is_self).float()
-        return edges @ h / edges.sum(-1, keepdim=True).clamp(min=1)
+        has_edge = ((adjacency != 0) & ~is_self).float()  # 1.0 where an edge exists
+        return has_edge @ h / has_edge.sum(-1, keepdim=True).clamp(min=1)
 
     def reference(self, h: Tensor, adjacency: Tensor) -> Tensor:
         """The same values, computed node by node."""
@@ -120,10 +120,10 @@ class GAT(nn.Module):
         check_graphs(h, adjacency)
         with torch.autocast(h.device.type, enabled=False):
             is_dense = self.dense or h.device.type != "cpu"
-            n_scores = self.heads * h.shape[1] ** 2
+            elements_per_graph = self.heads * h.shape[1] ** 2
             signal = h.float()
             if is_dense:
-                y = attend_in_chunks(self._dense, signal, adjacency, n_scores)
+                y = attend_in_chunks(self._dense, signal, adjacency, elements_per_graph)
             else:
                 y = self._sparse(signal, adjacency)
             return (y + self.bias).to(h.dtype)
@@ -177,12 +177,12 @@ class GATv2(nn.Module):
         """The new node values (s, n, d). Raises ShapeError."""
         check_graphs(h, adjacency)
         with torch.autocast(h.device.type, enabled=False):
-            n_activations = h.shape[2] * h.shape[1] ** 2
+            elements_per_graph = h.shape[2] * h.shape[1] ** 2
             signal = h.float()
             if h.device.type == "cpu":
                 y = self._sparse(signal, adjacency)
             else:
-                y = attend_in_chunks(self._dense, signal, adjacency, n_activations)
+                y = attend_in_chunks(self._dense, signal, adjacency, elements_per_graph)
             return (y + self.bias).to(h.dtype)
 
     def _sparse(self, h: Tensor, adjacency: Tensor) -> Tensor:

@@ -39,14 +39,13 @@ class Ends(NamedTuple):
 
     def take(self, index: Tensor) -> Ends:
         """The ends at the positions ``index`` (int64), in that order."""
-        return Ends(*(part.index_select(0, index) for part in self))
+        return Ends(*(tensor.index_select(0, index) for tensor in self))
 
 
 class Groups(NamedTuple):
     """How sorted ends group by node: ``node`` (g,), each node once; ``group_index`` (r,), the group of every end;
     ``position`` (r,), its position in the group, from 0; ``size`` (g,), number of ends; ``newest`` (g,), time of the
-    last
-    end."""
+    last end."""
 
     node: Tensor
     group_index: Tensor
@@ -100,7 +99,7 @@ def insert(buffer: NeighbourBuffer, event_count: Tensor, ends: Ends, groups: Gro
 
 def neighbours_of(buffer: NeighbourBuffer, nodes: Tensor) -> NeighbourBuffer:
     """The buffer rows of ``nodes`` (m,), shaped (m, k), (m, k) and (m, k, f)."""
-    return NeighbourBuffer(*(part.index_select(0, nodes) for part in buffer))
+    return NeighbourBuffer(*(tensor.index_select(0, nodes) for tensor in buffer))
 
 
 def _sort_order(ends: Ends) -> Tensor:
@@ -124,7 +123,7 @@ def _sort_by(*keys: Tensor) -> Tensor:
 def _feature_key(features: Tensor) -> Tensor:
     """A sort key (r,) float64 for each row of features (r, f): a weighted sum, equal for equal rows.
 
-    Rows that differ may have equal keys, but hardly ever do, as the weights √1, √2, √3, … are mostly irrational.
+    Different rows have equal keys only in rare cases, since the weights √1, √2, √3, … are mostly irrational.
     """
     weights = torch.arange(1, features.shape[1] + 1, dtype=torch.float64, device=features.device).sqrt()
     return (features.double() * weights).sum(-1)

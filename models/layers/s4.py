@@ -13,7 +13,7 @@ B̄:
 
 ``kernel`` follows the paper: K_j = C Ā^j B̄ from the generating function truncated at a power of two, four Cauchy
 products at the roots of unity and Woodbury's identity. ``forward`` computes the same convolution in blocks of bars:
-within a block by a Toeplitz product with the first taps; from block to block the state is handed on. The matrices of
+within a block by a Toeplitz product with the first taps; the state passes from block to block. The matrices of
 both come from the Krylov matrix of Ā (its columns are Ā^j B̄), which is built by doubling, at a cost that does not grow
 with the sequence's length. ``step`` is the recurrence. Everything but ``kernel`` uses real arithmetic: an (N, N) matrix
 multiplies the interleaved real and imaginary parts of h.
@@ -52,7 +52,7 @@ from models.layers.kernels import complex_pairs
 from models.layers.weight_cache import CachingModule, WeightCache
 
 State = tuple[Tensor, ...]
-RULES = ("bilinear", "zoh")  # of discretisation
+DISCRETISATIONS = ("bilinear", "zoh")
 SPECTRA = ("legs", "random")
 MAX_ZOH_GAPS = 64  # distinct gaps in one call under zero-order hold, which needs a matrix for each of them
 
@@ -79,7 +79,7 @@ class S4(CachingModule):
         super().__init__()
         check_positive(d_model=d_model)
         check_even(d_state)
-        check_choice("discretisation", discretisation, RULES)
+        check_choice("discretisation", discretisation, DISCRETISATIONS)
         check_choice("spectrum", spectrum, SPECTRA)
         self.d_model = d_model
         self.d_state = d_state
@@ -106,9 +106,9 @@ class S4(CachingModule):
     def forward(self, x: Tensor, state: State | None = None, gaps: Tensor | None = None) -> tuple[Tensor, State]:
         """y (b, l, d) and the state after the last bar. Raises ShapeError, DtypeError, StateError.
 
-        ``gaps`` (b, l), the time since the previous bar in bars, scale Δ: Δ_t = Δ · gap_t; a gap of 0 leaves the state
-        unchanged. With gaps the recurrence runs bar by bar; without them all gaps are 1. Raises SizeError for more than
-        MAX_ZOH_GAPS distinct gaps under zero-order hold.
+        ``gaps`` (b, l), the time since the previous bar in bars, scale Δ: Δ_t = Δ · gap_t; a gap of 0 marks a padded
+        bar, which leaves the state unchanged. With gaps the recurrence runs bar by bar; without them all gaps are 1.
+        Raises SizeError for more than MAX_ZOH_GAPS distinct gaps under zero-order hold.
         """
         check_sequence(x, self.d_model, gaps)
         check_weights(self.D)
@@ -145,34 +145,34 @@ class S4(CachingModule):
     def kernel(self, length: int) -> Tensor:
         """The first taps K_j = 2 Re(C Ā^j B̄), (d, length), without the skip. Raises SizeError for a length below 1."""
         check_positive(length=length)
-        bars = 1 << (length - 1).bit_length()
+        n_taps = 1 << (length - 1).bit_length()
         A_bar, B_bar, C = self._discrete()
         if self.discretisation == "zoh":
-            into, _, _ = _krylov(A_bar, B_bar, C, bars)
+            into, _, _ = _krylov(A_bar, B_bar, C, n_taps)
             taps = torch.einsum("dn,dnt->dt", C, into)
         else:
             power = A_bar
-            for _ in range(bars.bit_length() - 1):
+            for _ in range(n_taps.bit_length() - 1):
                 power = power @ power
             truncated = (C - torch.einsum("dn,dnk->dk", C, power)).unflatten(1, (-1, 2))  # C (I − Ā^L)
             complex_row = torch.complex(truncated[..., 0], -truncated[..., 1]) / 2
-            taps = self._taps_by_generating_function(complex_row, bars)
+            taps = self._taps_by_generating_function(complex_row, n_taps)
         return taps[:, :length].to(self.D.dtype)
 
-    def _taps_by_generating_function(self, C: Tensor, bars: int) -> Tensor:
-        """K (d, bars) with Σ_j K_j z^j = C (I − Ā z)⁻¹ B̄ at the roots of unity z; ``C`` (d, m) complex.
+    def _taps_by_generating_function(self, C: Tensor, n_taps: int) -> Tensor:
+        """The taps K (d, n_taps) with Σ_j K_j z^j = C (I − Ā z)⁻¹ B̄ at the roots of unity z; ``C`` (d, m) complex.
 
         (I − Ā z)⁻¹ B̄ = ((1 − z) − Δ/2 (1 + z) A)⁻¹ Δ B, from which the paper divides out 1 + z; without that
         division z = −1 needs no special case. A = Λ − P P* is inverted by Woodbury from four Cauchy products.
         """
         decay, frequency, P, B, _, dt = (v.double() for v in self._values())
-        spectrum = torch.complex(-decay, frequency)[..., None]
+        eigenvalues = torch.complex(-decay, frequency)[..., None]
         P = torch.view_as_complex(P)
         B = torch.view_as_complex(B)
-        z = torch.exp(-2j * torch.pi / bars * torch.arange(bars // 2 + 1, dtype=torch.double, device=dt.device))
+        z = torch.exp(-2j * torch.pi / n_taps * torch.arange(n_taps // 2 + 1, dtype=torch.double, device=dt.device))
         half_step = dt[:, None, None] / 2 * (1 + z)  # (d, 1, z)
-        poles = 1 / (1 - z - half_step * spectrum)  # (d, m, z)
-        conjugate_poles = 1 / (1 - z - half_step * spectrum.conj())
+        poles = 1 / (1 - z - half_step * eigenvalues)  # (d, m, z)
+        conjugate_poles = 1 / (1 - z - half_step * eigenvalues.conj())
 
         def cauchy(row: Tensor, column: Tensor) -> Tensor:
             weight = (row * column)[..., None]
@@ -180,28 +180,37 @@ class S4(CachingModule):
 
         half_step = half_step[:, 0]
         through_p = cauchy(C, P) * cauchy(P.conj(), B) * half_step / (1 + half_step * cauchy(P.conj(), P))
-        return torch.fft.irfft(dt[:, None] * (cauchy(C, B) - through_p), n=bars)
+        return torch.fft.irfft(dt[:, None] * (cauchy(C, B) - through_p), n=n_taps)
 
     def _regular(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         """y (b, l, d) and the last h (b, d, N), by Toeplitz products within blocks of bars."""
         batch, length, _ = x.shape
-        bars = choose_block_bars(length, self.d_state)
-        n_blocks = -(-length // bars)  # rounded up
-        last_bars = (length - 1) % bars + 1
-        from_x, from_h, into_h, powers = self._cached((bars, x.dtype), lambda: self._block_matrices(bars, x.dtype))
-        columns = to_columns(x, bars)  # (d, bars, n_blocks · b)
-        added = torch.bmm(into_h, columns).unflatten(2, (n_blocks, batch))  # what every block adds to the state
+        block_bars = choose_block_bars(length, self.d_state)
+        n_blocks = -(-length // block_bars)  # rounded up
+        n_last_bars = (length - 1) % block_bars + 1
+        from_x, from_h, into_h, powers = self._cached(
+            (block_bars, x.dtype), lambda: self._block_matrices(block_bars, x.dtype)
+        )
+        columns = to_columns(x, block_bars)  # (d, block_bars, n_blocks · b)
+        added = torch.bmm(into_h, columns).unflatten(
+            2, (n_blocks, batch)
+        )  # the contribution of every block to the state
         starts = [h.permute(1, 2, 0)]  # h (d, N, b) before every block
         for block in added.unbind(2)[:-1]:
             starts.append(torch.baddbmm(block, powers[-1], starts[-1]))
         y = torch.baddbmm(torch.bmm(from_x, columns), from_h, torch.cat(starts, dim=2))
-        last_block = torch.bmm(into_h[..., bars - last_bars :], columns[:, :last_bars, (n_blocks - 1) * batch :])
-        return from_columns(y, batch, length), (last_block + _advance(powers, starts[-1], last_bars)).permute(2, 0, 1)
+        last_block = torch.bmm(
+            into_h[..., block_bars - n_last_bars :], columns[:, :n_last_bars, (n_blocks - 1) * batch :]
+        )
+        return from_columns(y, batch, length), (last_block + _advance(powers, starts[-1], n_last_bars)).permute(2, 0, 1)
 
-    def _block_matrices(self, bars: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-        """The matrices x → y (d, bars, bars), h → y (d, bars, N), x → h (d, N, bars), and Ā, Ā² … Ā^bars (d, N, N)."""
+    def _block_matrices(self, block_bars: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+        """The matrices of a block of q = block_bars bars, and the powers of Ā.
+
+        x → y (d, q, q), h → y (d, q, N), x → h (d, N, q), and a list of Ā, Ā², Ā⁴ … Ā^q, each (d, N, N).
+        """
         A_bar, B_bar, C = self._discrete()
-        into, out, powers = _krylov(A_bar, B_bar, C, bars)
+        into, out, powers = _krylov(A_bar, B_bar, C, block_bars)
         taps = torch.einsum("dn,dnt->dt", C, into)
         taps = torch.cat([taps[:, :1] + self.D[:, None].double(), taps[:, 1:]], dim=1).to(dtype)
         return causal_toeplitz(taps), out.to(dtype), into.flip(2).to(dtype), [p.to(dtype) for p in powers]
@@ -217,31 +226,34 @@ class S4(CachingModule):
     def _irregular(self, x: Tensor, h: Tensor, gaps: Tensor) -> tuple[Tensor, Tensor]:
         """y (b, l, d) and the last h (b, d, N), bar by bar.
 
-        A bar costs O(N) by Woodbury under the bilinear rule; zero-order hold uses a matrix for every distinct gap.
+        With the bilinear discretisation a bar costs O(N) by Woodbury; zero-order hold uses a matrix for every distinct
+        gap.
         """
         x = x.masked_fill(gaps[..., None] == 0, 0.0)
         decay, frequency, P, B, C, dt = (v.to(x.dtype) for v in self._values())
         b = B.flatten(1)
         output_row = C.flatten(1)
         is_zoh = self.discretisation == "zoh"
-        matrices, index = self._gap_matrices(gaps) if is_zoh else (gaps, gaps)
+        matrices, gaps_or_indices = self._gap_matrices(gaps) if is_zoh else (gaps, gaps)
         matrices = matrices.to(x.dtype)
 
-        def advance(h: Tensor, x: Tensor, gap: Tensor) -> Tensor:
-            if is_zoh:  # gap is an index into matrices
-                return torch.einsum("bdij,bdj->bdi", matrices[gap], torch.cat([h, x[..., None]], dim=-1))
-            step = dt * gap[:, None]  # Ā h + B̄ x = R (2h + Δ B x) − h
+        def advance(h: Tensor, x: Tensor, gap_or_index: Tensor) -> Tensor:
+            if is_zoh:  # an index of a gap among matrices
+                return torch.einsum("bdij,bdj->bdi", matrices[gap_or_index], torch.cat([h, x[..., None]], dim=-1))
+            step = dt * gap_or_index[:, None]  # Ā h + B̄ x = R (2h + Δ B x) − h
             right = 2 * h + (step * x)[..., None] * b
             return _apply_resolvent(right.unflatten(2, (-1, 2)), step, decay, frequency, P).flatten(2) - h
 
-        def run(h: Tensor, x: Tensor, gaps: Tensor) -> tuple[Tensor, Tensor]:
+        def run_block(h: Tensor, x: Tensor, gaps_or_indices: Tensor) -> tuple[Tensor, Tensor]:
             outputs = []
-            for x_t, gap_t in zip(x.unbind(1), gaps.unbind(1), strict=True):
-                h = advance(h, x_t, gap_t)
+            for x_t, gap_or_index in zip(x.unbind(1), gaps_or_indices.unbind(1), strict=True):
+                h = advance(h, x_t, gap_or_index)
                 outputs.append((h * output_row).sum(-1) + self.D * x_t)
             return torch.stack(outputs, dim=1), h
 
-        return run_in_blocks(run, h, x, index, bars=max(1, min(64, 16 * MAX_BLOCK_ELEMENTS // max(1, h.numel()))))
+        return run_in_blocks(
+            run_block, h, x, gaps_or_indices, block_bars=max(1, min(64, 16 * MAX_BLOCK_ELEMENTS // max(1, h.numel())))
+        )
 
     def _gap_matrices(self, gaps: Tensor) -> tuple[Tensor, Tensor]:
         """[Ā B̄] of every distinct gap (g, d, N, N + 1), and the index among them of every bar's gap (b, l).
@@ -281,13 +293,13 @@ class S4(CachingModule):
         """An empty cache of matrices; WeightCache calls it again after every change of the weights."""
         return {}
 
-    def _cached(self, key: tuple[Any, torch.dtype], make: Callable[[], Any]) -> Any:
-        """The result of ``make``; without gradients it is cached under ``key`` until a weight changes."""
+    def _cached(self, key: tuple[Any, torch.dtype], compute: Callable[[], Any]) -> Any:
+        """The result of ``compute``; without gradients it is cached under ``key`` until a weight changes."""
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return make()
+            return compute()
         matrices = self._matrices()
         if key not in matrices:
-            matrices[key] = make()
+            matrices[key] = compute()
         return matrices[key]
 
 
@@ -315,22 +327,22 @@ def _initial_values(spectrum: str, n: int) -> list[Tensor]:
     return [eigenvalues, torch.randn_like(eigenvalues), torch.randn_like(eigenvalues)]
 
 
-def _krylov(A_bar: Tensor, B_bar: Tensor, C: Tensor, bars: int) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Ā^j B̄ (d, N, bars) for j < bars, C Ā^j (d, bars, N) for 1 ≤ j ≤ bars, and Ā, Ā², Ā⁴ … Ā^bars; bars = 2^k."""
+def _krylov(A_bar: Tensor, B_bar: Tensor, C: Tensor, n_powers: int) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Ā^j B̄ (d, N, n) for j < n, C Ā^j (d, n, N) for 1 ≤ j ≤ n, and a list of Ā, Ā², Ā⁴ … Ā^n; n = n_powers = 2^k."""
     into = B_bar[..., None]
     out = torch.einsum("dn,dnk->dk", C, A_bar)[:, None]
     powers = [A_bar]
-    while into.shape[2] < bars:
+    while into.shape[2] < n_powers:
         into = torch.cat([into, torch.bmm(powers[-1], into)], dim=2)
         out = torch.cat([out, torch.bmm(out, powers[-1])], dim=1)
         powers.append(torch.bmm(powers[-1], powers[-1]))
     return into, out, powers
 
 
-def _advance(powers: list[Tensor], h: Tensor, bars: int) -> Tensor:
-    """Ā^bars h (d, N, b), from the powers of two."""
+def _advance(powers: list[Tensor], h: Tensor, n_bars: int) -> Tensor:
+    """Ā^n_bars h (d, N, b); ``powers``: Ā, Ā², Ā⁴ …, each (d, N, N)."""
     for bit, power in enumerate(powers):
-        if bars >> bit & 1:
+        if n_bars >> bit & 1:
             h = torch.bmm(power, h)
     return h
 

@@ -40,14 +40,14 @@ from models.layers.scan import diagonal_ssm
 from models.layers.weight_cache import CachingModule, WeightCache
 
 State = tuple[Tensor, ...]
-RULES = ("zoh", "bilinear")
+DISCRETISATIONS = ("zoh", "bilinear")
 
 
 class S4D(CachingModule):
     """(b, l, d) → (b, l, d). The initial step sizes Δ, in bars, are drawn log-uniformly from [dt_min, dt_max].
 
-    ``spectrum`` is a key of hippo.SPECTRA, ``discretisation`` one of RULES. ``learn_dt=False`` fixes Δ at its initial
-    values.
+    ``spectrum`` is a key of hippo.SPECTRA, ``discretisation`` one of DISCRETISATIONS. ``learn_dt=False`` fixes Δ at its
+    initial values.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class S4D(CachingModule):
         check_positive(d_model=d_model)
         check_even(d_state)
         check_choice("spectrum", spectrum, SPECTRA)
-        check_choice("discretisation", discretisation, RULES)
+        check_choice("discretisation", discretisation, DISCRETISATIONS)
         self.discretisation = discretisation
         a = torch.as_tensor(SPECTRA[spectrum](d_state)).repeat(d_model, 1)
         self.log_decay = nn.Parameter(torch.log(-a.real).float())
@@ -86,8 +86,9 @@ class S4D(CachingModule):
     def forward(self, x: Tensor, state: State | None = None, gaps: Tensor | None = None) -> tuple[Tensor, State]:
         """y (b, l, d) and the state after the last bar. Raises ShapeError, DtypeError, StateError.
 
-        ``gaps`` (b, l), the time since the previous bar in bars, scale Δ; without them all gaps are 1, and 0 leaves the
-        state unchanged. Raises SizeError for gaps under another rule than zero-order hold.
+        ``gaps`` (b, l), the time since the previous bar in bars, scale Δ; without them all gaps are 1. A gap of 0
+        marks a padded bar, which leaves the state unchanged. Raises SizeError for gaps unless ``discretisation`` is
+        "zoh".
         """
         check_sequence(x, self.D.shape[0], gaps)
         check_weights(self.D)
@@ -131,18 +132,18 @@ class S4D(CachingModule):
         if not state or len(state) > 1 or state[0].dtype != x.dtype:
             check_state(state, [(len(x), *self.C.shape)])
         weights, gap_weights, D = self._step_weights()
-        bar = x.contiguous().numpy()
+        x_array = x.contiguous().numpy()
         h = state[0].contiguous().numpy()
-        if bar.shape != h.shape[:2] or h.shape[1:] != (*weights.shape[:2], 2):
+        if x_array.shape != h.shape[:2] or h.shape[1:] != (*weights.shape[:2], 2):
             check_bar(x, len(D))
             check_state(state, [(len(x), *self.C.shape)])
-        y = np.empty_like(bar)
+        y = np.empty_like(x_array)
         next_h = np.empty_like(h)
         if gap is None:
-            ssm_step(bar, weights, D, h, y, next_h)
+            ssm_step(x_array, weights, D, h, y, next_h)
         else:
             check_gap(gap, x)
-            ssm_gap_step(bar, gap.to(x.dtype).contiguous().numpy(), weights, gap_weights, D, h, y, next_h)
+            ssm_gap_step(x_array, gap.to(x.dtype).contiguous().numpy(), weights, gap_weights, D, h, y, next_h)
         return torch.from_numpy(y), (torch.from_numpy(next_h),)
 
     def _step_exported(self, x: Tensor, state: State, gap: Tensor | None) -> tuple[Tensor, State]:

@@ -46,14 +46,14 @@ from models.layers.scan import diagonal_scan
 from models.layers.weight_cache import CachingModule, WeightCache
 
 State = tuple[Tensor, ...]
-RULES = ("zoh", "bilinear")
+DISCRETISATIONS = ("zoh", "bilinear")
 
 
 class S5(CachingModule):
     """(b, l, d) → (b, l, d). The initial step sizes Δ, in bars, are drawn log-uniformly from [dt_min, dt_max].
 
     ``blocks``: number of HiPPO-N matrices on the diagonal of the initial state matrix; their size d_state / blocks must
-    be even. ``discretisation`` is one of RULES. ``learn_dt=False`` fixes Δ at its initial values.
+    be even. ``discretisation`` is one of DISCRETISATIONS. ``learn_dt=False`` fixes Δ at its initial values.
     """
 
     def __init__(
@@ -69,15 +69,15 @@ class S5(CachingModule):
         super().__init__()
         check_positive(d_model=d_model, blocks=blocks)
         check_even(d_state)
-        check_choice("discretisation", discretisation, RULES)
+        check_choice("discretisation", discretisation, DISCRETISATIONS)
         if d_state % (2 * blocks):
             raise SizeError(f"d_state {d_state} does not split into {blocks} blocks of even size; change one of them")
         self.discretisation = discretisation
-        spectrum, V = _hippo_blocks(d_state, blocks)
+        eigenvalues, V = _hippo_blocks(d_state, blocks)
         B = V.mH @ torch.randn(d_state, d_model).to(V.dtype) * d_model**-0.5
         C = torch.randn(d_model, d_state).to(V.dtype) @ V * d_state**-0.5
-        self.log_decay = nn.Parameter(torch.log(-spectrum.real).float())
-        self.frequency = nn.Parameter(spectrum.imag.float())
+        self.log_decay = nn.Parameter(torch.log(-eigenvalues.real).float())
+        self.frequency = nn.Parameter(eigenvalues.imag.float())
         log_dt = draw_log_steps(d_state // 2, dt_min, dt_max)
         self.log_dt = nn.Parameter(log_dt, requires_grad=learn_dt)
         self.B = nn.Parameter(torch.view_as_real(B).float())  # (p, d, 2)
@@ -96,8 +96,8 @@ class S5(CachingModule):
     def forward(self, x: Tensor, state: State | None = None, gaps: Tensor | None = None) -> tuple[Tensor, State]:
         """y (b, l, d) and the state after the last bar. Raises ShapeError, DtypeError, StateError.
 
-        ``gaps`` (b, l), the time since the previous bar in bars, scale Δ; without them all gaps are 1, and 0 leaves the
-        state unchanged.
+        ``gaps`` (b, l), the time since the previous bar in bars, scale Δ; without them all gaps are 1. A gap of 0
+        marks a padded bar, which leaves the state unchanged.
         """
         check_sequence(x, len(self.D), gaps)
         check_weights(self.D)
@@ -151,14 +151,14 @@ class S5(CachingModule):
         if not state or len(state) > 1 or state[0].dtype != x.dtype:
             check_state(state, [(len(x), len(self.B), 2)])
         a_bar, b_bar, output_matrix, D = self._step_weights()
-        bar = x.contiguous().numpy()
+        x_array = x.contiguous().numpy()
         h = state[0].contiguous().numpy()
-        if bar.shape != (len(h), len(D)) or h.shape[1:] != a_bar.shape:
+        if x_array.shape != (len(h), len(D)) or h.shape[1:] != a_bar.shape:
             check_bar(x, len(D))
             check_state(state, [(len(x), *a_bar.shape)])
-        y = np.empty_like(bar)
+        y = np.empty_like(x_array)
         next_h = np.empty_like(h)
-        _step_kernel(bar, h, a_bar, b_bar, output_matrix, D, y, next_h)
+        _step_kernel(x_array, h, a_bar, b_bar, output_matrix, D, y, next_h)
         return torch.from_numpy(y), (torch.from_numpy(next_h),)
 
     def _compute_step_weights(self) -> tuple[np.ndarray, ...]:
@@ -189,19 +189,20 @@ class S5(CachingModule):
         magnitude = torch.exp(z_r)
         half_sine = torch.sin(z_i / 2)
         a_i = magnitude * torch.sin(z_i)
-        less_one = torch.expm1(z_r) * torch.cos(z_i) - 2 * half_sine * half_sine  # Re Ā − 1, exact also for small steps
+        # Re Ā − 1, accurate also for small step sizes
+        a_r_minus_one = torch.expm1(z_r) * torch.cos(z_i) - 2 * half_sine * half_sine
         norm = decay * decay + frequency * frequency
-        g_r = (less_one * decay + a_i * frequency) / norm
-        g_i = (a_i * decay - less_one * frequency) / norm
+        g_r = (a_r_minus_one * decay + a_i * frequency) / norm
+        g_i = (a_i * decay - a_r_minus_one * frequency) / norm
         return magnitude * torch.cos(z_i), a_i, g_r, g_i
 
 
 def _hippo_blocks(d_state: int, blocks: int) -> tuple[Tensor, Tensor]:
     """Λ (p,) and eigenvectors (N, p), one of each conjugate pair, of ``blocks`` HiPPO-N matrices on a diagonal."""
     size = d_state // blocks
-    spectrum, _, _, vectors = nplr(size)
-    block = torch.as_tensor(vectors[:, size // 2 :])
-    return torch.as_tensor(spectrum[size // 2 :]).repeat(blocks), torch.block_diag(*[block] * blocks)
+    eigenvalues, _, _, eigenvectors = nplr(size)
+    block = torch.as_tensor(eigenvectors[:, size // 2 :])
+    return torch.as_tensor(eigenvalues[size // 2 :]).repeat(blocks), torch.block_diag(*[block] * blocks)
 
 
 @njit(nogil=True, error_model="numpy", cache=True, fastmath=True)

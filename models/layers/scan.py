@@ -3,17 +3,20 @@
 Selective scan: Gu & Dao 2023, 2312.00752 (section 3.2, algorithm 2). Shapes and argument names are mamba-ssm's.
 
 Glossary: b sequences · d channels · l bars · n states per channel · u (b, d, l) input · delta (b, d, l) step size Δ ·
-A (d, n) negative · Ā, B̄ discretised · B, C (b, n, l) · D (d,) skip · z (b, d, l) gate · h (b, d, n) state · gaps (b, l)
-time since the previous bar, in bars.
+A (d, n) decay rates, negative · B, C (b, n, l) input and output maps · Ā, B̄ discretised A and B · D (d,) skip · z
+(b, d, l) gate · h (b, d, n) state; an argument named h is the state before the first bar · y (b, d, l) output · gaps
+(b, l) time since the previous bar, in bars; 0 marks a padded bar.
 
     h_t = Ā_t h_{t−1} + B̄_t u_t        y_t = C_t h_t + D u_t, then y · SiLU(z)
 
-    rule "zoh_euler"  Ā = exp(ΔA), B̄ = Δ B           the paper's own code
-    rule "zoh"        Ā = exp(ΔA), B̄ = (Ā − 1) / A · B  zero-order hold, the paper's equation 4
-    rule "euler"      Ā = 1 + ΔA, B̄ = Δ B
+    discretisation
+    "zoh_euler"  Ā = exp(ΔA), B̄ = Δ B           the paper's own code
+    "zoh"        Ā = exp(ΔA), B̄ = (Ā − 1) / A · B  zero-order hold, the paper's equation 4
+    "euler"      Ā = 1 + ΔA, B̄ = Δ B
 
-Diagonal recurrences (S4D, DSS, S5): p or d · m complex states, each with a recurrence of its own; x (b, l, d or p)
-input · a decay factor · w (d, m) output weight.
+Diagonal recurrences (S4D, DSS, S5) have complex states that do not mix. ``diagonal_scan``: p states in all · x (b, l,
+p) input · a decay factors · h (b, p). ``diagonal_ssm``: m states per channel · x (b, l, d) input · a (d, m) decay
+factors · w (d, m) output weights · h (b, d, m).
 
 ``*_reference`` is the definition, bar by bar. The fast forms save the state only at block boundaries. Their backward
 pass recomputes the states between the boundaries, so the memory beyond inputs and outputs does not grow with n · l.
@@ -33,7 +36,7 @@ from models.layers import scan_chunked
 from models.layers.errors import DtypeError, ShapeError, SizeError
 from models.layers.kernels import diagonal_cpu, scan_cpu, scan_onnx
 
-RULES = ("zoh_euler", "zoh", "euler")
+DISCRETISATIONS = ("zoh_euler", "zoh", "euler")
 
 
 def selective_scan_reference(
@@ -49,12 +52,13 @@ def selective_scan_reference(
     initial_state: Tensor | None = None,
     return_last_state: bool = False,
     gaps: Tensor | None = None,
-    rule: str = "zoh_euler",
+    discretisation: str = "zoh_euler",
 ) -> Any:
     """y (b, d, l), and with ``return_last_state`` also the last h (b, d, n): the recurrence, bar by bar.
 
-    Δ is softplus(delta + delta_bias) · gap; without an argument its term or factor is left out. ``initial_state`` is h
-    before the first bar, zeros by default; ``rule`` is one of RULES.
+    Δ is softplus(delta + delta_bias) · gap. The softplus, the bias, the gap, D and z are left out where the argument is
+    not given. ``initial_state`` is h
+    before the first bar, zeros by default; ``discretisation`` is one of DISCRETISATIONS.
     """
     delta = delta if delta_bias is None else delta + delta_bias[:, None].to(delta.dtype)
     delta = softplus(delta) if delta_softplus else delta
@@ -62,7 +66,7 @@ def selective_scan_reference(
     h = u.new_zeros(u.shape[0], *A.shape) if initial_state is None else initial_state
     outputs = []
     for u_t, delta_t, B_t, C_t in zip(u.unbind(2), delta.unbind(2), B.unbind(2), C.unbind(2), strict=True):
-        decay, input_factor = discretise(delta_t[..., None], A, rule)
+        decay, input_factor = discretise(delta_t[..., None], A, discretisation)
         h = decay * h + input_factor * u_t[..., None] * B_t[:, None]
         outputs.append((h * C_t[:, None]).sum(-1))
     y = torch.stack(outputs, dim=2)
@@ -84,24 +88,24 @@ def selective_scan(
     initial_state: Tensor | None = None,
     return_last_state: bool = False,
     gaps: Tensor | None = None,
-    rule: str = "zoh_euler",
+    discretisation: str = "zoh_euler",
 ) -> Any:
-    """As ``selective_scan_reference``: y (b, d, l) in the dtype of u, and if asked for the last h (b, d, n).
+    """As ``selective_scan_reference``: y (b, d, l) in the dtype of u; with ``return_last_state`` also the last h.
 
     Computed in float32, or in float64 if u is float64. ``gaps`` scale Δ bar by bar and have no gradient. A gap of 0
     marks a padded bar, which leaves the state unchanged for any inputs, also NaN. Raises ShapeError, DtypeError;
-    SizeError for an unknown rule.
+    SizeError for an unknown discretisation.
     """
     arguments = (u, delta, A, B, C, D, z, delta_bias)
     names = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state", "gaps")
-    _check_scan(dict(zip(names, (*arguments, initial_state, gaps), strict=True)), rule)
+    _check_scan(dict(zip(names, (*arguments, initial_state, gaps), strict=True)), discretisation)
     if torch.compiler.is_exporting():
-        discretise_by_rule = partial(discretise, rule=rule)
-        return scan_onnx.selective(
-            *arguments, delta_softplus, initial_state, return_last_state, gaps, discretise_by_rule
-        )
+        discretise_step = partial(discretise, discretisation=discretisation)
+        return scan_onnx.selective(*arguments, delta_softplus, initial_state, return_last_state, gaps, discretise_step)
     if u.device.type not in ("cpu", "cuda") or (u.device.type == "cuda" and u.dtype == torch.float64):
-        return selective_scan_reference(*arguments, delta_softplus, initial_state, return_last_state, gaps, rule)
+        return selective_scan_reference(
+            *arguments, delta_softplus, initial_state, return_last_state, gaps, discretisation
+        )
     if gaps is not None:
         is_padded = (gaps == 0)[:, None]
         u, delta, B, C = (v.masked_fill(is_padded, 0.0) for v in (u, delta, B, C))
@@ -115,17 +119,17 @@ def selective_scan(
         h = channels_last[0].new_zeros(u.shape[0], *A.shape) if h is None else h
         inputs = [*channels_last[:2], decay, *channels_last[2:], skip, gate, bias, scale]
         kernel = scan_cpu.selective if u.device.type == "cpu" else _cuda_kernel()
-        y, last = kernel(inputs, h, delta_softplus, RULES.index(rule))
+        y, last = kernel(inputs, h, delta_softplus, DISCRETISATIONS.index(discretisation))
         y = y.transpose(1, 2).to(u.dtype)
     return (y, last) if return_last_state else y
 
 
-def discretise(delta: Tensor, A: Tensor, rule: str) -> tuple[Tensor, Tensor]:
-    """Ā and B̄ / B for step sizes Δ and A, whose shapes broadcast; ``rule`` is one of RULES."""
-    if rule == "euler":
+def discretise(delta: Tensor, A: Tensor, discretisation: str) -> tuple[Tensor, Tensor]:
+    """Ā and B̄ / B for step sizes Δ and A, whose shapes broadcast; ``discretisation`` is one of DISCRETISATIONS."""
+    if discretisation == "euler":
         return 1 + delta * A, delta
     decay = torch.exp(delta * A)
-    if rule != "zoh":
+    if discretisation != "zoh":
         return decay, delta
     is_zero = A == 0  # the limit of (Ā − 1) / A is Δ
     return decay, torch.where(is_zero, delta, torch.expm1(delta * A) / torch.where(is_zero, 1.0, A))
@@ -192,13 +196,14 @@ def _cuda_kernel() -> Any:
     return scan_triton.selective
 
 
-def _check_scan(arguments: Mapping[str, Tensor | None], rule: str) -> None:
-    """Raises ShapeError, DtypeError or SizeError for what the kernels cannot compute; they check nothing themselves.
+def _check_scan(arguments: Mapping[str, Tensor | None], discretisation: str) -> None:
+    """Raises ShapeError, DtypeError or SizeError for arguments that the kernels cannot compute.
 
-    All arguments must have the shapes of the glossary, be real floating tensors and be on one device.
+    The kernels themselves check nothing. All arguments must have the shapes of the glossary, be real floating tensors
+    and be on one device.
     """
-    if rule not in RULES:
-        raise SizeError(f"no discretisation {rule!r}; choose one of {', '.join(RULES)}")
+    if discretisation not in DISCRETISATIONS:
+        raise SizeError(f"no discretisation {discretisation!r}; choose one of {', '.join(DISCRETISATIONS)}")
     u = arguments["u"]
     A = arguments["A"]
     assert u is not None and A is not None

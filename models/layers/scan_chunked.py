@@ -1,8 +1,10 @@
 """Diagonal recurrences as matrix products over blocks of bars, for devices without a kernel.
 
-Glossary as in scan.py; k bars a block. Names end in _r for real parts, in _i for imaginary parts. Within a block of
-CHUNK_BARS the output is a Toeplitz matrix product with the bars of the block, plus the response to the state before the
-block. Later bars enter every product as exact zeros, so they change no earlier output.
+Glossary: b sequences · l bars · d channels · m complex states per channel · p states of ``diagonal_scan`` · k bars of a
+block · x input · a decay factors · w output weights · D skip · h state before the first bar · y output. Names end in _r
+for real parts, in _i for imaginary parts. Within a block of CHUNK_BARS the output is a Toeplitz matrix product with the
+bars of the block, plus the response to the state before the block. Later bars enter every product as exact zeros, so
+they change no earlier output.
 """
 
 from __future__ import annotations
@@ -50,8 +52,8 @@ def diagonal_ssm_pairs(x: Tensor, a: Tensor, w: Tensor, D: Tensor, h: Tensor) ->
 def diagonal_scan(a: Tensor, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
     """All states (b, l, p) and the last (b, p), as ``diagonal_scan_reference``, by doubling.
 
-    Before a round every x includes the effect of the last ``reach`` bars, its own among them; a round doubles
-    ``reach``.
+    At the start of a round, every x includes the effect of the last ``reach`` bars, including its own bar. A round
+    doubles ``reach``.
     """
     a = a.expand_as(x)
     x = torch.cat([(x[:, :1] + a[:, :1] * h[:, None]), x[:, 1:]], dim=1)
@@ -63,16 +65,16 @@ def diagonal_scan(a: Tensor, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
     return x, x[:, -1]
 
 
-def _powers(a: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Real and imaginary part of a^0 … a^(count − 1), (d, m, count), by repeated products; ``a`` (d, m, 2)."""
-    a_r = a[..., :1]  # a to the number of powers so far
+def _powers(a: Tensor, n_powers: int) -> tuple[Tensor, Tensor]:
+    """Real and imaginary part of a^0 … a^(n_powers − 1), (d, m, n_powers), by repeated products; ``a`` (d, m, 2)."""
+    a_r = a[..., :1]  # real part of a^j, where j is the number of powers computed so far
     a_i = a[..., 1:]
     power_r = torch.ones_like(a_r)
     power_i = torch.zeros_like(a_i)
-    while power_r.shape[-1] < count:
+    while power_r.shape[-1] < n_powers:
         next_r = a_r * power_r - a_i * power_i
         next_i = a_r * power_i + a_i * power_r
         power_r = torch.cat([power_r, next_r], dim=-1)
         power_i = torch.cat([power_i, next_i], dim=-1)
         a_r, a_i = a_r * a_r - a_i * a_i, 2 * a_r * a_i
-    return power_r[..., :count], power_i[..., :count]
+    return power_r[..., :n_powers], power_i[..., :n_powers]

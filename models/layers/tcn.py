@@ -12,8 +12,8 @@ reads its own bar and the 2 (k − 1) (2^levels − 1) bars before it.
 State: for each convolution, two a level, its last (k − 1) δ inputs (b, (k − 1) δ, d), called its tail.
 
 Departs from the paper: no dropout between the convolutions; the network's blocks apply dropout to the layer's output.
-Each convolution is one matrix product over the taps laid side by side: in a library's fast convolution rounding may let
-a later bar change an earlier output, which must not happen.
+Each convolution is one matrix product over the taps laid side by side: the rounding of a
+library's fast convolution could let a later bar change an earlier output, which must not happen.
 """
 
 from __future__ import annotations

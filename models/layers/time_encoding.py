@@ -150,11 +150,11 @@ class MultiScale(nn.Module):
         return torch.cat([e(t / scale) for e, scale in zip(self.encodings, self.scales, strict=True)], dim=-1)
 
 
-def time_encoding(kind: str, d: int, shortest: float, longest: float) -> nn.Module:
+def make_time_encoding(kind: str, d: int, shortest: float, longest: float) -> nn.Module:
     """The encoding named ``kind``, of d numbers: "functional", "time2vec" or "multi_scale". Raises SizeError.
 
-    Its periods start between ``shortest`` and ``longest``, in the unit of the elapsed times; those of the last scale of
-    "multi_scale" go beyond.
+    Its periods start between ``shortest`` and ``longest``, in the unit of the elapsed times; the last scale of
+    "multi_scale" also has longer periods.
     """
     check_choice("encoding", kind, ("functional", "time2vec", "multi_scale"))
     if kind == "multi_scale":

@@ -1,6 +1,6 @@
 """A cache for arrays that depend on a layer's weights alone, such as the matrices of a step.
 
-They are computed once and used for every bar, until a weight changes.
+The cached arrays are used for every bar and are recomputed after a weight has changed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import nn
 
 
 class WeightCache:
-    """The result of ``compute``, a method of a layer, recomputed after the layer's own parameters have changed.
+    """The result of ``compute``, a method of a layer, recomputed after a parameter of the layer itself has changed.
 
     ``compute`` may read only the layer's own parameters, not those of its submodules, which are not watched. A change
     is detected by the version counter of each tensor. Fused optimisers do not raise this counter, so nothing is cached

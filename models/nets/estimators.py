@@ -1,7 +1,7 @@
-"""Estimators: models that are fitted in one call to the rows of a fold, where the other networks use gradient descent.
+"""Estimators: networks that one call of ``fit_rows`` fits to a fold; all other networks are fitted by gradient descent.
 
-They have the interface of networks: ``forward(batch) -> Forecast``, a state, a step. The fitted numbers are buffers,
-which the model file stores like weights. A row is one bar of one asset.
+An estimator has the interface of every network: ``forward(batch) -> Forecast``, a state, a step. Its fitted numbers are
+buffers, which the model file stores like weights. A row is one bar of one asset.
 
 Glossary: b chunks · l bars · n assets · f features · h horizons · t bars of a fold · k earlier bars (lags) ·
 p = (k + 1)(f + 1) inputs of a forecast · r training rows · v validation rows.
@@ -25,8 +25,11 @@ BarRange = tuple[int, int]  # the bars [start, stop)
 
 
 class Samples(NamedTuple):
-    """Inputs and known targets of one output: ``x`` (r, p) and ``y`` (r,) of the training rows, ``x_validation`` (v, p)
-    and ``y_validation`` (v,) of the validation rows."""
+    """Inputs and targets of one output, without the rows whose target is unknown.
+
+    ``x`` (r, p) and ``y`` (r,): the training rows. ``x_validation`` (v, p) and ``y_validation`` (v,): the validation
+    rows.
+    """
 
     x: Tensor
     y: Tensor
@@ -36,13 +39,14 @@ class Samples(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class TrainingRows:
-    """The data of a fold that an estimator is fitted to.
+    """All bars of a fold that an estimator needs: burn-in, training rows and validation rows.
 
     ``batch`` (1, t, n, f): the bars from the burn-in before the first training row to the last validation row.
     ``returns`` (t, n, h) and ``log_volatility`` (t, n): targets in the units of a Forecast, NaN where unknown.
     ``class_5`` (t, n) int64: target classes, UNKNOWN_CLASS where unknown.
-    ``training_range``: the bars that the model is fitted to. ``validation_range``: the bars that only select the
-    penalty and decide when a fit stops. ``columns``: names of the features. ``horizons``: bars ahead.
+    ``training_range``, ``validation_range``: bars [start, stop), counted from the first bar of ``batch``. The model is
+    fitted to the training bars; the validation bars only select a penalty or the number of boosting rounds.
+    ``feature_names``: names of the f features. ``horizons``: bars ahead, one number for each of the h horizons.
     """
 
     batch: Batch
@@ -51,16 +55,17 @@ class TrainingRows:
     class_5: Tensor
     training_range: BarRange
     validation_range: BarRange
-    columns: tuple[str, ...]
+    feature_names: tuple[str, ...]
     horizons: tuple[int, ...]
     seed: int
 
     def targets(self) -> Iterator[Tensor]:
-        """The targets one by one, each (t, n): the return of every horizon, the log-volatility, the class."""
+        """Yields h + 2 targets, each (t, n): the return of every horizon, then the log-volatility, then the class."""
         yield from (*self.returns.unbind(-1), self.log_volatility, self.class_5)
 
-    def with_targets(self, x: Tensor, target: Tensor) -> Samples:
-        """The rows of x (t, n, p) in the two ranges whose ``target`` (t, n) is known."""
+    def known_samples(self, x: Tensor, target: Tensor) -> Samples:
+        """The training and validation rows of ``x`` (t, n, p) and ``target`` (t, n), without the rows whose target is
+        unknown."""
         is_known = target != UNKNOWN_CLASS if target.dtype == torch.int64 else ~torch.isnan(target)
         training = slice(*self.training_range)
         validation = slice(*self.validation_range)
@@ -73,10 +78,11 @@ class TrainingRows:
 
 
 class Estimator(nn.Module):
-    """A network with ``fit_rows``.
+    """A network that is fitted by one call of ``fit_rows`` instead of by gradient descent.
 
-    ``sized_by_data`` names the buffers whose sizes depend on the training data: a model file that is loaded determines
-    their sizes. ``reads_scaled``: True if the model reads scaled features, False if it reads them unscaled.
+    ``sized_by_data``: names of the buffers whose sizes depend on the training data. Loading a model file resizes them
+    to the sizes in the file. ``reads_scaled``: True if the model reads scaled features, False if it reads unscaled
+    ones.
     """
 
     reads_scaled = True
@@ -101,60 +107,67 @@ class Estimator(nn.Module):
 
 
 class LaggedEstimator(Estimator):
-    """An estimator whose inputs are a bar and the k bars before it. Its state holds those k bars, zeros before the
-    first bar."""
+    """An estimator whose inputs are a bar and the k = ``lags`` bars before it.
+
+    State: one part with one tensor (b, k, n, f + 1), the last k bars; bars before the first one are zeros. Raises
+    SizeError for negative ``lags``.
+    """
 
     def __init__(self, n_features: int, lags: int) -> None:
         super().__init__()
         if lags < 0:
             raise SizeError(f"lags is {lags}; give the number of bars before the present one to read, 0 or more")
         self.lags = lags
-        self.width = n_features + 1
+        self.n_values_per_bar = n_features + 1  # the features and the mask
 
     @property
     def n_inputs(self) -> int:
         """p, the number of inputs of a forecast."""
-        return (self.lags + 1) * self.width
+        return (self.lags + 1) * self.n_values_per_bar
 
     def predict_lagged(self, x: Tensor) -> Forecast:
-        """The forecast from lagged bars x (b, l, n, p)."""
+        """The forecast of every bar from its lagged inputs ``x`` (b, l, n, p)."""
         raise NotImplementedError
 
     def initial_state(self, b: int, n: int) -> State:
-        """The k bars before the first one, all zeros (b, k, n, f + 1)."""
-        return ((self._no_bars(b, n),),)
+        """The state before the first bar: k bars of zeros."""
+        return ((self._zero_bars(b, n),),)
 
     def forward(self, batch: Batch) -> Forecast:
-        """The forecast of every bar. Raises ShapeError, DtypeError, NotFiniteError."""
+        """The forecast of every bar. Raises the errors of ``check_batch``."""
         b, _, n, _ = batch.x.shape
         forecast, _ = self.step(batch, self.initial_state(b, n))
         return forecast
 
     def step(self, batch: Batch, state: State) -> tuple[Forecast, State]:
-        """The forecast of the next bars, one or more, and the state after them."""
+        """The forecast of the next bars, one or more, and the state after them. Raises the errors of
+        ``check_batch``."""
         (earlier,) = flatten_state(state)
         bars = torch.cat([earlier, features_and_mask(batch)], dim=1)
         last_bars = bars[:, bars.shape[1] - self.lags :]
-        return self.predict_lagged(self.lagged(bars)), ((last_bars,),)
+        return self.predict_lagged(self.stack_lags(bars)), ((last_bars,),)
 
-    def lagged(self, bars: Tensor) -> Tensor:
-        """(b, k + l, n, f + 1) → (b, l, n, p): each of the last l bars and the k bars before it, latest first."""
-        length = bars.shape[1] - self.lags
-        return torch.cat([bars[:, self.lags - j : self.lags - j + length] for j in range(self.lags + 1)], dim=-1)
+    def stack_lags(self, bars: Tensor) -> Tensor:
+        """(b, k + l, n, f + 1) → (b, l, n, p): the values of each of the last l bars, followed by the values of the k
+        bars before it, latest first."""
+        n_bars = bars.shape[1] - self.lags
+        return torch.cat([bars[:, self.lags - j : self.lags - j + n_bars] for j in range(self.lags + 1)], dim=-1)
 
-    def inputs(self, batch: Batch) -> Tensor:
-        """The lagged bars (b, l, n, p) of whole sequences."""
+    def lagged_inputs(self, batch: Batch) -> Tensor:
+        """The inputs (b, l, n, p) of every bar of a batch that starts at the first bar."""
         b, _, n, _ = batch.x.shape
-        return self.lagged(torch.cat([self._no_bars(b, n), features_and_mask(batch)], dim=1))
+        return self.stack_lags(torch.cat([self._zero_bars(b, n), features_and_mask(batch)], dim=1))
 
-    def _no_bars(self, b: int, n: int) -> Tensor:
-        return torch.zeros(b, self.lags, n, self.width, device=next(self.buffers()).device)
+    def _zero_bars(self, b: int, n: int) -> Tensor:
+        """Zeros (b, k, n, f + 1) in place of the bars before the first one."""
+        return torch.zeros(b, self.lags, n, self.n_values_per_bar, device=next(self.buffers()).device)
 
 
 def features_and_mask(batch: Batch) -> Tensor:
-    """(b, l, n, f) → (b, l, n, f + 1): the features, followed by the mask as 0 or 1.
+    """The features of every bar, followed by the mask as 0 or 1: (b, l, n, f + 1).
 
-    Missing bars have zeros as features. Raises ShapeError, DtypeError, NotFiniteError.
+    Missing bars have zeros as features. Raises the errors of ``check_batch``: ShapeError for inconsistent shapes,
+    DtypeError unless x is float32, NotFiniteError for a NaN or infinite feature of an existing bar.
     """
     check_batch(batch, batch.x.shape[-1])
     mask = batch.mask[..., None]

@@ -35,9 +35,9 @@ class EventBatch(NamedTuple):
         return cls(torch.from_numpy(events.src), torch.from_numpy(events.dst), t, features)
 
     def has_shapes(self, n_features: int) -> bool:
-        """True if the tensors belong to the same number of events, with ``n_features`` features each."""
-        e = self.src.shape
-        return e == self.dst.shape == self.t.shape and self.features.shape == (*e, n_features)
+        """True if all tensors have the same number of events, and each event has ``n_features`` features."""
+        shape = self.src.shape
+        return shape == self.dst.shape == self.t.shape and self.features.shape == (*shape, n_features)
 
     def part(self, start: int, stop: int) -> EventBatch:
         """Events [start, stop)."""
@@ -46,7 +46,7 @@ class EventBatch(NamedTuple):
     def ends(self) -> Ends:
         """Both ends of every event (2e,): first all sources, then all destinations.
 
-        An end has f + 1 features: those of its event, then +1 for a source or −1 for a destination.
+        An end has f + 1 features: the features of its event, then +1 for a source or −1 for a destination.
         """
         src, dst, t, features = self
         role = torch.cat([t.new_ones(len(t)), t.new_full((len(t),), -1.0)]).to(features.dtype)
@@ -72,18 +72,20 @@ def check_event_batch(events: EventBatch, n: int, n_features: int) -> None:
     if lowest < 0:
         raise ShapeError(f"an event names the node {lowest:.0f}; nodes count from 0")
     if highest >= n:
-        raise ShapeError(f"an event names a node beyond the {n} of this state; begin with a larger initial_state")
+        raise ShapeError(
+            f"an event names the node {highest:.0f}; this state has {n} nodes; begin with a larger initial_state"
+        )
     if has_self_loop:
-        raise ShapeError("an event runs from a node to itself; drop it, or name its source")
+        raise ShapeError("an event runs from a node to itself; drop it, or give another source")
     if not earliest >= 0:
-        raise NotFiniteError(f"an event's time is {earliest}; count from the first event's or before, and drop NaN")
+        raise NotFiniteError(f"an event's time is {earliest}; give times ≥ 0 since a fixed start, and drop NaN")
 
 
 def _extremes(events: EventBatch) -> tuple[float, ...]:
     """The lowest node, the highest node, whether an event runs from a node to itself, and the earliest time (NaN if any
     time is NaN); at least one event."""
     src, dst, t, _ = events
-    if len(src) == 1:  # takes a third of the time of the general form below
+    if len(src) == 1:  # faster: a third of the time of the general form below
         source = src.item()
         destination = dst.item()
         return min(source, destination), max(source, destination), source == destination, t.item()

@@ -3,7 +3,7 @@
 A chunk is a run of successive bars that a network reads in one pass. Lengths of time are in bars unless noted.
 
 Glossary: b chunks · l bars · n assets · f features · s graph snapshots · e events · h horizons · c = 5 classes ·
-d channels.
+d channels. Ids such as S4-26: .github/sources.md.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ SCORE_SUM_OFFSET = 1e-2  # added to the sum of absolute scores, so that scores n
 
 @dataclass(frozen=True, eq=False)
 class GraphSteps:
-    """Graph snapshots, and which of them each bar uses.
+    """Graph snapshots, and the index of the snapshot that each bar uses.
 
     ``adjacency`` (s, n, n): element [k, i, j] is the weight of the edge from asset j to asset i in snapshot k, 0 where
     there is no edge; it contains self loops. ``snapshot_index`` (b, l) int64: the position in ``adjacency`` of the
-    latest snapshot at or before each bar. It is −1 before the first snapshot, where only self loops exist.
+    latest snapshot at or before each bar, −1 before the first snapshot, where only self loops exist.
     """
 
     adjacency: Tensor
     snapshot_index: Tensor
 
     def at_bars(self, mask: Tensor) -> Tensor:
-        """Adjacency at every bar (b, l, n, n). Where ``mask`` (b, l, n) is False, the asset sends no edge but its self
-        loop, which has its weight of the snapshot."""
+        """Adjacency at every bar (b, l, n, n). Where ``mask`` (b, l, n) bool is False, the asset's only outgoing
+        edge is its self loop, with the weight that it has in the snapshot."""
         loops = torch.eye(mask.shape[-1], dtype=self.adjacency.dtype, device=mask.device)
         adjacency = torch.cat([loops[None], self.adjacency])[self.snapshot_index + 1]
         return torch.where(mask[..., None, :] | loops.bool(), adjacency, 0.0)
@@ -84,11 +84,11 @@ class Batch:
 
     def to(self, *args: Any, **kwargs: Any) -> Batch:
         """The same batch on another device."""
-        parts = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
-        return Batch(**{name: value.to(*args, **kwargs) for name, value in parts.items()})
+        present = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+        return Batch(**{name: value.to(*args, **kwargs) for name, value in present.items()})
 
     def bars(self, start: int, stop: int) -> Batch:
-        """Bars [start, stop) of every chunk."""
+        """A batch of the bars [start, stop) of every chunk."""
         selected = slice(start, stop)
         graph = self.graph
         if graph is not None:
@@ -102,8 +102,9 @@ class Batch:
 class Links(NamedTuple):
     """Link logits of a network that also learns which events come next, see link_prediction.py.
 
-    ``logits`` (candidates, q): row 0 belongs to q pairs of nodes that had an event, each other row to q pairs without
-    one (negatives). Column k is predicted before the bar ``bar[k]`` of the chunk ``chunk[k]``; both are (q,) int64.
+    ``logits`` (candidates, q): row 0 belongs to q pairs of nodes that had an event, each other row to q pairs that had
+    no event (negatives). Column k is predicted before the bar with index ``bar[k]`` of the chunk with index
+    ``chunk[k]``; both are (q,) int64.
     """
 
     logits: Tensor
@@ -117,7 +118,7 @@ class Forecast:
 
     σ is the asset's trailing volatility per bar, known at the bar. ``returns`` (b, l, n, h): log return over each
     horizon ÷ (σ √horizon). ``log_volatility`` (b, l, n): log(coming volatility per bar ÷ σ). ``logits`` (b, l, n, c) of
-    the classes in models.features.labels.CLASS_NAMES. Values at bars that the mask excludes have no meaning.
+    the classes in models.features.labels.CLASS_NAMES. Values at bars whose mask is False have no meaning.
 
     The other fields are None unless an option of the network adds them:
     weights      (b, l, n), a portfolio in units of 1/σ
@@ -146,7 +147,7 @@ class Embedding(nn.Module):
         self.linear = nn.Linear(n_features + 1, d_model)
 
     def forward(self, batch: Batch) -> Tensor:
-        """The embedded bars. Raises ShapeError, DtypeError, NotFiniteError."""
+        """The embedded bars. Raises the errors of ``check_batch``."""
         check_batch(batch, self.n_features)
         mask = batch.mask[..., None]
         x = torch.where(mask, batch.x, 0.0)
@@ -156,7 +157,8 @@ class Embedding(nn.Module):
 def check_batch(batch: Batch, n_features: int) -> None:
     """Checks shapes, dtypes and values of ``x``, ``mask`` and ``gaps``; does nothing during an export.
 
-    Raises ShapeError, DtypeError, and NotFiniteError for a feature of an existing bar that is NaN or infinite.
+    Raises ShapeError for inconsistent shapes or a mask that is not bool, DtypeError unless x is float32, and
+    NotFiniteError for a feature of an existing bar that is NaN or infinite.
     """
     x = batch.x
     mask = batch.mask
@@ -212,28 +214,28 @@ class Heads(nn.Module):
         return [self.bias]
 
     def forward(self, h: Tensor, mask: Tensor) -> Forecast:
-        """The forecast of every bar, from h (b, l, n, d) and ``mask`` (b, l, n). Raises ShapeError where there are
-        heads for another number of assets."""
+        """The forecast of every bar, from h (b, l, n, d) and ``mask`` (b, l, n). Raises ShapeError if the
+        network has heads for another number of assets."""
         if len(self.weight) not in (1, h.shape[2]):
             raise ShapeError(
                 f"this network has heads for {len(self.weight)} assets, the batch has {h.shape[2]}; fit it again"
             )
         y = (h.float()[..., None, :] @ self.weight.float().mT)[..., 0, :] + self.bias.float()
         returns, log_volatility, logits, *scores = y.split(self.sizes, dim=-1)
-        weights = None
+        portfolio_weights = None
         if self.weights_kind:
             (score,) = scores
-            weights = _portfolio_weights(score[..., 0], mask, self.weights_kind)
+            portfolio_weights = _portfolio_weights(score[..., 0], mask, self.weights_kind)
         regime = None if self.regimes is None else self.regimes(h)
-        return Forecast(returns, log_volatility[..., 0], logits, weights, regime)
+        return Forecast(returns, log_volatility[..., 0], logits, portfolio_weights, regime)
 
 
 def _portfolio_weights(score: Tensor, mask: Tensor, kind: str) -> Tensor:
     """Portfolio weights (b, l, n) from scores (b, l, n), 0 where there is no bar; ``kind`` as in Heads."""
     if kind == "long_only":
         return torch.softmax(score.masked_fill(~mask, -torch.inf), dim=-1).nan_to_num()
-    masked = torch.where(mask, score, 0.0)
-    return masked / (masked.abs().sum(-1, keepdim=True) + SCORE_SUM_OFFSET)
+    masked_score = torch.where(mask, score, 0.0)
+    return masked_score / (masked_score.abs().sum(-1, keepdim=True) + SCORE_SUM_OFFSET)
 
 
 class RegimeReadout(nn.Module):

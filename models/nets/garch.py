@@ -9,8 +9,8 @@ k bars that the volatility label covers · r one-bar log return (ε) · v varian
 The mean of E_t r²_{t+i} over i = 1 … k is linear in v_{t+1}: level + carry · v_{t+1}. The forecast volatility is its
 square root. The forecast returns are 0. The class probabilities are the class frequencies of the training rows.
 
-The model reads unscaled features, because scaling clips returns at a few standard deviations. In the first bar of a
-chunk v is the unconditional variance. An asset with too few bars takes the median α and β of the others.
+The model reads unscaled features, because scaling clips returns at a few standard deviations. Before the first bar of
+a chunk v is the unconditional variance. An asset with too few bars takes the median α and β of the other assets.
 
 Departure: over a few hundred bars the likelihood is sometimes highest at ω ≈ 0, so that the forecast variance decays to
 0. Where the fitted unconditional variance is more than 4 times the mean square of the training returns, or less than a
@@ -45,7 +45,9 @@ class Garch(Estimator):
     """A GARCH(1, 1) for every asset.
 
     Option: ``min_bars``, the minimum number of training bars for a fit of α and β of an asset. Buffers (n,) float64:
-    ``omega``, ``alpha``, ``beta``; ``start``, the unconditional variance; ``level`` and ``carry``.
+    ``omega``, ``alpha``, ``beta``; ``start``, the unconditional variance; ``level`` and ``carry``. State: one part with
+    one tensor, the variances v (b, n) float64 of the next bar. ``per_asset``: names of the buffers with one value for
+    each asset.
     """
 
     reads_scaled = False
@@ -75,22 +77,23 @@ class Garch(Estimator):
         return 3 * len(self.omega) + N_CLASSES
 
     def initial_state(self, b: int, n: int) -> State:
-        """The unconditional variances (b, n). Raises ShapeError for another number of assets than the fit had."""
+        """The state before the first bar: the unconditional variances. Raises ShapeError unless ``n`` is the number of
+        assets of the fit."""
         if n != len(self.start):
             raise ShapeError(f"{n} assets, but this GARCH was fitted to {len(self.start)}; fit it to these")
         return ((self.start.expand(b, n),),)
 
     def forward(self, batch: Batch) -> Forecast:
-        """The forecast of every bar. Raises ShapeError, DtypeError, NotFiniteError."""
+        """The forecast of every bar. Raises the errors of ``check_batch`` and of ``initial_state``."""
         b, _, n, _ = batch.x.shape
         forecast, _ = self.step(batch, self.initial_state(b, n))
         return forecast
 
     def step(self, batch: Batch, state: State) -> tuple[Forecast, State]:
-        """The forecast of the next bars, one or more, and the state after them: the variances v (b, n).
+        """The forecast of the next bars, one or more, and the state after them.
 
         A missing bar leaves v unchanged, and its forecast log-volatility is 0. Raises StateError for a state of another
-        shape, and the errors of ``forward``.
+        shape, and the errors of ``check_batch``.
         """
         check_batch(batch, batch.x.shape[-1])
         (v,) = flatten_state(state)
@@ -107,34 +110,34 @@ class Garch(Estimator):
         is_defined = batch.mask & (sigma > 0) & (mean_variance > 0)
         log_ratio = torch.where(is_defined, mean_variance, 1.0).log() / 2 - torch.where(is_defined, sigma, 1.0).log()
         log_volatility = torch.where(is_defined, log_ratio, 0.0).float()
-        no_returns = log_volatility.new_zeros(*log_volatility.shape, self.n_horizons)
-        return Forecast(no_returns, log_volatility, self.prior.expand(*log_volatility.shape, N_CLASSES)), ((v,),)
+        zero_returns = log_volatility.new_zeros(*log_volatility.shape, self.n_horizons)
+        return Forecast(zero_returns, log_volatility, self.prior.expand(*log_volatility.shape, N_CLASSES)), ((v,),)
 
     def fit_rows(self, rows: TrainingRows) -> None:
-        """Fits ω, α and β to the training returns of every asset. Raises FeatureError without the features return_1
-        and volatility_60."""
-        missing = [name for name in (RETURN_COLUMN, SIGMA_COLUMN) if name not in rows.columns]
+        """Fits ω, α and β to the training returns of every asset. Raises FeatureError if the features lack return_1 or
+        volatility_60."""
+        missing = [name for name in (RETURN_COLUMN, SIGMA_COLUMN) if name not in rows.feature_names]
         if missing:
             raise FeatureError(
                 f"GARCH reads {RETURN_COLUMN} and {SIGMA_COLUMN}; the features have no {', '.join(missing)}"
             )
-        self.columns = torch.tensor([rows.columns.index(name) for name in (RETURN_COLUMN, SIGMA_COLUMN)])
+        self.columns = torch.tensor([rows.feature_names.index(name) for name in (RETURN_COLUMN, SIGMA_COLUMN)])
         batch_returns, batch_sigma = self._returns_and_sigma(rows.batch)
         returns = batch_returns[0].numpy()
         sigma = batch_sigma[0].numpy()
         mask = rows.batch.mask[0].numpy()
-        start, stop = rows.training_range
-        asset_returns = [r[has_bar] for r, has_bar in zip(returns[start:stop].T, mask[start:stop].T, strict=True)]
+        training = slice(*rows.training_range)
+        asset_returns = [r[has_bar] for r, has_bar in zip(returns[training].T, mask[training].T, strict=True)]
         variance, alpha, beta = fit_assets(asset_returns, self.min_bars)
         omega = np.maximum(1.0 - alpha - beta, 0.0) * variance
-        squares = np.where(mask, returns, np.nan)[start:stop] ** 2
-        label = rows.log_volatility[start:stop].double().numpy()
-        k = infer_label_horizon(squares, label, sigma[start:stop], rows.horizons)
+        squared_returns = np.where(mask, returns, np.nan)[training] ** 2
+        label = rows.log_volatility[training].double().numpy()
+        k = infer_label_horizon(squared_returns, label, sigma[training], rows.horizons)
         level, carry = mean_variance_coefficients(omega, alpha + beta, k)
         fitted_values = (omega, alpha, beta, variance, level, carry)
         for name, value in zip(self.per_asset, fitted_values, strict=True):
             self._buffers[name] = torch.from_numpy(np.array(value, dtype=np.float64))
-        classes = rows.class_5[start:stop]
+        classes = rows.class_5[training]
         smoothed_counts = torch.bincount(classes[classes >= 0], minlength=N_CLASSES) + 1.0  # no class has probability 0
         self.prior = torch.log(smoothed_counts / smoothed_counts.sum())
 
@@ -148,17 +151,17 @@ def fit_assets(returns: Sequence[np.ndarray], min_bars: int) -> tuple[np.ndarray
     """Unconditional variance, α and β of every asset, each (n,).
 
     ``returns`` has one array (m,) for each asset: the returns of the bars that the asset has. An asset with fewer than
-    ``min_bars`` of them, or with zeros alone, takes the median α and β of the fitted assets, or TYPICAL_ALPHA_BETA
-    where none is fitted. An asset with fewer than MIN_MEAN_SQUARE_BARS, or with zeros alone, takes the median mean
-    square of the others as its variance, or 1 where there are no others.
+    ``min_bars`` returns, or whose returns are all 0, takes the median α and β of the fitted assets; if no asset is
+    fitted, TYPICAL_ALPHA_BETA. An asset with fewer than MIN_MEAN_SQUARE_BARS returns, or whose returns are all 0, takes
+    the median mean square of the other assets as its variance; if no other asset has a mean square, 1.
     """
     mean_square = np.array([np.mean(r**2) if len(r) >= MIN_MEAN_SQUARE_BARS else 0.0 for r in returns])
     mean_square[mean_square == 0] = np.median(mean_square[mean_square > 0]) if mean_square.any() else 1.0
     is_fitted = np.array([len(r) >= max(min_bars, MIN_MEAN_SQUARE_BARS) and r.any() for r in returns])
     parameters = np.array(
         [
-            _fit_asset(r, square) if has_fit else (1.0, *TYPICAL_ALPHA_BETA)
-            for r, square, has_fit in zip(returns, mean_square, is_fitted, strict=True)
+            _fit_asset(r, square) if has_enough_bars else (1.0, *TYPICAL_ALPHA_BETA)
+            for r, square, has_enough_bars in zip(returns, mean_square, is_fitted, strict=True)
         ]
     )
     if is_fitted.any():
@@ -170,9 +173,9 @@ def fit_assets(returns: Sequence[np.ndarray], min_bars: int) -> tuple[np.ndarray
 def _fit_asset(returns: np.ndarray, mean_square: float) -> tuple[float, float, float]:
     """Unconditional variance ÷ mean square, α and β that maximise the Gaussian quasi-likelihood of returns (m,).
 
-    The ratio is 1 where the fitted one is not within MAX_VARIANCE_RATIO of 1.
+    The returned ratio is 1 if the fitted ratio is above MAX_VARIANCE_RATIO or below 1 ÷ MAX_VARIANCE_RATIO.
     """
-    from arch import arch_model  # takes half a second, which a night without GARCH saves
+    from arch import arch_model  # imported here because it takes half a second, which a night without GARCH saves
 
     model = arch_model(returns / math.sqrt(mean_square), mean="Zero", vol="GARCH", p=1, q=1, rescale=False)
     omega, alpha, beta = model.fit(disp="off", show_warning=False).params
@@ -182,7 +185,7 @@ def _fit_asset(returns: np.ndarray, mean_square: float) -> tuple[float, float, f
 
 
 def mean_variance_coefficients(omega: np.ndarray, phi: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """level and carry, each (n,): the mean variance of the next k bars is level + carry · v_{t+1}.
+    """level and carry, each (n,), with which the mean variance of the next k bars is level + carry · v_{t+1}.
 
     ``omega`` is ω (n,), ``phi`` is φ (n,).
     """
@@ -198,20 +201,22 @@ def mean_variance_coefficients(omega: np.ndarray, phi: np.ndarray, k: int) -> tu
     return level / k, carry / k
 
 
-def infer_label_horizon(squares: np.ndarray, label: np.ndarray, sigma: np.ndarray, horizons: Sequence[int]) -> int:
-    """The number of bars that the volatility label covers, which labels do not store.
+def infer_label_horizon(
+    squared_returns: np.ndarray, label: np.ndarray, sigma: np.ndarray, horizons: Sequence[int]
+) -> int:
+    """The number of bars that the volatility label covers, inferred from the returns because labels do not store it.
 
-    It is the one of ``horizons`` for which the label computed from the squared returns has the lowest mean absolute
-    difference from ``label``; the first of them where none can be compared. ``squares`` (t, n): squared one-bar
-    returns, NaN where the asset has no bar. ``label`` (t, n): log(coming volatility ÷ σ), NaN where unknown. ``sigma``
-    (t, n): σ.
+    For each horizon the label is computed from the squared returns. The function returns the horizon with the lowest
+    mean absolute difference from ``label``, or the first horizon if no label can be compared. ``squared_returns``
+    (t, n): squared one-bar returns, NaN where the asset has no bar. ``label`` (t, n): log(coming volatility ÷ σ), NaN
+    where unknown. ``sigma`` (t, n): σ.
     """
-    differences = dict.fromkeys(horizons, math.inf)
+    mean_differences = dict.fromkeys(horizons, math.inf)
     with np.errstate(divide="ignore", invalid="ignore"):
-        for k in (k for k in horizons if k < len(squares)):
-            realised_variance = sliding_window_view(squares[1:], k, axis=0).mean(-1)
+        for k in (k for k in horizons if k < len(squared_returns)):
+            realised_variance = sliding_window_view(squared_returns[1:], k, axis=0).mean(-1)
             difference = np.abs(0.5 * np.log(realised_variance) - np.log(sigma[:-k]) - label[:-k])
-            finite = difference[np.isfinite(difference)]
-            if len(finite):
-                differences[k] = finite.mean()
-    return min(differences, key=differences.__getitem__)
+            finite_differences = difference[np.isfinite(difference)]
+            if len(finite_differences):
+                mean_differences[k] = finite_differences.mean()
+    return min(mean_differences, key=mean_differences.__getitem__)

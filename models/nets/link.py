@@ -22,8 +22,8 @@ N_PAIR_FEATURES = 9
 
 
 class LinkPredictor(nn.Module):
-    """A temporal graph network ``graph``, and the decoder of two embeddings. ``pairs``: True if the decoder also reads
-    the pair features."""
+    """Scores pairs of nodes: a temporal graph network ``graph``, and a decoder of two embeddings. ``pairs``: True if
+    the decoder also reads the pair features."""
 
     def __init__(self, parts: Parts, sizes: Sizes, pairs: bool = True) -> None:
         super().__init__()
@@ -43,8 +43,8 @@ class LinkPredictor(nn.Module):
         z = self.graph.embed(state, ends.flatten(), t.expand_as(ends).flatten()).view(n_sources + c, q, -1)
         features = [z[:n_sources].expand(c, q, -1), z[n_sources:]]
         if self.reads_pair_features:
-            pairs = u.expand(c, q).flatten(), v.flatten(), t.expand(c, q).flatten()
-            features.append(pair_history_features(state, *pairs, self.graph.sizes.longest).view(c, q, -1))
+            flat_pairs = u.expand(c, q).flatten(), v.flatten(), t.expand(c, q).flatten()
+            features.append(pair_history_features(state, *flat_pairs, self.graph.sizes.longest).view(c, q, -1))
         return self.decode(torch.cat(features, dim=2))[..., 0]
 
 
@@ -56,14 +56,14 @@ def build_pair_decoder(m: int, d: int, dropout: float) -> nn.Sequential:
 def pair_history_features(state: State, u: Tensor, v: Tensor, t: Tensor, longest: float) -> Tensor:
     """Features (q, 9) float32 of the pairs u, v (q,) at the times t (q,), from the newest k neighbours of each node.
 
-    0, 1  events with the other node: in the buffer of u, in the buffer of v
-    2, 3  common neighbours: slots in the buffer of u, slots in the buffer of v
-    4, 5  events of u, events of v, at most k
+    0, 1  number of events with the other node: in the buffer of u, in the buffer of v
+    2, 3  number of slots with a common neighbour: in the buffer of u, in the buffer of v
+    4, 5  number of events of u, of v, at most k
     6     time since the latest event of u with v in the buffer of u
     7, 8  time since the last event of u, since the last event of v
 
-    A count becomes log(1 + count). A time becomes log(1 + time) ÷ log(1 + ``longest``), at most 2. Feature 6 is also 2
-    without such an event; 7 and 8 count from time 0 for a node without events.
+    A count becomes log(1 + count). A time becomes log(1 + time) ÷ log(1 + ``longest``), at most 2. Feature 6 is 2 if
+    the buffer has no such event. Features 7 and 8 are times since 0 for a node without events.
     """
     memory, buffer = state
     u_neighbours = neighbours_of(buffer, u)

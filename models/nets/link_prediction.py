@@ -1,12 +1,14 @@
 """Link prediction inside a market network: which events happen before the next close (TGN-21 to TGN-23)?
 
+Ids: .github/sources.md.
+
 The targets are the events themselves, so no labels are needed. At every close, before later events are inserted, the
 network scores each pair of nodes that has an event before the next close (a positive pair) and pairs that have none
 (its negatives).
 
-Most events of a market run from a node to its own asset: trade:BTC → asset:ETH never happens, and a network would learn
-nothing from rejecting it. Pairs are therefore divided into groups of comparable pairs. A group has one pair for each
-asset a, and the negatives of a pair come from its own group:
+Most events of a market run from a node to its own asset. An event trade:BTC → asset:ETH never happens, so a network
+would learn nothing from such a negative. Pairs are therefore divided into groups of comparable pairs. A group has one
+pair for each asset a, and the negatives of a pair come from the group of that pair:
 own         type:a → asset:a: which asset is traded, liquidated or settled next? One group for each node type.
 external    one external node → asset:a: which asset's open interest is reported next? One group for each such node.
 between     one node → asset:a: which other asset does an edge or a liquidation of this node reach? One group for each
@@ -60,12 +62,13 @@ class Pairs(NamedTuple):
 class PairHistory(NamedTuple):
     """Past events of all pairs.
 
-    ``first_bar`` (b, g, n) float32: the bar of each pair's first event, infinite without one. ``recent_destinations``
-    (b, n) bool: True for the destinations in the latest bar with events. ``n_bars``: the number of bars so far.
+    ``first_bar`` (b, g, n) float32: index of the bar of each pair's first event, infinite for a pair without events.
+    ``is_recent_destination`` (b, n) bool: True for an asset that was a destination in the latest bar with events.
+    ``n_bars``: the number of bars so far.
     """
 
     first_bar: Tensor
-    recent_destinations: Tensor
+    is_recent_destination: Tensor
     n_bars: int
 
     @classmethod
@@ -77,15 +80,15 @@ class PairHistory(NamedTuple):
 
     def after(self, has_event: Tensor) -> PairHistory:
         """The history one bar later; ``has_event`` (b, g, n): True for the pairs that had an event in that bar."""
-        destinations = has_event.any(1)
+        is_destination = has_event.any(1)
         first_bar = self.first_bar.masked_fill(has_event & self.first_bar.isinf(), self.n_bars)
-        recent = torch.where(destinations.any(1, keepdim=True), destinations, self.recent_destinations)
-        return PairHistory(first_bar, recent, self.n_bars + 1)
+        is_recent = torch.where(is_destination.any(1, keepdim=True), is_destination, self.is_recent_destination)
+        return PairHistory(first_bar, is_recent, self.n_bars + 1)
 
 
 class MarketLinks(RandomModule):
-    """A decoder of pairs, and the sampling of negatives, which differ between passes in training but not in
-    evaluation."""
+    """Scores pairs with a decoder, and samples negatives. In training each pass samples other negatives; in evaluation
+    all passes sample the same."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
@@ -118,21 +121,21 @@ class MarketLinks(RandomModule):
         next bar, to which negatives are restricted.
         """
         n = asset_mask.shape[1]
-        is_negative = ~has_event & asset_mask[:, None] & _possible_pairs(n, asset_mask.device)
+        is_negative = ~has_event & asset_mask[:, None] & _is_possible_pair(n, asset_mask.device)
         has_history = history.first_bar < history.n_bars
         is_eligible = {
             "random": is_negative,
             "historical": is_negative & has_history,
             "inductive": is_negative & has_history & (history.first_bar >= history.n_bars / 2),
-            "temporal": is_negative & history.recent_destinations[:, None],
+            "temporal": is_negative & history.is_recent_destination[:, None],
         }
         chunk, group, asset = (has_event & is_negative.any(2, keepdim=True)).nonzero().unbind(1)
         candidates = [asset]
         for strategy in STRATEGIES:
-            pool = is_eligible[strategy][chunk, group]
-            pool = torch.where(pool.any(1, keepdim=True), pool, is_negative[chunk, group])
-            priority = torch.rand(pool.shape, generator=generator, device=asset_mask.device)
-            candidates.append(priority.masked_fill(~pool, -1.0).argmax(1))
+            can_be_drawn = is_eligible[strategy][chunk, group]
+            can_be_drawn = torch.where(can_be_drawn.any(1, keepdim=True), can_be_drawn, is_negative[chunk, group])
+            priority = torch.rand(can_be_drawn.shape, generator=generator, device=asset_mask.device)
+            candidates.append(priority.masked_fill(~can_be_drawn, -1.0).argmax(1))
         dst = torch.stack(candidates)
         return Pairs(chunk, _source_node(group, dst, n), dst)
 
@@ -143,11 +146,13 @@ class LinkQueries:
     ``like``: a tensor on the device of the pass.
     """
 
-    def __init__(self, links: MarketLinks, b: int, n: int, like: Tensor) -> None:
-        self._links = links
+    def __init__(self, market_links: MarketLinks, b: int, n: int, like: Tensor) -> None:
+        self._market_links = market_links
         self._history = PairHistory.empty(b, n, like)
         self._generator = (
-            links.generator(like.device) if links.training else torch.Generator(like.device).manual_seed(0)
+            market_links.generator(like.device)
+            if market_links.training
+            else torch.Generator(like.device).manual_seed(0)
         )
         self._logits: list[Tensor] = []
         self._chunk_and_bar: list[Tensor] = []
@@ -157,30 +162,30 @@ class LinkQueries:
     ) -> None:
         """Scores the pairs of ``next_events`` and their negatives.
 
-        ``state`` contains the events up to the last close of each chunk, at ``clock`` (b,). ``next_events`` are those
-        from there to the next close. ``asset_mask`` (b, n): True for the assets that have the next bar. The first call
-        scores nothing and only records its events, because the state is empty before the first bar.
+        ``state`` contains the events up to the last close of each chunk, at ``clock`` (b,). ``next_events``: the
+        events from that close to the next one. ``asset_mask`` (b, n): True for the assets that have the next bar. The
+        first call scores nothing and only records its events, because the state is empty before the first bar.
         """
         b, n = asset_mask.shape
-        has_event = positive_pairs(next_events, b, n)
+        has_event = positive_pair_mask(next_events, b, n)
         if self._history.n_bars:
-            pairs = self._links.sample_pairs(has_event, self._history, asset_mask, self._generator)
+            pairs = self._market_links.sample_pairs(has_event, self._history, asset_mask, self._generator)
             if len(pairs.chunk):
-                self._logits.append(self._links(graph, state, clock, pairs))
+                self._logits.append(self._market_links(graph, state, clock, pairs))
                 bar = torch.full_like(pairs.chunk, self._history.n_bars)
                 self._chunk_and_bar.append(torch.stack([pairs.chunk, bar]))
         self._history = self._history.after(has_event)
 
-    def links(self) -> Links | None:
-        """The logits of all bars with their chunks and bars; None if no pair was scored."""
+    def collected_links(self) -> Links | None:
+        """The logits of all bars scored so far, with the chunk and the bar of each pair; None if no pair was scored."""
         if not self._logits:
             return None
         chunk, bar = torch.cat(self._chunk_and_bar, dim=1)
         return Links(torch.cat(self._logits, dim=1), chunk, bar)
 
 
-def positive_pairs(events: EventBatch, b: int, n: int) -> Tensor:
-    """Mask (b, g, n), True for the pairs that have one of the ``events`` of b chunks of n assets.
+def positive_pair_mask(events: EventBatch, b: int, n: int) -> Tensor:
+    """Mask (b, g, n) bool, True for the pairs that have one of the ``events`` of b chunks of n assets.
 
     Events that do not end at an asset are ignored.
     """
@@ -212,8 +217,8 @@ def _source_node(group: Tensor, asset: Tensor, n: int) -> Tensor:
     return torch.where(group < N_NODE_TYPES, own_source, source)
 
 
-def _possible_pairs(n: int, device: torch.device) -> Tensor:
-    """Mask (g, n), False for the pairs of the groups between that end at the node's own asset."""
+def _is_possible_pair(n: int, device: torch.device) -> Tensor:
+    """Mask (g, n) bool: False for a pair of a "between" group that ends at the source node's own asset, else True."""
     group = torch.arange(_n_groups(n), device=device)[:, None]
     asset = torch.arange(n, device=device)
     return (group < FIRST_GROUP_BETWEEN) | ((group - FIRST_GROUP_BETWEEN) % n != asset)

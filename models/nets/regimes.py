@@ -6,7 +6,7 @@ trend       its tanh estimates tanh(coming return over the longest horizon ÷ (�
 volatility  three logits: the volatility falls, stays or rises
 momentum    a logit that the coming return has the sign of the last return
 
-Glossary: b chunks · l bars · n assets · σ trailing volatility per bar.
+Glossary: b chunks · l bars · n assets · σ trailing volatility per bar. Ids: .github/sources.md.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ class Regime:
 
 
 def regime_loss(readout: Tensor, returns: Tensor, log_volatility: Tensor, horizon_bars: int) -> Tensor:
-    """The mean of the losses of trend, volatility and momentum, each over its known targets; 0 for a loss without any.
+    """The mean of the losses of trend, volatility and momentum, each over its known targets. A loss without known
+    targets is 0.
 
     ``readout`` (b, l, n, 5). ``returns`` (b, l, n): log returns over the ``horizon_bars`` bars of the longest horizon ÷
     (σ √horizon_bars). ``log_volatility`` (b, l, n): log(coming volatility ÷ σ). Both are NaN where unknown. The last
@@ -55,14 +56,14 @@ def regime_loss(readout: Tensor, returns: Tensor, log_volatility: Tensor, horizo
     is_known = ~torch.isnan(returns)
     target = torch.tanh(torch.where(is_known, returns, 0.0))
     trend_loss = torch.where(is_known, (torch.tanh(trend) - target) ** 2, 0.0).sum() / is_known.sum().clamp(min=1)
-    change = torch.where(log_volatility < FALLS_BELOW, 0, torch.where(log_volatility > RISES_ABOVE, 2, 1))
-    change = torch.where(torch.isnan(log_volatility), -1, change)
-    volatility_loss = cross_entropy(volatility.flatten(0, -2), change.flatten(), ignore_index=-1, reduction="sum")
-    volatility_loss = volatility_loss / (change >= 0).sum().clamp(min=1)
-    last = returns[:, :-horizon_bars]
-    coming = returns[:, horizon_bars:]
-    has_both = ~torch.isnan(last) & ~torch.isnan(coming)
-    has_same_sign = (last * coming > 0).to(momentum.dtype)
+    change_class = torch.where(log_volatility < FALLS_BELOW, 0, torch.where(log_volatility > RISES_ABOVE, 2, 1))
+    change_class = torch.where(torch.isnan(log_volatility), -1, change_class)
+    volatility_loss = cross_entropy(volatility.flatten(0, -2), change_class.flatten(), ignore_index=-1, reduction="sum")
+    volatility_loss = volatility_loss / (change_class >= 0).sum().clamp(min=1)
+    last_returns = returns[:, :-horizon_bars]
+    coming_returns = returns[:, horizon_bars:]
+    has_both = ~torch.isnan(last_returns) & ~torch.isnan(coming_returns)
+    has_same_sign = (last_returns * coming_returns > 0).to(momentum.dtype)
     momentum_loss = binary_cross_entropy_with_logits(momentum[:, horizon_bars:], has_same_sign, reduction="none")
     momentum_loss = torch.where(has_both, momentum_loss, 0.0).sum() / has_both.sum().clamp(min=1)
     return (trend_loss + volatility_loss + momentum_loss) / 3

@@ -1,9 +1,9 @@
-"""Linear models of the bar and the bars before it: the first baseline that a network has to beat.
+"""Linear models of the bar and the bars before it: the baseline that other networks have to beat.
 
-Every return and the log-volatility have a ridge regression of their own (Hoerl and Kennard 1970). The classes have a
-multinomial logistic regression with the same kind of L2 penalty; its probabilities are calibrated, those of a linear
-regression on class indicators are not. Each output has its own penalty: the one with the lowest loss on the validation
-rows, which is the squared error of a ridge regression and the cross-entropy of the logistic regression.
+The return of each horizon and the log-volatility have one ridge regression each (Hoerl and Kennard 1970). The classes
+have a multinomial logistic regression with an L2 penalty, because its probabilities are calibrated; the outputs of a
+linear regression on class indicators are not. Each output selects its own penalty by the lowest loss on the validation
+rows: squared error for a ridge regression, cross-entropy for the logistic regression.
 
 Glossary: b chunks · l bars · n assets · p inputs of a forecast · r training rows · v validation rows · λ L2 penalty,
 relative to the mean loss of a row · σ trailing volatility per bar · u log(coming volatility per bar ÷ σ) · û its fit.
@@ -52,24 +52,24 @@ class Ridge(LaggedEstimator):
         return self.weight.numel() + self.bias.numel()
 
     def predict_lagged(self, x: Tensor) -> Forecast:
-        """The forecast from lagged bars x (b, l, n, p)."""
+        """The forecast of every bar from its lagged inputs ``x`` (b, l, n, p)."""
         returns, log_volatility, logits = (x @ self.weight + self.bias).split(self.sizes, dim=-1)
         return Forecast(returns, log_volatility[..., 0], logits)
 
     def fit_rows(self, rows: TrainingRows) -> None:
-        """Fits every output to the training rows where its target is known; an output without such rows forecasts 0."""
-        x = self.inputs(rows.batch)[0].double()
+        """Fits each output to the training rows where its target is known. An output without such rows forecasts 0."""
+        x = self.lagged_inputs(rows.batch)[0].double()
         *regression_targets, classes = rows.targets()
-        for k, target in enumerate(regression_targets):
-            samples = rows.with_targets(x, target.double())
+        for output, target in enumerate(regression_targets):
+            samples = rows.known_samples(x, target.double())
             if len(samples.y):
-                self.weight[:, k], self.bias[k], self.penalty[k] = fit_ridge(*samples)
-        samples = rows.with_targets(x, rows.log_volatility.double())
+                self.weight[:, output], self.bias[output], self.penalty[output] = fit_ridge(*samples)
+        samples = rows.known_samples(x, rows.log_volatility.double())
         if len(samples.y):
-            k = len(regression_targets) - 1
-            residual = samples.y - samples.x @ self.weight[:, k].double() - self.bias[k]
-            self.bias[k] += 0.5 * (torch.logsumexp(2 * residual, 0) - math.log(len(residual)))
-        samples = rows.with_targets(x, classes)
+            output = len(regression_targets) - 1
+            residual = samples.y - samples.x @ self.weight[:, output].double() - self.bias[output]
+            self.bias[output] += 0.5 * (torch.logsumexp(2 * residual, 0) - math.log(len(residual)))
+        samples = rows.known_samples(x, classes)
         if len(samples.y):
             self.weight[:, -N_CLASSES:], self.bias[-N_CLASSES:], self.penalty[-1] = fit_logistic(*samples)
 
@@ -78,7 +78,7 @@ def fit_ridge(x: Tensor, y: Tensor, x_validation: Tensor, y_validation: Tensor) 
     """Weights (p,), bias () and penalty of the ridge regression with the lowest squared error on the validation rows.
 
     ``x`` (r, p), ``y`` (r,), ``x_validation`` (v, p), ``y_validation`` (v,), r ≥ 1. Minimises the mean squared error +
-    λ |weights|² on the training rows. Ties go to the strongest penalty, so that it is selected without validation rows.
+    λ |weights|² on the training rows. Ties select the strongest penalty; so do zero validation rows.
     """
     x_mean = x.mean(0)
     y_mean = y.mean()
@@ -98,7 +98,7 @@ def fit_logistic(x: Tensor, y: Tensor, x_validation: Tensor, y_validation: Tenso
 
     Inputs as in ``fit_ridge``, with ``y`` and ``y_validation`` int64 classes in [0, 5). Penalties are tried from the
     strongest to the weakest, each fit with a warm start from the fit before. The first fit that does not lower the
-    validation loss ends the selection, so that the strongest penalty is selected without validation rows.
+    validation loss ends the selection. Without validation rows the strongest penalty is selected.
     """
     smoothed_counts = (torch.bincount(y, minlength=N_CLASSES) + 1.0).double()  # Laplace: no class has probability 0
     weight = torch.zeros(x.shape[1], N_CLASSES, dtype=x.dtype)

@@ -6,6 +6,7 @@ has no GLU after it. sequence_layers.py lists the layers and the methods that th
 
 Glossary: b chunks · l bars · n assets · d channels. The layers receive each asset of each chunk as a sequence of its
 own, so their batch dimension is b · n; the docstrings of blocks and layers call it b.
+Ids such as S4-18: .github/sources.md.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from models.nets.forecast import Batch, Embedding, Forecast, Heads
 from models.nets.regimes import Regime
 from models.nets.spec import Spec
 
+# the state of a network: a tuple of parts, such as one part for each layer; a part is a tuple of tensors
 State = tuple[tuple[Tensor, ...], ...]
 MakeLayer = Callable[[], nn.Module]
 
@@ -63,9 +65,10 @@ class RunningMean(nn.Module):
     State: the sum of the bars (b, d) and their number (b, 1).
     """
 
-    def initial_state(self, batch: int, like: Tensor) -> tuple[Tensor, ...]:
-        """The state before the first bar: zeros."""
-        return like.new_zeros(batch, len(like)), like.new_zeros(batch, 1)
+    def initial_state(self, b: int, like: Tensor) -> tuple[Tensor, ...]:
+        """The state before the first bar: zeros; ``like`` (d,) gives the number of channels, the dtype and the
+        device."""
+        return like.new_zeros(b, len(like)), like.new_zeros(b, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """The running means of x, (b, l, d) → (b, l, d)."""
@@ -115,7 +118,7 @@ class Encoder(nn.Module):
         self.pool = RunningMean() if pooling == "mean" else None
 
     def initial_state(self, b: int, n: int) -> State:
-        """The state of n assets in b chunks before the first bar: that of every layer, then that of the pooling."""
+        """The state of n assets in b chunks before the first bar: one part for each layer, then one for the pooling."""
         state = tuple(block.layer.initial_state(b * n) for block in self.blocks)
         return state if self.pool is None else (*state, self.pool.initial_state(b * n, self.norm.weight))
 
@@ -144,8 +147,8 @@ class Encoder(nn.Module):
         return h if self.pool is None else self.pool(h)
 
     def run_step(self, h: Tensor, state: State, gaps: Tensor | None = None) -> tuple[Tensor, State]:
-        """What ``run`` computes for one bar h (b, d), and the state after it; ``gaps`` (b,). Raises StateError for a
-        state with another number of parts."""
+        """The output (b, d) of blocks, norm and pooling for one bar h (b, d), and the state after it; ``gaps`` (b,).
+        Raises StateError for a state with another number of parts."""
         n_parts = len(self.blocks) + (self.pool is not None)
         if len(state) != n_parts:
             raise StateError(f"the state has {len(state)} parts, this network {n_parts}; use its own initial_state")
@@ -198,9 +201,9 @@ class PooledEncoder(Encoder):
         return h + outputs[:, n_complete]
 
     def run_step(self, h: Tensor, state: State, gaps: Tensor | None = None) -> tuple[Tensor, State]:
-        """What ``run`` computes for one bar h (b, d), and the state after it."""
-        *parts, (total, output, count) = state
-        encoder_state = tuple(parts)
+        """The output (b, d) of one bar h (b, d), and the state after it."""
+        *encoder_parts, (total, output, count) = state
+        encoder_state = tuple(encoder_parts)
         total = total + h
         count = count + 1
         if int(count[0]) == self.k:
@@ -230,8 +233,9 @@ class SequenceNetwork(nn.Module):
         **heads: Any,
     ) -> None:
         super().__init__()
-        arguments = (spec, n_features, make_layer, adds_glu, pooling, irregular)
-        self.encoder = Encoder(*arguments) if pool_bars == 1 else PooledEncoder(pool_bars, *arguments)
+        encoder_arguments = (spec, n_features, make_layer, adds_glu, pooling, irregular)
+        is_pooled = pool_bars != 1
+        self.encoder = PooledEncoder(pool_bars, *encoder_arguments) if is_pooled else Encoder(*encoder_arguments)
         self.heads = Heads(spec.d_model, n_horizons, **heads)
 
     def initial_state(self, b: int, n: int) -> State:
@@ -239,7 +243,7 @@ class SequenceNetwork(nn.Module):
         return self.encoder.initial_state(b, n)
 
     def forward(self, batch: Batch) -> Forecast:
-        """The forecast of every bar. Raises the errors of models.layers.errors."""
+        """The forecast of every bar. Raises the errors of ``check_batch``, and ShapeError for heads of other assets."""
         return self.heads(self.encoder(batch), batch.mask)
 
     def step(self, batch: Batch, state: State) -> tuple[Forecast, State]:
@@ -265,9 +269,9 @@ def unflatten_state(tensors: Sequence[Tensor], like: State) -> State:
 
     Raises StateError where the number of tensors or a shape differs from ``like``.
     """
-    expected = [tuple(t.shape) for t in flatten_state(like)]
-    shapes = [tuple(t.shape) for t in tensors]
-    if expected != shapes:
-        raise StateError(f"the saved state holds {shapes}, this network keeps {expected}; run the bars again")
+    expected_shapes = [tuple(tensor.shape) for tensor in flatten_state(like)]
+    shapes = [tuple(tensor.shape) for tensor in tensors]
+    if expected_shapes != shapes:
+        raise StateError(f"the saved state holds {shapes}, this network keeps {expected_shapes}; run the bars again")
     remaining = iter(tensors)
     return tuple(tuple(next(remaining) for _ in part) for part in like)

@@ -1,8 +1,8 @@
 """The sequence layers by name, and the builder of their networks.
 
 A sequence layer is an ``nn.Module`` that maps l bars x (b, l, d) of b independent sequences to (b, l, d). To add a
-layer, write it in models/layers/ and add one line to SEQUENCE_LAYERS. One line in ENTRIES of models/zoo.py makes a
-network of it. Every layer must have:
+layer, write it in models/layers/ and add one line to SEQUENCE_LAYERS. One line in ENTRIES of models/zoo.py then adds a
+network with this layer. Every layer must have:
 
 constructor           ``Layer(d_model, ...)``. Networks pass ``d_model`` by position, and by name ``d_state`` and those
                       options of a Spec that are parameters of the constructor. A layer need not have an option that its
@@ -90,7 +90,8 @@ class SequenceLayer:
         ``irregular`` if the layer takes no time gaps.
         """
         if options.get("irregular") and not self.reads_gaps:
-            raise SizeError("this layer takes no time gaps; leave irregular out, or choose s4, s4d, dss, s5 or mamba")
+            with_gaps = ", ".join(name for name, layer in SEQUENCE_LAYERS.items() if layer.reads_gaps)
+            raise SizeError(f"this layer takes no time gaps; leave irregular out, or choose one of: {with_gaps}")
         parameters = inspect.signature(self.layer).parameters
         layer_options = {name: options.pop(name) for name in list(options) if name in parameters and name != "d_state"}
         sizes = {"d_state": spec.d_state} if "d_state" in parameters else {}
@@ -116,7 +117,7 @@ SEQUENCE_LAYERS = {
 
 
 def sequence_layer(name: str) -> SequenceLayer:
-    """The layer of that name. Raises SizeError."""
+    """The layer of that name. Raises SizeError for an unknown name."""
     if name not in SEQUENCE_LAYERS:
         raise SizeError(f"no sequence layer {name!r}; choose one of {', '.join(SEQUENCE_LAYERS)}")
     return SEQUENCE_LAYERS[name]
@@ -128,6 +129,6 @@ def build_sequence_network(spec: Spec, n_features: int, n_horizons: int, **optio
     ``options``: options of the layer, of SequenceNetwork (pooling, irregular, pool_bars) and of Heads (assets, weights,
     regimes). Raises SizeError, NotCausalError, and TypeError for an option that none of the three has.
     """
-    layer = sequence_layer(spec.model)
-    make_layer = layer.layer_factory(spec, options)
-    return SequenceNetwork(spec, n_features, n_horizons, make_layer, layer.adds_glu, **options)
+    layer_entry = sequence_layer(spec.model)
+    make_layer = layer_entry.layer_factory(spec, options)
+    return SequenceNetwork(spec, n_features, n_horizons, make_layer, layer_entry.adds_glu, **options)

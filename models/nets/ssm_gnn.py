@@ -1,7 +1,7 @@
 """SSM-GNN: sequence layers run along the bars of every asset, message passing runs between the assets of every bar.
 
 The two halves are the state-space model (ssm: the sequence layers) and the graph network (gnn: the messages). They are
-combined in one of three fusions (HYB-12 to HYB-14). All are causal: no bar reads a later bar.
+combined in one of three fusions (HYB-12 to HYB-14; ids: .github/sources.md). All are causal: no bar reads a later bar.
 sequential   embedding → [layer over time] × n_layers → [messages] × hops → norm → heads
 interleaved  embedding → [layer over time → messages] × n_layers → norm → heads; in the other order messages come first
 parallel     embedding → [layer over time] × n_layers, and embedding → running mean → [messages] × hops;
@@ -122,18 +122,19 @@ class MessageBlock(nn.Module):
         self.edges = LearnedEdges(d_model, hybrid.heads, hybrid.top_k) if learns_edges else None
         self.dropout = Dropout(dropout)
 
-    def forward(self, h: Tensor, graph: Tensor, learned: Tensor | None = None) -> Tensor:
+    def forward(self, h: Tensor, adjacency_or_mask: Tensor, learned_adjacency: Tensor | None = None) -> Tensor:
         """The assets (b, l, n, d) after one round of messages.
 
-        ``graph``: A for stored edges, the mask (b, l, n) for learned edges. ``learned``: the learned adjacency
+        ``adjacency_or_mask``: A for stored edges, the mask (b, l, n) bool for learned edges. ``learned_adjacency``:
         (b, l, n, n) if the caller has already computed it.
         """
         x = self.norm(h).flatten(0, 1)
-        graph = graph.flatten(0, 1)
-        if self.edges is None or learned is not None:
-            messages = self.messages(x, graph if learned is None else learned.flatten(0, 1))
+        flat_input = adjacency_or_mask.flatten(0, 1)
+        if self.edges is None or learned_adjacency is not None:
+            adjacency = flat_input if learned_adjacency is None else learned_adjacency.flatten(0, 1)
+            messages = self.messages(x, adjacency)
         else:
-            messages = attend_in_chunks(self._learned_messages, x, graph, self.edges.heads * x.shape[1] ** 2)
+            messages = attend_in_chunks(self._learned_messages, x, flat_input, self.edges.heads * x.shape[1] ** 2)
         return h + self.dropout(elu(messages.unflatten(0, h.shape[:2])))
 
     def learned_adjacency(self, h: Tensor, mask: Tensor) -> Tensor:
@@ -143,14 +144,15 @@ class MessageBlock(nn.Module):
         return attend_in_chunks(self.edges, x, has_bar, self.edges.heads * x.shape[1] ** 2).unflatten(0, h.shape[:2])
 
     def _learned_messages(self, x: Tensor, has_bar: Tensor) -> Tensor:
+        """The messages between the assets x over learned edges; ``has_bar``: False for an asset that sends none."""
         return self.messages(x, self.edges(x, has_bar))
 
 
 class SsmGnn(nn.Module):
     """Batch → Forecast, by the halves and the fusion of ``hybrid``.
 
-    In evaluation the forecast contains ``edges`` if the network learns its graph. ``options``: those of the layer and
-    those of Heads. State: first the part of the running mean, if there is one, then one part for each sequence layer.
+    In evaluation the forecast contains ``edges`` if the network learns its graph. ``options``: options of the layer
+    and of Heads. State: first the part of the running mean, if there is one, then one part for each sequence layer.
     """
 
     blocks: Any
@@ -159,8 +161,8 @@ class SsmGnn(nn.Module):
     def __init__(self, spec: Spec, n_features: int, n_horizons: int, hybrid: Hybrid, **options: Any) -> None:
         super().__init__()
         check_positive(n_layers=spec.n_layers)
-        layer = sequence_layers.sequence_layer(hybrid.layer)
-        make_layer = layer.layer_factory(spec, options)
+        layer_entry = sequence_layers.sequence_layer(hybrid.layer)
+        make_layer = layer_entry.layer_factory(spec, options)
         n_blocks = 0 if hybrid.parts == "gnn" else spec.n_layers
         n_exchanges = spec.n_layers if hybrid.fusion == "interleaved" else hybrid.hops
         if hybrid.parts == "ssm":
@@ -168,7 +170,7 @@ class SsmGnn(nn.Module):
         d = spec.d_model
         self.hybrid = hybrid
         self.embedding = Embedding(n_features, d)
-        self.blocks = nn.ModuleList(Block(make_layer(), d, spec.dropout, layer.adds_glu) for _ in range(n_blocks))
+        self.blocks = nn.ModuleList(Block(make_layer(), d, spec.dropout, layer_entry.adds_glu) for _ in range(n_blocks))
         self.exchanges = nn.ModuleList(MessageBlock(d, spec.dropout, hybrid) for _ in range(n_exchanges))
         self.pool = RunningMean() if hybrid.has_running_mean else None
         is_parallel = hybrid.fusion == "parallel" and hybrid.parts == "both"
@@ -241,7 +243,7 @@ class SsmGnn(nn.Module):
     def _run(self, batch: Batch, over_time: Callable[[nn.Module, Tensor], Tensor]) -> Forecast:
         """The forecast of every bar; ``over_time(module, h)`` runs a module along the bars of every asset."""
         x = self.embedding(batch)
-        graph = self._graph(batch) if self.exchanges else None
+        adjacency_or_mask = self._adjacency_or_mask(batch) if self.exchanges else None
         h = x if self.pool is None else over_time(self.pool, x)
         edges = None
         for stage in self._stages():
@@ -250,7 +252,7 @@ class SsmGnn(nn.Module):
                 continue
             if self.hybrid.learns_edges and not self.training and stage is self.exchanges[-1]:
                 edges = stage.learned_adjacency(h, batch.mask)
-            h = stage(h, graph, edges)
+            h = stage(h, adjacency_or_mask, edges)
         if self.join is not None:
             for block in self.blocks:
                 x = over_time(block, x)
@@ -264,12 +266,12 @@ class SsmGnn(nn.Module):
         if self.hybrid.fusion == "sequential" or self.hybrid.parts != "both":
             return [*self.blocks, *self.exchanges]
         if self.hybrid.order == "ssm_gnn":
-            pairs = zip(self.blocks, self.exchanges, strict=True)
+            stage_pairs = zip(self.blocks, self.exchanges, strict=True)
         else:
-            pairs = zip(self.exchanges, self.blocks, strict=True)
-        return list(chain.from_iterable(pairs))
+            stage_pairs = zip(self.exchanges, self.blocks, strict=True)
+        return list(chain.from_iterable(stage_pairs))
 
-    def _graph(self, batch: Batch) -> Tensor:
+    def _adjacency_or_mask(self, batch: Batch) -> Tensor:
         """The graph input of the message blocks: A for stored edges, the mask (b, l, n) for learned edges.
 
         Raises ShapeError for a batch without a graph.
@@ -294,12 +296,12 @@ def build_ssm_gnn(spec: Spec, n_features: int, n_horizons: int, **options: Any) 
 def learned_snapshot(name: str, adjacency: np.ndarray, as_of: np.datetime64, nodes: tuple[str, ...]) -> Snapshot:
     """The directed snapshot of a learned adjacency (n, n) of the assets ``nodes``, in effect from ``as_of``.
 
-    Weights are rounded to WEIGHT_DECIMALS; those that become 0, and self loops, are no edges. Edges are sorted by
-    source, then by destination. ``window_start`` is NaT, because no window of bars defines the graph.
+    Weights are rounded to WEIGHT_DECIMALS; weights that become 0, and self loops, are dropped. Edges are
+    sorted by source, then by destination. ``window_start`` is NaT, because no window of bars defines the graph.
     """
-    weights = np.round(adjacency, WEIGHT_DECIMALS) * ~np.eye(len(nodes), dtype=bool)
-    dst, src = np.nonzero(weights)
+    edge_weights = np.round(adjacency, WEIGHT_DECIMALS) * ~np.eye(len(nodes), dtype=bool)
+    dst, src = np.nonzero(edge_weights)
     order = np.lexsort((dst, src))
     src = src[order]
     dst = dst[order]
-    return Snapshot(name, as_of, np.datetime64("NaT", "us"), src, dst, weights[dst, src], nodes, directed=True)
+    return Snapshot(name, as_of, np.datetime64("NaT", "us"), src, dst, edge_weights[dst, src], nodes, directed=True)

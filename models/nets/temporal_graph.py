@@ -1,12 +1,12 @@
-"""The temporal graph network: it reads events between nodes and computes embeddings of the nodes, for any task.
+"""The temporal graph network: it reads events between nodes and computes embeddings of the nodes.
 
 Papers: Rossi et al. 2020, 2006.10637. The presets TGAT (2002.07962), JODIE (1908.01207) and DyRep (Trivedi et al., ICLR
 2019) are made of the same parts, as in table 1 of Rossi et al.
 
 Use: call ``initial_state``. Then, for every batch of events, first ``embed`` the nodes that a prediction needs, and
-then ``insert`` the batch. A state contains all events inserted so far, and no batch predicts itself (TRAP-06). To
-train, insert a batch in the autograd graph of the loss of the next batch: its messages then give the memory updater a
-gradient. ``detach_state`` cuts a state off from the autograd graph.
+then ``insert`` the batch. A state contains all events inserted so far, so that no batch predicts itself (TRAP-06; ids:
+.github/sources.md). For training, insert a batch in the autograd graph of the loss of the next batch: then its messages
+give the memory updater a gradient. ``detach_state`` separates a state from the autograd graph.
 
 Glossary: n nodes · e events · r ends of events, two an event · q nodes to embed · d channels · k slots of neighbours ·
 f features of an event · s memory · z embedding. Times are float64 in one unit, which the caller chooses.
@@ -23,12 +23,12 @@ from torch import Tensor, nn
 
 from models.layers.checks import check_choice, check_positive
 from models.layers.errors import ShapeError, SizeError
-from models.layers.memory import Fading, Identity, Memory, Mlp, aggregator, empty_memory, updater
+from models.layers.memory import Fading, Identity, Memory, Mlp, empty_memory, make_aggregator, make_updater
 from models.layers.neighbours import Ends, Groups, NeighbourBuffer, empty_buffer, group_by_node
 from models.layers.neighbours import insert as insert_neighbours
 from models.layers.neighbours import neighbours_of as newest_neighbours
 from models.layers.temporal_attention import Slots, TemporalAttention
-from models.layers.time_encoding import Functional, time_encoding
+from models.layers.time_encoding import Functional, make_time_encoding
 from models.nets.event_batch import EventBatch, check_event_batch
 
 State = tuple[Memory, NeighbourBuffer]
@@ -38,11 +38,12 @@ State = tuple[Memory, NeighbourBuffer]
 class Parts:
     """The parts of a temporal graph network.
 
-    ``updater``: one of models.layers.memory.UPDATERS, None for a network without memories. ``message``: "identity" or
-    "mlp". ``aggregator``: one of models.layers.memory.AGGREGATORS. ``encoding``: a name in models.layers.time_encoding.
-    ``embedding``: "identity" is the memory, "time" is JODIE's projection of it, "attention" reads ``neighbours`` slots
-    in ``layers`` layers with ``heads`` heads. ``message_reads``: a message contains the other node's "memory", or its
-    "embedding" as in DyRep. ``fades``: True if memories decay with the time since the node's last event.
+    ``updater``: one of models.layers.memory.UPDATERS, None for a network without memories. ``message``: "identity"
+    or "mlp". ``aggregator``: one of models.layers.memory.AGGREGATORS. ``encoding``: a name in
+    models.layers.time_encoding. ``embedding``: "identity" is the memory, "time" is JODIE's projection of it,
+    "attention" reads ``neighbours`` slots in ``layers`` layers with ``heads`` heads. ``message_reads``: a message
+    contains the other node's "memory", or its "embedding" as in DyRep. ``fades``: True if memories decay with the time
+    since the node's last event.
     """
 
     updater: str | None = "gru"
@@ -116,20 +117,22 @@ class TemporalGraph(nn.Module):
         self.parts = parts
         self.sizes = sizes
         d = sizes.d
-        end_features = sizes.n_features + 1  # the last is +1 for the event's source, −1 for its destination
-        self.encoding = time_encoding(parts.encoding, sizes.d_time, sizes.shortest, sizes.longest)
+        n_end_features = sizes.n_features + 1  # the last is +1 for the event's source, −1 for its destination
+        self.encoding = make_time_encoding(parts.encoding, sizes.d_time, sizes.shortest, sizes.longest)
         self.fading = Fading(sizes.longest) if parts.updater and parts.fades else None
         self.updater = None
         if parts.updater is not None:
-            m = 2 * d + sizes.d_time + end_features
+            m = 2 * d + sizes.d_time + n_end_features
             self.message = Identity(m) if parts.message == "identity" else Mlp(m, d)
-            self.aggregate = aggregator(parts.aggregator, self.message.out_features)
-            self.updater = updater(parts.updater, self.message.out_features, d)
+            self.aggregate = make_aggregator(parts.aggregator, self.message.out_features)
+            self.updater = make_updater(parts.updater, self.message.out_features, d)
         self.projection = nn.Parameter(torch.randn(d) * d**-0.5) if parts.embedding == "time" else None
         self.d_memory = 0 if self.updater is None else d
         has_attention = parts.embedding == "attention" or parts.message_reads == "embedding"
         n_attention_layers = parts.layers if has_attention else 0
-        widths = [sizes.d_time + end_features + (d if layer else self.d_memory) for layer in range(n_attention_layers)]
+        widths = [
+            sizes.d_time + n_end_features + (d if layer else self.d_memory) for layer in range(n_attention_layers)
+        ]
         self.attention = nn.ModuleList(TemporalAttention(d, width, parts.heads, sizes.dropout) for width in widths)
 
     def initial_state(self, n: int) -> State:
@@ -208,22 +211,22 @@ class TemporalGraph(nn.Module):
             decay_factor = torch.exp(-rate * memory.decay.index_select(0, groups.node) * elapsed)
         return self.updater(message, before, decay_factor)  # type: ignore[misc]  # only networks with an updater call this
 
-    def _attend(self, state: State, nodes: Tensor, t: Tensor, layers: int, node_features: Tensor | None) -> Tensor:
-        """z (q, d) after ``layers`` layers of attention; without layers, the memories plus ``node_features``.
+    def _attend(self, state: State, nodes: Tensor, t: Tensor, n_layers: int, node_features: Tensor | None) -> Tensor:
+        """z (q, d) after ``n_layers`` layers of attention; with 0 layers, the memories plus ``node_features``.
 
         A layer reads the neighbours' embeddings of the layer before, the first layer their memories.
         """
         memory, buffer = state
-        if not layers:
+        if not n_layers:
             s, _ = self._read_memory(memory, nodes, t)
             z = s if self.d_memory else s.new_zeros(len(nodes), self.sizes.d)
             return z if node_features is None else z + node_features
-        z = self._attend(state, nodes, t, layers - 1, node_features)
+        z = self._attend(state, nodes, t, n_layers - 1, node_features)
         ids, event_t, features = newest_neighbours(buffer, nodes)
         elapsed = (t[:, None] - event_t).float()
         fade = torch.ones_like(event_t, dtype=features.dtype)
-        if layers > 1:
-            table, ids = self._unique_embeddings(state, ids, t, layers - 1)
+        if n_layers > 1:
+            table, ids = self._unique_embeddings(state, ids, t, n_layers - 1)
         else:
             table = memory.vector[:, : self.d_memory]
             if self.fading is not None:
@@ -231,15 +234,15 @@ class TemporalGraph(nn.Module):
                 factors, _ = self.fading.decay_factor(memory, slot_nodes, t.repeat_interleave(ids.shape[1]))
                 fade = factors.view_as(event_t)
         if isinstance(self.encoding, Functional):
-            return self.attention[layers - 1](z, Slots(table, ids, fade, features, elapsed, self.encoding.frequency))
+            return self.attention[n_layers - 1](z, Slots(table, ids, fade, features, elapsed, self.encoding.frequency))
         encoded = torch.cat([features, self.encoding(elapsed)], dim=-1)
-        return self.attention[layers - 1](z, Slots(table, ids, fade, encoded, elapsed, elapsed.new_empty(0)))
+        return self.attention[n_layers - 1](z, Slots(table, ids, fade, encoded, elapsed, elapsed.new_empty(0)))
 
-    def _unique_embeddings(self, state: State, ids: Tensor, t: Tensor, layers: int) -> tuple[Tensor, Tensor]:
-        """Each different pair of a node in ``ids`` (q, k) and its time in ``t`` (q,) is embedded once.
+    def _unique_embeddings(self, state: State, ids: Tensor, t: Tensor, n_layers: int) -> tuple[Tensor, Tensor]:
+        """Embeds each different pair of a node in ``ids`` (q, k) and its time in ``t`` (q,) once.
 
-        Returns z of the pairs, and for each slot the position (q, k) of its pair in z; empty slots keep their negative
-        id.
+        Returns z of the different pairs, and for each slot (q, k) the position of its pair in z; empty slots keep their
+        negative id.
         """
         is_used = ids >= 0
         times, time_index = torch.unique(t, return_inverse=True)
@@ -247,7 +250,7 @@ class TemporalGraph(nn.Module):
         nodes = pairs // len(times)
         pair_t = times.index_select(0, pairs % len(times))
         position = ids.masked_scatter(is_used, pair_index)
-        return self._attend(state, nodes, pair_t, layers, None), position
+        return self._attend(state, nodes, pair_t, n_layers, None), position
 
     def _read_memory(self, memory: Memory, nodes: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """The part (q, d_memory) of the nodes' memories at ``t`` that embeddings read, and the times (q,) since the
@@ -271,7 +274,7 @@ def _check_nodes(nodes: Tensor, n: int) -> None:
     lowest, highest = torch.stack(nodes.aminmax()).tolist()
     if lowest < 0 or highest >= n:
         unknown = lowest if lowest < 0 else highest
-        raise ShapeError(f"an embedding is asked of the node {unknown}; those of this state are 0 … {n - 1}")
+        raise ShapeError(f"node {unknown} cannot be embedded; this state has the nodes 0 … {n - 1}")
 
 
 def copy_state(state: State) -> State:
@@ -281,7 +284,7 @@ def copy_state(state: State) -> State:
 
 
 def detach_state(state: State) -> State:
-    """The same state, cut off from the autograd graph that it was computed in; it shares the tensors."""
+    """The same state without the autograd graph that computed it; the tensors share their memory with ``state``."""
     memory, buffer = state
     return memory._replace(vector=memory.vector.detach()), buffer
 

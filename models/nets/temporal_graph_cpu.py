@@ -33,8 +33,8 @@ class CompiledTemporalGraph(TemporalGraph):
 
     def insert(self, state: State, events: EventBatch, in_place: bool = False) -> State:
         """The state after the events, as TemporalGraph.insert."""
-        after = self._insert_compiled(state, events, in_place) if self._can_compile(state) else None
-        return super().insert(state, events, in_place) if after is None else after
+        next_state = self._insert_compiled(state, events, in_place) if self._can_compile(state) else None
+        return super().insert(state, events, in_place) if next_state is None else next_state
 
     def embed(self, state: State, nodes: Tensor, t: Tensor, node_features: Tensor | None = None) -> Tensor:
         """z (q, d) of ``nodes``, as TemporalGraph.embed."""
@@ -51,10 +51,10 @@ class CompiledTemporalGraph(TemporalGraph):
         return self.parts.has_compiled_passes and isinstance(self.encoding, Functional)
 
     def _insert_compiled(self, state: State, events: EventBatch, in_place: bool) -> State | None:
-        """The state after the events; None, and nothing is written, for events that the compiled pass cannot insert.
+        """The state after the events. Returns None and writes nothing if the compiled pass cannot insert them.
 
-        These are events that ``insert`` refuses, events of one node that are not in strictly ascending order of time,
-        and several events of one node where the aggregator needs more than the last message.
+        It cannot insert events that ``insert`` refuses, events of one node that are not in strictly ascending order of
+        time, and several events of one node where the aggregator needs more than the last message.
         """
         memory, _ = state
         e = len(events.src)
@@ -93,7 +93,7 @@ class CompiledTemporalGraph(TemporalGraph):
         z = memory.vector.new_empty(*nodes.shape, self.sizes.d)
         weights = [self.encoding.frequency, layer.query.weight, layer.query.bias, layer.key, layer.value]
         weights += [layer.merge_in.weight, layer.merge_in.bias, layer.merge_out.weight, layer.merge_out.bias]
-        are_known = tgn_cpu.embed(
+        has_all_nodes = tgn_cpu.embed(
             as_arrays(memory.vector, memory.updated, memory.decay),
             as_arrays(*buffer),
             as_arrays(nodes.contiguous(), t.contiguous()),
@@ -101,7 +101,7 @@ class CompiledTemporalGraph(TemporalGraph):
             *self._kernel_scales(),
             as_array(z),
         )
-        return z if are_known else None
+        return z if has_all_nodes else None
 
     def _kernel_scales(self) -> tuple[tgn_cpu.Rates, tgn_cpu.Sizes]:
         """Two tuples, as the passes expect them: the time encoding's factor and the decay rate of memories; the sizes
@@ -109,5 +109,5 @@ class CompiledTemporalGraph(TemporalGraph):
         rate = 0.0 if self.fading is None else math.exp(self.fading.log_rate.item())
         parts = self.parts
         sizes = self.sizes
-        counts = (parts.neighbours, parts.heads, sizes.d, sizes.n_features + 1, sizes.d_time)
-        return (np.float32(self.encoding.scale), np.float32(rate)), counts
+        kernel_sizes = (parts.neighbours, parts.heads, sizes.d, sizes.n_features + 1, sizes.d_time)
+        return (np.float32(self.encoding.scale), np.float32(rate)), kernel_sizes

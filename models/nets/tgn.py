@@ -1,10 +1,10 @@
 """A temporal graph network of a market: it reads the events up to every bar's close, and forecasts every asset.
 
 temporal_graph.py has the paper and the parts. Every chunk has its own copy of the nodes of
-models.graphs.market_events.market_nodes. At every bar the network does this, in this order:
+models.graphs.market_events.market_nodes. At every bar the network takes these steps:
 1. It inserts the events since the last close. If a new graph snapshot takes effect at the bar, its edges are events
    too. A liquidation is also an event of each asset that its own asset has an edge to, in the graph of the last close
-   (TGN-24).
+   (TGN-24; ids: .github/sources.md).
 2. It inserts an event from the market node to every asset that has the bar, with the features of the bar.
 3. It embeds the assets at the close, with the embedded features of the bar as node features.
 All of this is known at the close, and the targets begin after it.
@@ -39,7 +39,7 @@ from models.nets.temporal_graph import Sizes, copy_state, preset
 from models.nets.temporal_graph_cpu import CompiledTemporalGraph
 
 State = tuple[tuple[Tensor, ...], ...]
-# the time encoding resolves elapsed times between the two
+# the time encoding resolves elapsed times between these two bounds
 SHORTEST_BARS = 0.1
 LONGEST_BARS = 1000.0
 N_NODE_TYPES = len(NODE_TYPES)
@@ -52,14 +52,15 @@ class Tgn(nn.Module):
 
     Options: ``base``, a name of temporal_graph.PRESETS, whose Parts other options replace by name. ``together``: True
     if the network also forecasts which assets move in the same direction. ``links``: how the network learns to predict
-    the next events, see link_prediction.py; None for not at all:
+    the next events, see link_prediction.py; None if it does not learn them:
     "jointly"  together with the forecasts
     "first"    before the forecasts, in a pretraining phase
     "alone"    without forecasts: the network of that pretraining phase
     A market without events and without new edges has no links to learn, and its forecasts are learned without them.
 
-    ``n_layers`` and ``d_state`` of the spec are ignored. State, in three parts: the tensors of the Memory; those of the
-    NeighbourBuffer; the clock (b,), which is the last close in bars, and the edges (b, n, n) in effect there.
+    ``n_layers`` and ``d_state`` of the spec are ignored. State, in three parts: the tensors of the Memory; the tensors
+    of the NeighbourBuffer; the clock (b,), which is the last close in bars, with the edges (b, n, n) in effect at that
+    close.
     """
 
     def __init__(
@@ -76,8 +77,8 @@ class Tgn(nn.Module):
         check_choice("links", links or "jointly", ("jointly", "first", "alone"))
         d = spec.d_model
         self.embedding = Embedding(n_features, d)
-        event_features = n_features + len(FEATURES) + len(EVENT_KINDS)
-        sizes = Sizes(d, event_features, d + d % 2, SHORTEST_BARS, LONGEST_BARS, spec.dropout)
+        n_event_features = n_features + len(FEATURES) + len(EVENT_KINDS)
+        sizes = Sizes(d, n_event_features, d + d % 2, SHORTEST_BARS, LONGEST_BARS, spec.dropout)
         self.graph = CompiledTemporalGraph(preset(base, **parts), sizes)
         self.dropout = Dropout(spec.dropout)
         self.norm = nn.LayerNorm(d)
@@ -92,7 +93,8 @@ class Tgn(nn.Module):
         return PretrainingPhase({"links": "alone"}, LINKS_ONLY_SETTINGS) if self.link_learning == "first" else None
 
     def load_pretrained(self, weights: Mapping[str, Tensor]) -> None:
-        """Loads the graph part from the weights of a network that was fitted to links alone. Raises StateError."""
+        """Loads the graph part from the weights of a network that was fitted to links alone. Raises StateError for a
+        missing weight or another shape."""
         load_pretrained({"graph": self.graph}, weights, "links")
 
     def initial_state(self, b: int, n: int) -> State:
@@ -102,7 +104,7 @@ class Tgn(nn.Module):
         return memory, buffer, (clock, self.norm.weight.new_zeros(b, n, n))
 
     def forward(self, batch: Batch) -> Forecast:
-        """The forecast of every bar. Raises ShapeError, DtypeError, NotFiniteError."""
+        """The forecast of every bar. Raises ShapeError, DtypeError or NotFiniteError for an invalid batch."""
         b, _, n, _ = batch.x.shape
         if self.link_learning == "alone" and batch.graph is None and batch.events is None:
             raise ShapeError(
@@ -113,7 +115,7 @@ class Tgn(nn.Module):
         if self.links is not None and (self.training or self.link_learning == "alone"):
             queries = LinkQueries(self.links, b, n, node_features)
         forecast, _ = self._run(batch, node_features, self.initial_state(b, n), queries)
-        return forecast if queries is None else replace(forecast, links=queries.links())
+        return forecast if queries is None else replace(forecast, links=queries.collected_links())
 
     def step(self, batch: Batch, state: State) -> tuple[Forecast, State]:
         """The forecast of one more bar, and the state after it; ``state`` does not change."""

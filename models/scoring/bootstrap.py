@@ -14,22 +14,22 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def resampled_means(scores: Sequence[np.ndarray], block_bars: int, n_draws: int = 4000, seed: int = 0) -> np.ndarray:
+def resampled_means(scores: Sequence[np.ndarray], block_days: int, n_draws: int = 4000, seed: int = 0) -> np.ndarray:
     """The mean of every model's score in every draw, (m, r); ``scores`` has one array (s, t) per model.
 
     A draw takes the same days from all models, so the differences between models are paired. The number of seeds may
-    differ between models. Raises ValueError for scores over different numbers of days, and for a block of less than
-    one day or of more days than there are.
+    differ between models. Raises ValueError for scores over different numbers of days, and for ``block_days`` below 1
+    or above the number of days.
     """
     n_days = scores[0].shape[1]
     if any(s.ndim != 2 or s.shape[1] != n_days for s in scores):
         raise ValueError(f"scores must be (seeds, days) over the same days, got {[s.shape for s in scores]}")
-    if not 1 <= block_bars <= n_days:
-        raise ValueError(f"a block of {block_bars} days does not fit in {n_days} days")
+    if not 1 <= block_days <= n_days:
+        raise ValueError(f"a block of {block_days} days does not fit in {n_days} days")
     rng = np.random.default_rng(seed)
-    n_blocks = -(-n_days // block_bars)  # rounded up
-    block_starts = rng.integers(0, n_days - block_bars + 1, size=(n_draws, n_blocks))
-    resampled_days = (block_starts[:, :, None] + np.arange(block_bars)).reshape(n_draws, -1)[:, :n_days]
+    n_blocks = -(-n_days // block_days)  # rounded up
+    block_starts = rng.integers(0, n_days - block_days + 1, size=(n_draws, n_blocks))
+    resampled_days = (block_starts[:, :, None] + np.arange(block_days)).reshape(n_draws, -1)[:, :n_days]
     means = []
     for score in scores:
         n_seeds = len(score)

@@ -20,7 +20,8 @@ class Fold:
 
     ``train`` (k,): the training rows after the purge, a contiguous ascending range. ``train_stop``: the end of the
     training slice, ``embargo_bars`` before ``test_start``; every label of a training row ended before the open of this
-    bar. [``test_start``, ``test_stop``): the test window, which may extend beyond the panel's end. ``purge_bars``: the
+    bar. [``test_start``, ``test_stop``): the test window; ``test_stop`` can be after the panel's
+    last bar. ``purge_bars``: the
     number of rows dropped from the end of the training slice.
     """
 

@@ -11,9 +11,9 @@ import numpy as np
 class Comparison:
     """Result of a comparison of stored rows with recomputed rows.
 
-    ``rows_compared`` counts the rows that exist in at least one of the two. ``rows_different`` counts those that differ
-    or exist in only one. ``max_abs_difference`` is the largest difference of any value: inf if a row exists in only one
-    or if a number faces a NaN.
+    ``rows_compared``: the number of rows that are stored, recomputed or both. ``rows_different``: the number of rows
+    that differ, or are only stored or only recomputed. ``max_abs_difference`` is the largest difference of any value:
+    inf if a row is only stored or only recomputed, and if a number is compared with a NaN.
     """
 
     rows_compared: int

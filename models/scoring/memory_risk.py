@@ -1,4 +1,6 @@
-"""Risk factors for position sizes, from the state of a temporal graph network's memories (TGN-34 to TGN-37).
+"""Risk factors for position sizes, from the state of a temporal graph network's memories.
+
+Implements TGN-34 to TGN-37 (ids: .github/sources.md).
 
 Glossary: n assets · w length of a memory vector · t snapshots, oldest first.
 

@@ -2,7 +2,7 @@
 
 Returns are simple fractions after costs, oldest first. No function reads a calendar: the caller passes
 ``periods_per_year``. A measure is NaN if the series contains a NaN, and if the measure does not exist for the series:
-each docstring says when. A drawdown is a negative fraction (the source articles use both signs).
+each docstring says when. A drawdown is a negative fraction or 0 (the source articles use both signs).
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def turnover(traded: np.ndarray, periods_per_year: float) -> float:
 
 
 def summary(returns: np.ndarray, periods_per_year: float, risk_free: float = 0.0) -> dict[str, float]:
-    """Every measure of a return series, by the name of its leaderboard column."""
+    """Every measure of a return series: name of its leaderboard column → value."""
     return {
         "sharpe": sharpe(returns, periods_per_year, risk_free),
         "sortino": sortino(returns, periods_per_year, risk_free),

@@ -1,4 +1,6 @@
-"""Target weights from trading signals: w_i = s_i·c_i / Σ|s_j·c_j|, then the limits (HYB-24, TGN-38).
+"""Target weights from trading signals: w_i = s_i·c_i / Σ|s_j·c_j|, then the limits.
+
+Implements HYB-24 and TGN-38 (ids: .github/sources.md).
 
 Glossary: s direction of a signal (−1, 0, 1), c its confidence, w weight, ρ correlation · n assets, t bars, d decisions
 (one per session), k sessions of a correlation window.

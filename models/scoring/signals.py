@@ -1,5 +1,7 @@
 """Trading signals from class probabilities: class, direction, confidence and stop-loss price of each asset.
 
+The stop-loss price implements HYB-26 (ids: .github/sources.md).
+
 The five classes are, in the order of the last axis: STRONG_SELL, SELL, HOLD, BUY, STRONG_BUY. The three classes are
 SELL, HOLD and BUY: the probability of a strong class is added to that of the plain class.
 """
@@ -38,11 +40,11 @@ class Signals:
 
 
 def signals_from_probabilities(probabilities: np.ndarray) -> Signals:
-    """The signals of five-class probabilities (..., 5); five probabilities with a NaN among them are no prediction.
+    """The signals of five-class probabilities (..., 5). An asset with a NaN among its five has no prediction.
 
     The predicted class of the three is BUY or SELL only if it is strictly the most probable one, otherwise HOLD. The
-    predicted class of the five belongs to it, so the two never disagree: it is the strong class only if that is
-    strictly more probable than the plain one.
+    predicted class of the five is the plain or the strong class of the same name, and the strong class only if it is
+    strictly more probable than the plain class.
     """
     sell = probabilities[..., STRONG_SELL] + probabilities[..., SELL]
     hold = probabilities[..., HOLD]

@@ -31,9 +31,9 @@ METADATA_KEY = "nightgraph"
 class FitResult:
     """Numbers of one finished fit.
 
-    ``epochs``: the number of epochs that were run. ``validation_loss``: of the best epoch. ``train_rows`` and
-    ``validation_rows``: (bar, asset) pairs with a known label. ``parameters``: the number of fitted parameters.
-    ``data_hash`` and ``code_version``: see models.training.keys.
+    ``epochs``: the number of epochs that were run. ``validation_loss``: the lowest one, of the epoch whose weights are
+    kept. ``train_rows`` and ``validation_rows``: (bar, asset) pairs with a known label. ``parameters``: the number of
+    the network's parameters. ``data_hash`` and ``code_version``: see models.training.keys.
     """
 
     epochs: int
@@ -59,7 +59,7 @@ class Header:
 
 @dataclass(frozen=True)
 class Artifact:
-    """The contents of a model file; ``network`` is in evaluation mode."""
+    """The contents of a model file: its header, and the network with the stored weights in evaluation mode."""
 
     header: Header
     network: nn.Module
@@ -138,6 +138,7 @@ def _read(path: Path) -> tuple[Header, dict[str, Tensor]]:
 
 
 def _parse_header(metadata: Mapping[str, Any]) -> Header:
+    """The header from the stored JSON object. Raises KeyError, TypeError or ValueError for other contents."""
     return Header(
         spec=Spec(**metadata["spec"]),
         config=TrainConfig(**metadata["config"]),

@@ -64,17 +64,17 @@ class Inputs:
     """A panel as a network reads it.
 
     ``x`` (t, n, f) float32: scaled features, 0 where missing. ``mask`` (t, n) bool: True where the asset has a bar.
-    ``gaps`` (t,) float32: time since the open of the bar before, in bars, 1 for the first bar. ``adjacency``
-    (s, n, n): the snapshots of the graph, None without a graph. ``snapshot`` (t,) int64: for each bar the index of the
-    latest snapshot at or before its open, −1 if there is none. ``events``: the events with the range of events of each
-    bar; None without events.
+    ``gaps`` (t,) float32: time since the open of the bar before, in bars, 1 for the first bar. ``adjacency`` (s, n, n)
+    float32: the edge weights of each snapshot of the asset graph, None without a graph. ``snapshot_index`` (t,) int64:
+    for each bar the index of the latest snapshot at or before its open, −1 if there is none. ``events``: the events
+    with the range of events of each bar; None without events.
     """
 
     x: Tensor
     mask: Tensor
     gaps: Tensor
     adjacency: Tensor | None
-    snapshot: Tensor
+    snapshot_index: Tensor
     events: EventSteps | None = None
 
     @classmethod
@@ -100,7 +100,7 @@ class Inputs:
             mask=torch.from_numpy(features.mask.copy()),
             gaps=torch.from_numpy(gaps),
             adjacency=adjacency,
-            snapshot=torch.from_numpy(snapshot_index.astype(np.int64)),
+            snapshot_index=torch.from_numpy(snapshot_index.astype(np.int64)),
             events=events,
         )
 
@@ -110,17 +110,17 @@ class Inputs:
         A position outside the panel is a masked bar with gap 1, without a snapshot and without events.
         """
         is_inside = (bars >= 0) & (bars < len(self.x))
-        index = bars.clamp(0, len(self.x) - 1)
+        clamped_bars = bars.clamp(0, len(self.x) - 1)
         graph = None
         if self.adjacency is not None:
-            graph = GraphSteps(self.adjacency, torch.where(is_inside, self.snapshot[index], -1))
+            graph = GraphSteps(self.adjacency, torch.where(is_inside, self.snapshot_index[clamped_bars], -1))
         events = None
         if self.events is not None:
-            event_ranges = torch.where(is_inside[..., None], self.events.event_ranges[0, index], 0)
+            event_ranges = torch.where(is_inside[..., None], self.events.event_ranges[0, clamped_bars], 0)
             events = replace(self.events, event_ranges=event_ranges)
-        mask = self.mask[index] & is_inside[..., None]
-        gaps = torch.where(is_inside, self.gaps[index], 1.0)
-        return Batch(self.x[index], mask, gaps, graph, events)
+        mask = self.mask[clamped_bars] & is_inside[..., None]
+        gaps = torch.where(is_inside, self.gaps[clamped_bars], 1.0)
+        return Batch(self.x[clamped_bars], mask, gaps, graph, events)
 
 
 class FoldData(lightning.LightningDataModule):
@@ -174,9 +174,9 @@ class FoldData(lightning.LightningDataModule):
         """The current epoch, 0 before the training starts."""
         return self.trainer.current_epoch if self.trainer else 0
 
-    def _count_labelled(self, bars: Range) -> int:
+    def _count_labelled(self, bar_range: Range) -> int:
         """The number of (bar, asset) pairs in the range with at least one known return."""
-        start, stop = bars
+        start, stop = bar_range
         returns = self.targets.returns[start - self.start : stop - self.start]
         return int((~torch.isnan(returns)).any(-1).sum())
 
@@ -211,18 +211,21 @@ class ChunkLoader:
             yield self._batch(self.first_bars[chunks, None] + torch.arange(self.data.config.chunk_bars))
 
     def _batch(self, bars: Tensor) -> tuple[Batch, Targets]:
-        """The chunks of the bars at the panel positions ``bars`` (b, l); targets outside the range are unknown."""
+        """The chunks of the bars at the panel positions ``bars`` (b, l).
+
+        Targets outside ``scored_range`` and in the burn-in are unknown.
+        """
         start, stop = self.scored_range
         is_scored = (bars >= start) & (bars < stop)
         is_scored[:, : self.data.config.burn_in_bars] = False
         is_scored = is_scored[..., None]
         positions = bars - self.data.start  # in the fold's inputs and targets
         targets = self.data.targets
-        index = positions.clamp(0, len(targets.returns) - 1)
+        clamped = positions.clamp(0, len(targets.returns) - 1)
         scored_targets = Targets(
-            returns=torch.where(is_scored[..., None], targets.returns[index], torch.nan),
-            log_volatility=torch.where(is_scored, targets.log_volatility[index], torch.nan),
-            class_5=torch.where(is_scored, targets.class_5[index], UNKNOWN_CLASS),
+            returns=torch.where(is_scored[..., None], targets.returns[clamped], torch.nan),
+            log_volatility=torch.where(is_scored, targets.log_volatility[clamped], torch.nan),
+            class_5=torch.where(is_scored, targets.class_5[clamped], UNKNOWN_CLASS),
             horizons=targets.horizons,
         )
         return self.data.inputs.batch(positions), scored_targets
@@ -234,17 +237,17 @@ def event_steps(events: BarEvents, features: Panel, bar_us: int) -> EventSteps:
     Raises GraphError for an event whose node is not in the market graph of the panel's assets, and for bars that
     ``events`` does not cover.
     """
-    node_index = {name: i for i, name in enumerate(market_nodes(features.symbols))}
+    index_by_node = {name: i for i, name in enumerate(market_nodes(features.symbols))}
     by_bar = events.for_bars(features.ts)
-    unknown_nodes = [name for name in by_bar.events.nodes if name not in node_index]
+    unknown_nodes = [name for name in by_bar.events.nodes if name not in index_by_node]
     if unknown_nodes:
         raise GraphError(
             f"events of {unknown_nodes[0]}, no node of the market of {', '.join(features.symbols)}; leave it out"
         )
-    index = np.array([node_index[name] for name in by_bar.events.nodes], dtype=np.int64)
+    market_index = np.array([index_by_node[name] for name in by_bar.events.nodes], dtype=np.int64)
     return EventSteps(
-        torch.from_numpy(index[by_bar.events.src]),
-        torch.from_numpy(index[by_bar.events.dst]),
+        torch.from_numpy(market_index[by_bar.events.src]),
+        torch.from_numpy(market_index[by_bar.events.dst]),
         torch.from_numpy(by_bar.age_in_bars(bar_us).astype(np.float32)),
         torch.from_numpy(by_bar.events.kind.astype(np.int64)),
         torch.from_numpy(by_bar.events.features),
@@ -275,21 +278,21 @@ def _make_targets(features: Panel, labels: Labels) -> Targets:
 
 
 def _split_range(
-    ts: np.ndarray, label_end: np.ndarray, bars: Range, validation_fraction: float, fold: int
+    ts: np.ndarray, label_end: np.ndarray, row_range: Range, validation_fraction: float, fold_index: int
 ) -> tuple[Range, Range]:
-    """The training range and the validation range of the training rows ``bars``.
+    """The training range and the validation range of the training rows ``row_range``.
 
     The validation range is the last ``validation_fraction`` of the rows. Every label of the training range ended before
     the validation range began. ``ts`` (t,) are the bars' opens, ``label_end`` (t, h) the ends of their labels. Raises
     EmptyFoldError if no row remains for the training range.
     """
-    first, stop = bars
+    first, stop = row_range
     validation_start = stop - max(1, round((stop - first) * validation_fraction))
     has_ended = label_end[first:validation_start].max(axis=1) < ts[validation_start]
     n_train = len(has_ended) if has_ended.all() else int(has_ended.argmin())
     if not n_train:
         raise EmptyFoldError(
-            f"fold {fold}: none of {stop - first} training rows has a label that ends before validation starts at "
-            f"{ts[validation_start]}; train_bars must well exceed the longest horizon"
+            f"fold {fold_index}: none of {stop - first} training rows has a label that ends before validation starts "
+            f"at {ts[validation_start]}; train_bars must well exceed the longest horizon"
         )
     return (first, first + n_train), (validation_start, stop)

@@ -30,7 +30,7 @@ def fit_estimator(
     network.fit_rows(training_rows(data, features.columns, horizons))
     best.loss = compute_validation_loss(FoldModule(network, data.config), data)
     best.epoch = 0
-    best.epochs = 1
+    best.n_epochs = 1
     best.weights = {name: value.detach().clone() for name, value in network.state_dict().items()}
     if best.on_epoch is not None:
         best.on_epoch(best.epoch, best.loss)
@@ -50,14 +50,14 @@ def training_rows(data: FoldData, columns: tuple[str, ...], horizons: tuple[int,
         class_5=data.targets.class_5,
         training_range=(training_start - data.start, training_stop - data.start),
         validation_range=(validation_start - data.start, validation_stop - data.start),
-        columns=columns,
+        feature_names=columns,
         horizons=horizons,
         seed=data.config.seed,
     )
 
 
 def use_unscaled_features(data: FoldData, features: Panel) -> None:
-    """Replaces the fold's scaled inputs by the unscaled features, and its scaler by the identity.
+    """Replaces the scaled inputs of ``data`` by the unscaled features, and its scaler by the identity.
 
     The model file then contains the identity, so inference reads unscaled features, too. The identity still clips, but
     the features of these estimators lie far inside its bounds.

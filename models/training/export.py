@@ -5,13 +5,16 @@
 
 Glossary: b chunks, l bars, n assets, f features. The caller of a file chooses b; n and l are fixed in the file.
 
-The outputs of a forecast are returns, log_volatility and logits, and weights and regime if the network has them, with
-the shapes and units of a Forecast. A network that reads time gaps also has the input gaps (b, l). state_i_j is the j-th
-tensor of the i-th part of the network's state; its first axis is b · n. Inputs are scaled features: the file's metadata
-contains the scaler, spec, horizons, bar_us and the sha256 of the weights, each as JSON.
+The forecast is several outputs with the shapes and units of models.nets.forecast.Forecast: returns, log_volatility and
+logits, then weights (the portfolio weights) and regime if the network has them. A network that reads time gaps also has
+the input gaps (b, l). A network's state is a tuple of parts, and a part is a tuple of tensors: state_i_j is tensor j of
+part i; its first axis is b · n. The mask is True where an asset has a bar. x contains scaled features.
 
-Values that depend on the weights alone are computed by torch and stored as constants; the other operators are real
-arithmetic in float32. Each recurrence is one Scan operator. Required packages: the extra ``export``.
+Metadata of a file, each value as JSON except graph: format, weights_sha256 (of the network's parameters), bars (l),
+assets (n), graph ("step" or "sequence"). The files of an Artifact also contain spec, scaler, horizons and bar_us.
+
+Values that depend on the network's parameters alone are computed by torch and stored as constants. The operators in a
+file are real arithmetic in float32. Each recurrence is one Scan operator. Required packages: the extra ``export``.
 """
 
 from __future__ import annotations
@@ -39,9 +42,9 @@ from models.training.artifact import Artifact, weights_hash
 from models.training.errors import ExportError
 from models.zoo import ENTRIES, graph_of
 
-MAX_ERROR = 1e-4  # difference from torch, divided by torch's largest value where that is above 1
+MAX_ERROR = 1e-4  # largest allowed value of _error
 CHECKED_BATCH_SIZES = (1, 3)
-N_CHECKED_STEPS = 4  # successive bars
+N_CHECKED_STEPS = 4  # steps of the check, each from the state of the step before
 FORECAST_OUTPUTS = ("returns", "log_volatility", "logits", "weights", "regime")
 USE_MODEL_FILE = "use model.safetensors with models.training.artifact.load_artifact instead"
 FORBIDDEN_OPERATORS = ("DFT", "STFT")  # complex arithmetic
@@ -51,8 +54,8 @@ FORBIDDEN_OPERATORS = ("DFT", "STFT")  # complex arithmetic
 class OnnxFile:
     """A saved ONNX file.
 
-    ``n_nodes`` includes the nodes inside of operators such as Scan. ``n_bytes`` is the size of the file. ``max_error``
-    is the largest difference from torch in the check, in the unit of MAX_ERROR.
+    ``n_nodes`` includes the nodes inside operators such as Scan. ``n_bytes`` is the size of the file. ``max_error`` is
+    the largest result of ``_error`` in the check against torch.
     """
 
     path: Path
@@ -62,33 +65,34 @@ class OnnxFile:
 
 
 def export_onnx(
-    model: Artifact | nn.Module, folder: Path, *, bars: int = 64, assets: int = 1, tolerance: float = MAX_ERROR
+    model: Artifact | nn.Module, folder: Path, *, n_bars: int = 64, n_assets: int = 1, tolerance: float = MAX_ERROR
 ) -> tuple[OnnxFile, OnnxFile]:
     """Writes step.onnx and sequence.onnx of a network to ``folder``; returns the two in this order.
 
-    ``bars`` is l of the sequence, ``assets`` is n of both. After a failure the previous files remain. Raises
-    ExportError for a network that has no ONNX form, and when onnxruntime's results differ from torch's by more than
-    ``tolerance``.
+    ``n_bars`` is l of the sequence, ``n_assets`` is n of both. If a check fails, the previous files remain. Raises
+    ExportError for a size below 1, for a network that cannot be written as ONNX, for a missing package, and if the
+    error of onnxruntime's results (see ``_error``) exceeds ``tolerance`` or is NaN.
     """
     network = _exportable(model)
-    if bars < 1 or assets < 1:
-        raise ExportError(f"{bars} bars of {assets} assets; give 1 or more of each")
+    if n_bars < 1 or n_assets < 1:
+        raise ExportError(f"{n_bars} bars of {n_assets} assets; give 1 or more of each")
     folder.mkdir(parents=True, exist_ok=True)
-    metadata = _metadata(model, network) | {"bars": json.dumps(bars), "assets": json.dumps(assets)}
-    forms = {"step": _Step(network), "sequence": _Sequence(network)}
-    partials = {name: folder / f"{name}.onnx.{os.getpid()}.partial" for name in forms}
+    metadata = _metadata(model, network) | {"bars": json.dumps(n_bars), "assets": json.dumps(n_assets)}
+    functions = {"step": _Step(network), "sequence": _Sequence(network)}
+    partials = {name: folder / f"{name}.onnx.{os.getpid()}.partial" for name in functions}
     files = {}
     try:
-        for name, form in forms.items():
+        for name, function in functions.items():
             partial = partials[name]
-            n_nodes = _write(form, partial, 1 if name == "step" else bars, assets, metadata | {"graph": name})
+            n_nodes = _write(function, partial, 1 if name == "step" else n_bars, n_assets, metadata | {"graph": name})
             if name == "step":
-                error = _check_step(network, partial, assets)
+                error = _check_step(network, partial, n_assets)
             else:
-                error = _check_sequence(network, partial, bars, assets)
+                error = _check_sequence(network, partial, n_bars, n_assets)
             if not error <= tolerance:
                 raise ExportError(
-                    f"{name}.onnx is off by {error:.2g} in onnxruntime, {tolerance:g} is allowed; {USE_MODEL_FILE}"
+                    f"{name}.onnx differs from torch by {error:.2g} in onnxruntime, {tolerance:g} is allowed; "
+                    f"{USE_MODEL_FILE}"
                 )
             files[name] = OnnxFile(folder / f"{name}.onnx", n_nodes, partial.stat().st_size, error)
         for name, partial in partials.items():
@@ -99,62 +103,73 @@ def export_onnx(
     return files["step"], files["sequence"]
 
 
-class _Form(nn.Module):
-    """A network as a function of tensors: (x, mask, gaps or None, state) → a tuple of tensors named in ``outputs``."""
+class _TensorFunction(nn.Module):
+    """A network as a function of tensors: (x, mask, gaps or None, state tensors) → a tuple of tensors.
+
+    The result begins with the tensors of the forecast, in the order of ``forecast_names``.
+    """
 
     def __init__(self, network: SequenceNetwork) -> None:
         super().__init__()
         self.network = network
         self.part_sizes = [len(part) for part in network.initial_state(1, 1)]  # tensors in each part of the state
         heads = network.heads
-        has_output = {"weights": heads.weights_kind is not None, "regime": heads.regimes is not None}
-        self.outputs = [name for name in FORECAST_OUTPUTS if has_output.get(name, True)]
+        has_optional = {"weights": heads.weights_kind is not None, "regime": heads.regimes is not None}
+        self.forecast_names = [name for name in FORECAST_OUTPUTS if has_optional.get(name, True)]
 
     @property
     def state_names(self) -> list[str]:
+        """The names of the inputs state_i_j."""
         return [f"state_{i}_{j}" for i, size in enumerate(self.part_sizes) for j in range(size)]
 
     def _batch(self, x: Tensor, mask: Tensor, gaps: Tensor | None) -> Batch:
         return Batch(x, mask, x.new_ones(x.shape[:2]) if gaps is None else gaps)
 
-    def _output_tensors(self, forecast: Forecast) -> tuple[Tensor, ...]:
-        return tuple(getattr(forecast, name) for name in self.outputs)
+    def _forecast_tensors(self, forecast: Forecast) -> tuple[Tensor, ...]:
+        return tuple(getattr(forecast, name) for name in self.forecast_names)
 
 
-class _Sequence(_Form):
-    """The forecast of all bars from the initial state; ``state`` is empty."""
+class _Sequence(_TensorFunction):
+    """The forecast of all bars, computed from the initial state; the argument ``state`` is an empty tuple."""
 
     @property
     def state_names(self) -> list[str]:
         return []
 
     def forward(self, x: Tensor, mask: Tensor, gaps: Tensor | None, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return self._output_tensors(self.network(self._batch(x, mask, gaps)))
+        return self._forecast_tensors(self.network(self._batch(x, mask, gaps)))
 
 
-class _Step(_Form):
-    """The forecast of one bar and the next state; ``state`` are the tensors of the network's state, part by part."""
+class _Step(_TensorFunction):
+    """The tensors of the forecast of one bar, then the tensors of the state after the bar.
+
+    ``state`` are the tensors of the state before the bar, part by part.
+    """
 
     def forward(self, x: Tensor, mask: Tensor, gaps: Tensor | None, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         tensors = iter(state)
         nested_state = tuple(tuple(next(tensors) for _ in range(size)) for size in self.part_sizes)
         forecast, next_state = self.network.step(self._batch(x, mask, gaps), nested_state)
-        return (*self._output_tensors(forecast), *(tensor for part in next_state for tensor in part))
+        return (*self._forecast_tensors(forecast), *(tensor for part in next_state for tensor in part))
 
 
 def _exportable(model: Artifact | nn.Module) -> SequenceNetwork:
-    """A copy of the network on the CPU, in float32 and evaluation mode. Raises ExportError if it has no ONNX form."""
+    """A copy of the network on the CPU, in float32 and evaluation mode.
+
+    Raises ExportError for a network that is not a SequenceNetwork, and for one that reads a graph or the future.
+    """
     network: Any = model.network if isinstance(model, Artifact) else model
-    kind = type(network).__name__
+    class_name = type(network).__name__
     if isinstance(network, Estimator):
-        raise ExportError(f"{kind} is fitted in one go and has no layers to write as ONNX; {USE_MODEL_FILE}")
+        raise ExportError(f"{class_name} is fitted in one go and has no layers to write as ONNX; {USE_MODEL_FILE}")
     if isinstance(model, Artifact):
         spec = model.header.spec
-        if spec.model in ENTRIES and (graph := graph_of(spec)) is not None:
-            raise ExportError(f"the {spec.model} network reads the {graph} graph of every bar; {USE_MODEL_FILE}")
+        if spec.model in ENTRIES and (asset_graph := graph_of(spec)) is not None:
+            raise ExportError(f"the {spec.model} network reads the {asset_graph} graph of every bar; {USE_MODEL_FILE}")
     if not isinstance(network, SequenceNetwork):
         raise ExportError(
-            f"{kind} is not a sequence network (models.nets.sequence), only those have an ONNX form; {USE_MODEL_FILE}"
+            f"{class_name} is not a sequence network (models.nets.sequence), only those have an ONNX form; "
+            f"{USE_MODEL_FILE}"
         )
     for block in network.encoder.blocks:
         layer = block.layer
@@ -164,7 +179,7 @@ def _exportable(model: Artifact | nn.Module) -> SequenceNetwork:
 
 
 def _metadata(model: Artifact | nn.Module, network: SequenceNetwork) -> dict[str, str]:
-    """The metadata of both files: name → JSON text."""
+    """The metadata that both files share: name → JSON text."""
     metadata: dict[str, Any] = {"format": 1, "weights_sha256": weights_hash(network.state_dict())}
     if isinstance(model, Artifact):
         header = model.header
@@ -173,26 +188,26 @@ def _metadata(model: Artifact | nn.Module, network: SequenceNetwork) -> dict[str
     return {name: json.dumps(value, sort_keys=True) for name, value in metadata.items()}
 
 
-def _write(form: _Form, path: Path, bars: int, assets: int, metadata: dict[str, str]) -> int:
-    """Writes the form as an ONNX file to ``path`` and returns its number of nodes.
+def _write(function: _TensorFunction, path: Path, n_bars: int, n_assets: int, metadata: dict[str, str]) -> int:
+    """Writes the function as an ONNX file to ``path`` and returns its number of nodes.
 
-    Raises ExportError if torch's exporter fails and if the file would need complex or custom operators.
+    Raises ExportError if torch's exporter fails, and if the file would need complex or custom operators.
     """
-    onnx = _package("onnx")
-    network = form.network
+    onnx = _import_package("onnx")
+    network = function.network
     # the example inputs have b = 2, because torch's exporter would treat a size of 1 as fixed
-    state = [t.clone() for part in network.initial_state(2, assets) for t in part] if form.state_names else []
-    x, mask, gaps = _random_bars(network, 2, bars, assets)
-    input_names = ["x", "mask", *(["gaps"] if network.encoder.irregular else []), *form.state_names]
-    output_names = [*form.outputs, *(f"next_{name}" for name in form.state_names)]
+    state = [t.clone() for part in network.initial_state(2, n_assets) for t in part] if function.state_names else []
+    x, mask, gaps = _random_bars(network, 2, n_bars, n_assets)
+    input_names = ["x", "mask", *(["gaps"] if network.encoder.irregular else []), *function.state_names]
+    output_names = [*function.forecast_names, *(f"next_{name}" for name in function.state_names)]
     try:
         with torch.no_grad(), _silence_exporter():
-            program = _traced_program(form, (x, mask, gaps, tuple(state)), assets)
+            program = _traced_program(function, (x, mask, gaps, tuple(state)), n_assets)
             exported = torch.onnx.export(
                 program, input_names=input_names, output_names=output_names, dynamo=True, verbose=False
             )
         proto = exported.model_proto  # type: ignore[union-attr]
-    except Exception as exc:  # the exporter raises whatever its parts raise
+    except Exception as exc:  # the exporter documents no error type
         reason = str(exc).strip().partition("\n")[0]
         raise ExportError(
             f"{metadata['graph']}.onnx cannot be made of this network ({reason}); {USE_MODEL_FILE}"
@@ -203,25 +218,25 @@ def _write(form: _Form, path: Path, bars: int, assets: int, metadata: dict[str, 
     if invalid:
         names = ", ".join(sorted(invalid))
         raise ExportError(f"{metadata['graph']}.onnx would need {names}, not plain real arithmetic; {USE_MODEL_FILE}")
-    for part in (proto, proto.graph, *nodes, *proto.graph.value_info, *proto.graph.input, *proto.graph.output):
-        del part.metadata_props[:]  # source locations, with paths of this machine
+    for element in (proto, proto.graph, *nodes, *proto.graph.value_info, *proto.graph.input, *proto.graph.output):
+        del element.metadata_props[:]  # source locations, with paths of this machine
     onnx.helper.set_model_props(proto, metadata)
     onnx.checker.check_model(proto, full_check=True)
     onnx.save(proto, path)
     return len(nodes)
 
 
-def _traced_program(form: _Form, inputs: tuple[Any, ...], assets: int) -> torch.export.ExportedProgram:
-    """The form as traced by torch, with constants in place of all values that depend on the weights alone.
+def _traced_program(function: _TensorFunction, inputs: tuple[Any, ...], n_assets: int) -> torch.export.ExportedProgram:
+    """The function as traced by torch, with constants in place of all values that depend on the parameters alone.
 
     ``inputs`` are x, mask, gaps (or None) and the tuple of the state's tensors.
     """
     b = torch.export.Dim("b", min=1)
-    by_chunk = {0: b}
-    by_asset = {0: assets * b if assets > 1 else b}
+    b_axis = {0: b}  # the first axis of an input, whose size the caller of the file chooses
+    state_axis = {0: n_assets * b if n_assets > 1 else b}
     _, _, gaps, state = inputs
-    shapes = (by_chunk, by_chunk, None if gaps is None else by_chunk, tuple(by_asset for _ in state))
-    traced = torch.export.export(form, inputs, dynamic_shapes=shapes, strict=True).module()
+    shapes = (b_axis, b_axis, None if gaps is None else b_axis, tuple(state_axis for _ in state))
+    traced = torch.export.export(function, inputs, dynamic_shapes=shapes, strict=True).module()
     _inline_autocast_blocks(traced)
     _fold_constants(traced)
     return torch.export.export(traced, inputs, dynamic_shapes=shapes, strict=False)
@@ -229,29 +244,29 @@ def _traced_program(form: _Form, inputs: tuple[Any, ...], assets: int) -> torch.
 
 def _inline_autocast_blocks(traced: Any) -> None:
     """Replaces every block that switches autocast off by its contents; in float32 the block has no effect."""
-    graph = traced.graph
-    for node in graph.find_nodes(op="call_function", target=torch.ops.higher_order.wrap_with_autocast):
+    fx_graph = traced.graph
+    for node in fx_graph.find_nodes(op="call_function", target=torch.ops.higher_order.wrap_with_autocast):
         block = node.args[4].target
         inner = getattr(traced, block)
         for attribute in inner.graph.find_nodes(op="get_attr"):
             setattr(traced, f"{block}_{attribute.target}", attrgetter(attribute.target)(inner))
             attribute.target = f"{block}_{attribute.target}"
         arguments = dict(zip(inner.graph.find_nodes(op="placeholder"), node.args[5:], strict=True))
-        with graph.inserting_before(node):
-            results = graph.graph_copy(inner.graph, arguments)
+        with fx_graph.inserting_before(node):
+            results = fx_graph.graph_copy(inner.graph, arguments)
         for user in list(node.users):
             user.replace_all_uses_with(results[user.args[1]])
 
 
 def _fold_constants(traced: Any) -> None:
-    """Replaces every value that does not depend on an input by a constant."""
+    """Replaces every tensor that does not depend on an input by a constant, in the graph of ``traced``."""
     constants: dict[Any, Any] = {}
     for node in traced.graph.nodes:
         if node.op == "get_attr":
             value = attrgetter(node.target)(traced)
             if isinstance(value, Tensor):
                 constants[node] = value.detach()
-        elif all(n in constants for n in node.all_input_nodes) and _is_pure(node):
+        elif all(n in constants for n in node.all_input_nodes) and _can_compute_now(node):
             args, kwargs = torch.fx.map_arg((node.args, node.kwargs), constants.__getitem__)
             constants[node] = node.target(*args, **kwargs)
     for k, (node, value) in enumerate(constants.items()):
@@ -263,74 +278,79 @@ def _fold_constants(traced: Any) -> None:
     traced.recompile()
 
 
-def _is_pure(node: Any) -> bool:
-    """True if neither the node's call nor a call that uses its result changes a tensor in place."""
+def _can_compute_now(node: Any) -> bool:
+    """True if the node calls an operator or getitem, and neither it nor a user of its result changes a tensor."""
     calls = [n.target for n in (node, *node.users) if isinstance(n.target, torch._ops.OpOverload)]
     return (node.target is getitem or node.target in calls) and not any(c._schema.is_mutable for c in calls)
 
 
-def _check_step(network: SequenceNetwork, path: Path, assets: int) -> float:
-    """The largest error over N_CHECKED_STEPS successive bars; onnxruntime and torch each continue their own state."""
-    form = _Step(network)
-    session = _session(path)
+def _check_step(network: SequenceNetwork, path: Path, n_assets: int) -> float:
+    """The largest ``_error`` over N_CHECKED_STEPS successive steps, for each of CHECKED_BATCH_SIZES; NaN if one is NaN.
+
+    The states differ from step to step; the bar is the same in all steps of a batch size. onnxruntime and torch each
+    continue from their own state.
+    """
+    function = _Step(network)
+    runtime = _load_in_onnxruntime(path)
     errors = []
     for b in CHECKED_BATCH_SIZES:
-        onnx_state = torch_state = [tensor for part in network.initial_state(b, assets) for tensor in part]
+        onnx_state = torch_state = [tensor for part in network.initial_state(b, n_assets) for tensor in part]
         for _ in range(N_CHECKED_STEPS):
-            x, mask, gaps = _random_bars(network, b, 1, assets)
+            x, mask, gaps = _random_bars(network, b, 1, n_assets)
             with torch.no_grad():
-                expected = form(x, mask, gaps, tuple(torch_state))
-            actual = _run(session, x, mask, gaps, dict(zip(form.state_names, onnx_state, strict=True)))
+                expected = function(x, mask, gaps, tuple(torch_state))
+            actual = _run(runtime, x, mask, gaps, dict(zip(function.state_names, onnx_state, strict=True)))
             errors.append(_error(actual, expected))
-            onnx_state = actual[len(form.outputs) :]
-            torch_state = list(expected[len(form.outputs) :])
+            onnx_state = actual[len(function.forecast_names) :]
+            torch_state = list(expected[len(function.forecast_names) :])
     return float(np.max(errors))
 
 
-def _check_sequence(network: SequenceNetwork, path: Path, bars: int, assets: int) -> float:
-    """The largest error over ``bars`` bars from the initial state."""
-    form = _Sequence(network)
-    session = _session(path)
+def _check_sequence(network: SequenceNetwork, path: Path, n_bars: int, n_assets: int) -> float:
+    """The largest ``_error`` of a sequence of ``n_bars`` random bars over CHECKED_BATCH_SIZES; NaN if one is NaN."""
+    function = _Sequence(network)
+    runtime = _load_in_onnxruntime(path)
     errors = []
     for b in CHECKED_BATCH_SIZES:
-        x, mask, gaps = _random_bars(network, b, bars, assets)
+        x, mask, gaps = _random_bars(network, b, n_bars, n_assets)
         with torch.no_grad():
-            expected = form(x, mask, gaps, ())
-        errors.append(_error(_run(session, x, mask, gaps, {}), expected))
+            expected = function(x, mask, gaps, ())
+        errors.append(_error(_run(runtime, x, mask, gaps, {}), expected))
     return float(np.max(errors))
 
 
-def _random_bars(network: SequenceNetwork, b: int, bars: int, n: int) -> tuple[Tensor, Tensor, Tensor | None]:
-    """x (b, bars, n, f), NaN where the mask is False; mask (b, bars, n); gaps (b, bars), None if it reads no gaps.
+def _random_bars(network: SequenceNetwork, b: int, n_bars: int, n_assets: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Random x (b, n_bars, n_assets, f), mask (b, n_bars, n_assets) bool, and gaps (b, n_bars).
 
-    The random numbers depend on b alone.
+    x is NaN where the mask is False. gaps is None if the network reads no gaps. The generator is seeded with b in every
+    call, so two calls with the same arguments return the same values.
     """
     generator = torch.Generator().manual_seed(b)
-    mask = torch.rand(b, bars, n, generator=generator) < 0.9
-    x = torch.randn(b, bars, n, network.encoder.embedding.n_features, generator=generator)
-    gaps = torch.randint(1, 4, (b, bars), generator=generator).float() if network.encoder.irregular else None
+    mask = torch.rand(b, n_bars, n_assets, generator=generator) < 0.9
+    x = torch.randn(b, n_bars, n_assets, network.encoder.embedding.n_features, generator=generator)
+    gaps = torch.randint(1, 4, (b, n_bars), generator=generator).float() if network.encoder.irregular else None
     return torch.where(mask[..., None], x, torch.nan), mask, gaps
 
 
-def _session(path: Path) -> Any:
-    """An onnxruntime session of the file on the CPU."""
-    onnxruntime = _package("onnxruntime")
+def _load_in_onnxruntime(path: Path) -> Any:
+    """An onnxruntime.InferenceSession of the file on the CPU."""
+    onnxruntime = _import_package("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only: it warns about every constant that it folds
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def _run(session: Any, x: Tensor, mask: Tensor, gaps: Tensor | None, state: dict[str, Tensor]) -> list[Tensor]:
-    """The outputs of the file in onnxruntime; ``state`` by input name."""
+def _run(runtime: Any, x: Tensor, mask: Tensor, gaps: Tensor | None, state: dict[str, Tensor]) -> list[Tensor]:
+    """The outputs of a file that ``_load_in_onnxruntime`` has loaded; ``state``: input name → tensor."""
     inputs = {"x": x, "mask": mask, **state}
     if gaps is not None:
         inputs["gaps"] = gaps
-    outputs = session.run(None, {name: value.numpy() for name, value in inputs.items()})
+    outputs = runtime.run(None, {name: value.numpy() for name, value in inputs.items()})
     return [torch.from_numpy(output) for output in outputs]
 
 
 def _error(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    """The largest error of a tensor: its largest absolute difference ÷ max(1, its largest expected absolute value).
+    """The largest over the tensors of max |actual − expected| ÷ max(1, max |expected|).
 
     NaN if a value is NaN. Empty tensors are ignored.
     """
@@ -342,25 +362,25 @@ def _error(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     return float(np.max(errors))
 
 
-def _iterate_nodes(graph: Any) -> Iterator[Any]:
+def _iterate_nodes(onnx_graph: Any) -> Iterator[Any]:
     """The nodes of an ONNX graph, including the nodes of the graphs inside its operators."""
-    for node in graph.node:
+    for node in onnx_graph.node:
         yield node
         for attribute in node.attribute:
             if attribute.HasField("g"):
                 yield from _iterate_nodes(attribute.g)
 
 
-def _complex_types(graph: Any) -> list[str]:
-    """The names of the complex types of the values in an ONNX graph."""
-    types = _package("onnx").TensorProto
-    used = {v.type.tensor_type.elem_type for v in (*graph.input, *graph.output, *graph.value_info)}
-    used |= {v.data_type for v in graph.initializer}
-    return [types.DataType.Name(kind) for kind in used & {types.COMPLEX64, types.COMPLEX128}]
+def _complex_types(onnx_graph: Any) -> list[str]:
+    """The names of the complex number types of the values in an ONNX graph; empty if all values are real."""
+    types = _import_package("onnx").TensorProto
+    used = {v.type.tensor_type.elem_type for v in (*onnx_graph.input, *onnx_graph.output, *onnx_graph.value_info)}
+    used |= {v.data_type for v in onnx_graph.initializer}
+    return [types.DataType.Name(code) for code in used & {types.COMPLEX64, types.COMPLEX128}]
 
 
-def _package(name: str) -> Any:
-    """The module ``name``, which needs the extra ``export``. Raises ExportError if a package is missing."""
+def _import_package(name: str) -> Any:
+    """Imports and returns the package ``name``. Raises ExportError if a package of the extra ``export`` is missing."""
     import importlib
 
     try:

@@ -75,9 +75,9 @@ class Predictions:
     """Forecasts made at the closes of the bars that open at ``ts`` (t,) datetime64[us].
 
     ``returns`` (t, n, h): log returns. ``volatility`` (t, n): per bar. ``probabilities`` (t, n, 5): of the classes of
-    models.features.labels. ``valid`` (t, n) bool: the asset has a bar and a trailing volatility; these three are NaN
-    elsewhere. ``edges`` (t, n, n): the graph that the network learned, as in a Forecast; None for a network that learns
-    no graph.
+    models.features.labels. ``valid`` (t, n) bool: True where the asset has a bar and a trailing volatility;
+    ``returns``, ``volatility`` and ``probabilities`` are NaN where it is False. ``edges`` (t, n, n): the graph that the
+    network learned, as in a Forecast; None for a network that learns no graph.
     """
 
     ts: np.ndarray
@@ -124,7 +124,7 @@ def fit_fold(
         _train(FoldModule(network, config), data, best)
     if not math.isfinite(best.loss):
         raise DivergedFitError(
-            f"fold {fold.index}: the {spec.model} network's loss is {best.loss} after {best.epochs} epochs; lower "
+            f"fold {fold.index}: the {spec.model} network's loss is {best.loss} after {best.n_epochs} epochs; lower "
             "lr, or look for wild feature values"
         )
     if isinstance(network, Estimator):
@@ -132,7 +132,7 @@ def fit_fold(
     else:
         n_parameters = sum(p.numel() for p in network.parameters())
     fit_result = FitResult(
-        epochs=best.epochs,
+        epochs=best.n_epochs,
         validation_loss=best.loss,
         train_rows=data.train_rows,
         validation_rows=data.validation_rows,
@@ -162,13 +162,13 @@ def predict_fold(
     first: int | None = None,
     keep_state: bool = False,
 ) -> Predictions:
-    """Forecasts of the panel's bars in the fold's test window, from bar position ``first`` on; None: from its start.
+    """Forecasts of the panel's bars in the fold's test window, from bar position ``first`` on.
 
-    The window is cut into segments at fixed positions. The network runs on each segment separately, after
-    ``context_bars`` of history. A segment that the panel does not fill is padded with masked bars to its full length.
-    With ``keep_state`` the network's state after the panel's last bar is saved in the folder of the model file, so that
-    a later night computes each new bar by one step. Raises the errors of ``load_artifact``, and ForeignArtifactError if
-    the feature columns differ from those of the fit.
+    With ``first`` None they begin with the window. The window is divided into segments at fixed positions. The network
+    runs on each segment separately, after ``context_bars`` of history. A segment that the panel does not fill is padded
+    with masked bars to its full length. With ``keep_state`` the network's state after the panel's last bar is saved in
+    the folder of the model file, so that a later night computes each new bar by one step. Raises the errors of
+    ``load_artifact``, and ForeignArtifactError if the feature columns differ from those of the fit.
     """
     make_deterministic()
     model = load_artifact(artifact)
@@ -195,9 +195,9 @@ def predict_fold(
     return _join_segments(segments, header.horizons, features, first_segment, first, stop)
 
 
-def segment_bars(test_bars: int, assets: int) -> int:
+def segment_bars(test_bars: int, n_assets: int) -> int:
     """The number of bars of a segment, after which the network's state is reset: at most the test window's length."""
-    return min(MAX_SEGMENT_BARS, test_bars, max(1, MAX_SEGMENT_PAIRS // assets**2))
+    return min(MAX_SEGMENT_BARS, test_bars, max(1, MAX_SEGMENT_PAIRS // n_assets**2))
 
 
 def predictions_from_forecasts(
@@ -209,21 +209,21 @@ def predictions_from_forecasts(
 
 
 def max_parallel_fits() -> int:
-    """The number of fits that this machine runs in parallel: one per core, or one in all when there is a GPU."""
+    """The number of fits that this machine runs in parallel: one per core, but a single one if there is a GPU."""
     if torch.cuda.is_available():
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _train(module: FoldModule, data: FoldData, best: BestEpoch) -> None:
-    """Trains the network to the last epoch, from the checkpoint of ``best`` if it is readable."""
+    """Trains the network until ``best`` stops it or its last epoch ends; resumes from a readable checkpoint."""
     config = module.config
-    resume = best.checkpoint
+    resume_path = best.checkpoint
     precision = config.precision
     if precision == "auto":
         precision = "bf16-mixed" if torch.cuda.is_available() else "32-true"
-    if resume is not None and not _is_readable(resume):
-        resume = None
+    if resume_path is not None and not _is_readable(resume_path):
+        resume_path = None
     # before the first epoch Lightning restores torch's generator, which must not happen while another thread draws the
     # initial weights of a network: the lock is held until the training starts
     lock_until_start = ExitStack()
@@ -243,7 +243,7 @@ def _train(module: FoldModule, data: FoldData, best: BestEpoch) -> None:
     )
     with lock_until_start:
         lock_until_start.enter_context(RNG_LOCK)
-        trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+        trainer.fit(module, datamodule=data, ckpt_path=resume_path, weights_only=True)
 
 
 def _is_readable(checkpoint: Path) -> bool:
@@ -274,8 +274,8 @@ def make_deterministic() -> None:
     warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)` is deprecated")  # raised inside Lightning
 
 
-# of successive bars: returns in units of σ · √horizon, log(volatility ÷ σ), class probabilities and, if the network
-# learns them, edges
+# arrays of successive bars, each with the bar as its first axis: returns in units of σ · √horizon, log(volatility ÷ σ),
+# class probabilities and, if the network learns a graph, edges
 Segment = tuple[np.ndarray, ...]
 
 
@@ -294,7 +294,7 @@ def _forecast_segment(model: Artifact, features: Panel, side_inputs: SideInputs,
 
 
 def _forecast_arrays(forecast: Forecast, bars: slice) -> Segment:
-    """The arrays of ``bars`` of a forecast with a single chunk."""
+    """The selected ``bars`` of a forecast (1, l, n, …) as arrays."""
     probabilities = torch.softmax(forecast.logits.double(), dim=-1)
     tensors = (forecast.returns, forecast.log_volatility, probabilities)
     arrays = tuple(tensor[0, bars].double().cpu().numpy() for tensor in tensors)
@@ -306,13 +306,13 @@ def _join_segments(
 ) -> Predictions:
     """Predictions of the bars [first, stop) in units of returns; ``segments`` are successive, the first from ``start``.
 
-    Without a segment there are no predictions: [first, stop) is empty.
+    Without a segment the predictions have no bar.
     """
     n = len(features.symbols)
-    empty = (np.empty((0, n, len(horizons))), np.empty((0, n)), np.empty((0, n, N_CLASSES)))
+    empty_segment = (np.empty((0, n, len(horizons))), np.empty((0, n)), np.empty((0, n, N_CLASSES)))
     bars = slice(first - start, stop - start)
     returns, log_volatility, probabilities, *edges = (
-        np.concatenate(arrays)[bars] for arrays in zip(*(segments or [empty]), strict=True)
+        np.concatenate(arrays)[bars] for arrays in zip(*(segments or [empty_segment]), strict=True)
     )
     panel = features.slice_bars(first, stop)
     sigma = trailing_sigma(panel)

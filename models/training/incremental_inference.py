@@ -5,7 +5,7 @@ after ``context_bars`` of history.
 
 A state file is in the folder of its model file. It contains the hash of the inputs that the state was computed from,
 and it is valid only for the bar that follows these inputs. Without a valid state file the forecasts are computed again
-from the context. Both ways give the same forecasts up to float32 rounding.
+from the context. Both computations give the same forecasts up to float32 rounding.
 
 The state that a night started from is deleted only by the next night. So a night that was killed and is run again
 repeats the same steps and gives identical bits.
@@ -55,7 +55,7 @@ def step_forecasts(
 
 
 def can_step(network: nn.Module) -> bool:
-    """True if the network has a ``step`` method and the machine has no GPU, which computes a segment faster than steps.
+    """True if the network has a ``step`` method and the machine has no GPU: a GPU computes a segment faster than steps.
 
     False for a network that learns edges and keeps only the ``top_k`` heaviest ones. Rounding decides which of two
     almost equal edges is kept, so a bar computed by a step could differ by a whole edge from the same bar in a segment.
@@ -68,7 +68,7 @@ def can_step(network: nn.Module) -> bool:
 
 @dataclass(frozen=True)
 class IncrementalForecaster:
-    """Runs the network of the model file ``artifact`` over a panel bar by bar, and saves its state for the next run.
+    """Runs the network of the model file ``artifact`` over a panel bar by bar, and saves its state for the next night.
 
     ``begin`` is the position of the first bar that the state has read: ``context_bars`` before the start of a segment.
     It is negative if the context begins before the panel.
@@ -122,7 +122,7 @@ class IncrementalForecaster:
             return None
 
     def _save(self, stop: int, state: Any, started_from: int) -> None:
-        """Saves the state before the bar ``stop``; deletes all others except that before the bar ``started_from``."""
+        """Saves the state before the bar ``stop``; keeps the one before ``started_from`` and deletes all others."""
         path = self._state_path(stop)
         partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
         tensors: dict[str, Tensor] = {f"{k:03d}": t.contiguous().clone() for k, t in enumerate(flatten_state(state))}

@@ -31,7 +31,7 @@ SOURCE_FOLDERS = ("layers", "nets", "training", "features", "graphs")
 def code_version() -> str:
     """16 hex digits of the sha256 of every source file that a fit uses and of the versions of the fitting packages.
 
-    The packages are torch and FITTING_PACKAGES.
+    The fitting packages are torch and FITTING_PACKAGES; the files are zoo.py and SOURCE_FOLDERS.
     """
     digest = hashlib.sha256(torch.__version__.partition("+")[0].encode())
     digest.update("".join(version(name) for name in FITTING_PACKAGES).encode())
@@ -50,16 +50,16 @@ def data_hash(
     The data are the bars from the first burn-in bar to the last training row, the labels of the training rows, and the
     side inputs that the network reads.
     """
-    first = int(fold.train[0])
+    first_train_row = int(fold.train[0])
     stop = int(fold.train[-1]) + 1
-    start = max(0, first - config.burn_in_bars)
-    train_labels = labels.slice_bars(first, stop)
+    start = max(0, first_train_row - config.burn_in_bars)
+    train_labels = labels.slice_bars(first_train_row, stop)
     label_arrays = (train_labels.returns, train_labels.volatility, train_labels.class_5, train_labels.end)
     return inputs_hash(
         spec,
         features.slice_bars(start, stop),
         side_inputs,
-        extra_values=[labels.horizons, first - start],
+        extra_values=[labels.horizons, first_train_row - start],
         extra_arrays=label_arrays,
     )
 
@@ -97,7 +97,7 @@ def inputs_hash(
 def fold_key(
     spec: Spec, config: TrainConfig, features: Panel, labels: Labels, side_inputs: SideInputs, fold: Fold
 ) -> str:
-    """The sha256 of spec, config (with the seed), code version and data; equal for two fits that give the same file."""
+    """The sha256 of spec, config (with the seed), code version and data: equal keys mean equal model files."""
     data = data_hash(spec, config, features, labels, side_inputs, fold)
     content = {"spec": spec.to_json(), "config": config.to_json(), "code": code_version(), "data": data}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -109,11 +109,13 @@ def inputs_for(spec: Spec, side_inputs: SideInputs, ts: np.ndarray) -> SideInput
     They are the snapshots of the network's graph in effect at these bars, oldest first, and the events of these bars. A
     field is None if the network does not read that input.
     """
-    graph = zoo.graph_of(spec)
+    graph_name = zoo.graph_of(spec)
     snapshots = None
     events = None
-    if graph is not None:
-        graph_snapshots = sorted((s for s in side_inputs.snapshots or () if s.graph == graph), key=lambda s: s.as_of)
+    if graph_name is not None:
+        graph_snapshots = sorted(
+            (s for s in side_inputs.snapshots or () if s.graph == graph_name), key=lambda s: s.as_of
+        )
         snapshots = snapshots_in_effect(graph_snapshots, ts[0], ts[-1])
     if side_inputs.events is not None and zoo.find_network(spec.model).reads_events:
         events = side_inputs.events.for_bars(ts)

@@ -1,4 +1,6 @@
-"""Self-supervised training of temporal graph networks: prediction of the next events (TGN-21 to TGN-23).
+"""Self-supervised training of temporal graph networks: prediction of the next events.
+
+Implements TGN-21 to TGN-23 (ids: .github/sources.md).
 
 Protocol of Yu et al. 2023, 2303.13047 (DyGLib). Events are split 70/15/15 by time. A tenth of the nodes, sampled from
 the nodes with events after the training time, is hidden from training: events of a hidden node are not trained on. A
@@ -27,20 +29,20 @@ from models.scoring.ranking import average_precision, roc_auc
 from models.training.errors import EmptyFoldError
 from models.training.losses import link_loss
 
-ScoreFunction = Callable[[np.ndarray, np.ndarray, int, int], np.ndarray]  # see link_metrics
+ScoreFunction = Callable[
+    [np.ndarray, np.ndarray, int, int], np.ndarray
+]  # (src, dst, start, stop) → scores, see link_metrics
 LinkMetrics = Mapping[str, Mapping[str, float]]  # strategy → metric → value
 Range = tuple[int, int]  # positions [start, stop) of events
-
-
-METRICS = ("ap", "auc", "new_ap", "new_auc")
+METRICS = ("ap", "auc", "new_ap", "new_auc")  # average precision, ROC AUC; new_…: of events with a new node
 
 
 @dataclass(frozen=True)
 class LinkConfig:
     """Settings of a fit.
 
-    ``patience``: the fit ends after this many epochs without a better validation score. ``new_nodes``: the hidden nodes
-    as a fraction of all nodes.
+    ``patience``: the fit ends after this many epochs without a higher validation average precision. ``new_nodes``: the
+    hidden nodes as a fraction of all nodes.
     """
 
     epochs: int = 20
@@ -107,7 +109,7 @@ def fit_links(
     """
     train_events = _select_events(split.events, np.flatnonzero(split.is_train))
     rng = np.random.default_rng(config.seed)
-    train_batch = batch_in_seconds(train_events)
+    all_train_events = batch_in_seconds(train_events)
     negatives = Negatives(train_events, len(train_events))
     validation_range = (split.train_stop, split.validation_stop)
     optimiser = torch.optim.Adam(predictor.parameters(), lr=config.lr, fused=True)
@@ -116,7 +118,7 @@ def fit_links(
     best_weights = deepcopy(predictor.state_dict())
     for epoch in range(config.epochs):
         reseed(predictor.train(), config.seed, epoch)
-        loss = _train_epoch(predictor, train_batch, negatives, optimiser, rng, config.batch_events)
+        loss = _train_epoch(predictor, all_train_events, negatives, optimiser, rng, config.batch_events)
         metrics = evaluate(predictor, split, validation_range, config, ("random",))
         precision = metrics["random"]["ap"]
         if on_epoch is not None:
@@ -164,18 +166,19 @@ def link_metrics(
     """Average precision and ROC AUC of a score function, averaged over the batches of ``event_range``.
 
     ``score(src, dst, start, stop)`` returns the scores (c, q) of the pairs ``src``, ``dst`` (c, q) in the batch of the
-    events [start, stop); row 0 are the events, each other row the negatives of one strategy. It is called once per
+    events [start, stop); row 0 contains the events, each other row the negatives of one strategy. It is called once per
     batch, in time order.
 
     The result has for each strategy: ``ap`` and ``auc`` of all events, ``new_ap`` and ``new_auc`` of the events with a
-    new node. Batches where a metric does not exist are left out. The negatives are the same for every score function.
+    new node. The mean of a metric ignores the batches where it is NaN. The negatives are the same for every score
+    function.
     """
-    first, last = event_range
+    range_start, range_stop = event_range
     negatives = Negatives(split.events, split.train_stop)
     rng = np.random.default_rng(config.seed + 1)
-    by_batch: dict[str, list[tuple[float, ...]]] = {strategy: [] for strategy in strategies}
-    for start in range(first, last, config.batch_events):
-        stop = min(start + config.batch_events, last)
+    metrics_by_strategy: dict[str, list[tuple[float, ...]]] = {strategy: [] for strategy in strategies}
+    for start in range(range_start, range_stop, config.batch_events):
+        stop = min(start + config.batch_events, range_stop)
         src = [split.events.src[start:stop]]
         dst = [split.events.dst[start:stop]]
         for strategy in strategies:
@@ -184,10 +187,10 @@ def link_metrics(
             dst.append(negative_dst)
         event_scores, *negative_scores = score(np.stack(src), np.stack(dst), start, stop)
         for strategy, scores in zip(strategies, negative_scores, strict=True):
-            by_batch[strategy].append(_batch_metrics(event_scores, scores, split.is_new[start:stop]))
+            metrics_by_strategy[strategy].append(_batch_metrics(event_scores, scores, split.is_new[start:stop]))
     return {
         strategy: dict(zip(METRICS, np.nanmean(metrics, axis=0).tolist(), strict=True))
-        for strategy, metrics in by_batch.items()
+        for strategy, metrics in metrics_by_strategy.items()
     }
 
 
@@ -214,33 +217,33 @@ class _StatefulScorer:
 
 def _train_epoch(
     predictor: LinkPredictor,
-    train_batch: EventBatch,
+    all_train_events: EventBatch,
     negatives: Negatives,
     optimiser: torch.optim.Optimizer,
     rng: np.random.Generator,
     batch_events: int,
 ) -> float:
-    """The mean training loss per event of one epoch over all training events ``train_batch``.
+    """The mean training loss per event of one epoch over ``all_train_events``.
 
     The events of a batch are inserted into the state only when the next batch is scored, so the gradient of that batch
     includes the insertion.
     """
     state = predictor.graph.initial_state(negatives.n)
     total_loss = 0.0
-    n_events = len(train_batch.src)
-    previous = train_batch.part(0, 0)
+    n_events = len(all_train_events.src)
+    previous_batch = all_train_events.part(0, 0)
     for start in range(0, n_events, batch_events):
         stop = min(start + batch_events, n_events)
-        batch = train_batch.part(start, stop)
+        batch = all_train_events.part(start, stop)
         _, negative_dst = negatives.sample("random", start, stop, rng)
-        state = predictor.graph.insert(state, previous)
+        state = predictor.graph.insert(state, previous_batch)
         candidates = torch.stack([batch.dst, torch.from_numpy(negative_dst)])
         loss = link_loss(predictor(state, batch.src[None], candidates, batch.t))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         state = detach_state(state)
-        previous = batch
+        previous_batch = batch
         total_loss += loss.item() * (stop - start)
     return total_loss / n_events
 
@@ -251,9 +254,9 @@ def _batch_metrics(event_scores: np.ndarray, negative_scores: np.ndarray, is_new
     NaN where a metric does not exist: in a batch without a new node.
     """
     metrics = []
-    for mask in (np.ones(len(is_new), dtype=bool), is_new):
-        is_positive = np.repeat([True, False], mask.sum())
-        scores = np.concatenate([event_scores[mask], negative_scores[mask]])
+    for is_counted in (np.ones(len(is_new), dtype=bool), is_new):
+        is_positive = np.repeat([True, False], is_counted.sum())
+        scores = np.concatenate([event_scores[is_counted], negative_scores[is_counted]])
         metrics += [average_precision(is_positive, scores), roc_auc(is_positive, scores)]
     return tuple(metrics)
 

@@ -17,7 +17,7 @@ from models.training.config import TrainConfig
 from models.training.data import Targets
 
 MIN_VARIANCE = 1e-6  # in σ²; added to the variance of earnings, so that a portfolio near cash has no high Sharpe ratio
-MAX_EXPONENT = 40.0  # its exponential is far above any plausible forecast and far below overflow
+MAX_EXPONENT = 40.0  # exp(MAX_EXPONENT) is far above any plausible forecast and far below overflow
 MAX_ABS_LOG_RATIO = 3.0  # bound of log(volatility ÷ σ): a calm period after a turbulent one must not dominate the loss
 
 
@@ -62,12 +62,12 @@ def link_loss(logits: Tensor) -> Tensor:
 def co_movement_loss(logits: Tensor, returns: Tensor) -> Tensor:
     """Binary cross-entropy of the logits (b, l, n, n) that two assets move in the same direction.
 
-    It is the mean over the pairs of assets (i < j) whose returns (b, l, n) are both known and not 0; 0 without a pair.
+    The mean is over the pairs of assets (i < j) whose returns (b, l, n) are both known and not 0; 0 without a pair.
     """
     direction = torch.where(torch.isnan(returns), 0.0, returns).sign()
-    product = (direction[..., :, None] * direction[..., None, :]).triu(1)  # 1 same, −1 opposite, 0 no pair
-    loss = binary_cross_entropy_with_logits(logits, (product > 0).to(logits.dtype), reduction="none")
-    return (loss * product.abs()).sum() / product.abs().sum().clamp(min=1)
+    agreement = (direction[..., :, None] * direction[..., None, :]).triu(1)  # 1 same, −1 opposite, 0 no pair
+    loss = binary_cross_entropy_with_logits(logits, (agreement > 0).to(logits.dtype), reduction="none")
+    return (loss * agreement.abs()).sum() / agreement.abs().sum().clamp(min=1)
 
 
 def sharpe_loss(weights: Tensor, returns: Tensor) -> Tensor:

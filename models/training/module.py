@@ -21,9 +21,10 @@ OnEpoch = Callable[[int, float], None]  # (epoch, validation loss)
 
 
 class FoldModule(lightning.LightningModule):
-    """A network, its loss and its optimiser. ``validation_loss`` is that of the last validated epoch, NaN before.
+    """A network, its loss and its optimiser.
 
-    Every epoch has its own seed, so a resumed fit gives the same numbers as an uninterrupted fit.
+    ``validation_loss``: the loss of the last validated epoch, NaN before the first one. Every epoch has its own seed,
+    so a resumed fit gives the same numbers as an uninterrupted fit.
     """
 
     def __init__(self, network: nn.Module, config: TrainConfig) -> None:
@@ -60,7 +61,7 @@ class FoldModule(lightning.LightningModule):
         self.validation_loss = self._weighted_loss / max(self._n_returns, 1.0)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW over the trainable parameters.
+        """An AdamW optimiser of the trainable parameters.
 
         Vectors, and the parameters that a layer lists in its method ``undecayed``, have no weight decay.
         """
@@ -77,9 +78,10 @@ class FoldModule(lightning.LightningModule):
 class BestEpoch(lightning.Callback):
     """Keeps the weights of the epoch with the lowest finite validation loss and stops ``patience`` epochs after it.
 
-    It also writes a checkpoint after every epoch, if it has a path. A killed fit that resumes from the checkpoint gives
-    the same result. ``loss``, ``epoch`` (from 0) and ``weights`` are those of the best epoch; until an epoch has a
-    finite loss they are those of the last epoch. ``epochs`` counts the epochs that were run.
+    It also writes a checkpoint after every epoch, if ``checkpoint`` is not None. A killed fit that resumes from the
+    checkpoint gives the same result. ``loss``, ``epoch`` (from 0) and ``weights`` (the network's state dict on the CPU)
+    belong to the best epoch, or to the last epoch until an epoch has a finite loss. ``n_epochs`` counts the epochs that
+    were run.
     """
 
     def __init__(self, patience: int, checkpoint: Path | None, on_epoch: OnEpoch | None) -> None:
@@ -88,7 +90,7 @@ class BestEpoch(lightning.Callback):
         self.on_epoch = on_epoch
         self.loss = math.inf
         self.epoch = -1
-        self.epochs = 0
+        self.n_epochs = 0
         self.weights: dict[str, Tensor] = {}
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -100,7 +102,7 @@ class BestEpoch(lightning.Callback):
         assert isinstance(pl_module, FoldModule)
         loss = pl_module.validation_loss
         epoch = trainer.current_epoch
-        self.epochs = epoch + 1
+        self.n_epochs = epoch + 1
         if loss < self.loss or not math.isfinite(self.loss):
             self.loss = loss
             self.epoch = epoch
@@ -115,15 +117,16 @@ class BestEpoch(lightning.Callback):
 
     @property
     def _is_done(self) -> bool:
-        return self.epochs - 1 - self.epoch >= self.patience
+        """True if ``patience`` epochs have run since the best one."""
+        return self.n_epochs - 1 - self.epoch >= self.patience
 
     def state_dict(self) -> dict[str, Any]:
         """The part of the checkpoint that this callback restores."""
-        return {"loss": self.loss, "epoch": self.epoch, "epochs": self.epochs, "weights": self.weights}
+        return {"loss": self.loss, "epoch": self.epoch, "epochs": self.n_epochs, "weights": self.weights}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores the state from a checkpoint."""
         self.loss = state_dict["loss"]
         self.epoch = state_dict["epoch"]
-        self.epochs = state_dict["epochs"]
+        self.n_epochs = state_dict["epochs"]
         self.weights = state_dict["weights"]

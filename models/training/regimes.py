@@ -1,8 +1,10 @@
-"""Forecasts of the next volatility regime by networks that read a quarter of macroeconomic data (SSF-07, SSF-08).
+"""Forecasts of the next volatility regime by networks that read a quarter of macroeconomic data.
 
-Every walk-forward fold fits thresholds, scaler and weights on its training rows alone, whose labels ended before the
-test window began. The last training rows are validation rows, which select the epoch; the rows before them are purged.
-All networks have the same width, depth, number of steps, optimiser and seeds.
+Implements SSF-07 and SSF-08 (ids: .github/sources.md).
+
+Every walk-forward fold fits thresholds, scaler and weights on its training rows alone. The labels of these rows ended
+before the test window began. The last training rows are validation rows, which select the epoch; the rows before them
+are purged. All networks have the same width, depth, number of steps, optimiser and seeds.
 
 Glossary: t sessions · f features · w = lookback_bars · k rows · s seeds. A row is one session: its input is the window
 of the w sessions that ends with it, its label the volatility regime of the sessions after it.
@@ -35,7 +37,7 @@ from models.zoo import Spec, build
 NETWORKS = ("lstm", "transformer", "mamba")
 BASELINES = ("majority", "persistence", "logistic_price", "logistic")
 N_PRICE_FEATURES = 2  # the last columns of the features
-OnFold = Callable[[int, int], None]  # (number of folds done, number of folds)
+OnFold = Callable[[int, int], None]  # (number of finished folds, number of folds)
 
 
 @dataclass(frozen=True)
@@ -73,10 +75,10 @@ class RegimeConfig:
 class RegimeStudy:
     """Results of all models on the same test days.
 
-    ``dates`` (t,) datetime64[D]: the test days. ``truth`` (t,): their true regimes. ``predictions``: by model name the
+    ``dates`` (t,) datetime64[D]: the test days. ``truth`` (t,): their true regimes. ``predictions``: model name →
     predicted regimes (s, t), one row per seed; a model without randomness has one row. ``folds``: the folds with test
-    days. ``thresholds`` (folds, 2): daily volatilities between the regimes. ``parameters``: by model name the number of
-    parameters. ``seconds``: by model name the time of fitting and forecasting, over all folds and seeds.
+    days. ``thresholds`` (folds, 2): daily volatilities between the regimes. ``parameters``: model name → number of
+    parameters. ``seconds``: model name → time of fitting and forecasting, over all folds and seeds.
     """
 
     dates: np.ndarray
@@ -138,7 +140,7 @@ def run_study(
     thresholds = []
     parameters: dict[str, int] = {"majority": 0, "persistence": 0}
     seconds: dict[str, float] = defaultdict(float)
-    for n_done, (fold, test_rows) in enumerate(folds, start=1):
+    for n_finished, (fold, test_rows) in enumerate(folds, start=1):
         fold_thresholds = tercile_thresholds(future[fold.train])
         labels = assign_regimes(future, fold_thresholds)
         scaled = scale_features(features, fold)
@@ -148,14 +150,14 @@ def run_study(
         predictions["majority"].append(np.full((1, len(test_rows)), majority))
         predictions["persistence"].append(assign_regimes(trailing, fold_thresholds)[test_rows][None])
         for name in ("logistic_price", "logistic", *NETWORKS):
-            started = time.perf_counter()
+            start_time = time.perf_counter()
             fold_predictions, parameters[name] = data.fit_and_predict(name, fold, test_rows)
             predictions[name].append(fold_predictions)
-            seconds[name] += time.perf_counter() - started
+            seconds[name] += time.perf_counter() - start_time
         truth.append(labels[test_rows])
         thresholds.append(fold_thresholds)
         if on_fold is not None:
-            on_fold(n_done, len(folds))
+            on_fold(n_finished, len(folds))
     return RegimeStudy(
         dates=dates[np.concatenate([test_rows for _, test_rows in folds])],
         truth=np.concatenate(truth),
@@ -170,7 +172,7 @@ def run_study(
 def regime_folds(
     dates: np.ndarray, future: np.ndarray, last_date: np.datetime64, config: RegimeConfig
 ) -> list[tuple[Fold, np.ndarray]]:
-    """Pairs of a fold and its test rows (k,), oldest first; a fold without a test row is left out.
+    """Pairs of a fold and its test rows (k,), oldest first; folds without a test row are dropped.
 
     Test rows are the rows of the test window up to ``last_date`` whose future volatility, ``future`` (t,), is not NaN.
     """
@@ -223,10 +225,10 @@ class RegimeRows:
         x_validation, y_validation = self.select(validation_rows)
         x_test, _ = self.select(test_rows)
         if name.startswith("logistic"):
-            first = x_test.shape[-1] - N_PRICE_FEATURES if name == "logistic_price" else 0
-            linear_train = summarise(x_train[..., first:])
-            linear_validation = summarise(x_validation[..., first:])
-            linear_test = summarise(x_test[..., first:])
+            first_feature = x_test.shape[-1] - N_PRICE_FEATURES if name == "logistic_price" else 0
+            linear_train = summarise(x_train[..., first_feature:])
+            linear_validation = summarise(x_validation[..., first_feature:])
+            linear_test = summarise(x_test[..., first_feature:])
             weight, bias, _ = fit_logistic(linear_train, y_train, linear_validation, y_validation)
             weight = weight[:, : len(REGIMES)]
             bias = bias[: len(REGIMES)]
@@ -245,10 +247,10 @@ def summarise(windows: Tensor) -> Tensor:
 
 
 def split_validation(rows: np.ndarray, config: RegimeConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Training rows, every ``stride_bars``-th one, and validation rows, all later; ``rows`` (k,) are a fold's rows.
+    """Every ``stride_bars``-th of the earlier ``rows`` (k,) for training, and the last rows for validation.
 
-    Between them ``horizon_bars`` rows are purged, so every label of a training row ends before the first validation
-    row. Raises ValueError if no training row remains.
+    ``rows`` are the training rows of a fold, ascending. Between the two parts ``horizon_bars`` rows are purged, so
+    every label of a training row ends before the first validation row. Raises ValueError if no training row remains.
     """
     n_validation = math.ceil(config.validation_fraction * len(rows))
     n_train = len(rows) - n_validation - config.horizon_bars

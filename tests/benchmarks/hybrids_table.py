@@ -88,7 +88,7 @@ def run_variants(universe: str, quick: bool, folder: Path, seeds: tuple[int, ...
     """
     from flows.parameters import NightParameters
     from flows.report import run_night
-    from flows.terminal import console
+    from flows.terminal import make_console
     from warehouse.connect import Warehouse
 
     warehouse = Warehouse.from_url(folder / "warehouse.duckdb")
@@ -101,7 +101,7 @@ def run_variants(universe: str, quick: bool, folder: Path, seeds: tuple[int, ...
         warehouse=str(warehouse.path),
         **source,
     )
-    if not run_night(parameters, warehouse, folder / "prefect", console(stderr=True)):
+    if not run_night(parameters, warehouse, folder / "prefect", make_console(stderr=True)):
         with warehouse.read() as con:
             raise RuntimeError(str(con.execute("SELECT message FROM store.nights").fetchall()))
     return parameters, warehouse

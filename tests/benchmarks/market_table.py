@@ -115,7 +115,7 @@ def night_table(quick: bool, folder: Path, without: dict[str, str]) -> dict[str,
     import tasks.train
     from flows.parameters import NightParameters
     from flows.report import run_night
-    from flows.terminal import console
+    from flows.terminal import make_console
     from warehouse.connect import Warehouse
 
     warehouse = Warehouse.from_url(folder / "warehouse.duckdb")
@@ -133,7 +133,7 @@ def night_table(quick: bool, folder: Path, without: dict[str, str]) -> dict[str,
         mock.patch.object(tasks.train, "fit_fold", record_times(fit, lambda spec: spec.model, seconds, blamed)),
         mock.patch.object(tasks.train, "predict_fold", record_times(predict, model_of, defaultdict(list), blamed)),
     ):
-        is_published = run_night(night, warehouse, folder / "prefect", console())
+        is_published = run_night(night, warehouse, folder / "prefect", make_console())
     if not is_published:
         with warehouse.read() as con:
             messages = con.execute("SELECT message FROM store.nights").fetchall()

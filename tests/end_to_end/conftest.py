@@ -1,4 +1,4 @@
-"""Fixtures that run the real command line as its own process, and one small simulated night that several tests read.
+"""Fixtures that run the command line in a process of its own, and one simulated night that several tests read.
 
 A night is the run for one as-of date.
 """
@@ -17,7 +17,7 @@ import pytest
 from tests.end_to_end.command_line import ReadContents, RunCommand, StartProcess
 
 REPOSITORY = Path(__file__).parents[2]
-FAST_SETTINGS = {  # one epoch: these tests are about the night, not about the fit
+FAST_SETTINGS = {  # one epoch, because these tests do not check the quality of a fit
     "NIGHTLY_PROFILES__DEMO_STOCKS__TRAIN__EPOCHS": "1",
     "NIGHTLY_PROFILES__DEMO_PERPETUALS__TRAIN__EPOCHS": "1",
     "NIGHTLY_PROFILES__SECONDS__TRAIN__EPOCHS": "1",
@@ -26,7 +26,7 @@ FAST_SETTINGS = {  # one epoch: these tests are about the night, not about the f
 
 @pytest.fixture(scope="session")
 def start(tmp_path_factory: pytest.TempPathFactory) -> StartProcess:
-    """Starts ``nightgraph`` as a process group of its own, with FAST_SETTINGS and a Prefect home of its own."""
+    """A function that starts ``nightgraph`` in a new process group, with FAST_SETTINGS and a separate Prefect home."""
     home = tmp_path_factory.mktemp("prefect")
     environment = {**os.environ, **FAST_SETTINGS, "PREFECT_HOME": str(home), "COLUMNS": "160", "PYTHONUNBUFFERED": "1"}
 
@@ -53,7 +53,7 @@ def fast_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def nightgraph(start: StartProcess) -> RunCommand:
-    """Runs ``nightgraph`` to its end; returns its exit code and output."""
+    """A function that runs ``nightgraph`` to its end and returns its exit code and output."""
 
     def run(*arguments: str) -> tuple[int, str]:
         process = start(*arguments)
@@ -65,14 +65,14 @@ def nightgraph(start: StartProcess) -> RunCommand:
 
 @pytest.fixture(scope="session")
 def contents() -> ReadContents:
-    """Reads the tables of a warehouse, for comparison."""
+    """The function ``read_contents``."""
     return read_contents
 
 
 def read_contents(path: Path) -> dict[str, pa.Table]:
-    """By table, every row, ordered by all columns.
+    """By table name, all rows of the warehouse file ``path``, ordered by all columns.
 
-    The tables are all raw and store tables but the migrations and step_runs, which contains wall times.
+    All tables of the schemas raw and store are read, except migrations and step_runs, which contain wall times.
     """
     with duckdb.connect(str(path), read_only=True) as con:
         con.execute("SET TimeZone='UTC'")
@@ -85,7 +85,7 @@ def read_contents(path: Path) -> dict[str, pa.Table]:
 
 @pytest.fixture(scope="session")
 def night(nightgraph: RunCommand, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The warehouse file after the simulated night of 2024-06-28 for both demo universes."""
+    """The warehouse file after the simulated nights of 2024-06-28 of both demo universes."""
     path = tmp_path_factory.mktemp("night") / "warehouse.duckdb"
     code, printed = nightgraph("night", "--as-of", "2024-06-28", "--warehouse", str(path))
     assert code == 0, printed[-5000:]

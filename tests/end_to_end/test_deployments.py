@@ -46,7 +46,10 @@ class Server:
     warehouse: Path
 
     def call(self, path: str, body: object = None, method: str | None = None) -> Any:
-        """The API's response, parsed from JSON; ``path`` starts with a slash. GET without a body, POST with a body."""
+        """The API's response, parsed from JSON; ``path`` starts with a slash.
+
+        The default method is GET without a body and POST with a body. Retries while the API responds with 503.
+        """
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(
             f"{self.api}{path}",
@@ -69,7 +72,7 @@ class Server:
         return self.call(f"/deployments/name/{name}")
 
     def run_nightly(self, night: dict[str, Any]) -> dict[str, Any]:
-        """The new run of the deployment `nightly`, created like the UI's "Run" button does."""
+        """Creates a run of the deployment `nightly` like the UI's "Run" button; returns the API's record of it."""
         deployment_id = self.deployment("nightly/nightly")["id"]
         return self.call(f"/deployments/{deployment_id}/create_flow_run", {"parameters": {"night": night}})
 
@@ -89,6 +92,7 @@ class Server:
 
 @pytest.fixture(scope="module")
 def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Path of the shared server's warehouse file."""
     return tmp_path_factory.mktemp("server") / "warehouse.duckdb"
 
 
@@ -96,12 +100,12 @@ def serve(start: StartProcess, warehouse: Path, **environment: str) -> Server:
     """Starts `nightgraph serve` on a free port and returns it when it accepts requests."""
     port = free_port()
     process = start("serve", "--port", str(port), "--warehouse", str(warehouse), **environment)
-    lines = []
+    output_lines = []
     for line in process.stdout:
-        lines.append(line)
+        output_lines.append(line)
         if line.startswith("Schedules:"):
             return Server(process, f"http://127.0.0.1:{port}/api", warehouse)
-    pytest.fail("".join(lines))
+    pytest.fail("".join(output_lines))
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +153,7 @@ def test_parameters_out_of_bounds_are_refused_by_the_api(server: Server, night: 
     assert message in json.loads(error.value.read())["detail"]
 
 
-def test_schedules_are_off_until_switched_on_and_have_the_parameters_of_their_night(server: Server) -> None:
+def test_schedules_are_inactive_at_first_and_have_the_parameters_of_their_night(server: Server) -> None:
     expected = {
         "stocks_after_close": ("30 17 * * 1-5", "America/New_York", "us_stocks"),
         "crypto_after_midnight": ("10 0 * * *", "UTC", "crypto"),
@@ -180,8 +184,8 @@ def test_a_night_triggered_like_in_the_ui_ends_in_signals_that_can_be_queried(se
     assert night == [("simulated", "published")]
     keys = {artifact["key"] for artifact in server.call("/artifacts/filter", {})}
     assert keys == {f"{name}-demo-stocks-simulated" for name in ("leaderboard", "signals", "checks", "equity")}
-    tasks = server.call("/task_runs/count", {"flow_runs": {"parent_flow_run_id": {"any_": [run["id"]]}}})
-    assert 7 <= tasks <= 7 * 10  # at most about ten a flow
+    n_tasks = server.call("/task_runs/count", {"flow_runs": {"parent_flow_run_id": {"any_": [run["id"]]}}})
+    assert 7 <= n_tasks <= 7 * 10  # seven flows with one to about ten tasks each
 
 
 def test_an_impossible_night_is_a_failed_run_with_the_reason_and_starts_no_step(server: Server) -> None:
@@ -213,7 +217,7 @@ def test_a_night_from_the_command_line_runs_on_the_server_already_running(
     assert (runs[0]["deployment_id"], runs[0]["state_type"]) == (None, "COMPLETED")
 
 
-def test_no_process_outlives_a_killed_serve_and_the_next_one_marks_its_run_as_crashed(
+def test_no_process_outlives_a_killed_serve_and_the_next_serve_marks_its_run_as_crashed(
     start: StartProcess, tmp_path: Path
 ) -> None:
     home = {"PREFECT_HOME": str(tmp_path / "prefect")}

@@ -1,4 +1,4 @@
-"""A night (the run for one as-of date) that is killed inside any step and run again ends like an undisturbed one."""
+"""A night (the run for one as-of date) that was killed in any step and is run again ends with the same rows."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ NIGHT = (
 N_SYMBOLS = 12  # members of demo_stocks
 
 
-def test_a_night_killed_inside_every_step_ends_with_the_rows_of_an_undisturbed_one(
+def test_rows_of_a_night_killed_in_every_step_equal_uninterrupted_ones(
     start: StartProcess, nightgraph: RunCommand, contents: ReadContents, tmp_path: Path
 ) -> None:
-    undisturbed = tmp_path / "undisturbed.duckdb"
-    killed = tmp_path / "killed.duckdb"
-    code, printed = nightgraph(*NIGHT, "--warehouse", str(undisturbed))
+    uninterrupted_file = tmp_path / "uninterrupted.duckdb"
+    killed_file = tmp_path / "killed.duckdb"
+    code, printed = nightgraph(*NIGHT, "--warehouse", str(uninterrupted_file))
     assert code == 0, printed[-3000:]
-    delay_s = random.Random(7)
+    rng = random.Random(7)
     for step in STEPS:
-        process = start(*NIGHT, "--warehouse", str(killed))
+        process = start(*NIGHT, "--warehouse", str(killed_file))
         for line in process.stdout:
             if f"demo_stocks: {step}" in line:
                 break
         else:
             pytest.fail(f"the night ended before it reached {step}")
-        time.sleep(delay_s.uniform(0.0, 0.8))
+        time.sleep(rng.uniform(0.0, 0.8))  # so that the kill comes at any point of the step
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    code, printed = nightgraph(*NIGHT, "--warehouse", str(killed))
+    code, printed = nightgraph(*NIGHT, "--warehouse", str(killed_file))
     assert code == 0, printed[-3000:]
-    expected = contents(undisturbed)
-    actual = contents(killed)
+    expected = contents(uninterrupted_file)
+    actual = contents(killed_file)
     assert expected.keys() == actual.keys()
-    different = [name for name in expected if not expected[name].equals(actual[name])]
-    assert not different
+    different_tables = [name for name in expected if not expected[name].equals(actual[name])]
+    assert not different_tables
     assert len(expected["store.signals"]) == len(NETWORKS) * N_SYMBOLS

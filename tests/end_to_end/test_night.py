@@ -1,6 +1,7 @@
 """The demo night as users run it: its tables, its output, and that running it again changes no row.
 
-A night is the run for one as-of date; the published copy is the read-only file that analysts open.
+A night is the run for one as-of date; the published copy is the read-only file that users open. Ids:
+.github/sources.md.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import pytest
 
 from tests.end_to_end.command_line import ReadContents, RunCommand
 
-RELATIONS = [  # tables and views that analysts may rely on
+RELATIONS = [  # the contract: tables and views of the published copy that users may rely on
     "bars",
     "corporate_actions",
     "funding_rates",
@@ -43,7 +44,7 @@ RELATIONS = [  # tables and views that analysts may rely on
 
 @pytest.fixture(scope="module")
 def published(night: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection to the published copy, as analysts open it."""
+    """A read-only connection to the published copy."""
     with duckdb.connect(str(night.with_name("warehouse.published.duckdb")), read_only=True) as con:
         con.execute("SET TimeZone='UTC'")
         yield con
@@ -60,7 +61,7 @@ def test_every_relation_of_the_contract_has_rows(published: duckdb.DuckDBPyConne
 
 
 def test_every_universe_is_published_with_signals_for_its_next_session(published: duckdb.DuckDBPyConnection) -> None:
-    """S4-51: one command runs Yahoo and Bybit."""
+    """S4-51: one command runs a universe of Yahoo and one of Bybit."""
     rows = published.execute(
         "SELECT universe, state, for_session::VARCHAR FROM nights WHERE published_at IS NOT NULL ORDER BY 1"
     ).fetchall()

@@ -21,7 +21,7 @@ RunNight = Callable[[Path, date], Path]
 UNIVERSES = ("demo_stocks", "demo_crypto")
 CUT_DATES = sorted(date(2024, 4, 1) + timedelta(days=d) for d in random.Random(20240628).sample(range(80), 3))
 LAST_DATE = date(2024, 6, 28)
-TS_COLUMNS = {  # by relation: the column that dates a row
+TS_COLUMNS = {  # by relation: the column with the time of a row
     "features": "ts",
     "graph_snapshots": "as_of",
     "graph_edges": "as_of",
@@ -30,8 +30,8 @@ TS_COLUMNS = {  # by relation: the column that dates a row
 }
 
 
-def cut_tape(tape: Path, last: date, folder: Path) -> Path:
-    """A copy of the tape that ends with the UTC date ``last``."""
+def copy_tape_until(tape: Path, last: date, folder: Path) -> Path:
+    """Writes a copy of the tape without the data after the UTC date ``last`` to ``folder``, and returns ``folder``."""
     end = (last + timedelta(days=1)).isoformat()
     for name, condition in {
         "yahoo/bars_1d": f"date < DATE '{end}'",
@@ -46,7 +46,7 @@ def cut_tape(tape: Path, last: date, folder: Path) -> Path:
 
 
 def read_rows(warehouse: Path, relation: str, last: date) -> pa.Table:
-    """Rows dated up to the end of ``last``, without the run that wrote them."""
+    """Rows of a relation dated up to the end of ``last``, without the column run_id."""
     with duckdb.connect(str(warehouse), read_only=True) as con:
         con.execute("SET TimeZone='UTC'")
         return con.execute(
@@ -59,18 +59,18 @@ def read_rows(warehouse: Path, relation: str, last: date) -> pa.Table:
 def run_night(nightgraph: RunCommand, tmp_path_factory: pytest.TempPathFactory) -> RunNight:
     """``run_night(tape, as_of)`` runs a recorded night of the demo universes and returns its new warehouse file."""
 
-    def night(tape: Path, as_of: date) -> Path:
+    def run(tape: Path, as_of: date) -> Path:
         path = tmp_path_factory.mktemp("truncation") / "w.duckdb"
-        universes = [word for name in UNIVERSES for word in ("--universe", name)]
+        universe_options = [word for name in UNIVERSES for word in ("--universe", name)]
         code, printed = nightgraph(
             *("night", "--source", "recorded", "--tape", str(tape), "--as-of", str(as_of)),
-            *universes,
+            *universe_options,
             *("--warehouse", str(path)),
         )
         assert code == 0, printed[-3000:]
         return path
 
-    return night
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -83,16 +83,17 @@ def full_night(run_night: RunNight, shared_data: Path) -> Path:
 def test_every_number_up_to_a_date_is_the_same_with_the_tape_cut_there(
     last: date, run_night: RunNight, full_night: Path, shared_data: Path, tmp_path: Path
 ) -> None:
-    cut_tape_file = run_night(cut_tape(shared_data / "tape", last, tmp_path / "tape"), last)
+    cut_tape_file = run_night(copy_tape_until(shared_data / "tape", last, tmp_path / "tape"), last)
     for relation in TS_COLUMNS:
         expected = read_rows(full_night, relation, last)
         actual = read_rows(cut_tape_file, relation, last)
         assert len(actual) > 0, relation
         assert actual.equals(expected), f"{relation}: rows up to {last} differ with the tape cut there"
+    # signals exist only for the as-of date, so they are compared with a night of the same date on the whole tape
     full_tape_file = run_night(shared_data / "tape", last)
-    signals = "SELECT * FROM signals ORDER BY ALL"
+    query = "SELECT * FROM signals ORDER BY ALL"
     with (
-        duckdb.connect(str(cut_tape_file), read_only=True) as cut,
-        duckdb.connect(str(full_tape_file), read_only=True) as full,
+        duckdb.connect(str(cut_tape_file), read_only=True) as cut_con,
+        duckdb.connect(str(full_tape_file), read_only=True) as full_con,
     ):
-        assert cut.execute(signals).to_arrow_table().equals(full.execute(signals).to_arrow_table())
+        assert cut_con.execute(query).to_arrow_table().equals(full_con.execute(query).to_arrow_table())

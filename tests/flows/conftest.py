@@ -1,6 +1,6 @@
-"""Fixtures: a warehouse with one published night (the run for one as-of date) of three symbols, and an empty one.
+"""Fixtures: a warehouse with one published night of three symbols, a warehouse without nights, and a small HTTP server.
 
-The published copy is the read-only database beside the warehouse.
+A night is the run for one as-of date. The published copy is the read-only database beside the warehouse.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ WEIGHTS = {"AAA": 0.05, "BBB": -0.02, "CCC": 0.0}
 
 
 @pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Path of a migrated DuckDB file without nights, which other fixtures copy."""
     path = tmp_path_factory.mktemp("migrated") / "warehouse.duckdb"
     migrate(Warehouse.from_url(path))
@@ -56,24 +56,27 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def published_template(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
-    """A warehouse with the published night NIGHT and its copy, which ``published`` copies; no test writes to it."""
+def published_template(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
+    """A warehouse with the published night NIGHT, and its published copy.
+
+    The fixture ``published_warehouse`` copies both files; no test writes to them.
+    """
     warehouse = Warehouse.from_url(tmp_path_factory.mktemp("published") / "warehouse.duckdb")
-    shutil.copyfile(migrated, warehouse.path)
+    shutil.copyfile(migrated_file, warehouse.path)
     insert_night(warehouse)
     publish_copy(warehouse, "recorded", "us_stocks")
     return warehouse
 
 
 @pytest.fixture
-def empty(migrated: Path, tmp_path: Path) -> Warehouse:
+def empty_warehouse(migrated_file: Path, tmp_path: Path) -> Warehouse:
     """A migrated warehouse without any night."""
-    shutil.copyfile(migrated, tmp_path / "warehouse.duckdb")
+    shutil.copyfile(migrated_file, tmp_path / "warehouse.duckdb")
     return Warehouse.from_url(tmp_path / "warehouse.duckdb")
 
 
 @pytest.fixture
-def published(published_template: Warehouse, tmp_path: Path) -> Warehouse:
+def published_warehouse(published_template: Warehouse, tmp_path: Path) -> Warehouse:
     """The test's own warehouse with the published night NIGHT and its published copy."""
     warehouse = Warehouse.from_url(tmp_path / "warehouse.duckdb")
     shutil.copyfile(published_template.path, warehouse.path)

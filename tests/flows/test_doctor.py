@@ -1,7 +1,7 @@
 """The findings of `nightgraph doctor` on machines and warehouses that have one fault each.
 
-The fixtures ``empty`` (a warehouse without nights), ``published`` (one with a published night), ``write_night`` and
-``api`` are in conftest.py.
+The fixtures are in conftest.py: ``empty_warehouse`` has no nights, ``published_warehouse`` has one published night,
+``write_night`` writes a night, ``api`` starts an HTTP server with given responses.
 """
 
 from __future__ import annotations
@@ -30,53 +30,55 @@ with Warehouse.from_url(sys.argv[1]).write("training"):
 """
 
 
-def only_finding(findings: Iterable[Finding]) -> Finding:
-    """The finding, which must be the only one."""
+def single_finding(findings: Iterable[Finding]) -> Finding:
+    """The only element of ``findings``; fails when there are none or several."""
     (finding,) = findings
     return finding
 
 
 def test_a_missing_warehouse_is_a_warning(tmp_path: Path) -> None:
-    finding = only_finding(doctor.check_warehouse_and_nights(Warehouse.from_url(tmp_path / "none.duckdb")))
+    finding = single_finding(doctor.check_warehouse_and_nights(Warehouse.from_url(tmp_path / "none.duckdb")))
     assert (finding.state, finding.todo) == ("warn", "nightgraph night creates it")
     assert not (tmp_path / "none.duckdb").exists()
 
 
-def test_a_warehouse_without_faults_is_ok(empty: Warehouse) -> None:
-    assert only_finding(doctor.check_warehouse_and_nights(empty)) == Finding("warehouse", "ok", str(empty.path))
+def test_a_warehouse_without_faults_is_ok(empty_warehouse: Warehouse) -> None:
+    assert single_finding(doctor.check_warehouse_and_nights(empty_warehouse)) == Finding(
+        "warehouse", "ok", str(empty_warehouse.path)
+    )
 
 
 def test_a_corrupt_warehouse_fails(tmp_path: Path) -> None:
     (tmp_path / "bad.duckdb").write_bytes(b"these are no pages of a database" * 1000)
-    finding = only_finding(doctor.check_warehouse_and_nights(Warehouse.from_url(tmp_path / "bad.duckdb")))
+    finding = single_finding(doctor.check_warehouse_and_nights(Warehouse.from_url(tmp_path / "bad.duckdb")))
     assert finding.state == "fail"
     assert "bad.duckdb: not a readable DuckDB database" in finding.detail
 
 
-def test_a_warehouse_of_a_newer_program_fails(empty: Warehouse) -> None:
-    with empty.write("add a migration of a newer program") as con:
+def test_a_warehouse_of_a_newer_program_fails(empty_warehouse: Warehouse) -> None:
+    with empty_warehouse.write("add a migration of a newer program") as con:
         con.execute("INSERT INTO store.migrations VALUES ('migrations/9999_future.sql', 'x')")
-    finding = only_finding(doctor.check_warehouse_and_nights(empty))
+    finding = single_finding(doctor.check_warehouse_and_nights(empty_warehouse))
     assert finding.state == "fail"
     assert "9999_future.sql" in finding.detail
 
 
-def test_a_warehouse_of_an_older_program_is_a_warning_that_names_the_missing_files(empty: Warehouse) -> None:
-    with empty.write("remove a view file") as con:
+def test_a_warehouse_of_an_older_program_is_a_warning_that_names_the_missing_files(empty_warehouse: Warehouse) -> None:
+    with empty_warehouse.write("remove a view file") as con:
         con.execute("DELETE FROM store.migrations WHERE name = 'views/nights.sql'")
-    finding = only_finding(doctor.check_warehouse_and_nights(empty))
+    finding = single_finding(doctor.check_warehouse_and_nights(empty_warehouse))
     assert (finding.state, finding.todo) == ("warn", "the next night applies views/nights.sql")
 
 
 def test_a_warehouse_in_use_is_a_warning_that_names_the_holder(
-    empty: Warehouse, monkeypatch: pytest.MonkeyPatch
+    empty_warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, "LOCK_TIMEOUT_S", 0.5)
-    command = [sys.executable, "-c", HOLD_LOCK, str(empty.path)]
+    monkeypatch.setattr(doctor, "LOCK_TIMEOUT_S", 0.5)  # the holder never releases the lock; do not wait 5 s
+    command = [sys.executable, "-c", HOLD_LOCK, str(empty_warehouse.path)]
     with subprocess.Popen(command, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"locked\n"
-        finding = only_finding(doctor.check_warehouse_and_nights(empty))
+        finding = single_finding(doctor.check_warehouse_and_nights(empty_warehouse))
         holder.communicate()
     assert finding.state == "warn"
     assert f"pid {holder.pid}, training" in finding.detail
@@ -92,29 +94,29 @@ def test_a_warehouse_in_use_is_a_warning_that_names_the_holder(
     ],
 )
 def test_the_last_night_is_reported_with_advice(
-    empty: Warehouse, write_night: Callable[..., None], state: str, finding_state: str, todo: str
+    empty_warehouse: Warehouse, write_night: Callable[..., None], state: str, finding_state: str, todo: str
 ) -> None:
-    write_night(empty, night=date(2024, 6, 27))
-    write_night(empty, state)
-    warehouse_finding, night_finding = doctor.check_warehouse_and_nights(empty)
+    write_night(empty_warehouse, night=date(2024, 6, 27))
+    write_night(empty_warehouse, state)
+    warehouse_finding, night_finding = doctor.check_warehouse_and_nights(empty_warehouse)
     assert warehouse_finding.state == "ok"
     assert (night_finding.subject, night_finding.state) == ("recorded us_stocks", finding_state)
     assert night_finding.detail == f"night 2024-06-28 {state}: it {state}"
     assert todo in night_finding.todo
 
 
-def test_the_signals_of_the_published_copy_are_counted(published: Warehouse) -> None:
-    finding = doctor.check_published_copy(published)
+def test_the_signals_of_the_published_copy_are_counted(published_warehouse: Warehouse) -> None:
+    finding = doctor.check_published_copy(published_warehouse)
     assert finding.detail.endswith("warehouse.published.duckdb, 3 signals for the next session")
 
 
-def test_a_missing_published_copy_is_a_warning(empty: Warehouse) -> None:
-    assert doctor.check_published_copy(empty).state == "warn"
+def test_a_missing_published_copy_is_a_warning(empty_warehouse: Warehouse) -> None:
+    assert doctor.check_published_copy(empty_warehouse).state == "warn"
 
 
-def test_a_corrupt_published_copy_fails(published: Warehouse) -> None:
-    published.published.write_bytes(b"no database at all" * 1000)
-    assert doctor.check_published_copy(published).state == "fail"
+def test_a_corrupt_published_copy_fails(published_warehouse: Warehouse) -> None:
+    published_warehouse.published.write_bytes(b"no database at all" * 1000)
+    assert doctor.check_published_copy(published_warehouse).state == "fail"
 
 
 def test_a_prefect_url_that_does_not_answer_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -137,7 +139,9 @@ def test_a_prefect_server_of_another_version_is_a_warning(
     assert "runs 2.20.1, this is" in finding.detail
 
 
-def test_packages_of_other_versions_than_locked_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_packages_whose_version_differs_from_the_lock_file_are_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (tmp_path / "requirements.lock").write_text("# comment\nduckdb==0.0.1\nno-such-package==1\n")
     monkeypatch.setattr(doctor, "LOCK_FILE", tmp_path / "requirements.lock")
     finding = doctor.check_packages()
@@ -179,11 +183,11 @@ def test_a_gpu_that_pytorch_cannot_use_is_a_warning(
 def test_little_free_disk_space_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     warehouse = Warehouse.from_url(tmp_path / "not" / "yet" / "w.duckdb")
     assert doctor.check_disk(warehouse).state == "ok"
-    monkeypatch.setattr(doctor, "MIN_FREE_GB", 1e9)
+    monkeypatch.setattr(doctor, "MIN_FREE_GB", 1e9)  # more than any disk has
     assert doctor.check_disk(warehouse).todo == "free some space"
 
 
-def test_exit_code_is_1_when_something_fails(tmp_path: Path) -> None:
+def test_the_exit_code_is_1_when_a_check_fails(tmp_path: Path) -> None:
     (tmp_path / "bad.duckdb").write_bytes(b"these are no pages of a database" * 1000)
     command = [sys.executable, "-m", "flows.cli", "doctor", "--warehouse", str(tmp_path / "bad.duckdb")]
     process = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)

@@ -1,6 +1,6 @@
 """The flow `events` and its command, against a local archive of trades and a local REST service.
 
-The fixture ``empty`` is a migrated warehouse without rows, see conftest.py.
+The fixture ``empty_warehouse`` is a migrated warehouse without rows, see conftest.py.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def archive(tmp_path: Path) -> Iterator[Archive]:
 
 
 @pytest.fixture
-def filled(archive: Archive) -> Archive:
+def filled_archive(archive: Archive) -> Archive:
     """An archive with three trades on each of two days of the four symbols of demo_crypto."""
     for day in (DAY, DAY + timedelta(days=1)):
         for symbol in SYMBOLS:
@@ -110,47 +110,67 @@ def stored_trades(warehouse: Warehouse) -> list[tuple]:
 
 
 def test_the_command_stores_days_of_a_universe_and_a_second_run_stores_nothing_new(
-    filled: Archive, empty: Warehouse, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    filled_archive: Archive,
+    empty_warehouse: Warehouse,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    options = ["--universe", "demo_crypto", "--day", str(DAY), "--days", "2", "--url", filled.url]
-    assert run_command(monkeypatch, empty, *options) == 0
+    options = ["--universe", "demo_crypto", "--day", str(DAY), "--days", "2", "--url", filled_archive.url]
+    assert run_command(monkeypatch, empty_warehouse, *options) == 0
     captured = capsys.readouterr()
     rows = [line.split() for line in captured.out.splitlines()]
     assert ["2024-06-28", "BTCUSDT", "3"] in rows and ["2024-06-29", "XRPUSDT", "3"] in rows
     assert "ETHUSDT 2024-06-29: 3 new events" in captured.err
-    trades = stored_trades(empty)
+    trades = stored_trades(empty_warehouse)
     assert len(trades) == 2 * len(SYMBOLS)
     # Any archive but Bybit's own is a recording: its events count as received at the end of their day.
     assert trades[0] == ("recorded", DAY, "BTCUSDT", 3, datetime(2024, 6, 29, tzinfo=UTC))
-    assert run_command(monkeypatch, empty, *options) == 0
+    assert run_command(monkeypatch, empty_warehouse, *options) == 0
     rows_of_second_run = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["2024-06-28", "BTCUSDT", "0"] in rows_of_second_run
-    assert stored_trades(empty) == trades
+    assert stored_trades(empty_warehouse) == trades
 
 
 def test_with_a_rest_url_the_open_interest_is_stored_once(
-    filled: Archive, empty: Warehouse, monkeypatch: pytest.MonkeyPatch
+    filled_archive: Archive, empty_warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = ["--universe", "demo_crypto", "--day", str(DAY), "--url", filled.url, "--rest-url", filled.url]
+    options = [
+        "--universe",
+        "demo_crypto",
+        "--day",
+        str(DAY),
+        "--url",
+        filled_archive.url,
+        "--rest-url",
+        filled_archive.url,
+    ]
     for _ in range(2):  # the second run stores nothing new
-        assert run_command(monkeypatch, empty, *options) == 0
+        assert run_command(monkeypatch, empty_warehouse, *options) == 0
     statement = (
         "SELECT ts::VARCHAR, open_interest FROM events WHERE kind = 'open_interest' AND symbol = 'XRPUSDT' ORDER BY ts"
     )
-    with empty.read() as con:
+    with empty_warehouse.read() as con:
         rows = con.execute(statement).fetchall()
     assert rows == [("2024-06-28 00:00:00+00", 101.0), ("2024-06-28 01:00:00+00", 100.0)]
 
 
 def test_a_missing_day_is_named_after_all_others_are_stored(
-    filled: Archive, empty: Warehouse, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    filled_archive: Archive,
+    empty_warehouse: Warehouse,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    (filled.folder / "trading" / "ETHUSDT" / f"ETHUSDT{DAY}.csv.gz").unlink()
-    assert run_command(monkeypatch, empty, "--universe", "demo_crypto", "--day", str(DAY), "--url", filled.url) == 1
+    (filled_archive.folder / "trading" / "ETHUSDT" / f"ETHUSDT{DAY}.csv.gz").unlink()
+    assert (
+        run_command(
+            monkeypatch, empty_warehouse, "--universe", "demo_crypto", "--day", str(DAY), "--url", filled_archive.url
+        )
+        == 1
+    )
     error = capsys.readouterr().err
     assert "error: the archive has no trades of ETHUSDT 2024-06-28, the other 3 files are stored" in error
     assert "Traceback" not in error
-    assert [symbol for _, _, symbol, _, _ in stored_trades(empty)] == ["BTCUSDT", "SOLUSDT", "XRPUSDT"]
+    assert [symbol for _, _, symbol, _, _ in stored_trades(empty_warehouse)] == ["BTCUSDT", "SOLUSDT", "XRPUSDT"]
 
 
 @pytest.mark.parametrize(
@@ -165,19 +185,19 @@ def test_a_missing_day_is_named_after_all_others_are_stored(
     ],
 )
 def test_days_that_cannot_be_fetched_are_refused_before_any_request(
-    empty: Warehouse,
+    empty_warehouse: Warehouse,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     options: list[str],
     message: str,
 ) -> None:
-    assert run_command(monkeypatch, empty, *options) == 2
+    assert run_command(monkeypatch, empty_warehouse, *options) == 2
     assert f"error: {message}" in capsys.readouterr().err
 
 
-def test_bybits_own_archive_is_live_and_only_members_of_the_day_are_fetched(empty: Warehouse) -> None:
+def test_bybits_own_archive_is_live_and_only_members_of_the_day_are_fetched(empty_warehouse: Warehouse) -> None:
     with EventsParameters(
-        day=date(2021, 5, 12), days=2, universe="demo_crypto", warehouse=str(empty.path)
+        day=date(2021, 5, 12), days=2, universe="demo_crypto", warehouse=str(empty_warehouse.path)
     ).job() as job:
         assert job.source == "live" and job.rest is not None
         assert list(job.files) == [
@@ -195,11 +215,13 @@ def test_the_day_is_required() -> None:
 
 
 @pytest.mark.slow
-def test_the_flow_returns_the_number_of_new_events(filled: Archive, empty: Warehouse) -> None:
+def test_the_flow_returns_the_number_of_new_events(filled_archive: Archive, empty_warehouse: Warehouse) -> None:
     from prefect.testing.utilities import prefect_test_harness
 
     from flows.events import events
 
-    parameters = EventsParameters(day=DAY, universe="demo_crypto", url=filled.url, warehouse=str(empty.path))
+    parameters = EventsParameters(
+        day=DAY, universe="demo_crypto", url=filled_archive.url, warehouse=str(empty_warehouse.path)
+    )
     with prefect_test_harness():
         assert events(parameters) == 3 * len(SYMBOLS)  # three trades per symbol and day

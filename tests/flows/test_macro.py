@@ -27,7 +27,7 @@ def test_table_setting_and_verdict_are_printed_and_the_markdown_is_written(
         on_fold(1, 8)
         return REPORT
 
-    monkeypatch.setattr(macro, "macro_regimes", fake_regimes)
+    monkeypatch.setattr(macro, "macro_regimes", fake_regimes)  # the real comparison takes minutes
     markdown_file = tmp_path / "report.md"
     macro.run_macro(Path("fred"), Path("tape"), [3, 5], markdown_file, Console(width=160))
     captured = capsys.readouterr()

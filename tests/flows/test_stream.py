@@ -1,6 +1,6 @@
 """The flow `stream` and its command, against a local exchange.
 
-The fixture ``empty`` is a migrated warehouse without rows, see conftest.py.
+The fixture ``empty_warehouse`` is a migrated warehouse without rows, see conftest.py.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def send_signal_at_end(exchange: FakeExchange, signal_number: signal.Signals) ->
     """Starts a thread that sends this process a signal after the exchange has sent its last message."""
 
     def send_signal() -> None:
-        assert exchange.done.wait(30)
+        assert exchange.script_ended.wait(30)
         time.sleep(0.3)  # the stream receives the last message
         os.kill(os.getpid(), signal_number)
 
@@ -51,36 +51,39 @@ def stored_trades(warehouse: Warehouse) -> list[tuple]:
 
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
 def test_the_command_streams_until_a_signal_and_saves_everything(
-    empty: Warehouse, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], signal_number: signal.Signals
+    empty_warehouse: Warehouse,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    signal_number: signal.Signals,
 ) -> None:
     handler_before = signal.getsignal(signal_number)
     with FakeExchange([trade_frame(1), trade_frame(2)], topics_for(SYMBOLS)) as exchange:
         options = ["--universe", "demo_crypto", "--url", exchange.url, "--rest-url", exchange.rest_url]
-        monkeypatch.setattr("sys.argv", ["nightgraph", "stream", *options, "--warehouse", str(empty.path)])
+        monkeypatch.setattr("sys.argv", ["nightgraph", "stream", *options, "--warehouse", str(empty_warehouse.path)])
         send_signal_at_end(exchange, signal_number)
         with pytest.raises(SystemExit) as exit_info:
             cli.main()
     captured = capsys.readouterr()
     assert exit_info.value.code in (0, None), captured.err
     assert signal.getsignal(signal_number) is handler_before
-    assert stored_trades(empty) == [("recorded", "BTCUSDT", "1"), ("recorded", "BTCUSDT", "2")]
+    assert stored_trades(empty_warehouse) == [("recorded", "BTCUSDT", "1"), ("recorded", "BTCUSDT", "2")]
     assert ["stored", "2"] in [line.split() for line in captured.out.splitlines()]
-    state_file = empty.path.with_name("warehouse.streams") / "recorded-demo_crypto.npz"
+    state_file = empty_warehouse.path.with_name("warehouse.streams") / "recorded-demo_crypto.npz"
     assert state_file.exists()
     assert str(state_file) in captured.out.replace("\n", "")
     assert "2 events" in captured.err
 
 
 def test_the_command_ends_after_the_given_minutes(
-    empty: Warehouse, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    empty_warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with FakeExchange([trade_frame(1)], topics_for(SYMBOLS)) as exchange:
         options = ["--universe", "demo_crypto", "--url", exchange.url, "--minutes", "0.02"]
-        monkeypatch.setattr("sys.argv", ["nightgraph", "stream", *options, "--warehouse", str(empty.path)])
+        monkeypatch.setattr("sys.argv", ["nightgraph", "stream", *options, "--warehouse", str(empty_warehouse.path)])
         with pytest.raises(SystemExit):
             cli.main()
     assert re.search(r"demo_crypto, recorded, \d+ s", capsys.readouterr().out)
-    assert len(stored_trades(empty)) == 1
+    assert len(stored_trades(empty_warehouse)) == 1
 
 
 @pytest.mark.parametrize(
@@ -94,13 +97,13 @@ def test_the_command_ends_after_the_given_minutes(
     ],
 )
 def test_a_stream_that_cannot_run_is_refused_before_any_request(
-    empty: Warehouse,
+    empty_warehouse: Warehouse,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     options: list[str],
     message: str,
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["nightgraph", "stream", *options, "--warehouse", str(empty.path)])
+    monkeypatch.setattr("sys.argv", ["nightgraph", "stream", *options, "--warehouse", str(empty_warehouse.path)])
     with pytest.raises(SystemExit) as exit_info:
         cli.main()
     assert exit_info.value.code == 2
@@ -108,7 +111,7 @@ def test_a_stream_that_cannot_run_is_refused_before_any_request(
 
 
 @pytest.mark.slow
-def test_a_cancelled_flow_run_saves_everything_and_completes(empty: Warehouse) -> None:
+def test_a_cancelled_flow_run_saves_everything_and_completes(empty_warehouse: Warehouse) -> None:
     """Prefect cancels a run with SIGTERM: it must end as completed, with everything saved."""
     from prefect.testing.utilities import prefect_test_harness
 
@@ -117,28 +120,31 @@ def test_a_cancelled_flow_run_saves_everything_and_completes(empty: Warehouse) -
     with prefect_test_harness(), FakeExchange([trade_frame(1), trade_frame(2)], topics_for(SYMBOLS)) as exchange:
         send_signal_at_end(exchange, signal.SIGTERM)
         final_state = stream(
-            StreamParameters(universe="demo_crypto", url=exchange.url, warehouse=str(empty.path)), return_state=True
+            StreamParameters(universe="demo_crypto", url=exchange.url, warehouse=str(empty_warehouse.path)),
+            return_state=True,
         )
     assert final_state.is_completed()
-    assert len(stored_trades(empty)) == 2
+    assert len(stored_trades(empty_warehouse)) == 2
 
 
 def test_a_model_that_reads_no_events_is_refused_before_anything_is_streamed(
-    empty: Warehouse, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    empty_warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["nightgraph", "stream", "--model", "oracle", "--warehouse", str(empty.path)])
+    monkeypatch.setattr(
+        "sys.argv", ["nightgraph", "stream", "--model", "oracle", "--warehouse", str(empty_warehouse.path)]
+    )
     with pytest.raises(SystemExit) as exit_info:
         cli.main()
     assert exit_info.value.code == 1
     assert "only networks can be fed" in capsys.readouterr().err
 
 
-def test_bybits_own_websocket_is_live_and_any_other_recorded(empty: Warehouse) -> None:
-    with StreamParameters(universe="crypto", warehouse=str(empty.path)).job() as job:
+def test_bybits_own_websocket_is_live_and_any_other_recorded(empty_warehouse: Warehouse) -> None:
+    with StreamParameters(universe="crypto", warehouse=str(empty_warehouse.path)).job() as job:
         assert (job.source, job.url) == ("live", "wss://stream.bybit.com/v5/public/linear")
         assert job.rest is not None
         assert "BTCUSDT" in job.symbols
-    with StreamParameters(universe="crypto", warehouse=str(empty.path), url="ws://127.0.0.1:1").job() as job:
+    with StreamParameters(universe="crypto", warehouse=str(empty_warehouse.path), url="ws://127.0.0.1:1").job() as job:
         assert (job.source, job.rest) == ("recorded", None)
 
 
@@ -149,6 +155,9 @@ def test_parameters_out_of_bounds_are_refused(parameter: dict[str, int]) -> None
         StreamParameters.model_validate(parameter)
 
 
-def test_a_stream_needs_a_universe_of_perpetuals(empty: Warehouse) -> None:
-    with pytest.raises(SettingsError), StreamParameters(universe="demo_stocks", warehouse=str(empty.path)).job():
+def test_a_stream_needs_a_universe_of_perpetuals(empty_warehouse: Warehouse) -> None:
+    with (
+        pytest.raises(SettingsError),
+        StreamParameters(universe="demo_stocks", warehouse=str(empty_warehouse.path)).job(),
+    ):
         pass

@@ -37,9 +37,9 @@ def test_models_that_read_no_graph_or_a_graph_that_is_built_are_accepted(only_se
 
 
 def test_neither_a_night_nor_its_training_starts_with_a_model_whose_graph_is_not_built(
-    only_sector_graph: None, migrated: Path
+    only_sector_graph: None, migrated_file: Path
 ) -> None:
-    options = {"warehouse": str(migrated), "models": ("ssm_gnn",)}
+    options = {"warehouse": str(migrated_file), "models": ("ssm_gnn",)}
     with pytest.raises(SettingsError, match=NO_GRAPH_MESSAGE):
         nightly.fn(NightParameters(universes=("demo_stocks",), **options))
     with pytest.raises(SettingsError, match=NO_GRAPH_MESSAGE):
@@ -47,14 +47,14 @@ def test_neither_a_night_nor_its_training_starts_with_a_model_whose_graph_is_not
 
 
 def test_a_graph_that_does_not_exist_is_refused_with_the_names_of_the_existing_graphs(
-    monkeypatch: pytest.MonkeyPatch, migrated: Path
+    monkeypatch: pytest.MonkeyPatch, migrated_file: Path
 ) -> None:
     monkeypatch.setenv("NIGHTLY_PROFILES__DEMO_STOCKS__GRAPH__GRAPHS", '["sector", "friendship"]')
     message = r"^profiles\.demo_stocks\.graph\.graphs: unknown graph 'friendship'; .*correlation, .*industry.*NIGHTLY_"
     with pytest.raises(SettingsError, match=message):
         load_settings().profile("demo_stocks")
     with pytest.raises(SettingsError, match=message):
-        nightly.fn(NightParameters(universes=("demo_stocks",), warehouse=str(migrated)))
+        nightly.fn(NightParameters(universes=("demo_stocks",), warehouse=str(migrated_file)))
     load_settings().profile("demo_crypto")
 
 

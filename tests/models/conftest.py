@@ -51,10 +51,10 @@ def make_bars(t: int, n: int, seed: int = 0, holes: float = 0.0, late: bool = Fa
     values = np.stack([open_, high, low, close, volume, np.full((t, n), np.nan), funding], axis=-1)
     total_return = BAR_COLUMNS.index("total_return")
     for j in range(n):
-        existing = np.flatnonzero(mask[:, j])
-        dividend = np.where(rng.random(len(existing)) < 0.02, 0.5, 0.0)
-        growth = (close[existing[1:], j] + dividend[1:]) / close[existing[:-1], j]
-        values[existing[1:], j, total_return] = growth - 1
+        positions = np.flatnonzero(mask[:, j])
+        dividend = np.where(rng.random(len(positions)) < 0.02, 0.5, 0.0)
+        growth = (close[positions[1:], j] + dividend[1:]) / close[positions[:-1], j]
+        values[positions[1:], j, total_return] = growth - 1
     values[~mask] = np.nan
     ts = np.datetime64("2024-01-01T00:00:00", "us") + np.arange(t) * np.timedelta64(1, "h")
     return Panel(ts, tuple(f"S{k:03d}" for k in range(n)), BAR_COLUMNS, values, mask)
@@ -171,15 +171,15 @@ class Market:
         snapshots = [s for s in self.snapshots if s.as_of <= features.ts[-1]]
         return Market(features, known_labels, snapshots, self.events.for_bars(features.ts))
 
-    def arguments(self, model: str = "s4d", fold: int = 0, config: TrainConfig = CONFIG) -> dict:
-        """The common arguments of fit_fold and fold_key for a small network; ``fold`` is the fold's number, from 0."""
+    def arguments(self, model: str = "s4d", fold_index: int = 0, config: TrainConfig = CONFIG) -> dict:
+        """The common arguments of fit_fold and fold_key for a small network; ``fold_index`` counts from 0."""
         return {
             "spec": Spec(model, d_model=8, n_layers=1, d_state=4),
             "config": config,
             "features": self.features,
             "labels": self.labels,
             "side_inputs": self.side_inputs,
-            "fold": self.folds[fold],
+            "fold": self.folds[fold_index],
         }
 
 

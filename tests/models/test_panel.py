@@ -36,7 +36,7 @@ def test_every_row_is_placed_at_its_bar_and_symbol(panel: Panel) -> None:
     np.testing.assert_array_equal(panel.column("volume"), [[1, 4], [2, np.nan], [3, np.nan]])
 
 
-def test_mask_distinguishes_a_missing_bar_from_an_unknown_value(panel: Panel) -> None:
+def test_the_mask_is_false_for_a_missing_bar_and_true_for_a_bar_with_an_unknown_value(panel: Panel) -> None:
     np.testing.assert_array_equal(panel.mask, [[True, True], [True, False], [True, True]])
 
 
@@ -49,7 +49,7 @@ def test_the_table_of_a_panel_is_sorted_by_time_then_symbol(panel: Panel) -> Non
     }
 
 
-def test_a_table_can_start_at_a_later_bar(panel: Panel) -> None:
+def test_first_selects_the_bar_with_which_the_table_starts(panel: Panel) -> None:
     assert panel.to_table(first=1)["close"].to_pylist() == [12.0, 13.0, 23.0]
 
 
@@ -69,7 +69,7 @@ def test_bars_and_symbols_without_a_row_are_masked(long_table: pa.Table) -> None
 
 
 @pytest.mark.parametrize("grid", [[MONDAY, WEDNESDAY], [MONDAY, TUESDAY]])
-def test_a_row_off_the_grid_is_refused(long_table: pa.Table, grid: list[np.datetime64]) -> None:
+def test_a_row_whose_timestamp_is_not_on_the_grid_is_refused(long_table: pa.Table, grid: list[np.datetime64]) -> None:
     with pytest.raises(ValueError, match="not on the panel's grid"):
         Panel.from_table(long_table, ("close",), ("A", "B"), np.array(grid))
 

@@ -31,6 +31,7 @@ class Tiny(nn.Module):
 
 @pytest.fixture
 def tiny_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The zoo has the model ``tiny`` during the test."""
     monkeypatch.setitem(ENTRIES, "tiny", Network(Tiny, "a model of this test"))
 
 
@@ -39,7 +40,7 @@ def build_network(model: str, seed: int = 0, **options: object) -> nn.Module:
 
 
 @pytest.mark.usefixtures("tiny_registered")
-def test_a_model_registered_by_one_line_is_fitted_and_forecasts(market: Any, tmp_path: Path) -> None:
+def test_a_model_registered_by_one_line_can_be_fitted_and_used_for_forecasts(market: Any, tmp_path: Path) -> None:
     path = tmp_path / "tiny.safetensors"
     fit_fold(**market.arguments("tiny"), artifact=path)
     forecasts = predict_fold(path, market.features, market.side_inputs, market.folds[0])

@@ -1,6 +1,6 @@
-"""Fixtures of the tasks' tests: a real warehouse with validated bars of two small universes, and stored forecasts.
+"""Fixtures of the tasks' tests: a test warehouse with recorded bars of two small universes, and stored forecasts.
 
-A night is the run for one as-of date. The desk and its universes are defined in tests/desk.py.
+A night is the run for one as-of date. The class Desk and its universes are defined in tests/desk.py.
 """
 
 from __future__ import annotations
@@ -66,20 +66,21 @@ def desk_file(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture
 def desk(desk_file: Path, tmp_path: Path) -> Desk:
-    """A desk on a copy of ``desk_file``."""
+    """A test warehouse: a copy of ``desk_file``."""
     return Desk(Warehouse.from_url(shutil.copy(desk_file, tmp_path)))
 
 
 def make_bar_rows(open_times: np.ndarray, symbols: tuple[str, ...]) -> pa.Table:
     """One bar per open time and symbol: random walks that share one factor, the same on every call."""
-    shape = (len(open_times), len(symbols))
+    n_bars = len(open_times)
+    shape = (n_bars, len(symbols))
     rng = np.random.default_rng(7)
-    close = 50 * np.exp(np.cumsum(0.01 * (rng.normal(size=(shape[0], 1)) + rng.normal(size=shape)), axis=0))
+    close = 50 * np.exp(np.cumsum(0.01 * (rng.normal(size=(n_bars, 1)) + rng.normal(size=shape)), axis=0))
     open_ = close * np.exp(rng.normal(0, 0.003, shape))
     return pa.table(
         {
-            "symbol": np.tile(np.array(symbols, dtype=object), shape[0]),
-            "ts": pa.array(np.repeat(open_times, shape[1])).cast(TS_TYPE),
+            "symbol": np.tile(np.array(symbols, dtype=object), n_bars),
+            "ts": pa.array(np.repeat(open_times, len(symbols))).cast(TS_TYPE),
             "open": open_.ravel(),
             "high": (np.maximum(open_, close) * 1.002).ravel(),
             "low": (np.minimum(open_, close) * 0.998).ravel(),
@@ -99,7 +100,7 @@ def published_folder(desk_file: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture
 def live_desk(published_folder: Path, tmp_path: Path) -> Iterator[LiveDesk]:
-    """A desk on a copy of ``published_folder``, and the REST data of the hours after the published night."""
+    """A test warehouse, a copy of ``published_folder``, with the REST data of the hours after the published night."""
     folder = tmp_path / "live_desk"
     shutil.copytree(published_folder, folder)
     desk = LiveDesk(Desk(Warehouse.from_url(folder / "warehouse.duckdb")), folder)
@@ -116,7 +117,9 @@ def open_desk() -> Callable[[Path], Desk]:
 
 @pytest.fixture(scope="session")
 def store_forecasts() -> Callable[..., None]:
-    """Stores predictions of [start, end): ``store_forecasts(desk, trial_id, start=…, direction={symbol: −1 | 0 | 1})``.
+    """A function that stores predictions of one trial for the bars in [start, end), the same at every horizon.
+
+    Call: ``store_forecasts(desk, trial_id, start=…, direction={symbol: −1 | 0 | 1})``.
 
     ``confidence`` is the probability of the predicted direction, sell (−1), hold (0) or buy (1); the other two share
     the rest equally. Of buy and of sell, 60 % is the plain class and 40 % the strong class. A symbol that ``direction``

@@ -1,6 +1,7 @@
 """The leak audit on a trained warehouse: it passes on correct rows and fails for each kind of synthetic leak.
 
-A night is the run for one as-of date; a cut is the bar after which the audit leaves the data out.
+A night is the run for one as-of date. A cut is the bar after which the audit leaves the data out. A Desk is a test
+warehouse with recorded bars of four stocks, see tests/desk.py.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from tasks.audit import AuditReport, audit_leaks
 from tasks.backtest import run_backtests
 from tasks.errors import LeakFoundError
 from tasks.graphs import build_graphs, write_features
-from tasks.signals import next_signals
+from tasks.signals import write_next_session_signals
 from tasks.train import Recipe, contenders, load_training_data, train_model
 from tests.desk import Desk
 
@@ -44,7 +45,7 @@ TEST_BARS = RECIPE.folds["test_bars"]
 
 @pytest.fixture(scope="module")
 def trained_folder(open_desk: Callable, desk_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the warehouse of 28 June, its features, graphs, model files and forecasts."""
+    """A folder with a warehouse that has features, graphs, model files and forecasts of the night of FRIDAY."""
     folder = tmp_path_factory.mktemp("trained")
     desk = open_desk(shutil.copy(desk_file, folder))
     desk.delay_aaa_behind_bbb()
@@ -59,18 +60,19 @@ def trained_folder(open_desk: Callable, desk_file: Path, tmp_path_factory: pytes
 
 @pytest.fixture
 def desk(open_desk: Callable, trained_folder: Path, tmp_path: Path) -> Desk:
-    """A desk on a copy of ``trained_folder``."""
+    """A test warehouse: a copy of ``trained_folder``."""
     shutil.copytree(trained_folder, tmp_path, dirs_exist_ok=True)
     return open_desk(tmp_path / "warehouse.duckdb")
 
 
 def run_audit(desk: Desk, dates: int = 2) -> AuditReport:
+    """Audits the night of FRIDAY with MODELS, at ``dates`` cuts."""
     night = desk.night(FRIDAY)
     return audit_leaks.fn(night, contenders(night, MODELS, (0,), RECIPE), GRAPH, CLASS_HORIZON, TEST_BARS, dates)
 
 
 def verdicts(desk: Desk) -> dict[str, set[bool]]:
-    """The verdicts on each subject, over all cuts."""
+    """By subject without its trial, the set of its verdicts (True for passed) over all cuts."""
     rows = desk.rows("SELECT split_part(subject, ',', 1), list(DISTINCT passed) FROM store.leak_audit GROUP BY 1")
     return {subject: set(results) for subject, results in rows}
 
@@ -96,16 +98,16 @@ def test_rows_computed_from_past_data_alone_pass_the_audit(desk: Desk) -> None:
     assert report.rows_compared == sum(compared for _, compared, _, _ in rows)
 
 
-def test_the_audit_builds_no_membership_graph_that_the_night_does_not_have(
+def test_a_night_without_a_sector_graph_is_audited_without_it(
     open_desk: Callable, desk_file: Path, tmp_path: Path
 ) -> None:
     night = open_desk(shutil.copy(desk_file, tmp_path)).night(FRIDAY)
-    graph = GRAPH | {"graphs": ("correlation",)}
+    graph_options = GRAPH | {"graphs": ("correlation",)}
     write_features.fn(night)
-    build_graphs.fn(night, **graph)
+    build_graphs.fn(night, **graph_options)
     model = "ssm_gnn_sector"
     train_model.fn(night, load_training_data.fn(night, RECIPE, (model,)), model, 0, RECIPE)
-    report = audit_leaks.fn(night, contenders(night, (model,), (0,), RECIPE), graph, CLASS_HORIZON, TEST_BARS)
+    report = audit_leaks.fn(night, contenders(night, (model,), (0,), RECIPE), graph_options, CLASS_HORIZON, TEST_BARS)
     assert report.cuts == 2 and report.rows_compared > 0
 
 
@@ -141,31 +143,31 @@ def test_edges_from_a_later_window_fail_the_audit(desk: Desk) -> None:
     assert verdicts(desk) == ALL_PASSED | {"correlation edges": {False}}
 
 
-def test_an_empty_snapshot_passes_the_audit_but_a_missing_one_fails(desk: Desk) -> None:
+def test_an_empty_stored_snapshot_passes_and_a_missing_snapshot_fails_the_audit(desk: Desk) -> None:
     night = desk.night(FRIDAY)
-    graph = GRAPH | {"graphs": ("correlation", "spearman"), "min_correlation": 1.0}
-    build_graphs.fn(night, **graph)
-    models = contenders(night, ("lstm",), (0,), RECIPE)
+    graph_options = GRAPH | {"graphs": ("correlation", "spearman"), "min_correlation": 1.0}
+    build_graphs.fn(night, **graph_options)
+    lstm = contenders(night, ("lstm",), (0,), RECIPE)
     assert desk.rows("SELECT sum(edges) FROM graph_snapshots WHERE graph = 'spearman'") == [(0,)]
-    audit_leaks.fn(night, models, graph, CLASS_HORIZON, TEST_BARS)
+    audit_leaks.fn(night, lstm, graph_options, CLASS_HORIZON, TEST_BARS)
     desk.execute("DELETE FROM store.graph_snapshots WHERE graph = 'spearman'")
     with pytest.raises(LeakFoundError, match="spearman edges"):
-        audit_leaks.fn(night, models, graph, CLASS_HORIZON, TEST_BARS)
+        audit_leaks.fn(night, lstm, graph_options, CLASS_HORIZON, TEST_BARS)
 
 
-def test_without_trades_a_trade_graph_is_not_audited_unless_a_snapshot_is_stored(desk: Desk) -> None:
+def test_without_trades_a_trade_graph_is_audited_only_if_a_snapshot_is_stored(desk: Desk) -> None:
     night = desk.night(FRIDAY)
-    graph = GRAPH | {"graphs": ("correlation", "order_flow")}
-    models = contenders(night, ("lstm",), (0,), RECIPE)
-    build_graphs.fn(night, **graph)
-    audit_leaks.fn(night, models, graph, CLASS_HORIZON, TEST_BARS)
+    graph_options = GRAPH | {"graphs": ("correlation", "order_flow")}
+    lstm = contenders(night, ("lstm",), (0,), RECIPE)
+    build_graphs.fn(night, **graph_options)
+    audit_leaks.fn(night, lstm, graph_options, CLASS_HORIZON, TEST_BARS)
     assert "order_flow edges" not in verdicts(desk)
     desk.execute(
         "INSERT INTO store.graph_snapshots SELECT * REPLACE ('order_flow' AS graph) FROM store.graph_snapshots "
         "WHERE graph = 'correlation'"
     )
     with pytest.raises(LeakFoundError, match="order_flow edges"):
-        audit_leaks.fn(night, models, graph, CLASS_HORIZON, TEST_BARS)
+        audit_leaks.fn(night, lstm, graph_options, CLASS_HORIZON, TEST_BARS)
 
 
 def test_edges_in_the_wrong_direction_fail_the_audit(desk: Desk) -> None:
@@ -182,10 +184,12 @@ def test_missing_edges_fail_the_audit(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("column", ["p_buy", "expected_return", "expected_volatility"])
-def test_a_forecast_that_its_model_file_does_not_make_fails_the_audit(desk: Desk, column: str) -> None:
-    (trial,) = desk.rows("SELECT trial_id FROM trials WHERE model = 'lstm'")[0]
-    desk.execute(f"UPDATE store.predictions SET {column} = {column} + 1e-4 WHERE trial_id = $trial", trial=trial)
-    with pytest.raises(LeakFoundError, match=f"predictions of lstm, trial {trial}"):
+def test_a_stored_forecast_that_differs_from_the_model_files_forecast_fails_the_audit(desk: Desk, column: str) -> None:
+    (trial_id,) = desk.rows("SELECT trial_id FROM trials WHERE model = 'lstm'")[0]
+    desk.execute(
+        f"UPDATE store.predictions SET {column} = {column} + 1e-4 WHERE trial_id = $trial_id", trial_id=trial_id
+    )
+    with pytest.raises(LeakFoundError, match=f"predictions of lstm, trial {trial_id}"):
         run_audit(desk)
     assert verdicts(desk) == ALL_PASSED | {"predictions of lstm": {False}}
 
@@ -210,6 +214,6 @@ def test_forecasts_of_trained_networks_become_signals(desk: Desk) -> None:
     models = contenders(night, MODELS, (0,), RECIPE)
     limits = Limits(min_confidence=0.01, correlation_sessions=20)
     run_backtests.fn(night, models, limits, CLASS_HORIZON)
-    report = next_signals.fn(night, models, limits, RECIPE.horizons, CLASS_HORIZON)
+    report = write_next_session_signals.fn(night, models, limits, RECIPE.horizons, CLASS_HORIZON)
     assert (report.signals, report.for_session) == (8, date(2024, 7, 1))
     assert report.champion in NETWORKS

@@ -1,6 +1,8 @@
 """Backtests and leaderboard in a real warehouse: the same rows on every run, causal, with costs (TRAP-03, TRAP-10).
 
-A night is the run for one as-of date. "net" is a network with the stored forecasts of one trial.
+A night is the run for one as-of date. A Desk is a test warehouse with recorded bars of the stocks AAA to DDD and the
+perpetuals AAA and BBB, see tests/desk.py. "net" is a network with the stored forecasts of one trial. Ids:
+.github/sources.md.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ def table_contents(desk: Desk) -> dict[str, pa.Table]:
 
 
 def first_value(desk: Desk, query: str) -> Any:
-    """The first column of the first result row."""
+    """The value in the first column of the first result row."""
     return desk.rows(query)[0][0]
 
 
@@ -74,7 +76,7 @@ def test_every_model_is_scored_over_the_window_that_all_networks_forecast(
         assert curve[date(2024, 4, 15)] == 1.0
 
 
-def test_buy_and_hold_is_the_benchmark_from_the_next_open_less_its_costs(desk: Desk, store_forecasts: Callable) -> None:
+def test_buy_and_hold_buys_the_benchmark_at_the_next_open_and_pays_costs(desk: Desk, store_forecasts: Callable) -> None:
     store_forecasts(desk, "t0", start=date(2024, 4, 1))
     run_backtest(desk)
     bought_at = first_value(desk, "SELECT open FROM bars WHERE symbol = 'IDX' AND ts::DATE = '2024-04-02'")
@@ -125,12 +127,12 @@ def test_a_drawdown_closes_all_positions_for_the_cooldown(desk: Desk, store_fore
         "SELECT drawdown, coalesce(weight, 0) FROM equity_curves JOIN backtests USING (backtest_id) "
         "LEFT JOIN positions USING (backtest_id, ts) WHERE model = 'net' ORDER BY ts"
     )
-    n_before = next(k for k, (drawdown, _) in enumerate(sessions) if drawdown <= -0.02)
-    weights = [weight for _, weight in sessions[: n_before + 5 + 1]]  # up to the first session after the cooldown
-    assert weights == [0.5] * n_before + [0.0] * 5 + [0.5]
+    n_invested = next(k for k, (drawdown, _) in enumerate(sessions) if drawdown <= -0.02)
+    weights = [weight for _, weight in sessions[: n_invested + 5 + 1]]  # up to the first session after the cooldown
+    assert weights == [0.5] * n_invested + [0.0] * 5 + [0.5]
 
 
-def test_seeds_of_a_model_are_averaged(desk: Desk, store_forecasts: Callable) -> None:
+def test_the_forecasts_of_a_models_trials_are_averaged(desk: Desk, store_forecasts: Callable) -> None:
     store_forecasts(desk, "t0", start=date(2024, 4, 1), direction={"AAA": 1}, confidence=0.9)
     store_forecasts(desk, "t1", start=date(2024, 4, 1), direction={"AAA": -1}, confidence=0.5)
     run_backtest(desk, models=(Contender("net", "network", ("t0", "t1")), *RULES))
@@ -201,12 +203,12 @@ def test_a_restated_bar_changes_the_curve_from_there_on(desk: Desk, store_foreca
 
 def test_bars_after_the_night_change_nothing(desk: Desk, store_forecasts: Callable, tmp_path: Path) -> None:
     store_forecasts(desk, "t0", start=date(2024, 4, 1))
-    cut = desk.copy_to(tmp_path / "cut")
+    shorter = desk.copy_to(tmp_path / "shorter")  # the warehouse without rows after the night
     for table in ("bars", "predictions", "corporate_actions"):
-        cut.execute(f"DELETE FROM store.{table} WHERE ts > '2024-06-29'")
+        shorter.execute(f"DELETE FROM store.{table} WHERE ts > '2024-06-29'")
     run_backtest(desk)
-    run_backtest(cut)
-    assert table_contents(desk) == table_contents(cut)
+    run_backtest(shorter)
+    assert table_contents(desk) == table_contents(shorter)
 
 
 def test_other_costs_limits_or_trials_make_another_backtest(desk: Desk, store_forecasts: Callable) -> None:
@@ -222,7 +224,7 @@ def test_other_costs_limits_or_trials_make_another_backtest(desk: Desk, store_fo
     assert ids == [("buy_and_hold", 2), ("equal_weight", 2), ("momentum", 2), ("net", 4)]
 
 
-def test_higher_costs_lower_the_equity_of_everything_that_trades(desk: Desk, store_forecasts: Callable) -> None:
+def test_higher_costs_lower_the_equity_of_every_model_that_trades(desk: Desk, store_forecasts: Callable) -> None:
     store_forecasts(desk, "t0", start=date(2024, 4, 1))
     night = desk.night(FRIDAY)
     models = [NET, *RULES[:2]]
@@ -247,21 +249,21 @@ def test_the_leaderboard_ranks_by_sharpe_and_compares_with_buy_and_hold(desk: De
     assert report.leader == rows[0]["model"]
     # a portfolio without a position has no Sharpe and comes last; momentum has too few bars for a position yet
     assert [(row["model"], row["sharpe"]) for row in rows[3:]] == [("flat", None), ("momentum", None)]
-    benchmark = next(row["annual_return"] for row in rows if row["model"] == "buy_and_hold")
-    assert all(row["excess_annual_return"] == pytest.approx(row["annual_return"] - benchmark) for row in rows)
+    benchmark_return = next(row["annual_return"] for row in rows if row["model"] == "buy_and_hold")
+    assert all(row["excess_annual_return"] == pytest.approx(row["annual_return"] - benchmark_return) for row in rows)
     assert all(row["funding_coverage"] is None for row in rows)
     assert {row["model"] for row in rows if row["kind"] == "rule"} == {"buy_and_hold", "equal_weight", "momentum"}
 
 
-def test_the_metrics_table_has_the_leaderboards_figures(desk: Desk, store_forecasts: Callable) -> None:
+def test_the_metrics_table_has_the_values_of_the_leaderboard(desk: Desk, store_forecasts: Callable) -> None:
     store_forecasts(desk, "t0", start=date(2024, 4, 1))
     run_backtest(desk)
-    for figure in ("sharpe", "max_drawdown", "annual_turnover", "annual_cost", "excess_annual_return"):
-        same = desk.rows(
+    for name in ("sharpe", "max_drawdown", "annual_turnover", "annual_cost", "excess_annual_return"):
+        n_equal = desk.rows(
             f"SELECT count(*) FROM store.leaderboard l JOIN store.metrics m USING (night, universe, backtest_id) "
-            f"WHERE m.metric = '{figure}' AND m.value IS NOT DISTINCT FROM l.{figure}"
+            f"WHERE m.metric = '{name}' AND m.value IS NOT DISTINCT FROM l.{name}"
         )
-        assert same == [(4,)]
+        assert n_equal == [(4,)]
 
 
 def test_missing_funding_is_reported_as_coverage_and_warned_about(
@@ -273,10 +275,10 @@ def test_missing_funding_is_reported_as_coverage_and_warned_about(
         run_backtest(desk, date(2024, 6, 20), universe="perpetuals", class_horizon=24)
     rows = dict(desk.rows("SELECT model, funding_coverage FROM store.leaderboard"))
     # the first decision is at the end of 8 June, so 12 days with 3 settlements each are due: 9 to 20 June
-    due = 12 * 3
-    on_record = due - 3  # the settlements of 9 June at 8:00, 16:00 and 24:00 are missing
-    assert rows["buy_and_hold"] == pytest.approx(on_record / due)  # it holds AAA alone
-    assert rows["net"] == pytest.approx(on_record / (2 * due))
+    n_due = 12 * 3
+    n_stored = n_due - 3  # the settlements of 9 June at 8:00, 16:00 and 24:00 are missing
+    assert rows["buy_and_hold"] == pytest.approx(n_stored / n_due)  # it holds AAA alone
+    assert rows["net"] == pytest.approx(n_stored / (2 * n_due))
     assert "perpetuals is scored with 46% of its funding settlements" in caplog.text
 
 

@@ -1,6 +1,7 @@
 """Events in a night: which events a forecast reads, from when on, and that no forecast reads a later event.
 
-A night is the run for one as-of date; its clock is the midnight (UTC) after it. The bars of perpetuals are hourly.
+A night is the run for one as-of date; its clock is the midnight (UTC) after it. The bars of perpetuals are hourly. A
+Desk is a test warehouse with recorded bars, see tests/desk.py.
 """
 
 from __future__ import annotations
@@ -36,14 +37,14 @@ RECIPE = Recipe(
     folds={"warmup_bars": 241, "train_bars": 60, "test_bars": TEST_BARS, "embargo_bars": 4},
     train={"epochs": 1, "chunk_bars": 16, "burn_in_bars": 4, "context_bars": 8},
 )
-SECOND = timedelta(seconds=1)
+ONE_SECOND = timedelta(seconds=1)
 THURSDAY_NOON = datetime(2024, 6, 27, 12, 30, tzinfo=UTC)  # inside the bar that opens at 12:00
 # AAA's settlements from 10 June 8:00 to the end of FRIDAY: 2 on 10 June, 3 on each of 18 days, and the last midnight
 N_SETTLEMENTS = 2 + 3 * 18 + 1
 
 
 def build_night(desk: Desk, as_of: date) -> Night:
-    """The night of perpetuals with its features and graphs written."""
+    """Writes features and graphs of the night of perpetuals, and returns the night."""
     night = desk.night(as_of, "perpetuals")
     write_features.fn(night)
     build_graphs.fn(night, **GRAPH)
@@ -56,7 +57,7 @@ def train_night(desk: Desk, as_of: date = FRIDAY, model: str = "tgn", **options)
 
 
 def publish_night(desk: Desk, as_of: date) -> None:
-    """Marks the night as published, with the desk's settlements as rows that it has read."""
+    """Marks the night as published, and all stored settlements of funding as read by it."""
     desk.publish(as_of, "perpetuals")
     run_id = desk.night(as_of, "perpetuals").run_id
     desk.execute("UPDATE store.funding_rates SET run_id = $run_id", run_id=run_id)
@@ -64,15 +65,15 @@ def publish_night(desk: Desk, as_of: date) -> None:
 
 def audit_night(desk: Desk, as_of: date, models: tuple[str, ...] = ("tgn",)) -> AuditReport:
     night = desk.night(as_of, "perpetuals")
-    entries = contenders(night, models, (0,), RECIPE)
-    return audit_leaks.fn(night, entries, GRAPH, RECIPE.class_horizon, TEST_BARS, dates=4)
+    networks = contenders(night, models, (0,), RECIPE)
+    return audit_leaks.fn(night, networks, GRAPH, RECIPE.class_horizon, TEST_BARS, dates=4)
 
 
 def store_event(desk: Desk, kind: str, ts: datetime, received: datetime | None = None, **values: object) -> None:
     """Stores one event of BBB, which counts as received one second after ``ts`` by default."""
     ts_us = int(ts.timestamp() * 1e6)
     rows = event_rows([{"kind": kind, "symbol": "BBB", "ts": ts_us, "event_id": str(ts_us), **values}])
-    stamps = {"fetched_at": received or ts + SECOND, "run_id": "stream"}
+    stamps = {"fetched_at": received or ts + ONE_SECOND, "run_id": "stream"}
     with desk.warehouse.write("events") as con:
         append_events(con, rows, source="recorded", venue="bybit", **stamps)
 
@@ -84,7 +85,7 @@ def store_liquidation(desk: Desk, ts: datetime, received: datetime | None = None
 
 @pytest.fixture(scope="module")
 def trained_folder(open_desk: Callable, desk_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a published night of perpetuals, whose network has read funding and a liquidation."""
+    """A folder with the published night of FRIDAY, whose network tgn has read funding and a liquidation."""
     folder = tmp_path_factory.mktemp("trained")
     desk = open_desk(shutil.copy(desk_file, folder))
     store_liquidation(desk, datetime(2024, 6, 24, 3, 20, tzinfo=UTC))
@@ -95,7 +96,7 @@ def trained_folder(open_desk: Callable, desk_file: Path, tmp_path_factory: pytes
 
 @pytest.fixture
 def trained(open_desk: Callable, trained_folder: Path, tmp_path: Path) -> Desk:
-    """A desk on a copy of ``trained_folder``."""
+    """A test warehouse: a copy of ``trained_folder``."""
     shutil.copytree(trained_folder, tmp_path / "trained")
     return open_desk(tmp_path / "trained" / "warehouse.duckdb")
 
@@ -107,11 +108,13 @@ def test_a_bar_reads_the_settlements_and_events_up_to_its_close(desk: Desk) -> N
     assert events is not None
     hours = events.open_times.astype("datetime64[h]").astype(str).tolist()
     starts, stops = events.event_ranges.T
-    counts = dict(zip(hours, stops - starts, strict=True))
-    assert counts["2024-06-27T12"] == 2
-    assert counts["2024-06-27T07"] == 1 and counts["2024-06-27T08"] == 0  # the settlement at 8:00 is at a bar's close
-    bar = hours.index("2024-06-27T12")
-    assert {EVENT_KINDS[k] for k in events.events.kind[starts[bar] : stops[bar]]} == {"trade", "liquidation"}
+    n_events = dict(zip(hours, stops - starts, strict=True))
+    assert n_events["2024-06-27T12"] == 2
+    assert (
+        n_events["2024-06-27T07"] == 1 and n_events["2024-06-27T08"] == 0
+    )  # the settlement at 8:00 is at a bar's close
+    noon_bar = hours.index("2024-06-27T12")
+    assert {EVENT_KINDS[k] for k in events.events.kind[starts[noon_bar] : stops[noon_bar]]} == {"trade", "liquidation"}
     is_funding = events.events.kind == EVENT_KINDS.index("funding")
     assert is_funding.sum() == N_SETTLEMENTS
     rates = events.events.features[is_funding, FEATURE_COLUMN["rate"]]
@@ -134,8 +137,8 @@ def test_one_second_bars_read_books_and_small_trades_too(desk: Desk) -> None:
     first_open = THURSDAY_NOON + timedelta(days=1)
     one_second_bars = replace(night.universe, interval="1s", history_start=first_open)
     night = replace(night, universe=one_second_bars)
-    store_event(desk, "book", first_open + 2 * SECOND, bid=1.0, ask=1.1, bid_size=5.0, ask_size=5.0)
-    store_event(desk, "trade", first_open + 1.5 * SECOND, price=50.0, size=0.001, side="buy")
+    store_event(desk, "book", first_open + 2 * ONE_SECOND, bid=1.0, ask=1.1, bid_size=5.0, ask_size=5.0)
+    store_event(desk, "trade", first_open + 1.5 * ONE_SECOND, price=50.0, size=0.001, side="buy")
     events = load_bar_events(night)
     assert events is not None
     grid_events = events.for_bars(events.open_times)
@@ -143,24 +146,25 @@ def test_one_second_bars_read_books_and_small_trades_too(desk: Desk) -> None:
     assert grid_events.event_ranges[:3].tolist() == [[0, 0], [0, 2], [2, 2]]  # the book's ts is the close of bar 1
     publish_night(desk, FRIDAY)
     assert first_unseen_bar(night, events) == len(events.open_times)
-    store_event(desk, "book", first_open + 5 * SECOND, night.clock, bid=1.0, ask=1.1, bid_size=5.0, ask_size=5.0)
-    later = replace(night, clock=night.clock + SECOND)
+    store_event(desk, "book", first_open + 5 * ONE_SECOND, night.clock, bid=1.0, ask=1.1, bid_size=5.0, ask_size=5.0)
+    later = replace(night, clock=night.clock + ONE_SECOND)
     assert first_unseen_bar(later, events) == len(events.open_times)
-    store_event(desk, "book", first_open + 7 * SECOND, later.clock, bid=1.0, ask=1.1, bid_size=5.0, ask_size=5.0)
+    store_event(desk, "book", first_open + 7 * ONE_SECOND, later.clock, bid=1.0, ask=1.1, bid_size=5.0, ask_size=5.0)
     assert first_unseen_bar(later, events) == 6  # bar 6 closes 7 seconds after the first open
 
 
-def test_events_up_to_a_bar_do_not_depend_on_later_bars(desk: Desk) -> None:
+def test_the_events_of_a_bar_do_not_depend_on_later_bars(desk: Desk) -> None:
     store_liquidation(desk, THURSDAY_NOON)
     night = desk.night(FRIDAY, "perpetuals")
-    whole = load_bar_events(night)
-    assert whole is not None
-    for last_open in whole.open_times[[400, 635, 636]]:
-        cut = load_bar_events(night, last_open)
-        part = whole.for_bars(whole.open_times[: np.searchsorted(whole.open_times, last_open) + 1])
-        assert cut is not None and len(cut.open_times) == len(part.open_times)
+    all_events = load_bar_events(night)
+    assert all_events is not None
+    for last_open in all_events.open_times[[400, 635, 636]]:
+        events = load_bar_events(night, last_open)
+        n_bars = np.searchsorted(all_events.open_times, last_open) + 1
+        expected = all_events.for_bars(all_events.open_times[:n_bars])
+        assert events is not None and len(events.open_times) == len(expected.open_times)
         for name in ("src", "dst", "t", "kind", "features"):
-            np.testing.assert_array_equal(getattr(cut.events, name), getattr(part.events, name))
+            np.testing.assert_array_equal(getattr(events.events, name), getattr(expected.events, name))
 
 
 def test_stocks_have_no_events_and_only_networks_that_read_events_load_them(desk: Desk) -> None:
@@ -177,7 +181,7 @@ def test_the_audit_of_a_network_that_reads_events_passes(trained: Desk) -> None:
     assert n_predictions > TEST_BARS * len(RECIPE.horizons)
 
 
-def test_events_in_the_training_bars_are_part_of_a_folds_key(trained: Desk) -> None:
+def test_without_the_event_in_its_training_bars_a_fold_is_fitted_again(trained: Desk) -> None:
     before = trained.rows("SELECT fold_key FROM store.folds ORDER BY fold")
     trained.execute("DELETE FROM store.events")
     trained.execute("DELETE FROM store.nights")
@@ -223,19 +227,19 @@ def test_an_event_received_late_renews_the_forecasts_from_its_bar_on(trained: De
     assert audit_night(trained, SATURDAY).cuts == 4
 
 
-def test_a_killed_night_with_late_events_run_again_writes_the_rows_of_an_undisturbed_one(
+def test_rows_after_an_interruption_of_a_night_with_late_events_equal_uninterrupted_ones(
     trained: Desk, tmp_path: Path
 ) -> None:
-    def kill_at_second_fold(done: int, total: int, label: str) -> None:
+    def interrupt_before_second_fold(done: int, total: int, label: str) -> None:
         if done == 1:
             raise KeyboardInterrupt
 
     store_liquidation(trained, THURSDAY_NOON, datetime(2024, 6, 29, 8, tzinfo=UTC))
-    killed = trained.copy_to(tmp_path / "killed")
-    shutil.copytree(trained.warehouse.artifacts, killed.warehouse.artifacts, dirs_exist_ok=True)
+    interrupted = trained.copy_to(tmp_path / "interrupted")
+    shutil.copytree(trained.warehouse.artifacts, interrupted.warehouse.artifacts, dirs_exist_ok=True)
     with pytest.raises(KeyboardInterrupt):
-        train_night(killed, SATURDAY, on_progress=kill_at_second_fold)
-    train_night(killed, SATURDAY)
+        train_night(interrupted, SATURDAY, on_progress=interrupt_before_second_fold)
+    train_night(interrupted, SATURDAY)
     train_night(trained, SATURDAY)
     for table in ("store.trials", "store.folds", "store.predictions"):
-        assert killed.contents(table).equals(trained.contents(table))
+        assert interrupted.contents(table).equals(trained.contents(table))

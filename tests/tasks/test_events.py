@@ -29,33 +29,33 @@ def test_an_archived_day_adds_only_trades_that_are_not_stored_yet(
     canned_archive: TradeArchive, warehouse: Warehouse
 ) -> None:
     job = ArchiveJob(warehouse, canned_archive, "live", "crypto", [(DAY, "BTCUSDT")])
-    start = datetime.now(UTC)
+    started_at = datetime.now(UTC)
     assert store_archived_events(job) == {(DAY, "BTCUSDT"): 2}
     assert store_archived_events(job) == {(DAY, "BTCUSDT"): 0}
     with warehouse.read() as con:
         stored = con.execute("SELECT source, venue, trade_id FROM trades ORDER BY ts").fetchall()
-        ((received,),) = con.execute("SELECT DISTINCT fetched_at FROM events").fetchall()
+        ((received_at,),) = con.execute("SELECT DISTINCT fetched_at FROM events").fetchall()
     assert stored == [("live", "bybit", "aa-00"), ("live", "bybit", "aa-01")]
-    assert start < received < datetime.now(UTC)  # after the clock of every past night
+    assert started_at < received_at < datetime.now(UTC)  # after the clock of every past night
 
 
 def test_live_trades_count_as_received_when_they_are_written_not_when_the_download_began(
     canned_archive: TradeArchive, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So a night that begins during the download reads, in every query, all of the trades or none."""
+    """So every query of a night that begins during the download reads either all of the trades or none."""
     download = canned_archive.trades
     downloaded_at = []
 
-    def download_whole(symbol: str, day: date):
+    def download_then_note_time(symbol: str, day: date):
         tables = list(download(symbol, day))
         downloaded_at.append(datetime.now(UTC))
         yield from tables
 
-    monkeypatch.setattr(canned_archive, "trades", download_whole)
+    monkeypatch.setattr(canned_archive, "trades", download_then_note_time)
     store_archived_events(ArchiveJob(warehouse, canned_archive, "live", "crypto", [(DAY, "BTCUSDT")]))
     with warehouse.read() as con:
-        ((received,),) = con.execute("SELECT DISTINCT fetched_at FROM events").fetchall()
-    assert received > downloaded_at[0]
+        ((received_at,),) = con.execute("SELECT DISTINCT fetched_at FROM events").fetchall()
+    assert received_at > downloaded_at[0]
 
 
 @pytest.mark.parametrize(
@@ -75,14 +75,14 @@ def test_recorded_trades_count_as_received_after_the_newest_published_night(
             )
     store_archived_events(ArchiveJob(warehouse, canned_archive, "recorded", "crypto", [(DAY, "BTCUSDT")]))
     with warehouse.read() as con:
-        ((received,),) = con.execute("SELECT DISTINCT fetched_at FROM events").fetchall()
-    assert received == midnight_after(DAY) + after_midnight
+        ((received_at,),) = con.execute("SELECT DISTINCT fetched_at FROM events").fetchall()
+    assert received_at == midnight_after(DAY) + after_midnight
 
 
 def test_a_trade_from_both_the_stream_and_the_archive_is_stored_once(
     canned_archive: TradeArchive, warehouse: Warehouse
 ) -> None:
-    """The archive's time, 00:00:00.2507, is finer than the stream's. Neither adds a row to the other."""
+    """The archive's time, 00:00:00.2507, is finer than the stream's; still neither source adds a row."""
     job = ArchiveJob(warehouse, canned_archive, "live", "crypto", [(DAY, "BTCUSDT")])
     streamed_trade = {"T": 1_723_075_200_250, "s": "BTCUSDT", "S": "Buy", "v": "1", "p": "2", "i": "aa-00"}
     frame = json.dumps(
@@ -105,7 +105,7 @@ def canned_archive() -> TradeArchive:
     header = "timestamp,symbol,side,size,price,tickDirection,trdMatchID,grossValue,homeNotional,foreignNotional\n"
     rows = "1723075200.5,BTCUSDT,Sell,1,2,x,aa-01,1,1,1\n1723075200.2507,BTCUSDT,Buy,1,2,x,aa-00,1,1,1\n"
 
-    class OneFile(BaseAdapter):
+    class OneFileAdapter(BaseAdapter):
         def send(self, request, **_):
             response = requests.Response()
             response.status_code = 200
@@ -117,6 +117,6 @@ def canned_archive() -> TradeArchive:
         def close(self) -> None:
             pass
 
-    session = requests.Session()
-    session.mount("https://", OneFile())
-    return TradeArchive(session)
+    http_session = requests.Session()
+    http_session.mount("https://", OneFileAdapter())
+    return TradeArchive(http_session)

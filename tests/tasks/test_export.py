@@ -25,7 +25,7 @@ from warehouse.publish import publish_copy
 from warehouse.tables import append
 
 KEYS = {"source": "recorded", "universe": "stocks"}
-DAY_US = 86_400_000_000
+DAY_US = 86_400_000_000  # length of a daily bar in microseconds
 FILES = ["model.safetensors", "sequence.onnx", "step.onnx"]
 
 
@@ -63,16 +63,16 @@ def store_fold(warehouse: Warehouse, trial: str, fold: int, model: str = "gru") 
 
 
 def publish_night(warehouse: Warehouse, day: int, trials: dict[str, list[str]]) -> None:
-    """Publishes a night of June with these trials by model: the first model is the champion."""
+    """Publishes a night of June; ``trials`` has the trial ids by model, and its first model is the champion."""
     keys = {"night": date(2024, 6, day), **KEYS, "run_id": f"r{day}"}
-    night = {"clock": june(day), "settings": "{}", "settings_hash": "", "state": "published"}
-    night |= {"published_at": june(day)}
+    night_row = {"clock": june(day), "settings": "{}", "settings_hash": "", "state": "published"}
+    night_row |= {"published_at": june(day)}
     registry = [
         {"role": "champion" if not k else "challenger", "model": model, "trial_ids": ids, "reason": "best"}
         for k, (model, ids) in enumerate(trials.items())
     ]
     with warehouse.write("night") as con:
-        append(con, "store.nights", pa.Table.from_pylist([night]), **keys)
+        append(con, "store.nights", pa.Table.from_pylist([night_row]), **keys)
         append(con, "store.model_registry", pa.Table.from_pylist(registry), **keys)
     publish_copy(warehouse, *KEYS.values())
 
@@ -95,8 +95,8 @@ def test_the_newest_published_fold_is_exported_with_all_files(warehouse: Warehou
     assert (exported.source, exported.night, exported.fold) == ("recorded", date(2024, 6, 20), 1)
     assert sorted(p.name for p in (tmp_path / "a" / "out").iterdir()) == FILES
     assert file_hash(exported.weights) == file_hash(warehouse.artifacts / "t1-1.safetensors")
-    assert [g.path for g in exported.onnx_files] == [
-        exported.weights.with_name(f"{n}.onnx") for n in ("step", "sequence")
+    assert [file.path for file in exported.onnx_files] == [
+        exported.weights.with_name(f"{name}.onnx") for name in ("step", "sequence")
     ]
 
 

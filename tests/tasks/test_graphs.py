@@ -1,6 +1,7 @@
 """Feature rows and graph snapshots in a real warehouse: written once, and updated when bars are added or change.
 
-A night is the run for one as-of date. With GRAPH, FRIDAY has 21 correlation snapshots and the sector graph's snapshot.
+A night is the run for one as-of date. With the options GRAPH, the night of FRIDAY has 21 correlation snapshots and one
+snapshot of the sector graph. A Desk is a test warehouse with recorded bars, see tests/desk.py. Ids: .github/sources.md.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def graph_tables(desk: Desk, where: str = "true") -> list[pa.Table]:
 
 
 def assert_same_snapshots(actual: list[Snapshot], expected: list[Snapshot]) -> None:
-    """Asserts that two lists of snapshots have equal fields and edges."""
+    """Asserts that both lists have the same snapshots, with equal fields and edges."""
     for a, b in zip(actual, expected, strict=True):
         assert (a.graph, a.as_of, a.window_start, a.nodes) == (b.graph, b.as_of, b.window_start, b.nodes)
         assert a.directed == b.directed
@@ -103,13 +104,13 @@ def test_rows_are_the_same_whether_written_in_one_night_or_over_many(desk: Desk,
 
 def test_a_restated_bar_replaces_the_rows_of_its_symbol_from_there_on(desk: Desk) -> None:
     write_features.fn(desk.night(FRIDAY))
-    unchanged = "store.features WHERE (symbol <> 'BBB' OR ts < '2024-06-03') AND ts < '2024-07-01'"
-    before = desk.contents(unchanged)
+    unchanged_rows = "store.features WHERE (symbol <> 'BBB' OR ts < '2024-06-03') AND ts < '2024-07-01'"
+    before = desk.contents(unchanged_rows)
     desk.execute("UPDATE store.bars SET close = close * 1.001 WHERE symbol = 'BBB' AND ts::DATE = '2024-06-03'")
     report = write_features.fn(desk.night(MONDAY))
     n_sessions = len(bar_opens("XNYS", "1d", date(2024, 6, 3), date(2024, 6, 29)))
     assert (report.added, report.replaced, report.removed) == (4, n_sessions, 0)
-    assert desk.contents(unchanged).equals(before)
+    assert desk.contents(unchanged_rows).equals(before)
     assert desk.rows("SELECT count(*), count(DISTINCT (symbol, ts)) FROM features")[0] == (report.rows, report.rows)
 
 
@@ -148,10 +149,10 @@ def test_correlation_snapshots_are_stored_as_they_were_built(desk: Desk) -> None
     assert len(stored) == len(built) == report.snapshots - 1  # the other one is the sector graph's
     assert sum(len(s.src) for s in stored) > len(stored)
     assert_same_snapshots(stored, built)
-    cut = load_snapshots(night, "correlation", last=built[3].as_of)
-    assert [s.as_of for s in cut] == [s.as_of for s in built[:4]]
-    part = load_snapshots(night, "correlation", first=built[2].as_of, last=built[3].as_of)
-    assert [(s.as_of, len(s.src)) for s in part] == [(s.as_of, len(s.src)) for s in built[2:4]]
+    up_to_fourth = load_snapshots(night, "correlation", last=built[3].as_of)
+    assert [s.as_of for s in up_to_fourth] == [s.as_of for s in built[:4]]
+    third_and_fourth = load_snapshots(night, "correlation", first=built[2].as_of, last=built[3].as_of)
+    assert [(s.as_of, len(s.src)) for s in third_and_fourth] == [(s.as_of, len(s.src)) for s in built[2:4]]
 
 
 def test_snapshots_of_every_graph_are_stored_as_built_with_their_direction(desk: Desk) -> None:
@@ -167,7 +168,7 @@ def test_snapshots_of_every_graph_are_stored_as_built_with_their_direction(desk:
         assert any((1, 0) in zip(s.src, s.dst, strict=True) for s in load_snapshots(night, graph))
 
 
-def test_rows_have_the_stability_against_the_snapshots_before_them(desk: Desk) -> None:
+def test_each_snapshots_turnover_and_drift_compare_it_with_earlier_snapshots(desk: Desk) -> None:
     night = desk.night(FRIDAY)
     build_graphs.fn(night, **ALL_GRAPHS)
     for graph in RETURN_GRAPHS:
@@ -176,9 +177,9 @@ def test_rows_have_the_stability_against_the_snapshots_before_them(desk: Desk) -
             "SELECT turnover, drift, mean_correlation, directed FROM graph_snapshots "
             f"WHERE graph = '{graph}' ORDER BY as_of"
         )
-        for k, (turnover, drift, mean, directed) in enumerate(rows):
+        for k, (turnover, drift, mean_correlation, directed) in enumerate(rows):
             assert (turnover, drift) == astuple(stability(series[k], series[:k]))
-            assert -1 < mean < 1 and directed == series[k].directed
+            assert -1 < mean_correlation < 1 and directed == series[k].directed
     sector_rows = desk.rows(
         "SELECT turnover, drift, mean_correlation, directed FROM graph_snapshots WHERE graph = 'sector'"
     )
@@ -200,22 +201,22 @@ def test_the_next_night_builds_only_the_new_snapshots(desk: Desk) -> None:
     assert desk.rows("SELECT count(*) FROM graph_snapshots WHERE turnover IS NULL AND drift IS NOT NULL") == [(0,)]
 
 
-def test_a_restated_bar_also_rebuilds_snapshots_compared_with_its_windows(desk: Desk) -> None:
+def test_a_restated_bar_also_rebuilds_snapshots_whose_stability_it_changes(desk: Desk) -> None:
     """A later window without the bar keeps its edges, but its stability against the windows before it changes."""
-    windows = {**GRAPH, "window_bars": 5}
-    build_graphs.fn(desk.night(FRIDAY), **windows)
-    rows = "SELECT as_of, turnover, drift FROM graph_snapshots WHERE graph = 'correlation' ORDER BY as_of"
-    before = desk.rows(rows)
+    short_windows = {**GRAPH, "window_bars": 5}
+    build_graphs.fn(desk.night(FRIDAY), **short_windows)
+    stability_query = "SELECT as_of, turnover, drift FROM graph_snapshots WHERE graph = 'correlation' ORDER BY as_of"
+    before = desk.rows(stability_query)
     edges = desk.contents("store.graph_edges WHERE as_of > '2024-04-20'", "* EXCLUDE (run_id)")
     # the bar changes its own return and the next one: with windows of 5 bars, every 5 bars, at most two windows
     desk.execute("UPDATE store.bars SET close = close * 1.05 WHERE symbol = 'BBB' AND ts::DATE = '2024-04-10'")
     night = desk.night(MONDAY)
-    report = build_graphs.fn(night, **windows)
-    after = desk.rows(rows)
-    changed = [new[0].date() for old, new in zip(before, after, strict=False) if old != new]
-    assert 2 < len(changed) <= 2 + MAX_TRAILING  # two windows, and the snapshots that are compared with them
+    report = build_graphs.fn(night, **short_windows)
+    after = desk.rows(stability_query)
+    changed_dates = [new[0].date() for old, new in zip(before, after, strict=False) if old != new]
+    assert 2 < len(changed_dates) <= 2 + MAX_TRAILING  # two windows, and the snapshots that are compared with them
     assert report.built <= 2 + MAX_TRAILING + 1  # and the snapshot of the new bar, if one is due
-    assert min(changed) >= date(2024, 4, 10)
+    assert min(changed_dates) >= date(2024, 4, 10)
     assert desk.contents(
         "store.graph_edges WHERE as_of > '2024-04-20' AND as_of < '2024-06-29'", "* EXCLUDE (run_id)"
     ).equals(edges)
@@ -280,17 +281,17 @@ def test_a_restated_bar_rebuilds_the_windows_that_contain_it(desk: Desk) -> None
     desk.execute("UPDATE store.bars SET close = close * 1.01 WHERE symbol = 'BBB' AND ts::DATE = '2024-05-30'")
     night = desk.night(MONDAY)
     # a changed close of 30 May changes the returns of 30 and 31 May
-    containing = [
+    snapshots_with_the_bar = [
         s
         for s in load_snapshots(night, "correlation")
         if s.window_start <= np.datetime64("2024-05-31T13:30") <= s.as_of
     ]
     last_position = len(bar_grid(night).open_times) - 1
     n_new_snapshots = int(last_position % EVERY_BARS == 0)
-    assert build_graphs.fn(night, **GRAPH).built == len(containing) + n_new_snapshots
+    assert build_graphs.fn(night, **GRAPH).built == len(snapshots_with_the_bar) + n_new_snapshots
 
 
-def test_parameters_that_cannot_be_used_leave_the_stored_graphs(desk: Desk) -> None:
+def test_unusable_parameters_raise_and_leave_the_stored_graphs_unchanged(desk: Desk) -> None:
     build_graphs.fn(desk.night(FRIDAY), **GRAPH)
     before = desk.contents("store.graph_edges")
     with pytest.raises(GraphError, match="window_bars is 2"):

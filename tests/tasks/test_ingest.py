@@ -1,6 +1,7 @@
-"""Ingest of whole nights from small tapes: the rows written, restatements, failures, and nights run again.
+"""Ingest of whole nights from small tapes: the rows written, restatements, failures, and repeated nights.
 
 A night is the run for one as-of date; a tape is a folder of recorded market data. FRIDAY is the 13th session of May.
+Ids: .github/sources.md.
 """
 
 from __future__ import annotations
@@ -172,12 +173,12 @@ def test_perpetuals_are_ingested_with_funding_and_unchanged_instruments_only_onc
     assert len(rows(warehouse, "instruments")) == 2
     settlements_per_day = 3 + 6  # every 8 hours of BTCUSDT, every 4 hours of SOLUSDT
     n_days = FUNDING_OVERLAP.days + N_DAYS + 3  # from before START to the end of MONDAY
-    final = 2  # the settlement at the closing midnight, of each symbol
-    assert len(rows(warehouse, "funding_rates")) == settlements_per_day * n_days + final
+    n_final = 2  # the settlement at the closing midnight, of each symbol
+    assert len(rows(warehouse, "funding_rates")) == settlements_per_day * n_days + n_final
 
 
 @pytest.mark.parametrize("universe", [STOCKS, PERPETUALS], ids=lambda u: u.name)
-def test_the_same_night_again_changes_no_row(
+def test_ingesting_a_night_twice_changes_no_row(
     ingest_night: IngestNight, warehouse: Warehouse, universe: Universe
 ) -> None:
     first = ingest_night(FRIDAY, universe)
@@ -211,7 +212,9 @@ def test_several_nights_end_with_the_rows_of_one_night(
         ingest_night(date(2024, 5, day), universe)
     ingest_night(date(2024, 5, 21), universe, warehouse=second_warehouse)
     for table in ("bars", "corporate_actions", "funding_rates"):
-        assert without_stamps(latest(warehouse, table)) == without_stamps(latest(second_warehouse, table)), table
+        assert without_stamps(newest_versions(warehouse, table)) == without_stamps(
+            newest_versions(second_warehouse, table)
+        ), table
 
 
 def test_recorded_events_and_their_bars_are_ingested_up_to_the_clock_each_once(
@@ -219,38 +222,40 @@ def test_recorded_events_and_their_bars_are_ingested_up_to_the_clock_each_once(
 ) -> None:
     universe = load_universe(warehouse, "binance_seconds")
     midnight = datetime(2024, 8, 9, tzinfo=UTC)
-    early = datetime(2024, 8, 8, 23, 57, tzinfo=UTC)
+    early_clock = datetime(2024, 8, 8, 23, 57, tzinfo=UTC)
 
-    def night(into: Warehouse, clock: datetime) -> IngestReport:
+    def ingest_seconds(into: Warehouse, clock: datetime) -> IngestReport:
         return ingest_universe(
             Night(date(2024, 8, 8), "recorded", universe, into, clock, shared_data / "events"), PullOptions(**OPTIONS)
         )
 
-    def events(stored_in: Warehouse, columns: str) -> list[tuple]:
+    def read_events(stored_in: Warehouse, columns: str) -> list[tuple]:
         with stored_in.read() as con:
             return con.execute(f"SELECT {columns} FROM events ORDER BY ALL").fetchall()
 
-    report = night(warehouse, early)
+    report = ingest_seconds(warehouse, early_clock)
     assert report.fetched == 6 and report.failed == {}
     bars = rows(warehouse, "bars")
     # up to midnight the tape has 2,057 bars of 6 symbols; each symbol has one in each of the last 180 seconds
     assert len(bars) == report.bars == 2057 - 6 * 180
-    assert max(bar["ts"] for bar in bars) == early - timedelta(seconds=1)
-    stamps = events(warehouse, "DISTINCT fetched_at, run_id, source, venue")
-    run_id = Night(date(2024, 8, 8), "recorded", universe, warehouse, early).run_id
-    assert stamps == [(early, run_id, "recorded", "binance")]
-    assert all(is_past for (is_past,) in events(warehouse, "ts <= fetched_at"))
-    assert night(warehouse, midnight).restated == 0
-    night(second_warehouse, midnight)
-    key = "kind, symbol, ts, event_id, price, bid"
-    expected = events(second_warehouse, key)
+    assert max(bar["ts"] for bar in bars) == early_clock - timedelta(seconds=1)
+    stamps = read_events(warehouse, "DISTINCT fetched_at, run_id, source, venue")
+    run_id = Night(date(2024, 8, 8), "recorded", universe, warehouse, early_clock).run_id
+    assert stamps == [(early_clock, run_id, "recorded", "binance")]
+    assert all(is_past for (is_past,) in read_events(warehouse, "ts <= fetched_at"))
+    assert ingest_seconds(warehouse, midnight).restated == 0
+    ingest_seconds(second_warehouse, midnight)
+    columns = "kind, symbol, ts, event_id, price, bid"
+    expected = read_events(second_warehouse, columns)
     assert len(expected) > 70_000  # a bound below the tape's number of events, so that the comparison is not vacuous
-    assert events(warehouse, key) == expected
-    assert without_stamps(latest(warehouse, "bars")) == without_stamps(latest(second_warehouse, "bars"))
+    assert read_events(warehouse, columns) == expected
+    assert without_stamps(newest_versions(warehouse, "bars")) == without_stamps(
+        newest_versions(second_warehouse, "bars")
+    )
 
 
-def latest(warehouse: Warehouse, table: str) -> dict[tuple[Any, ...], dict[str, Any]]:
-    """The newest version of each row by its key (symbol, ts, kind)."""
+def newest_versions(warehouse: Warehouse, table: str) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """By key (symbol, ts, kind), the newest version of each row; kind is None in tables without this column."""
     newest: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in sorted(rows(warehouse, table), key=lambda row: row["fetched_at"]):
         newest[row["symbol"], row["ts"], row.get("kind")] = row
@@ -258,8 +263,11 @@ def latest(warehouse: Warehouse, table: str) -> dict[tuple[Any, ...], dict[str, 
 
 
 def without_stamps(newest: dict[tuple[Any, ...], dict[str, Any]]) -> dict[tuple[Any, ...], dict[str, Any]]:
-    """The rows without run_id and fetched_at."""
-    return {k: {c: v for c, v in row.items() if c not in ("fetched_at", "run_id")} for k, row in newest.items()}
+    """The rows by key, without their columns run_id and fetched_at."""
+    return {
+        key: {name: value for name, value in row.items() if name not in ("fetched_at", "run_id")}
+        for key, row in newest.items()
+    }
 
 
 def restate(symbol: str, day: str, close: float) -> Callable[[dict[str, np.ndarray]], None]:
@@ -277,9 +285,8 @@ def test_a_restated_bar_is_stored_as_a_second_version_and_its_history_is_pulled_
     ingest_night: IngestNight, warehouse: Warehouse, tape: Path
 ) -> None:
     ingest_night(FRIDAY)
-    edit_tape(
-        tape, "yahoo/bars_1d", restate("AAPL", "2024-05-14", 1.5)
-    )  # one of the OPTIONS["overlap_bars"] bars before the watermark
+    # one of the OPTIONS["overlap_bars"] bars before the watermark
+    edit_tape(tape, "yahoo/bars_1d", restate("AAPL", "2024-05-14", 1.5))
     edit_tape(tape, "yahoo/bars_1d", restate("AAPL", "2024-05-02", 2.5))  # before the overlap
     report = ingest_night(MONDAY)
     assert (report.bars, report.restated) == (4 + 2, 2)
@@ -317,8 +324,8 @@ def test_a_new_dividend_restates_no_bar(ingest_night: IngestNight, warehouse: Wa
     ingest_night(FRIDAY)
 
     def pay_dividend(columns: dict[str, np.ndarray]) -> None:
-        before = (columns["symbol"] == "AAPL") & (columns["date"] < np.datetime64(MONDAY))
-        columns["adj_close"][before] *= 0.99
+        is_before_ex_date = (columns["symbol"] == "AAPL") & (columns["date"] < np.datetime64(MONDAY))
+        columns["adj_close"][is_before_ex_date] *= 0.99
 
     edit_tape(tape, "yahoo/bars_1d", pay_dividend)
     report = ingest_night(MONDAY)
@@ -331,9 +338,9 @@ def test_a_new_dividend_restates_no_bar(ingest_night: IngestNight, warehouse: Wa
 def test_after_a_split_all_prices_are_adjusted_to_it(warehouse: Warehouse, overlap_bars: int) -> None:
     options = PullOptions(**OPTIONS | {"overlap_bars": overlap_bars})
     ingest_universe(make_night(warehouse, date(2024, 6, 7)), options)
-    before = {key: row["close"] for key, row in latest(warehouse, "bars").items() if key[0] == "NVDA"}
+    before = {key: row["close"] for key, row in newest_versions(warehouse, "bars").items() if key[0] == "NVDA"}
     ingest_universe(make_night(warehouse, date(2024, 6, 10)), options)  # the split is ten for one
-    after = {key: row["close"] for key, row in latest(warehouse, "bars").items() if key[0] == "NVDA"}
+    after = {key: row["close"] for key, row in newest_versions(warehouse, "bars").items() if key[0] == "NVDA"}
     assert [row["value"] for row in rows(warehouse, "corporate_actions") if row["kind"] == "split"] == [10.0]
     assert all(after[key] == pytest.approx(close / 10) for key, close in before.items())
 
@@ -353,7 +360,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize(("n_done", "threads"), [(1, 1), (2, 4), (3, 4)])
-def test_a_killed_night_run_again_pulls_only_the_rest_and_ends_the_same(
+def test_after_a_kill_a_second_run_pulls_only_the_remaining_symbols_and_ends_with_equal_rows(
     ingest_night: IngestNight,
     warehouse: Warehouse,
     second_warehouse: Warehouse,
@@ -362,7 +369,7 @@ def test_a_killed_night_run_again_pulls_only_the_rest_and_ends_the_same(
     threads: int,
 ) -> None:
     ingest_night(FRIDAY, warehouse=second_warehouse)
-    monkeypatch.setattr(ingest, "MAX_BATCH_SYMBOLS", 1)
+    monkeypatch.setattr(ingest, "MAX_BATCH_SYMBOLS", 1)  # each symbol is written on its own, so the kill loses none
 
     def kill(done: int, _total: int, _symbol: str) -> None:
         if done == n_done:
@@ -377,16 +384,16 @@ def test_a_killed_night_run_again_pulls_only_the_rest_and_ends_the_same(
     assert raw_tables(warehouse) == raw_tables(second_warehouse)
 
 
-def test_a_pull_status_is_never_written_without_its_bars(
+def test_a_kill_during_the_write_of_a_batch_leaves_no_row(
     ingest_night: IngestNight, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     upsert = ingest.upsert
 
-    def fail(*arguments: Any, **options: Any) -> int:
+    def upsert_then_kill(*arguments: Any, **options: Any) -> int:
         upsert(*arguments, **options)
         raise Killed
 
-    monkeypatch.setattr(ingest, "upsert", fail)
+    monkeypatch.setattr(ingest, "upsert", upsert_then_kill)
     with pytest.raises(Killed):
         ingest_night(FRIDAY)
     assert all(table == [] for table in raw_tables(warehouse).values())
@@ -404,7 +411,7 @@ def with_apple_until_may_10() -> Universe:
 
 
 @pytest.mark.parametrize(("universe", "n_fetched"), [(STOCKS, 4), (PERPETUALS, 2)], ids=["stocks", "perpetuals"])
-def test_an_unknown_symbol_is_recorded_as_failed_and_skipped(
+def test_an_unknown_symbol_is_recorded_as_failed_and_the_others_are_fetched(
     ingest_night: IngestNight, warehouse: Warehouse, universe: Universe, n_fetched: int
 ) -> None:
     report = ingest_night(FRIDAY, with_member(universe, "NOPE"), max_bad_fraction=0.4)

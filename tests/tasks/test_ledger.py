@@ -1,6 +1,6 @@
 """Rows of nights and steps: a published night is never altered, and only validated and audited nights are published.
 
-A night is the run for one as-of date.
+A night is the run for one as-of date. A Desk is a test warehouse with recorded bars, see tests/desk.py.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ AS_OF = date(2024, 6, 20)
 SETTINGS = {"models": ["s4d"]}
 
 
-def store_verdicts(desk: Desk, policy: str = "block", check_passed: bool = True, leak: bool = False) -> None:
+def store_verdicts(desk: Desk, policy: str = "block", check_passed: bool = True, has_leak: bool = False) -> None:
     """Stores the verdict of one validation rule with ``policy``, and the audit's verdict on one subject."""
     night = desk.night(AS_OF)
     keys = {"night": night.as_of, "source": night.source, "universe": night.universe.name, "run": night.run_id}
@@ -34,7 +34,7 @@ def store_verdicts(desk: Desk, policy: str = "block", check_passed: bool = True,
         "INSERT INTO store.leak_audit VALUES "
         "($source, $universe, $night, 'features', TIMESTAMPTZ '2024-06-01', 1, 0, 0, $ok, '', $run)",
         **keys,
-        ok=not leak,
+        ok=not has_leak,
     )
 
 
@@ -58,7 +58,7 @@ def test_a_validated_and_audited_night_is_published_and_then_refuses_every_step(
     ("fault", "message"),
     [
         ({"check_passed": False}, r"1 checks \(1 blocking\)"),
-        ({"leak": True}, r"1 audit rows \(1 leaks\)"),
+        ({"has_leak": True}, r"1 audit rows \(1 leaks\)"),
         (None, r"0 checks .* 0 audit rows"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The macro-regime example on the real recordings (SSF-07), and its errors for files that cannot be used."""
+"""The macro-regime example on recorded data (SSF-07, see .github/sources.md), and its errors for unusable files."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Panels of a night: bars, benchmark and funding on the whole calendar grid, nothing after the night's clock.
 
-A night is the run for one as-of date; its clock is the midnight (UTC) after it. The stored bars have one gap, see
-``desk_file`` in conftest.py.
+A night is the run for one as-of date; its clock is the midnight (UTC) after it. A Desk is a test warehouse with
+recorded bars; DDD has no bar before March 2024 and none on 7 May. Ids: .github/sources.md.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ def test_bars_lie_on_the_whole_calendar_grid_up_to_the_night(desk: Desk) -> None
     np.testing.assert_array_equal(bars.ts, bar_opens("XNYS", "1d", START, date(2024, 6, 29)))
     ddd = bars.symbols.index("DDD")
     assert bars.mask[:, :ddd].all()
-    missing = bars.ts[~bars.mask[:, ddd]]
-    assert missing[-1] == np.datetime64("2024-05-07T13:30") and missing[-2] < np.datetime64("2024-03-01")
+    missing_ts = bars.ts[~bars.mask[:, ddd]]
+    assert missing_ts[-1] == np.datetime64("2024-05-07T13:30") and missing_ts[-2] < np.datetime64("2024-03-01")
     np.testing.assert_array_equal(bars.column("funding_rate")[bars.mask], 0.0)
 
 
 def test_the_total_return_of_an_ex_date_includes_the_dividend(desk: Desk) -> None:
     bars = load_bars(desk.night(FRIDAY))
-    ex_date = int(np.searchsorted(bars.ts, np.datetime64("2024-04-01T13:30")))
+    ex_bar = int(np.searchsorted(bars.ts, np.datetime64("2024-04-01T13:30")))
     aaa = bars.symbols.index("AAA")
     close = bars.column("close")[:, aaa]
     total_return = bars.column("total_return")[:, aaa]
     dividend = 0.8
-    np.testing.assert_allclose(total_return[ex_date], (close[ex_date] + dividend) / close[ex_date - 1] - 1)
-    np.testing.assert_allclose(total_return[ex_date + 1], close[ex_date + 1] / close[ex_date] - 1)
+    np.testing.assert_allclose(total_return[ex_bar], (close[ex_bar] + dividend) / close[ex_bar - 1] - 1)
+    np.testing.assert_allclose(total_return[ex_bar + 1], close[ex_bar + 1] / close[ex_bar] - 1)
 
 
 def test_a_bar_still_open_at_the_clock_is_not_on_the_grid(desk: Desk) -> None:
@@ -53,10 +53,10 @@ def test_a_bar_still_open_at_the_clock_is_not_on_the_grid(desk: Desk) -> None:
 def test_bars_can_end_earlier_than_the_night(desk: Desk) -> None:
     night = desk.night(FRIDAY)
     last = np.datetime64("2024-06-03T13:30", "us")
-    whole = load_bars(night)
-    cut = load_bars(night, last=last)
-    assert cut.ts[-1] == last
-    np.testing.assert_array_equal(cut.values, whole.values[whole.ts <= last])
+    all_bars = load_bars(night)
+    earlier_bars = load_bars(night, last=last)
+    assert earlier_bars.ts[-1] == last
+    np.testing.assert_array_equal(earlier_bars.values, all_bars.values[all_bars.ts <= last])
 
 
 def test_the_benchmark_is_one_asset_on_the_same_grid(desk: Desk) -> None:
@@ -69,13 +69,13 @@ def test_the_benchmark_is_one_asset_on_the_same_grid(desk: Desk) -> None:
 def test_funding_of_a_bar_is_the_rate_last_settled_at_or_before_its_close(desk: Desk) -> None:
     """TGN-27, TRAP-10: a rate settled at 08:00 is the funding of the bar opened at 07:00, and of no earlier bar."""
     bars = load_bars(desk.night(FRIDAY, "perpetuals"))
-    first = int(np.searchsorted(bars.ts, np.datetime64("2024-06-10T07:00")))
+    first_bar = int(np.searchsorted(bars.ts, np.datetime64("2024-06-10T07:00")))
     rates = bars.column("funding_rate")
     aaa = bars.symbols.index("AAA")
     bbb = bars.symbols.index("BBB")
-    assert np.isnan(rates[:first, aaa]).all() and np.isnan(rates[:, bbb]).all()
+    assert np.isnan(rates[:first_bar, aaa]).all() and np.isnan(rates[:, bbb]).all()
     # AAA settles every 8 hours, from 8:00 on, at the rates 0, 1e-5, 2e-5, …
-    np.testing.assert_array_equal(rates[first : first + 17, aaa], [0.0] * 8 + [1e-5] * 8 + [2e-5])
+    np.testing.assert_array_equal(rates[first_bar : first_bar + 17, aaa], [0.0] * 8 + [1e-5] * 8 + [2e-5])
 
 
 def test_funding_ends_at_the_clock(desk: Desk) -> None:

@@ -1,6 +1,6 @@
-"""Prices, decisions and funding of a night's portfolios, on the desk's bars (TRAP-10).
+"""Prices, decisions and funding of a night's portfolios, on recorded bars (TRAP-10).
 
-A night is the run for one as-of date. Glossary: t bars, n assets.
+A night is the run for one as-of date. A Desk is a test warehouse, see tests/desk.py. Ids: .github/sources.md.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from tasks.portfolio_inputs import funding_by_bar, funding_coverage, load_portfo
 from tests.desk import Desk
 
 FRIDAY = date(2024, 6, 28)
-HOUR = np.timedelta64(1, "h")
+ONE_HOUR = np.timedelta64(1, "h")
 
 
 def instant(text: str) -> np.datetime64:
+    """The UTC time in ``text`` as datetime64[us]."""
     return np.datetime64(text, "us")
 
 
@@ -64,10 +65,10 @@ def test_a_session_without_its_last_bar_is_masked_and_the_next_return_covers_bot
     sessions = session_bars(inputs.members, inputs.decisions)
     bbb = sessions.symbols.index("BBB")
     close = sessions.column("close")[:, bbb]
-    missing = 2  # position of 3 June among the sessions, which start on 1 June
-    assert sessions.mask[missing - 1 : missing + 2, bbb].tolist() == [True, False, True]
-    expected = close[missing + 1] / close[missing - 1] - 1
-    assert sessions.column("total_return")[missing + 1, bbb] == pytest.approx(expected)
+    missing_session = 2  # position of 3 June among the sessions, which start on 1 June
+    assert sessions.mask[missing_session - 1 : missing_session + 2, bbb].tolist() == [True, False, True]
+    expected = close[missing_session + 1] / close[missing_session - 1] - 1
+    assert sessions.column("total_return")[missing_session + 1, bbb] == pytest.approx(expected)
 
 
 def test_funding_is_summed_in_the_bar_from_its_open_exclusive_to_its_close_inclusive(desk: Desk) -> None:
@@ -90,13 +91,13 @@ def test_funding_is_summed_in_the_bar_from_its_open_exclusive_to_its_close_inclu
     funding = funding_by_bar(night, load_portfolio_inputs(night), ("AAA", "BBB"))
     aaa_funding, bbb_funding = funding.T
     assert np.isnan(aaa_funding).all()
-    by_bar = {int(bar): float(bbb_funding[bar]) for bar in np.flatnonzero(~np.isnan(bbb_funding))}
-    assert by_bar == pytest.approx({7: 0.01, 11: 0.02, 16: 0.03 + 0.04})
+    funding_of_bar = {int(bar): float(bbb_funding[bar]) for bar in np.flatnonzero(~np.isnan(bbb_funding))}
+    assert funding_of_bar == pytest.approx({7: 0.01, 11: 0.02, 16: 0.03 + 0.04})
 
 
-def test_coverage_counts_settlements_at_eighth_hours_of_assets_with_a_bar() -> None:
+def test_coverage_counts_the_settlements_every_eight_hours_of_assets_with_a_bar() -> None:
     """Two assets with hourly bars that close from 7:00 to 18:00: settlements are due at 8:00 and 16:00."""
-    close_times = instant("2024-06-01T07") + np.arange(12) * HOUR
+    close_times = instant("2024-06-01T07") + np.arange(12) * ONE_HOUR
     has_bar = np.ones((12, 2), dtype=bool)
     funding = np.full((12, 2), np.nan)
     funding[1, 0] = 1e-4  # at 8:00

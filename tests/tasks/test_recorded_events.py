@@ -1,4 +1,4 @@
-"""A network fitted to recorded trades and book events, and its forecasts, on one-second bars."""
+"""Training data of recorded trades and book events on one-second bars, and a network that reads these events."""
 
 from __future__ import annotations
 
@@ -33,13 +33,15 @@ def test_the_trades_of_a_bar_are_its_trade_events(market: TrainingData, shared_d
     close_ms = bar_events.close_times.astype(np.int64) // 1000  # bar i has the events in (close_ms[i], close_ms[i + 1]]
     events = bar_events.events
     is_bitcoin_trade = (events.kind == EVENT_KINDS.index("trade")) & (events.dst == bitcoin)
-    for bar in (1, 100, 343):  # three bars with trades
-        start, stop = bar_events.event_ranges[bar]
-        n_trades = ((trade_ms > close_ms[bar]) & (trade_ms <= close_ms[bar + 1])).sum()
+    for bar_index in (1, 100, 343):  # three bars with trades
+        start, stop = bar_events.event_ranges[bar_index]
+        n_trades = ((trade_ms > close_ms[bar_index]) & (trade_ms <= close_ms[bar_index + 1])).sum()
         assert is_bitcoin_trade[start:stop].sum() == n_trades > 0
 
 
-def test_a_temporal_graph_network_reads_events_and_only_past_ones(market: TrainingData, tmp_path: Path) -> None:
+def test_forecasts_of_an_event_network_change_only_when_past_events_change(
+    market: TrainingData, tmp_path: Path
+) -> None:
     fold = market.folds[0]
     artifact = tmp_path / "m.safetensors"
     config = TrainConfig(epochs=1, chunk_bars=32, burn_in_bars=12, context_bars=24, batch_sequences=12)
@@ -49,7 +51,7 @@ def test_a_temporal_graph_network_reads_events_and_only_past_ones(market: Traini
     expected = predict_fold(artifact, market.features, side_inputs, fold).returns
     bar_events = side_inputs.events
     assert np.isfinite(expected).all() and bar_events is not None
-    n_bars = 21  # from the start of the test window, with all of their events; later events are left out
+    n_bars = 21  # bars from the start of the test window that keep their events; later events are removed
     last_close_us = int(bar_events.close_times[fold.test_start + n_bars].astype(np.int64))
     past_events = bar_events.events.between(0, last_close_us)
     past_inputs = SideInputs(side_inputs.snapshots, replace(bar_events, events=past_events))
@@ -58,7 +60,7 @@ def test_a_temporal_graph_network_reads_events_and_only_past_ones(market: Traini
     assert not np.array_equal(returns[n_bars:], expected[n_bars:])
 
 
-def test_the_share_of_right_directions_counts_only_assets_that_moved(market: TrainingData) -> None:
+def test_directional_accuracy_counts_only_assets_that_moved(market: TrainingData) -> None:
     start = market.folds[0].test_start
     realised = market.labels.returns[start : start + 10]  # (bars, assets, horizons)
     assert (directional_accuracy(market, realised) == 1).all()

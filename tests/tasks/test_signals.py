@@ -1,6 +1,7 @@
-"""Signals of a night in a real warehouse: the last decision of the backtest, written once (HYB-26, TRAP-14).
+"""Signals of a night: the last decision of the backtest, never changed after publication (HYB-26, TRAP-14).
 
-A night is the run for one as-of date. Its clock is the midnight (UTC) after FRIDAY.
+A night is the run for one as-of date; here its clock is the midnight (UTC) after FRIDAY. Desk is a test warehouse with
+recorded bars, see tests/desk.py. Ids: .github/sources.md.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from tasks.forecasts import Contender, load_forecasts
 from tasks.graphs import write_features
 from tasks.night import Night
 from tasks.portfolio_inputs import forecast_weights, load_portfolio_inputs
-from tasks.signals import SignalReport, next_signals
+from tasks.signals import SignalReport, write_next_session_signals
 from tests.desk import Desk
 from warehouse.errors import PublishedNightError
 
 FRIDAY = date(2024, 6, 28)
 LIMITS = Limits(max_position=0.3, max_correlated_exposure=1.0, min_confidence=0.35, correlation_sessions=20)
-NET = Contender("net", "network", ("t0",))
+NET = Contender("net", "network", ("t0",))  # one trial: a network fitted with one seed
 OTHER = Contender("other", "network", ("t1", "t2"))
 HOLD = Contender("buy_and_hold", "rule")
 
@@ -37,7 +38,7 @@ HOLD = Contender("buy_and_hold", "rule")
 def scored_file(
     open_desk: Callable, store_forecasts: Callable, desk_file: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """The warehouse of 28 June with features and a backtest of two networks and buy-and-hold."""
+    """A warehouse file with the features of the night of FRIDAY, and a backtest of two networks and buy-and-hold."""
     desk = open_desk(shutil.copy(desk_file, tmp_path_factory.mktemp("scored")))
     for trial in ("t0", "t1", "t2"):
         store_forecasts(desk, trial, start=date(2024, 4, 1))
@@ -46,17 +47,18 @@ def scored_file(
 
 @pytest.fixture
 def desk(open_desk: Callable, scored_file: Path, tmp_path: Path) -> Desk:
-    """A desk on a copy of ``scored_file``."""
+    """A test warehouse: a copy of ``scored_file``."""
     return open_desk(shutil.copy(scored_file, tmp_path))
 
 
 @pytest.fixture
 def night(desk: Desk) -> Night:
+    """The recorded night of FRIDAY in ``desk``; no test reads its tape."""
     return replace(desk.night(FRIDAY), tape=Path("tape"))
 
 
 def run_backtest(night: Night, models: Sequence[Contender] = (NET, OTHER, HOLD), class_horizon: int = 5) -> Night:
-    """The night, with features and backtests written."""
+    """Writes features and backtests of the night, and returns the night."""
     write_features.fn(night)
     run_backtests.fn(night, list(models), LIMITS, class_horizon)
     return night
@@ -68,11 +70,11 @@ def write_signals(
     horizons: tuple[int, ...] = (1, 5, 20),
     class_horizon: int = 5,
 ) -> SignalReport:
-    return next_signals.fn(night, list(models), LIMITS, horizons, class_horizon)
+    return write_next_session_signals.fn(night, list(models), LIMITS, horizons, class_horizon)
 
 
-def test_every_network_has_a_signal_for_every_symbol_and_the_next_session(desk: Desk, night: Night) -> None:
-    """HYB-22."""
+def test_every_network_has_a_signal_of_every_symbol_for_the_next_session(desk: Desk, night: Night) -> None:
+    """HYB-22: the session after FRIDAY is Monday."""
     report = write_signals(night)
     assert (report.signals, report.for_session) == (8, date(2024, 7, 1))
     rows = desk.rows("SELECT model, symbol, night, as_of::DATE, for_session, run_id FROM store.signals ORDER BY ALL")
@@ -91,7 +93,7 @@ def test_weights_are_the_last_decision_of_the_backtest(desk: Desk, night: Night)
         assert np.abs(expected).sum() > 0
 
 
-def test_labels_confidence_and_expectations_come_from_the_mean_of_the_seeds(desk: Desk, night: Night) -> None:
+def test_labels_confidence_and_expectations_come_from_the_mean_over_the_trials(desk: Desk, night: Night) -> None:
     """S4-33: label, confidence and expected return."""
     write_signals(night)
     rows = desk.rows(
@@ -110,7 +112,9 @@ def test_labels_confidence_and_expectations_come_from_the_mean_of_the_seeds(desk
         assert volatility == pytest.approx(mean_volatility)
 
 
-def test_sides_follow_the_weights_and_stops_are_two_average_true_ranges_away(desk: Desk, night: Night) -> None:
+def test_sides_have_the_sign_of_the_weights_and_stops_are_two_average_true_ranges_away(
+    desk: Desk, night: Night
+) -> None:
     write_signals(night)
     rows = desk.rows(
         "SELECT s.side, s.weight, s.stop_price, s.close, b.close, f.atr_14 FROM store.signals s "
@@ -147,7 +151,7 @@ def test_published_signals_are_never_altered(desk: Desk, night: Night) -> None:
     assert desk.contents("store.signals") == before
 
 
-def test_signals_of_an_unpublished_night_may_be_replaced(desk: Desk, night: Night) -> None:
+def test_a_second_run_replaces_the_signals_of_an_unpublished_night(desk: Desk, night: Night) -> None:
     write_signals(night)
     write_signals(night, models=(OTHER, HOLD))
     assert desk.rows("SELECT DISTINCT model FROM store.signals") == [("other",)]
@@ -181,10 +185,10 @@ def test_a_night_without_a_network_raises(desk: Desk, night: Night) -> None:
         write_signals(night, models=(HOLD,))
 
 
-def test_a_session_that_has_not_closed_raises(desk: Desk, night: Night) -> None:
-    early = replace(night, clock=datetime(2024, 6, 28, 19, 59, tzinfo=UTC))
+def test_a_night_whose_session_has_not_closed_raises(desk: Desk, night: Night) -> None:
+    before_the_close = replace(night, clock=datetime(2024, 6, 28, 19, 59, tzinfo=UTC))
     with pytest.raises(NoForecastsError, match="session 2024-06-28 has not closed by 2024-06-28 19:59"):
-        write_signals(early)
+        write_signals(before_the_close)
 
 
 def test_a_symbol_without_a_bar_of_the_session_has_no_signal(desk: Desk, night: Night) -> None:
@@ -198,9 +202,9 @@ def test_a_perpetual_without_the_last_hour_has_a_signal_from_the_hour_before(
     desk: Desk, store_forecasts: Callable
 ) -> None:
     store_forecasts(desk, "t0", start=date(2024, 6, 11), universe="perpetuals", end=date(2024, 6, 21), horizons=(1, 24))
-    late = "ts >= '2024-06-20 23:00:00+00' AND symbol = 'BBB' AND universe = 'perpetuals'"
-    desk.execute(f"DELETE FROM store.bars WHERE {late}")
-    desk.execute(f"DELETE FROM store.predictions WHERE {late}")
+    last_hour_of_bbb = "ts >= '2024-06-20 23:00:00+00' AND symbol = 'BBB' AND universe = 'perpetuals'"
+    desk.execute(f"DELETE FROM store.bars WHERE {last_hour_of_bbb}")
+    desk.execute(f"DELETE FROM store.predictions WHERE {last_hour_of_bbb}")
     night = replace(desk.night(date(2024, 6, 20), "perpetuals"), tape=Path("tape"))
     run_backtest(night, models=(NET, HOLD), class_horizon=24)
     report = write_signals(night, models=(NET, HOLD), horizons=(1, 24), class_horizon=24)
@@ -215,11 +219,11 @@ def test_a_perpetual_without_the_last_hour_has_a_signal_from_the_hour_before(
 
 
 def test_signals_do_not_depend_on_data_after_the_night(desk: Desk, night: Night, tmp_path: Path) -> None:
-    cut = desk.copy_to(tmp_path / "cut")
+    shorter = desk.copy_to(tmp_path / "shorter")  # the warehouse without rows after the night
     for table in ("bars", "predictions", "corporate_actions"):
-        cut.execute(f"DELETE FROM store.{table} WHERE ts > '2024-06-29'")
+        shorter.execute(f"DELETE FROM store.{table} WHERE ts > '2024-06-29'")
     for table in ("features", "equity_curves", "positions", "leaderboard", "metrics", "backtests"):
-        cut.execute(f"DELETE FROM store.{table}")
+        shorter.execute(f"DELETE FROM store.{table}")
     write_signals(night)
-    write_signals(run_backtest(replace(night, warehouse=cut.warehouse)))
-    assert cut.contents("store.signals") == desk.contents("store.signals")
+    write_signals(run_backtest(replace(night, warehouse=shorter.warehouse)))
+    assert shorter.contents("store.signals") == desk.contents("store.signals")

@@ -1,6 +1,7 @@
 """Graphs of the warehouse's trades: of whole bars, received up to the clock, rebuilt when trades arrive late.
 
-A night is the run for one as-of date; its clock is the midnight (UTC) after it. Bars are hourly.
+A night is the run for one as-of date; its clock is the midnight (UTC) after it. Bars are hourly. A Desk is a test
+warehouse with recorded bars, see tests/desk.py.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ GRAPH = {
 }
 WINDOWS = {name: value for name, value in GRAPH.items() if name != "graphs"}
 EVENING = datetime(2024, 6, 27, 20, tzinfo=UTC)
-SECOND = timedelta(seconds=1)
-HOUR = timedelta(hours=1)
+ONE_SECOND = timedelta(seconds=1)
+ONE_HOUR = timedelta(hours=1)
 Trade = tuple[str, datetime, float, float, str | None]  # symbol, ts, price, size, side
 
 
@@ -75,34 +76,34 @@ def test_a_bar_sums_the_trades_after_its_open_up_to_its_close(desk: Desk) -> Non
         desk,
         [
             ("AAA", EVENING, 10.0, 1.0, "buy"),  # at the close of the bar before
-            ("AAA", EVENING + SECOND, 10.0, 2.0, "buy"),
-            ("AAA", EVENING + HOUR, 12.0, 1.0, "sell"),  # at the close of the bar
-            ("BBB", EVENING + HOUR + SECOND, 7.0, 3.0, "sell"),
+            ("AAA", EVENING + ONE_SECOND, 10.0, 2.0, "buy"),
+            ("AAA", EVENING + ONE_HOUR, 12.0, 1.0, "sell"),  # at the close of the bar
+            ("BBB", EVENING + ONE_HOUR + ONE_SECOND, 7.0, 3.0, "sell"),
         ],
     )
     bars = load_trade_bars(desk.night(FRIDAY, "perpetuals"))
-    bar = int(np.searchsorted(bars.ts, np.datetime64(EVENING.replace(tzinfo=None))))
+    bar_index = int(np.searchsorted(bars.ts, np.datetime64(EVENING.replace(tzinfo=None))))
     assert bars.columns == TRADE_COLUMNS and bars.mask.sum() == 3
     # the columns: signed value, value, last price, time of the last trade in seconds
     aaa = bars.symbols.index("AAA")
     bbb = bars.symbols.index("BBB")
-    close_s = (EVENING + HOUR).timestamp()
-    np.testing.assert_array_equal(bars.values[bar, aaa], [10 * 2 - 12 * 1, 10 * 2 + 12 * 1, 12.0, close_s])
-    np.testing.assert_array_equal(bars.values[bar - 1, aaa], [10.0, 10.0, 10.0, EVENING.timestamp()])
-    np.testing.assert_array_equal(bars.values[bar + 1, bbb], [-21.0, 21.0, 7.0, close_s + 1])
+    close_s = (EVENING + ONE_HOUR).timestamp()
+    np.testing.assert_array_equal(bars.values[bar_index, aaa], [10 * 2 - 12 * 1, 10 * 2 + 12 * 1, 12.0, close_s])
+    np.testing.assert_array_equal(bars.values[bar_index - 1, aaa], [10.0, 10.0, 10.0, EVENING.timestamp()])
+    np.testing.assert_array_equal(bars.values[bar_index + 1, bbb], [-21.0, 21.0, 7.0, close_s + 1])
 
 
 def test_a_trade_at_the_first_open_belongs_to_no_bar(desk: Desk) -> None:
     night = desk.night(FRIDAY, "perpetuals")
     first_open = night.universe.history_start
-    store_trades(desk, [("AAA", first_open, 10.0, 1.0, "buy"), ("AAA", first_open + SECOND, 10.0, 2.0, "buy")])
+    store_trades(desk, [("AAA", first_open, 10.0, 1.0, "buy"), ("AAA", first_open + ONE_SECOND, 10.0, 2.0, "buy")])
     bars = load_trade_bars(night)
     assert bars.mask.sum() == 1
     np.testing.assert_array_equal(bars.values[0, 0], [20.0, 20.0, 10.0, first_open.timestamp() + 1])
 
 
 def test_a_trade_without_a_side_adds_to_the_value_but_not_to_the_signed_flow(desk: Desk) -> None:
-    store_trades(desk, [("AAA", EVENING + SECOND, 10.0, 2.0, None)])
+    store_trades(desk, [("AAA", EVENING + ONE_SECOND, 10.0, 2.0, None)])
     bars = load_trade_bars(desk.night(FRIDAY, "perpetuals"))
     np.testing.assert_array_equal(bars.values[bars.mask][:, :3], [[0.0, 20.0, 10.0]])
 
@@ -111,13 +112,13 @@ def test_trade_graphs_are_stored_as_built_and_only_where_there_are_trades(desk: 
     store_trades(desk, random_trades())
     night = desk.night(FRIDAY, "perpetuals")
     build_graphs.fn(night, **GRAPH)
-    trades = load_trade_bars(night)
+    trade_bars = load_trade_bars(night)
     assert len(load_snapshots(night, "correlation")) > 50
     for graph, rule in windowed_rules(tuple(TRADE_GRAPHS), **WINDOWS).items():
         stored = load_snapshots(night, graph)
         expected_as_of = np.arange("2024-06-28T00", "2024-06-29T00", 6, dtype="datetime64[h]")
         assert [s.as_of for s in stored] == expected_as_of.tolist()
-        for actual, expected in zip(stored, build_snapshots(graph, trades, rule), strict=True):
+        for actual, expected in zip(stored, build_snapshots(graph, trade_bars, rule), strict=True):
             assert (actual.as_of, actual.window_start) == (expected.as_of, expected.window_start)
             assert actual.directed == expected.directed
             np.testing.assert_array_equal(actual.src, expected.src)
@@ -126,7 +127,7 @@ def test_trade_graphs_are_stored_as_built_and_only_where_there_are_trades(desk: 
     assert {graph for (graph,) in desk.rows("SELECT DISTINCT graph FROM graph_edges")} == {*TRADE_GRAPHS, "correlation"}
 
 
-def test_building_again_changes_nothing_and_without_trades_no_trade_graph_is_stored(desk: Desk) -> None:
+def test_no_trade_graph_is_stored_without_trades_and_a_second_build_changes_no_row(desk: Desk) -> None:
     night = desk.night(FRIDAY, "perpetuals")
     build_graphs.fn(night, **GRAPH)
     assert desk.rows("SELECT DISTINCT graph FROM graph_snapshots") == [("correlation",)]
@@ -140,12 +141,14 @@ def test_building_again_changes_nothing_and_without_trades_no_trade_graph_is_sto
 def test_trades_received_after_the_clock_are_read_by_the_next_night(desk: Desk) -> None:
     store_trades(desk, random_trades())
     build_graphs.fn(desk.night(FRIDAY, "perpetuals"), **GRAPH)
-    friday = load_snapshots(desk.night(FRIDAY, "perpetuals"), "order_flow")
+    friday_snapshots = load_snapshots(desk.night(FRIDAY, "perpetuals"), "order_flow")
     store_trades(desk, late_trades(size=400.0), received=datetime(2024, 6, 29, 3, tzinfo=UTC))
     assert build_graphs.fn(desk.night(FRIDAY, "perpetuals"), **GRAPH).built == 0
     build_graphs.fn(desk.night(SATURDAY, "perpetuals"), **GRAPH)
-    saturday = load_snapshots(desk.night(SATURDAY, "perpetuals"), "order_flow")
-    is_same = [a.weight.tolist() == b.weight.tolist() for a, b in zip(friday, saturday, strict=False)]
+    saturday_snapshots = load_snapshots(desk.night(SATURDAY, "perpetuals"), "order_flow")
+    is_same = [
+        a.weight.tolist() == b.weight.tolist() for a, b in zip(friday_snapshots, saturday_snapshots, strict=False)
+    ]
     assert is_same == [True, True, False, False]  # at 0, 6, 12 and 18 o'clock: the late trades are of 8 o'clock
 
 
@@ -169,10 +172,11 @@ def run_night(desk: Desk, as_of: date) -> list[list[float]]:
 
 def test_the_audit_passes_when_trades_begin_late_or_arrive_late(desk: Desk) -> None:
     store_trades(desk, random_trades())  # they begin after most of the possible cuts
-    friday = run_night(desk, FRIDAY)
+    friday_weights = run_night(desk, FRIDAY)
     store_trades(desk, late_trades(size=20_000.0), received=datetime(2024, 6, 29, 3, tzinfo=UTC))
-    saturday = run_night(desk, SATURDAY)
-    assert saturday[:2] == friday[:2] and saturday[2] != friday[2] and len(saturday) > len(friday)
+    saturday_weights = run_night(desk, SATURDAY)
+    assert saturday_weights[:2] == friday_weights[:2] and saturday_weights[2] != friday_weights[2]
+    assert len(saturday_weights) > len(friday_weights)
 
 
 @pytest.mark.parametrize("side", ["buy", "sell"])

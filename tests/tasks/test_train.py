@@ -1,6 +1,7 @@
-"""Training in a real warehouse: every fold is fitted once, later nights add only new rows, kills change no row.
+"""Training in a real warehouse: every fold is fitted once, later nights add only new rows, interruptions change no row.
 
-A night is the run for one as-of date. With RECIPE, the night of FRIDAY has two folds.
+A night is the run for one as-of date. With RECIPE, the night of FRIDAY has two folds. A Desk is a test warehouse with
+recorded bars of four stocks and two perpetuals; it opens their nights, see tests/desk.py.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from models.zoo import UnknownModelError
 from tasks import train as train_module
 from tasks.errors import NoFoldsError
 from tasks.graphs import build_graphs, write_features
-from tasks.learned_graphs import EVERY_BARS
+from tasks.learned_graphs import EVERY_BARS as BARS_BETWEEN_LEARNED_GRAPHS
 from tasks.night import Night
 from tasks.panels import load_snapshots
 from tasks.train import Progress, Recipe, TrialReport, contenders, load_training_data, train_model, trial_id
@@ -42,7 +43,7 @@ RECIPE = Recipe(
 
 
 def build_night(desk: Desk, as_of: date) -> Night:
-    """The night of stocks with its features and graphs written."""
+    """Writes features and graphs of the night of stocks, and returns the night."""
     night = desk.night(as_of)
     write_features.fn(night)
     build_graphs.fn(night, window_bars=20, min_correlation=0.05, top_k=2, every_bars=5)
@@ -52,6 +53,7 @@ def build_night(desk: Desk, as_of: date) -> Night:
 def train_night(
     desk: Desk, as_of: date = FRIDAY, model: str = "s4d", seed: int = 0, recipe: Recipe = RECIPE, **options
 ) -> TrialReport:
+    """Writes features and graphs of the night, then trains one model; ``options`` go to train_model."""
     night = build_night(desk, as_of)
     return train_model.fn(night, load_training_data.fn(night, recipe), model, seed, recipe, **options)
 
@@ -61,14 +63,14 @@ def table_contents(desk: Desk, where: str = "true") -> dict[str, pa.Table]:
     return {table: desk.contents(f"{table} WHERE {where}") for table in TABLES}
 
 
-def is_same(first: dict[str, pa.Table], second: dict[str, pa.Table]) -> bool:
-    """True when each of TABLES has equal rows in both."""
+def tables_are_equal(first: dict[str, pa.Table], second: dict[str, pa.Table]) -> bool:
+    """True when each of TABLES has equal rows in ``first`` and ``second``."""
     return all(first[table].equals(second[table]) for table in TABLES)
 
 
 @pytest.fixture(scope="module")
 def trained_folder(open_desk: Callable, desk_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the warehouse of the published night of 28 June, with one trained network."""
+    """A folder with the warehouse and model files of the published night of FRIDAY, which trained the network s4d."""
     folder = tmp_path_factory.mktemp("trained")
     desk = open_desk(shutil.copy(desk_file, folder))
     train_night(desk)
@@ -78,7 +80,7 @@ def trained_folder(open_desk: Callable, desk_file: Path, tmp_path_factory: pytes
 
 @pytest.fixture
 def trained(open_desk: Callable, trained_folder: Path, tmp_path: Path) -> Desk:
-    """A desk on a copy of ``trained_folder``."""
+    """A test warehouse: a copy of ``trained_folder``."""
     shutil.copytree(trained_folder, tmp_path / "trained")
     return open_desk(tmp_path / "trained" / "warehouse.duckdb")
 
@@ -90,8 +92,8 @@ def count_duplicate_predictions(desk: Desk) -> int:
     return count
 
 
-def kill_at_fold(fold: int) -> Progress:
-    """A progress callback that interrupts the training before the fold at position ``fold``."""
+def interrupt_at_fold(fold: int) -> Progress:
+    """A progress callback that raises KeyboardInterrupt when ``fold`` folds are done, as Ctrl-C does."""
 
     def on_progress(done: int, total: int, label: str) -> None:
         if done == fold:
@@ -101,7 +103,7 @@ def kill_at_fold(fold: int) -> Progress:
 
 
 def model_files(desk: Desk) -> list[Path]:
-    """The model files of all folds, ordered by name."""
+    """Paths of the stored model files, ordered by name; each fold of each network has at least one."""
     return sorted(desk.warehouse.artifacts.glob("*.safetensors"))
 
 
@@ -109,7 +111,7 @@ def test_the_first_night_fits_every_fold_and_forecasts_every_test_bar(desk: Desk
     report = train_night(desk)
     assert (report.model, report.seed) == ("s4d", 0)
     assert (report.folds, report.fitted, report.skipped) == (2, 2, 0)
-    (fold_0, first_0, last_0, count_0), (fold_1, first_1, last_1, count_1) = desk.rows(
+    (fold_0, first_0, last_0, n_rows_0), (fold_1, first_1, last_1, n_rows_1) = desk.rows(
         "SELECT fold, min(ts)::DATE, max(ts)::DATE, count(*) FROM store.predictions GROUP BY 1 ORDER BY 1"
     )
     (start_0, end_0), (start_1, _) = desk.rows("SELECT test_start::DATE, test_end::DATE FROM store.folds ORDER BY fold")
@@ -117,19 +119,19 @@ def test_the_first_night_fits_every_fold_and_forecasts_every_test_bar(desk: Desk
     assert (first_0, first_1) == (start_0, start_1)
     assert last_0 < end_0 == start_1
     assert last_1 == FRIDAY
-    assert count_0 + count_1 == report.predictions
+    assert n_rows_0 + n_rows_1 == report.predictions
     assert count_duplicate_predictions(desk) == 0
 
 
-def test_every_symbol_with_a_trailing_volatility_is_predicted(trained: Desk) -> None:
+def test_every_bar_with_a_trailing_volatility_is_predicted_at_every_horizon(trained: Desk) -> None:
     expected = trained.rows(
         f"SELECT symbol, ts, h FROM features, (SELECT unnest({list(RECIPE.horizons)})) AS t(h) WHERE volatility_60 > 0 "
         "AND ts >= (SELECT min(test_start) FROM folds) AND universe = 'stocks' ORDER BY ALL"
     )
     assert trained.rows("SELECT symbol, ts, horizon_bars FROM predictions ORDER BY ALL") == expected
     assert len({symbol for symbol, _, _ in expected}) == 4
-    invalid = "abs(p_strong_sell + p_sell + p_hold + p_buy + p_strong_buy - 1) > 1e-9 OR expected_volatility <= 0"
-    assert trained.rows(f"SELECT * FROM predictions WHERE {invalid} OR NOT isfinite(expected_return)") == []
+    is_invalid = "abs(p_strong_sell + p_sell + p_hold + p_buy + p_strong_buy - 1) > 1e-9 OR expected_volatility <= 0"
+    assert trained.rows(f"SELECT * FROM predictions WHERE {is_invalid} OR NOT isfinite(expected_return)") == []
 
 
 def test_trial_and_fold_rows_record_how_the_fold_was_fitted(trained: Desk) -> None:
@@ -152,25 +154,25 @@ def test_trial_and_fold_rows_record_how_the_fold_was_fitted(trained: Desk) -> No
 
 def test_training_again_fits_nothing_and_changes_no_row(trained: Desk) -> None:
     before = table_contents(trained)
-    files = [(p.name, p.stat().st_mtime_ns) for p in model_files(trained)]
+    modified_at = [(p.name, p.stat().st_mtime_ns) for p in model_files(trained)]
     report = train_night(trained)
     assert (report.folds, report.fitted, report.predictions) == (2, 0, 0)
-    assert is_same(table_contents(trained), before)
-    assert [(p.name, p.stat().st_mtime_ns) for p in model_files(trained)] == files
+    assert tables_are_equal(table_contents(trained), before)
+    assert [(p.name, p.stat().st_mtime_ns) for p in model_files(trained)] == modified_at
 
 
 def test_the_next_night_adds_forecasts_of_its_new_bars_and_changes_no_row(trained: Desk) -> None:
     before = table_contents(trained)
     report = train_night(trained, MONDAY)
     assert (report.fitted, report.predictions) == (0, 4 * 2)  # one new bar of four symbols at two horizons
-    assert is_same(table_contents(trained, f"run_id <> '{trained.night(MONDAY).run_id}'"), before)
+    assert tables_are_equal(table_contents(trained, f"run_id <> '{trained.night(MONDAY).run_id}'"), before)
     assert trained.rows("SELECT DISTINCT ts::DATE FROM predictions ORDER BY 1 DESC LIMIT 1") == [(MONDAY,)]
 
 
-def test_two_nights_write_the_numbers_of_the_later_one_alone(trained: Desk, desk: Desk) -> None:
-    """The numbers are exactly equal except at the last bar, which the second night forecasts incrementally.
+def test_two_nights_in_a_row_write_the_same_numbers_as_the_later_night_alone(trained: Desk, desk: Desk) -> None:
+    """Forecasts are exactly equal except at the last bar, which the second night forecasts from a saved state.
 
-    There they agree to 1e-7, the rounding of single precision.
+    At that bar they agree to 1e-7, the rounding of single precision.
     """
     train_night(trained, MONDAY)
     train_night(desk, MONDAY)
@@ -188,33 +190,35 @@ def test_the_next_night_forecasts_incrementally_from_the_saved_state(
     trained: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert len(list(trained.warehouse.artifacts.glob("*.state"))) == 1
-    monkeypatch.setattr(fit, "_forecast_segment", pytest.fail)
+    monkeypatch.setattr(fit, "_forecast_segment", pytest.fail)  # it would forecast a whole window without the state
     train_night(trained, MONDAY)
-    assert (
-        len(list(trained.warehouse.artifacts.glob("*.state"))) == 2
-    )  # the new state, and the one it was computed from
+    n_states = len(list(trained.warehouse.artifacts.glob("*.state")))
+    assert n_states == 2  # the new state, and the state from which it was computed
 
 
 @pytest.mark.parametrize("fold", [0, 1])
-def test_a_night_killed_at_any_fold_and_run_again_ends_like_an_undisturbed_one(
+def test_rows_and_files_after_an_interruption_and_a_second_run_equal_uninterrupted_ones(
     desk: Desk, trained: Desk, fold: int
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
-        train_night(desk, on_progress=kill_at_fold(fold))
+        train_night(desk, on_progress=interrupt_at_fold(fold))
     assert len(desk.rows("SELECT fold FROM store.folds")) == fold
     train_night(desk)
-    assert is_same(table_contents(desk), table_contents(trained))
+    assert tables_are_equal(table_contents(desk), table_contents(trained))
     assert [p.name for p in model_files(desk)] == [p.name for p in model_files(trained)]
 
 
-def test_a_failing_fit_stops_the_others_and_writes_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail_first_fold(spec, config, features, labels, side_inputs, fold, *arguments):
+def test_an_unexpected_error_in_one_fit_stops_the_other_fits_and_nothing_is_written(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def raise_for_first_fold(spec, config, features, labels, side_inputs, fold, *arguments):
         if fold.index == 0:
             raise OSError("no space left")
         return fit.fit_fold(spec, config, features, labels, side_inputs, fold, *arguments)
 
+    # long enough that the fit of the second fold still runs when the first fails
     long_fits = replace(RECIPE, train={**RECIPE.train, "epochs": 400, "patience": 400})
-    monkeypatch.setattr(train_module, "fit_fold", fail_first_fold)
+    monkeypatch.setattr(train_module, "fit_fold", raise_for_first_fold)
     with pytest.raises(OSError, match="no space left"):
         train_night(desk, recipe=long_fits, workers=2)
     assert all(rows.num_rows == 0 for rows in table_contents(desk).values())
@@ -230,15 +234,15 @@ def test_a_lost_or_damaged_model_file_is_fitted_again_and_no_row_changes(trained
     report = train_night(trained)
     assert (report.fitted, report.predictions) == (2, 0)
     assert [file_hash(lost), file_hash(damaged)] == hashes
-    assert is_same(table_contents(trained), before)
+    assert tables_are_equal(table_contents(trained), before)
 
 
-def test_a_model_file_without_its_row_is_not_fitted_again(trained: Desk) -> None:
+def test_a_fold_whose_rows_are_lost_is_not_fitted_again_while_its_model_file_exists(trained: Desk) -> None:
     before = table_contents(trained)
     for table in TABLES:
         trained.execute(f"DELETE FROM {table}")
     assert train_night(trained).fitted == 0
-    assert is_same(table_contents(trained), before)
+    assert tables_are_equal(table_contents(trained), before)
 
 
 def test_after_a_restated_bar_the_folds_trained_on_it_are_fitted_again(trained: Desk) -> None:
@@ -255,13 +259,14 @@ def test_after_a_restated_bar_the_folds_trained_on_it_are_fitted_again(trained: 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_folds_fitted_in_parallel_equal_folds_fitted_in_sequence(desk: Desk, trained: Desk, workers: int) -> None:
     train_night(desk, workers=workers)
-    assert is_same(table_contents(desk), table_contents(trained))
+    assert tables_are_equal(table_contents(desk), table_contents(trained))
 
 
-def test_every_model_and_seed_is_its_own_trial(trained: Desk) -> None:
+def test_each_pair_of_network_and_seed_is_a_separate_trial(trained: Desk) -> None:
     night = trained.night(FRIDAY)
     train_night(trained, seed=1)
     train_night(trained, model="ssm_gnn")
+    # momentum is a trading rule, so it has no trials
     s4d, ssm_gnn, momentum = contenders(night, ("s4d", "ssm_gnn", "momentum"), (0, 1), RECIPE)
     assert [(c.model, c.kind, len(c.trial_ids)) for c in (s4d, ssm_gnn, momentum)] == [
         ("s4d", "network", 2),
@@ -275,46 +280,46 @@ def test_every_model_and_seed_is_its_own_trial(trained: Desk) -> None:
     assert trained.rows(f"SELECT DISTINCT a.expected_return = b.expected_return FROM {seeds}") == [(False,)]
 
 
-def test_a_trial_id_depends_on_market_model_seed_and_recipe(desk: Desk) -> None:
+def test_a_trial_id_depends_on_source_universe_model_seed_and_recipe(desk: Desk) -> None:
     night = desk.night(FRIDAY)
-    longer = replace(RECIPE, train={**RECIPE.train, "epochs": 3})
+    longer_recipe = replace(RECIPE, train={**RECIPE.train, "epochs": 3})
     trial_ids = {
         trial_id(night, "s4d", 0, RECIPE),
         trial_id(night, "s4d", 1, RECIPE),
         trial_id(night, "lstm", 0, RECIPE),
-        trial_id(night, "s4d", 0, longer),
+        trial_id(night, "s4d", 0, longer_recipe),
         trial_id(replace(night, source="simulated"), "s4d", 0, RECIPE),
         trial_id(desk.night(FRIDAY, "perpetuals"), "s4d", 0, RECIPE),
     }
     assert len(trial_ids) == 6
-    assert trial_id(desk.night(MONDAY), "s4d", 0, RECIPE) in trial_ids
+    assert trial_id(desk.night(MONDAY), "s4d", 0, RECIPE) in trial_ids  # the date of the night does not matter
 
 
 def test_a_fold_without_training_rows_is_skipped_and_the_others_are_fitted(
     desk: Desk, trained: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def empty_first_fold(spec, config, features, labels, side_inputs, fold, *arguments):
+    def raise_empty_for_first_fold(spec, config, features, labels, side_inputs, fold, *arguments):
         if fold.index == 0:
             raise EmptyFoldError("fold 0: nothing")
         return fit.fit_fold(spec, config, features, labels, side_inputs, fold, *arguments)
 
-    monkeypatch.setattr(train_module, "fit_fold", empty_first_fold)
+    monkeypatch.setattr(train_module, "fit_fold", raise_empty_for_first_fold)
     report = train_night(desk)
     assert (report.fitted, report.skipped) == (1, 1)
     assert desk.contents("store.predictions").equals(trained.contents("store.predictions WHERE fold = 1"))
 
 
 def test_a_network_is_fitted_with_the_graph_that_its_spec_names(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    graphs = {}
+    graphs_by_model = {}
 
     def record_graphs(spec, config, features, labels, side_inputs, *arguments):
-        graphs[spec.model] = {snapshot.graph for snapshot in side_inputs.snapshots or ()}
+        graphs_by_model[spec.model] = {snapshot.graph for snapshot in side_inputs.snapshots or ()}
         return fit.fit_fold(spec, config, features, labels, side_inputs, *arguments)
 
     monkeypatch.setattr(train_module, "fit_fold", record_graphs)
     for model in ("ssm_gnn", "ssm_gnn_sector", "ssm_gnn_attention", "ssm"):
         train_night(desk, model=model)
-    assert graphs == {
+    assert graphs_by_model == {
         "ssm_gnn": {"correlation"},
         "ssm_gnn_sector": {"sector"},
         "ssm_gnn_attention": set(),
@@ -322,14 +327,14 @@ def test_a_network_is_fitted_with_the_graph_that_its_spec_names(desk: Desk, monk
     }
 
 
-def test_only_the_graphs_of_the_night_s_models_are_loaded(desk: Desk) -> None:
+def test_only_the_graphs_that_the_requested_models_read_are_loaded(desk: Desk) -> None:
     night = build_night(desk, FRIDAY)
     data = load_training_data.fn(night, RECIPE, ("s4d", "ssm_gnn_sector", "ssm_gnn_attention"))
     assert set(data.snapshots) == {"sector"}
     assert set(load_training_data.fn(night, RECIPE).snapshots) >= {"correlation", "sector"}
 
 
-def test_after_a_change_of_sectors_only_the_network_that_reads_them_is_fitted_again(desk: Desk) -> None:
+def test_after_a_change_of_sectors_only_the_network_that_reads_sectors_is_fitted_again(desk: Desk) -> None:
     for model in ("ssm_gnn", "ssm_gnn_sector"):
         assert train_night(desk, model=model).fitted == 2
     night = build_night(desk, FRIDAY)
@@ -356,10 +361,12 @@ def test_the_graph_that_a_network_learns_is_stored_with_its_forecasts(desk: Desk
     loaded = load_snapshots(desk.night(FRIDAY), "attention:ssm_gnn_attention")
     assert [s.directed for s in loaded] == [True] * len(loaded) and len(loaded) > 0
     forecast_ts = [ts for (ts,) in desk.rows("SELECT DISTINCT ts FROM predictions ORDER BY 1")]
-    first = forecast_ts.index(snapshots["as_of"].min().to_pydatetime())
-    assert sorted(set(snapshots["as_of"])) == forecast_ts[first::EVERY_BARS] and first < EVERY_BARS
+    first_index = forecast_ts.index(snapshots["as_of"].min().to_pydatetime())
+    assert sorted(set(snapshots["as_of"])) == forecast_ts[first_index::BARS_BETWEEN_LEARNED_GRAPHS]
+    assert first_index < BARS_BETWEEN_LEARNED_GRAPHS
     assert (snapshots["nodes"] == 4).all() and snapshots["window_start"].isna().all()
     series = snapshots[snapshots["graph"] == "attention:ssm_gnn_attention"].sort_values("as_of")
+    # turnover needs one earlier snapshot, drift needs two, so the first ones are null
     assert series["turnover"].notna().tolist() == [False, *[True] * (len(series) - 1)]
     assert series["drift"].notna().sum() == len(series) - 2 and (series["turnover"][1:] >= 0).all()
     series_edges = edges[edges["graph"] == "attention:ssm_gnn_attention"]
@@ -374,21 +381,20 @@ def test_the_graph_that_a_network_learns_is_stored_with_its_forecasts(desk: Desk
     assert desk.rows(f"SELECT model FROM trials WHERE trial_id = '{trial}'") == [("ssm_gnn_attention",)]
 
 
-def test_learned_graphs_of_a_killed_night_run_twice_more_equal_those_of_an_undisturbed_night(
-    desk: Desk, tmp_path: Path
-) -> None:
-    undisturbed = desk.copy_to(tmp_path / "other")
+def test_learned_graphs_after_an_interruption_equal_uninterrupted_ones(desk: Desk, tmp_path: Path) -> None:
+    """The interrupted night is run twice again, so that the last run also meets complete rows."""
+    uninterrupted = desk.copy_to(tmp_path / "uninterrupted")
     with pytest.raises(KeyboardInterrupt):
-        train_night(desk, model="ssm_gnn_attention", on_progress=kill_at_fold(1))
+        train_night(desk, model="ssm_gnn_attention", on_progress=interrupt_at_fold(1))
     for _ in range(2):
         train_night(desk, model="ssm_gnn_attention")
-    train_night(undisturbed, model="ssm_gnn_attention")
+    train_night(uninterrupted, model="ssm_gnn_attention")
     for table in LEARNED_GRAPHS:
         assert desk.contents(table).num_rows > 0
-        assert desk.contents(table).equals(undisturbed.contents(table))
+        assert desk.contents(table).equals(uninterrupted.contents(table))
 
 
-def test_a_later_night_adds_its_learned_graphs_and_leaves_the_others(desk: Desk, tmp_path: Path) -> None:
+def test_a_later_night_adds_learned_graphs_and_changes_no_earlier_one(desk: Desk, tmp_path: Path) -> None:
     later_alone = desk.copy_to(tmp_path / "later_alone")
     train_night(desk, model="ssm_gnn_attention")
     desk.publish(FRIDAY)
@@ -408,7 +414,8 @@ def test_a_later_night_adds_its_learned_graphs_and_leaves_the_others(desk: Desk,
 def test_a_pretrained_part_is_fitted_once_per_fold(desk: Desk) -> None:
     """Each fold has two model files: one of the pretrained part and one of the whole network.
 
-    store.folds names only the second. A night that was killed between the two fits does not fit the part again.
+    store.folds names only the file of the whole network. When only this file is lost, as after a night that stopped
+    between the two fits, the pretrained part is not fitted again.
     """
     assert train_night(desk, model="ssm_gnn_pretrained").fitted == 2
     before = table_contents(desk)
@@ -422,7 +429,7 @@ def test_a_pretrained_part_is_fitted_once_per_fold(desk: Desk) -> None:
     for table in TABLES:
         desk.execute(f"DELETE FROM {table}")
     assert train_night(desk, model="ssm_gnn_pretrained").fitted == 2
-    assert is_same(table_contents(desk), before) and model_files(desk) == files
+    assert tables_are_equal(table_contents(desk), before) and model_files(desk) == files
     assert [path.stat().st_mtime_ns for path in pretrained] == modified_at
 
 
@@ -446,12 +453,12 @@ def test_rules_and_unknown_models_are_not_trained(desk: Desk) -> None:
         contenders(desk.night(FRIDAY), ("oracle",), (0,), RECIPE)
 
 
-def test_forecasts_use_nothing_after_their_bar(trained: Desk) -> None:
-    """Other prices after a bar do not change its forecast, which depends on features up to it and an earlier fit."""
+def test_a_forecast_does_not_depend_on_prices_after_its_bar(trained: Desk) -> None:
+    """It depends on the features up to its bar and on a fit that ended earlier; the fits are not repeated here."""
     before = trained.contents("store.predictions WHERE ts < '2024-06-20'")
-    late = "ts >= '2024-06-20' AND universe = 'stocks'"
+    is_changed = "ts >= '2024-06-20' AND universe = 'stocks'"
     trained.execute(
-        f"UPDATE store.bars SET open = open * 2, high = high * 2, low = low * 2, close = close * 2 WHERE {late}"
+        f"UPDATE store.bars SET open = open * 2, high = high * 2, low = low * 2, close = close * 2 WHERE {is_changed}"
     )
     for table in TABLES:
         trained.execute(f"DELETE FROM {table}")
@@ -463,15 +470,18 @@ def test_forecasts_use_nothing_after_their_bar(trained: Desk) -> None:
 
 
 def test_a_restated_bar_is_forecast_again_even_after_a_night_that_was_never_published(trained: Desk) -> None:
-    """Rows that an unpublished night has written count as changed for ever; they must not hide a later change."""
-    set_unpublished = (
+    """A feature row counts as changed until a night that wrote it is published; the run "given up" never is.
+
+    Its row of February lies before the bars that a forecast reads; it must not hide the changed row of 26 June.
+    """
+    overwrite_feature_row = (
         "UPDATE store.features SET run_id = 'given up', return_1 = return_1 + {} "
         "WHERE symbol = 'AAA' AND ts::DATE = '{}'"
     )
     query = "SELECT ts, symbol, horizon_bars, expected_return FROM predictions WHERE ts >= '2024-06-26' ORDER BY ALL"
     before = trained.rows(query)
-    trained.execute(set_unpublished.format(0, "2024-02-01"))
-    trained.execute(set_unpublished.format(0.05, "2024-06-26"))
+    trained.execute(overwrite_feature_row.format(0, "2024-02-01"))
+    trained.execute(overwrite_feature_row.format(0.05, "2024-06-26"))
     night = trained.night(FRIDAY)
     report = train_model.fn(night, load_training_data.fn(night, RECIPE), "s4d", 0, RECIPE)
     after = trained.rows(query)

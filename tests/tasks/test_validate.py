@@ -40,7 +40,7 @@ Rows = list[dict[str, object]]
 
 
 class FailedCheck(NamedTuple):
-    """The policy of a failed rule, the number of rows that failed, and their keys."""
+    """A failed rule of one night: its policy (block, quarantine or flag), its number of failed rows, and their keys."""
 
     policy: str
     n_rows: int
@@ -82,8 +82,8 @@ class RawDesk:
         with self.warehouse.read() as con:
             return {name: con.execute(f"FROM store.{name} ORDER BY ALL").to_arrow_table() for name in STORE_TABLES}
 
-    def failed(self, night: Night) -> dict[str, FailedCheck]:
-        """By name, the rules that the night failed."""
+    def failed_checks(self, night: Night) -> dict[str, FailedCheck]:
+        """By rule name, the rules that failed in the night."""
         checks = self.rows(
             f"SELECT rule, policy, rows_failed, failing_keys FROM checks WHERE night = '{night.as_of}' AND NOT passed"
         )
@@ -97,7 +97,7 @@ def raw(warehouse: Warehouse) -> RawDesk:
 
 
 def make_bars(first: date, last: date, universe: Universe = STOCKS, symbols: Iterable[str] = SYMBOLS) -> Rows:
-    """Every bar of the sessions [first, last], a random walk of about 1 % a bar; the same bars on every call."""
+    """Every bar of the sessions from ``first`` to ``last``: a random walk of about 1 % a bar, equal on every call."""
     grid = bar_opens(universe.calendar, universe.interval, START, last + timedelta(days=1))
     rows = []
     for k, symbol in enumerate(SYMBOLS):
@@ -116,7 +116,7 @@ def with_values(rows: Rows, symbol: str, day: date, **values: float) -> Rows:
 
 
 def validate_history(raw: RawDesk) -> RawDesk:
-    """The warehouse after the history up to Friday was received and validated."""
+    """Receives and validates the history up to FRIDAY; returns ``raw``."""
     night = raw.night(FRIDAY)
     dividends = [{"symbol": "AAA", "ts": datetime(2024, 2, 1, 14, 30), "kind": "dividend", "value": 0.4}]
     raw.receive(night, make_bars(START, FRIDAY), dividends)
@@ -128,10 +128,10 @@ def test_a_clean_first_night_accepts_every_row_with_run_and_clock(raw: RawDesk) 
     night = raw.night(FRIDAY)
     raw.receive(night, make_bars(START, FRIDAY), [{"symbol": "AAA", "ts": START, "kind": "dividend", "value": 0.4}])
     report = validate_night.fn(night)
-    count = len(make_bars(START, FRIDAY))
-    assert report == ValidationReport(count + 1, count + 1, flagged=0, quarantined=0, failed=())
+    n_bars = len(make_bars(START, FRIDAY))
+    assert report == ValidationReport(n_bars + 1, n_bars + 1, flagged=0, quarantined=0, failed=())
     assert raw.rows("SELECT count(*), any_value(run_id), any_value(fetched_at) FROM store.bars WHERE flag IS NULL") == [
-        (count, night.run_id, night.clock)
+        (n_bars, night.run_id, night.clock)
     ]
     assert raw.rows("SELECT symbol, kind, value FROM corporate_actions") == [("AAA", "dividend", 0.4)]
     assert raw.rows("SELECT DISTINCT passed, night, run_id FROM checks") == [(True, FRIDAY, night.run_id)]
@@ -156,7 +156,7 @@ def test_a_bad_row_is_quarantined_with_its_reasons_and_the_rest_is_accepted(raw:
     ((contents_json,),) = raw.rows("SELECT contents FROM quarantine WHERE rule = 'null'")
     contents = json.loads(contents_json)
     assert (contents["close"], contents["volume"], contents["ts"]) == ("nan", -1.0, "2024-03-04T14:30:00+00:00")
-    assert raw.failed(night)["volume"] == (
+    assert raw.failed_checks(night)["volume"] == (
         "quarantine",
         1,
         [{"symbol": "BBB", "ts": "2024-03-04T14:30:00Z"}],
@@ -184,7 +184,7 @@ def test_a_blocked_night_raises_the_reason_and_leaves_the_store_unchanged(raw: R
         validate_night.fn(night)
     after = raw.contents()
     assert all(after[name].equals(before[name]) for name in STORE_TABLES if name != "checks")
-    failed = raw.failed(night)
+    failed = raw.failed_checks(night)
     assert list(failed) == ["future"]
     assert (failed["future"].policy, failed["future"].n_rows) == ("block", 5)
 
@@ -278,7 +278,7 @@ def test_exact_duplicates_count_once_and_contradictory_ones_are_quarantined(raw:
     raw.receive(night, received + exact_duplicate + contradictory)
     report = validate_night.fn(night)
     assert (report.checked, report.accepted, report.quarantined) == (6, 4, 2)
-    failure = raw.failed(night)["duplicate"]
+    failure = raw.failed_checks(night)["duplicate"]
     assert (failure.policy, failure.n_rows) == ("quarantine", 2)
 
 
@@ -295,19 +295,19 @@ def test_a_session_without_bars_blocks_and_a_single_missing_bar_is_flagged(raw: 
     night = raw.night(MONDAY)
     raw.receive(night, [r for r in make_bars(MONDAY, MONDAY) if r["symbol"] != "CCC"])
     assert validate_night.fn(night).failed == ("bars gap",)
-    assert raw.failed(night)["gap"] == ("flag", 1, [{"symbol": "CCC", "ts": "2024-03-04T14:30:00Z"}])
+    assert raw.failed_checks(night)["gap"] == ("flag", 1, [{"symbol": "CCC", "ts": "2024-03-04T14:30:00Z"}])
 
 
 def test_a_night_started_late_expects_no_bars_of_the_next_day(raw: RawDesk) -> None:
-    """The clock of a live night is the time it is started at, which may be after the midnight that ends it."""
+    """The clock of a live night is the time of its start, which may be after the midnight that ends its date."""
     night = raw.night(FRIDAY, PERPETUALS)
-    late = replace(night, clock=night.clock + timedelta(hours=5))
-    raw.receive(late, make_bars(FRIDAY, FRIDAY, PERPETUALS, MEMBERS))
-    assert validate_night.fn(late).failed == ()
+    late_night = replace(night, clock=night.clock + timedelta(hours=5))
+    raw.receive(late_night, make_bars(FRIDAY, FRIDAY, PERPETUALS, MEMBERS))
+    assert validate_night.fn(late_night).failed == ()
 
 
 def test_a_bar_off_the_calendar_is_quarantined_even_on_the_last_day(raw: RawDesk) -> None:
-    """Yahoo adds the current price of the day as a row of its own, with the time of the request."""
+    """Yahoo appends the current price as a further row whose ts is the time of the request."""
     night = validate_history(raw).night(MONDAY)
     stray = [r | {"ts": datetime(2024, 3, 4, 20, 59, 7)} for r in make_bars(MONDAY, MONDAY, symbols=["AAA"])]
     raw.receive(night, make_bars(MONDAY, MONDAY) + stray)

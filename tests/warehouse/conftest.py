@@ -26,7 +26,7 @@ SLICE = {"source": "recorded", "universe": "us_stocks"}
 
 
 @pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Path of a migrated DuckDB file without nights, which other fixtures copy."""
     path = tmp_path_factory.mktemp("template") / "warehouse.duckdb"
     migrate(Warehouse.from_url(path))
@@ -34,10 +34,10 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def warehouse(migrated: Path, tmp_path: Path) -> Warehouse:
+def warehouse(migrated_file: Path, tmp_path: Path) -> Warehouse:
     """The test's own migrated warehouse; it waits at most 5 s for its lock."""
     path = tmp_path / "warehouse.duckdb"
-    shutil.copyfile(migrated, path)
+    shutil.copyfile(migrated_file, path)
     return Warehouse(path, lock_timeout_s=5.0)
 
 

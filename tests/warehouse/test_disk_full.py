@@ -19,7 +19,7 @@ CREATE_LARGE_TABLE = "CREATE TABLE store.large AS SELECT range AS a, random() AS
 
 
 @pytest.fixture
-def small_disk(migrated: Path, tmp_path: Path) -> Iterator[Warehouse]:
+def small_disk(migrated_file: Path, tmp_path: Path) -> Iterator[Warehouse]:
     """A migrated warehouse on a file system of 24 MiB."""
     if os.geteuid() != 0:
         pytest.skip("mounting a small file system takes root")
@@ -29,7 +29,7 @@ def small_disk(migrated: Path, tmp_path: Path) -> Iterator[Warehouse]:
     if mount.returncode:
         pytest.skip(f"no small file system here: {mount.stderr.strip()}")
     try:
-        shutil.copyfile(migrated, disk / "warehouse.duckdb")
+        shutil.copyfile(migrated_file, disk / "warehouse.duckdb")
         yield Warehouse(disk / "warehouse.duckdb")
     finally:
         subprocess.run(["umount", disk], check=True)

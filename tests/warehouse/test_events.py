@@ -17,7 +17,7 @@ CONSTANTS = {"source": "live", "venue": "bybit", "run_id": "run"}
 
 
 def trade(number: int, **columns: object) -> dict:
-    """A row of the trade ``number``, so many seconds after START; ``columns`` replace values."""
+    """A row of one trade, ``number`` seconds after START, with the event_id ``number``; ``columns`` replace values."""
     row = {"kind": "trade", "symbol": "BTCUSDT", "ts": START + timedelta(seconds=number), "event_id": str(number)}
     row |= {"side": "buy", "price": 100.0 + number, "size": 2.0}
     return row | columns
@@ -32,6 +32,7 @@ def book(bid_size: float, ask_size: float) -> dict:
 def write_events(
     warehouse: Warehouse, rows: list[dict] | pa.Table, fetched_at: datetime = START, **constants: str
 ) -> int:
+    """Writes the rows; returns how many were new. ``constants`` replace values of CONSTANTS."""
     table = event_rows(rows) if isinstance(rows, list) else rows
     with warehouse.write("events") as con:
         return append_events(con, table, fetched_at=fetched_at, **{**CONSTANTS, **constants})
@@ -71,7 +72,7 @@ def test_every_kind_of_event_joins_its_source_node_to_its_asset_node(warehouse: 
     ]
 
 
-def test_trades_are_the_events_that_are_trades(warehouse: Warehouse) -> None:
+def test_the_view_trades_has_the_events_of_kind_trade(warehouse: Warehouse) -> None:
     write_events(warehouse, [trade(1), book(2, 1), trade(2, kind="liquidation")])
     columns = "source, venue, symbol, ts, trade_id, side, price, size"
     expected = ("live", "bybit", "BTCUSDT", START + timedelta(seconds=1), "1", "buy", 101.0, 2.0)

@@ -1,7 +1,7 @@
-"""The data rules, run through the real library: each rule passes clean rows, fails on its fault, and names the rows.
+"""The data rules, evaluated by great-expectations: each rule passes clean rows, and names the rows of its fault.
 
 A night is the run for one as-of date; its delta is the set of received rows that no night has accepted yet. In these
-tests a delta is made of clean rows of one symbol, which a *fault* then changes in place.
+tests a delta consists of clean rows of one symbol. A *fault* is a function that changes the delta in place.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import pytest
 
 from warehouse.expectations import MAX_STORED_KEYS, Verdict, evaluate_rules, inspect_delta
 from warehouse.row_checks import CheckContext, bar_coverage, last_bar_coverage
-from warehouse.rules import BLOCK, FLAG, QUARANTINE, RULES, TABLES, CheckRule, Expectation, is_true
+from warehouse.rules import BLOCK, FLAG, QUARANTINE, RULES, TABLES, CheckRule, Expectation, expect_true
 
 DAY = np.timedelta64(1, "D")
 FIRST = np.datetime64("2024-01-01", "us")  # open of the first bar
@@ -89,7 +89,7 @@ def find_rule(table: str, name: str) -> CheckRule:
 
 
 def run_rule(table: str, name: str, frames: Frames, context: CheckContext | None = None) -> Verdict:
-    """The verdict of one rule on a delta, from the real library."""
+    """The verdict of one rule on a delta, evaluated by great-expectations."""
     context = context or make_context(frames)
     coverage = bar_coverage(context, frames["bars"][["symbol", "ts"]])
     batches = {**frames, "coverage": coverage, "latest": last_bar_coverage(context, coverage)}
@@ -128,7 +128,7 @@ def repeat_row(table: str, row: int, **values: object) -> Fault:
 
 
 def drop_rows(table: str, *rows: int) -> Fault:
-    """A fault: removes these rows; the later rows move up."""
+    """A fault: removes these rows; the positions of the later rows decrease."""
 
     def apply(frames: Frames) -> None:
         frames[table] = frames[table].drop(index=list(rows)).reset_index(drop=True)
@@ -147,7 +147,8 @@ def make_dividend_huge(frames: Frames) -> None:
     frames["corporate_actions"].loc[3, "value"] = 12.0
 
 
-# (table, rule) → faults, each with the positions of the rows that must fail in the batch of the rule
+# (table, rule) → faults, each with the positions of the rows that must fail: positions in the changed table, or for gap
+# and last_bar in the frame with one row per expected bar.
 FAULTS: dict[tuple[str, str], list[tuple[Fault, list[int]]]] = {
     ("bars", "null"): [(set_values("bars", 7, close=np.nan), [7]), (set_values("bars", 8, volume=np.nan), [8])],
     ("bars", "price"): [
@@ -280,19 +281,19 @@ def test_jumps_are_judged_by_earlier_bars_only() -> None:
 
 
 def test_a_jump_needs_twenty_returns_before_it() -> None:
-    early = clean_frames()
-    multiply_prices(slice(20, None), 1.5)(early)  # row 20 has 19 returns before it, because row 0 has none
-    late = clean_frames()
-    multiply_prices(slice(21, None), 1.5)(late)
-    assert run_rule("bars", "jump", early).passed
-    assert run_rule("bars", "jump", late).failing_positions.tolist() == [21]
+    jump_after_19_returns = clean_frames()
+    multiply_prices(slice(20, None), 1.5)(jump_after_19_returns)  # row 0 has no return
+    jump_after_20_returns = clean_frames()
+    multiply_prices(slice(21, None), 1.5)(jump_after_20_returns)
+    assert run_rule("bars", "jump", jump_after_19_returns).passed
+    assert run_rule("bars", "jump", jump_after_20_returns).failing_positions.tolist() == [21]
 
 
-def split_into_accepted_and_delta(n: int) -> tuple[pd.DataFrame, Frames]:
-    """Clean bars without the last ``n``, as accepted by earlier nights, and a delta with the last ``n`` bars."""
+def split_into_accepted_and_delta(n_new: int) -> tuple[pd.DataFrame, Frames]:
+    """Clean bars in two parts: accepted bars of earlier nights, and a delta with the last ``n_new`` bars."""
     all_bars = make_bars()
-    frames = {**clean_frames(), "bars": all_bars.iloc[-n:].reset_index(drop=True)}
-    return all_bars.iloc[:-n], frames
+    frames = {**clean_frames(), "bars": all_bars.iloc[-n_new:].reset_index(drop=True)}
+    return all_bars.iloc[:-n_new], frames
 
 
 def test_one_new_bar_is_judged_by_the_accepted_bars_before_it() -> None:
@@ -305,7 +306,7 @@ def test_one_new_bar_is_judged_by_the_accepted_bars_before_it() -> None:
     assert run_rule("bars", "unit_error", frames, make_context(frames, accepted)).failing_positions.tolist() == [0]
 
 
-def test_a_break_of_scale_fails_the_new_bars_when_the_older_ones_are_published() -> None:
+def test_a_break_of_scale_after_accepted_bars_fails_the_new_bars() -> None:
     accepted, frames = split_into_accepted_and_delta(60)
     multiply_prices(slice(None), 0.01)(frames)
     assert run_rule("bars", "unit_error", frames, make_context(frames, accepted)).failing_positions.tolist() == list(
@@ -345,9 +346,10 @@ def test_a_symbol_has_no_gap_after_its_membership() -> None:
 
 
 def test_the_last_bar_may_be_missing_for_half_of_the_symbols_but_not_for_more() -> None:
-    complete = [make_bars(symbol=symbol) for symbol in ("S0", "S1")]
-    without_last = [make_bars(symbol=symbol).iloc[:-1] for symbol in ("S2", "S3")]
-    frames = {**clean_frames(), "bars": pd.concat([*complete, *without_last], ignore_index=True)}
+    complete_symbols = [make_bars(symbol=symbol) for symbol in ("S0", "S1")]
+    symbols_without_last_bar = [make_bars(symbol=symbol).iloc[:-1] for symbol in ("S2", "S3")]
+    bars = pd.concat([*complete_symbols, *symbols_without_last_bar], ignore_index=True)
+    frames = {**clean_frames(), "bars": bars}
     verdict = run_rule("bars", "last_bar", frames)
     assert verdict.passed and len(verdict.failing_positions) == 2 and "tolerated" in verdict.message
     drop_rows("bars", N_BARS - 1)(frames)  # the last bar of S0
@@ -365,12 +367,15 @@ def test_a_universe_without_any_bar_is_blocked() -> None:
 N_BAD_BARS = 50
 
 
-def ten_symbols_with_bad_ones(n_bad: int) -> tuple[Frames, CheckContext]:
-    """A delta of ten symbols with N_BARS bars each; the first ``n_bad`` have N_BAD_BARS bars of negative volume."""
+def make_delta_with_bad_symbols(n_bad: int) -> tuple[Frames, CheckContext]:
+    """A delta of ten symbols with N_BARS bars each, and its context.
+
+    The first ``n_bad`` symbols have N_BAD_BARS bars of negative volume.
+    """
     frames = {**clean_frames(), "bars": pd.concat([make_bars(symbol=f"S{k}") for k in range(10)], ignore_index=True)}
     for k in range(n_bad):
-        first = N_BARS * k
-        frames["bars"].loc[first : first + N_BAD_BARS - 1, "volume"] = -1.0
+        first_row = N_BARS * k
+        frames["bars"].loc[first_row : first_row + N_BAD_BARS - 1, "volume"] = -1.0
     return frames, make_context(frames)
 
 
@@ -382,7 +387,7 @@ def ten_symbols_with_bad_ones(n_bad: int) -> tuple[Frames, CheckContext]:
 def test_many_quarantined_rows_block_but_one_bad_symbol_never_does(
     n_bad: int, max_fraction: float, is_blocking: bool
 ) -> None:
-    frames, context = ten_symbols_with_bad_ones(n_bad)
+    frames, context = make_delta_with_bad_symbols(n_bad)
     inspection = inspect_delta(frames, context, max_fraction)
     assert [v.rule.name for v in inspection.blocking] == (["quarantined_share"] if is_blocking else [])
     assert len(inspection.failing_rules("bars", QUARANTINE)) == N_BAD_BARS * n_bad
@@ -391,12 +396,12 @@ def test_many_quarantined_rows_block_but_one_bad_symbol_never_does(
 def test_a_quarantined_bar_counts_as_missing() -> None:
     frames = clean_frames()
     set_values("bars", 30, volume=-1.0)(frames)
-    failing = {
+    failing_verdicts = {
         v.rule.name: v
         for v in inspect_delta(frames, make_context(frames), MAX_QUARANTINED_FRACTION).verdicts
         if len(v.failing_positions)
     }
-    assert failing["gap"].failing_keys == ({"symbol": "AAA", "ts": "2024-01-31T00:00:00Z"},)
+    assert failing_verdicts["gap"].failing_keys == ({"symbol": "AAA", "ts": "2024-01-31T00:00:00Z"},)
 
 
 def test_failing_rows_are_listed_by_policy() -> None:
@@ -412,13 +417,13 @@ def test_failing_rows_are_listed_by_policy() -> None:
 
 
 def test_at_most_a_hundred_keys_are_stored_and_all_failing_rows_are_counted() -> None:
-    n = MAX_STORED_KEYS + 50
-    frames = {**clean_frames(), "bars": make_bars(n).assign(volume=0.0)}
-    verdict = run_rule("bars", "zero_volume", frames, make_context(frames, until=FIRST + DAY * n))
+    n_failing = MAX_STORED_KEYS + 50
+    frames = {**clean_frames(), "bars": make_bars(n_failing).assign(volume=0.0)}
+    verdict = run_rule("bars", "zero_volume", frames, make_context(frames, until=FIRST + DAY * n_failing))
     first_key, *_ = verdict.failing_keys
     assert first_key == {"symbol": "AAA", "ts": "2024-01-01T00:00:00Z"}
-    assert (len(verdict.failing_positions), len(verdict.failing_keys)) == (n, MAX_STORED_KEYS)
-    assert verdict.message.startswith(f"{n} of {n} rows: volume is zero (AAA 2024-01-01T00:00:00Z, ")
+    assert (len(verdict.failing_positions), len(verdict.failing_keys)) == (n_failing, MAX_STORED_KEYS)
+    assert verdict.message.startswith(f"{n_failing} of {n_failing} rows: volume is zero (AAA 2024-01-01T00:00:00Z, ")
 
 
 def test_a_rule_whose_check_raises_blocks_and_the_others_are_still_evaluated(caplog: pytest.LogCaptureFixture) -> None:
@@ -429,23 +434,23 @@ def test_a_rule_whose_check_raises_blocks_and_the_others_are_still_evaluated(cap
     set_values("bars", 7, volume=0.0)(frames)
     rules = [CheckRule("odd", "bars", FLAG, "is odd", "look", check=failing_check), find_rule("bars", "zero_volume")]
     with caplog.at_level(logging.ERROR):
-        odd, volume = evaluate_rules({"bars": frames["bars"]}, rules, make_context(frames))
-    assert odd.is_blocking and "ZeroDivisionError: cannot divide" in odd.message
-    assert volume.failing_positions.tolist() == [7]
+        odd_verdict, volume_verdict = evaluate_rules({"bars": frames["bars"]}, rules, make_context(frames))
+    assert odd_verdict.is_blocking and "ZeroDivisionError: cannot divide" in odd_verdict.message
+    assert volume_verdict.failing_positions.tolist() == [7]
     assert "odd" in caplog.text
 
 
 @pytest.mark.parametrize(
     "expectation",
-    [is_true("no_such_column"), ("ExpectColumnValuesToBeBetween", {"column": "symbol", "min_value": 0.0})],
+    [expect_true("no_such_column"), ("ExpectColumnValuesToBeBetween", {"column": "symbol", "min_value": 0.0})],
 )
 def test_a_rule_that_fails_in_the_library_blocks_and_the_others_are_still_evaluated(expectation: Expectation) -> None:
     frames = clean_frames()
     set_values("bars", 7, volume=0.0)(frames)
     rules = [CheckRule("odd", "bars", FLAG, "is odd", "look", (expectation,)), find_rule("bars", "zero_volume")]
-    odd, volume = evaluate_rules({"bars": frames["bars"]}, rules, make_context(frames))
-    assert odd.is_blocking and odd.policy == BLOCK and "could not be evaluated" in odd.message
-    assert volume.failing_positions.tolist() == [7] and not volume.problem
+    odd_verdict, volume_verdict = evaluate_rules({"bars": frames["bars"]}, rules, make_context(frames))
+    assert odd_verdict.is_blocking and odd_verdict.policy == BLOCK and "could not be evaluated" in odd_verdict.message
+    assert volume_verdict.failing_positions.tolist() == [7] and not volume_verdict.problem
 
 
 def test_the_library_prints_nothing_leaves_no_file_and_opens_no_connection(tmp_path: Path) -> None:

@@ -18,11 +18,11 @@ from warehouse.migrate import migrate, pending_files
 
 
 @pytest.fixture
-def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a copy of the SQL files and seeds, which the program reads in place of its own; tests change it."""
+def sql_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the folder of SQL files and seeds; tests may change it, and ``migrate`` reads it instead."""
     folder = tmp_path / "program"
-    for part in ("migrations", "views", "seeds"):
-        shutil.copytree(migrate_module.WAREHOUSE_FOLDER / part, folder / part)
+    for name in ("migrations", "views", "seeds"):
+        shutil.copytree(migrate_module.WAREHOUSE_FOLDER / name, folder / name)
     monkeypatch.setattr(migrate_module, "WAREHOUSE_FOLDER", folder)
     return folder
 
@@ -43,7 +43,7 @@ def test_a_new_warehouse_gets_migrations_then_views_then_seeds(tmp_path: Path) -
     assert select(warehouse, "SELECT benchmark FROM universes WHERE universe = 'us_stocks'") == [("SPY",)]
 
 
-def test_second_migrate_is_a_no_op(warehouse: Warehouse) -> None:
+def test_a_second_migration_does_not_change_the_file(warehouse: Warehouse) -> None:
     bytes_before = warehouse.path.read_bytes()
     modified_before = warehouse.path.stat().st_mtime_ns
     assert migrate(warehouse) == []
@@ -59,12 +59,12 @@ def test_two_new_warehouses_have_the_same_rows(warehouse: Warehouse, tmp_path: P
         assert select(warehouse, f"FROM {table}") == select(other, f"FROM {table}")
 
 
-def views_that_need_later_migrations(program: Path, first_migration: Path) -> list[Path]:
+def views_that_need_later_migrations(sql_folder: Path, first_migration: Path) -> list[Path]:
     """The view files that cannot be applied after the first migration alone."""
     views = []
     with duckdb.connect() as con:
         con.execute(first_migration.read_text())
-        for file in (program / "views").glob("*.sql"):
+        for file in (sql_folder / "views").glob("*.sql"):
             try:
                 con.execute(file.read_text())
             except duckdb.Error:
@@ -72,9 +72,9 @@ def views_that_need_later_migrations(program: Path, first_migration: Path) -> li
     return views
 
 
-def test_an_older_warehouse_gets_the_missing_files_and_keeps_its_rows(program: Path, tmp_path: Path) -> None:
-    first, *later = sorted((program / "migrations").glob("*.sql"))
-    views = views_that_need_later_migrations(program, first)
+def test_an_older_warehouse_gets_the_missing_files_and_keeps_its_rows(sql_folder: Path, tmp_path: Path) -> None:
+    first, *later = sorted((sql_folder / "migrations").glob("*.sql"))
+    views = views_that_need_later_migrations(sql_folder, first)
     assert {"features", "signals_now", "stream_forecasts"} <= {file.stem for file in views}
     held_back = {file: file.read_text() for file in [*later, *views]}
     for file in held_back:
@@ -96,28 +96,28 @@ def test_an_older_warehouse_gets_the_missing_files_and_keeps_its_rows(program: P
     assert select(warehouse, "SELECT value FROM store.metrics") == [(1.5,)]
 
 
-def test_a_warehouse_of_a_newer_program_is_refused_and_not_changed(program: Path, tmp_path: Path) -> None:
-    (program / "migrations" / "9999_from_the_future.sql").write_text("CREATE TABLE store.novelty (a INTEGER);")
+def test_a_warehouse_of_a_newer_program_is_refused_and_not_changed(sql_folder: Path, tmp_path: Path) -> None:
+    (sql_folder / "migrations" / "9999_from_the_future.sql").write_text("CREATE TABLE store.novelty (a INTEGER);")
     warehouse = Warehouse.from_url(tmp_path / "newer.duckdb")
     migrate(warehouse)
-    (program / "migrations" / "9999_from_the_future.sql").unlink()
-    (program / "views" / "bars.sql").write_text("CREATE OR REPLACE VIEW main.bars AS SELECT 1 AS one;")
+    (sql_folder / "migrations" / "9999_from_the_future.sql").unlink()
+    (sql_folder / "views" / "bars.sql").write_text("CREATE OR REPLACE VIEW main.bars AS SELECT 1 AS one;")
     bytes_before = warehouse.path.read_bytes()
     with pytest.raises(NewerMigrationError, match=r"9999_from_the_future.*update this program"):
         migrate(warehouse)
     assert warehouse.path.read_bytes() == bytes_before
 
 
-def test_an_edited_migration_is_refused(program: Path, warehouse: Warehouse) -> None:
-    edited = program / "migrations" / "0001_store.sql"
+def test_an_edited_migration_is_refused(sql_folder: Path, warehouse: Warehouse) -> None:
+    edited = sql_folder / "migrations" / "0001_store.sql"
     edited.write_text(edited.read_text().replace("volume DOUBLE", "volume FLOAT"))
     with pytest.raises(ChangedMigrationError, match=r"0001_store\.sql was edited .* add a new migration"):
         migrate(warehouse)
 
 
-def test_a_migration_that_fails_changes_nothing(program: Path, warehouse: Warehouse) -> None:
-    (program / "migrations" / "9998_fine.sql").write_text("CREATE TABLE store.fine (a INTEGER);")
-    (program / "migrations" / "9999_broken.sql").write_text("ALTER TABLE store.nowhere ADD COLUMN a INTEGER;")
+def test_a_migration_that_fails_changes_nothing(sql_folder: Path, warehouse: Warehouse) -> None:
+    (sql_folder / "migrations" / "9998_fine.sql").write_text("CREATE TABLE store.fine (a INTEGER);")
+    (sql_folder / "migrations" / "9999_broken.sql").write_text("ALTER TABLE store.nowhere ADD COLUMN a INTEGER;")
     applied = select(warehouse, "FROM store.migrations")
     with pytest.raises(duckdb.CatalogException):
         migrate(warehouse)
@@ -125,8 +125,8 @@ def test_a_migration_that_fails_changes_nothing(program: Path, warehouse: Wareho
     assert select(warehouse, "SELECT 1 FROM duckdb_tables() WHERE table_name = 'fine'") == []
 
 
-def test_only_the_view_whose_text_changed_is_applied_again(program: Path, warehouse: Warehouse) -> None:
-    view = program / "views" / "trials.sql"
+def test_only_the_view_whose_text_changed_is_applied_again(sql_folder: Path, warehouse: Warehouse) -> None:
+    view = sql_folder / "views" / "trials.sql"
     view.write_text(view.read_text().replace("    seed,\n", "    seed + 100 AS seed,\n"))
     assert migrate(warehouse) == ["views/trials.sql"]
     with warehouse.write("add") as con:
@@ -138,8 +138,8 @@ def test_only_the_view_whose_text_changed_is_applied_again(program: Path, wareho
     assert migrate(warehouse) == []
 
 
-def test_a_view_is_applied_again_after_a_view_that_it_reads(program: Path, warehouse: Warehouse) -> None:
-    view = program / "views" / "stream_forecasts.sql"
+def test_a_view_is_applied_again_after_a_view_that_it_reads(sql_folder: Path, warehouse: Warehouse) -> None:
+    view = sql_folder / "views" / "stream_forecasts.sql"
     view.write_text(
         view.read_text().replace("    made_at,\n", "").replace("    run_id\n", "    run_id,\n    made_at\n")
     )
@@ -157,12 +157,12 @@ def comments(warehouse: Warehouse, view: str) -> dict[str, str]:
 
 
 def test_a_view_inherits_the_comments_of_its_source_except_where_it_has_its_own(
-    program: Path, warehouse: Warehouse
+    sql_folder: Path, warehouse: Warehouse
 ) -> None:
-    (program / "migrations" / "9999_comments.sql").write_text(
+    (sql_folder / "migrations" / "9999_comments.sql").write_text(
         "COMMENT ON TABLE store.trials IS 'It''s new'; COMMENT ON COLUMN store.trials.seed IS 'New seed';"
     )
-    view = program / "views" / "trials.sql"
+    view = sql_folder / "views" / "trials.sql"
     view.write_text(f"{view.read_text()}COMMENT ON COLUMN main.trials.model IS 'Own';")
     comments_before = comments(warehouse, "trials")
     migrate(warehouse)
@@ -175,17 +175,17 @@ def test_a_view_of_a_view_inherits_comments_too(warehouse: Warehouse) -> None:
     assert all(inherited.values())
 
 
-def test_a_view_that_the_program_no_longer_has_is_dropped(program: Path, warehouse: Warehouse) -> None:
-    (program / "views" / "step_runs.sql").unlink()
+def test_a_view_that_the_program_no_longer_has_is_dropped(sql_folder: Path, warehouse: Warehouse) -> None:
+    (sql_folder / "views" / "step_runs.sql").unlink()
     assert migrate(warehouse)
     assert select(warehouse, "SELECT 1 FROM duckdb_views() WHERE view_name = 'step_runs'") == []
     assert migrate(warehouse) == []
 
 
-def test_a_changed_seed_replaces_all_rows_of_its_table(program: Path, warehouse: Warehouse) -> None:
-    header, *_ = (program / "seeds" / "universe_members.csv").read_text().splitlines()
+def test_a_changed_seed_replaces_all_rows_of_its_table(sql_folder: Path, warehouse: Warehouse) -> None:
+    header, *_ = (sql_folder / "seeds" / "universe_members.csv").read_text().splitlines()
     changed = f'{header}\nus_stocks,NEW,2024-01-02,,"Energy, mostly",,by hand\n'
-    (program / "seeds" / "universe_members.csv").write_text(changed)
+    (sql_folder / "seeds" / "universe_members.csv").write_text(changed)
     assert migrate(warehouse) == ["seeds/universe_members.csv"]
     expected = ("us_stocks", "NEW", date(2024, 1, 2), None, "Energy, mostly", None, "by hand")
     columns = "universe, symbol, valid_from, valid_to, sector, industry, membership_source"

@@ -1,8 +1,8 @@
 """The data rules on recorded market data: real faults of Yahoo are caught, and the clean tape passes with few flags.
 
-The tape is a folder of recorded market data. No rule can recognise a fault that no other data contradict: a dividend
-that is missing, invented, or wrong by the same factor since the first one. A wrong adjusted close is not checked
-either, because nothing is computed from it.
+The tape is a folder of recorded market data. No rule can recognise a fault that agrees with all other data: a dividend
+that is missing or invented, or dividends that have all been wrong by the same factor. Adjusted closes are not checked,
+because nothing is computed from them.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def first_night(
 ) -> tuple[dict[str, pd.DataFrame], CheckContext]:
     """The delta (rows to check) and the context of a first night that received all rows.
 
-    The bars are expected exactly where they are, so that only a gap between symbols is a missing bar.
+    Bars are expected at every ts that any symbol has: a bar is missing where a symbol lacks a ts of another symbol.
     """
     delta = dict(zip(TABLES, map(to_table, TABLES, (bars, actions, funding)), strict=True))
     ts = delta["bars"]["ts"]

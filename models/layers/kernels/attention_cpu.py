@@ -6,12 +6,13 @@ Time and memory are proportional to the number of edges, not to the number of no
 
 Glossary: s graphs · n nodes, i target and j source of an edge · k heads of c channels · p channels that a score sums
 over, either c or 1 · e edges, self-loops included · W lanes of a vector · S, R (s, n, k, p) parts of the score from the
-source and from the target · V (s, n, k, c) values · a (k, p) weights of the score · g (k,) weight of the adjacency
-A (s, n, n) in the score · y (s, n, k, c) output · alpha (e, k) attention weights · g_scores (e, k) gradients of the
-scores · first_edge, sources as in edges_cpu.py · gX gradient of X.
+source and from the target · V (s, n, k, c) values · a (k, p) coefficients of the score · g (k,) coefficient of the
+adjacency A (s, n, n) in the score · y (s, n, k, c) output · alpha (e, k) attention weights · g_scores (e, k) gradients
+of the scores · first_edge, sources as in edges_cpu.py · gX gradient of X.
 
 The kernels read every array as one-dimensional. c is a multiple of W; so is p, unless it is 1. ``row`` is the position
-of a node i in (s, n); ``target`` and ``source`` are positions of a node's head in (s, n, k).
+of a node i in (s, n); ``first_row`` is that of its graph's first node; ``target`` and ``source`` are positions of a
+node's head in (s, n, k).
 """
 
 from __future__ import annotations
@@ -73,13 +74,13 @@ def _forward(inputs: Arrays, edges: Arrays, outputs: Arrays, sizes: Sizes, start
     for row in range(start * n, stop * n):
         begin = first_edge[row]
         end = first_edge[row + 1]
-        graph = row // n * n
+        first_row = row // n * n
         for h in range(k):
             highest = alpha.dtype.type(-np.inf)
             summed = alpha.dtype.type(0)
             for e in range(begin, end):
                 j = sources[e]
-                score = _score(inputs, row * k + h, (graph + j) * k + h, h, p, W) + g[h] * A[row * n + j]
+                score = _score(inputs, row * k + h, (first_row + j) * k + h, h, p, W) + g[h] * A[row * n + j]
                 alpha[e * k + h] = score
                 highest = max(highest, score)
             for e in range(begin, end):
@@ -90,7 +91,7 @@ def _forward(inputs: Arrays, edges: Arrays, outputs: Arrays, sizes: Sizes, start
             for q in range(0, c, W):
                 mean = constant(load(V, q), 0.0)
                 for e in range(begin, end):
-                    mean = fma(splat(alpha, e * k + h), load(V, ((graph + sources[e]) * k + h) * c + q), mean)
+                    mean = fma(splat(alpha, e * k + h), load(V, ((first_row + sources[e]) * k + h) * c + q), mean)
                 store(y, (row * k + h) * c + q, mean)
 
 
@@ -113,13 +114,13 @@ def _backward_scores(inputs: Arrays, edges: Arrays, grads: Arrays, row: int, h: 
     gS, gR, _, ga = grads[:4]
     n, k, p, _, W = sizes
     target = row * k + h
-    graph = row // n * n
+    first_row = row // n * n
     a_index = row // n * k + h
     if p == 1:
         sum_a = ga[a_index]
         slope = a.dtype.type(LEAKY_RELU_SLOPE)
         for e in range(first_edge[row], first_edge[row + 1]):
-            source = (graph + sources[e]) * k + h
+            source = (first_row + sources[e]) * k + h
             x = R[target] + S[source]
             grad = g_scores[e * k + h] if x > 0 else g_scores[e * k + h] * slope
             sum_a += grad * x
@@ -129,18 +130,18 @@ def _backward_scores(inputs: Arrays, edges: Arrays, grads: Arrays, row: int, h: 
         return
     for q in range(0, p, W):
         r = load(R, target * p + q)
-        weight = load(a, h * p + q)
+        coefficient = load(a, h * p + q)
         sum_a = load(ga, a_index * p + q)
         sum_R = constant(r, 0.0)
         slope = constant(r, LEAKY_RELU_SLOPE)
         zero = constant(r, 0.0)
         for e in range(first_edge[row], first_edge[row + 1]):
-            source = ((graph + sources[e]) * k + h) * p + q
+            source = ((first_row + sources[e]) * k + h) * p + q
             x = add(r, load(S, source))
             g_score = splat(g_scores, e * k + h)
             grad = select_lt(x, zero, mul(g_score, slope), g_score)
             sum_a = fma(grad, x, sum_a)
-            grad = mul(grad, weight)
+            grad = mul(grad, coefficient)
             sum_R = add(sum_R, grad)
             store(gS, source, add(grad, load(gS, source)))
         store(ga, a_index * p + q, sum_a)
@@ -156,7 +157,7 @@ def _backward(inputs: Arrays, edges: Arrays, grads: Arrays, sizes: Sizes, start:
     _, _, gV, _, gg, gA = grads
     n, k, _, c, W = sizes
     for row in range(start * n, stop * n):
-        graph = row // n * n
+        first_row = row // n * n
         for h in range(k):
             target = row * k + h
             product = constant(load(V, 0), 0.0)
@@ -166,7 +167,7 @@ def _backward(inputs: Arrays, edges: Arrays, grads: Arrays, sizes: Sizes, start:
             sum_g = gg[row // n * k + h]
             for e in range(first_edge[row], first_edge[row + 1]):
                 alpha_ij = splat(alpha, e * k + h)
-                g_alpha = _alpha_gradient(V, gV, gy, target, (graph + sources[e]) * k + h, alpha_ij, c, W)
+                g_alpha = _alpha_gradient(V, gV, gy, target, (first_row + sources[e]) * k + h, alpha_ij, c, W)
                 g_score = alpha[e * k + h] * (g_alpha - mean)
                 g_scores[e * k + h] = g_score
                 sum_g += g_score * A[row * n + sources[e]]
@@ -193,6 +194,8 @@ def attend(S: Tensor, R: Tensor, V: Tensor, a: Tensor, g: Tensor, A: Tensor) -> 
 
 
 class _Attend(Function):
+    """As ``attend``, for contiguous inputs whose channels fill whole vectors."""
+
     @staticmethod
     def forward(ctx: Any, *inputs: Tensor) -> Tensor:
         S, _, V, _, g, A = inputs

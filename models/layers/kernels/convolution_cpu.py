@@ -27,7 +27,7 @@ Sizes = tuple[int, int, int, int]  # l, d, k, W
 
 
 @njit(inline="always")
-def _before_silu(x: Array, w: Array, bias: Array, start: int, c: int, d: int, k: int) -> Any:
+def _pre_activation(x: Array, w: Array, bias: Array, start: int, c: int, d: int, k: int) -> Any:
     """p of the W channels [c, c + W). ``start`` is the position in x of channel c at the first of the k bars."""
     p = load(bias, c)
     for j in range(k):
@@ -44,7 +44,7 @@ def _forward(inputs: Arrays, y: Array, sizes: Sizes, first: int, stop: int) -> N
         b = item * W // d
         c = item * W % d
         for t in range(length):
-            p = _before_silu(x, w, bias, (b * (length + k - 1) + t) * d + c, c, d, k)
+            p = _pre_activation(x, w, bias, (b * (length + k - 1) + t) * d + c, c, d, k)
             store(y, (b * length + t) * d + c, mul(p, sigmoid(p)))
 
 
@@ -59,18 +59,21 @@ def _backward(inputs: Arrays, grads: Arrays, sizes: Sizes, first: int, stop: int
         c = item * W % d
         for t in range(length):
             start = (b * (length + k - 1) + t) * d + c
-            p = _before_silu(x, w, bias, start, c, d, k)
-            s = sigmoid(p)
-            g = mul(load(gy, (b * length + t) * d + c), mul(s, fma(p, sub(constant(p, 1.0), s), constant(p, 1.0))))
-            store(gbias, b * d + c, add(g, load(gbias, b * d + c)))
+            p = _pre_activation(x, w, bias, start, c, d, k)
+            sigmoid_p = sigmoid(p)
+            gp = mul(
+                load(gy, (b * length + t) * d + c),
+                mul(sigmoid_p, fma(p, sub(constant(p, 1.0), sigmoid_p), constant(p, 1.0))),
+            )
+            store(gbias, b * d + c, add(gp, load(gbias, b * d + c)))
             for j in range(k):
                 w_index = (b * k + j) * d + c
-                store(gx, start + j * d, fma(g, load(w, j * d + c), load(gx, start + j * d)))
-                store(gw, w_index, fma(g, load(x, start + j * d), load(gw, w_index)))
+                store(gx, start + j * d, fma(gp, load(w, j * d + c), load(gx, start + j * d)))
+                store(gw, w_index, fma(gp, load(x, start + j * d), load(gw, w_index)))
 
 
 def depthwise_silu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """y (b, l, d) from x (b, l + k − 1, d), weight (d, k) and bias (d,)."""
+    """The convolution and SiLU: y (b, l, d) from x (b, l + k − 1, d), weight (d, k) and bias (d,)."""
     d = x.shape[2]
     extra_channels = -d % lanes_per_vector(as_array(bias).dtype)
     w = weight.t()
@@ -80,6 +83,8 @@ def depthwise_silu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 class _DepthwiseSilu(Function):
+    """As ``depthwise_silu``, with contiguous w (k, d); d is a multiple of W."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor, bias: Tensor) -> Tensor:
         b, bars_with_tail, d = x.shape

@@ -42,25 +42,25 @@ def _recur(a_r: Any, a_i: Any, h_r: Any, h_i: Any, x: Any) -> tuple[Any, Any]:
 def _ssm(inputs: Arrays, outputs: Arrays, sizes: Sizes, first: int, stop: int) -> None:
     """Fills ``y`` and replaces h by the last state, for items [first, stop). An item is W channels of one sequence.
 
-    Stores the state before every block in ``starts`` (b, blocks, m, d), unless that array is empty. m is even.
+    Stores the state before every block in ``starts`` (b, n_blocks, m, d), unless that array is empty. m is even.
     """
     x, a_r, a_i, w_r, w_i, D = inputs
     h_r, h_i, y, starts_r, starts_i = outputs
     length, d, m, W = sizes
     out = np.empty(BLOCK_BARS * W, x.dtype)
-    blocks = (length + BLOCK_BARS - 1) // BLOCK_BARS
+    n_blocks = (length + BLOCK_BARS - 1) // BLOCK_BARS
     for item in range(first, stop):
         b = item * W // d
         c = item * W % d
-        for block in range(blocks):
-            begin = b * length + block * BLOCK_BARS
+        for block in range(n_blocks):
+            first_bar = b * length + block * BLOCK_BARS
             k = min(BLOCK_BARS, length - block * BLOCK_BARS)
             for t in range(k):
-                store(out, t * W, mul(load(D, c), load(x, (begin + t) * d + c)))
+                store(out, t * W, mul(load(D, c), load(x, (first_bar + t) * d + c)))
             for j in range(0, m, 2):
                 a_index = j * d + c
                 h_index = (b * m + j) * d + c
-                starts_index = ((b * blocks + block) * m + j) * d + c
+                starts_index = ((b * n_blocks + block) * m + j) * d + c
                 a_r0, a_i0 = load(a_r, a_index), load(a_i, a_index)
                 a_r1, a_i1 = load(a_r, a_index + d), load(a_i, a_index + d)
                 w_r0, w_i0 = load(w_r, a_index), load(w_i, a_index)
@@ -75,7 +75,7 @@ def _ssm(inputs: Arrays, outputs: Arrays, sizes: Sizes, first: int, stop: int) -
                 minus_w_i0 = sub(constant(w_i0, 0.0), w_i0)
                 minus_w_i1 = sub(constant(w_i1, 0.0), w_i1)
                 for t in range(k):
-                    xt = load(x, (begin + t) * d + c)
+                    xt = load(x, (first_bar + t) * d + c)
                     h_r0, h_i0 = _recur(a_r0, a_i0, h_r0, h_i0, xt)
                     h_r1, h_i1 = _recur(a_r1, a_i1, h_r1, h_i1, xt)
                     partial = fma(minus_w_i0, h_i0, fma(w_r0, h_r0, load(out, t * W)))
@@ -85,7 +85,7 @@ def _ssm(inputs: Arrays, outputs: Arrays, sizes: Sizes, first: int, stop: int) -
                 store(h_r, h_index + d, h_r1)
                 store(h_i, h_index + d, h_i1)
             for t in range(k):
-                store(y, (begin + t) * d + c, load(out, t * W))
+                store(y, (first_bar + t) * d + c, load(out, t * W))
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
@@ -99,42 +99,42 @@ def _ssm_backward(inputs: Arrays, grads: Arrays, sizes: Sizes, first: int, stop:
     g_r, g_i, gx, ga_r, ga_i, gw_r, gw_i, gD = grads
     length, d, m, W = sizes
     out, before_r, before_i = np.empty((3, BLOCK_BARS * W), x.dtype)
-    blocks = (length + BLOCK_BARS - 1) // BLOCK_BARS
+    n_blocks = (length + BLOCK_BARS - 1) // BLOCK_BARS
     for item in range(first, stop):
         b = item * W // d
         c = item * W % d
-        for block in range(blocks - 1, -1, -1):
-            begin = b * length + block * BLOCK_BARS
+        for block in range(n_blocks - 1, -1, -1):
+            first_bar = b * length + block * BLOCK_BARS
             k = min(BLOCK_BARS, length - block * BLOCK_BARS)
             sum_D = load(gD, b * d + c)
             for t in range(k):
-                g = load(gy, (begin + t) * d + c)
+                g = load(gy, (first_bar + t) * d + c)
                 store(out, t * W, mul(load(D, c), g))
-                sum_D = fma(g, load(x, (begin + t) * d + c), sum_D)
+                sum_D = fma(g, load(x, (first_bar + t) * d + c), sum_D)
             store(gD, b * d + c, sum_D)
             for j in range(m):
                 a_index = j * d + c
                 h_index = (b * m + j) * d + c
-                starts_index = ((b * blocks + block) * m + j) * d + c
+                starts_index = ((b * n_blocks + block) * m + j) * d + c
                 ar, ai = load(a_r, a_index), load(a_i, a_index)
                 wr, wi = load(w_r, a_index), load(w_i, a_index)
                 hr, hi = load(starts_r, starts_index), load(starts_i, starts_index)
                 for t in range(k):
                     store(before_r, t * W, hr)
                     store(before_i, t * W, hi)
-                    hr, hi = _recur(ar, ai, hr, hi, load(x, (begin + t) * d + c))
+                    hr, hi = _recur(ar, ai, hr, hi, load(x, (first_bar + t) * d + c))
                 gr, gi = load(g_r, h_index), load(g_i, h_index)
                 sum_ar, sum_ai = load(ga_r, h_index), load(ga_i, h_index)
                 sum_wr, sum_wi = load(gw_r, h_index), load(gw_i, h_index)
                 minus_ai = sub(constant(ai, 0.0), ai)
                 minus_wi = sub(constant(wi, 0.0), wi)
                 for t in range(k - 1, -1, -1):
-                    g = load(gy, (begin + t) * d + c)
-                    w = t * W
+                    g = load(gy, (first_bar + t) * d + c)
+                    offset = t * W
                     sum_wr, sum_wi = fma(g, hr, sum_wr), fma(g, hi, sum_wi)
                     gr, gi = fma(g, wr, gr), fma(g, minus_wi, gi)
-                    hr, hi = load(before_r, w), load(before_i, w)
-                    store(out, w, add(gr, load(out, w)))
+                    hr, hi = load(before_r, offset), load(before_i, offset)
+                    store(out, offset, add(gr, load(out, offset)))
                     sum_ar = fma(gi, hi, fma(gr, hr, sum_ar))
                     sum_ai = fma(gi, hr, sub(sum_ai, mul(gr, hi)))
                     gr, gi = fma(ar, gr, mul(ai, gi)), fma(ar, gi, mul(minus_ai, gr))
@@ -145,7 +145,7 @@ def _ssm_backward(inputs: Arrays, grads: Arrays, sizes: Sizes, first: int, stop:
                 store(gw_r, h_index, sum_wr)
                 store(gw_i, h_index, sum_wi)
             for t in range(k):
-                store(gx, (begin + t) * d + c, load(out, t * W))
+                store(gx, (first_bar + t) * d + c, load(out, t * W))
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
@@ -227,10 +227,10 @@ def ssm_step(x: Array, weights: Array, D: Array, h: Array, y: Array, h_after: Ar
 def ssm_gap_step(
     x: Array, gap: Array, weights: Array, hold: Array, D: Array, h: Array, y: Array, h_after: Array
 ) -> None:
-    """As ``ssm_step``, by zero-order hold over a gap g (b,) in bars: h_after = a · h + (a − 1) · k · x, a = exp(z g).
+    """As ``ssm_step``, by zero-order hold over a gap g (b,) in bars: h_after = a · h + (a − 1) · s · x, a = exp(z g).
 
-    ``hold`` (d, m, 4): real and imaginary part of z = AΔ, then of k = 1 / (exp(z) − 1). Of ``weights``, only w is read.
-    A gap of 0 marks a padded bar: the state does not change, and x counts as 0.
+    ``hold`` (d, m, 4): real and imaginary part of z = AΔ, then of s = 1 / (exp(z) − 1). From ``weights``, only w is
+    read. A gap of 0 marks a padded bar: the state does not change, and x counts as 0.
     """
     for b in range(x.shape[0]):
         for c in range(x.shape[1]):
@@ -243,9 +243,9 @@ def ssm_gap_step(
                 sine = math.sin(half)
                 e_r = growth * (1 - 2 * sine * sine) - 2 * sine * sine  # Re(a − 1), accurate also for a short gap
                 a_r, a_i = 1 + e_r, (1 + growth) * 2 * sine * math.cos(half)
-                k_r, k_i = hold[c, j, 2], hold[c, j, 3]
-                real = a_r * h[b, c, j, 0] - a_i * h[b, c, j, 1] + (e_r * k_r - a_i * k_i) * xt
-                imag = a_r * h[b, c, j, 1] + a_i * h[b, c, j, 0] + (e_r * k_i + a_i * k_r) * xt
+                s_r, s_i = hold[c, j, 2], hold[c, j, 3]
+                real = a_r * h[b, c, j, 0] - a_i * h[b, c, j, 1] + (e_r * s_r - a_i * s_i) * xt
+                imag = a_r * h[b, c, j, 1] + a_i * h[b, c, j, 0] + (e_r * s_i + a_i * s_r) * xt
                 h_after[b, c, j, 0] = real
                 h_after[b, c, j, 1] = imag
                 total += weights[c, j, 2] * real - weights[c, j, 3] * imag
@@ -253,16 +253,16 @@ def ssm_gap_step(
 
 
 def diagonal_ssm(x: Tensor, a: Tensor, w: Tensor, D: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-    """y (b, l, d) and the last h (b, d, m), as ``scan.diagonal_ssm``, with the initial state h (b, d, m)."""
+    """The outputs y (b, l, d) and the last state (b, d, m), see ``scan.diagonal_ssm``. ``h`` is the initial state."""
     d, m = a.shape
     extra_channels = -d % lanes_per_vector(as_array(D).dtype)
     extra_states = m % 2
-    parts = [v.transpose(-1, -2) for z in (a, w, h) for v in (z.real, z.imag)]  # a_r, a_i, w_r, w_i, h_r, h_i
+    real_and_imag = [v.transpose(-1, -2) for z in (a, w, h) for v in (z.real, z.imag)]  # a_r, a_i, w_r, w_i, h_r, h_i
     if extra_channels or extra_states:  # the kernels process whole vectors and pairs of states; the padding stays zero
         x = pad(x, (0, extra_channels))
         D = pad(D, (0, extra_channels))
-        parts = [pad(v, (0, extra_channels, 0, extra_states)) for v in parts]
-    padded = [v.contiguous() for v in (x, *parts[:4], D, *parts[4:])]
+        real_and_imag = [pad(v, (0, extra_channels, 0, extra_states)) for v in real_and_imag]
+    padded = [v.contiguous() for v in (x, *real_and_imag[:4], D, *real_and_imag[4:])]
     y, real, imag = _Ssm.apply(*padded, torch.is_grad_enabled())
     return y[..., :d], torch.complex(real, imag)[:, :m, :d].transpose(1, 2)
 
@@ -271,8 +271,8 @@ def diagonal_scan(a: Tensor, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
     """All states (b, l, p) and the last state (b, p), as ``scan.diagonal_scan``."""
     p = x.shape[2]
     extra_states = -p % lanes_per_vector(np.float32 if x.dtype == torch.complex64 else np.float64)
-    parts = [pad(v, (0, extra_states)).contiguous() for z in (a, x, h) for v in (z.real, z.imag)]
-    states = torch.complex(*_Scan.apply(*parts))[..., :p]
+    real_and_imag = [pad(v, (0, extra_states)).contiguous() for z in (a, x, h) for v in (z.real, z.imag)]
+    states = torch.complex(*_Scan.apply(*real_and_imag))[..., :p]
     return states, states[:, -1]
 
 
@@ -281,13 +281,13 @@ class _Ssm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-        *inputs, h_r, h_i, store_starts = arguments
+        *inputs, h_r, h_i, stores_starts = arguments
         b, length, d = inputs[0].shape
         m = len(inputs[1])
         W = lanes_per_vector(as_array(h_r).dtype)
         y = torch.empty_like(inputs[0])
         last = (h_r.clone(), h_i.clone())
-        starts = h_r.new_empty(2, b, -(-length // BLOCK_BARS), m, d) if store_starts else h_r.new_empty(2, 0)
+        starts = h_r.new_empty(2, b, -(-length // BLOCK_BARS), m, d) if stores_starts else h_r.new_empty(2, 0)
         ctx.sizes = (length, d, m, W)
         parallel_for(_ssm, b * d // W, as_arrays(*inputs), as_arrays(*last, y, *starts), ctx.sizes)
         ctx.save_for_backward(*inputs, starts)

@@ -41,11 +41,11 @@ Sizes = tuple[int, int, int]  # n, d, W
 def _count_edges(A: Array, n: int, first_edge: Array, start: int, stop: int) -> None:
     """Writes the number of edges to node ``row`` of graphs [start, stop) to ``first_edge[row + 1]``."""
     for row in range(start * n, stop * n):
-        count = np.int32(0)
-        weights = A[row * n : (row + 1) * n]
+        n_edges = np.int32(0)
+        adjacency_row = A[row * n : (row + 1) * n]
         for j in range(n):  # the compiler vectorises this form of the sum
-            count += np.int32(1) if weights[j] != 0 else np.int32(0)
-        first_edge[row + 1] = count + (weights[row % n] == 0)
+            n_edges += np.int32(1) if adjacency_row[j] != 0 else np.int32(0)
+        first_edge[row + 1] = n_edges + (adjacency_row[row % n] == 0)
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
@@ -54,7 +54,7 @@ def _fill_sources(A: Array, n: int, W: int, first_edge: Array, sources: Array, s
     for row in range(start * n, stop * n):
         e = first_edge[row]
         vector_end = n // W * W
-        for j in range(0, vector_end, W):  # most weights are 0: one comparison skips a whole vector of them
+        for j in range(0, vector_end, W):  # most entries are 0: one comparison skips a whole vector of them
             nonzero = movemask(load(A, row * n + j))
             while nonzero:
                 sources[e] = j + count_trailing_zeros(nonzero)
@@ -121,6 +121,8 @@ def neighbour_means(x: Tensor, A: Tensor) -> Tensor:
 
 
 class _NeighbourMeans(Function):
+    """As ``neighbour_means``, for contiguous inputs; d is a multiple of W. A receives no gradient."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, A: Tensor) -> Tensor:
         y = torch.empty_like(x)

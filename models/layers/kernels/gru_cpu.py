@@ -28,7 +28,7 @@ from models.layers.kernels.parallel import FASTMATH_FLAGS, as_array, as_arrays, 
 Array = np.ndarray
 Arrays = tuple[Array, ...]
 MAX_SERIAL_VALUES = 1 << 16  # maximum g · d for one thread; with more values, several threads are faster
-POWER_COEFFICIENTS = [np.float32(math.log(2) ** k / math.factorial(k)) for k in range(8)]  # Taylor coefficients of 2^f
+POWER_COEFFICIENTS = [np.float32(math.log(2) ** k / math.factorial(k)) for k in range(8)]  # Taylor coefficients of 2^x
 P0, P1, P2, P3, P4, P5, P6, P7 = POWER_COEFFICIENTS
 
 
@@ -40,10 +40,12 @@ def sigmoid(x: Any) -> Any:
     """
     power = min(max(x, np.float32(-87.0)), np.float32(87.0)) * np.float32(-1 / math.log(2))
     whole_power = np.floor(power + np.float32(0.5))
-    f = power - whole_power
-    part = P0 + f * (P1 + f * (P2 + f * (P3 + f * (P4 + f * (P5 + f * (P6 + f * P7))))))
+    fraction = power - whole_power
+    power_of_fraction = P0 + fraction * (
+        P1 + fraction * (P2 + fraction * (P3 + fraction * (P4 + fraction * (P5 + fraction * (P6 + fraction * P7)))))
+    )
     scale = np.int32((np.int32(whole_power) + np.int32(127)) << np.int32(23)).view(np.float32)
-    return np.float32(1.0) / (np.float32(1.0) + part * scale)
+    return np.float32(1.0) / (np.float32(1.0) + power_of_fraction * scale)
 
 
 @njit(nogil=True, error_model="numpy", cache=True, fastmath=FASTMATH_FLAGS)
@@ -52,50 +54,51 @@ def apply_gates(x: Array, y: Array, s: Array, out: Array, d: int, first: int, st
     one = np.float32(1.0)
     two = np.float32(2.0)
     for i in range(first, stop):
-        gate = x[3 * i * d : 3 * (i + 1) * d]
+        from_x = x[3 * i * d : 3 * (i + 1) * d]
         from_s = y[3 * i * d : 3 * (i + 1) * d]
         before = s[i * d : (i + 1) * d]
         after = out[i * d : (i + 1) * d]
         for c in range(d):
-            reset = sigmoid(gate[c] + from_s[c])
-            update = sigmoid(gate[d + c] + from_s[d + c])
-            new = two * sigmoid(two * (gate[2 * d + c] + reset * from_s[2 * d + c])) - one  # tanh
-            after[c] = new + update * (before[c] - new)
-            gate[c] = reset
-            gate[d + c] = update
-            gate[2 * d + c] = new
+            reset = sigmoid(from_x[c] + from_s[c])
+            update = sigmoid(from_x[d + c] + from_s[d + c])
+            candidate = two * sigmoid(two * (from_x[2 * d + c] + reset * from_s[2 * d + c])) - one  # tanh
+            after[c] = candidate + update * (before[c] - candidate)
+            from_x[c] = reset
+            from_x[d + c] = update
+            from_x[2 * d + c] = candidate
 
 
 @njit(nogil=True, error_model="numpy", cache=True, fastmath=FASTMATH_FLAGS)
-def _backward(saved: Arrays, g: Array, grads: Arrays, d: int, first: int, stop: int) -> None:
-    """Fills ``grads`` for rows [first, stop): the gradients of x, of y and of s. The last leaves out the path through
-    y.
+def _backward(saved: Arrays, g_new_states: Array, grads: Arrays, d: int, first: int, stop: int) -> None:
+    """Fills ``grads`` for rows [first, stop): the gradients of x, of y and of s. The gradient of s
+    excludes the path through y.
 
-    ``saved``: x as ``apply_gates`` overwrites it, y and s. ``g`` (g, d): the gradient of the new states.
+    ``saved``: x as ``apply_gates`` overwrites it, y and s. ``g_new_states`` (g, d): the gradient
+    of the new states.
     """
     x, y, s = saved
     one = np.float32(1.0)
     for i in range(first, stop):
-        gate = x[3 * i * d : 3 * (i + 1) * d]
+        gates = x[3 * i * d : 3 * (i + 1) * d]
         from_s = y[3 * i * d : 3 * (i + 1) * d]
         g_x = grads[0][3 * i * d : 3 * (i + 1) * d]
         g_y = grads[1][3 * i * d : 3 * (i + 1) * d]
         g_s = grads[2][i * d : (i + 1) * d]
         before = s[i * d : (i + 1) * d]
-        g_out = g[i * d : (i + 1) * d]
+        g_out = g_new_states[i * d : (i + 1) * d]
         for c in range(d):
-            reset = gate[c]
-            update = gate[d + c]
-            new = gate[2 * d + c]
-            g_new = g_out[c] * (one - update) * (one - new * new)
-            g_reset = g_new * from_s[2 * d + c] * reset * (one - reset)
-            g_update = g_out[c] * (before[c] - new) * update * (one - update)
+            reset = gates[c]
+            update = gates[d + c]
+            candidate = gates[2 * d + c]
+            g_candidate = g_out[c] * (one - update) * (one - candidate * candidate)
+            g_reset = g_candidate * from_s[2 * d + c] * reset * (one - reset)
+            g_update = g_out[c] * (before[c] - candidate) * update * (one - update)
             g_x[c] = g_reset
             g_x[d + c] = g_update
-            g_x[2 * d + c] = g_new
+            g_x[2 * d + c] = g_candidate
             g_y[c] = g_reset
             g_y[d + c] = g_update
-            g_y[2 * d + c] = g_new * reset
+            g_y[2 * d + c] = g_candidate * reset
             g_s[c] = g_out[c] * update
 
 

@@ -1,8 +1,10 @@
 """One bar of Mamba-2 on a CPU, in one kernel call: everything between the input and the output projection.
 
-Glossary as in mamba2.py. Also: m = e + 2 g n channels of the convolution · w (m, k) weights and w_bias (m,) bias of the
-convolution · tail (b, k − 1, m) its last inputs, the newest last · S (b, h, p, n) state · projected (b, e + m + h) the
-input projection of the bar: the gate z, the input of the convolution, and dt, in this order.
+Glossary as in mamba2.py: b sequences · e = h p channels inside · h heads of p channels · g ``groups`` of heads that
+share B and C · n states per channel · k taps · dt step size · A, D (h,). Also: m = e + 2 g n channels of the
+convolution · w (m, k) weights and w_bias (m,) bias of the convolution · tail (b, k − 1, m) its last inputs, the newest
+last · S (b, h, p, n) state · projected (b, e + m + h) the input projection of the bar: the gate z, the input of the
+convolution, and dt, in this order.
 """
 
 from __future__ import annotations
@@ -35,31 +37,33 @@ def compute_bar(
 
     ``dt_bias``, ``A`` and ``D`` (h,); ``norm`` (e,), the weight of the normalisation. All in float32.
     """
-    _, heads, p, n = S.shape
+    _, n_heads, p, n = S.shape
     m = len(w)
-    inner = heads * p
-    heads_per_group = heads // groups
-    mixed = np.empty(m, projected.dtype)
+    e = n_heads * p
+    heads_per_group = n_heads // groups
+    convolved = np.empty(m, projected.dtype)
     for b in range(len(projected)):
-        _convolve(projected[b, inner : inner + m], tail[b], w, w_bias, mixed, tail_after[b])
+        _convolve(projected[b, e : e + m], tail[b], w, w_bias, convolved, tail_after[b])
         for g in range(groups):
-            B = mixed[inner + g * n : inner + (g + 1) * n]
-            C = mixed[inner + (groups + g) * n :][:n]
+            B = convolved[e + g * n : e + (g + 1) * n]
+            C = convolved[e + (groups + g) * n :][:n]
             squares = np.float32(0.0)
             for head in range(g * heads_per_group, (g + 1) * heads_per_group):
-                raw = projected[b, inner + m + head] + dt_bias[head]
-                dt = np.float32(max(raw, 0.0) + math.log1p(math.exp(-abs(raw))))
+                raw_dt = projected[b, e + m + head] + dt_bias[head]
+                dt = np.float32(max(raw_dt, 0.0) + math.log1p(math.exp(-abs(raw_dt))))
                 decay = np.float32(math.exp(dt * A[head]))
                 for c in range(p):
                     channel = head * p + c
                     state_output = np.float32(0.0)
-                    entering = dt * mixed[channel]
+                    entering = dt * convolved[channel]
                     for j in range(n):
                         s = decay * S[b, head, c, j] + entering * B[j]
                         S_after[b, head, c, j] = s
                         state_output += s * C[j]
                     z = projected[b, channel]
-                    gated = (state_output + D[head] * mixed[channel]) * z / (np.float32(1.0) + np.float32(math.exp(-z)))
+                    gated = (
+                        (state_output + D[head] * convolved[channel]) * z / (np.float32(1.0) + np.float32(math.exp(-z)))
+                    )
                     y[b, channel] = gated
                     squares += gated * gated
             width = heads_per_group * p
@@ -69,14 +73,14 @@ def compute_bar(
 
 
 @njit(inline="always")
-def _convolve(x: Array, tail: Array, w: Array, w_bias: Array, mixed: Array, tail_after: Array) -> None:
-    """Fills ``mixed`` (m,), the SiLU of the convolution at bar x (m,), and the new tail ``tail_after`` (k − 1, m)."""
+def _convolve(x: Array, tail: Array, w: Array, w_bias: Array, convolved: Array, tail_after: Array) -> None:
+    """Fills ``convolved`` (m,), the SiLU of the convolution at bar x (m,), and the new ``tail_after`` (k − 1, m)."""
     m, k = w.shape
     for c in range(m):
-        v = w_bias[c] + w[c, k - 1] * x[c]
+        value = w_bias[c] + w[c, k - 1] * x[c]
         for j in range(k - 1):
-            v += w[c, j] * tail[j, c]
-        mixed[c] = v / (np.float32(1.0) + np.float32(math.exp(-v)))
+            value += w[c, j] * tail[j, c]
+        convolved[c] = value / (np.float32(1.0) + np.float32(math.exp(-value)))
     for j in range(k - 2):
         tail_after[j] = tail[j + 1]
     if k > 1:

@@ -25,17 +25,17 @@ def as_arrays(*tensors: torch.Tensor) -> tuple[np.ndarray, ...]:
     return tuple(as_array(x) for x in tensors)
 
 
-def parallel_for(kernel: Callable[..., None], items: int, *arguments: Any) -> None:
-    """Calls ``kernel(*arguments, first, stop)`` once per thread, with ranges [first, stop) that split [0, items)
+def parallel_for(kernel: Callable[..., None], n_items: int, *arguments: Any) -> None:
+    """Calls ``kernel(*arguments, first, stop)`` once per thread, with ranges [first, stop) that split [0, n_items)
     evenly.
 
     Returns when all calls have returned. Raises the exception of a call that failed.
     """
-    n_threads = min(torch.get_num_threads(), items)
+    n_threads = min(torch.get_num_threads(), n_items)
     if n_threads <= 1:
-        kernel(*arguments, 0, items)
+        kernel(*arguments, 0, n_items)
         return
-    bounds = [items * k // n_threads for k in range(n_threads + 1)]
+    bounds = [n_items * k // n_threads for k in range(n_threads + 1)]
     futures = [_pool().submit(kernel, *arguments, bounds[k], bounds[k + 1]) for k in range(1, n_threads)]
     kernel(*arguments, bounds[0], bounds[1])
     for future in futures:

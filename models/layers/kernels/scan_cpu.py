@@ -45,7 +45,7 @@ from models.layers.kernels.simd import (
 )
 
 BLOCK_BARS = 64
-ZOH, EULER = 1, 2  # positions in scan.RULES
+ZOH, EULER = 1, 2  # positions in scan.DISCRETISATIONS
 Array = np.ndarray
 Arrays = tuple[Array, ...]
 Sizes = tuple[int, int, int, int, bool, int]  # l, d, n, W, softplus, rule
@@ -62,18 +62,18 @@ def _step_size(
     delta: Array, bias: Array, gaps: Array, index: int, channel: int, bar: int, soft: bool
 ) -> tuple[Any, Any]:
     """The step sizes Δ of W channels at one bar, and dΔ / d(delta)."""
-    raw = load(delta, index)
+    step = load(delta, index)
     if bias.size:
-        raw = add(raw, load(bias, channel))
-    slope = constant(raw, 1.0)
+        step = add(step, load(bias, channel))
+    slope = constant(step, 1.0)
     if soft:
-        slope = sigmoid(raw)
-        raw = softplus(raw)
+        slope = sigmoid(step)
+        step = softplus(step)
     if gaps.size:
         gap = splat(gaps, bar)
         slope = mul(slope, gap)
-        raw = mul(raw, gap)
-    return raw, slope
+        step = mul(step, gap)
+    return step, slope
 
 
 @njit(inline="always")
@@ -103,24 +103,24 @@ def _load_block(inputs: Arrays, scratch: Arrays, sizes: Sizes, begin: int, k: in
 def _forward(inputs: Arrays, outputs: Arrays, sizes: Sizes, first: int, stop: int) -> None:
     """Fills y and replaces h by the last state, for items [first, stop).
 
-    Stores the state before every block in ``starts`` (b, blocks, n, d), unless that array is empty. n is even.
+    Stores the state before every block in ``starts`` (b, n_blocks, n, d), unless that array is empty. n is even.
     """
     u, _, A, B, C, _, z, _, _ = inputs
     y, h, starts = outputs
     length, d, n, W, _, rule = sizes
     scratch = _block_buffer(u, W), _block_buffer(u, W), _block_buffer(u, W), _block_buffer(u, W)
     step, _, drive, out = scratch
-    blocks = (length + BLOCK_BARS - 1) // BLOCK_BARS
+    n_blocks = (length + BLOCK_BARS - 1) // BLOCK_BARS
     for item in range(first, stop):
         b = item * W // d
         c = item * W % d
-        for block in range(blocks):
+        for block in range(n_blocks):
             begin = b * length + block * BLOCK_BARS
             k = min(BLOCK_BARS, length - block * BLOCK_BARS)
             _load_block(inputs, scratch, sizes, begin, k, c)
             for j in range(0, n, 2):
                 h_index = (b * n + j) * d + c
-                starts_index = ((b * blocks + block) * n + j) * d + c
+                starts_index = ((b * n_blocks + block) * n + j) * d + c
                 a0 = load(A, j * d + c)
                 a1 = load(A, j * d + d + c)
                 s0 = load(h, h_index)
@@ -293,33 +293,33 @@ def _backward(
     inputs: Arrays,
     starts: Array,
     gy: Array,
-    states: Arrays,
+    state_grads: Arrays,
     grads: Arrays,
     sizes: Sizes,
-    groups: int,
+    n_groups: int,
     first: int,
     stop: int,
 ) -> None:
-    """Computes the gradients for items [first, stop). An item is one of ``groups`` groups of channels of one sequence.
+    """Computes the gradients for items [first, stop). An item is a group of channels of one sequence.
 
-    ``states``: gh, gA, gB and gC. Reads gh as the gradient of the last state and replaces it by the gradient of the
-    initial state. Adds to gA (b, n, d). Fills gB and gC (groups, b, l, n).
+    ``state_grads``: gh, gA, gB and gC. Reads gh as the gradient of the last state and replaces it by the gradient of
+    the initial state. Adds to gA (b, n, d). Fills gB and gC (n_groups, b, l, n).
     """
     u, _, _, _, _, _, z, _, _ = inputs
-    gh, gA, gB, gC = states
+    gh, gA, gB, gC = state_grads
     length, d, n, W, _, _ = sizes
     scratch = _block_buffer(u, W), _block_buffer(u, W), _block_buffer(u, W), _block_buffer(u, W)
     recomputed = _block_buffer(u, W), _block_buffer(u, W)
     grad, gx, gdt = _block_buffer(u, W), _block_buffer(u, W), _block_buffer(u, W)
     sum_B, sum_C = _block_buffer(u, W * n), _block_buffer(u, W * n)
     sums = grad, gx, gdt, sum_B, sum_C
-    blocks = (length + BLOCK_BARS - 1) // BLOCK_BARS
-    sequences = u.size // (length * d)
-    group_width = d // groups
+    n_blocks = (length + BLOCK_BARS - 1) // BLOCK_BARS
+    n_sequences = u.size // (length * d)
+    group_width = d // n_groups
     for item in range(first, stop):
-        b = item // groups
-        group = item % groups
-        for block in range(blocks - 1, -1, -1):
+        b = item // n_groups
+        group = item % n_groups
+        for block in range(n_blocks - 1, -1, -1):
             begin = b * length + block * BLOCK_BARS
             k = min(BLOCK_BARS, length - block * BLOCK_BARS)
             sum_B[:] = 0
@@ -336,7 +336,7 @@ def _backward(
                     store(grad, t * W, g)
                 for j in range(n):
                     h_index = (b * n + j) * d + c
-                    start = load(starts, ((b * blocks + block) * n + j) * d + c)
+                    start = load(starts, ((b * n_blocks + block) * n + j) * d + c)
                     s = _recompute_states(inputs, scratch, recomputed, sizes, start, begin, k, c, j)
                     g = load(gh, h_index)
                     sum_A = load(gA, h_index)
@@ -346,7 +346,7 @@ def _backward(
                 _input_gradients(inputs, scratch, sums, grads, gy, sizes, b, begin, k, c)
             for t in range(k):
                 for j in range(n):
-                    index = ((group * sequences + b) * length + block * BLOCK_BARS + t) * n + j
+                    index = ((group * n_sequences + b) * length + block * BLOCK_BARS + t) * n + j
                     gB[index] = reduce_add(load(sum_B, (j * BLOCK_BARS + t) * W))
                     gC[index] = reduce_add(load(sum_C, (j * BLOCK_BARS + t) * W))
 
@@ -356,7 +356,7 @@ def selective(inputs: Sequence[Tensor | None], h: Tensor, soft: bool, rule: int)
 
     ``inputs``: u, delta (b, l, d), A (d, n), B, C (b, l, n), D (d,), z (b, l, d), bias (d,), gaps (b, l). The last four
     may be None. ``h`` (b, d, n): the initial state. ``soft``: apply softplus to delta. ``rule``: a position in
-    scan.RULES.
+    scan.DISCRETISATIONS.
     """
     u, delta, A, B, C, D, z, bias, gaps = (h.new_empty(0) if v is None else v for v in inputs)
     d, n = A.shape
@@ -381,13 +381,13 @@ class _Selective(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
-        *inputs, h, soft, rule, store_starts = arguments
+        *inputs, h, soft, rule, stores_starts = arguments
         b, length, d = inputs[0].shape
         n = len(inputs[2])
         sizes = (length, d, n, lanes_per_vector(as_array(h).dtype), soft, rule)
         y = torch.empty_like(inputs[0])
         last = h.clone()
-        starts = h.new_empty(b, -(-length // BLOCK_BARS), n, d) if store_starts else h.new_empty(0)
+        starts = h.new_empty(b, -(-length // BLOCK_BARS), n, d) if stores_starts else h.new_empty(0)
         parallel_for(_forward, b * d // sizes[3], as_arrays(*inputs), as_arrays(y, last, starts), sizes)
         ctx.save_for_backward(*inputs, starts)
         ctx.sizes = sizes
@@ -400,19 +400,27 @@ class _Selective(torch.autograd.Function):
         u, delta, _, B, C, D, z, bias, _ = inputs
         b, _, d = u.shape
         _, _, n, W, _, _ = ctx.sizes
-        groups = next((g for g in range(1, d // W) if b * g >= torch.get_num_threads() and d // W % g == 0), d // W)
+        n_groups = next((g for g in range(1, d // W) if b * g >= torch.get_num_threads() and d // W % g == 0), d // W)
         gy = gy.contiguous()
         gh = gh.contiguous().clone()
         gA = u.new_zeros(b, n, d)
-        gB, gC = (u.new_empty(groups, *v.shape) for v in (B, C))
+        gB, gC = (u.new_empty(n_groups, *v.shape) for v in (B, C))
         gD, gbias = (u.new_zeros(b if v.numel() else 0, d) for v in (D, bias))
         gu, gdelta, gz = (torch.empty_like(v) for v in (u, delta, z))
-        states = as_arrays(gh, gA, gB, gC)
+        state_grads = as_arrays(gh, gA, gB, gC)
         grads = as_arrays(gu, gdelta, gD, gz, gbias)
         parallel_for(
-            _backward, b * groups, as_arrays(*inputs), as_array(starts), as_array(gy), states, grads, ctx.sizes, groups
+            _backward,
+            b * n_groups,
+            as_arrays(*inputs),
+            as_array(starts),
+            as_array(gy),
+            state_grads,
+            grads,
+            ctx.sizes,
+            n_groups,
         )
-        gB, gC = (v[0] if groups == 1 else v.sum(0) for v in (gB, gC))
+        gB, gC = (v[0] if n_groups == 1 else v.sum(0) for v in (gB, gC))
         by_input = (gu, gdelta, gA.sum(0), gB, gC, gD.sum(0), gz, gbias.sum(0), None, gh)
         inputs.append(gh)
         return *(g if v.numel() else None for g, v in zip(by_input, inputs, strict=True)), None, None, None

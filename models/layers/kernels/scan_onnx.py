@@ -1,7 +1,8 @@
 """Recurrences for networks exported to ONNX, each as one Scan operator.
 
 The size of an exported file does not depend on the number of bars. The functions compute in real numbers and without
-gradients. torch's scan operator is a prototype, so only the export uses it. Glossary as in scan.py.
+gradients. torch's scan operator is a prototype, so only the export uses it. Glossary as in scan.py: b sequences · l
+bars · d channels · h state · gaps (b, l) time since the previous bar, in bars; 0 marks a padded bar.
 """
 
 from __future__ import annotations
@@ -61,9 +62,9 @@ def selective(
     h = u.new_zeros(u.shape[0], *A.shape) if initial_state is None else initial_state
 
     def step(state: State, u: Tensor, delta: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, State]:
-        decay, hold = discretise(delta[..., None], A)
+        decay, input_factor = discretise(delta[..., None], A)
         (h,) = state
-        h = decay * h + hold * u[..., None] * B[:, None]
+        h = decay * h + input_factor * u[..., None] * B[:, None]
         return (h * C[:, None]).sum(-1), (h,)
 
     y, (last,) = scan_over_bars(step, (h,), *(v.transpose(1, 2) for v in (u, delta, B, C)))

@@ -8,8 +8,8 @@ and stores the states before every block of BLOCK_BARS bars. The backward pass r
 scratch memory, then runs through the block in reverse. All tensors are float32, channels last: u, delta, z, y
 (b, l, d); A (d, n); h (b, d, n); B, C (b, l, n); D, bias (d,); gaps (b, l).
 
-RULE is a position in scan.RULES: 1 is zero-order hold, 2 is Euler. The switches SOFT (softplus of delta), SKIP (D),
-GATE (z), BIAS, GAPS and KEEP (store the states before the blocks) say which optional parts a call has.
+RULE is a position in scan.DISCRETISATIONS: 1 is zero-order hold, 2 is Euler. The switches SOFT (softplus of delta),
+SKIP (D), GATE (z), BIAS, GAPS and KEEP (store the states before the blocks) say which optional parts a call has.
 """
 
 from __future__ import annotations
@@ -76,6 +76,7 @@ def _forward(
     SOFT: tl.constexpr, RULE: tl.constexpr, SKIP: tl.constexpr, GATE: tl.constexpr, BIAS: tl.constexpr,
     GAPS: tl.constexpr, KEEP: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
+    """Fills y, the last state and, if KEEP is set, the states before the blocks (b, blocks, d, n)."""
     b = tl.program_id(0)
     c = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     j = tl.arange(0, N)
@@ -113,8 +114,9 @@ def _backward(
     SOFT: tl.constexpr, RULE: tl.constexpr, SKIP: tl.constexpr, GATE: tl.constexpr, BIAS: tl.constexpr,
     GAPS: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
+    """Fills the gradients: gA, gstart (b, d, n), gD, gbias (b, d) per sequence; gB, gC (parts, b, l, n) per program."""
     b = tl.program_id(0)
-    part = tl.program_id(1)
+    part = tl.program_id(1)  # the program's position in its sequence
     parts = tl.num_programs(1)  # programs per sequence
     c = part * WIDTH + tl.arange(0, WIDTH)
     j = tl.arange(0, N)
@@ -202,7 +204,7 @@ def selective(inputs: Sequence[Tensor | None], h: Tensor, soft: bool, rule: int)
     """y (b, l, d) and the last h (b, d, n), in the dtype of the initial state ``h`` (b, d, n).
 
     ``inputs``: u, delta (b, l, d), A (d, n), B, C (b, l, n), D (d,), z (b, l, d), bias (d,), gaps (b, l). The last four
-    may be None. ``soft``: apply softplus to delta. ``rule``: a position in scan.RULES.
+    may be None. ``soft``: apply softplus to delta. ``rule``: a position in scan.DISCRETISATIONS.
     """
     tensors = (h.new_empty(0) if v is None else v for v in (*inputs, h))
     y, last = _Selective.apply(*(v.float().contiguous() for v in tensors), soft, rule, torch.is_grad_enabled())
@@ -221,9 +223,9 @@ class _Selective(torch.autograd.Function):
         y = torch.empty_like(u)
         last = torch.empty_like(h)
         starts = h.new_empty(b, triton.cdiv(length, BLOCK_BARS), d, n) if store_starts else h.new_empty(0)
-        present = {name: v.numel() > 0 for name, v in (("SKIP", D), ("GATE", z), ("BIAS", bias), ("GAPS", gaps))}
+        switches = {name: v.numel() > 0 for name, v in (("SKIP", D), ("GATE", z), ("BIAS", bias), ("GAPS", gaps))}
         sizes = {"BLOCK": BLOCK_BARS, "WIDTH": CHANNELS_PER_PROGRAM, "N": triton.next_power_of_2(n)}
-        ctx.switches = {"SOFT": soft, "RULE": rule, **present, **sizes}
+        ctx.switches = {"SOFT": soft, "RULE": rule, **switches, **sizes}
         grid = (b, triton.cdiv(d, CHANNELS_PER_PROGRAM))
         _forward[grid](*inputs, h, y, last, starts, length, d, n, KEEP=store_starts, **ctx.switches)
         ctx.save_for_backward(*inputs, starts)

@@ -46,17 +46,20 @@ def lanes_per_vector(dtype: Any) -> int:
 
 
 def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
+    """The LLVM pointer to ``array[index]``."""
     data = context.make_array(array_type)(context, builder, array).data
     return builder.gep(data, [index])
 
 
 def _broadcast(builder: Any, llvm_type: Any, value: Any) -> Any:
+    """The LLVM vector of type ``llvm_type`` with ``value`` in every lane."""
     undefined = ir.Constant(llvm_type, ir.Undefined)
     first = builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
     return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), llvm_type.count), None))
 
 
 def _llvm_name(name: str, vector: VectorType) -> str:
+    """The full name of LLVM's intrinsic ``name`` for a vector type, such as llvm.fma.v16f32."""
     return f"llvm.{name}.v{vector.lanes}f{vector.scalar.bitwidth}"
 
 
@@ -103,11 +106,13 @@ def splat(typing: Any, array: Any, index: Any) -> Any:
 @intrinsic
 def lanes(typing: Any, a: Any) -> Any:
     """The number of lanes of the vector ``a``, a constant in compiled code."""
-    count = a.lanes
-    return types.intp(a), lambda context, builder, signature, arguments: ir.Constant(ir.IntType(64), count)
+    n_lanes = a.lanes
+    return types.intp(a), lambda context, builder, signature, arguments: ir.Constant(ir.IntType(64), n_lanes)
 
 
 def _binary(name: str, doc: str) -> Any:
+    """An intrinsic that applies the LLVM instruction ``name`` to two vectors; ``doc`` becomes its docstring."""
+
     def function(typing: Any, a: Any, b: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             return getattr(builder, name)(*arguments, flags=("contract",))
@@ -124,11 +129,13 @@ mul = _binary("fmul", "a · b.")
 div = _binary("fdiv", "a / b.")
 
 
-def _call(llvm: str, count: int, doc: str) -> Any:
+def _call(llvm: str, n_arguments: int, doc: str) -> Any:
+    """An intrinsic that calls LLVM's intrinsic ``llvm`` with ``n_arguments`` vectors; ``doc`` becomes its docstring."""
+
     def emit(context: Any, builder: Any, vector: Any, arguments: Any) -> Any:
         llvm_type = context.get_value_type(vector)
-        signature = ir.FunctionType(llvm_type, [llvm_type] * count)
-        llvm_function = cgutils.get_or_insert_function(builder.module, signature, _llvm_name(llvm, vector))
+        function_type = ir.FunctionType(llvm_type, [llvm_type] * n_arguments)
+        llvm_function = cgutils.get_or_insert_function(builder.module, function_type, _llvm_name(llvm, vector))
         return builder.call(llvm_function, arguments)
 
     def unary(typing: Any, a: Any) -> Any:
@@ -140,7 +147,7 @@ def _call(llvm: str, count: int, doc: str) -> Any:
     def ternary(typing: Any, a: Any, b: Any, c: Any) -> Any:
         return a(a, b, c), lambda context, builder, signature, arguments: emit(context, builder, a, arguments)
 
-    function = (unary, binary, ternary)[count - 1]
+    function = (unary, binary, ternary)[n_arguments - 1]
     function.__doc__ = doc
     return intrinsic(function)
 
@@ -150,6 +157,8 @@ fabs = _call("fabs", 1, "|a|.")
 
 
 def _select(comparison: str, doc: str) -> Any:
+    """An intrinsic that returns, per lane, b where "b ``comparison`` a" is true and a elsewhere."""
+
     def function(typing: Any, a: Any, b: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             first, second = arguments
@@ -182,11 +191,11 @@ def reduce_add(typing: Any, a: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         (value,) = arguments
-        width = a.lanes
+        n_left = a.lanes
         undefined = ir.Constant(context.get_value_type(a), ir.Undefined)
-        while width > 1:
-            width //= 2
-            order = [i + width if i < width else i for i in range(a.lanes)]
+        while n_left > 1:
+            n_left //= 2
+            order = [i + n_left if i < n_left else i for i in range(a.lanes)]
             mask = ir.Constant(ir.VectorType(ir.IntType(32), a.lanes), order)
             value = builder.fadd(value, builder.shuffle_vector(value, undefined, mask))
         return builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
@@ -247,8 +256,8 @@ def _polynomial(single: list[float], double: list[float], doc: str) -> Any:
     def function(typing: Any, a: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             llvm_type = context.get_value_type(a)
-            fused = ir.FunctionType(llvm_type, [llvm_type] * 3)
-            fma_function = cgutils.get_or_insert_function(builder.module, fused, _llvm_name("fma", a))
+            function_type = ir.FunctionType(llvm_type, [llvm_type] * 3)
+            fma_function = cgutils.get_or_insert_function(builder.module, function_type, _llvm_name("fma", a))
             coefficients = [
                 ir.Constant(llvm_type, [c] * a.lanes) for c in (single if a.scalar.bitwidth == 32 else double)
             ]
@@ -290,7 +299,7 @@ def exp(x: Any) -> Any:
 _phi_series = _polynomial(
     [1 / math.factorial(k + 1) for k in range(8)], [1 / math.factorial(k + 1) for k in range(17)], "phi for |a| ≤ ½."
 )
-_slope_series = _polynomial(
+_phi_slope_series = _polynomial(
     [(k + 1) / math.factorial(k + 2) for k in range(8)],
     [(k + 1) / math.factorial(k + 2) for k in range(17)],
     "The derivative of phi for |a| ≤ ½.",
@@ -308,7 +317,7 @@ def phi(x: Any, exp_x: Any) -> Any:
 def phi_slope(x: Any, exp_x: Any) -> Any:
     """The derivative of ``phi``: (x e^x − e^x + 1) / x², and ½ at x = 0."""
     ratio = div(add(fma(x, exp_x, sub(constant(x, 0.0), exp_x)), constant(x, 1.0)), mul(x, x))
-    return select_lt(fabs(x), constant(x, 0.5), _slope_series(x), ratio)
+    return select_lt(fabs(x), constant(x, 0.5), _phi_slope_series(x), ratio)
 
 
 @njit(inline="always")

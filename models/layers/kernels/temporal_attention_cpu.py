@@ -67,25 +67,25 @@ def _weighted_sum(weights: Array, first: int, count: int, rows: Array, out: Arra
 
 @njit(inline="always")
 def _gather(node: int, inputs: Arrays, sizes: Sizes, u: Array, used_slots: Array) -> int:
-    """The number of used slots of ``node``. Fills ``used_slots`` (k,) with their positions in (q, k), and ``u`` (k, w)
-    with the r channels of their neighbours."""
+    """Fills ``used_slots`` (k,) with the positions in (q, k) of the used slots of ``node``, and ``u`` (k, w) with the r
+    channels of their neighbours. Returns the number of used slots."""
     _, table, ids, fade, features, elapsed, frequency = inputs
     k, _, m, f, _ = sizes
     w = len(u) // k
     scale = np.float32(1 / math.sqrt(max(len(frequency), 1)))
-    count = 0
+    n_used = 0
     for slot in range(node * k, node * k + k):
         if ids[slot] >= 0:
-            row = table[ids[slot] * m : ids[slot] * m + m]
+            table_row = table[ids[slot] * m : ids[slot] * m + m]
             factor = fade[slot]
-            faded = u[count * w : count * w + m]
+            faded = u[n_used * w : n_used * w + m]
             for c in range(m):
-                faded[c] = factor * row[c]
-            copy(u, count * w + m, features, slot * f, f)
-            encode(elapsed[slot], frequency, scale, u, count * w + m + f)
-            used_slots[count] = slot
-            count += 1
-    return count
+                faded[c] = factor * table_row[c]
+            copy(u, n_used * w + m, features, slot * f, f)
+            encode(elapsed[slot], frequency, scale, u, n_used * w + m + f)
+            used_slots[n_used] = slot
+            n_used += 1
+    return n_used
 
 
 @njit(nogil=True, error_model="numpy", cache=True, fastmath=FASTMATH_FLAGS)
@@ -100,39 +100,39 @@ def attend(inputs: Arrays, weights: Array, attended: Array, sizes: Sizes, first:
     query = np.zeros(w, np.float32)
     result = np.empty(w, np.float32)
     for i in range(first, stop):
-        count = _gather(i, inputs, sizes, u, used_slots)
+        n_used = _gather(i, inputs, sizes, u, used_slots)
         for row in range(i, h * q, q):
             start = row * k
             highest = np.float32(-np.inf)
-            summed = np.float32(0.0)
+            total = np.float32(0.0)
             copy(query, 0, inputs[0], row * r, r)
-            for j in range(count):
+            for j in range(n_used):
                 weights[start + j] = _dot(query, u, j * w, w)
                 highest = max(highest, weights[start + j])
-            for j in range(count):
+            for j in range(n_used):
                 weights[start + j] = np.float32(math.exp(weights[start + j] - highest))
-                summed += weights[start + j]
-            for j in range(count):
-                weights[start + j] /= summed
-            _weighted_sum(weights, start, count, u, result, w)
+                total += weights[start + j]
+            for j in range(n_used):
+                weights[start + j] /= total
+            _weighted_sum(weights, start, n_used, u, result, w)
             copy(attended, row * r, result, 0, r)
 
 
 @njit(inline="always")
 def _backward_scores(
-    u: Array, query: Array, g: Array, weights: Array, first: int, count: int, g_scores: Array, g_u: Array
+    u: Array, query: Array, g: Array, weights: Array, first: int, n_used: int, g_scores: Array, g_u: Array
 ) -> None:
     """Fills ``g_scores`` (k,), the gradients of one head's scores, and adds the gradients of the neighbours to ``g_u``.
 
     ``g`` (w,) is the gradient of the head's attended row.
     """
     w = len(g)
-    mean = np.float32(0.0)
-    for j in range(count):
+    mean_gradient = np.float32(0.0)
+    for j in range(n_used):
         g_scores[j] = _dot(g, u, j * w, w)
-        mean += weights[first + j] * g_scores[j]
-    for j in range(count):
-        g_scores[j] = weights[first + j] * (g_scores[j] - mean)
+        mean_gradient += weights[first + j] * g_scores[j]
+    for j in range(n_used):
+        g_scores[j] = weights[first + j] * (g_scores[j] - mean_gradient)
         weight = splat(weights, first + j)
         g_score = splat(g_scores, j)
         for c in range(0, w, LANES):
@@ -163,16 +163,16 @@ def _backward(
     g = np.zeros(w, np.float32)
     result = np.empty(w, np.float32)
     for i in range(first, stop):
-        count = _gather(i, inputs, sizes, u, used_slots)
+        n_used = _gather(i, inputs, sizes, u, used_slots)
         g_u[:] = 0
         for row in range(i, h * q, q):
             copy(query, 0, inputs[0], row * r, r)
             copy(g, 0, g_attended, row * r, r)
-            _backward_scores(u, query, g, weights, row * k, count, g_scores, g_u)
-            _weighted_sum(g_scores, 0, count, u, result, w)
+            _backward_scores(u, query, g, weights, row * k, n_used, g_scores, g_u)
+            _weighted_sum(g_scores, 0, n_used, u, result, w)
             copy(g_queries, row * r, result, 0, r)
         g_node_frequency = g_frequency[i * (p // 2) : (i + 1) * (p // 2)]
-        for j in range(count):
+        for j in range(n_used):
             slot = used_slots[j]
             g_neighbour = g_u[j * w : (j + 1) * w]
             sum_fade = np.float32(0.0)
@@ -195,9 +195,9 @@ def _backward_table(ids: Array, g_rows: Array, g_table: Array, m: int, first: in
     for slot in range(len(ids)):
         if first <= ids[slot] < stop:
             out = g_table[ids[slot] * m : ids[slot] * m + m]
-            row = g_rows[slot * m : slot * m + m]
+            g_row = g_rows[slot * m : slot * m + m]
             for c in range(m):
-                out[c] += row[c]
+                out[c] += g_row[c]
 
 
 class Attend(Function):

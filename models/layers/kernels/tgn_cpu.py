@@ -1,8 +1,8 @@
 """Compiled passes of the temporal graph network on a CPU, without gradients.
 
 The passes compute the same as temporal_graph.py does in torch operations, except for the matrix products of the GRU.
-They support the parts of the paper only: GRU, identity message, functional encoding, one layer of attention. For a few
-events, the overhead of about seventy torch operations would take longer than the computation.
+They support only the modules of the paper: GRU, identity message, functional encoding, one layer of attention. For a
+few events, the overhead of about seventy torch operations would take longer than the computation.
 
 Glossary as in memory.py and temporal_attention.py: n nodes · e events · end one of the two nodes of an event · g ends
 that receive a message · q nodes to embed · d channels of a memory · h heads · k neighbour slots per node · p channels
@@ -63,42 +63,43 @@ def _apply_linear(matrix: Array, bias: Array, x: Array, out: Array) -> None:
 
 @njit(inline="always")
 def _decay_factor(memory: Arrays, rate: Any, node: int, t: float) -> tuple[Any, Any]:
-    """The factor exp(−λ · decay · Δt) by which a node's memory has faded at time ``t``, and Δt."""
+    """The factor exp(−λ · decay · Δt) by which a node's memory has faded at time ``t``, and Δt ≥ 0."""
     _, updated, decay = memory
     elapsed = np.float32(max(0.0, t - updated[node]))
     return np.float32(math.exp(-rate * decay[node] * elapsed)), elapsed
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def find_newest_ends(events: Arrays, nodes: int, rows: Array, once: bool) -> int:
-    """The number of distinct nodes in the events. Fills the start of ``rows`` (2e,) with the newest end of each node.
+def find_newest_ends(events: Arrays, n_nodes: int, rows: Array, has_one_end_each: bool) -> int:
+    """Fills the start of ``rows`` (2e,) with the newest end of each node. Returns the number of distinct nodes.
 
     End i is the source of event i, and end e + i is its destination. Returns −1 if an event is invalid, if the ends of
-    a node are not in strictly ascending order of time, or if ``once`` is set and a node has several ends. An event is
-    invalid if a node is outside [0, nodes), if both nodes are the same, or if its time is negative or NaN.
+    a node are not in strictly ascending order of time, or if ``has_one_end_each`` is True and a node has several ends.
+    An event is invalid if a node is outside [0, n_nodes), if both nodes are the same, or if its time is negative or
+    NaN.
     """
     src, dst, t = events
     e = len(src)
-    count = 0
+    n_newest = 0
     for i in range(e):
-        if min(src[i], dst[i]) < 0 or max(src[i], dst[i]) >= nodes or src[i] == dst[i] or not t[i] >= 0:
+        if min(src[i], dst[i]) < 0 or max(src[i], dst[i]) >= n_nodes or src[i] == dst[i] or not t[i] >= 0:
             return -1
     if e == 1:
         rows[0] = 0
         rows[1] = 1
         return 2
-    node = np.concatenate((src, dst))
-    order = np.argsort(node, kind="mergesort")
+    node_of_end = np.concatenate((src, dst))
+    order = np.argsort(node_of_end, kind="mergesort")
     for i in range(2 * e):
-        row = order[i]
-        next_row = order[min(i + 1, 2 * e - 1)]
-        if i + 1 < 2 * e and node[row] == node[next_row]:
-            if once or next_row % e < row % e or not t[next_row % e] > t[row % e]:
+        end = order[i]
+        next_end = order[min(i + 1, 2 * e - 1)]
+        if i + 1 < 2 * e and node_of_end[end] == node_of_end[next_end]:
+            if has_one_end_each or next_end % e < end % e or not t[next_end % e] > t[end % e]:
                 return -1
         else:
-            rows[count] = row
-            count += 1
-    return count
+            rows[n_newest] = end
+            n_newest += 1
+    return n_newest
 
 
 @njit(nogil=True, error_model="numpy", cache=True, fastmath=FASTMATH_FLAGS)
@@ -134,23 +135,23 @@ def write_messages(
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def write_neighbours(buffer: Arrays, counters: Arrays, events: Arrays, slots: int) -> None:
+def write_neighbours(buffer: Arrays, counters: Arrays, events: Arrays, n_slots: int) -> None:
     """Writes both ends of every event to ``buffer``, in the order of the events, and updates ``counters``.
 
     ``counters``: updated (n,), the time of each node's last event, and event_count (n,). ``events``: src, dst, t (e,),
-    features (e, f − 1). ``slots`` is k; a new event replaces the oldest one of its node.
+    features (e, f − 1). ``n_slots`` is k; a new event replaces the oldest one of its node.
     """
     src, dst, t, features = events
     updated, event_count = counters
-    width = len(features) // len(src)
+    n_event_features = len(features) // len(src)
     for event in range(len(src)):
-        for end in range(2):
-            node, other = (dst[event], src[event]) if end else (src[event], dst[event])
-            slot = node * slots + event_count[node] % slots
+        for is_destination in range(2):
+            node, other = (dst[event], src[event]) if is_destination else (src[event], dst[event])
+            slot = node * n_slots + event_count[node] % n_slots
             buffer[0][slot] = other
             buffer[1][slot] = t[event]
-            copy(buffer[2], slot * (width + 1), features, event * width, width)
-            buffer[2][slot * (width + 1) + width] = np.float32(1 - 2 * end)
+            copy(buffer[2], slot * (n_event_features + 1), features, event * n_event_features, n_event_features)
+            buffer[2][slot * (n_event_features + 1) + n_event_features] = np.float32(1 - 2 * is_destination)
             updated[node] = max(updated[node], t[event])
             event_count[node] += 1
 

@@ -1,4 +1,4 @@
-"""Indicators against their written-out definitions, and the main rule: later bars never change earlier rows."""
+"""Indicators equal their definitions, and later bars never change earlier rows."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ def make_bars(close: list[float] | np.ndarray, **columns: list[float] | np.ndarr
     return Panel(ts, ("A",), BAR_COLUMNS, values, np.ones((len(close), 1), dtype=bool))
 
 
-def first_asset(bars: Panel, name: str) -> np.ndarray:
+def feature_of_first_asset(bars: Panel, name: str) -> np.ndarray:
     """The feature ``name`` of the first asset, (t,)."""
     return hourly_features(bars).column(name)[:, 0]
 
 
-def assert_later_bars_change_no_row_before(bars: Panel, cut: int) -> None:
+def assert_bars_from_cut_on_change_no_earlier_row(bars: Panel, cut: int) -> None:
     """The features of the bars before position ``cut`` are the same with and without the bars from ``cut`` on."""
     whole = hourly_features(bars).slice_bars(0, cut)
     truncated = hourly_features(bars.slice_bars(0, cut))
@@ -76,7 +76,7 @@ def assert_later_bars_change_no_row_before(bars: Panel, cut: int) -> None:
     np.testing.assert_array_equal(truncated.mask, whole.mask)
 
 
-def test_returns_gap_and_range_by_hand() -> None:
+def test_a_dividend_counts_as_return_and_not_as_a_gap_or_as_range() -> None:
     """S4-28: a dividend of 5 counts as return and not as a gap."""
     bars = make_bars(
         [100, 110, 99],
@@ -85,9 +85,11 @@ def test_returns_gap_and_range_by_hand() -> None:
         low=[98, 104, 97],
         total_return=[np.nan, 0.1, (99 + 5) / 110 - 1],
     )
-    np.testing.assert_allclose(first_asset(bars, "return_1"), [np.nan, np.log(1.1), np.log(104 / 110)])
-    np.testing.assert_allclose(first_asset(bars, "gap_1"), [np.nan, np.log(105 / 100), np.log(104 / 99 * 104 / 110)])
-    np.testing.assert_allclose(first_asset(bars, "range_1"), [3 / 100, 8 / 110, 9 / 99])
+    np.testing.assert_allclose(feature_of_first_asset(bars, "return_1"), [np.nan, np.log(1.1), np.log(104 / 110)])
+    np.testing.assert_allclose(
+        feature_of_first_asset(bars, "gap_1"), [np.nan, np.log(105 / 100), np.log(104 / 99 * 104 / 110)]
+    )
+    np.testing.assert_allclose(feature_of_first_asset(bars, "range_1"), [3 / 100, 8 / 110, 9 / 99])
 
 
 def test_longer_returns_are_sums_of_one_bar_returns(random_bars: MakeBars) -> None:
@@ -119,14 +121,14 @@ def test_rsi_is_wilders_smoothed_share_of_gains(random_bars: MakeBars) -> None:
         mean_gain = (13 * mean_gain + gain[k]) / 14
         mean_loss = (13 * mean_loss + loss[k]) / 14
         expected.append(mean_gain / (mean_gain + mean_loss))
-    np.testing.assert_allclose(first_asset(bars, "rsi_14")[14:], expected, rtol=1e-9)
+    np.testing.assert_allclose(feature_of_first_asset(bars, "rsi_14")[14:], expected, rtol=1e-9)
 
 
 def test_rsi_of_a_price_that_only_rises_is_one() -> None:
-    np.testing.assert_allclose(first_asset(make_bars(np.arange(100, 120)), "rsi_14")[14:], 1.0)
+    np.testing.assert_allclose(feature_of_first_asset(make_bars(np.arange(100, 120)), "rsi_14")[14:], 1.0)
 
 
-def test_macd_is_fast_less_slow_average_over_the_price(random_bars: MakeBars) -> None:
+def test_macd_is_the_fast_average_minus_the_slow_average_over_the_price(random_bars: MakeBars) -> None:
     """HYB-18: periods of 12, 26 and 9 bars.
 
     The fast and the slow average start at bar 25, where the slow one has 26 bars; the average of their difference
@@ -145,9 +147,11 @@ def test_macd_is_fast_less_slow_average_over_the_price(random_bars: MakeBars) ->
     price = np.exp(log_total_return_index(bars))[:, 0]
     line = exponential_average(price, 12, first=25) - exponential_average(price, 26, first=25)
     signal = exponential_average(line, 9, first=33)
-    np.testing.assert_allclose(first_asset(bars, "macd")[33:], (line / price)[33:], rtol=1e-9)
-    np.testing.assert_allclose(first_asset(bars, "macd_signal")[33:], (signal / price)[33:], rtol=1e-9)
-    np.testing.assert_allclose(first_asset(bars, "macd_histogram")[33:], ((line - signal) / price)[33:], rtol=1e-7)
+    np.testing.assert_allclose(feature_of_first_asset(bars, "macd")[33:], (line / price)[33:], rtol=1e-9)
+    np.testing.assert_allclose(feature_of_first_asset(bars, "macd_signal")[33:], (signal / price)[33:], rtol=1e-9)
+    np.testing.assert_allclose(
+        feature_of_first_asset(bars, "macd_histogram")[33:], ((line - signal) / price)[33:], rtol=1e-7
+    )
 
 
 def test_bollinger_bands_are_two_standard_deviations_around_the_mean() -> None:
@@ -157,44 +161,46 @@ def test_bollinger_bands_are_two_standard_deviations_around_the_mean() -> None:
     deviation = 19**0.5
     lower_band = mean - 2 * deviation
     width = 4 * deviation
-    np.testing.assert_allclose(first_asset(bars, "bollinger_percent_b")[-1], (120 - lower_band) / width)
-    np.testing.assert_allclose(first_asset(bars, "bollinger_width")[-1], width / mean)
+    np.testing.assert_allclose(feature_of_first_asset(bars, "bollinger_percent_b")[-1], (120 - lower_band) / width)
+    np.testing.assert_allclose(feature_of_first_asset(bars, "bollinger_width")[-1], width / mean)
 
 
-def test_true_range_includes_the_gap_from_the_previous_close() -> None:
+def test_average_true_range_includes_the_gap_from_the_previous_close() -> None:
     """HYB-26: a bar whose high is 1 above its close, which is 10 above the previous close, has a true range of 11."""
     close = 100.0 + 10 * np.arange(20)
     bars = make_bars(close, high=close + 1, low=close - 1)
-    np.testing.assert_allclose(first_asset(bars, "atr_14")[14:], 11 / close[14:])
+    np.testing.assert_allclose(feature_of_first_asset(bars, "atr_14")[14:], 11 / close[14:])
 
 
-def test_on_balance_volume_is_the_volume_of_rises_less_that_of_falls_over_all_volume() -> None:
+def test_on_balance_volume_is_the_volume_of_rises_minus_the_volume_of_falls_over_the_total_volume() -> None:
     """HYB-18: of 20 bars of equal volume, 15 rise and 5 fall."""
     changes = np.array([1, 1, 1, -1] * 5)
     bars = make_bars(100 + np.concatenate(([0], np.cumsum(changes))))
-    np.testing.assert_allclose(first_asset(bars, "obv_20")[20], (15 - 5) / 20)
-    assert np.isnan(first_asset(bars, "obv_20")[19])
+    np.testing.assert_allclose(feature_of_first_asset(bars, "obv_20")[20], (15 - 5) / 20)
+    assert np.isnan(feature_of_first_asset(bars, "obv_20")[19])
 
 
 def test_bars_without_volume_give_exact_zeros() -> None:
     # the last 40 bars have no volume, so windows of 20 bars contain none from bar 60 on
     volume = np.concatenate((np.random.default_rng(1).lognormal(20, 2, 40), np.zeros(40)))
     bars = make_bars(np.random.default_rng(2).lognormal(0, 0.1, 80), volume=volume)
-    np.testing.assert_array_equal(first_asset(bars, "obv_20")[60:], 0.0)
-    np.testing.assert_allclose(first_asset(bars, "volume_z_20")[60:], 0.0, atol=1e-6)
+    np.testing.assert_array_equal(feature_of_first_asset(bars, "obv_20")[60:], 0.0)
+    np.testing.assert_allclose(feature_of_first_asset(bars, "volume_z_20")[60:], 0.0, atol=1e-6)
 
 
 def test_volume_z_is_in_standard_deviations_of_log_volume() -> None:
     log_volume = np.concatenate((np.zeros(19), [5.0]))
     bars = make_bars(np.full(20, 100.0), volume=np.expm1(log_volume))
-    np.testing.assert_allclose(first_asset(bars, "volume_z_20")[-1], (5 - log_volume.mean()) / log_volume.std())
+    np.testing.assert_allclose(
+        feature_of_first_asset(bars, "volume_z_20")[-1], (5 - log_volume.mean()) / log_volume.std()
+    )
 
 
 def test_a_constant_price_is_in_the_middle_of_its_bands_and_has_finite_indicators() -> None:
     bars = make_bars([100.0] * 40)
-    np.testing.assert_array_equal(first_asset(bars, "bollinger_percent_b")[19:], 0.5)
+    np.testing.assert_array_equal(feature_of_first_asset(bars, "bollinger_percent_b")[19:], 0.5)
     for name in ("rsi_14", "atr_14", "macd"):
-        assert np.isfinite(first_asset(bars, name)[-1])
+        assert np.isfinite(feature_of_first_asset(bars, name)[-1])
 
 
 def test_each_feature_starts_after_its_warm_up(random_bars: MakeBars) -> None:
@@ -205,15 +211,15 @@ def test_each_feature_starts_after_its_warm_up(random_bars: MakeBars) -> None:
     assert np.isfinite(features.values[60:]).all()
 
 
-def test_hour_and_weekday_are_those_of_the_close() -> None:
+def test_hour_and_weekday_are_computed_from_the_close() -> None:
     """TGN-20: bar 0 opens at 23:00 on a Sunday and closes at 00:00 on Monday; bar 6 closes at 06:00."""
     bars = replace(make_bars(np.full(8, 100.0)), ts=np.datetime64("2024-01-07T23:00", "us") + np.arange(8) * HOUR)
     for name, at_midnight, at_six in (("hour_sin", 0, 1), ("hour_cos", 1, 0), ("weekday_sin", 0, 0)):
-        np.testing.assert_allclose(first_asset(bars, name)[[0, 6]], [at_midnight, at_six], atol=1e-12)
+        np.testing.assert_allclose(feature_of_first_asset(bars, name)[[0, 6]], [at_midnight, at_six], atol=1e-12)
     weekday = 2  # days after Monday
     wednesday = replace(bars, ts=bars.ts + np.timedelta64(weekday, "D"))
-    np.testing.assert_allclose(first_asset(wednesday, "weekday_sin"), np.sin(2 * np.pi * weekday / 7))
-    np.testing.assert_allclose(first_asset(wednesday, "weekday_cos"), np.cos(2 * np.pi * weekday / 7))
+    np.testing.assert_allclose(feature_of_first_asset(wednesday, "weekday_sin"), np.sin(2 * np.pi * weekday / 7))
+    np.testing.assert_allclose(feature_of_first_asset(wednesday, "weekday_cos"), np.cos(2 * np.pi * weekday / 7))
 
 
 def test_hour_of_daily_bars_does_not_move_with_daylight_saving() -> None:
@@ -227,7 +233,7 @@ def test_hour_of_daily_bars_does_not_move_with_daylight_saving() -> None:
 
 def test_an_unknown_funding_rate_is_nan_and_not_zero() -> None:
     bars = make_bars([100, 101, 102], funding_rate=[np.nan, 0.0, -0.0003])
-    np.testing.assert_array_equal(first_asset(bars, "funding_rate"), [np.nan, 0.0, -0.0003])
+    np.testing.assert_array_equal(feature_of_first_asset(bars, "funding_rate"), [np.nan, 0.0, -0.0003])
 
 
 def test_features_do_not_depend_on_the_price_level(random_bars: MakeBars) -> None:
@@ -281,7 +287,7 @@ def test_the_features_of_an_asset_do_not_depend_on_other_assets(random_bars: Mak
     seed=st.integers(0, 10_000), cut=st.integers(1, 239), holes=st.sampled_from([0.0, 0.05, 0.5]), late=st.booleans()
 )
 def test_later_bars_never_change_a_row(random_bars: MakeBars, seed: int, cut: int, holes: float, late: bool) -> None:
-    assert_later_bars_change_no_row_before(random_bars(240, 3, seed=seed, holes=holes, late=late), cut)
+    assert_bars_from_cut_on_change_no_earlier_row(random_bars(240, 3, seed=seed, holes=holes, late=late), cut)
 
 
 def test_later_bars_never_change_a_row_of_the_recorded_stocks(tape_stocks: MakeBars) -> None:
@@ -299,7 +305,7 @@ def test_later_bars_never_change_a_row_of_the_recorded_perpetuals(tape_perpetual
     bars = tape_perpetuals()
     assert not bars.mask.all() and bars.mask[-1].all()
     for cut in np.random.default_rng(0).integers(1, len(bars), 6):
-        assert_later_bars_change_no_row_before(bars, int(cut))
+        assert_bars_from_cut_on_change_no_earlier_row(bars, int(cut))
 
 
 @pytest.mark.parametrize(

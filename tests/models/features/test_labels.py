@@ -32,9 +32,9 @@ def make_bars(
     if missing_bar is not None:
         has_bar[missing_bar] = False
     positions = np.flatnonzero(has_bar)
-    paid = np.broadcast_to(dividends, n_bars)
+    dividend_by_bar = np.broadcast_to(dividends, n_bars)
     total_return = np.full(n_bars, np.nan)
-    total_return[positions[1:]] = (close_prices + paid)[positions[1:]] / close_prices[positions[:-1]] - 1
+    total_return[positions[1:]] = (close_prices + dividend_by_bar)[positions[1:]] / close_prices[positions[:-1]] - 1
     columns = {
         "open": open_prices,
         "high": np.maximum(open_prices, close_prices),
@@ -95,7 +95,7 @@ def test_the_labels_of_the_last_bars_are_unknown() -> None:
     assert np.isnan(labels.volatility[4:]).all()
 
 
-def test_a_missing_bar_at_decision_entry_or_exit_leaves_the_label_unknown() -> None:
+def test_a_label_is_unknown_if_the_bar_of_its_decision_entry_or_exit_is_missing() -> None:
     labels = make_labels(make_bars(OPENS, CLOSES, missing_bar=3))
     one_bar, two_bars = labels.returns[:, 0].T
     assert np.isnan(one_bar).tolist() == [False, True, True, True, True, True]
@@ -105,7 +105,7 @@ def test_a_missing_bar_at_decision_entry_or_exit_leaves_the_label_unknown() -> N
     assert not np.isnat(labels.end[2, 0])
 
 
-def test_realised_volatility_is_per_bar_over_the_closes_after_the_decision() -> None:
+def test_realised_volatility_is_the_root_mean_square_of_the_returns_after_the_decision() -> None:
     """S4-30."""
     log_returns = np.log(CLOSES[1:] / CLOSES[:-1])
     two_bars = make_labels(make_bars(OPENS, CLOSES), class_horizon=2).volatility[:, 0]
@@ -179,7 +179,7 @@ def test_invalid_horizons_are_refused(horizons: tuple[int, ...], class_horizon: 
         make_labels(make_bars(OPENS, CLOSES), horizons=horizons, class_horizon=class_horizon)
 
 
-def test_labels_of_a_horizon_beyond_the_panel_are_unknown_and_no_error() -> None:
+def test_labels_of_a_horizon_longer_than_the_panel_are_unknown() -> None:
     labels = make_labels(make_bars(OPENS, CLOSES), horizons=(20,), class_horizon=20)
     assert np.isnan(labels.returns).all()
     assert np.isnat(labels.end).all()

@@ -46,7 +46,7 @@ def test_there_are_twelve_distinct_series_and_each_has_a_delay() -> None:
     assert min(feature.delay_days for feature in MACRO_FEATURES) >= 1
 
 
-def test_the_delay_counts_from_the_end_of_the_month_or_from_the_day() -> None:
+def test_the_delay_of_a_monthly_value_counts_from_the_end_of_the_month_and_of_a_daily_value_from_the_day() -> None:
     """SSF-14: T10Y2Y is the slope of the yield curve. The delays are 20 days for CPIAUCSL and 5 for T10Y2Y."""
     february = np.array([day("2019-02-01")])
     assert availability_dates(find_feature("CPIAUCSL"), february) == [day("2019-02-28") + 20]
@@ -92,14 +92,16 @@ def test_a_change_is_over_twelve_months_even_if_a_month_in_between_is_missing(ob
     is_present = dates != day("2020-02-01")
     without_february = observations | {"CPIAUCSL": (dates[is_present], values[is_present])}
     change = macro_features(without_february, SESSIONS)[:, find_column("CPIAUCSL")]
-    june_is_new = day("2020-06-30") + 20 == SESSIONS
-    assert change[june_is_new] == np.log(18.0) - np.log(6.0)
-    february_would_be_new = day("2020-03-20") == SESSIONS
-    assert change[february_would_be_new] == np.log(13.0) - np.log(1.0), "the change of January is the newest"
+    is_first_session_with_june = day("2020-06-30") + 20 == SESSIONS
+    assert change[is_first_session_with_june] == np.log(18.0) - np.log(6.0)
+    is_first_session_after_february = day("2020-03-20") == SESSIONS
+    assert change[is_first_session_after_february] == np.log(13.0) - np.log(1.0), "the change of January is the newest"
 
 
 @pytest.mark.parametrize("cut", ["2020-03-05", "2020-06-01", "2020-10-31"])
-def test_values_that_become_available_later_change_no_bit_of_a_row(observations: Observations, cut: str) -> None:
+def test_values_that_become_available_after_a_session_change_no_bit_of_its_row(
+    observations: Observations, cut: str
+) -> None:
     whole = macro_features(observations, SESSIONS)
     rng = np.random.default_rng(0)
     altered: Observations = {}

@@ -1,4 +1,4 @@
-"""Volatility regimes against numbers by hand; trailing values do not depend on later returns."""
+"""Volatility regimes equal numbers computed by hand; trailing volatilities do not depend on later returns."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ RETURNS = np.array([np.nan, 3.0, -4.0, 0.0, 5.0, 12.0])
 
 def test_trailing_volatility_is_the_root_mean_square_of_the_returns_up_to_the_session() -> None:
     expected = np.sqrt([np.nan, np.nan, (9 + 16) / 2, 16 / 2, 25 / 2, (25 + 144) / 2])
-    np.testing.assert_allclose(trailing_volatility(RETURNS, bars=2), expected)
+    np.testing.assert_allclose(trailing_volatility(RETURNS, n_sessions=2), expected)
 
 
 def test_future_volatility_is_the_root_mean_square_of_the_returns_after_the_session() -> None:
     expected = np.sqrt([(9 + 16) / 2, 16 / 2, 25 / 2, (25 + 144) / 2, np.nan, np.nan])
-    np.testing.assert_allclose(future_volatility(RETURNS, bars=2), expected)
+    np.testing.assert_allclose(future_volatility(RETURNS, n_sessions=2), expected)
 
 
 def test_the_volatility_of_a_series_shorter_than_the_window_is_nan() -> None:
-    bars = len(RETURNS) + 1
-    assert np.isnan(trailing_volatility(RETURNS, bars)).all()
-    assert np.isnan(future_volatility(RETURNS, bars)).all()
-    assert len(future_volatility(RETURNS, bars)) == len(RETURNS)
+    n_sessions = len(RETURNS) + 1
+    assert np.isnan(trailing_volatility(RETURNS, n_sessions)).all()
+    assert np.isnan(future_volatility(RETURNS, n_sessions)).all()
+    assert len(future_volatility(RETURNS, n_sessions)) == len(RETURNS)
 
 
 def test_a_later_return_never_changes_a_trailing_volatility() -> None:

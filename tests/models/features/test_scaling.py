@@ -61,7 +61,7 @@ def test_a_feature_whose_interquartile_range_is_zero_is_scaled_by_its_standard_d
     np.testing.assert_allclose(fit_scaler(values).scale, values.std())
 
 
-def test_a_constant_or_always_unknown_feature_stays_finite() -> None:
+def test_a_constant_feature_and_an_always_unknown_feature_are_scaled_to_zero() -> None:
     values = np.concatenate([make_values(0.3, 0.3, 0.3), make_values(np.nan, np.nan, np.nan)], axis=2)
     scaler = fit_scaler(values)
     assert scaler.scale == (1.0, 1.0)
@@ -69,7 +69,7 @@ def test_a_constant_or_always_unknown_feature_stays_finite() -> None:
     np.testing.assert_array_equal(scaler.transform(values), 0.0)
 
 
-def test_transform_does_not_modify_its_input() -> None:
+def test_transform_does_not_modify_the_values_that_it_receives() -> None:
     values = make_values(1, 2, np.nan)
     fit_scaler(values).transform(values)
     np.testing.assert_array_equal(values, make_values(1, 2, np.nan))

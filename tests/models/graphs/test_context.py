@@ -23,6 +23,7 @@ EVENT_MODELS = ("tgn", "tgat", "jodie", "dyrep")
 
 @pytest.fixture(scope="module", params=EVENT_MODELS)
 def fitted(market, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> FittedFold:
+    """The fit of one event network on the first fold of the synthetic market."""
     return fit_fold(**market.arguments(request.param), artifact=tmp_path_factory.mktemp("fit") / "m.safetensors")
 
 

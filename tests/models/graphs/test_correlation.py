@@ -1,4 +1,7 @@
-"""Correlation graphs equal numpy's correlation and depend on no later bar."""
+"""The weights of correlation graphs equal numpy's correlation, and no snapshot depends on later bars.
+
+HYB and TGN ids: .github/sources.md.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ Bars = Callable[..., Panel]
 RULE = CorrelationRule(window_bars=30, min_correlation=0.1, top_k=3, every_bars=7)
 
 
-def panel_of_returns(returns: np.ndarray) -> Panel:
+def make_panel(returns: np.ndarray) -> Panel:
     """Hourly bars with these log returns (t, n) and no other column; NaN is a missing bar."""
     t, n = returns.shape
     ts = np.datetime64("2024-01-01T00:00", "us") + np.arange(t) * np.timedelta64(1, "h")
@@ -27,13 +30,13 @@ def panel_of_returns(returns: np.ndarray) -> Panel:
     return Panel(ts, tuple(f"S{k}" for k in range(n)), ("total_return",), values, np.isfinite(returns))
 
 
-def factor_returns(t: int, n: int, seed: int = 0) -> np.ndarray:
+def make_factor_returns(t: int, n: int, seed: int = 0) -> np.ndarray:
     """Random returns (t, n) that share one factor."""
     rng = np.random.default_rng(seed)
     return 0.01 * (rng.normal(size=(t, 1)) * rng.uniform(-2, 2, n) + rng.normal(size=(t, n)))
 
 
-def correlation_snapshots(bars: Panel, rule: CorrelationRule, due: Iterable[int] | None = None) -> list[Snapshot]:
+def build_correlation_snapshots(bars: Panel, rule: CorrelationRule, due: Iterable[int] | None = None) -> list[Snapshot]:
     """The snapshots at the positions ``due`` of the bars; by default all of them."""
     return build_snapshots("correlation", bars, rule, due)
 
@@ -52,7 +55,7 @@ def assert_equal_snapshots(actual: list[Snapshot], expected: list[Snapshot]) -> 
 
 def test_correlation_without_missing_bars_equals_numpys() -> None:
     """TGN-07."""
-    returns = factor_returns(60, 12)
+    returns = make_factor_returns(60, 12)
     np.testing.assert_allclose(correlation(returns), np.corrcoef(returns.T), atol=1e-6)
 
 
@@ -65,7 +68,7 @@ def test_correlation_by_hand() -> None:
 
 
 def test_a_pair_is_correlated_over_the_bars_that_both_assets_have() -> None:
-    returns = factor_returns(50, 6)
+    returns = make_factor_returns(50, 6)
     returns[np.random.default_rng(1).random(returns.shape) < 0.08] = np.nan
     matrix = correlation(returns)
     for i in range(6):
@@ -77,7 +80,7 @@ def test_a_pair_is_correlated_over_the_bars_that_both_assets_have() -> None:
 
 def test_a_pair_needs_four_fifths_of_the_window() -> None:
     """Of 50 bars, asset 0 has 40, asset 1 has 39 and asset 2 has all."""
-    returns = factor_returns(50, 3)
+    returns = make_factor_returns(50, 3)
     returns[:10, 0] = np.nan
     returns[:11, 1] = np.nan
     assert np.isfinite(correlation(returns)).tolist() == [
@@ -88,7 +91,7 @@ def test_a_pair_needs_four_fifths_of_the_window() -> None:
 
 
 def test_an_asset_that_does_not_move_has_no_correlation() -> None:
-    returns = factor_returns(40, 3)
+    returns = make_factor_returns(40, 3)
     returns[:, 1] = 0.0003
     assert np.isnan(correlation(returns)[1]).all() and np.isfinite(correlation(returns)[0, 2])
 
@@ -110,22 +113,26 @@ def test_a_window_without_any_value_has_no_snapshot() -> None:
 
 def test_a_window_ends_with_the_snapshots_own_bar() -> None:
     """HYB-11: the first snapshot is at bar 21, the first multiple of 7 with 20 returns; its window starts at bar 2."""
-    returns = factor_returns(40, 4)
-    bars = panel_of_returns(returns)
-    first = correlation_snapshots(bars, replace(RULE, window_bars=20, min_correlation=1e-6))[0]
-    assert (first.as_of, first.window_start, first.nodes) == (bars.ts[21], bars.ts[2], bars.symbols)
+    returns = make_factor_returns(40, 4)
+    bars = make_panel(returns)
+    first_snapshot = build_correlation_snapshots(bars, replace(RULE, window_bars=20, min_correlation=1e-6))[0]
+    assert (first_snapshot.as_of, first_snapshot.window_start, first_snapshot.nodes) == (
+        bars.ts[21],
+        bars.ts[2],
+        bars.symbols,
+    )
     expected = np.corrcoef(returns[2:22].T)
-    for (i, j), weight in weights_by_edge(first).items():
+    for (i, j), weight in weights_by_edge(first_snapshot).items():
         np.testing.assert_allclose(weight, expected[i, j], atol=1e-6)
-    assert len(weights_by_edge(first)) == 6  # all pairs of 4 assets
+    assert len(weights_by_edge(first_snapshot)) == 6  # all pairs of 4 assets
 
 
 def test_edges_reach_the_threshold_by_absolute_value_and_keep_their_sign() -> None:
     """HYB-09."""
-    returns = factor_returns(31, 8)
+    returns = make_factor_returns(31, 8)
     matrix = np.corrcoef(returns[1:].T)
     rule = CorrelationRule(window_bars=30, min_correlation=0.3, top_k=8, every_bars=30)
-    edges = weights_by_edge(correlation_snapshots(panel_of_returns(returns), rule)[0])
+    edges = weights_by_edge(build_correlation_snapshots(make_panel(returns), rule)[0])
     assert set(edges) == {(i, j) for i in range(8) for j in range(i + 1, 8) if abs(matrix[i, j]) >= 0.3}
     assert min(edges.values()) < 0 < max(edges.values())
 
@@ -136,13 +143,13 @@ def test_an_edge_needs_to_be_among_the_strongest_of_one_asset_only() -> None:
     hub = rng.normal(size=(41, 1))
     returns = 0.01 * np.hstack([hub, hub + 0.8 * rng.normal(size=(41, 5))])
     rule = CorrelationRule(window_bars=40, min_correlation=0.01, top_k=1, every_bars=40)
-    (snapshot,) = correlation_snapshots(panel_of_returns(returns), rule)
+    (snapshot,) = build_correlation_snapshots(make_panel(returns), rule)
     assert set(weights_by_edge(snapshot)) == {(0, k) for k in range(1, 6)}
 
 
 def test_a_top_k_above_the_number_of_pairs_keeps_all(random_bars: Bars) -> None:
     rule = CorrelationRule(window_bars=20, min_correlation=1e-6, top_k=50, every_bars=20)
-    assert len(correlation_snapshots(random_bars(50, 4), rule)[0].src) == 6  # all pairs of 4 assets
+    assert len(build_correlation_snapshots(random_bars(50, 4), rule)[0].src) == 6  # all pairs of 4 assets
 
 
 def test_the_keep_option_selects_the_edges(random_bars: Bars) -> None:
@@ -150,7 +157,7 @@ def test_the_keep_option_selects_the_edges(random_bars: Bars) -> None:
     edges = {}
     for keep in ("threshold", "top_k", "threshold_top_k", "mst"):
         rule = CorrelationRule(window_bars=30, min_correlation=0.15, top_k=2, every_bars=30, keep=keep)
-        edges[keep] = weights_by_edge(correlation_snapshots(bars, rule)[-1])
+        edges[keep] = weights_by_edge(build_correlation_snapshots(bars, rule)[-1])
     assert min(map(abs, edges["threshold"].values())) >= 0.15
     assert min(map(abs, edges["top_k"].values())) < 0.15
     assert edges["threshold_top_k"].keys() == edges["threshold"].keys() & edges["top_k"].keys()
@@ -166,13 +173,13 @@ def test_the_weights_equal_the_rules_measure_of_the_window(random_bars: Bars, me
     )
     options = {"half_life_bars": 7.0} if measure == "ewma" else {}
     matrix = MEASURES[measure](window_returns(bars)[1:31], **options)
-    edges = weights_by_edge(correlation_snapshots(bars, rule)[0])
+    edges = weights_by_edge(build_correlation_snapshots(bars, rule)[0])
     assert edges == {(i, j): matrix[i, j] for i in range(6) for j in range(i + 1, 6) if abs(matrix[i, j]) >= 0.05}
 
 
 def test_edges_are_stored_once_with_the_lower_node_first(random_bars: Bars) -> None:
     """HYB-21."""
-    for snapshot in correlation_snapshots(random_bars(100, 9), RULE):
+    for snapshot in build_correlation_snapshots(random_bars(100, 9), RULE):
         assert (snapshot.src < snapshot.dst).all()
         assert len(weights_by_edge(snapshot)) == len(snapshot.src) > 0
 
@@ -181,22 +188,23 @@ def test_later_bars_never_change_a_snapshot(random_bars: Bars) -> None:
     """Field note 9: the graph of a month's end must not be used for its first day."""
     for seed in range(6):
         bars = random_bars(200, 7, seed=seed, holes=0.03 * seed, late=seed > 2)
-        whole = correlation_snapshots(bars, RULE)
-        for cut in np.random.default_rng(seed).integers(31, 200, 4):
+        whole = build_correlation_snapshots(bars, RULE)
+        for n_bars in np.random.default_rng(seed).integers(31, 200, 4):
             assert_equal_snapshots(
-                correlation_snapshots(bars.slice_bars(0, int(cut)), RULE), [s for s in whole if s.as_of < bars.ts[cut]]
+                build_correlation_snapshots(bars.slice_bars(0, int(n_bars)), RULE),
+                [s for s in whole if s.as_of < bars.ts[n_bars]],
             )
 
 
-def test_a_snapshot_reads_the_bars_of_its_window_and_no_other_bar() -> None:
-    returns = factor_returns(40, 5)
-    unchanged = weights_by_edge(correlation_snapshots(panel_of_returns(returns), RULE)[0])
+def test_a_snapshot_depends_on_the_first_and_last_bar_of_its_window_but_not_on_their_neighbours() -> None:
+    returns = make_factor_returns(40, 5)
+    unchanged = weights_by_edge(build_correlation_snapshots(make_panel(returns), RULE)[0])
     last_bar = int(snapshot_positions(RULE, returns)[0])
     first_bar = last_bar - RULE.window_bars + 1
     for bar, has_changed in ((last_bar + 1, False), (last_bar, True), (first_bar, True), (first_bar - 1, False)):
         shocked = returns.copy()
         shocked[bar] += np.array([0.2, 0.1, -0.2, -0.1, 0.3])
-        assert (weights_by_edge(correlation_snapshots(panel_of_returns(shocked), RULE)[0]) != unchanged) == has_changed
+        assert (weights_by_edge(build_correlation_snapshots(make_panel(shocked), RULE)[0]) != unchanged) == has_changed
 
 
 def test_later_bars_never_change_a_snapshot_of_the_recorded_tape(tape_stocks: Bars, tape_perpetuals: Bars) -> None:
@@ -205,25 +213,27 @@ def test_later_bars_never_change_a_snapshot_of_the_recorded_tape(tape_stocks: Ba
         (tape_perpetuals, (date(2023, 12, 20), date(2024, 2, 2))),
     ):
         rule = CorrelationRule(window_bars=60, min_correlation=0.3, top_k=2, every_bars=24)
-        whole = correlation_snapshots(tape(), rule)
+        whole = build_correlation_snapshots(tape(), rule)
         for end in ends:
             bars = tape(end)
-            truncated = correlation_snapshots(bars, rule)
+            truncated = build_correlation_snapshots(bars, rule)
             assert truncated and len(truncated) < len(whole)
             assert_equal_snapshots(truncated, [s for s in whole if s.as_of <= bars.ts[-1]])
 
 
 def test_only_the_requested_snapshots_are_built(random_bars: Bars) -> None:
     bars = random_bars(120, 6)
-    whole = correlation_snapshots(bars, RULE)
-    requested = correlation_snapshots(bars, RULE, [42, 63])
+    whole = build_correlation_snapshots(bars, RULE)
+    requested = build_correlation_snapshots(bars, RULE, [42, 63])
     assert_equal_snapshots(requested, [s for s in whole if s.as_of in (bars.ts[42], bars.ts[63])])
 
 
-def test_the_order_of_the_assets_does_not_matter(random_bars: Bars) -> None:
+def test_the_order_of_the_assets_does_not_change_the_edges(random_bars: Bars) -> None:
     bars = random_bars(120, 6)
     reversed_assets = Panel(bars.ts, bars.symbols[::-1], bars.columns, bars.values[:, ::-1], bars.mask[:, ::-1])
-    for a, b in zip(correlation_snapshots(bars, RULE), correlation_snapshots(reversed_assets, RULE), strict=True):
+    for a, b in zip(
+        build_correlation_snapshots(bars, RULE), build_correlation_snapshots(reversed_assets, RULE), strict=True
+    ):
         # asset i of six is asset 5 − i in reversed order
         assert weights_by_edge(a) == {(5 - j, 5 - i): weight for (i, j), weight in weights_by_edge(b).items()}
 
@@ -231,9 +241,9 @@ def test_the_order_of_the_assets_does_not_matter(random_bars: Bars) -> None:
 def test_assets_not_listed_yet_are_nodes_without_edges(random_bars: Bars) -> None:
     """With ``late``, assets 1 and 3 are listed at bar 40, after the first snapshot."""
     bars = random_bars(120, 4, late=True)
-    first = correlation_snapshots(bars, replace(RULE, window_bars=30, min_correlation=1e-6))[0]
-    assert first.as_of < bars.ts[40] and first.nodes == bars.symbols
-    assert set(weights_by_edge(first)) == {(0, 2)}
+    first_snapshot = build_correlation_snapshots(bars, replace(RULE, window_bars=30, min_correlation=1e-6))[0]
+    assert first_snapshot.as_of < bars.ts[40] and first_snapshot.nodes == bars.symbols
+    assert set(weights_by_edge(first_snapshot)) == {(0, 2)}
 
 
 @pytest.mark.parametrize(
@@ -256,6 +266,6 @@ def test_an_invalid_rule_is_refused_naming_the_field(change: dict[str, float], m
 
 def test_one_asset_or_no_return_at_all_is_refused(random_bars: Bars) -> None:
     with pytest.raises(GraphError, match="at least two assets, the bars have 1"):
-        correlation_snapshots(random_bars(50, 1), RULE)
+        build_correlation_snapshots(random_bars(50, 1), RULE)
     with pytest.raises(GraphError, match="no asset has a return in the 50 bars up to 2024-01-03T01"):
-        correlation_snapshots(panel_of_returns(np.full((50, 3), np.nan)), RULE)
+        build_correlation_snapshots(make_panel(np.full((50, 3), np.nan)), RULE)

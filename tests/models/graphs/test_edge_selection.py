@@ -16,7 +16,7 @@ from models.graphs.edge_selection import (
 from models.graphs.snapshot import GraphError
 
 
-def symmetric_matrix(pairs: dict[tuple[int, int], float], n: int) -> np.ndarray:
+def make_symmetric_matrix(pairs: dict[tuple[int, int], float], n: int) -> np.ndarray:
     """The matrix (n, n) with these values, in both triangles, and 1 on the diagonal."""
     matrix = np.eye(n)
     for (i, j), value in pairs.items():
@@ -31,7 +31,7 @@ def weights_by_edge(edges: Edges) -> dict[tuple[int, int], float]:
 
 def test_the_tree_has_the_greatest_correlations_that_close_no_cycle() -> None:
     pairs = {(0, 1): 0.9, (1, 2): 0.8, (0, 2): 0.7, (2, 3): -0.2, (0, 3): -0.5, (1, 3): -0.9}
-    assert weights_by_edge(spanning_tree(symmetric_matrix(pairs, 4))) == {(0, 1): 0.9, (1, 2): 0.8, (2, 3): -0.2}
+    assert weights_by_edge(spanning_tree(make_symmetric_matrix(pairs, 4))) == {(0, 1): 0.9, (1, 2): 0.8, (2, 3): -0.2}
 
 
 def test_the_tree_equals_the_maximum_spanning_tree_of_networkx() -> None:
@@ -43,7 +43,7 @@ def test_the_tree_equals_the_maximum_spanning_tree_of_networkx() -> None:
 
 
 def test_perfectly_correlated_assets_are_linked_too() -> None:
-    """Their distance is the smallest possible; a distance of 0 would be no edge in a sparse matrix."""
+    """They have the smallest distance; it must not be 0, which a sparse matrix reads as no edge."""
     edges = weights_by_edge(spanning_tree(np.ones((3, 3))))
     assert edges.keys() <= {(0, 1), (0, 2), (1, 2)}
     assert len(edges) == 2
@@ -51,7 +51,7 @@ def test_perfectly_correlated_assets_are_linked_too() -> None:
 
 def test_the_tree_is_a_forest_where_pairs_are_unknown() -> None:
     """Only the pairs (0, 1) and (2, 3) are known."""
-    matrix = symmetric_matrix({(0, 1): 0.5, (2, 3): 0.1}, 5)
+    matrix = make_symmetric_matrix({(0, 1): 0.5, (2, 3): 0.1}, 5)
     matrix[4, :] = matrix[:, 4] = np.nan
     for i, j in ((0, 2), (0, 3), (1, 2), (1, 3)):
         matrix[i, j] = matrix[j, i] = np.nan
@@ -59,7 +59,7 @@ def test_the_tree_is_a_forest_where_pairs_are_unknown() -> None:
 
 
 def test_edges_are_above_the_threshold_and_strongest_for_either_asset() -> None:
-    matrix = symmetric_matrix({(0, 1): 0.9, (0, 2): -0.8, (0, 3): 0.7, (1, 2): 0.4, (2, 3): 0.35}, 4)
+    matrix = make_symmetric_matrix({(0, 1): 0.9, (0, 2): -0.8, (0, 3): 0.7, (1, 2): 0.4, (2, 3): 0.35}, 4)
     expected = {(0, 1): 0.9, (0, 2): -0.8, (0, 3): 0.7}
     assert weights_by_edge(strongest_edges(matrix, min_strength=0.5, top_k=None)) == expected
     assert weights_by_edge(strongest_edges(matrix, min_strength=0.1, top_k=1)) == expected
@@ -80,7 +80,7 @@ def test_directed_edges_are_strongest_out_of_src_or_into_dst() -> None:
 
 @pytest.mark.parametrize("select", [lambda m: strongest_edges(m, 0.1, 2), spanning_tree, check_symmetric])
 def test_a_matrix_that_is_not_symmetric_is_refused_naming_the_pair(select) -> None:
-    matrix = symmetric_matrix({(0, 1): 0.5, (1, 2): 0.4}, 3)
+    matrix = make_symmetric_matrix({(0, 1): 0.5, (1, 2): 0.4}, 3)
     matrix[2, 1] = 0.3
     with pytest.raises(GraphError, match=r"not symmetric: 0.4 at \(1, 2\), 0.3 at \(2, 1\)"):
         select(matrix)

@@ -1,4 +1,4 @@
-"""Events that temporal networks read (TGN-01): which are refused, slicing and joining."""
+"""Events that temporal networks read (TGN-01, see .github/sources.md): validation, slicing and joining."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ def make_events(src: list[int], dst: list[int], t: list[int], features: list[flo
 
 
 def test_a_slice_keeps_the_nodes() -> None:
-    part = make_events([2, 0, 2], [0, 1, 0], [1, 2, 2], [1.0, 2.0, 3.0])[1:]
-    assert (len(part), part.nodes) == (2, NODES)
-    assert part.features[:, 0].tolist() == [2.0, 3.0]
+    sliced = make_events([2, 0, 2], [0, 1, 0], [1, 2, 2], [1.0, 2.0, 3.0])[1:]
+    assert (len(sliced), sliced.nodes) == (2, NODES)
+    assert sliced.features[:, 0].tolist() == [2.0, 3.0]
 
 
 def test_between_excludes_its_start_and_includes_its_end() -> None:
-    part = make_events([2] * 5, [0] * 5, [1, 2, 2, 3, 4]).between(1, 3)
-    assert part.t.tolist() == [2, 2, 3]
-    assert len(part.between(9, 5)) == 0
+    selected = make_events([2] * 5, [0] * 5, [1, 2, 2, 3, 4]).between(1, 3)
+    assert selected.t.tolist() == [2, 2, 3]
+    assert len(selected.between(9, 5)) == 0
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_between_excludes_its_start_and_includes_its_end() -> None:
         ([2, 2, 2], [0, 0, 0], [1, 3, 2], r"event 2 .*before the event ahead of it; sort"),
     ],
 )
-def test_an_invalid_event_is_refused_by_its_position(
+def test_the_error_for_an_invalid_event_states_its_position(
     src: list[int], dst: list[int], t: list[int], message: str
 ) -> None:
     with pytest.raises(GraphError, match=message):

@@ -37,7 +37,7 @@ THREE_BARS = np.array(
 RULE = TradeRule("order_flow", window_bars=3, min_weight=0.0, top_k=3, every_bars=1)
 
 
-def trade_panel(values: np.ndarray) -> Panel:
+def make_trade_panel(values: np.ndarray) -> Panel:
     """Bars of one second with these TRADE_COLUMNS (t, n, 4)."""
     ts = np.datetime64("2024-08-08", "us") + np.arange(len(values)) * np.timedelta64(1, "s")
     symbols = tuple("ABCDEFG"[: values.shape[1]])
@@ -45,18 +45,18 @@ def trade_panel(values: np.ndarray) -> Panel:
 
 
 @pytest.fixture(scope="module")
-def recorded(shared_data: Path) -> Panel:
+def recorded_trades(shared_data: Path) -> Panel:
     """Trades of two coins at three venues each on 8 August 2024, in bars of five seconds."""
-    rows = pq.read_table(shared_data / "events/trades_2024-08-08.parquet").to_pandas()
-    rows["value"] = rows["price"] * rows["size"]
-    rows["signed"] = np.where(rows["side"] == "buy", 1, -1) * rows["value"]
-    rows["bar"] = (rows["ts_ms"] - 1) // 5000
-    groups = rows.sort_values("ts_ms", kind="stable").groupby(["bar", rows["symbol"] + " " + rows["venue"]])
+    trades = pq.read_table(shared_data / "events/trades_2024-08-08.parquet").to_pandas()
+    trades["value"] = trades["price"] * trades["size"]
+    trades["signed"] = np.where(trades["side"] == "buy", 1, -1) * trades["value"]
+    trades["bar"] = (trades["ts_ms"] - 1) // 5000
+    groups = trades.sort_values("ts_ms", kind="stable").groupby(["bar", trades["symbol"] + " " + trades["venue"]])
     columns = [groups["signed"].sum(), groups["value"].sum(), groups["price"].last(), groups["ts_ms"].last() / 1000]
-    grid = np.arange(rows["bar"].min(), rows["bar"].max() + 1)
-    tables = [column.unstack().reindex(grid) for column in columns]
+    bar_numbers = np.arange(trades["bar"].min(), trades["bar"].max() + 1)
+    tables = [column.unstack().reindex(bar_numbers) for column in columns]
     values = np.stack([table.to_numpy() for table in tables], axis=-1)
-    ts = (grid * 5_000_000).astype("datetime64[us]")
+    ts = (bar_numbers * 5_000_000).astype("datetime64[us]")
     return Panel(ts, tuple(tables[0].columns), TRADE_COLUMNS, values, np.isfinite(values).any(axis=2))
 
 
@@ -74,9 +74,9 @@ def test_flow_between_by_hand() -> None:
     np.testing.assert_array_equal(flow_between(window), np.zeros((3, 3)))
 
 
-def test_flow_runs_from_the_asset_sold_to_the_one_bought() -> None:
+def test_flow_runs_from_the_sold_asset_to_the_bought_asset() -> None:
     """The window is the last three of four bars."""
-    trades = trade_panel(np.concatenate([THREE_BARS[:1], THREE_BARS]))
+    trades = make_trade_panel(np.concatenate([THREE_BARS[:1], THREE_BARS]))
     (graph,) = build_snapshots("flow_between", trades, replace(RULE, link="flow_between"), [3])
     assert graph.directed
     assert (graph.src.tolist(), graph.dst.tolist(), graph.weight.tolist()) == ([1], [0], [1.0])
@@ -125,48 +125,48 @@ def test_proximity_by_hand() -> None:
     assert proximity(THREE_BARS[:2])[0, 1] == pytest.approx(1 / 1.3, abs=1e-6)
 
 
-def test_recorded_flow_links_a_coin_with_itself_at_another_venue(recorded: Panel) -> None:
+def test_recorded_flow_links_a_coin_with_itself_at_another_venue(recorded_trades: Panel) -> None:
     """The strongest link of bitcoin's spot market is to one of its perpetuals, not to ether."""
     rule = TradeRule("order_flow", window_bars=50, min_weight=0.05, top_k=3, every_bars=1)
-    (graph,) = build_snapshots("order_flow", recorded, rule, [len(recorded) - 1])
-    spot = recorded.symbols.index("BTCUSDT binance_spot")
+    (graph,) = build_snapshots("order_flow", recorded_trades, rule, [len(recorded_trades) - 1])
+    spot = recorded_trades.symbols.index("BTCUSDT binance_spot")
     edges = np.flatnonzero((graph.src == spot) | (graph.dst == spot))
     strongest_edge = edges[graph.weight[edges].argmax()]
     for node in (graph.src[strongest_edge], graph.dst[strongest_edge]):
-        assert recorded.symbols[node].startswith("BTC")
+        assert recorded_trades.symbols[node].startswith("BTC")
 
 
 @pytest.mark.parametrize("graph", TRADE_GRAPHS)
-def test_a_snapshot_depends_on_its_own_bar_and_on_no_later_trade(recorded: Panel, graph: str) -> None:
-    whole = build_snapshots(graph, recorded, RULES[graph])
-    for cut in (31, 50):
-        truncated = build_snapshots(graph, recorded.slice_bars(0, cut), RULES[graph])
-        assert [s.as_of for s in truncated] == [s.as_of for s in whole if s.as_of < recorded.ts[cut]]
+def test_a_snapshot_depends_on_its_own_bar_and_on_no_later_trade(recorded_trades: Panel, graph: str) -> None:
+    whole = build_snapshots(graph, recorded_trades, RULES[graph])
+    for n_bars in (31, 50):
+        truncated = build_snapshots(graph, recorded_trades.slice_bars(0, n_bars), RULES[graph])
+        assert [s.as_of for s in truncated] == [s.as_of for s in whole if s.as_of < recorded_trades.ts[n_bars]]
         for a, b in zip(truncated, whole, strict=False):
             for actual, expected in ((a.src, b.src), (a.dst, b.dst), (a.weight, b.weight)):
                 np.testing.assert_array_equal(actual, expected)
-    last = whole[-1]
-    last_bar = int(np.searchsorted(recorded.ts, last.as_of))
-    values = recorded.values.copy()
-    change = np.array([3.0, -2.0, 0.1, 5.0, -1.0, 0.4])  # by asset
-    values[last_bar, :, SIGNED_VALUE] *= change
-    values[last_bar, :, VALUE] *= change**2
+    last_snapshot = whole[-1]
+    last_bar = int(np.searchsorted(recorded_trades.ts, last_snapshot.as_of))
+    values = recorded_trades.values.copy()
+    factor_by_asset = np.array([3.0, -2.0, 0.1, 5.0, -1.0, 0.4])
+    values[last_bar, :, SIGNED_VALUE] *= factor_by_asset
+    values[last_bar, :, VALUE] *= factor_by_asset**2
     values[last_bar, :, PRICE] *= np.array([1.1, 1.0, 0.8, 1.3, 1.0, 1.2])
     values[last_bar, :, LAST_S] += np.array([0.0, 1.0, 0.0, 2.0, 0.0, 0.0])
-    (changed,) = build_snapshots(graph, replace(recorded, values=values), RULES[graph], [last_bar])
-    assert not np.array_equal(changed.weight, last.weight)
+    (changed_snapshot,) = build_snapshots(graph, replace(recorded_trades, values=values), RULES[graph], [last_bar])
+    assert not np.array_equal(changed_snapshot.weight, last_snapshot.weight)
 
 
-def test_windows_without_a_trade_have_no_snapshot(recorded: Panel) -> None:
+def test_windows_without_a_trade_have_no_snapshot(recorded_trades: Panel) -> None:
     """100 bars without a trade come before 40 recorded bars: the first window with a trade ends at bar 102."""
     quiet = np.full((100, 6, 4), np.nan)
-    values = np.concatenate([quiet, recorded.values[:40]])
-    ts = recorded.ts[0] + np.arange(140) * np.timedelta64(5, "s")
-    trades = Panel(ts, recorded.symbols, TRADE_COLUMNS, values, np.isfinite(values).any(axis=2))
-    built = build_snapshots("order_flow", trades, RULES["order_flow"])
-    assert [s.as_of for s in built] == list(ts[[102, 108, 114, 120, 126, 132, 138]])
-    assert built[-1].directed is False
-    assert len(built[-1].src)
+    values = np.concatenate([quiet, recorded_trades.values[:40]])
+    ts = recorded_trades.ts[0] + np.arange(140) * np.timedelta64(5, "s")
+    trades = Panel(ts, recorded_trades.symbols, TRADE_COLUMNS, values, np.isfinite(values).any(axis=2))
+    snapshots = build_snapshots("order_flow", trades, RULES["order_flow"])
+    assert [s.as_of for s in snapshots] == list(ts[[102, 108, 114, 120, 126, 132, 138]])
+    assert snapshots[-1].directed is False
+    assert len(snapshots[-1].src)
 
 
 @pytest.mark.parametrize(
@@ -184,6 +184,6 @@ def test_an_invalid_rule_is_refused_naming_the_field(change: dict, message: str)
         replace(RULE, **change)
 
 
-def test_a_panel_without_the_columns_of_trades_is_refused(recorded: Panel) -> None:
+def test_a_panel_without_the_columns_of_trades_is_refused(recorded_trades: Panel) -> None:
     with pytest.raises(GraphError, match="order_flow needs the columns signed_value, value, price, last_s, got side"):
-        build_snapshots("order_flow", replace(recorded, columns=("side", *TRADE_COLUMNS[1:])), RULE)
+        build_snapshots("order_flow", replace(recorded_trades, columns=("side", *TRADE_COLUMNS[1:])), RULE)

@@ -1,4 +1,4 @@
-"""The builders of market events, compared with numbers by hand (TGN-16, TGN-27)."""
+"""The builders of market events, compared with numbers by hand (TGN-16, TGN-27; ids: .github/sources.md)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def make_trades(t: list[int], symbol: list[str], price: list[float], side: list[
     return trade_events(SYMBOLS, make_columns(t, symbol, price=price, size=[size] * len(t), side=side))
 
 
-def feature(events: Events, name: str) -> list[float]:
+def feature_values(events: Events, name: str) -> list[float]:
     """The values of a feature by its name."""
     return events.features[:, FEATURE_COLUMN[name]].tolist()
 
@@ -53,11 +53,11 @@ def test_a_trade_has_its_size_side_value_and_price_impact() -> None:
     assert node_names(events) == [("trade:BTC", "asset:BTC"), ("trade:ETH", "asset:ETH"), ("trade:BTC", "asset:BTC")]
     assert {EVENT_KINDS[k] for k in events.kind} == {"trade"}
     log_return = 100 * np.log(0.99)
-    assert feature(events, "return") == pytest.approx([0, 0, log_return])
-    assert feature(events, "side") == [1, 1, -1]
-    assert feature(events, "impact") == pytest.approx([0, 0, -log_return])
-    assert feature(events, "log_size") == pytest.approx([np.log(3)] * 3)
-    assert feature(events, "log_value") == pytest.approx(np.log1p([200.0, 100.0, 198.0]).tolist())
+    assert feature_values(events, "return") == pytest.approx([0, 0, log_return])
+    assert feature_values(events, "side") == [1, 1, -1]
+    assert feature_values(events, "impact") == pytest.approx([0, 0, -log_return])
+    assert feature_values(events, "log_size") == pytest.approx([np.log(3)] * 3)
+    assert feature_values(events, "log_value") == pytest.approx(np.log1p([200.0, 100.0, 198.0]).tolist())
 
 
 def test_a_book_event_comes_from_the_deeper_side() -> None:
@@ -66,35 +66,37 @@ def test_a_book_event_comes_from_the_deeper_side() -> None:
         make_columns([1, 2], ["ETH", "ETH"], bid=[99.0, 99.0], ask=[101.0, 100.0], bid_size=[3, 1], ask_size=[1, 3]),
     )
     assert node_names(events) == [("book:ETH:bid", "asset:ETH"), ("book:ETH:ask", "asset:ETH")]
-    assert feature(events, "imbalance") == pytest.approx([0.5, -0.5])
-    assert feature(events, "spread") == pytest.approx([1e4 * 2 / 99, 1e4 / 99], rel=1e-4)
-    assert feature(events, "log_depth") == pytest.approx([np.log(5)] * 2)
+    assert feature_values(events, "imbalance") == pytest.approx([0.5, -0.5])
+    assert feature_values(events, "spread") == pytest.approx([1e4 * 2 / 99, 1e4 / 99], rel=1e-4)
+    assert feature_values(events, "log_depth") == pytest.approx([np.log(5)] * 2)
 
 
 def test_a_ticker_has_the_predicted_rate_and_a_countdown_and_a_settlement_the_settled_rate() -> None:
-    rows = make_columns([0, 4 * HOUR_US], ["BTC", "BTC"], rate=[2e-4, 3e-4]) | {
+    columns = make_columns([0, 4 * HOUR_US], ["BTC", "BTC"], rate=[2e-4, 3e-4]) | {
         "next_t": np.array([4 * HOUR_US, 4 * HOUR_US])
     }
-    events = funding_events(SYMBOLS, rows)
+    events = funding_events(SYMBOLS, columns)
     assert node_names(events) == [("funding:BTC", "asset:BTC")] * 2
-    assert feature(events, "predicted_rate") == pytest.approx([2.0, 0.0])
-    assert feature(events, "rate") == pytest.approx([0.0, 3.0])
-    assert feature(events, "countdown") == [0.5, 0.0]
-    assert feature(funding_events(SYMBOLS, make_columns([0], ["BTC"], rate=[2e-4])), "rate") == pytest.approx([2.0])
+    assert feature_values(events, "predicted_rate") == pytest.approx([2.0, 0.0])
+    assert feature_values(events, "rate") == pytest.approx([0.0, 3.0])
+    assert feature_values(events, "countdown") == [0.5, 0.0]
+    assert feature_values(funding_events(SYMBOLS, make_columns([0], ["BTC"], rate=[2e-4])), "rate") == pytest.approx(
+        [2.0]
+    )
 
 
 def test_open_interest_has_its_change_since_the_last_event_of_the_same_asset() -> None:
     events = open_interest_events(
         SYMBOLS, make_columns([1, 2, 3], ["BTC", "ETH", "BTC"], open_interest=[100.0, 7.0, 110.0])
     )
-    assert feature(events, "open_interest_change") == pytest.approx([0, 0, 100 * np.log(1.1)], rel=1e-5)
+    assert feature_values(events, "open_interest_change") == pytest.approx([0, 0, 100 * np.log(1.1)], rel=1e-5)
     assert node_names(events)[1] == ("external:open_interest", "asset:ETH")
 
 
 def test_a_liquidation_has_the_features_of_a_trade_and_a_source_node_of_its_own() -> None:
-    rows = make_columns([5, 6], ["BTC", "BTC"], price=[100.0, 99.0], size=[1.0, 3.0], side=[-1.0, -1.0])
-    events = liquidation_events(SYMBOLS, rows)
-    trades = trade_events(SYMBOLS, rows)
+    columns = make_columns([5, 6], ["BTC", "BTC"], price=[100.0, 99.0], size=[1.0, 3.0], side=[-1.0, -1.0])
+    events = liquidation_events(SYMBOLS, columns)
+    trades = trade_events(SYMBOLS, columns)
     assert node_names(events) == [("liquidation:BTC", "asset:BTC")] * 2
     assert np.array_equal(events.features, trades.features)
 
@@ -105,9 +107,11 @@ def test_clock_features_count_events_of_the_same_asset_only() -> None:
     events = make_trades(t, ["BTC", "BTC", "BTC", "ETH", "BTC"], [100.0] * 5, [1.0] * 5)
     with_clocks = with_clock_features(events, min_large_value=1e9)
     # ETH has no earlier trade, so its time counts from the first event of all
-    assert np.expm1(feature(with_clocks, "log_since_trade")) == pytest.approx([0, 10, 10, 30, 60], rel=1e-5)
-    assert np.expm1(feature(with_clocks, "log_trade_rate")) == pytest.approx([0, 1, 1, 0, 2], rel=1e-5)
-    assert np.expm1(feature(with_clocks, "log_since_large_trade")) == pytest.approx([0, 10, 10, 30, 70], rel=1e-5)
+    assert np.expm1(feature_values(with_clocks, "log_since_trade")) == pytest.approx([0, 10, 10, 30, 60], rel=1e-5)
+    assert np.expm1(feature_values(with_clocks, "log_trade_rate")) == pytest.approx([0, 1, 1, 0, 2], rel=1e-5)
+    assert np.expm1(feature_values(with_clocks, "log_since_large_trade")) == pytest.approx(
+        [0, 10, 10, 30, 70], rel=1e-5
+    )
 
 
 def test_clock_features_of_simultaneous_events_do_not_depend_on_their_order() -> None:
@@ -136,7 +140,7 @@ def test_a_market_has_a_node_of_every_type_for_every_symbol() -> None:
     assert len(set(nodes)) == len(nodes) == len(NODE_TYPES) * len(SYMBOLS) + len(EXTERNAL_NODES)
 
 
-def test_rows_of_an_unknown_symbol_are_refused_by_name() -> None:
+def test_the_error_for_rows_of_an_unknown_symbol_states_its_name() -> None:
     with pytest.raises(GraphError, match="rows of DOGE"):
         make_trades([1], ["DOGE"], [1.0], [1.0])
 

@@ -11,10 +11,10 @@ from models.graphs.market_stream import BUILDERS, EVENT_VALUES, MARKET_ROW, Mark
 from models.graphs.snapshot import GraphError
 
 SYMBOLS = ("AAA", "BBB", "CCC")
-ARRAYS = ("src", "dst", "t", "kind", "features")
+ARRAY_NAMES = ("src", "dst", "t", "kind", "features")
 
 
-def market_rows(n_rows: int, seconds: int, seed: int = 0) -> np.ndarray:
+def make_market_rows(n_rows: int, seconds: int, seed: int = 0) -> np.ndarray:
     """Rows of every kind at random milliseconds of a period of ``seconds``, in order of time; some are simultaneous."""
     rng = np.random.default_rng(seed)
     rows = np.zeros(n_rows, MARKET_ROW)
@@ -38,11 +38,11 @@ def market_rows(n_rows: int, seconds: int, seed: int = 0) -> np.ndarray:
 
 def join_arrays(parts: list[Events]) -> dict[str, np.ndarray]:
     """The arrays of all parts, concatenated, by name."""
-    return {name: np.concatenate([getattr(part, name) for part in parts]) for name in ARRAYS}
+    return {name: np.concatenate([getattr(part, name) for part in parts]) for name in ARRAY_NAMES}
 
 
 def test_one_batch_equals_the_builders_and_the_clock_features_of_the_whole_table() -> None:
-    rows = market_rows(2_000, 300)
+    rows = make_market_rows(2_000, 300)
     parts = []
     for kind, build in BUILDERS.items():
         kind_rows = rows[rows["kind"] == EVENT_KINDS.index(kind)]
@@ -50,24 +50,24 @@ def test_one_batch_equals_the_builders_and_the_clock_features_of_the_whole_table
         parts.append(build(SYMBOLS, columns | {"symbol": np.array(SYMBOLS)[kind_rows["symbol"]]}))
     table = with_clock_features(concatenate(parts))
     batch = MarketEvents(SYMBOLS)(rows)
-    for name in ARRAYS:
+    for name in ARRAY_NAMES:
         np.testing.assert_array_equal(getattr(batch, name), getattr(table, name), err_msg=name)
 
 
 @pytest.mark.parametrize("seconds", [10, 600])
 def test_many_batches_equal_one_batch_of_all_rows(seconds: int) -> None:
-    rows = market_rows(1_200, seconds)
+    rows = make_market_rows(1_200, seconds)
     whole = MarketEvents(SYMBOLS)(rows)
-    build = MarketEvents(SYMBOLS)
-    cuts = np.flatnonzero(np.diff(rows["t"] // 100_000)) + 1  # batches of 0.1 s
-    parts = join_arrays([build(part) for part in np.split(rows, cuts)])
-    assert len(cuts) > 80  # of the 100 batches of ten seconds, most have rows
-    for name in ARRAYS:
-        np.testing.assert_array_equal(parts[name], getattr(whole, name), err_msg=name)
+    builder = MarketEvents(SYMBOLS)
+    batch_starts = np.flatnonzero(np.diff(rows["t"] // 100_000)) + 1  # batches of 0.1 s
+    batch_arrays = join_arrays([builder(batch) for batch in np.split(rows, batch_starts)])
+    assert len(batch_starts) > 80  # of the 100 batches of ten seconds, most have rows
+    for name in ARRAY_NAMES:
+        np.testing.assert_array_equal(batch_arrays[name], getattr(whole, name), err_msg=name)
 
 
 def test_a_restored_builder_gives_the_same_events_as_the_original() -> None:
-    rows = market_rows(600, 60)
+    rows = make_market_rows(600, 60)
     original = MarketEvents(SYMBOLS)
     restored = MarketEvents(SYMBOLS)
     original(rows[:300])
@@ -82,32 +82,32 @@ def test_the_state_of_other_symbols_is_refused() -> None:
 
 
 def test_only_rows_that_later_features_may_read_are_kept() -> None:
-    rows = market_rows(20_000, 3_600)
-    build = MarketEvents(SYMBOLS)
-    build(rows)
+    rows = make_market_rows(20_000, 3_600)
+    builder = MarketEvents(SYMBOLS)
+    builder(rows)
     trade_t = rows["t"][rows["kind"] == EVENT_KINDS.index("trade")]
-    assert len(build.recent_trades) == (trade_t >= trade_t[-1] - MINUTE_US).sum()
+    assert len(builder.recent_trades) == (trade_t >= trade_t[-1] - MINUTE_US).sum()
     # for each symbol the last row of each kind and the last large trade; and the first row of all
-    assert len(build.past) <= len(SYMBOLS) * (len(BUILDERS) + 1) + 1
-    assert build.past[0] == rows[0]
+    assert len(builder.past) <= len(SYMBOLS) * (len(BUILDERS) + 1) + 1
+    assert builder.past[0] == rows[0]
 
 
 def test_no_rows_give_no_events() -> None:
-    build = MarketEvents(SYMBOLS)
-    assert len(build(market_rows(0, 1))) == 0
-    assert len(build(market_rows(5, 1))) == 5
+    builder = MarketEvents(SYMBOLS)
+    assert len(builder(make_market_rows(0, 1))) == 0
+    assert len(builder(make_market_rows(5, 1))) == 5
 
 
 def test_later_rows_do_not_change_earlier_events() -> None:
-    rows = market_rows(400, 60)
+    rows = make_market_rows(400, 60)
     whole = MarketEvents(SYMBOLS)(rows)
-    for cut in (1, 150, 399):
-        earlier = rows[rows["t"] < rows["t"][cut]]
+    for first_later_row in (1, 150, 399):
+        earlier = rows[rows["t"] < rows["t"][first_later_row]]
         np.testing.assert_array_equal(MarketEvents(SYMBOLS)(earlier).features, whole.features[: len(earlier)])
 
 
 def test_events_run_between_the_nodes_of_the_market() -> None:
-    events = MarketEvents(SYMBOLS)(market_rows(300, 60))
+    events = MarketEvents(SYMBOLS)(make_market_rows(300, 60))
     assert events.nodes == market_nodes(SYMBOLS)
     node_types = np.array([name.split(":")[0] for name in events.nodes])
     assert set(node_types[events.src]) == {"trade", "book", "funding", "external", "liquidation"}

@@ -9,24 +9,24 @@ from scipy.stats import spearmanr
 
 from models.graphs.measures import MEASURES, correlation, ewma, partial_correlation, shrunk_covariance, spearman
 
-WINDOW = 60
+WINDOW_BARS = 60
 
 
-def factor_returns(n: int = 8, seed: int = 0) -> np.ndarray:
-    """Random returns (WINDOW, n) of one factor, with fat tails."""
+def make_factor_returns(n: int = 8, seed: int = 0) -> np.ndarray:
+    """Random returns (WINDOW_BARS, n) of one factor, with fat tails."""
     rng = np.random.default_rng(seed)
-    return 0.01 * (rng.normal(size=(WINDOW, 1)) * rng.uniform(-2, 2, n) + rng.standard_t(3, size=(WINDOW, n)))
+    return 0.01 * (rng.normal(size=(WINDOW_BARS, 1)) * rng.uniform(-2, 2, n) + rng.standard_t(3, size=(WINDOW_BARS, n)))
 
 
 def test_spearman_equals_scipys_with_and_without_ties() -> None:
-    returns = factor_returns()
+    returns = make_factor_returns()
     np.testing.assert_allclose(spearman(returns), spearmanr(returns).statistic, atol=1e-6)
     tied = np.round(returns, 2)
     np.testing.assert_allclose(spearman(tied), spearmanr(tied).statistic, atol=1e-6)
 
 
 def test_spearman_does_not_depend_on_the_size_of_an_outlier() -> None:
-    returns = factor_returns()
+    returns = make_factor_returns()
     outlier = returns.copy()
     outlier[returns[:, 0].argmax(), 0] *= 100
     np.testing.assert_array_equal(spearman(outlier), spearman(returns))
@@ -34,16 +34,16 @@ def test_spearman_does_not_depend_on_the_size_of_an_outlier() -> None:
 
 
 def test_ewma_equals_the_last_row_of_pandas() -> None:
-    returns = factor_returns()
-    expected = pd.DataFrame(returns).ewm(halflife=15).corr().loc[WINDOW - 1].to_numpy()
+    returns = make_factor_returns()
+    expected = pd.DataFrame(returns).ewm(halflife=15).corr().loc[WINDOW_BARS - 1].to_numpy()
     np.testing.assert_allclose(ewma(returns, half_life_bars=15), expected, atol=1e-6)
 
 
 def test_ewma_with_missing_bars_equals_numpys_weighted_covariance_over_shared_bars() -> None:
-    returns = factor_returns(4, seed=1)
+    returns = make_factor_returns(4, seed=1)
     returns[[3, 50], 0] = np.nan
     returns[[10, 59], 2] = np.nan
-    weight = 0.5 ** (np.arange(WINDOW)[::-1] / 10)
+    weight = 0.5 ** (np.arange(WINDOW_BARS)[::-1] / 10)
     matrix = ewma(returns, half_life_bars=10)
     for i, j in ((0, 1), (0, 2), (2, 3)):
         is_shared = np.isfinite(returns[:, i] * returns[:, j])
@@ -53,7 +53,7 @@ def test_ewma_with_missing_bars_equals_numpys_weighted_covariance_over_shared_ba
 
 
 def test_partial_correlation_equals_the_correlation_of_regression_residuals() -> None:
-    """With many bars there is little shrinkage, and the tolerance covers it: the rest equals the definition."""
+    """Many bars make the shrinkage so small that the tolerance covers it."""
     rng = np.random.default_rng(2)
     returns = rng.normal(size=(200_000, 4)) @ (np.eye(4) + 0.5)
     others = np.column_stack((np.ones(len(returns)), returns[:, 2:]))
@@ -64,8 +64,8 @@ def test_partial_correlation_equals_the_correlation_of_regression_residuals() ->
 def test_partial_correlation_removes_a_shared_factor() -> None:
     """Assets 1 and 2 are the factor plus noise of the same size: their correlation is 0.5, without the factor 0."""
     rng = np.random.default_rng(3)
-    factor = rng.normal(size=(WINDOW, 1))
-    returns = np.hstack((factor, factor + rng.normal(size=(WINDOW, 2))))
+    factor = rng.normal(size=(WINDOW_BARS, 1))
+    returns = np.hstack((factor, factor + rng.normal(size=(WINDOW_BARS, 2))))
     assert correlation(returns)[1, 2] > 0.4
     assert abs(partial_correlation(returns)[1, 2]) < 0.15
 
@@ -88,7 +88,7 @@ def test_shrinkage_by_hand() -> None:
 
 
 def test_partial_correlation_exists_for_more_assets_than_bars() -> None:
-    returns = factor_returns(n=130, seed=4)
+    returns = make_factor_returns(n=130, seed=4)
     matrix = partial_correlation(returns)
     assert np.isfinite(matrix).all() and (np.abs(matrix) <= 1).all()
 
@@ -96,7 +96,7 @@ def test_partial_correlation_exists_for_more_assets_than_bars() -> None:
 @pytest.mark.parametrize("measure", ["pearson", "spearman", "ewma", "partial"])
 def test_every_measure_is_symmetric_bounded_and_nan_where_an_asset_is_unknown(measure: str) -> None:
     """Asset 1 does not move, asset 2 lacks a third of the window, and assets 0 and 3 lack one bar each."""
-    returns = factor_returns(9, seed=5)
+    returns = make_factor_returns(9, seed=5)
     returns[:, 1] = 0.0003
     returns[:20, 2] = np.nan
     returns[[4, 30], [0, 3]] = np.nan

@@ -1,4 +1,4 @@
-"""Sector and industry graphs."""
+"""Sector and industry graphs link the members of a group (HYB-08, see .github/sources.md)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NOON = np.datetime64("2024-01-02T12:00", "us")
 SECTORS = {"AAA": "Energy", "BBB": "Health Care", "CCC": "Energy", "DDD": None, "FFF": "Energy"}
 
 
-def test_members_of_a_sector_are_linked_and_symbols_without_one_have_no_links() -> None:
+def test_members_of_a_sector_are_linked_and_symbols_without_a_sector_have_no_links() -> None:
     """HYB-08: EEE has no entry in SECTORS and the sector of DDD is None, so the two are not linked either."""
     graph = membership_snapshot(SECTOR, NOON, ("AAA", "BBB", "CCC", "DDD", "EEE", "FFF"), SECTORS)
     assert list(zip(graph.src, graph.dst, strict=True)) == [(0, 2), (0, 5), (2, 5)]

@@ -1,4 +1,4 @@
-"""Which snapshots are refused, and the adjacency matrix that networks read."""
+"""Snapshots refuse invalid edges and fields; the adjacency matrix that networks read is built from them."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_density_is_the_share_of_possible_edges() -> None:
     assert replace(make_snapshot(4), directed=True).density == 2 / 12
 
 
-def test_a_graph_without_edges_is_valid_and_its_adjacency_the_identity() -> None:
+def test_a_graph_without_edges_is_valid_and_its_adjacency_is_the_identity() -> None:
     no_edges = np.zeros(0, dtype=np.int64)
     empty = Snapshot("correlation", NOON, NOON, no_edges, no_edges, np.zeros(0), ("A", "B"))
     assert empty.density == 0

@@ -1,4 +1,4 @@
-"""Turnover, drift and mean correlation by hand."""
+"""Turnover, drift and mean correlation equal numbers computed by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The buffer of a stream gives the same batches for every order of arrival in time, also after a restart."""
+"""The buffer of a stream gives the same batches for every order of arrival in time, also after a restart.
+
+TGN ids: .github/sources.md.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ def make_buffer(**options: int) -> EventStream[list[int]]:
 
 
 class Consumer:
-    """A consumer whose state depends on every event, their order and where the batches were cut."""
+    """A consumer whose state depends on every event, on the order of the events and on the limits of the batches."""
 
     def __init__(self) -> None:
         self.state = np.array([1.0, 0.0])
@@ -71,7 +74,7 @@ def test_a_long_window_is_cut_into_batches_that_keep_simultaneous_events_togethe
     assert push_later_event(buffer) == [[1, 2], [3, 3, 3], [4], [105]]
 
 
-def test_an_event_beyond_the_bound_is_dropped_and_counted_and_an_event_at_the_bound_is_kept() -> None:
+def test_an_event_later_than_the_bound_is_dropped_and_counted_and_an_event_at_the_bound_is_kept() -> None:
     buffer = make_buffer()
     buffer.push(make_rows(1000, 750, 749))
     assert buffer.counts == {"received": 3, "late": 1, "duplicates": 0, "handed_over": 0}
@@ -94,13 +97,13 @@ TIMES_US = st.lists(st.integers(0, 3_000), min_size=1, max_size=60)
 @given(TIMES_US, st.randoms(use_true_random=False))
 def test_delays_within_the_bound_and_duplicates_do_not_change_the_state(times_us: list[int], random) -> None:
     ordered = make_rows(*sorted(times_us))
-    delays = np.array([random.randint(0, BOUND_US) for _ in times_us])
-    arrival = np.argsort(ordered["t"] + delays, kind="stable")
-    repeated = [i for i in arrival for _ in range(random.choice([1, 1, 2, 3]))]
+    delays_us = np.array([random.randint(0, BOUND_US) for _ in times_us])
+    arrival_order = np.argsort(ordered["t"] + delays_us, kind="stable")
+    pushed_positions = [i for i in arrival_order for _ in range(random.choice([1, 1, 2, 3]))]
     clean_consumer = Consumer()
     faulty_consumer = Consumer()
     clean = push_all([ordered], clean_consumer)
-    faulty = push_all([ordered[i : i + 1] for i in repeated], faulty_consumer)
+    faulty = push_all([ordered[i : i + 1] for i in pushed_positions], faulty_consumer)
     push_later_event(clean)
     push_later_event(faulty)
     assert clean_consumer.state.tolist() == faulty_consumer.state.tolist()
@@ -110,14 +113,14 @@ def test_delays_within_the_bound_and_duplicates_do_not_change_the_state(times_us
 
 @given(TIMES_US, st.integers(0, 60))
 def test_the_grouping_of_arrivals_does_not_change_the_state_even_with_late_events(
-    times_us: list[int], cut: int
+    times_us: list[int], n_first: int
 ) -> None:
     """The arrivals include late events."""
     arrivals = make_rows(*times_us)
     whole_consumer = Consumer()
     parts_consumer = Consumer()
     whole = push_all([arrivals], whole_consumer)
-    parts = push_all([arrivals[:cut], arrivals[cut:]], parts_consumer)
+    parts = push_all([arrivals[:n_first], arrivals[n_first:]], parts_consumer)
     push_later_event(whole)
     push_later_event(parts)
     assert (whole_consumer.state.tolist(), whole.counts) == (parts_consumer.state.tolist(), parts.counts)
@@ -167,12 +170,12 @@ def test_later_events_do_not_change_an_earlier_state() -> None:
     assert all(np.array_equal(before[name], array) for name, array in state.items())
 
 
-def test_a_state_of_another_bound_is_refused() -> None:
+def test_the_state_of_a_buffer_with_another_bound_is_refused() -> None:
     with pytest.raises(GraphError, match=r"window, bound and batch \[100, 250, 100\], this one has \[100, 251, 100\]"):
         make_buffer(bound_us=251).restore(make_buffer().state())
 
 
-def test_a_damaged_file_is_refused_by_name(tmp_path: Path) -> None:
+def test_the_error_for_a_damaged_file_states_its_name(tmp_path: Path) -> None:
     path = tmp_path / "state.npz"
     save_arrays(path, make_buffer().state())
     whole = path.read_bytes()
@@ -192,7 +195,7 @@ def test_a_failed_save_leaves_the_previous_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [{"window_us": 0}, {"bound_us": -1}, {"max_events": 0}])
-def test_invalid_windows_and_bounds_are_refused_by_name(options: dict[str, int]) -> None:
+def test_the_error_for_an_invalid_option_states_its_name(options: dict[str, int]) -> None:
     ((name, value),) = options.items()
     with pytest.raises(GraphError, match=f"{name} {value}"):
         make_buffer(**options)
@@ -208,8 +211,8 @@ def test_a_thousand_assets_fit_the_memory_budget_of_the_source_articles() -> Non
         arrivals["t"] = start_us + rng.integers(0, 50_000, 1_000)
         arrivals["key"] = rng.integers(0, 2**63, 1_000)
         buffer.push(arrivals)
-    _, peak = tracemalloc.get_traced_memory()
+    _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     # the last 1.1 of three seconds are still in the buffer
     assert buffer.counts["handed_over"] > 30_000
-    assert peak < 50e6
+    assert peak_bytes < 50e6

@@ -1,4 +1,4 @@
-"""The windowed Transformer layer against its defining sum (S4-48)."""
+"""The windowed Transformer layer equals its defining sum (S4-48; ids: .github/sources.md)."""
 
 import pytest
 import torch
@@ -9,8 +9,6 @@ from models.layers.attention import Attention, State
 from models.layers.errors import DtypeError, ShapeError, SizeError, StateError
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
-
-
 D_MODEL = 8
 
 
@@ -22,7 +20,7 @@ def make_layer(dtype: torch.dtype = torch.float32, **sizes: int) -> Attention:
     return layer
 
 
-def definition(layer: Attention, x: torch.Tensor) -> torch.Tensor:
+def run_definition(layer: Attention, x: torch.Tensor) -> torch.Tensor:
     """The layer's output, computed one query, one head and one sequence at a time."""
     batch, length, d = x.shape
     c = d // layer.heads
@@ -32,12 +30,14 @@ def definition(layer: Attention, x: torch.Tensor) -> torch.Tensor:
         for head in range(layer.heads):
             channels = slice(head * c, (head + 1) * c)
             for t in range(length):
-                window = range(max(0, t - layer.window + 1), t + 1)
+                window_bars = range(max(0, t - layer.window + 1), t + 1)
                 scores = [
-                    query[b, t, channels] @ key[b, s, channels] / c**0.5 + layer.bias[head, t - s] for s in window
+                    query[b, t, channels] @ key[b, s, channels] / c**0.5 + layer.bias[head, t - s] for s in window_bars
                 ]
                 weights = torch.softmax(torch.stack(scores), dim=0)
-                attended[b, t, channels] = sum(w * value[b, s, channels] for w, s in zip(weights, window, strict=True))
+                attended[b, t, channels] = sum(
+                    w * value[b, s, channels] for w, s in zip(weights, window_bars, strict=True)
+                )
     u = layer.out_proj(attended)
     return u + layer.narrow(gelu(layer.widen(layer.norm(x + u))))
 
@@ -52,44 +52,44 @@ def run_by_step(layer: Attention, x: torch.Tensor, state: State) -> tuple[torch.
 
 
 def assert_near(actual: torch.Tensor, expected: torch.Tensor) -> None:
-    """Asserts equality within the dtype's tolerance, times the largest absolute value expected if that exceeds 1."""
+    """Asserts that no error exceeds TOLERANCE, times the largest absolute expected value if that exceeds 1."""
     tolerance = TOLERANCE[actual.dtype] * max([1.0, *expected.detach().abs().flatten().tolist()])
     torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("window", [1, 2, 7, 50])
-@pytest.mark.parametrize("block", [4, 64])
+@pytest.mark.parametrize("block_bars", [4, 64])
 def test_blocks_equal_the_definition(
-    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, window: int, block: int
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, window: int, block_bars: int
 ) -> None:
-    monkeypatch.setattr(attention, "BLOCK_BARS", block)
+    monkeypatch.setattr(attention, "BLOCK_BARS", block_bars)
     layer = make_layer(dtype, window=window)
     x = torch.randn(2, 18, 8, dtype=dtype)
     with torch.no_grad():
-        assert_near(layer(x)[0], definition(layer, x))
+        assert_near(layer(x)[0], run_definition(layer, x))
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("window", [1, 7, 50])
-def test_step_by_step_equals_the_whole_sequence(dtype: torch.dtype, window: int) -> None:
+def test_one_step_per_bar_equals_one_call_of_forward(dtype: torch.dtype, window: int) -> None:
     layer = make_layer(dtype, window=window)
     x = torch.randn(2, 30, 8, dtype=dtype)
     whole, last = layer(x)
-    stepwise, after = run_by_step(layer, x, layer.initial_state(2))
-    for actual, expected in zip((stepwise, *after), (whole, *last), strict=True):
+    stepwise, last_of_steps = run_by_step(layer, x, layer.initial_state(2))
+    for actual, expected in zip((stepwise, *last_of_steps), (whole, *last), strict=True):
         assert_near(actual, expected)
-    _, _, n_real = after
+    _, _, n_real = last_of_steps
     assert n_real.tolist() == [min(30, window - 1)] * 2
 
 
-def test_two_halves_joined_by_the_state_equal_the_whole_sequence() -> None:
+def test_two_calls_joined_by_the_state_equal_one_call() -> None:
     layer = make_layer()
     x = torch.randn(2, 90, 8)
     whole, last = layer(x)
-    for cut in (1, 3, 65, 89):
-        first, state = layer(x[:, :cut])
-        second, after = layer(x[:, cut:], state)
+    for n_first_bars in (1, 3, 65, 89):
+        first, state = layer(x[:, :n_first_bars])
+        second, after = layer(x[:, n_first_bars:], state)
         for actual, expected in zip((torch.cat([first, second], dim=1), *after), (whole, *last), strict=True):
             assert_near(actual, expected)
 
@@ -107,7 +107,7 @@ def test_sequences_with_histories_of_different_length_share_a_batch() -> None:
         assert_near(y[sequence : sequence + 1], expected[:, 6 - start :])
 
 
-def test_output_depends_on_distances_only_and_on_bars_within_the_window_only() -> None:
+def test_an_output_depends_only_on_the_bars_in_its_window_and_their_distances() -> None:
     layer = make_layer()
     x = torch.randn(1, 40, 8)
     last_outputs = layer(x)[0][:, 30:]  # with a window of 7, the output of bar 30 depends on bars 24 … 30
@@ -119,7 +119,7 @@ def test_output_depends_on_distances_only_and_on_bars_within_the_window_only() -
     assert not torch.equal(layer(changed)[0][:, 30:], last_outputs)
 
 
-def test_later_bars_do_not_change_earlier_outputs_by_a_bit() -> None:
+def test_later_bars_leave_earlier_outputs_bit_identical() -> None:
     layer = make_layer()
     x = torch.randn(3, 150, 8)
     changed = x.clone()
@@ -142,12 +142,12 @@ def test_every_parameter_learns_and_gradients_equal_finite_differences() -> None
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in values)
 
 
-def test_bad_input_is_refused() -> None:
+def test_invalid_input_is_refused() -> None:
     layer = make_layer()
     x = torch.randn(2, 5, 8)
-    for wrong in (x[:, :0], x[..., :4], x[:, 0]):
+    for misshapen in (x[:, :0], x[..., :4], x[:, 0]):
         with pytest.raises(ShapeError):
-            layer(wrong)
+            layer(misshapen)
     with pytest.raises(DtypeError):
         layer(x.int())
     for call in (lambda: layer(x, layer.initial_state(3)), lambda: layer.step(x[:, 0], layer.initial_state(2)[:2])):

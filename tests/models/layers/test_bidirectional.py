@@ -1,4 +1,7 @@
-"""The layer that reads a series in time order and in reverse, and its refusal to forecast (S4-19, S4-31)."""
+"""The layer that reads a series in time order and in reverse, and its refusal to forecast (S4-19, S4-31).
+
+Ids such as S4-19: .github/sources.md.
+"""
 
 import pytest
 import torch
@@ -21,7 +24,7 @@ def test_the_output_is_a_linear_map_of_the_outputs_of_both_layers() -> None:
     assert y.shape == x.shape
 
 
-def test_the_last_bar_changes_the_first_output_so_the_layer_is_marked_as_not_causal() -> None:
+def test_the_layer_is_not_causal() -> None:
     layer = Bidirectional(3, lambda: S4(3, 8))
     x = torch.randn(2, 9, 3)
     changed = x.clone()
@@ -49,11 +52,11 @@ def test_a_backward_gap_is_the_time_to_the_next_real_bar() -> None:
 def test_padded_bars_do_not_change_the_outputs_of_real_bars() -> None:
     layer = Bidirectional(3, lambda: DSS(3, 8))
     x = torch.randn(2, 9, 3)
-    real = torch.tensor([0, 2, 3, 5, 7])  # positions of the bars that are not padding
+    real_bars = torch.tensor([0, 2, 3, 5, 7])  # positions of the bars that are not padding, which have a gap above 0
     gaps = torch.zeros(2, 9)
-    gaps[:, real] = torch.rand(5) + 0.5
+    gaps[:, real_bars] = torch.rand(5) + 0.5
     y, _ = layer(x, None, gaps)
-    torch.testing.assert_close(y[:, real], layer(x[:, real], None, gaps[:, real])[0])
+    torch.testing.assert_close(y[:, real_bars], layer(x[:, real_bars], None, gaps[:, real_bars])[0])
 
 
 def test_gradients_reach_both_layers() -> None:

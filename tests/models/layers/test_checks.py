@@ -1,4 +1,7 @@
-"""Every sequence layer takes d_model and d_state (S4-31) and raises the same errors for invalid input and options."""
+"""Every sequence layer takes d_model and d_state (S4-31) and raises the same errors for invalid input and options.
+
+Ids such as S4-31: .github/sources.md.
+"""
 
 import inspect
 
@@ -47,7 +50,7 @@ def test_integers_are_refused(layer: nn.Module) -> None:
 
 
 @every_layer
-def test_float64_is_either_computed_in_or_refused(layer: nn.Module) -> None:
+def test_float64_input_gives_float64_output_or_a_dtype_error(layer: nn.Module) -> None:
     try:
         y, _ = layer(torch.zeros(2, 3, D_MODEL, dtype=torch.float64))
         assert y.dtype == torch.float64
@@ -56,28 +59,28 @@ def test_float64_is_either_computed_in_or_refused(layer: nn.Module) -> None:
 
 
 @every_layer
-def test_a_state_of_another_batch_layer_or_type_is_refused(layer: nn.Module) -> None:
+def test_a_state_of_another_batch_size_layer_or_dtype_is_refused(layer: nn.Module) -> None:
     x = torch.zeros(2, 3, D_MODEL)
     state = layer.initial_state(2)
-    for wrong in (layer.initial_state(3), state[:-1], tuple(part.long() for part in state)):
+    for wrong_state in (layer.initial_state(3), state[:-1], tuple(tensor.long() for tensor in state)):
         with pytest.raises(StateError):
-            layer(x, wrong)
+            layer(x, wrong_state)
         for has_gradients in (True, False):
             with torch.set_grad_enabled(has_gradients), pytest.raises(StateError):
-                layer.step(x[:, 0], wrong)
+                layer.step(x[:, 0], wrong_state)
     with pytest.raises(StateError):
         layer.step(x[:, 0], None)
 
 
 @every_layer_with_gaps
-def test_gaps_of_another_shape_negative_or_not_finite_are_refused(name: str) -> None:
+def test_gaps_that_are_misshapen_negative_or_not_finite_are_refused(name: str) -> None:
     layer = LAYERS[name]
     x = torch.zeros(2, 3, D_MODEL)
     with pytest.raises(ShapeError, match="one per bar"):
         layer(x, gaps=torch.ones(2, 4))
-    for wrong in (-1.0, torch.nan, torch.inf):
+    for bad_gap in (-1.0, torch.nan, torch.inf):
         gaps = torch.ones(2, 3)
-        gaps[1, 2] = wrong
+        gaps[1, 2] = bad_gap
         with pytest.raises(NotFiniteError, match="sort the bars"):
             layer(x, gaps=gaps)
 
@@ -97,6 +100,6 @@ def test_a_range_of_step_sizes_that_contains_zero_or_is_reversed_is_refused(name
 
 
 @every_layer_with_gaps
-def test_weights_in_half_precision_are_refused_and_the_error_suggests_autocast(name: str) -> None:
+def test_bfloat16_weights_are_refused_and_the_error_suggests_autocast(name: str) -> None:
     with pytest.raises(LayerError, match="autocast"):
         make_layer(name).bfloat16()(torch.zeros(2, 3, D_MODEL, dtype=torch.bfloat16))

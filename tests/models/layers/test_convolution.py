@@ -1,11 +1,11 @@
-"""Causal convolutions against their defining sums, and the blocks of bars that layers compute them in."""
+"""Causal convolutions equal their defining sums; layers compute them in blocks of bars."""
 
 import torch
 
 from models.layers.convolution import causal_toeplitz, choose_block_bars, from_columns, to_columns
 
 
-def test_the_toeplitz_matrix_holds_the_kernel_on_its_diagonals() -> None:
+def test_the_toeplitz_matrix_contains_the_kernel_on_its_diagonals() -> None:
     matrix = causal_toeplitz(torch.tensor([[1.0, 2.0, 3.0]]))
     assert matrix.tolist() == [[[1, 0, 0], [2, 1, 0], [3, 2, 1]]]
 
@@ -29,9 +29,9 @@ def test_from_columns_inverts_to_columns() -> None:
     assert torch.equal(from_columns(columns, 3, 10), x)
 
 
-def test_the_bars_of_a_block_are_a_power_of_two_below_twice_the_length() -> None:
+def test_the_number_of_bars_per_block_is_a_power_of_two_below_twice_the_length() -> None:
     for d_state in (2, 16, 64, 256):
         for length in (1, 2, 5, 100, 3000, 100_000):
-            bars = choose_block_bars(length, d_state)
-            is_power_of_two = bars & (bars - 1) == 0
-            assert is_power_of_two and bars < 2 * length
+            block_bars = choose_block_bars(length, d_state)
+            is_power_of_two = block_bars & (block_bars - 1) == 0
+            assert is_power_of_two and block_bars < 2 * length

@@ -1,4 +1,7 @@
-"""DSS: both forms against the kernels of the paper, and single steps against whole sequences (S4-24)."""
+"""DSS: both forms of the kernel ("exp" and "softmax") equal the paper, and steps equal whole sequences (S4-24).
+
+Ids such as S4-24: .github/sources.md.
+"""
 
 import numpy as np
 import pytest
@@ -34,8 +37,8 @@ def paper_kernel(layer: DSS, length: int) -> np.ndarray:
     w = torch.view_as_complex(layer.w.detach()).numpy()
     kernels = []
     for w_c, dt in zip(w, layer.log_dt.detach().exp().numpy(), strict=True):
-        bars = length if layer.form == "exp" else layer.kernel_bars
-        exp_P = np.exp(np.outer(eigenvalues * dt, np.arange(bars)))
+        n_bars = length if layer.form == "exp" else layer.kernel_bars
+        exp_P = np.exp(np.outer(eigenvalues * dt, np.arange(n_bars)))
         if layer.form == "exp":
             kernel = (w_c / eigenvalues * (np.exp(eigenvalues * dt) - 1)) @ exp_P
         else:
@@ -61,7 +64,7 @@ def test_the_output_is_the_convolution_with_the_papers_kernel(form: str, dtype: 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
 @pytest.mark.parametrize("has_gradients", [True, False])
-def test_step_by_step_equals_the_whole_sequence(
+def test_one_step_per_bar_equals_one_call_of_forward(
     form: str, dtype: torch.dtype, tolerance: float, has_gradients: bool
 ) -> None:
     layer = DSS(3, 8, form).to(dtype)
@@ -110,12 +113,12 @@ def test_step_by_step_with_gaps_equals_the_whole_sequence(form: str) -> None:
 def test_padded_bars_leave_the_outputs_of_real_bars_bit_identical(form: str) -> None:
     layer = DSS(3, 8, form)
     x = torch.randn(2, 9, 3)
-    real = torch.tensor([0, 2, 3, 5, 8])  # positions of the bars that are not padding
+    real_bars = torch.tensor([0, 2, 3, 5, 8])  # positions of the bars that are not padding, which have a gap above 0
     gaps = torch.zeros(2, 9)
-    gaps[:, real] = torch.rand(5) + 0.5
+    gaps[:, real_bars] = torch.rand(5) + 0.5
     y, (state,) = layer(x, None, gaps)
-    short, (after,) = layer(x[:, real], None, gaps[:, real])
-    assert torch.equal(y[:, real], short) and torch.equal(state, after)
+    short, (after,) = layer(x[:, real_bars], None, gaps[:, real_bars])
+    assert torch.equal(y[:, real_bars], short) and torch.equal(state, after)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -134,8 +137,8 @@ def test_gradients_equal_finite_differences(form: str) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("with_gaps", [False, True])
-def test_later_bars_leave_earlier_outputs_bit_identical(form: str, with_gaps: bool) -> None:
+@pytest.mark.parametrize("is_irregular", [False, True])
+def test_later_bars_leave_earlier_outputs_bit_identical(form: str, is_irregular: bool) -> None:
     layer = DSS(4, 8, form)
     x = torch.randn(3, 100, 4)
     gaps = torch.rand(3, 100) + 0.5
@@ -143,19 +146,19 @@ def test_later_bars_leave_earlier_outputs_bit_identical(form: str, with_gaps: bo
     changed_x[:, 45:] = 1e3
     changed_gaps = gaps.clone()
     changed_gaps[:, 45:] = 7
-    y, _ = layer(x, None, gaps if with_gaps else None)
-    y_changed, _ = layer(changed_x, None, changed_gaps if with_gaps else None)
+    y, _ = layer(x, None, gaps if is_irregular else None)
+    y_changed, _ = layer(changed_x, None, changed_gaps if is_irregular else None)
     assert torch.equal(y[:, :45], y_changed[:, :45]) and not torch.equal(y[:, 45:], y_changed[:, 45:])
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_two_parts_joined_by_the_state_equal_the_whole_sequence(form: str) -> None:
+def test_two_calls_joined_by_the_state_equal_one_call(form: str) -> None:
     layer = DSS(3, 8, form).double()
     x = torch.randn(2, 50, 3, dtype=torch.double)
     whole, (last,) = layer(x)
-    for cut in (1, 20, 49):
-        first, state = layer(x[:, :cut])
-        second, (after,) = layer(x[:, cut:], state)
+    for n_first_bars in (1, 20, 49):
+        first, state = layer(x[:, :n_first_bars])
+        second, (after,) = layer(x[:, n_first_bars:], state)
         torch.testing.assert_close(torch.cat([first, second], dim=1), whole)
         torch.testing.assert_close(after, last)
 
@@ -187,12 +190,12 @@ def test_a_step_after_a_weight_change_uses_the_new_weights() -> None:
     torch.testing.assert_close(after - layer.D * x, 2 * (before - layer.D * x))
 
 
-def test_invalid_input_is_refused_and_the_error_tells_what_to_do() -> None:
+def test_invalid_input_is_refused_and_the_error_says_what_to_do() -> None:
     layer = DSS(3, 8)
     x = torch.randn(2, 9, 3)
-    for wrong in (x[..., :2], x[:, :0], x[0]):
+    for misshapen in (x[..., :2], x[:, :0], x[0]):
         with pytest.raises(ShapeError, match="give"):
-            layer(wrong)
+            layer(misshapen)
     with pytest.raises(DtypeError, match="float32"):
         layer(x.long())
     with pytest.raises(ShapeError, match="gaps"):

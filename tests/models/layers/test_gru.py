@@ -1,4 +1,4 @@
-"""The GRU layer against its equations (S4-44, S4-48)."""
+"""The GRU layer against its equations (S4-44, S4-48; ids: .github/sources.md)."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from models.layers.errors import DtypeError, ShapeError, SizeError, StateError
 from models.layers.gru import GRU
 
 
-def test_layer_equals_torchs_gru() -> None:
+def test_the_layer_equals_torchs_gru() -> None:
     torch.manual_seed(0)
     layer = GRU(5)
     x = torch.randn(3, 9, 5)
@@ -19,20 +19,20 @@ def test_layer_equals_torchs_gru() -> None:
 
 def test_one_bar_equals_hand_computed_gates() -> None:
     """h' = (1 − z) n + z h, with weights 1 and biases 0, so that the reset and the update gate are equal."""
-    bar = 0.5
+    x = 0.5
     h = 0.25
     layer = GRU(1)
     with torch.no_grad():
         for name, weight in layer.cell.named_parameters():
             weight.fill_(0.0 if "bias" in name else 1.0)
-    gate = torch.sigmoid(torch.tensor(bar + h))
-    n = torch.tanh(bar + gate * h)
-    y, _ = layer.step(torch.tensor([[bar]]), (torch.tensor([[h]]),))
+    gate = torch.sigmoid(torch.tensor(x + h))
+    n = torch.tanh(x + gate * h)
+    y, _ = layer.step(torch.tensor([[x]]), (torch.tensor([[h]]),))
     torch.testing.assert_close(y[0, 0], (1 - gate) * n + gate * h)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
-def test_step_by_step_equals_the_whole_sequence(dtype: torch.dtype, tolerance: float) -> None:
+def test_one_step_per_bar_equals_one_call_of_forward(dtype: torch.dtype, tolerance: float) -> None:
     layer = GRU(5).to(dtype)
     x = torch.randn(3, 9, 5, dtype=dtype)
     whole, (last,) = layer(x)
@@ -43,13 +43,13 @@ def test_step_by_step_equals_the_whole_sequence(dtype: torch.dtype, tolerance: f
     torch.testing.assert_close(state[0], last, rtol=tolerance, atol=tolerance)
 
 
-def test_two_halves_joined_by_the_state_equal_the_whole_sequence() -> None:
+def test_two_calls_joined_by_the_state_equal_one_call() -> None:
     layer = GRU(5)
     x = torch.randn(3, 9, 5)
     whole, last = layer(x)
-    for cut in (1, 4, 8):
-        first, state = layer(x[:, :cut])
-        second, after = layer(x[:, cut:], state)
+    for n_first_bars in (1, 4, 8):
+        first, state = layer(x[:, :n_first_bars])
+        second, after = layer(x[:, n_first_bars:], state)
         torch.testing.assert_close(torch.cat([first, second], dim=1), whole)
         torch.testing.assert_close(after, last)
 
@@ -61,7 +61,7 @@ def test_gradients_of_a_step_equal_finite_differences() -> None:
     assert torch.autograd.gradcheck(lambda x, h: layer.step(x, (h,))[0], bar_and_state)
 
 
-def test_later_bars_do_not_change_earlier_outputs_by_a_bit() -> None:
+def test_later_bars_leave_earlier_outputs_bit_identical() -> None:
     layer = GRU(5)
     x = torch.randn(3, 70, 5)
     changed = x.clone()
@@ -70,12 +70,12 @@ def test_later_bars_do_not_change_earlier_outputs_by_a_bit() -> None:
     assert not torch.equal(layer(x)[0][:, 40:], layer(changed)[0][:, 40:])
 
 
-def test_bad_input_is_refused() -> None:
+def test_invalid_input_is_refused() -> None:
     layer = GRU(5)
     x = torch.randn(2, 4, 5)
-    for wrong in (x[:, :0], x[..., :4], x[:, 0]):
+    for misshapen in (x[:, :0], x[..., :4], x[:, 0]):
         with pytest.raises(ShapeError):
-            layer(wrong)
+            layer(misshapen)
     with pytest.raises(ShapeError):
         layer.step(x, layer.initial_state(2))
     with pytest.raises(DtypeError):

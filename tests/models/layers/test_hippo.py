@@ -1,4 +1,7 @@
-"""HiPPO matrices and spectra against the papers, and LegS as a memory of a signal (S4-09, S4-10, HYB-01, TRAP-01)."""
+"""HiPPO matrices and spectra against the papers, and LegS as a memory of a signal (S4-09, S4-10, HYB-01, TRAP-01).
+
+Ids such as S4-09: .github/sources.md.
+"""
 
 import numpy as np
 import pytest
@@ -57,7 +60,7 @@ def test_legs_is_zero_above_the_diagonal() -> None:
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 8, 64])
-def test_the_normal_plus_low_rank_form_equals_legs(n: int) -> None:
+def test_the_normal_plus_low_rank_decomposition_equals_legs(n: int) -> None:
     spectrum, P, B, V = nplr(n)
     normal_plus_low_rank = np.diag(spectrum) - np.outer(P, P.conj())
     np.testing.assert_allclose(V @ normal_plus_low_rank @ V.conj().T, legs(n), atol=1e-10)
@@ -72,7 +75,7 @@ def test_the_second_half_of_each_array_is_the_reversed_conjugate_of_the_first(n:
         np.testing.assert_allclose(array[..., ::-1].conj(), array, atol=1e-12)
 
 
-def test_the_legs_spectrum_holds_the_eigenvalues_of_the_normal_part() -> None:
+def test_the_legs_spectrum_contains_the_eigenvalues_of_the_normal_part() -> None:
     n = 8
     p = np.sqrt(np.arange(n) + 0.5)
     normal = legs(n) + np.outer(p, p)

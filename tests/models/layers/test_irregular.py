@@ -1,4 +1,4 @@
-"""Recurrences over irregularly spaced bars against their definition (S4-03)."""
+"""Recurrences over irregularly spaced bars against their definition (S4-03; ids: .github/sources.md)."""
 
 import pytest
 import torch
@@ -18,8 +18,10 @@ def make_system(d: int = 3, m: int = 4, dtype: torch.dtype = torch.double) -> tu
     return A, dt, C, torch.randn(d, dtype=dtype)
 
 
-def definition(x: Tensor, gaps: Tensor, A: Tensor, dt: Tensor, C: Tensor, D: Tensor, h: Tensor) -> tuple[Tensor, ...]:
-    """y and the last h, computed bar by bar."""
+def run_definition(
+    x: Tensor, gaps: Tensor, A: Tensor, dt: Tensor, C: Tensor, D: Tensor, h: Tensor
+) -> tuple[Tensor, ...]:
+    """y and the last state, bar by bar from the definition; ``h`` is the state before the first bar."""
     outputs = []
     for t in range(x.shape[1]):
         a = torch.exp(A * dt[:, None] * gaps[:, t, None, None])
@@ -29,17 +31,17 @@ def definition(x: Tensor, gaps: Tensor, A: Tensor, dt: Tensor, C: Tensor, D: Ten
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
-@pytest.mark.parametrize("elements", [1, 100, 1 << 18])
+@pytest.mark.parametrize("max_block_elements", [1, 100, 1 << 18])
 def test_blocks_equal_the_definition(
-    monkeypatch: pytest.MonkeyPatch, elements: int, dtype: torch.dtype, tolerance: float
+    monkeypatch: pytest.MonkeyPatch, max_block_elements: int, dtype: torch.dtype, tolerance: float
 ) -> None:
-    monkeypatch.setattr(irregular, "MAX_BLOCK_ELEMENTS", elements)
+    monkeypatch.setattr(irregular, "MAX_BLOCK_ELEMENTS", max_block_elements)
     A, dt, C, D = make_system(dtype=dtype)
     x = torch.randn(2, 19, 3, dtype=dtype)
     gaps = 3 * torch.rand(2, 19, dtype=dtype)
     h = torch.randn_like(A.repeat(2, 1, 1))
     y, last = diagonal_ssm_irregular(x, A, dt, gaps, C, D, h)
-    expected, after = definition(x, gaps, A, dt, C, D, h)
+    expected, after = run_definition(x, gaps, A, dt, C, D, h)
     assert (y - expected).norm() < tolerance * expected.norm() and (last - after).norm() < tolerance * after.norm()
 
 
@@ -67,12 +69,12 @@ def test_a_gap_of_zero_leaves_the_state_bit_identical_even_for_nan() -> None:
     A, dt, C, D = make_system(dtype=torch.float32)
     x = torch.randn(2, 8, 3)
     gaps = torch.rand(2, 8) + 0.5
-    real = torch.tensor([0, 1, 4, 7])  # positions of the bars that are not padding
+    real_bars = torch.tensor([0, 1, 4, 7])  # positions of the bars that are not padding
     gaps[:, [2, 3, 5, 6]] = 0.0
     x[:, [2, 5]] = torch.nan
     y, last = diagonal_ssm_irregular(x, A, dt, gaps, C, D)
-    short, after = diagonal_ssm_irregular(x[:, real], A, dt, gaps[:, real], C, D)
-    assert torch.equal(y[:, real], short) and torch.equal(last, after)
+    short, after = diagonal_ssm_irregular(x[:, real_bars], A, dt, gaps[:, real_bars], C, D)
+    assert torch.equal(y[:, real_bars], short) and torch.equal(last, after)
 
 
 def test_gradients_across_blocks_equal_finite_differences(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,11 +90,11 @@ def test_gradients_across_blocks_equal_finite_differences(monkeypatch: pytest.Mo
     assert torch.autograd.gradcheck(run, [v.detach().requires_grad_() for v in inputs])
 
 
-def test_temporaries_of_a_block_are_not_stored_for_the_backward_pass() -> None:
+def test_the_decays_of_all_bars_are_not_stored_for_the_backward_pass() -> None:
     """Autograd may store the inputs and one state per block, but not the b · l · d · m decays."""
     A, dt, C, D = make_system(8, 64, torch.float32)
     x = torch.randn(2, 512, 8, requires_grad=True)
-    n_stored = 0
+    n_stored = 0  # numbers that autograd stores for the backward pass
 
     def count(value: Tensor) -> Tensor:
         nonlocal n_stored
@@ -116,7 +118,7 @@ def test_blocks_run_once_without_gradients_and_twice_with_gradients() -> None:
         return y, y[:, -1]
 
     x = torch.randn(2, 10, requires_grad=True)
-    y, last = run_in_blocks(run, torch.zeros(2), x, bars=4)
+    y, last = run_in_blocks(run, torch.zeros(2), x, block_bars=4)
     y.sum().backward()
     assert block_lengths == [4, 4, 2, 2, 4, 4]  # forward, then again in reverse order for the backward pass
     torch.testing.assert_close(y, x.square().cumsum(1))
@@ -124,5 +126,5 @@ def test_blocks_run_once_without_gradients_and_twice_with_gradients() -> None:
     assert torch.equal(last, y[:, -1])
     block_lengths.clear()
     with torch.no_grad():
-        run_in_blocks(run, torch.zeros(2), x, bars=4)
+        run_in_blocks(run, torch.zeros(2), x, block_bars=4)
     assert block_lengths == [4, 4, 2]

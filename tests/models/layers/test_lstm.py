@@ -1,11 +1,11 @@
-"""The LSTM layer against its equations (S4-48)."""
+"""The LSTM layer equals torch.nn.LSTM (S4-48; ids: .github/sources.md)."""
 
 import torch
 
 from models.layers.lstm import LSTM
 
 
-def test_layer_equals_torchs_lstm() -> None:
+def test_the_layer_equals_torchs_lstm() -> None:
     torch.manual_seed(0)
     layer = LSTM(5)
     x = torch.randn(3, 9, 5)
@@ -17,7 +17,7 @@ def test_layer_equals_torchs_lstm() -> None:
     torch.testing.assert_close((last_h, last_c), (h_n[0], c_n[0]))
 
 
-def test_step_by_step_equals_the_whole_sequence() -> None:
+def test_one_step_per_bar_equals_one_call_of_forward() -> None:
     layer = LSTM(5)
     x = torch.randn(3, 9, 5)
     whole, _ = layer(x)

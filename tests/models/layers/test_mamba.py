@@ -1,4 +1,4 @@
-"""The Mamba block (S4-23, MAM-07, MAM-10 to MAM-13, MAM-35, TRAP-05)."""
+"""The Mamba block (S4-23, MAM-07, MAM-10 to MAM-13, MAM-35, TRAP-05; ids: .github/sources.md)."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import torch
 from models.layers.depthwise import causal_depthwise_silu
 from models.layers.errors import DtypeError, ShapeError, SizeError, StateError
 from models.layers.mamba import Mamba
-from models.layers.scan import RULES
+from models.layers.scan import DISCRETISATIONS
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("rule", RULES)
-def test_whole_sequence_equals_step_by_step(rule: str, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("discretisation", DISCRETISATIONS)
+def test_one_call_of_forward_equals_one_step_per_bar(discretisation: str, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    layer = Mamba(6, d_state=5, discretisation=rule).to(dtype)
+    layer = Mamba(6, d_state=5, discretisation=discretisation).to(dtype)
     x = torch.randn(2, 83, 6, dtype=dtype)
     whole, last = layer(x)
     state = layer.initial_state(2)
@@ -94,7 +94,7 @@ def test_gradients_of_the_short_convolution_equal_finite_differences() -> None:
     assert torch.autograd.gradcheck(causal_depthwise_silu, inputs)
 
 
-def test_bad_input_is_refused_with_what_to_do() -> None:
+def test_invalid_input_is_refused_and_the_error_says_what_to_do() -> None:
     layer = Mamba(6)
     x = torch.randn(2, 5, 6)
     for misshapen in (x[:, :0], x[0], x[..., :2]):
@@ -112,12 +112,12 @@ def test_bad_input_is_refused_with_what_to_do() -> None:
         Mamba(6, discretisation="bilinear")
 
 
-def test_two_parts_joined_by_the_state_equal_the_whole_sequence() -> None:
+def test_two_calls_joined_by_the_state_equal_one_call() -> None:
     layer = Mamba(6)
     x = torch.randn(2, 13, 6)
-    for cut in (1, 2, 7):  # shorter and longer than the tail of three bars
-        first, state = layer(x[:, :cut])
-        second, _ = layer(x[:, cut:], state)
+    for n_first_bars in (1, 2, 7):  # shorter and longer than the tail of three bars
+        first, state = layer(x[:, :n_first_bars])
+        second, _ = layer(x[:, n_first_bars:], state)
         torch.testing.assert_close(torch.cat([first, second], dim=1), layer(x)[0], rtol=1e-4, atol=1e-5)
 
 
@@ -147,7 +147,7 @@ def test_step_sizes_start_within_their_bounds() -> None:
     assert delta.min() >= 0.001 * 0.999 and delta.max() <= 0.1 * 1.001
 
 
-def test_the_future_never_changes_the_past_by_a_bit() -> None:
+def test_later_bars_leave_earlier_outputs_bit_identical() -> None:
     layer = Mamba(6)
     x = torch.randn(2, 30, 6)
     changed = x.clone()
@@ -155,7 +155,7 @@ def test_the_future_never_changes_the_past_by_a_bit() -> None:
     assert torch.equal(layer(x)[0][:, :20], layer(changed)[0][:, :20])
 
 
-def test_how_long_an_impulse_is_remembered_depends_on_later_inputs() -> None:
+def test_the_decay_of_an_impulse_depends_on_later_inputs() -> None:
     """MAM-05: the same impulse changes the last state differently when the bars after it differ."""
     torch.manual_seed(0)
     layer = Mamba(4)

@@ -1,4 +1,7 @@
-"""Mamba-2: chunked matrix form against the recurrence, and the block around it (the family of MAM-06 to MAM-13)."""
+"""Mamba-2: chunked matrix form against the recurrence, and the block around it (the family of MAM-06 to MAM-13).
+
+Ids such as MAM-06: .github/sources.md.
+"""
 
 import copy
 
@@ -21,12 +24,12 @@ N = 5  # states
 PER_BAR = ("x", "dt", "B", "C")
 
 
-def make_inputs(dtype: torch.dtype = torch.float32, groups: int = G, bars: int = L) -> dict[str, torch.Tensor]:
+def make_inputs(dtype: torch.dtype = torch.float32, groups: int = G, n_bars: int = L) -> dict[str, torch.Tensor]:
     """Random arguments of ``ssd`` by name, in the order in which the tests list gradients."""
     torch.manual_seed(0)
-    shapes = {"x": (B, bars, H, P), "B": (B, bars, groups, N), "C": (B, bars, groups, N), "D": (H,)}
+    shapes = {"x": (B, n_bars, H, P), "B": (B, n_bars, groups, N), "C": (B, n_bars, groups, N), "D": (H,)}
     inputs = {name: torch.randn(shape, dtype=dtype) for name, shape in shapes.items()}
-    inputs |= {"dt": torch.rand(B, bars, H, dtype=dtype), "A": -torch.rand(H, dtype=dtype) * 4}
+    inputs |= {"dt": torch.rand(B, n_bars, H, dtype=dtype), "A": -torch.rand(H, dtype=dtype) * 4}
     return inputs | {"state": torch.randn(B, H, P, N, dtype=dtype)}
 
 
@@ -75,7 +78,7 @@ def test_chunks_equal_the_recurrence_in_values_and_all_gradients(
 
 
 def test_gradients_equal_finite_differences() -> None:
-    inputs = {name: value.requires_grad_() for name, value in make_inputs(torch.float64, bars=5).items()}
+    inputs = {name: value.requires_grad_() for name, value in make_inputs(torch.float64, n_bars=5).items()}
 
     def output(*values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return ssd(**dict(zip(inputs, values, strict=True)), chunk_bars=2)
@@ -95,7 +98,7 @@ def test_one_bar_gives_hand_computed_numbers() -> None:
 
 def test_a_long_gap_neither_overflows_nor_loses_its_gradient() -> None:
     """The decay over a chunk is far below the smallest float; above the diagonal its inverse would be infinite."""
-    inputs = make_inputs(bars=64)
+    inputs = make_inputs(n_bars=64)
     inputs["dt"] = 100 * inputs["dt"]
     inputs = {name: value.requires_grad_() for name, value in inputs.items()}
     results = []
@@ -107,32 +110,32 @@ def test_a_long_gap_neither_overflows_nor_loses_its_gradient() -> None:
         assert_near(fast, slow)
 
 
-def test_memory_of_a_pass_does_not_grow_with_the_square_of_the_bars() -> None:
-    """One 4096 by 4096 matrix a head and sequence would be over 400 times the inputs."""
-    n_saved = []
-    inputs = {name: value.requires_grad_() for name, value in make_inputs(bars=4096).items()}
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: n_saved.append(t.numel()) or t, lambda t: t):
+def test_saved_tensors_do_not_grow_with_the_square_of_the_number_of_bars() -> None:
+    """4096 by 4096 numbers for each head and sequence would be over 400 times the numbers in the inputs."""
+    saved_sizes = []  # numbers in each tensor saved for the backward pass
+    inputs = {name: value.requires_grad_() for name, value in make_inputs(n_bars=4096).items()}
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved_sizes.append(t.numel()) or t, lambda t: t):
         ssd(**inputs)
-    assert 0 < sum(n_saved) < 6 * sum(v.numel() for v in inputs.values())
+    assert 0 < sum(saved_sizes) < 6 * sum(v.numel() for v in inputs.values())
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("is_irregular", [False, True])
-def test_whole_sequence_equals_step_by_step(dtype: torch.dtype, is_irregular: bool) -> None:
+def test_one_call_of_forward_equals_one_step_per_bar(dtype: torch.dtype, is_irregular: bool) -> None:
     layer = make_layer(dtype)
     x = torch.randn(2, 29, 6, dtype=dtype)
     gaps = None
     if is_irregular:
         gaps = torch.rand(2, 29).to(dtype) * 3 + 0.1
-        gaps[1, 23:] = 0.0  # padded
+        gaps[1, 23:] = 0.0  # a gap of 0 marks a padded bar
     for state in (layer.initial_state(2), tuple(torch.randn_like(part) for part in layer.initial_state(2))):
         whole, last = layer(x, state, gaps)
         slow, slow_last = run_by_steps(layer, x, state, gaps)
         with torch.no_grad():
             compiled, compiled_last = run_by_steps(layer, x, state, gaps)
-        n_bars = 23 if is_irregular else 29  # outputs of padded bars have no meaning
-        assert_near(whole[:, :n_bars], slow[:, :n_bars])
-        assert_near(compiled[:, :n_bars], slow[:, :n_bars])
+        n_real = 23 if is_irregular else 29  # outputs of padded bars have no meaning
+        assert_near(whole[:, :n_real], slow[:, :n_real])
+        assert_near(compiled[:, :n_real], slow[:, :n_real])
         for from_whole, from_steps, from_kernel in zip(last, slow_last, compiled_last, strict=True):
             assert_near(from_whole, from_steps)
             assert_near(from_kernel, from_steps)
@@ -140,7 +143,7 @@ def test_whole_sequence_equals_step_by_step(dtype: torch.dtype, is_irregular: bo
 
 @pytest.mark.parametrize("d_conv", [1, 2, 4])
 def test_the_compiled_step_equals_the_step_in_torchs_operations(d_conv: int) -> None:
-    """Also after the weights have changed, and under autocast, where bfloat16 has about two digits."""
+    """The two are compared before and after a change of the weights, and under autocast to bfloat16, to two digits."""
     layer = make_layer(d_conv=d_conv, n_groups=1)
     x = torch.randn(3, 6)
     state = tuple(torch.randn_like(part) for part in layer.initial_state(3))
@@ -156,14 +159,14 @@ def test_the_compiled_step_equals_the_step_in_torchs_operations(d_conv: int) -> 
         torch.testing.assert_close(layer.step(x, state)[1], layer(x[:, None], state)[1], rtol=0.02, atol=0.02)
 
 
-def test_two_parts_joined_by_the_state_equal_the_whole_sequence() -> None:
+def test_two_calls_joined_by_the_state_equal_one_call() -> None:
     layer = make_layer()
     x = torch.randn(2, 29, 6)
     gaps = torch.rand(2, 29) + 0.5
     whole, last = layer(x, gaps=gaps)
-    for cut in (1, 2, 8, 28):
-        first, state = layer(x[:, :cut], gaps=gaps[:, :cut])
-        second, state = layer(x[:, cut:], state, gaps[:, cut:])
+    for n_first_bars in (1, 2, 8, 28):
+        first, state = layer(x[:, :n_first_bars], gaps=gaps[:, :n_first_bars])
+        second, state = layer(x[:, n_first_bars:], state, gaps[:, n_first_bars:])
         for joined, expected in zip((torch.cat([first, second], dim=1), *state), (whole, *last), strict=True):
             assert_near(joined, expected)
 
@@ -174,8 +177,8 @@ def test_gaps_scale_the_step_size_after_the_softplus() -> None:
     assert torch.equal(layer(x, gaps=torch.ones(2, 29))[0], layer(x)[0])
     doubled = copy.deepcopy(layer)
     with torch.no_grad():  # with these weights of dt set to 0, Δ = softplus(dt_bias) at every bar
-        for either in (layer, doubled):
-            either.in_proj.weight[-len(layer.D) :] = 0.0
+        for changed_layer in (layer, doubled):
+            changed_layer.in_proj.weight[-len(layer.D) :] = 0.0
         doubled.dt_bias.copy_(torch.log(torch.expm1(2 * softplus(layer.dt_bias))))  # inverse of softplus
     assert_near(layer(x, gaps=torch.full((2, 29), 2.0))[0], doubled(x)[0])
 
@@ -200,7 +203,7 @@ def test_padded_bars_at_the_end_do_not_change_the_state() -> None:
         assert all(torch.equal(part, expected) for part, expected in zip(state, last, strict=True))
 
 
-def test_the_future_never_changes_the_past_by_a_bit() -> None:
+def test_later_bars_leave_earlier_outputs_bit_identical() -> None:
     layer = make_layer()
     x = torch.randn(2, 70, 6)
     gaps = torch.rand(2, 70) + 0.5
@@ -214,12 +217,12 @@ def test_the_future_never_changes_the_past_by_a_bit() -> None:
     assert not torch.equal(y[:, 43:], changed_y[:, 43:])
 
 
-def test_later_bars_never_change_a_chunk_whatever_their_number() -> None:
+def test_outputs_do_not_depend_on_the_number_of_later_bars() -> None:
     inputs = make_inputs()
     whole = ssd(**inputs, chunk_bars=8)[0]
-    for bars in (1, 7, 8, 9, 30):
-        cut = {name: v[:, :bars] if name in PER_BAR else v for name, v in inputs.items()}
-        assert torch.equal(ssd(**cut, chunk_bars=8)[0], whole[:, :bars])
+    for n_first_bars in (1, 7, 8, 9, 30):
+        first_bars = {name: v[:, :n_first_bars] if name in PER_BAR else v for name, v in inputs.items()}
+        assert torch.equal(ssd(**first_bars, chunk_bars=8)[0], whole[:, :n_first_bars])
 
 
 def test_every_parameter_learns_and_gradients_equal_finite_differences() -> None:
@@ -235,7 +238,7 @@ def test_every_parameter_learns_and_gradients_equal_finite_differences() -> None
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in values)
 
 
-def test_sizes_and_first_values_follow_the_paper() -> None:
+def test_sizes_and_initial_values_follow_the_paper() -> None:
     layer = Mamba2(128, d_state=16, n_groups=2)
     assert layer.head_dim == 64 and len(layer.A_log) == 4
     assert layer.in_proj.weight.shape == (2 * 256 + 2 * 2 * 16 + 4, 128)
@@ -246,11 +249,11 @@ def test_sizes_and_first_values_follow_the_paper() -> None:
     assert decay_rate.min() >= 1 and decay_rate.max() <= 16
 
 
-def test_the_default_head_width_divides_any_model_width() -> None:
+def test_the_default_head_dim_divides_the_inner_width() -> None:
     assert [Mamba2(d, d_state=4).head_dim for d in (1, 2, 3, 8, 12, 24, 256)] == [1, 1, 1, 4, 2, 4, 64]
 
 
-def test_how_long_an_impulse_is_remembered_depends_on_later_inputs() -> None:
+def test_the_decay_of_an_impulse_depends_on_later_inputs() -> None:
     """The same impulse changes the last state differently when the bars after it differ."""
     layer = make_layer()
     quiet = torch.zeros(1, 3, 6)
@@ -266,7 +269,7 @@ def test_how_long_an_impulse_is_remembered_depends_on_later_inputs() -> None:
     assert not torch.allclose(*changes, rtol=1e-2)
 
 
-def test_bad_input_is_refused() -> None:
+def test_invalid_input_is_refused() -> None:
     layer = make_layer()
     x = torch.randn(2, 5, 6)
     for misshapen in (x[:, :0], x[..., :4], x[:, 0]):

@@ -1,7 +1,9 @@
-"""Messages, aggregators and updaters of node memories against hand numbers, most of them of ten events.
+"""Messages, aggregators and updaters of node memories equal hand-computed numbers, most of them for ten events.
 
 The network allows computation by hand: memories do not decay, the message is its raw content, and an updater's weights
 are zeros and ones.
+
+Ids such as TGN-08: .github/sources.md.
 """
 
 from __future__ import annotations
@@ -39,13 +41,13 @@ def make_events(first: int = 0, stop: int = 10) -> EventBatch:
     return EventBatch(torch.tensor(src), torch.tensor(dst), times, features)
 
 
-def make_graph(aggregator: str, updater: str = "rnn", **parts: object) -> TemporalGraph:
-    """A network with memories of one number.
+def make_graph(aggregator: str, updater: str = "rnn", **options: object) -> TemporalGraph:
+    """A network with memories of one number; ``options``: further options of Parts.
 
     With the updater "rnn" a memory is tanh(x / 100), where x is the feature in the aggregated message.
     """
     all_parts = Parts(
-        updater=updater, aggregator=aggregator, fades=False, neighbours=N_SLOTS, embedding="identity", **parts
+        updater=updater, aggregator=aggregator, fades=False, neighbours=N_SLOTS, embedding="identity", **options
     )
     graph = TemporalGraph(all_parts, Sizes(1, 1, 2))
     with torch.no_grad():
@@ -80,7 +82,7 @@ def test_event_counts_and_last_times_match_the_ten_events() -> None:
 
 
 def test_the_buffer_holds_the_three_newest_neighbours_of_every_node() -> None:
-    """TGN-04: what an embedding reads besides the memory."""
+    """TGN-04: an embedding reads the buffer besides the memory."""
     _, buffer = insert_all_batches(make_graph("last"))
     neighbours = [
         sorted((t, other, features[0]) for t, other, features in zip(*slots, strict=True) if other != NO_NEIGHBOUR)
@@ -105,8 +107,8 @@ def test_one_batch_of_many_events_gives_the_same_buffer_as_single_events() -> No
     for i in range(len(EVENTS)):
         state = graph.insert(state, make_events(i, i + 1))
     memory_of_singles, buffer_of_singles = state
-    for part, expected in zip(buffer, buffer_of_singles, strict=True):
-        assert torch.equal(part, expected)
+    for tensor, expected in zip(buffer, buffer_of_singles, strict=True):
+        assert torch.equal(tensor, expected)
     assert torch.equal(memory.event_count, memory_of_singles.event_count)
 
 
@@ -124,7 +126,7 @@ def test_each_aggregator_stores_the_hand_computed_feature(aggregator: str, expec
 
 
 @pytest.mark.parametrize(("aggregator", "expected"), [("last", 15.0), ("mean", 37 / 3), ("sum", 37.0)])
-def test_simultaneous_newest_messages_are_averaged_by_last(aggregator: str, expected: float) -> None:
+def test_the_last_aggregator_averages_simultaneous_newest_messages(aggregator: str, expected: float) -> None:
     """In the second batch node 1 has the messages 7 at 5.0, then 13 and 17 at the same time."""
     graph = make_graph(aggregator)
     state = graph.initial_state(N)
@@ -144,7 +146,7 @@ def first_batch_messages() -> tuple[Tensor, mem.Groups]:
 
 
 def test_messages_of_source_and_destination_pass_through_an_mlp_each() -> None:
-    """TGN-14: out = W₂ ReLU(W₁ content + b₁) + b₂, with weights of its own for either end of an event."""
+    """TGN-14: out = W₂ ReLU(W₁ content + b₁) + b₂, with separate weights for the source and the destination."""
     torch.manual_seed(0)
     message = mem.Mlp(5, 3)
     content = torch.randn(4, 5)
@@ -188,7 +190,7 @@ def sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x))
 
 
-def test_the_gru_updater_is_the_papers_equation() -> None:
+def test_the_gru_updater_equals_the_papers_equation() -> None:
     """TGN-09: weights 1 from the message, 0.5 from the memory, all biases 0."""
     cell = mem.Gru(1, 1)
     fill_parameters(cell, weight_ih=1.0, weight_hh=0.5)
@@ -303,4 +305,4 @@ def test_unknown_aggregators_and_updaters_are_refused() -> None:
     with pytest.raises(SizeError, match="aggregator is 'median'"):
         make_graph("median")
     with pytest.raises(SizeError, match="updater is 'cnn'"):
-        mem.updater("cnn", 1, 1)
+        mem.make_updater("cnn", 1, 1)

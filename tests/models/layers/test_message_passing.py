@@ -1,7 +1,9 @@
-"""Message passing against the papers' sums over edges and against torch_geometric (HYB-04 to HYB-06).
+"""Message passing equals the papers' sums over edges and torch_geometric (HYB-04 to HYB-06).
 
 Glossary: s graphs · n nodes · d channels. An adjacency has shape (s, n, n); [i, j] is the weight of the edge from j to
 i.
+
+Ids such as HYB-04: .github/sources.md.
 """
 
 from __future__ import annotations
@@ -59,12 +61,12 @@ def test_the_layer_equals_its_edge_by_edge_reference(kind: str, is_signed: bool)
 
 
 def edge_list(adjacency: Tensor) -> tuple[Tensor, Tensor]:
-    """All graphs as one, in torch_geometric's format: edge index (2, e), from and to, and edge weights (e,)."""
+    """All graphs as one graph in torch_geometric's format: edge index (2, e) of senders and receivers, weights (e,)."""
     s, i, j = adjacency.nonzero(as_tuple=True)
     return torch.stack([s * adjacency.shape[1] + j, s * adjacency.shape[1] + i]), adjacency[s, i, j]
 
 
-def with_prefix(prefix: str, module: nn.Module) -> dict[str, Tensor]:
+def prefixed_weights(prefix: str, module: nn.Module) -> dict[str, Tensor]:
     """The weights of ``module``, named as part ``prefix`` of a larger module."""
     return {f"{prefix}.{key}": value for key, value in module.state_dict().items()}
 
@@ -86,12 +88,12 @@ def torch_geometric_output(layer: nn.Module, h: Tensor, adjacency: Tensor) -> Te
         y = peer(x, edge_index)
     elif isinstance(layer, GATv2):
         peer = conv.GATv2Conv(D, **head_sizes)
-        projections = {**with_prefix("lin_l", layer.send), **with_prefix("lin_r", layer.receive)}
+        projections = {**prefixed_weights("lin_l", layer.send), **prefixed_weights("lin_r", layer.receive)}
         peer.load_state_dict({**projections, "att": layer.attention[None], "bias": layer.bias})
         y = peer(x, edge_index)
     else:
         peer = conv.SAGEConv(D, D)
-        peer.load_state_dict({**with_prefix("lin_l", layer.hear), **with_prefix("lin_r", layer.keep)})
+        peer.load_state_dict({**prefixed_weights("lin_l", layer.hear), **prefixed_weights("lin_r", layer.keep)})
         y = peer(x, edge_index[:, edge_index[0] != edge_index[1]])  # without self-loops
     return y.unflatten(0, h.shape[:2])
 
@@ -153,7 +155,7 @@ def test_the_output_of_a_node_without_neighbours_is_finite(kind: str, self_loop:
     assert torch.isfinite(y).all()
 
 
-def test_hand_numbers_of_a_mean_and_of_a_normalised_sum() -> None:
+def test_sage_and_gcn_give_hand_computed_numbers() -> None:
     """Node 0 has edges from node 1 (weight 1) and from node 2 (weight 2); all weights of the layers are 1."""
     h = torch.tensor([[[1.0], [2.0], [6.0]]])
     adjacency = torch.eye(3)[None].clone()
@@ -184,24 +186,26 @@ def test_the_gain_makes_heavier_edges_count_more(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", message_passing.ATTENTION_KINDS)
 @pytest.mark.parametrize("width", [D, 2, 48])
-def test_every_form_gives_the_same_values_and_gradients(kind: str, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel along edges, matrix products, and matrix products one graph at a time.
+def test_every_attention_implementation_gives_the_same_values_and_gradients(
+    kind: str, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compares the kernel along edges, matrix products, and matrix products of one graph at a time.
 
     Some heads are narrower than a SIMD vector, some wider.
     """
     results = []
     limit = message_passing.MAX_TEMPORARY_ELEMENTS
-    for form, max_elements in (("_sparse", limit), ("_dense", limit), ("_dense", 1)):
+    for method, max_elements in (("_sparse", limit), ("_dense", limit), ("_dense", 1)):
         monkeypatch.setattr(message_passing, "MAX_TEMPORARY_ELEMENTS", max_elements)
         torch.manual_seed(0)
         layer = MESSAGE_LAYERS[kind](width, heads=2)
         nn.init.normal_(layer.gain)
         h = torch.randn(S, N, width).requires_grad_()
         adjacency = make_graphs(is_signed=True).requires_grad_()
-        y = message_passing.attend_in_chunks(getattr(layer, form), h, adjacency, elements_per_graph=1)
+        y = message_passing.attend_in_chunks(getattr(layer, method), h, adjacency, elements_per_graph=1)
         y.square().sum().backward()
-        trained = [p.grad for p in layer.parameters() if p is not layer.bias]
-        results.append([y, h.grad, *trained, torch.where(adjacency != 0, adjacency.grad, 0.0)])
+        parameter_grads = [p.grad for p in layer.parameters() if p is not layer.bias]
+        results.append([y, h.grad, *parameter_grads, torch.where(adjacency != 0, adjacency.grad, 0.0)])
         with torch.no_grad():
             torch.testing.assert_close(layer(h, adjacency), y + layer.bias)
     expected, *others = results
@@ -216,9 +220,9 @@ def test_means_along_the_edges_equal_means_by_matrix_product(width: int, n: int)
     adjacency = make_graphs(is_signed=True, n=n)
     results = []
     adjacency[0, 0, 0] = 0.0  # a missing self-loop changes nothing
-    for form in (edges_cpu.neighbour_means, SAGE._dense):
+    for compute_means in (edges_cpu.neighbour_means, SAGE._dense):
         h = torch.randn(S, n, width, generator=torch.Generator().manual_seed(2)).requires_grad_()
-        y = form(h, adjacency)
+        y = compute_means(h, adjacency)
         results.append((y, *torch.autograd.grad(y.pow(3).sum(), h)))
     for along_edges, by_product in zip(*results, strict=True):
         torch.testing.assert_close(along_edges, by_product)
@@ -236,7 +240,7 @@ def test_edges_are_listed_by_node_and_every_node_has_one_self_loop(n: int) -> No
 
 
 def test_dense_graphs_use_matrix_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention_cpu, "attend", pytest.fail)
+    monkeypatch.setattr(attention_cpu, "attend", pytest.fail)  # the edge-by-edge kernel must not run
     assert GAT(D, dense=True)(torch.randn(S, N, D), torch.ones(S, N, N)).shape == (S, N, D)
 
 
@@ -266,7 +270,7 @@ def test_wrong_shapes_are_refused(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", message_passing.ATTENTION_KINDS)
-def test_heads_must_divide_the_width(kind: str) -> None:
+def test_heads_that_do_not_divide_the_width_are_refused(kind: str) -> None:
     with pytest.raises(SizeError, match="not divisible by 3 heads"):
         MESSAGE_LAYERS[kind](8, heads=3)
 

@@ -1,4 +1,7 @@
-"""S4: blocks against recurrence, generating function, and the dense HiPPO system (S4-09 to S4-14)."""
+"""S4: blocks against recurrence, generating function, and the dense HiPPO system (S4-09 to S4-14).
+
+Ids such as S4-09: .github/sources.md.
+"""
 
 from collections.abc import Iterator
 
@@ -13,7 +16,7 @@ from models.layers.errors import DtypeError, ShapeError, SizeError, StateError
 from models.layers.hippo import legs, legs_input, nplr
 from models.layers.s4 import S4
 
-every_rule = pytest.mark.parametrize("rule", s4.RULES)
+every_discretisation = pytest.mark.parametrize("discretisation", s4.DISCRETISATIONS)
 
 
 @pytest.fixture(autouse=True)
@@ -59,14 +62,14 @@ def is_close(actual: Tensor, expected: Tensor, tolerance: float) -> bool:
     return bool((actual - expected).norm() <= tolerance * expected.norm())
 
 
-@every_rule
+@every_discretisation
 @pytest.mark.parametrize("block_bars", [1, 8, 64])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
 def test_blocks_equal_the_recurrence(
-    monkeypatch: pytest.MonkeyPatch, block_bars: int, rule: str, dtype: torch.dtype, tolerance: float
+    monkeypatch: pytest.MonkeyPatch, block_bars: int, discretisation: str, dtype: torch.dtype, tolerance: float
 ) -> None:
     monkeypatch.setattr(s4, "choose_block_bars", lambda length, d_state: block_bars)
-    layer = S4(3, 16, discretisation=rule).to(dtype)
+    layer = S4(3, 16, discretisation=discretisation).to(dtype)
     x = torch.randn(2, 37, 3, dtype=dtype)
     for state in (layer.initial_state(2), (torch.randn(2, 3, 8, 2, dtype=dtype),)):
         fast, (fast_state,) = layer(x, state)
@@ -76,11 +79,11 @@ def test_blocks_equal_the_recurrence(
     assert torch.equal(layer(x)[0], layer(x, layer.initial_state(2))[0])
 
 
-@every_rule
+@every_discretisation
 @pytest.mark.parametrize("length", [1, 2, 50, 64])
-def test_kernel_tap_j_equals_c_a_to_the_j_b(rule: str, length: int) -> None:
+def test_kernel_tap_j_equals_c_a_to_the_j_b(discretisation: str, length: int) -> None:
     """The definition of the taps, against the generating function (bilinear) or the Krylov matrix (zoh)."""
-    layer = S4(3, 16, discretisation=rule).double()
+    layer = S4(3, 16, discretisation=discretisation).double()
     taps = layer.kernel(length).detach().numpy()
     for channel in range(3):
         A_bar, h, C = dense_system(layer, channel)  # h starts as B̄, the state after a pulse
@@ -89,10 +92,10 @@ def test_kernel_tap_j_equals_c_a_to_the_j_b(rule: str, length: int) -> None:
             h = A_bar @ h
 
 
-@every_rule
-def test_the_response_to_a_pulse_is_the_kernel(rule: str) -> None:
+@every_discretisation
+def test_the_response_to_a_pulse_is_the_kernel(discretisation: str) -> None:
     """The convolution of ``forward`` has the taps of the generating function's kernel."""
-    layer = S4(3, 64, discretisation=rule).double()
+    layer = S4(3, 64, discretisation=discretisation).double()
     pulse = torch.zeros(1, 300, 3, dtype=torch.double)
     pulse[:, 0] = 1
     y, _ = layer(pulse)
@@ -107,11 +110,11 @@ def test_the_first_taps_do_not_depend_on_the_length() -> None:
     torch.testing.assert_close(layer.kernel(600)[:, :130], layer.kernel(130), rtol=0, atol=1e-12)
 
 
-@every_rule
-def test_a_new_layer_equals_the_dense_hippo_system(rule: str) -> None:
+@every_discretisation
+def test_a_new_layer_equals_the_dense_hippo_system(discretisation: str) -> None:
     """With HiPPO's own A and B, real and in its own basis, each channel gives the same y (S4-09, S4-10, S4-15)."""
     n = 16
-    layer = S4(2, n, discretisation=rule).double()
+    layer = S4(2, n, discretisation=discretisation).double()
     x = torch.randn(1, 40, 2, dtype=torch.double)
     A = legs(n)
     B = legs_input(n)
@@ -122,7 +125,7 @@ def test_a_new_layer_equals_the_dense_hippo_system(rule: str) -> None:
     for channel in range(2):
         dt = float(layer.log_dt[channel].detach().exp())
         C = 2 * (torch.view_as_complex(layer.C.detach())[channel].numpy() @ V.conj().T).real
-        if rule == "bilinear":
+        if discretisation == "bilinear":
             inverse = np.linalg.inv(eye - dt / 2 * A)
             A_bar = inverse @ (eye + dt / 2 * A)
             B_bar = inverse @ (dt * B)
@@ -137,10 +140,10 @@ def test_a_new_layer_equals_the_dense_hippo_system(rule: str) -> None:
             assert y[t, channel] == pytest.approx(C @ h + D * x_t, rel=1e-5, abs=1e-5)
 
 
-@every_rule
-def test_gradients_equal_finite_differences(monkeypatch: pytest.MonkeyPatch, rule: str) -> None:
+@every_discretisation
+def test_gradients_equal_finite_differences(monkeypatch: pytest.MonkeyPatch, discretisation: str) -> None:
     monkeypatch.setattr(s4, "choose_block_bars", lambda length, d_state: 4)
-    layer = S4(2, 4, discretisation=rule).double()
+    layer = S4(2, 4, discretisation=discretisation).double()
     x = torch.randn(2, 7, 2, dtype=torch.double, requires_grad=True)
     state = torch.randn(2, 2, 2, 2, dtype=torch.double, requires_grad=True)
     gaps = torch.tensor([[1.0, 2, 0, 1, 1, 2, 1], [1, 1, 1, 1, 0, 0, 2]], dtype=torch.double)
@@ -154,10 +157,10 @@ def test_gradients_equal_finite_differences(monkeypatch: pytest.MonkeyPatch, rul
     assert torch.autograd.gradcheck(run, (x, state, *weights))
 
 
-@every_rule
+@every_discretisation
 @pytest.mark.parametrize("is_irregular", [False, True])
-def test_the_future_never_changes_the_past_by_a_bit(rule: str, is_irregular: bool) -> None:
-    layer = S4(4, 8, discretisation=rule)
+def test_later_bars_leave_earlier_outputs_bit_identical(discretisation: str, is_irregular: bool) -> None:
+    layer = S4(4, 8, discretisation=discretisation)
     x = torch.randn(3, 100, 4)
     gaps = torch.randint(1, 4, (3, 100)).float()
     changed_x = x.clone()
@@ -170,25 +173,25 @@ def test_the_future_never_changes_the_past_by_a_bit(rule: str, is_irregular: boo
     assert not torch.equal(y[:, 45:], changed_y[:, 45:])
 
 
-@every_rule
+@every_discretisation
 @pytest.mark.parametrize("is_irregular", [False, True])
-def test_two_parts_joined_by_the_state_equal_the_whole_sequence(rule: str, is_irregular: bool) -> None:
-    layer = S4(3, 8, discretisation=rule).double()
+def test_two_calls_joined_by_the_state_equal_one_call(discretisation: str, is_irregular: bool) -> None:
+    layer = S4(3, 8, discretisation=discretisation).double()
     x = torch.randn(2, 70, 3, dtype=torch.double)
     gaps = torch.randint(0, 3, (2, 70)).double() if is_irregular else None
     whole, (last,) = layer(x, None, gaps)
-    for cut in (1, 33, 69):
-        first, state = layer(x[:, :cut], None, None if gaps is None else gaps[:, :cut])
-        second, (last_of_parts,) = layer(x[:, cut:], state, None if gaps is None else gaps[:, cut:])
-        assert is_close(torch.cat([first, second], dim=1), whole, 1e-10) and is_close(last_of_parts, last, 1e-10)
+    for n_first_bars in (1, 33, 69):
+        first, state = layer(x[:, :n_first_bars], None, None if gaps is None else gaps[:, :n_first_bars])
+        second, (joined_last,) = layer(x[:, n_first_bars:], state, None if gaps is None else gaps[:, n_first_bars:])
+        assert is_close(torch.cat([first, second], dim=1), whole, 1e-10) and is_close(joined_last, last, 1e-10)
 
 
-@every_rule
-def test_gaps_of_one_are_regular_bars_and_gaps_of_two_double_the_step_size(rule: str) -> None:
-    layer = S4(3, 8, discretisation=rule).double()
+@every_discretisation
+def test_gaps_of_one_are_regular_bars_and_gaps_of_two_double_the_step_size(discretisation: str) -> None:
+    layer = S4(3, 8, discretisation=discretisation).double()
     x = torch.randn(2, 20, 3, dtype=torch.double)
     assert is_close(layer(x, None, torch.ones(2, 20))[0], layer(x)[0], 1e-10)
-    doubled = S4(3, 8, discretisation=rule).double()
+    doubled = S4(3, 8, discretisation=discretisation).double()
     doubled.load_state_dict(layer.state_dict())
     with torch.no_grad():
         doubled.log_dt += np.log(2)
@@ -205,9 +208,9 @@ def test_under_zoh_a_gap_of_two_equals_two_bars_of_the_same_input() -> None:
     assert is_close(y, y_of_repeated[:, 1::2], 1e-10) and is_close(h, h_of_repeated, 1e-10)
 
 
-@every_rule
-def test_padded_bars_have_the_effect_of_removed_bars(rule: str) -> None:
-    layer = S4(3, 8, discretisation=rule)
+@every_discretisation
+def test_padded_bars_have_the_effect_of_removed_bars(discretisation: str) -> None:
+    layer = S4(3, 8, discretisation=discretisation)
     x = torch.randn(2, 9, 3)
     present = torch.tensor([0, 2, 3, 5, 8])  # positions of the bars that are not padded
     gaps = torch.zeros(2, 9)
@@ -218,9 +221,9 @@ def test_padded_bars_have_the_effect_of_removed_bars(rule: str) -> None:
     assert torch.equal(y[:, present], y_without) and torch.equal(h, h_without)
 
 
-@every_rule
-def test_steps_with_a_gap_equal_the_whole_sequence(rule: str) -> None:
-    layer = S4(3, 8, discretisation=rule)
+@every_discretisation
+def test_steps_with_a_gap_equal_the_whole_sequence(discretisation: str) -> None:
+    layer = S4(3, 8, discretisation=discretisation)
     x = torch.randn(2, 9, 3)
     gaps = torch.tensor([[1.0, 2, 0] * 3, [3.0, 1, 1] * 3])
     y, (last,) = layer(x, None, gaps)
@@ -276,8 +279,8 @@ def test_random_initial_values_are_stable_and_reproducible() -> None:
         layers.append(S4(3, 16, spectrum="random"))
     assert all(torch.equal(a, b) for a, b in zip(layers[0].parameters(), layers[1].parameters(), strict=True))
     assert not torch.equal(layers[0].frequency, S4(3, 16).frequency)
-    for rule in s4.RULES:
-        layers[0].discretisation = rule
+    for discretisation in s4.DISCRETISATIONS:
+        layers[0].discretisation = discretisation
         for channel in range(3):
             assert abs(np.linalg.eigvals(dense_system(layers[0], channel)[0])).max() < 1
 
@@ -288,7 +291,7 @@ def test_step_sizes_start_within_their_bounds() -> None:
     assert dt.min() >= 0.0099 and dt.max() <= 0.51 and dt.std() > 0.05
 
 
-def test_half_precision_is_computed_in_float32() -> None:
+def test_bfloat16_input_is_computed_in_float32() -> None:
     layer = S4(3, 8)
     x = torch.randn(2, 9, 3).bfloat16()
     y, (state,) = layer(x)
@@ -296,7 +299,7 @@ def test_half_precision_is_computed_in_float32() -> None:
     torch.testing.assert_close(y, layer(x.float())[0].bfloat16())
 
 
-def test_bad_input_is_refused_with_what_to_do() -> None:
+def test_invalid_input_is_refused_and_the_error_says_what_to_do() -> None:
     layer = S4(3, 8)
     x = torch.randn(2, 9, 3)
     for misshapen in (x[..., :2], x[:, :0], x[0]):

@@ -1,4 +1,7 @@
-"""S4D: convolution against recurrence against the dense state-space model (S4-11, S4-12, S4-13, S4-21, HYB-01)."""
+"""S4D: convolution against recurrence against the dense state-space model (S4-11, S4-12, S4-13, S4-21, HYB-01).
+
+Ids such as S4-11: .github/sources.md.
+"""
 
 from copy import deepcopy
 
@@ -8,7 +11,7 @@ import torch
 
 from models.layers.errors import DtypeError, ShapeError, SizeError, StateError
 from models.layers.hippo import SPECTRA
-from models.layers.s4d import RULES, S4D, State
+from models.layers.s4d import DISCRETISATIONS, S4D, State
 
 
 def run_by_steps(layer: S4D, x: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
@@ -20,13 +23,13 @@ def run_by_steps(layer: S4D, x: torch.Tensor, state: State) -> tuple[torch.Tenso
     return torch.stack(outputs, dim=1), state
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("discretisation", DISCRETISATIONS)
 @pytest.mark.parametrize("spectrum", SPECTRA)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_convolution_equals_recurrence(spectrum: str, rule: str, dtype: torch.dtype) -> None:
+def test_the_convolution_equals_one_step_per_bar(spectrum: str, discretisation: str, dtype: torch.dtype) -> None:
     """SSF-01, SSF-03, TRAP-08: x is (batch, bars, channels), and ``forward`` returns y and the state."""
     torch.manual_seed(0)
-    layer = S4D(3, 8, spectrum, discretisation=rule).to(dtype)
+    layer = S4D(3, 8, spectrum, discretisation=discretisation).to(dtype)
     x = torch.randn(2, 81, 3, dtype=dtype)
     for state in (layer.initial_state(2), (torch.randn(2, 3, 4, 2, dtype=dtype),)):
         fast, (fast_state,) = layer(x, state)
@@ -47,7 +50,7 @@ def test_without_a_state_the_layer_starts_from_the_initial_state() -> None:
 
 
 def test_recurrence_is_the_zero_order_hold_of_the_continuous_system() -> None:
-    """S4-07, MAM-06: with the input held over a bar, Ā and B̄ solve h' = A h + x; here Euler's rule solves it."""
+    """S4-07, MAM-06: with the input held over a bar, Ā and B̄ solve h' = A h + x; here Euler's method solves it."""
     torch.manual_seed(0)
     layer = S4D(1, 4, dt_min=0.3, dt_max=0.3)
     with torch.no_grad():
@@ -65,7 +68,7 @@ def test_recurrence_is_the_zero_order_hold_of_the_continuous_system() -> None:
         assert y[t] == pytest.approx(2 * (C * h).sum().real + D * x_t, abs=1e-3)
 
 
-def test_the_bilinear_rule_is_the_trapezoid_of_the_continuous_system() -> None:
+def test_the_bilinear_discretisation_is_the_trapezoidal_rule_of_the_continuous_system() -> None:
     """h_t − h_{t−1} = Δ (A (h_t + h_{t−1}) / 2 + x_t), solved for h_t."""
     layer = S4D(1, 2, discretisation="bilinear", dt_min=0.4, dt_max=0.4)
     a_bar, b_bar, _ = (v.detach() for v in layer._discrete())
@@ -77,7 +80,7 @@ def test_the_bilinear_rule_is_the_trapezoid_of_the_continuous_system() -> None:
     assert h - previous_h == pytest.approx(dt * (A * (h + previous_h) / 2 + x), abs=1e-6)
 
 
-def test_the_future_never_changes_the_past_by_a_bit() -> None:
+def test_later_bars_leave_earlier_outputs_bit_identical() -> None:
     layer = S4D(4, 8)
     x = torch.randn(3, 140, 4)
     changed = x.clone()
@@ -87,10 +90,10 @@ def test_the_future_never_changes_the_past_by_a_bit() -> None:
     assert not torch.equal(layer(x)[0][:, 85:], layer(changed)[0][:, 85:])
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_every_parameter_learns_and_gradients_equal_finite_differences(rule: str) -> None:
+@pytest.mark.parametrize("discretisation", DISCRETISATIONS)
+def test_every_parameter_learns_and_gradients_equal_finite_differences(discretisation: str) -> None:
     torch.manual_seed(1)
-    layer = S4D(2, 4, discretisation=rule).double()
+    layer = S4D(2, 4, discretisation=discretisation).double()
     names, values = zip(*layer.named_parameters(), strict=True)
     x = torch.randn(2, 5, 2, dtype=torch.float64, requires_grad=True)
 
@@ -185,7 +188,7 @@ def test_step_sizes_start_within_their_bounds() -> None:
     assert dt.std() > 0.05  # log-uniform values have a standard deviation of 0.13
 
 
-def test_bad_input_is_refused_with_what_to_do() -> None:
+def test_invalid_input_is_refused_and_the_error_says_what_to_do() -> None:
     layer = S4D(3, 4)
     x = torch.randn(2, 5, 3)
     for misshapen in (x[:, :0], x[0], x[..., :2]):

@@ -1,4 +1,7 @@
-"""S5: the scan against the recurrence, and both against the dense real system of the initial values (S4-22)."""
+"""S5: the scan against the recurrence, and both against the dense real system of the initial values (S4-22).
+
+Ids such as S4-22: .github/sources.md.
+"""
 
 import copy
 
@@ -7,15 +10,15 @@ import torch
 
 from models.layers.errors import DtypeError, ShapeError, SizeError, StateError
 from models.layers.hippo import legs
-from models.layers.s5 import RULES, S5, State
+from models.layers.s5 import DISCRETISATIONS, S5, State
 
-every_rule = pytest.mark.parametrize("rule", RULES)
+every_discretisation = pytest.mark.parametrize("discretisation", DISCRETISATIONS)
 
 
-def make_layer(rule: str = "zoh", dtype: torch.dtype = torch.float32, **options: int) -> S5:
+def make_layer(discretisation: str = "zoh", dtype: torch.dtype = torch.float32, **options: int) -> S5:
     """A layer of 3 channels and 8 states, which are 4 conjugate pairs."""
     torch.manual_seed(0)
-    return S5(3, 8, discretisation=rule, **options).to(dtype)  # type: ignore[arg-type]
+    return S5(3, 8, discretisation=discretisation, **options).to(dtype)  # type: ignore[arg-type]
 
 
 def run_by_steps(
@@ -35,11 +38,11 @@ def assert_near(actual: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance * float(expected.detach().abs().max()))
 
 
-@every_rule
+@every_discretisation
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("is_irregular", [False, True])
-def test_scan_equals_recurrence(rule: str, dtype: torch.dtype, is_irregular: bool) -> None:
-    layer = make_layer(rule, dtype, blocks=2)
+def test_the_scan_equals_one_step_per_bar(discretisation: str, dtype: torch.dtype, is_irregular: bool) -> None:
+    layer = make_layer(discretisation, dtype, blocks=2)
     x = torch.randn(2, 81, 3, dtype=dtype)
     gaps = torch.randint(0, 4, (2, 81)).to(dtype) if is_irregular else None
     for state in (layer.initial_state(2), (torch.randn(2, 4, 2, dtype=dtype),)):
@@ -81,8 +84,8 @@ def test_a_new_layer_is_hippo_n_with_real_maps_under_zero_order_hold(blocks: int
         torch.testing.assert_close(y[t], expected, rtol=1e-5, atol=1e-5)  # weights are drawn as float32
 
 
-def test_the_bilinear_rule_is_the_trapezoid_of_the_continuous_system() -> None:
-    """h_t − h_{t−1} = Δ (Λ (h_t + h_{t−1}) / 2 + B x_t), solved for h_t; also with the step scaled by a gap."""
+def test_the_bilinear_discretisation_is_the_trapezoidal_rule_of_the_continuous_system() -> None:
+    """h_t − h_{t−1} = Δ (Λ (h_t + h_{t−1}) / 2 + B x_t), solved for h_t; the step size is scaled by a gap of 3."""
     layer = make_layer("bilinear", torch.float64)
     x = torch.randn(1, 3).double()
     gap = 3.0
@@ -96,9 +99,9 @@ def test_the_bilinear_rule_is_the_trapezoid_of_the_continuous_system() -> None:
     torch.testing.assert_close(h - previous_h, dt * (eigenvalues * (h + previous_h) / 2 + input_term))
 
 
-@every_rule
-def test_the_future_never_changes_the_past_by_a_bit(rule: str) -> None:
-    layer = make_layer(rule)
+@every_discretisation
+def test_later_bars_leave_earlier_outputs_bit_identical(discretisation: str) -> None:
+    layer = make_layer(discretisation)
     x = torch.randn(3, 140, 3)
     gaps = torch.rand(3, 140) * 3
     changed_x = x.clone()
@@ -113,24 +116,24 @@ def test_the_future_never_changes_the_past_by_a_bit(rule: str) -> None:
     torch.testing.assert_close(layer(x[:, :85])[0], layer(x)[0][:, :85])
 
 
-@every_rule
-def test_two_parts_joined_by_the_state_equal_the_whole_sequence(rule: str) -> None:
-    layer = make_layer(rule)
+@every_discretisation
+def test_two_calls_joined_by_the_state_equal_one_call(discretisation: str) -> None:
+    layer = make_layer(discretisation)
     x = torch.randn(2, 33, 3)
     gaps = torch.rand(2, 33) * 3
     whole, (last,) = layer(x, gaps=gaps)
-    for cut in (1, 16, 32):
-        first, state = layer(x[:, :cut], gaps=gaps[:, :cut])
-        second, (last_of_parts,) = layer(x[:, cut:], state, gaps[:, cut:])
+    for n_first_bars in (1, 16, 32):
+        first, state = layer(x[:, :n_first_bars], gaps=gaps[:, :n_first_bars])
+        second, (joined_last,) = layer(x[:, n_first_bars:], state, gaps[:, n_first_bars:])
         assert_near(torch.cat([first, second], dim=1), whole)
-        assert_near(last_of_parts, last)
+        assert_near(joined_last, last)
 
 
-@every_rule
+@every_discretisation
 @pytest.mark.parametrize("is_irregular", [False, True])
-def test_every_parameter_learns_and_gradients_equal_finite_differences(rule: str, is_irregular: bool) -> None:
+def test_every_parameter_learns_and_gradients_equal_finite_differences(discretisation: str, is_irregular: bool) -> None:
     torch.manual_seed(1)
-    layer = S5(2, 4, discretisation=rule).double()
+    layer = S5(2, 4, discretisation=discretisation).double()
     names, values = zip(*layer.named_parameters(), strict=True)
     gaps = torch.tensor([[1.0, 2.0, 0.5, 3.0, 1.0], [1.0, 1.0, 4.0, 0.0, 0.0]]).double() if is_irregular else None
     inputs = [torch.randn(2, 5, 2).double(), torch.randn(2, 2, 2).double()]
@@ -179,7 +182,7 @@ def test_a_step_uses_changed_weights() -> None:
     assert_near(after, layer(x[:, None])[0][:, 0].detach())
 
 
-def test_half_precision_input_gives_half_precision_output() -> None:
+def test_bfloat16_input_gives_bfloat16_output_and_a_float32_state() -> None:
     layer = make_layer()
     x = torch.randn(2, 9, 3)
     y, (h,) = layer(x.bfloat16())
@@ -187,7 +190,7 @@ def test_half_precision_input_gives_half_precision_output() -> None:
     torch.testing.assert_close(y.float(), layer(x)[0], rtol=0.05, atol=0.05)
 
 
-def test_bad_input_is_refused() -> None:
+def test_invalid_input_is_refused() -> None:
     layer = make_layer()
     x = torch.randn(2, 5, 3)
     for misshapen in (torch.randn(2, 5, 4), torch.randn(2, 0, 3), torch.randn(2, 3)):

@@ -1,4 +1,7 @@
-"""The temporal convolutional network, a baseline as in S4-48, against torch's dilated convolutions."""
+"""The temporal convolutional network, a baseline as in S4-48, against torch's dilated convolutions.
+
+Ids such as S4-48: .github/sources.md.
+"""
 
 import pytest
 import torch
@@ -49,7 +52,7 @@ def test_equals_torchs_dilated_convolution_with_normalised_weights(dtype: torch.
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-def test_step_by_step_equals_the_whole_sequence(dtype: torch.dtype) -> None:
+def test_one_step_per_bar_equals_one_call_of_forward(dtype: torch.dtype) -> None:
     layer = make_layer(dtype)
     x = torch.randn(2, 50, 4, dtype=dtype)
     for state in (layer.initial_state(2), tuple(torch.randn_like(part) for part in layer.initial_state(2))):
@@ -59,13 +62,13 @@ def test_step_by_step_equals_the_whole_sequence(dtype: torch.dtype) -> None:
             assert_near(actual, expected)
 
 
-def test_two_parts_joined_by_the_state_equal_the_whole_sequence() -> None:
+def test_two_calls_joined_by_the_state_equal_one_call() -> None:
     layer = make_layer()
     x = torch.randn(2, 50, 4)
     whole, last = layer(x)
-    for cut in (1, 3, 20, 49):
-        first, state = layer(x[:, :cut])
-        second, state = layer(x[:, cut:], state)
+    for n_first_bars in (1, 3, 20, 49):
+        first, state = layer(x[:, :n_first_bars])
+        second, state = layer(x[:, n_first_bars:], state)
         for joined, expected in zip((torch.cat([first, second], dim=1), *state), (whole, *last), strict=True):
             assert_near(joined, expected)
 
@@ -82,7 +85,7 @@ def test_an_output_reads_exactly_the_bars_within_its_reach() -> None:
     assert sum(c.reach for c in layer.convolutions) == reach
 
 
-def test_the_future_never_changes_the_past_by_a_bit() -> None:
+def test_later_bars_leave_earlier_outputs_bit_identical() -> None:
     layer = make_layer()
     x = torch.randn(3, 70, 4)
     changed = x.clone()
@@ -105,7 +108,7 @@ def test_every_parameter_learns_and_gradients_equal_finite_differences() -> None
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in values)
 
 
-def test_bad_input_is_refused() -> None:
+def test_invalid_input_is_refused() -> None:
     layer = make_layer()
     x = torch.randn(2, 5, 4)
     for misshapen in (x[:, :0], x[..., :3], x[:, 0]):

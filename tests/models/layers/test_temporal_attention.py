@@ -1,4 +1,7 @@
-"""Attention over neighbours: the fused and the gathered form against the papers' definition."""
+"""Attention over neighbours: the fused kernel and the gathered tensors equal the papers' definition.
+
+Ids such as TGN-04: .github/sources.md.
+"""
 
 from __future__ import annotations
 
@@ -37,12 +40,12 @@ def make_slots(m: int) -> Slots:
     return Slots(table, ids, fade, features, 100 * torch.rand(Q, K, generator=generator), frequency)
 
 
-def output_and_gradients(layer: TemporalAttention, form: str, m: int) -> list[Tensor]:
-    """Output and all gradients, the table's last; zeros where there is no gradient."""
+def output_and_gradients(layer: TemporalAttention, method: str, m: int) -> list[Tensor]:
+    """The output of ``layer.method``, then all gradients, the table's last; torch.zeros(1) for a missing gradient."""
     slots = make_slots(m)
     z = torch.randn(Q, D, generator=torch.Generator().manual_seed(2)).requires_grad_()
     layer.zero_grad()
-    y = getattr(layer, form)(z, slots)
+    y = getattr(layer, method)(z, slots)
     y.sin().sum().backward()
     grads = [z.grad, slots.fade.grad, slots.features.grad, slots.frequency.grad, *(p.grad for p in layer.parameters())]
     grads = [torch.zeros(1) if g is None else g.clone() for g in grads]
@@ -50,17 +53,17 @@ def output_and_gradients(layer: TemporalAttention, form: str, m: int) -> list[Te
 
 
 @pytest.mark.parametrize("m", [M, 0])
-def test_the_fused_form_and_its_gradients_equal_the_papers_definition(m: int) -> None:
+def test_the_fused_kernel_and_its_gradients_equal_the_papers_definition(m: int) -> None:
     """TGN-04: a node attends to the memories of its newest neighbours."""
     torch.manual_seed(0)
     layer = TemporalAttention(D, m + F + P, heads=2)
     fused = output_and_gradients(layer, "forward", m)
-    defined = output_and_gradients(layer, "reference", m)
-    for actual, expected in zip(fused, defined, strict=True):
+    expected_results = output_and_gradients(layer, "reference", m)
+    for actual, expected in zip(fused, expected_results, strict=True):
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_the_gathered_form_equals_the_fused_form(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_gathered_tensors_give_the_result_of_the_fused_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     layer = TemporalAttention(D, M + F + P, heads=3)
     fused = output_and_gradients(layer, "forward", M)
@@ -70,7 +73,7 @@ def test_the_gathered_form_equals_the_fused_form(monkeypatch: pytest.MonkeyPatch
         def apply(query: Tensor, *slots: Tensor) -> Tensor:
             return _attend_gathered(query, Slots(*slots))
 
-    monkeypatch.setattr(temporal_attention, "Attend", GatheredAttend)
+    monkeypatch.setattr(temporal_attention, "Attend", GatheredAttend)  # replaces the fused kernel
     gathered = output_and_gradients(layer, "forward", M)
     for actual, expected in zip(gathered, fused, strict=True):
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-6)
@@ -90,7 +93,7 @@ def test_a_node_without_neighbours_attends_to_zero_and_empty_slots_are_not_read(
     assert torch.equal(layer(z, slots), layer(z, changed))
 
 
-def test_one_and_three_threads_give_the_same_bits_of_the_tables_gradient() -> None:
+def test_the_gradient_of_the_table_is_bit_identical_with_one_and_three_threads() -> None:
     torch.manual_seed(0)
     layer = TemporalAttention(D, M + F + P, heads=2)
     n_threads_before = torch.get_num_threads()

@@ -1,4 +1,7 @@
-"""Encodings of elapsed time: functional, Time2Vec and several scales."""
+"""Encodings of elapsed time: functional, Time2Vec and several scales.
+
+Ids such as TGN-17: .github/sources.md.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,10 @@ import pytest
 import torch
 
 from models.layers.errors import SizeError
-from models.layers.time_encoding import SCALES_SECONDS, Functional, MultiScale, Time2Vec, time_encoding
+from models.layers.time_encoding import SCALES_SECONDS, Functional, MultiScale, Time2Vec, make_time_encoding
 
 
-def test_functional_encodings_have_norm_one_and_products_that_depend_on_the_difference() -> None:
+def test_functional_encodings_have_norm_one_and_products_that_depend_only_on_the_time_difference() -> None:
     """TGN-17."""
     encoding = Functional(16, 1.0, 1e4)
     t = torch.tensor([0.0, 3.0, 500.0])
@@ -23,9 +26,9 @@ def test_the_functional_gradient_equals_torchs_autograd() -> None:
     t = torch.rand(4, 3) * 50
     weights = torch.randn(4, 3, 8)
     results = []
-    for form in (encoding.forward, encoding.reference):
+    for encode in (encoding.forward, encoding.reference):
         encoding.zero_grad()
-        y = form(t)
+        y = encode(t)
         (y * weights).sum().backward()
         assert encoding.log_frequency.grad is not None
         results.append((y.detach(), encoding.log_frequency.grad.clone()))
@@ -44,20 +47,20 @@ def test_the_functional_encoding_is_accurate_from_milliseconds_to_a_century() ->
 def test_a_scalar_time_has_a_gradient() -> None:
     encoding = Functional(8)
     grads = []
-    for form in (encoding, encoding.reference):
+    for encode in (encoding, encoding.reference):
         encoding.zero_grad()
-        form(torch.tensor(3.0)).sum().backward()
+        encode(torch.tensor(3.0)).sum().backward()
         grads.append(encoding.log_frequency.grad.clone())
     torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-5)
 
 
-def test_double_precision_is_computed_in_double_precision() -> None:
+def test_float64_is_computed_in_float64() -> None:
     encoding = Functional(8, 1.0, 1e6).double()
     t = torch.tensor([0.5, 3.0, 86400.0])
     grads = []
-    for form in (encoding, encoding.reference):
+    for encode in (encoding, encoding.reference):
         encoding.zero_grad()
-        form(t).sum().backward()
+        encode(t).sum().backward()
         grads.append(encoding.log_frequency.grad.clone())
     assert torch.equal(encoding(t), encoding.reference(t))
     torch.testing.assert_close(*grads, rtol=1e-9, atol=1e-9)
@@ -75,20 +78,20 @@ def test_time2vec_is_one_linear_term_and_sines() -> None:
 
 
 def test_every_scale_receives_time_in_its_unit() -> None:
-    """TGN-19: of the five scales, the test compares hour and day."""
+    """TGN-19: checked for two of the five scales, hour and day."""
     encoding = MultiScale(20)
     assert encoding.scales == SCALES_SECONDS
     day = torch.tensor([86400.0])
     hour = torch.tensor([3600.0])
     for scale, t in ((3, hour), (4, day)):
-        of_scale = encoding(t)[0].split(4)[scale]  # four numbers a scale
-        torch.testing.assert_close(of_scale, encoding.encodings[scale](torch.ones(1))[0])
+        numbers = encoding(t)[0].split(4)[scale]  # four numbers a scale
+        torch.testing.assert_close(numbers, encoding.encodings[scale](torch.ones(1))[0])
 
 
 @pytest.mark.parametrize("kind", ["functional", "time2vec", "multi_scale"])
 @pytest.mark.parametrize("d", [8, 100])
 def test_every_encoding_has_d_numbers_that_differ_between_times(kind: str, d: int) -> None:
-    y = time_encoding(kind, d, 0.1, 1000.0)(torch.tensor([0.0, 1.0, 90.0]))
+    y = make_time_encoding(kind, d, 0.1, 1000.0)(torch.tensor([0.0, 1.0, 90.0]))
     assert y.shape == (3, d)
     assert torch.isfinite(y).all()
     assert float((y[0] - y[2]).detach().abs().max()) > 1e-3
@@ -100,4 +103,4 @@ def test_invalid_sizes_and_periods_are_refused() -> None:
         with pytest.raises(SizeError):
             construct()
     with pytest.raises(SizeError, match="encoding is 'clock'"):
-        time_encoding("clock", 8, 1.0, 2.0)
+        make_time_encoding("clock", 8, 1.0, 2.0)

@@ -1,4 +1,4 @@
-"""Trading rules give hand-computed weights, and none of them reads later bars (HYB-30).
+"""Trading rules give hand-computed weights, and none of them reads later bars (HYB-30; ids: .github/sources.md).
 
 Glossary: t bars · n assets.
 """
@@ -12,7 +12,7 @@ from models.nets.baselines import buy_and_hold, equal_weight, momentum
 from models.panel import Panel
 from models.zoo import ENTRIES, TradingRule
 
-RULES = {name: entry.weights for name, entry in ENTRIES.items() if isinstance(entry, TradingRule)}
+RULES = {name: entry.compute_weights for name, entry in ENTRIES.items() if isinstance(entry, TradingRule)}
 
 
 def make_panel(total_return: np.ndarray, mask: np.ndarray | None = None) -> Panel:
@@ -24,7 +24,7 @@ def make_panel(total_return: np.ndarray, mask: np.ndarray | None = None) -> Pane
     return Panel(ts, tuple("ABCDEFGH"[:n]), ("total_return",), values, mask)
 
 
-def test_equal_weight_is_shared_by_the_assets_that_have_a_bar() -> None:
+def test_equal_weight_divides_the_weight_among_the_assets_that_have_the_bar() -> None:
     mask = np.array([[True, True, False], [True, True, True], [False, False, False]])
     weights = equal_weight(make_panel(np.zeros((3, 3)), mask))
     np.testing.assert_allclose(weights, [[0.5, 0.5, 0], [1 / 3, 1 / 3, 1 / 3], [0, 0, 0]])
@@ -37,7 +37,7 @@ def test_buy_and_hold_holds_the_benchmark_through_a_missed_bar() -> None:
     assert isinstance(entry, TradingRule) and entry.benchmark_only
 
 
-def test_momentum_buys_the_best_risen_assets_and_holds_them_until_the_next_selection() -> None:
+def test_momentum_buys_the_assets_with_the_highest_returns_and_holds_them_until_the_next_selection() -> None:
     """Lookback 4, skip 1: bar 4 ranks by the return over bars 1 to 3, bar 6 by the return over bars 3 to 5. Two of the
     four assets can be bought; at bar 6 only the last asset has a positive return."""
     returns = np.zeros((8, 4))
@@ -58,7 +58,7 @@ def test_momentum_ignores_the_skipped_bars() -> None:
     assert weights[4].tolist() == [0, 1]
 
 
-def test_momentum_ranks_no_asset_without_a_bar_at_either_end_of_the_window() -> None:
+def test_momentum_ranks_only_assets_with_a_bar_at_both_ends_of_the_window() -> None:
     returns = np.zeros((5, 3))
     mask = np.ones((5, 3), dtype=bool)
     returns[2] = [0.3, 0.2, 0.1]

@@ -1,4 +1,5 @@
-"""The battery: tests that every network of the zoo must pass (MAM-30, HYB-30), a new entry of the zoo included.
+"""The battery: tests that every network of the zoo must pass (MAM-30, HYB-30; ids: .github/sources.md), a new entry of
+the zoo included.
 
 Glossary: b chunks · l bars · n assets · f features · h horizons · s snapshots.
 """
@@ -30,7 +31,7 @@ F = 3
 H = 2
 S = 4
 NETWORKS = [name for name, entry in ENTRIES.items() if isinstance(entry, Network)]
-WITHOUT_RANDOMNESS = ("ridge", "garch")  # their fit uses no random numbers: every seed gives the same
+WITHOUT_RANDOMNESS = ("ridge", "garch")  # their fit draws no random numbers, so the seed has no effect
 WITHOUT_MEMORY = ("gnn",)  # reads the current bar alone, as a comparison
 every_network = pytest.mark.parametrize("name", NETWORKS)
 
@@ -68,13 +69,14 @@ def make_training_rows(seed: int) -> TrainingRows:
         class_5=torch.bucketize(returns[..., 0].contiguous(), torch.tensor([-1.0, -0.25, 0.25, 1.0])),
         training_range=(0, 120),
         validation_range=(122, n_bars),
-        columns=("return_1", "other", "volatility_60"),  # GARCH reads the first and the last by name
+        feature_names=("return_1", "other", "volatility_60"),  # GARCH reads the first and the last by name
         horizons=(1, 5),
         seed=seed,
     )
 
 
 def skip_estimator(network: nn.Module) -> None:
+    """Skips the test if the network is an Estimator."""
     if isinstance(network, Estimator):
         pytest.skip("an estimator has no gradient, no dropout and no layer")
 
@@ -188,7 +190,7 @@ def test_earlier_bars_change_later_forecasts(name: str) -> None:
 
 
 @every_network
-def test_values_under_a_false_mask_are_never_read(name: str) -> None:
+def test_features_where_the_mask_is_false_are_never_read(name: str) -> None:
     network = make_network(name)
     batch = make_batch()
     masked = replace(batch, x=torch.where(batch.mask[..., None], batch.x, torch.nan))
@@ -197,7 +199,7 @@ def test_values_under_a_false_mask_are_never_read(name: str) -> None:
 
 
 @every_network
-def test_assets_in_another_order_give_the_same_forecasts(name: str) -> None:
+def test_the_order_of_the_assets_changes_no_forecast(name: str) -> None:
     network = make_network(name)
     batch = make_batch()
     order = torch.tensor([3, 0, 4, 1, 2])
@@ -212,7 +214,7 @@ def test_assets_in_another_order_give_the_same_forecasts(name: str) -> None:
 
 
 @every_network
-def test_a_graph_changes_the_forecasts_of_networks_that_declare_one_and_no_other(name: str) -> None:
+def test_only_networks_that_declare_a_graph_change_their_forecasts_with_its_edges(name: str) -> None:
     network = make_network(name)
     batch = make_batch()
     assert batch.graph is not None
@@ -243,7 +245,7 @@ def test_step_by_step_equals_the_whole_sequence(name: str) -> None:
 
 @every_network
 def test_every_network_overfits_eight_rows(name: str) -> None:
-    """Four bars of two assets; the loss falls below a hundredth of that of a forecast of 0."""
+    """Four bars of two assets; the loss falls below a hundredth of the loss of a forecast of 0."""
     network = make_network(name).train()
     skip_estimator(network)
     torch.manual_seed(0)
@@ -279,16 +281,16 @@ def test_a_network_saved_and_loaded_gives_the_same_output(name: str, tmp_path: P
 
 @every_network
 def test_forecasts_in_training_depend_on_the_seed_alone(name: str) -> None:
-    def train_returns(seed: int, global_seed: int) -> Tensor:
+    def returns_in_training(seed: int, global_seed: int) -> Tensor:
         network = make_network(name, dropout=0.5, seed=seed).train()
         reseed(network, seed)
         torch.manual_seed(global_seed)  # torch's global generator must not matter
         return network(make_batch()).returns
 
-    first = train_returns(seed=0, global_seed=0)
-    assert torch.equal(first, train_returns(seed=0, global_seed=1))
+    first = returns_in_training(seed=0, global_seed=0)
+    assert torch.equal(first, returns_in_training(seed=0, global_seed=1))
     if name not in WITHOUT_RANDOMNESS:
-        assert not torch.equal(first, train_returns(seed=1, global_seed=3))
+        assert not torch.equal(first, returns_in_training(seed=1, global_seed=3))
 
 
 @every_network

@@ -28,8 +28,8 @@ from models.training.fit import fit_fold
 
 N_BARS = 1500
 N_ASSETS = 3
-COLUMNS = ("volatility_signal", "return_signal", "class_signal")
-VOLATILITY_SIGNAL, RETURN_SIGNAL, CLASS_SIGNAL = range(len(COLUMNS))
+FEATURE_NAMES = ("volatility_signal", "return_signal", "class_signal")
+VOLATILITY_SIGNAL, RETURN_SIGNAL, CLASS_SIGNAL = range(len(FEATURE_NAMES))
 TRAINING = (0, 1000)
 VALIDATION = (1005, N_BARS)  # five bars of embargo after the training rows
 # returns are RETURN_SLOPE · (signal + noise), log-volatilities VOLATILITY_SLOPE · signal + VOLATILITY_NOISE · noise,
@@ -54,7 +54,7 @@ def make_synthetic_rows(seed: int = 0) -> TrainingRows:
     """Rows in which the one-bar return depends on the signal of the bar before, and volatility and class on the signals
     of the bar itself. The returns over 5 bars are unknown in all rows."""
     generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(1, N_BARS, N_ASSETS, len(COLUMNS), generator=generator)
+    x = torch.randn(1, N_BARS, N_ASSETS, len(FEATURE_NAMES), generator=generator)
     return_noise = torch.randn(N_BARS, N_ASSETS, generator=generator)
     one_bar_returns = RETURN_SLOPE * (x[0, ..., RETURN_SIGNAL].roll(1, dims=0) + return_noise)
     returns = torch.stack([one_bar_returns, torch.full((N_BARS, N_ASSETS), torch.nan)], dim=-1)
@@ -71,7 +71,7 @@ def make_synthetic_rows(seed: int = 0) -> TrainingRows:
         class_5=classes,
         training_range=TRAINING,
         validation_range=VALIDATION,
-        columns=COLUMNS,
+        feature_names=FEATURE_NAMES,
         horizons=(1, 5),
         seed=seed,
     )
@@ -79,7 +79,7 @@ def make_synthetic_rows(seed: int = 0) -> TrainingRows:
 
 def fit_estimator(estimator: Callable[..., Estimator], rows: TrainingRows, **options: object) -> Estimator:
     """A new estimator, fitted to the rows."""
-    model = estimator(Spec("any"), len(rows.columns), len(rows.horizons), **options)
+    model = estimator(Spec("any"), len(rows.feature_names), len(rows.horizons), **options)
     model.fit_rows(rows)
     return model
 
@@ -91,6 +91,7 @@ def compute_forecast(model: Estimator, rows: TrainingRows) -> Forecast:
 
 
 def correlation(a: Tensor, b: Tensor) -> float:
+    """Pearson correlation of all elements of two tensors of the same shape."""
     return float(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1])
 
 
@@ -102,19 +103,20 @@ def count_trees(model: Estimator, output: str) -> int:
 
 @pytest.fixture(scope="module", params=[Ridge, GradientBoosting])
 def lagged_fit(request: pytest.FixtureRequest) -> LaggedFit:
+    """A ridge regression, or boosted trees, fitted to rows of seed 0, with its forecast of rows of seed 1."""
     model = fit_estimator(request.param, make_synthetic_rows(seed=0))
     test_rows = make_synthetic_rows(seed=1)
     return LaggedFit(model, test_rows, compute_forecast(model, test_rows))
 
 
-def test_a_return_that_depends_on_the_bar_before_is_forecast(lagged_fit: LaggedFit) -> None:
+def test_models_with_lags_forecast_a_return_that_depends_on_the_bar_before(lagged_fit: LaggedFit) -> None:
     """The first bar is left out: it has no bar before it."""
     one_bar_forecasts = lagged_fit.forecast.returns[0, 1:, :, 0]
     one_bar_returns = lagged_fit.test_rows.returns[1:, :, 0]
     assert correlation(one_bar_forecasts, one_bar_returns) > BEST_RETURN_CORRELATION - 0.1
 
 
-def test_without_lagged_bars_a_return_that_depends_on_the_bar_before_is_not_forecast() -> None:
+def test_a_model_without_lags_cannot_forecast_a_return_that_depends_on_the_bar_before() -> None:
     model = fit_estimator(Ridge, make_synthetic_rows(seed=0), lags=0)
     test_rows = make_synthetic_rows(seed=1)
     forecast = compute_forecast(model, test_rows)
@@ -167,12 +169,12 @@ def test_targets_outside_both_ranges_are_never_read(lagged_fit: LaggedFit) -> No
         changed_rows.log_volatility[outside] = 1e6
         changed_rows.class_5[outside] = 0
     estimator = type(lagged_fit.model)
-    changed = fit_estimator(estimator, changed_rows).state_dict()
-    unchanged = fit_estimator(estimator, replace(make_synthetic_rows(), **shortened)).state_dict()
-    assert all(torch.equal(changed[name], unchanged[name]) for name in unchanged)
+    changed_buffers = fit_estimator(estimator, changed_rows).state_dict()
+    expected_buffers = fit_estimator(estimator, replace(make_synthetic_rows(), **shortened)).state_dict()
+    assert all(torch.equal(changed_buffers[name], expected_buffers[name]) for name in expected_buffers)
 
 
-def test_ridge_is_the_closed_form_with_the_penalty_of_lowest_validation_error() -> None:
+def test_ridge_equals_the_closed_form_and_selects_the_penalty_with_the_lowest_validation_error() -> None:
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
@@ -187,17 +189,17 @@ def test_ridge_is_the_closed_form_with_the_penalty_of_lowest_validation_error() 
     y = x @ true_weight + true_bias + normal(len(x))
     y_validation = x_validation @ true_weight + true_bias + normal(len(x_validation))
     weight, bias, penalty = fit_ridge(x, y, x_validation, y_validation)
-    errors = []
-    for candidate in PENALTIES:
+    validation_errors = []
+    for candidate_penalty in PENALTIES:
         centred = x - x.mean(0)
-        penalised_gram = centred.T @ centred + r * candidate * torch.eye(p, dtype=torch.float64)
+        penalised_gram = centred.T @ centred + r * candidate_penalty * torch.eye(p, dtype=torch.float64)
         expected_weight = torch.linalg.inv(penalised_gram) @ centred.T @ (y - y.mean())
         expected_bias = y.mean() - x.mean(0) @ expected_weight
-        errors.append(float((x_validation @ expected_weight + expected_bias - y_validation).square().mean()))
-        if candidate == penalty:
+        validation_errors.append(float((x_validation @ expected_weight + expected_bias - y_validation).square().mean()))
+        if candidate_penalty == penalty:
             torch.testing.assert_close(weight, expected_weight)
             torch.testing.assert_close(bias, expected_bias)
-    assert penalty == PENALTIES[int(np.argmin(errors))]
+    assert penalty == PENALTIES[int(np.argmin(validation_errors))]
     assert penalty not in (PENALTIES[0], PENALTIES[-1])  # else the case would not show a selection
 
 
@@ -227,7 +229,7 @@ def test_logistic_regression_ends_where_the_gradient_of_its_loss_is_zero() -> No
 
 
 def test_trees_stop_growing_where_the_validation_loss_stops_falling() -> None:
-    """On pure noise that is within ten of the 300 rounds, on a real relation after forty."""
+    """A model of pure noise keeps fewer than 10 of the 300 rounds, a model of a real relation more than 40."""
     rows = make_synthetic_rows()
     noise = torch.randn(rows.returns.shape, generator=torch.Generator().manual_seed(3))
     noise_model = fit_estimator(GradientBoosting, replace(rows, returns=noise), rounds=300)

@@ -1,4 +1,4 @@
-"""Batches, the adjacency at every bar, and heads."""
+"""Batches, the adjacency at every bar, and heads. Ids such as HYB-07: .github/sources.md."""
 
 import torch
 
@@ -13,7 +13,7 @@ def test_each_bar_has_its_snapshot_and_bars_before_the_first_snapshot_have_only_
     assert torch.equal(by_bar[0], torch.cat([torch.eye(2)[None], adjacency]))
 
 
-def test_an_asset_without_a_bar_has_no_outgoing_edge_but_its_self_loop() -> None:
+def test_the_only_outgoing_edge_of_an_asset_without_a_bar_is_its_self_loop() -> None:
     """An element is the weight of the edge from the column's asset to the row's asset."""
     adjacency = torch.full((1, 3, 3), 0.5) + 0.5 * torch.eye(3)
     mask = torch.tensor([[[True, False, True]]])
@@ -24,12 +24,12 @@ def test_an_asset_without_a_bar_has_no_outgoing_edge_but_its_self_loop() -> None
 def test_bars_slices_every_part_of_a_batch() -> None:
     graph = GraphSteps(torch.eye(4)[None], snapshot_index=torch.arange(6)[None])
     batch = Batch(x=torch.randn(1, 6, 4, 2), mask=torch.rand(1, 6, 4) < 0.5, gaps=torch.arange(6.0)[None], graph=graph)
-    part = batch.bars(2, 5)
-    assert torch.equal(part.x, batch.x[:, 2:5])
-    assert torch.equal(part.mask, batch.mask[:, 2:5])
-    assert part.gaps.tolist() == [[2, 3, 4]]
-    assert part.graph is not None
-    assert part.graph.snapshot_index.tolist() == [[2, 3, 4]]
+    sliced = batch.bars(2, 5)
+    assert torch.equal(sliced.x, batch.x[:, 2:5])
+    assert torch.equal(sliced.mask, batch.mask[:, 2:5])
+    assert sliced.gaps.tolist() == [[2, 3, 4]]
+    assert sliced.graph is not None
+    assert sliced.graph.snapshot_index.tolist() == [[2, 3, 4]]
 
 
 def test_new_heads_forecast_small_returns_and_nearly_equal_class_probabilities() -> None:

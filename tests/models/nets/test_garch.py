@@ -30,7 +30,7 @@ from models.training.fit import fit_fold, predict_fold
 
 N_BARS = 1500
 N = 3
-COLUMNS = ("return_1", "other", "volatility_60")
+FEATURE_NAMES = ("return_1", "other", "volatility_60")
 OMEGA = 4e-6
 ALPHA = 0.12
 BETA = 0.84
@@ -41,7 +41,8 @@ CLASS_PROBABILITIES = [0.1, 0.2, 0.4, 0.2, 0.1]
 
 
 def fit_garch(rows: TrainingRows) -> Garch:
-    model = Garch(Spec("garch"), len(rows.columns), len(rows.horizons))
+    """A new GARCH, fitted to the rows."""
+    model = Garch(Spec("garch"), len(rows.feature_names), len(rows.horizons))
     model.fit_rows(rows)
     return model
 
@@ -83,7 +84,7 @@ def make_garch_rows(n_bars: int = N_BARS) -> tuple[TrainingRows, np.ndarray]:
         class_5=torch.from_numpy(classes),
         training_range=(0, training_stop),
         validation_range=(training_stop + LABEL_BARS, n_bars),
-        columns=COLUMNS,
+        feature_names=FEATURE_NAMES,
         horizons=HORIZONS,
         seed=0,
     )
@@ -98,7 +99,7 @@ def test_garch_recovers_the_parameters_that_generated_the_returns() -> None:
     np.testing.assert_allclose(model.start, OMEGA / (1 - ALPHA - BETA), rtol=0.3)
 
 
-def test_garch_forecasts_what_the_library_forecasts() -> None:
+def test_garch_forecasts_equal_the_forecasts_of_the_arch_library() -> None:
     """The forecast variance equals the library's mean variance of the next LABEL_BARS bars. The first bars are left
     out: the library starts from another variance, whose effect decays."""
     rows, _ = make_garch_rows()
@@ -107,7 +108,7 @@ def test_garch_forecasts_what_the_library_forecasts() -> None:
     percent = 100.0  # the library fits returns in percent
     start = 300
     for j in range(N):
-        returns = rows.batch.x[0, :, j, COLUMNS.index("return_1")].double().numpy()
+        returns = rows.batch.x[0, :, j, FEATURE_NAMES.index("return_1")].double().numpy()
         library = arch_model(returns * percent, mean="Zero", rescale=False)
         parameters = [float(model.omega[j]) * percent**2, float(model.alpha[j]), float(model.beta[j])]
         library_forecast = library.fix(parameters).forecast(horizon=LABEL_BARS, start=start)
@@ -137,7 +138,7 @@ def test_forecast_class_probabilities_are_the_frequencies_of_the_training_rows()
     torch.testing.assert_close(any_bar, frequencies, atol=1e-3, rtol=0)
 
 
-def test_garch_does_not_change_its_variance_where_there_is_no_bar() -> None:
+def test_a_missing_bar_leaves_the_variance_unchanged() -> None:
     """After missing bars, forecasts equal those of a sequence without these bars."""
     rows, _ = make_garch_rows(n_bars=300)
     model = fit_garch(rows)
@@ -158,8 +159,8 @@ def test_garch_does_not_change_its_variance_where_there_is_no_bar() -> None:
 
 
 def test_an_asset_without_history_takes_the_median_parameters_of_the_others() -> None:
-    """The last asset has only its last 10 training bars: too few for a fit and for a mean square. The others' mean
-    squares are equal but for chance."""
+    """The last asset has only its last 10 training bars: too few for a fit and for a mean square. The mean squares of
+    the other assets differ only by chance."""
     rows, _ = make_garch_rows()
     _, training_stop = rows.training_range
     mask = rows.batch.mask.clone()
@@ -176,7 +177,7 @@ def test_a_forecast_is_finite_where_all_assets_have_too_few_bars() -> None:
     assert compute_forecast(model, rows).log_volatility.isfinite().all()
 
 
-def test_a_fit_whose_variance_would_decay_to_zero_keeps_the_mean_square() -> None:
+def test_the_mean_square_replaces_a_fitted_variance_near_zero() -> None:
     """For returns whose volatility falls from 0.03 to 0.01 the library fits ω near 0 and φ below 1: its unconditional
     variance is less than a thousandth of the mean square. Our forecasts stay near the volatilities of the returns."""
     n_bars = 600
@@ -189,14 +190,14 @@ def test_a_fit_whose_variance_would_decay_to_zero_keeps_the_mean_square() -> Non
     omega, alpha, beta = library.fit(disp="off").params
     assert omega / (1 - alpha - beta) < 1e-3
     x = rows.batch.x.clone()
-    x[0, :, :, COLUMNS.index("return_1")] = torch.from_numpy(returns)
+    x[0, :, :, FEATURE_NAMES.index("return_1")] = torch.from_numpy(returns)
     rows = replace(rows, batch=replace(rows.batch, x=x))
     volatility = compute_volatility(fit_garch(rows), rows)
     assert float(volatility.min()) > 0.01 / 2
     assert float(volatility.max()) < 0.05
 
 
-def test_the_coefficients_give_the_mean_of_the_variances_stepped_one_by_one() -> None:
+def test_level_and_carry_give_the_mean_of_variances_computed_one_by_one() -> None:
     omega = np.array([0.1, 0.2])
     phi = np.array([0.9, 1.0])
     v_1 = np.array([3.0, 0.5])
@@ -245,4 +246,4 @@ def test_wrong_input_is_refused_with_what_to_do() -> None:
     with pytest.raises(StateError, match="start from initial_state"):
         model.step(rows.batch, ((torch.zeros(2, N),),))  # two chunks; the batch has one
     with pytest.raises(FeatureError, match="the features have no return_1"):
-        fit_garch(replace(rows, columns=("a", "b", "volatility_60")))
+        fit_garch(replace(rows, feature_names=("a", "b", "volatility_60")))

@@ -19,7 +19,7 @@ from models.layers.dropout import reseed
 from models.layers.errors import ShapeError, SizeError, StateError
 from models.nets.event_batch import EventBatch
 from models.nets.forecast import Batch, GraphSteps
-from models.nets.link_prediction import MarketLinks, PairHistory, Pairs, positive_pairs
+from models.nets.link_prediction import MarketLinks, PairHistory, Pairs, positive_pair_mask
 from models.nets.tgn import Tgn
 from models.panel import Panel
 from models.training.data import Inputs
@@ -54,6 +54,7 @@ def own_pair(node_type: int, asset: int, chunk: int = 0) -> NodePair:
 
 
 def own_pairs(node_type: int, *assets: int) -> set[NodePair]:
+    """The own pairs of these assets in chunk 0."""
     return {own_pair(node_type, asset) for asset in assets}
 
 
@@ -62,16 +63,18 @@ def make_market_links() -> MarketLinks:
 
 
 def sample_pairs(
-    bars: list[list[NodePair]], next_bar: list[NodePair], has_bar: tuple[bool, ...] = (True,) * N
+    earlier_pairs: list[list[NodePair]], next_pairs: list[NodePair], has_bar: tuple[bool, ...] = (True,) * N
 ) -> list[Pairs]:
-    """N_SAMPLES samples of the pairs of ``next_bar`` and their negatives, in one chunk with the earlier ``bars``.
+    """N_SAMPLES samples of the pairs ``next_pairs`` of the next bar and their negatives, in one chunk.
 
-    ``has_bar``: which assets have the next bar.
+    ``earlier_pairs``: the pairs with events in each bar before.
+
+    ``has_bar``: True for the assets that have the next bar.
     """
     history = PairHistory.empty(1, N, torch.zeros(1))
-    for pairs in bars:
-        history = history.after(positive_pairs(events_between(pairs), 1, N))
-    has_event = positive_pairs(events_between(next_bar), 1, N)
+    for pairs in earlier_pairs:
+        history = history.after(positive_pair_mask(events_between(pairs), 1, N))
+    has_event = positive_pair_mask(events_between(next_pairs), 1, N)
     links = make_market_links()
     generator = torch.Generator().manual_seed(0)
     return [links.sample_pairs(has_event, history, torch.tensor([has_bar]), generator) for _ in range(N_SAMPLES)]
@@ -87,6 +90,7 @@ def candidates(samples: list[Pairs], position: int) -> set[NodePair]:
 
 
 def positives(samples: list[Pairs]) -> set[NodePair]:
+    """The positive pairs of the samples."""
     return candidates(samples, 0)
 
 
@@ -98,13 +102,13 @@ def negatives(samples: list[Pairs], strategy: str) -> set[NodePair]:
 def test_each_strategy_draws_from_its_own_pairs() -> None:
     """Trades: A and B in the first half of the bars, C in the second half, D in the next bar, E in none. In the latest
     bar C and E are destinations."""
-    bars = [
+    earlier_pairs = [
         [own_pair(TRADE, A), own_pair(TRADE, B)],
         [own_pair(TRADE, A)],
         [own_pair(TRADE, C)],
         [own_pair(FUNDING, E), own_pair(TRADE, C)],
     ]
-    samples = sample_pairs(bars, [own_pair(TRADE, D)])
+    samples = sample_pairs(earlier_pairs, [own_pair(TRADE, D)])
     assert positives(samples) == own_pairs(TRADE, D)
     assert negatives(samples, "random") == own_pairs(TRADE, A, B, C, E)
     assert negatives(samples, "historical") == own_pairs(TRADE, A, B, C)
@@ -117,7 +121,7 @@ def test_a_pair_history_counts_bars_exactly_in_half_precision() -> None:
     history = PairHistory.empty(1, N, torch.zeros(1, dtype=torch.bfloat16))
     pairs_by_bar = {299: [own_pair(TRADE, A)], 300: [own_pair(TRADE, B)]}
     for bar in range(301):
-        history = history.after(positive_pairs(events_between(pairs_by_bar.get(bar, [])), 1, N))
+        history = history.after(positive_pair_mask(events_between(pairs_by_bar.get(bar, [])), 1, N))
     assert history.first_bar[0, TRADE, [A, B]].tolist() == [299, 300]
 
 
@@ -128,7 +132,7 @@ def test_where_no_pair_qualifies_for_a_strategy_any_negative_of_the_group_is_dra
 
 
 @pytest.mark.parametrize("source_type", [ASSET, LIQUIDATION], ids=["edge", "liquidation"])
-def test_negatives_of_a_node_to_another_asset_do_not_end_at_its_own_asset(source_type: int) -> None:
+def test_negatives_of_a_pair_between_two_assets_never_end_at_the_own_asset_of_the_source(source_type: int) -> None:
     source, _ = own_pair(source_type, A)
     samples = sample_pairs([[(source, C)]], [(source, B)])
     assert negatives(samples, "random") == {(source, asset) for asset in (C, D, E)}
@@ -162,7 +166,7 @@ def test_pairs_and_negatives_come_from_the_chunk_of_their_event() -> None:
     has_bar = torch.tensor([[True, True, False, False, False], [True] * N])
     history = PairHistory.empty(2, N, torch.zeros(1))
     sample = make_market_links().sample_pairs(
-        positive_pairs(events, 2, N), history, has_bar, torch.Generator().manual_seed(0)
+        positive_pair_mask(events, 2, N), history, has_bar, torch.Generator().manual_seed(0)
     )
     pairs = zip(sample.chunk.tolist(), sample.src[0].tolist(), sample.dst[0].tolist(), strict=True)
     assert set(pairs) == {(0, *own_pair(TRADE, B)), (1, *own_pair(TRADE, C)), (1, A, E)}
@@ -310,7 +314,7 @@ def test_negatives_are_always_the_same_in_evaluation() -> None:
         assert torch.equal(first, network(batch).links.logits)
 
 
-def test_links_are_predicted_in_training_only() -> None:
+def test_a_network_predicts_links_jointly_only_in_training() -> None:
     network = make_network("jointly")
     batch = make_batch(make_trades(in_turn=False))
     assert network.train()(batch).links is not None
@@ -330,7 +334,7 @@ def test_a_market_without_events_has_no_links() -> None:
     assert make_network("jointly").train()(make_batch(None)).links is None
 
 
-def test_a_network_cannot_be_fitted_to_links_alone_without_events_and_graph() -> None:
+def test_a_network_is_not_fitted_to_links_alone_in_a_market_without_events_and_graph() -> None:
     with pytest.raises(ShapeError, match="no links to learn: the batch has neither events nor a graph"):
         make_network("alone")(make_batch(None))
 

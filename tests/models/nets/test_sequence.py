@@ -1,4 +1,5 @@
-"""Sequence networks and their options (S4-18, S4-26, S4-29, S4-36, SSF-12, SSF-13, TRAP-13).
+"""Sequence networks and their options (S4-18, S4-26, S4-29, S4-36, SSF-12, SSF-13, TRAP-13; ids:
+.github/sources.md).
 
 Glossary: b chunks · l bars · n assets · f features.
 """
@@ -49,18 +50,18 @@ def run_step_by_step(network: torch.nn.Module, batch: Batch) -> list[torch.Tenso
 
 
 OPTIONS = {
-    "mean": {"pooling": "mean"},
+    "mean pooling": {"pooling": "mean"},
     "pooled bars": {"pool_bars": 4},
     "more pooled bars than the batch has": {"pool_bars": L + 7},
-    "irregular": {"irregular": True},
+    "irregular gaps": {"irregular": True},
     "a head for each asset": {"assets": N},
-    "long only": {"weights": "long_only"},
-    "long and short": {"weights": "long_short", "regimes": True},
+    "long-only weights": {"weights": "long_only"},
+    "long-short weights and regimes": {"weights": "long_short", "regimes": True},
 }
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_with_every_option_steps_equal_the_whole_sequence(options: dict[str, object]) -> None:
+def test_steps_equal_the_whole_sequence_with_every_option(options: dict[str, object]) -> None:
     network = make_network(**options)
     batch = make_batch()
     for stepped, expected in zip(run_step_by_step(network, batch), outputs(network(batch)), strict=True):
@@ -68,7 +69,7 @@ def test_with_every_option_steps_equal_the_whole_sequence(options: dict[str, obj
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_with_every_option_later_bars_change_no_earlier_forecast(options: dict[str, object]) -> None:
+def test_later_bars_change_no_earlier_forecast_with_any_option(options: dict[str, object]) -> None:
     network = make_network(**options)
     batch = make_batch()
     bar = 15
@@ -80,7 +81,7 @@ def test_with_every_option_later_bars_change_no_earlier_forecast(options: dict[s
 
 
 @pytest.mark.parametrize("model", ["s4", "s4d", "dss", "s5", "mamba", "mamba2"])
-def test_irregular_networks_read_the_gaps_and_others_do_not(model: str) -> None:
+def test_networks_read_the_gaps_only_with_the_option_irregular(model: str) -> None:
     batch = make_batch()
     regular_batch = replace(batch, gaps=torch.ones_like(batch.gaps))
     for irregular in (True, False):
@@ -91,7 +92,7 @@ def test_irregular_networks_read_the_gaps_and_others_do_not(model: str) -> None:
 
 @pytest.mark.parametrize("kind", ["long_only", "long_short"])
 def test_absolute_weights_sum_to_about_one_and_are_zero_where_there_is_no_bar(kind: str) -> None:
-    """Long-short weights sum to just under one, see SCORE_SUM_OFFSET; a bar that no asset has has weights of 0."""
+    """Long-short weights sum to just under one, see SCORE_SUM_OFFSET; all weights are 0 at a bar that no asset has."""
     batch = make_batch()
     batch.mask[0, 3] = False
     network = make_network(weights=kind)
@@ -164,10 +165,10 @@ def test_on_demand_skips_the_encoder_when_no_asset_is_switched_on(monkeypatch: p
     network = make_network("on_demand", hold=0.0)
     batch = make_batch()
 
-    def fail(*arguments: object) -> None:
+    def fail_if_called(*arguments: object) -> None:
         raise AssertionError("the encoder ran")
 
-    monkeypatch.setattr(network.encoder, "step", fail)
+    monkeypatch.setattr(network.encoder, "step", fail_if_called)
     run_step_by_step(network, batch)
 
 
@@ -232,7 +233,7 @@ def test_options_that_on_demand_does_not_support_are_refused(options: dict[str, 
         OnDemand(Spec("on_demand"), F, H, **options)
 
 
-def test_a_block_norms_its_input_before_the_layer_and_mixes_the_channels_after_it() -> None:
+def test_a_block_normalises_its_input_before_the_layer_and_mixes_the_channels_after_it() -> None:
     """S4-17: y = x + GLU(layer(norm(x))), here with a running sum as the layer."""
 
     class RunningSum(torch.nn.Module):

@@ -1,6 +1,6 @@
 """The fusions of SSM-GNN networks: the order of their modules, which bars messages reach, and what is refused.
 
-Glossary: b chunks · l bars · n assets · f features · h horizons.
+Glossary: b chunks · l bars · n assets · f features · h horizons. Ids such as HYB-02: .github/sources.md.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ FUSIONS: list[dict[str, Any]] = [
     {"fusion": "parallel", "pooling": "last"},
     {"parts": "gnn", "pooling": "mean", "hops": 2},
 ]
-every_fusion = pytest.mark.parametrize("fusion", FUSIONS, ids=lambda o: "_".join(str(v) for v in o.values()))
+every_fusion = pytest.mark.parametrize("fusion_options", FUSIONS, ids=lambda o: "_".join(str(v) for v in o.values()))
 
 
 def make_network(**options: Any) -> SsmGnn:
@@ -84,15 +84,17 @@ def nudge(batch: Batch, bar: int, asset: int) -> Batch:
     return replace(batch, x=x)
 
 
-def changed_by_nudge(network: SsmGnn, batch: Batch, bar: int, asset: int) -> Tensor:
-    """Mask (b, l, n), True for the forecasts that ``nudge`` changes."""
+def is_changed_by_nudge(network: SsmGnn, batch: Batch, bar: int, asset: int) -> Tensor:
+    """Mask (b, l, n) bool, True for the forecasts that ``nudge`` changes."""
     with torch.no_grad():
         return (network(batch).returns != network(nudge(batch, bar, asset)).returns).any(-1)
 
 
 @pytest.mark.parametrize(("layer", "messages"), [*product(["s4d", "mamba", "gru"], MESSAGE_LAYERS)])
 @pytest.mark.parametrize("fusion", ["sequential", "interleaved", "parallel"])
-def test_with_any_layer_and_any_messages_steps_equal_the_whole_sequence(fusion: str, layer: str, messages: str) -> None:
+def test_steps_equal_the_whole_sequence_with_every_layer_and_message_kind(
+    fusion: str, layer: str, messages: str
+) -> None:
     """HYB-02: also with Mamba. HYB-34: bar by bar, as a live program computes them."""
     network = make_network(fusion=fusion, layer=layer, message_passing=messages)
     batch = make_batch()
@@ -114,7 +116,7 @@ def test_the_option_message_passing_selects_the_message_layer(name: str, kind: t
     assert [type(exchange.messages) for exchange in network.exchanges] == [kind] * 3
 
 
-def expected_hidden(network: SsmGnn, batch: Batch, fusion: dict[str, Any]) -> Tensor:
+def expected_hidden(network: SsmGnn, batch: Batch, fusion_options: dict[str, Any]) -> Tensor:
     """The hidden values (b, l, n, d) before the last norm, by the formulas in the docstring of ssm_gnn.py."""
     adjacency = batch.graph.at_bars(batch.mask)
 
@@ -132,38 +134,38 @@ def expected_hidden(network: SsmGnn, batch: Batch, fusion: dict[str, Any]) -> Te
 
     h = network.embedding(batch)
     running_means = torch.stack([h[:, : bar + 1].mean(1) for bar in range(L)], dim=1)
-    if fusion.get("fusion") == "interleaved":
+    if fusion_options.get("fusion") == "interleaved":
         for block, exchange in zip(network.blocks, network.exchanges, strict=True):
-            if fusion["order"] == "ssm_gnn":
+            if fusion_options["order"] == "ssm_gnn":
                 h = pass_messages(run_over_time(h, block), exchange)
             else:
                 h = run_over_time(pass_messages(h, exchange), block)
         return h
-    if fusion.get("fusion") == "parallel":
-        message_input = h if fusion.get("pooling") == "last" else running_means
+    if fusion_options.get("fusion") == "parallel":
+        message_input = h if fusion_options.get("pooling") == "last" else running_means
         halves = [run_over_time(h, *network.blocks), pass_messages(message_input, *network.exchanges)]
         return network.join(torch.cat(halves, dim=-1))
-    if fusion.get("parts") == "gnn":
+    if fusion_options.get("parts") == "gnn":
         return pass_messages(running_means, *network.exchanges)
     return pass_messages(run_over_time(h, *network.blocks), *network.exchanges)
 
 
 @every_fusion
-def test_every_fusion_equals_its_formula(fusion: dict[str, Any]) -> None:
+def test_every_fusion_equals_its_formula(fusion_options: dict[str, Any]) -> None:
     """HYB-12 to HYB-15: from the features through both halves to the heads."""
-    network = make_network(**fusion)
+    network = make_network(**fusion_options)
     batch = make_batch()
-    h = expected_hidden(network, batch, fusion)
+    h = expected_hidden(network, batch, fusion_options)
     torch.testing.assert_close(network(batch).returns, network.heads(network.norm(h), batch.mask).returns)
 
 
 @every_fusion
 @pytest.mark.parametrize("learned", [False, True])
 def test_a_changed_bar_changes_its_neighbours_at_that_bar_and_never_earlier(
-    fusion: dict[str, Any], learned: bool
+    fusion_options: dict[str, Any], learned: bool
 ) -> None:
-    network = make_network(**fusion, **({"graph": LEARNED} if learned else {}))
-    is_changed = changed_by_nudge(network, make_batch(), bar=4, asset=0)
+    network = make_network(**fusion_options, **({"graph": LEARNED} if learned else {}))
+    is_changed = is_changed_by_nudge(network, make_batch(), bar=4, asset=0)
     assert not is_changed[:, :4].any()
     assert is_changed[:, 4].all()
 
@@ -181,34 +183,34 @@ def test_messages_change_later_bars_only_if_they_come_before_the_sequence_layer(
     spec = Spec("ssm_gnn", d_model=8, n_layers=1, d_state=4, dropout=0.0)
     network = build_ssm_gnn(spec, F, H, fusion="interleaved", order=order).eval()
     nn.init.normal_(network.heads.weight)
-    is_changed = changed_by_nudge(network, with_graph_at(make_batch(adjacency), bar), bar, asset=sender)
+    is_changed = is_changed_by_nudge(network, with_graph_at(make_batch(adjacency), bar), bar, asset=sender)
     assert is_changed[:, bar, receiver].all()
     assert bool(is_changed[:, bar + 1 :, receiver].any()) == changes_later_bars
 
 
 @every_fusion
-def test_an_asset_without_a_bar_sends_no_messages(fusion: dict[str, Any]) -> None:
+def test_an_asset_without_a_bar_sends_no_messages(fusion_options: dict[str, Any]) -> None:
     """The graph is in effect at bar 4 alone, where asset 0 has no bar: its earlier bars reach no other asset."""
     batch = with_graph_at(make_batch(), bar=4)
     batch.mask[:, 4, 0] = False
-    is_changed = changed_by_nudge(make_network(**fusion), batch, bar=3, asset=0)
+    is_changed = is_changed_by_nudge(make_network(**fusion_options), batch, bar=3, asset=0)
     assert not is_changed[:, :, 1:].any()
 
 
 def test_a_network_without_messages_reads_each_asset_by_itself() -> None:
     network = make_network(parts="ssm")
     assert len(network.exchanges) == 0
-    assert not changed_by_nudge(network, make_batch(), bar=4, asset=0)[:, :, 1:].any()
+    assert not is_changed_by_nudge(network, make_batch(), bar=4, asset=0)[:, :, 1:].any()
 
 
 def test_a_network_without_sequence_layers_reads_each_bar_by_itself_and_has_no_state() -> None:
     network = make_network(parts="gnn")
     assert len(network.blocks) == 0
-    assert not changed_by_nudge(network, make_batch(), bar=4, asset=0)[:, 5:].any()
+    assert not is_changed_by_nudge(network, make_batch(), bar=4, asset=0)[:, 5:].any()
     assert network.initial_state(B, N) == ()
 
 
-def test_the_state_of_a_network_of_messages_between_means_is_that_of_the_running_mean() -> None:
+def test_a_network_of_messages_between_running_means_keeps_only_the_state_of_the_mean() -> None:
     state = make_network(parts="gnn", pooling="mean").initial_state(B, N)
     assert len(flatten_state(state)) == 2  # sum and count
 
@@ -223,7 +225,8 @@ def test_learned_edges_have_a_gradient(messages: str) -> None:
 
 
 def test_a_learned_graph_becomes_a_snapshot() -> None:
-    """The edges at the last bar, where the last asset is missing: it sends nothing, and all receive ``top_k`` edges."""
+    """The edges at the last bar, where the last asset is missing: it sends no edge, and every asset receives ``top_k``
+    edges."""
     top_k = 2
     network = make_network(graph=LEARNED, top_k=top_k)
     batch = make_batch()
@@ -243,7 +246,7 @@ def test_a_learned_graph_becomes_a_snapshot() -> None:
     assert np.array_equal(snapshot.weight, np.round(snapshot.weight, WEIGHT_DECIMALS))
 
 
-def test_the_learned_graph_of_a_step_equals_that_of_the_whole_sequence() -> None:
+def test_steps_learn_the_same_graph_as_the_whole_sequence() -> None:
     network = make_network(graph=LEARNED, top_k=2)
     batch = make_batch()
     batch.mask[0, -1, 3] = False
@@ -260,7 +263,7 @@ def test_a_forecast_from_stored_snapshots_has_no_edges() -> None:
 @pytest.mark.parametrize("top_k", [1, 2, None])
 def test_a_network_with_a_learned_graph_reads_no_later_bar(top_k: int | None) -> None:
     network = make_network(graph=LEARNED, top_k=top_k, fusion="interleaved")
-    is_changed = changed_by_nudge(network, make_batch(), bar=4, asset=0)
+    is_changed = is_changed_by_nudge(network, make_batch(), bar=4, asset=0)
     assert not is_changed[:, :4].any()
     assert is_changed[:, 4:].any()
 

@@ -1,4 +1,7 @@
-"""The states and embeddings of TGN, TGAT, JODIE and DyRep (TGN-44): what must change them, what must not, gradients."""
+"""The states and embeddings of TGN, TGAT, JODIE and DyRep (TGN-44): what must change them, what must not, gradients.
+
+Ids: .github/sources.md.
+"""
 
 from __future__ import annotations
 
@@ -41,8 +44,8 @@ def make_graph(name: str, **parts: object) -> TemporalGraph:
     return CompiledTemporalGraph(preset(name, neighbours=4, **parts), SIZES).eval()
 
 
-def times(count: int, t: float) -> Tensor:
-    """The time ``t``, repeated."""
+def repeat_time(count: int, t: float) -> Tensor:
+    """The time ``t``, ``count`` times: (count,) float64."""
     return torch.full((count,), t, dtype=torch.float64)
 
 
@@ -58,7 +61,7 @@ def insert_all(graph: TemporalGraph, events: EventBatch, state: State | None = N
 def embed_all(graph: TemporalGraph, state: State, t: float = LATEST + 1) -> Tensor:
     """The embeddings of all nodes at time ``t``."""
     with torch.no_grad():
-        return graph.embed(state, torch.arange(N_NODES), times(N_NODES, t))
+        return graph.embed(state, torch.arange(N_NODES), repeat_time(N_NODES, t))
 
 
 def embed_at_batches(graph: TemporalGraph, events: EventBatch, size: int, insert_first: bool = False) -> list[Tensor]:
@@ -192,7 +195,7 @@ def test_every_weight_has_a_gradient_through_the_batch_before(name: str) -> None
     state = detach_state(insert_all(graph, events.part(0, 20)))
     state = graph.insert(state, events.part(20, 40))
     node_features = torch.randn(N_NODES, D, requires_grad=True)
-    z = graph.embed(state, torch.arange(N_NODES), times(N_NODES, LATEST + 1), node_features)
+    z = graph.embed(state, torch.arange(N_NODES), repeat_time(N_NODES, LATEST + 1), node_features)
     z.square().sum().backward()
     without_gradient = [k for k, p in graph.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
     assert without_gradient == []
@@ -232,7 +235,7 @@ def test_double_precision_gives_the_same_embeddings_before_and_after_events(name
         (Parts(neighbours=7, heads=1, aggregator="mean"), Sizes(d=17, n_features=F, d_time=2, longest=LATEST)),
     ],
 )
-def test_the_compiled_passes_equal_the_torch_operations(size: int, parts: Parts, sizes: Sizes) -> None:
+def test_compiled_passes_give_the_results_of_the_torch_operations(size: int, parts: Parts, sizes: Sizes) -> None:
     events = make_events()
 
     def run(graph_class: type[TemporalGraph]) -> tuple[Tensor, Tensor]:
@@ -274,8 +277,11 @@ def test_an_embedding_of_an_unknown_node_is_refused_by_name(nodes: list[int]) ->
     """The last node is unknown. Up to 4 nodes are embedded in a compiled pass, more by torch."""
     graph = make_graph("tgn")
     state = insert_all(graph, make_events())
-    with torch.no_grad(), pytest.raises(ShapeError, match=f"asked of the node {nodes[-1]}; those .* are 0 … 7"):
-        graph.embed(state, torch.tensor(nodes), times(len(nodes), LATEST + 1))
+    with (
+        torch.no_grad(),
+        pytest.raises(ShapeError, match=f"node {nodes[-1]} cannot be embedded; .* has the nodes 0 … 7"),
+    ):
+        graph.embed(state, torch.tensor(nodes), repeat_time(len(nodes), LATEST + 1))
 
 
 def test_an_empty_batch_of_events_returns_the_same_state() -> None:
@@ -293,7 +299,7 @@ def test_an_embedding_depends_on_its_time(name: str) -> None:
 
 def test_events_between_more_nodes_than_the_state_has_are_refused() -> None:
     graph = make_graph("tgn")
-    with pytest.raises(ShapeError, match="beyond the 3 of this state"):
+    with pytest.raises(ShapeError, match="this state has 3 nodes"):
         graph.insert(graph.initial_state(3), make_events())
 
 
@@ -305,10 +311,10 @@ def test_event_tensors_of_different_lengths_or_with_other_features_are_refused()
             graph.insert(graph.initial_state(N_NODES), events._replace(**{column: values}))
 
 
-def test_an_embedding_of_nodes_without_a_time_each_is_refused() -> None:
+def test_nodes_and_times_of_different_lengths_are_refused() -> None:
     graph = make_graph("tgn")
     with torch.no_grad(), pytest.raises(ShapeError, match=r"nodes are \(2,\) and times \(1,\)"):
-        graph.embed(graph.initial_state(N_NODES), torch.arange(2), times(1, LATEST))
+        graph.embed(graph.initial_state(N_NODES), torch.arange(2), repeat_time(1, LATEST))
 
 
 @pytest.mark.parametrize("size", [1, 5])
@@ -386,14 +392,14 @@ def test_pair_history_features_count_the_events_in_the_neighbour_buffers() -> No
     )
     state = graph.insert(graph.initial_state(N_NODES), events)
     with_history, without_history = pair_history_features(
-        state, u=torch.tensor([0, 0]), v=torch.tensor([1, 7]), t=times(2, 10.0), longest=LATEST
+        state, u=torch.tensor([0, 0]), v=torch.tensor([1, 7]), t=repeat_time(2, 10.0), longest=LATEST
     )
     # events with each other, common neighbours, own events: each in the buffer of u, then of v
     counts = np.log1p([1, 1, 1, 1, 3, 2])
     elapsed = np.log1p([9, 6, 7]) / np.log1p(LATEST)
     assert with_history.tolist() == pytest.approx([*counts, *elapsed], rel=1e-5)
     assert without_history[:4].tolist() == [0.0] * 4  # no common events, no common neighbours
-    assert float(without_history[6]) == 2.0  # never
+    assert float(without_history[6]) == 2.0  # the buffer has no event of the pair
 
 
 def test_one_source_for_all_candidates_gives_the_logits_of_the_source_repeated() -> None:
@@ -413,7 +419,7 @@ def test_one_source_for_all_candidates_gives_the_logits_of_the_source_repeated()
 def test_memories_with_a_longer_half_life_decay_less_in_a_pause() -> None:
     """The two networks differ only in their half-lives."""
 
-    def share_left_after_pause(half_life: float) -> float:
+    def remaining_share_after_pause(half_life: float) -> float:
         torch.manual_seed(0)
         sizes = Sizes(d=D, n_features=F, d_time=8, longest=half_life)
         graph = TemporalGraph(preset("jodie", embedding="identity"), sizes)
@@ -421,4 +427,4 @@ def test_memories_with_a_longer_half_life_decay_less_in_a_pause() -> None:
         before, after = (embed_all(graph, state, t).abs().mean() for t in (LATEST + 1, LATEST + 60))
         return float(after / before)
 
-    assert share_left_after_pause(half_life=10.0) < share_left_after_pause(half_life=1000.0)
+    assert remaining_share_after_pause(half_life=10.0) < remaining_share_after_pause(half_life=1000.0)

@@ -1,4 +1,7 @@
-"""Temporal graph networks of a market: events between bars, edges of snapshots, and bars as events."""
+"""Temporal graph networks of a market: events between bars, edges of snapshots, and bars as events.
+
+Ids such as TGN-05: .github/sources.md.
+"""
 
 from __future__ import annotations
 
@@ -42,8 +45,8 @@ BTC, ETH, SOL = range(len(SYMBOLS))
 N_ASSETS = len(SYMBOLS)
 COLUMNS = ("a", "b")
 SETTLEMENT_BAR = 4  # the funding settlement is at the close of this bar of the panel
-NAMES = ("tgn", "tgat", "jodie", "dyrep")
-every_name = pytest.mark.parametrize("name", NAMES)
+NETWORK_NAMES = ("tgn", "tgat", "jodie", "dyrep")
+every_network = pytest.mark.parametrize("name", NETWORK_NAMES)
 
 
 def make_panel() -> Panel:
@@ -110,6 +113,7 @@ def make_network(name: str) -> Tgn:
 
 
 def returns_and_logits(forecast: Forecast) -> Tensor:
+    """Both outputs, concatenated along the last dimension, without gradients."""
     return torch.cat([forecast.returns, forecast.logits], dim=-1).detach()
 
 
@@ -157,7 +161,7 @@ def test_events_of_another_market_are_refused() -> None:
         event_steps(assign_to_bars(doge_events), make_panel(), HOUR_US)
 
 
-@every_name
+@every_network
 def test_events_change_forecasts_from_their_own_bar_on_and_never_earlier(name: str) -> None:
     """TGN-05: forecasts of returns and of classes."""
     network = make_network(name)
@@ -174,7 +178,7 @@ def test_events_change_forecasts_from_their_own_bar_on_and_never_earlier(name: s
     assert not torch.equal(before[:, batch_bar], after[:, batch_bar])
 
 
-@every_name
+@every_network
 def test_events_change_forecasts(name: str) -> None:
     network = make_network(name)
     with torch.no_grad():
@@ -183,7 +187,7 @@ def test_events_change_forecasts(name: str) -> None:
     assert not torch.equal(with_events, without_events)
 
 
-@every_name
+@every_network
 def test_steps_with_events_equal_the_whole_sequence(name: str) -> None:
     """TGN-32: bar by bar, as a live program reads."""
     network = make_network(name)
@@ -193,7 +197,7 @@ def test_steps_with_events_equal_the_whole_sequence(name: str) -> None:
         torch.testing.assert_close(stepped, returns_and_logits(network(batch)))
 
 
-@every_name
+@every_network
 def test_a_step_does_not_change_the_state_that_it_receives(name: str) -> None:
     network = make_network(name)
     batch = make_batch(make_market_events())
@@ -214,7 +218,7 @@ def test_the_order_of_simultaneous_events_changes_no_forecast() -> None:
     columns = {name: getattr(at_close, name)[order] for name in ("src", "dst", "t", "kind", "features")}
     shuffled = replace(at_close, **columns)
     assert not np.array_equal(shuffled.src, at_close.src)
-    for name in NAMES:
+    for name in NETWORK_NAMES:
         network = make_network(name)
         expected = returns_and_logits(network(make_batch(at_close)))
         actual = returns_and_logits(network(make_batch(shuffled)))
@@ -236,7 +240,7 @@ def test_the_edges_of_a_snapshot_become_events_once_when_it_takes_effect() -> No
 
 
 @pytest.mark.parametrize(("bar", "expected_counts"), [(3, [0, 1, 0]), (4, [1, 1, 0])])
-def test_a_liquidation_reaches_the_assets_with_an_edge_from_its_own_at_the_last_close(
+def test_a_liquidation_reaches_the_assets_that_its_asset_had_an_edge_to_at_the_last_close(
     bar: int, expected_counts: list[int]
 ) -> None:
     """TGN-24. The edge ETH → BTC takes effect at the close of bar 3 of the panel: a liquidation of ETH within that bar

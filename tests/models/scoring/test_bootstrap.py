@@ -1,4 +1,4 @@
-"""Moving-block bootstrap intervals of series whose interval is known in advance.
+"""Moving-block bootstrap: intervals of scores whose interval can be computed by hand.
 
 A score has the shape (seeds, days).
 """
@@ -12,27 +12,27 @@ from models.scoring.bootstrap import percentile_interval, resampled_means
 
 
 def test_the_interval_of_a_constant_series_has_width_zero() -> None:
-    (means,) = resampled_means([np.full((3, 40), 0.25)], block_bars=7)
+    (means,) = resampled_means([np.full((3, 40), 0.25)], block_days=7)
     assert percentile_interval(means) == (0.25, 0.25)
 
 
-def test_blocks_of_one_whole_period_all_have_the_mean_of_the_period() -> None:
+def test_every_block_of_one_whole_period_has_the_mean_of_the_period() -> None:
     period = [1.0, 0.0, 0.0, 1.0]
     score = np.tile(period, 25)[None]
-    (means,) = resampled_means([score], block_bars=len(period))
+    (means,) = resampled_means([score], block_days=len(period))
     np.testing.assert_array_equal(means, np.mean(period))
 
 
 def test_a_block_as_long_as_the_series_has_the_mean_of_the_series() -> None:
     score = np.array([[1.0, 0.0, 0.0, 0.0, 1.0]])
-    (means,) = resampled_means([score], block_bars=score.size)
+    (means,) = resampled_means([score], block_days=score.size)
     np.testing.assert_array_equal(means, score.mean())
 
 
 def test_blocks_of_one_day_give_the_binomial_standard_deviation_and_interval() -> None:
     """The tolerances: five standard errors of a mean over 20 000 draws, and one step of 0.01 of the binomial."""
     score = np.repeat([1.0, 0.0], [60, 40])[None]
-    (means,) = resampled_means([score], block_bars=1, n_draws=20_000)
+    (means,) = resampled_means([score], block_days=1, n_draws=20_000)
     deviation = np.sqrt(0.6 * 0.4 / 100)
     assert means.mean() == pytest.approx(0.6, abs=0.002)
     assert means.std() == pytest.approx(deviation, rel=0.03)
@@ -40,31 +40,33 @@ def test_blocks_of_one_day_give_the_binomial_standard_deviation_and_interval() -
 
 
 def test_blocks_as_long_as_the_runs_of_a_series_widen_the_interval() -> None:
-    run_bars = 20
-    score = np.repeat(np.tile([1.0, 0.0], 10), run_bars)[None]
-    single, run, period = (resampled_means([score], n).std() for n in (1, run_bars, 2 * run_bars))
-    assert period < single, "every block of a whole period has the same mean"
-    assert run > 2 * single
+    run_days = 20
+    score = np.repeat(np.tile([1.0, 0.0], 10), run_days)[None]
+    of_one_day, of_one_run, of_one_period = (
+        resampled_means([score], block_days).std() for block_days in (1, run_days, 2 * run_days)
+    )
+    assert of_one_period < of_one_day, "every block of a whole period has the same mean"
+    assert of_one_run > 2 * of_one_day
 
 
 def test_seeds_are_resampled_as_well_as_days() -> None:
     one_good_one_bad_seed = np.stack([np.ones(50), np.zeros(50)])
-    (means,) = resampled_means([one_good_one_bad_seed], block_bars=10)
+    (means,) = resampled_means([one_good_one_bad_seed], block_days=10)
     assert set(means) == {0.0, 0.5, 1.0}
 
 
-def test_all_models_use_the_same_days_so_a_constant_difference_has_width_zero() -> None:
+def test_all_models_are_resampled_on_the_same_days() -> None:
     score = np.random.default_rng(0).random((1, 200))
-    worse, better = resampled_means([score, score + 0.1], block_bars=10)
-    np.testing.assert_allclose(better - worse, 0.1, atol=1e-12)
+    lower_means, higher_means = resampled_means([score, score + 0.1], block_days=10)
+    np.testing.assert_allclose(higher_means - lower_means, 0.1, atol=1e-12)
 
 
-@pytest.mark.parametrize("block_bars", [0, 6])
-def test_a_block_of_zero_days_or_longer_than_the_series_is_refused(block_bars: int) -> None:
+@pytest.mark.parametrize("block_days", [0, 6])
+def test_a_block_of_zero_days_or_longer_than_the_series_is_refused(block_days: int) -> None:
     with pytest.raises(ValueError, match="does not fit in 5 days"):
-        resampled_means([np.ones((1, 5))], block_bars)
+        resampled_means([np.ones((1, 5))], block_days)
 
 
 def test_scores_over_different_days_are_refused() -> None:
     with pytest.raises(ValueError, match="same days"):
-        resampled_means([np.ones((1, 5)), np.ones((1, 6))], block_bars=2)
+        resampled_means([np.ones((1, 5)), np.ones((1, 6))], block_days=2)

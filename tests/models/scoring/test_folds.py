@@ -1,4 +1,7 @@
-"""Folds against the end times of their training labels (TRAP-03: alignment; field note 12: the purge)."""
+"""Walk-forward folds: training labels end before the test window begins.
+
+Tests TRAP-03 (ids: .github/sources.md), the alignment, and field note 12, the purge.
+"""
 
 import numpy as np
 import pytest
@@ -56,12 +59,12 @@ def test_purge_is_the_longest_horizon_plus_one_bar(gaps: list[int], horizons: tu
         assert len(fold.train) + fold.purge_bars == sizes["train_bars"]
 
 
-@given(gaps=GAPS, cut=st.integers(1, 150), horizons=HORIZONS, sizes=SIZES)
+@given(gaps=GAPS, n_early_bars=st.integers(1, 150), horizons=HORIZONS, sizes=SIZES)
 def test_more_bars_never_move_or_change_a_fold(
-    gaps: list[int], cut: int, horizons: tuple[int, ...], sizes: Sizes
+    gaps: list[int], n_early_bars: int, horizons: tuple[int, ...], sizes: Sizes
 ) -> None:
     ts = make_opens(gaps)
-    early_ts = ts[:cut]
+    early_ts = ts[:n_early_bars]
     early_folds = walk_forward(early_ts, make_label_ends(early_ts, horizons), **sizes)
     folds = walk_forward(ts, make_label_ends(ts, horizons), **sizes)
     assert len(early_folds) <= len(folds)
@@ -82,7 +85,7 @@ def test_test_windows_cover_every_bar_after_the_first_training_slice_once(
     assert tested_bars == list(range(first_test_start, len(ts)))
 
 
-def test_three_folds_by_hand() -> None:
+def test_three_folds_have_the_expected_windows_and_training_rows() -> None:
     ts = make_opens([1] * 24)
     folds = walk_forward(ts, make_label_ends(ts, (1, 3)), warmup_bars=2, train_bars=10, test_bars=5, embargo_bars=1)
     assert [(f.train_stop, f.test_start, f.test_stop) for f in folds] == [(12, 13, 18), (17, 18, 23), (22, 23, 28)]
@@ -109,10 +112,12 @@ def test_a_label_that_ends_late_purges_its_row_and_all_rows_after_it() -> None:
     assert fold.train.tolist() == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("invalid", [{"train_bars": 0}, {"test_bars": 0}, {"embargo_bars": -1}, {"warmup_bars": -1}])
-def test_invalid_sizes_are_refused(invalid: Sizes) -> None:
+@pytest.mark.parametrize(
+    "invalid_size", [{"train_bars": 0}, {"test_bars": 0}, {"embargo_bars": -1}, {"warmup_bars": -1}]
+)
+def test_invalid_sizes_are_refused(invalid_size: Sizes) -> None:
     ts = make_opens([1] * 30)
-    sizes = {"warmup_bars": 0, "train_bars": 10, "test_bars": 5, "embargo_bars": 0} | invalid
+    sizes = {"warmup_bars": 0, "train_bars": 10, "test_bars": 5, "embargo_bars": 0} | invalid_size
     with pytest.raises(ValueError, match="folds need"):
         walk_forward(ts, make_label_ends(ts, (1,)), **sizes)
 

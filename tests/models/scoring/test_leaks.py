@@ -1,4 +1,7 @@
-"""The comparison that detects a leak, on three rows of two values (TRAP-06, field note 14)."""
+"""The comparison that detects a leak, on three rows of two values.
+
+Tests TRAP-06 (ids: .github/sources.md) and field note 14.
+"""
 
 import numpy as np
 
@@ -10,7 +13,7 @@ ALL_ROWS = np.array([True, True, True])
 ROWS = np.array([[1.0, 2.0], [3.0, NAN], [5.0, 6.0]])
 
 
-def test_the_same_rows_pass() -> None:
+def test_equal_rows_pass() -> None:
     comparison = compare(ROWS, ROWS.copy(), ALL_ROWS, ALL_ROWS, TOLERANCE)
     assert comparison.passed
     assert comparison == Comparison(rows_compared=3, rows_different=0, max_abs_difference=0.0)

@@ -1,4 +1,4 @@
-"""Risk factors of memories against numbers computed by hand."""
+"""Risk factors of memories equal numbers computed by hand (ids: .github/sources.md)."""
 
 from __future__ import annotations
 

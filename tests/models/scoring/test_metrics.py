@@ -1,4 +1,7 @@
-"""Every measure against numbers computed by hand on tiny series (MAM-26, MAM-27, S4-42, HYB-29, TRAP-04)."""
+"""Every measure equals a number computed by hand on a tiny series.
+
+Tests MAM-26, MAM-27, S4-42, HYB-29 and TRAP-04 (ids: .github/sources.md).
+"""
 
 import inspect
 import math
@@ -85,7 +88,7 @@ def test_max_drawdown_of_a_rising_series_is_zero() -> None:
     assert metrics.max_drawdown(CONSTANT) == 0.0
 
 
-def test_calmar_by_hand() -> None:
+def test_calmar_is_the_annual_return_over_the_largest_drawdown() -> None:
     assert metrics.calmar(DIP, 3) == pytest.approx(0.056 / 0.20)
 
 
@@ -93,7 +96,7 @@ def test_win_rate_ignores_periods_without_a_return() -> None:
     assert metrics.win_rate(SAWTOOTH) == pytest.approx(2 / 3)
 
 
-def test_profit_factor_by_hand() -> None:
+def test_profit_factor_is_the_sum_of_gains_over_the_sum_of_losses() -> None:
     assert metrics.profit_factor(DIP) == pytest.approx(0.30 / 0.20)
     assert metrics.profit_factor(SAWTOOTH) == pytest.approx(1.0)
 

@@ -1,4 +1,7 @@
-"""Target weights of hand-written signals under the risk limits (HYB-24, HYB-27, TGN-38, TRAP-07, TRAP-12)."""
+"""Target weights of given signals under the risk limits.
+
+Tests HYB-24, HYB-27, TGN-38, TRAP-07 and TRAP-12 (ids: .github/sources.md).
+"""
 
 from dataclasses import replace
 
@@ -19,8 +22,8 @@ from models.scoring.portfolio import (
 )
 from models.sessions import HOUR
 
-WIDE = Limits(max_position=1.0, max_correlated_exposure=1.0, min_confidence=0.01, max_staleness_hours=1.0)
-N_SESSIONS = WIDE.correlation_sessions
+LOOSE_LIMITS = Limits(max_position=1.0, max_correlated_exposure=1.0, min_confidence=0.01, max_staleness_hours=1.0)
+N_SESSIONS = LOOSE_LIMITS.correlation_sessions
 
 
 def uncorrelated_returns(n: int) -> np.ndarray:
@@ -28,10 +31,10 @@ def uncorrelated_returns(n: int) -> np.ndarray:
     return np.eye(n)[np.arange(N_SESSIONS) % n]
 
 
-def weights(
+def compute_weights(
     direction: ArrayLike,
     confidence: ArrayLike,
-    limits: Limits = WIDE,
+    limits: Limits = LOOSE_LIMITS,
     age_hours: ArrayLike | None = None,
     returns: np.ndarray | None = None,
 ) -> np.ndarray:
@@ -54,54 +57,58 @@ def test_defaults_are_the_limits_of_the_source_article() -> None:
 
 
 def test_weights_are_proportional_to_direction_times_confidence() -> None:
-    np.testing.assert_allclose(weights([1, -1, 0], [0.6, 0.4, 0.9]), [0.6, -0.4, 0.0])
+    np.testing.assert_allclose(compute_weights([1, -1, 0], [0.6, 0.4, 0.9]), [0.6, -0.4, 0.0])
 
 
-def test_the_part_removed_by_a_cap_stays_in_cash() -> None:
-    limits = replace(WIDE, max_position=0.3)
-    np.testing.assert_allclose(weights([1, 1, 1], [0.8, 0.1, 0.1], limits), [0.3, 0.1, 0.1])
+def test_the_weight_that_a_cap_removes_stays_in_cash() -> None:
+    limits = replace(LOOSE_LIMITS, max_position=0.3)
+    np.testing.assert_allclose(compute_weights([1, 1, 1], [0.8, 0.1, 0.1], limits), [0.3, 0.1, 0.1])
 
 
 def test_a_signal_below_the_minimum_confidence_is_ignored() -> None:
     """MAM-24, S4-39, TGN-31."""
-    limits = replace(WIDE, min_confidence=0.6)
-    np.testing.assert_allclose(weights([1, 1, -1], [0.6, 0.59, 0.6], limits), [0.5, 0.0, -0.5])
+    limits = replace(LOOSE_LIMITS, min_confidence=0.6)
+    np.testing.assert_allclose(compute_weights([1, 1, -1], [0.6, 0.59, 0.6], limits), [0.5, 0.0, -0.5])
 
 
 def test_typical_three_class_confidences_give_no_position_at_the_source_articles_minimum() -> None:
     direction = [1, -1, 1]
     confidence = [0.45, 0.41, 0.5]
-    assert not weights(direction, confidence, replace(WIDE, min_confidence=0.6)).any()
-    assert weights(direction, confidence, replace(WIDE, min_confidence=0.40)).all()
+    assert not compute_weights(direction, confidence, replace(LOOSE_LIMITS, min_confidence=0.6)).any()
+    assert compute_weights(direction, confidence, replace(LOOSE_LIMITS, min_confidence=0.40)).all()
 
 
 def test_a_signal_older_than_the_limit_is_ignored() -> None:
-    np.testing.assert_allclose(weights([1, 1, 1], [0.5, 0.5, 0.5], age_hours=[0, 1, 1.5]), [0.5, 0.5, 0.0])
+    np.testing.assert_allclose(compute_weights([1, 1, 1], [0.5, 0.5, 0.5], age_hours=[0, 1, 1.5]), [0.5, 0.5, 0.0])
 
 
 def test_without_any_signal_everything_is_cash() -> None:
-    assert weights([0, 1], [0.9, np.nan]).tolist() == [0.0, 0.0]
+    assert compute_weights([0, 1], [0.9, np.nan]).tolist() == [0.0, 0.0]
 
 
 def test_correlated_positions_in_one_direction_share_their_limit() -> None:
     common = np.random.default_rng(0).normal(size=60)
     returns = np.column_stack([common, common, np.random.default_rng(1).normal(size=60)])
-    limits = replace(WIDE, max_correlated_exposure=0.15)
+    limits = replace(LOOSE_LIMITS, max_correlated_exposure=0.15)
     # the weights before this limit are 0.4, 0.4 and 0.2: the two correlated assets share 0.15, the third one has 0.15
-    np.testing.assert_allclose(weights([1, 1, 1], [0.8, 0.8, 0.4], limits, returns=returns), [0.075, 0.075, 0.15])
+    np.testing.assert_allclose(
+        compute_weights([1, 1, 1], [0.8, 0.8, 0.4], limits, returns=returns), [0.075, 0.075, 0.15]
+    )
 
 
 def test_opposite_positions_in_correlated_assets_form_no_group() -> None:
     common = np.random.default_rng(0).normal(size=60)
-    limits = replace(WIDE, max_correlated_exposure=0.5)
-    hedged = weights([1, -1], [0.5, 0.5], limits, returns=np.column_stack([common, common]))
+    limits = replace(LOOSE_LIMITS, max_correlated_exposure=0.5)
+    hedged = compute_weights([1, -1], [0.5, 0.5], limits, returns=np.column_stack([common, common]))
     np.testing.assert_allclose(hedged, [0.5, -0.5])
-    same_bet = weights([1, -1], [0.5, 0.5], limits, returns=np.column_stack([common, -common]))
+    same_bet = compute_weights([1, -1], [0.5, 0.5], limits, returns=np.column_stack([common, -common]))
     np.testing.assert_allclose(same_bet, [0.25, -0.25])
 
 
 def test_the_leverage_limit_scales_all_weights() -> None:
-    np.testing.assert_allclose(weights([1, -1], [0.6, 0.4], replace(WIDE, max_leverage=0.5)), [0.3, -0.2])
+    np.testing.assert_allclose(
+        compute_weights([1, -1], [0.6, 0.4], replace(LOOSE_LIMITS, max_leverage=0.5)), [0.3, -0.2]
+    )
 
 
 @given(
@@ -118,30 +125,30 @@ def test_no_limit_is_exceeded_and_no_limit_raises_a_weight(
     returns = factors @ rng.normal(size=(2, n)) + 0.3 * rng.normal(size=(N_SESSIONS, n))
     direction = rng.integers(-1, 2, n)
     confidence = rng.uniform(0, 1, n)
-    limits = replace(WIDE, max_position=max_position, max_correlated_exposure=max_correlated_exposure)
-    unlimited = weights(direction, confidence, WIDE, returns=returns)
-    limited = weights(direction, confidence, limits, returns=returns)
+    limits = replace(LOOSE_LIMITS, max_position=max_position, max_correlated_exposure=max_correlated_exposure)
+    unlimited = compute_weights(direction, confidence, LOOSE_LIMITS, returns=returns)
+    limited = compute_weights(direction, confidence, limits, returns=returns)
     assert (np.abs(limited) <= np.abs(unlimited) + 1e-12).all()
     assert (limited * unlimited >= 0).all()
     assert np.abs(limited).max() <= max_position + 1e-12
     rho = np.round(np.corrcoef(returns.T).reshape(n, n), CORRELATION_DECIMALS)
     for i in np.flatnonzero(limited):
-        in_group = np.sign(limited[i]) * np.sign(limited) * rho[i] >= limits.correlation_threshold
-        in_group[i] = True
-        assert np.abs(limited[in_group]).sum() <= max_correlated_exposure + 1e-9
+        is_in_group = np.sign(limited[i]) * np.sign(limited) * rho[i] >= limits.correlation_threshold
+        is_in_group[i] = True
+        assert np.abs(limited[is_in_group]).sum() <= max_correlated_exposure + 1e-9
 
 
 @given(seed=st.integers(0, 2**32 - 1))
-def test_the_order_of_the_assets_does_not_matter(seed: int) -> None:
+def test_reordered_assets_have_the_same_weights(seed: int) -> None:
     rng = np.random.default_rng(seed)
     n = 6
     returns = rng.normal(size=(N_SESSIONS, 1)) + 0.5 * rng.normal(size=(N_SESSIONS, n))
     direction = rng.integers(-1, 2, n)
     confidence = rng.uniform(0, 1, n)
     order = rng.permutation(n)
-    limits = replace(WIDE, max_position=0.2, max_correlated_exposure=0.15)
-    original = weights(direction, confidence, limits, returns=returns)
-    shuffled = weights(direction[order], confidence[order], limits, returns=returns[:, order])
+    limits = replace(LOOSE_LIMITS, max_position=0.2, max_correlated_exposure=0.15)
+    original = compute_weights(direction, confidence, limits, returns=returns)
+    shuffled = compute_weights(direction[order], confidence[order], limits, returns=returns[:, order])
     np.testing.assert_allclose(shuffled, original[order], rtol=1e-12)
 
 
@@ -175,14 +182,14 @@ def test_latest_signals_have_the_bar_and_its_age_in_hours() -> None:
     assert age_hours.tolist() == [[2, 0, np.inf], [0, 1, np.inf]]
 
 
-def test_a_decision_depends_neither_on_later_rows_nor_on_the_first_decision_computed() -> None:
+def test_later_rows_and_the_argument_first_do_not_change_the_weights_of_a_decision() -> None:
     rng = np.random.default_rng(3)
     shape = (90, 5)
     prices = 100 * np.exp(np.cumsum(rng.normal(0, 0.02, (90, 1)) + rng.normal(0, 0.01, shape), axis=0))
     direction = rng.integers(-1, 2, shape)
     confidence = rng.uniform(0, 1, shape)
     age_hours = np.zeros(shape)
-    limits = replace(WIDE, max_correlated_exposure=0.15)
+    limits = replace(LOOSE_LIMITS, max_correlated_exposure=0.15)
     whole = decide_weights(direction, confidence, age_hours, prices, limits)
     truncated = decide_weights(direction[:70], confidence[:70], age_hours[:70], prices[:70], limits)
     assert (whole[:70] == truncated).all()
@@ -193,7 +200,7 @@ def test_assets_are_treated_as_correlated_until_the_window_is_full() -> None:
     """The window of a decision with the number k contains k returns, because the first row of prices has none."""
     shape = (N_SESSIONS + 10, 2)
     prices = 100 * np.exp(np.cumsum(np.random.default_rng(4).normal(0, 0.02, shape), axis=0))
-    limits = replace(WIDE, max_correlated_exposure=0.5)
+    limits = replace(LOOSE_LIMITS, max_correlated_exposure=0.5)
     weight = decide_weights(np.ones(shape), np.ones(shape), np.zeros(shape), prices, limits)
     np.testing.assert_allclose(weight[N_SESSIONS - 1], [0.25, 0.25])
     np.testing.assert_allclose(weight[N_SESSIONS], [0.5, 0.5])

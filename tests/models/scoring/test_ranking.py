@@ -1,4 +1,4 @@
-"""Average precision and ROC AUC against numbers computed by hand."""
+"""Average precision and ROC AUC equal numbers computed by hand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from models.scoring.ranking import average_precision, roc_auc
 
 
-def test_average_precision_by_hand() -> None:
+def test_average_precision_sums_precision_times_the_increase_of_recall() -> None:
     # each positive adds a recall of ½; the precision is 1 at the first one and 2/3 at the second
     is_positive = np.array([True, False, True, False])
     assert average_precision(is_positive, np.array([0.9, 0.8, 0.7, 0.1])) == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)

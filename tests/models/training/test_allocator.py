@@ -6,7 +6,7 @@ import sys
 
 from models.training.allocator import tune_allocator
 
-PROBE = """
+CHECK_PROGRAM = """
 import ctypes
 import resource
 from models.training.allocator import tune_allocator
@@ -29,4 +29,4 @@ def test_freed_blocks_stay_with_the_process() -> None:
     if platform.libc_ver()[0] != "glibc":
         assert not tune_allocator()
         return
-    subprocess.run([sys.executable, "-c", PROBE], check=True)
+    subprocess.run([sys.executable, "-c", CHECK_PROGRAM], check=True)

@@ -48,6 +48,7 @@ def make_weights() -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def artifact(tmp_path: Path) -> Path:
+    """A model file with HEADER and the weights of ``make_weights``."""
     path = tmp_path / "model.safetensors"
     save_artifact(path, HEADER, make_weights())
     return path
@@ -67,7 +68,7 @@ def test_a_header_is_read_as_it_was_written(artifact: Path) -> None:
     assert [p.name for p in artifact.parent.iterdir()] == ["model.safetensors"]
 
 
-def test_the_same_fit_gives_the_same_file(artifact: Path) -> None:
+def test_the_same_header_and_weights_give_the_same_file(artifact: Path) -> None:
     second = artifact.with_name("second.safetensors")
     assert save_artifact(second, HEADER, make_weights()) == file_hash(artifact)
     assert second.read_bytes() == artifact.read_bytes()

@@ -24,32 +24,32 @@ def make_data(market, **label_changes) -> FoldData:
 
 
 def make_data_with_positions_as_targets(market) -> FoldData:
-    """A fold whose return targets are the position of their bar, so that a batch shows which bars it scores."""
+    """A fold in which the return target of each bar is the bar's position, so a batch shows which bars it scores."""
     labels: Labels = market.labels
     position = np.broadcast_to(np.arange(len(labels.end))[:, None, None], labels.returns.shape).astype(float)
     sigma = market.features.column("volatility_60")[..., None] * np.sqrt(labels.horizons)
     return make_data(market, returns=position * sigma)
 
 
-@pytest.mark.parametrize("part", ["train", "validation"])
-def test_every_row_is_scored_exactly_once(market, part: str) -> None:
+@pytest.mark.parametrize("phase", ["train", "validation"])
+def test_every_row_is_scored_exactly_once(market, phase: str) -> None:
     data = make_data_with_positions_as_targets(market)
-    chunks = data.train_dataloader() if part == "train" else data.val_dataloader()
+    chunks = data.train_dataloader() if phase == "train" else data.val_dataloader()
     scored = torch.cat([targets.returns[..., 0].flatten() for _, targets in chunks])
     bars, counts = np.unique(scored[~torch.isnan(scored)].round().int().numpy(), return_counts=True)
-    start, stop = data.training_range if part == "train" else data.validation_range
+    start, stop = data.training_range if phase == "train" else data.validation_range
     asset_counts = (~np.isnan(market.features.column("volatility_60"))).sum(axis=1)
     expected = {bar: int(asset_counts[bar]) for bar in range(start, stop) if asset_counts[bar]}
     assert dict(zip(bars.tolist(), counts.tolist(), strict=True)) == expected
 
 
 def test_burn_in_bars_are_inputs_without_targets(market) -> None:
-    burn_in = slice(0, CONFIG.burn_in_bars)
+    burn_in_bars = slice(0, CONFIG.burn_in_bars)
     for batch, targets in make_data(market).train_dataloader():
-        assert torch.isnan(targets.returns[:, burn_in]).all()
-        assert torch.isnan(targets.log_volatility[:, burn_in]).all()
-        assert (targets.class_5[:, burn_in] == UNKNOWN_CLASS).all()
-        assert batch.mask[:, burn_in].any()
+        assert torch.isnan(targets.returns[:, burn_in_bars]).all()
+        assert torch.isnan(targets.log_volatility[:, burn_in_bars]).all()
+        assert (targets.class_5[:, burn_in_bars] == UNKNOWN_CLASS).all()
+        assert batch.mask[:, burn_in_bars].any()
 
 
 def test_no_training_label_ends_after_validation_begins(market) -> None:
@@ -93,17 +93,17 @@ def test_bars_before_and_after_the_panel_are_masked(market) -> None:
 
 
 def test_the_order_of_chunks_is_determined_by_seed_and_epoch(market) -> None:
-    def sums_in_order(seed: int, epoch: int) -> list[float]:
+    def sum_of_each_batch(seed: int, epoch: int) -> list[float]:
         """One number per batch, which shows the order of the chunks."""
         config = replace(CONFIG, seed=seed)
         data = FoldData(config, market.features, market.labels, SideInputs(), market.folds[0])
         data.trainer = SimpleNamespace(current_epoch=epoch)
         return [float(batch.x.sum()) for batch, _ in data.train_dataloader()]
 
-    first_epoch = sums_in_order(seed=0, epoch=0)
-    second_epoch = sums_in_order(seed=0, epoch=1)
-    assert first_epoch == sums_in_order(seed=0, epoch=0)
-    assert first_epoch != second_epoch != sums_in_order(seed=1, epoch=1)
+    first_epoch = sum_of_each_batch(seed=0, epoch=0)
+    second_epoch = sum_of_each_batch(seed=0, epoch=1)
+    assert first_epoch == sum_of_each_batch(seed=0, epoch=0)
+    assert first_epoch != second_epoch != sum_of_each_batch(seed=1, epoch=1)
     assert sorted(first_epoch) != first_epoch or sorted(second_epoch) != second_epoch
 
 
@@ -111,12 +111,12 @@ def test_targets_are_in_units_of_the_volatility_known_at_the_bar(market) -> None
     data = make_data(market)
     bar = 70
     asset = 1
-    position = bar - data.start  # of the bar in the fold's targets
+    row = bar - data.start  # the position of the bar in the fold's targets
     sigma = market.features.column("volatility_60")[bar, asset]
     scaled_returns = market.labels.returns[bar, asset] / sigma / np.sqrt(market.labels.horizons)
-    np.testing.assert_allclose(data.targets.returns[position, asset], scaled_returns, rtol=1e-5)
+    np.testing.assert_allclose(data.targets.returns[row, asset], scaled_returns, rtol=1e-5)
     log_volatility = np.log(market.labels.volatility[bar, asset] / sigma)
-    np.testing.assert_allclose(data.targets.log_volatility[position, asset], log_volatility, rtol=1e-4)
+    np.testing.assert_allclose(data.targets.log_volatility[row, asset], log_volatility, rtol=1e-4)
 
 
 def test_a_bar_without_trailing_volatility_has_no_target(market) -> None:
@@ -134,8 +134,10 @@ def test_each_bar_uses_the_latest_snapshot_at_or_before_it(market) -> None:
     n_assets = len(market.features.symbols)
     assert inputs.adjacency is not None
     assert inputs.adjacency.shape == (len(market.snapshots), n_assets, n_assets)
-    assert inputs.snapshot[:10].tolist() == [-1] * 10  # the market has a snapshot at every tenth bar, from bar 10 on
-    assert inputs.snapshot[10:31].tolist() == [0] * 10 + [1] * 10 + [2]
+    assert (
+        inputs.snapshot_index[:10].tolist() == [-1] * 10
+    )  # the market has a snapshot at every tenth bar, from bar 10 on
+    assert inputs.snapshot_index[10:31].tolist() == [0] * 10 + [1] * 10 + [2]
 
 
 def test_gaps_are_in_bars(market) -> None:
@@ -150,9 +152,9 @@ def test_the_error_for_a_fold_without_labels_names_the_fold_and_its_dates(market
 
 
 def test_a_fold_without_a_label_that_ends_before_validation_is_refused(market) -> None:
-    short = replace(market.folds[0], train=market.folds[0].train[-8:])
+    short_fold = replace(market.folds[0], train=market.folds[0].train[-8:])
     with pytest.raises(EmptyFoldError, match="fold 0: none of 8 training rows has a label that ends before validation"):
-        FoldData(CONFIG, market.features, market.labels, SideInputs(), short)
+        FoldData(CONFIG, market.features, market.labels, SideInputs(), short_fold)
 
 
 def test_a_config_whose_chunks_are_all_burn_in_is_refused() -> None:
@@ -160,6 +162,6 @@ def test_a_config_whose_chunks_are_all_burn_in_is_refused() -> None:
         TrainConfig(chunk_bars=24, burn_in_bars=24)
 
 
-def test_a_config_without_training_rows_is_refused() -> None:
+def test_a_validation_fraction_of_one_is_refused() -> None:
     with pytest.raises(ValueError, match="validation_fraction 1"):
         TrainConfig(validation_fraction=1)

@@ -43,8 +43,8 @@ def make_spec(name: str, **options: Any) -> Spec:
 
 
 NETWORKS = {name: build(make_spec(name), F, H) for name, entry in ENTRIES.items() if isinstance(entry, Network)}
-SEQUENCES = [name for name, network in NETWORKS.items() if isinstance(network, SequenceNetwork)]
-NOT_SEQUENCES = [name for name in NETWORKS if name not in SEQUENCES]
+SEQUENCE_NETWORKS = [name for name, network in NETWORKS.items() if isinstance(network, SequenceNetwork)]
+OTHER_NETWORKS = [name for name in NETWORKS if name not in SEQUENCE_NETWORKS]
 
 
 def make_header(spec: Spec) -> Header:
@@ -68,7 +68,7 @@ def make_header(spec: Spec) -> Header:
 
 
 def with_random_heads(network: nn.Module) -> nn.Module:
-    """The network in evaluation mode, with random weights in its heads, because unfitted heads have zero weights."""
+    """The network in evaluation mode with random parameters in its heads; the heads of an unfitted network are 0."""
     torch.manual_seed(0)
     for parameter in network.heads.parameters():
         nn.init.normal_(parameter)
@@ -82,26 +82,26 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Any:
     @cache
     def export_network(name: str) -> tuple[Artifact, Path, tuple[OnnxFile, OnnxFile]]:
         folder = tmp_path_factory.mktemp(name)
-        weights = with_random_heads(build(make_spec(name), F, H)).state_dict()
-        save_artifact(folder / "model.safetensors", make_header(make_spec(name)), weights)
+        parameters = with_random_heads(build(make_spec(name), F, H)).state_dict()
+        save_artifact(folder / "model.safetensors", make_header(make_spec(name)), parameters)
         artifact = load_artifact(folder / "model.safetensors")
-        return artifact, folder, export_onnx(artifact, folder, bars=L, assets=N)
+        return artifact, folder, export_onnx(artifact, folder, n_bars=L, n_assets=N)
 
     return export_network
 
 
-def make_batch(b: int = B, bars: int = L, assets: int = N) -> Batch:
-    """A batch of random features in which a fifth of the bars is missing."""
+def make_batch(b: int = B) -> Batch:
+    """A batch of b chunks of random features, the same in every call; about a fifth of the bars is missing."""
     torch.manual_seed(5)
-    return Batch(torch.randn(b, bars, assets, F), torch.rand(b, bars, assets) < 0.8, torch.ones(b, bars))
+    return Batch(torch.randn(b, L, N, F), torch.rand(b, L, N) < 0.8, torch.ones(b, L))
 
 
 def run_onnx(path: Path, batch: Batch, state: list[Tensor] | None = None, **extra_inputs: Tensor) -> list[Tensor]:
     """The outputs of the file in onnxruntime; ``state`` are the tensors of the inputs state_i_j."""
-    session = onnxruntime.InferenceSession(path)
-    names = [i.name for i in session.get_inputs() if i.name.startswith("state")]
+    runtime = onnxruntime.InferenceSession(path)
+    names = [i.name for i in runtime.get_inputs() if i.name.startswith("state")]
     inputs = {"x": batch.x, "mask": batch.mask, **dict(zip(names, state or [], strict=True)), **extra_inputs}
-    return [torch.from_numpy(v) for v in session.run(None, {k: v.numpy() for k, v in inputs.items()})]
+    return [torch.from_numpy(v) for v in runtime.run(None, {k: v.numpy() for k, v in inputs.items()})]
 
 
 def forecast_tensors(forecast: Forecast) -> list[Tensor]:
@@ -115,13 +115,13 @@ def assert_close(actual: list[Tensor], expected: list[Tensor]) -> None:
         torch.testing.assert_close(actual_tensor, expected_tensor, rtol=MAX_ERROR, atol=MAX_ERROR)
 
 
-QUICK = ("s4d", "mamba", "gru")  # an export takes seconds, so the tests of the other networks are marked slow
-every_sequence = pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in SEQUENCES]
+FAST_TO_TEST = ("s4d", "mamba", "gru")  # an export takes seconds, so the tests of the other networks are marked slow
+for_every_sequence_network = pytest.mark.parametrize(
+    "name", [name if name in FAST_TO_TEST else pytest.param(name, marks=pytest.mark.slow) for name in SEQUENCE_NETWORKS]
 )
 
 
-@every_sequence
+@for_every_sequence_network
 @pytest.mark.parametrize("b", [1, 4])
 def test_the_sequence_file_computes_what_torch_computes_for_any_batch(exported, name: str, b: int) -> None:
     """SSF-11."""
@@ -132,7 +132,7 @@ def test_the_sequence_file_computes_what_torch_computes_for_any_batch(exported, 
     assert_close(run_onnx(folder / "sequence.onnx", make_batch(b)), expected)
 
 
-@every_sequence
+@for_every_sequence_network
 def test_torch_and_the_step_file_continue_from_each_others_states(exported, name: str) -> None:
     """MAM-32, S4-49: the step is a file that onnxruntime runs."""
     artifact, folder, _ = exported(name)
@@ -156,8 +156,10 @@ def test_torch_and_the_step_file_continue_from_each_others_states(exported, name
     assert_close([torch.cat(parts, dim=1) for parts in zip(*forecasts, strict=True)], expected)
 
 
-@every_sequence
-def test_the_files_contain_plain_real_arithmetic_with_named_inputs_and_outputs(exported, name: str) -> None:
+@for_every_sequence_network
+def test_the_files_contain_real_arithmetic_with_named_inputs_and_outputs_and_no_source_paths(
+    exported, name: str
+) -> None:
     artifact, folder, files = exported(name)
     state = flatten_state(artifact.network.initial_state(1, N))
     for file in files:
@@ -202,17 +204,17 @@ def test_the_metadata_of_a_file_contains_what_is_needed_to_use_it(exported) -> N
 def test_the_number_of_nodes_does_not_depend_on_the_number_of_bars(tmp_path: Path) -> None:
     """A recurrence is one operator. Mamba has about 100 nodes; an unrolled recurrence would have several per bar."""
     node_counts = []
-    for bars in (8, 16):
+    for n_bars in (8, 16):
         network = with_random_heads(build_sequence_network(make_spec("mamba"), F, H))
-        _, sequence = export_onnx(network, tmp_path, bars=bars)
+        _, sequence = export_onnx(network, tmp_path, n_bars=n_bars)
         node_counts.append(sequence.n_nodes)
     assert node_counts[0] == node_counts[1] < 150
 
 
-def test_gaps_weights_and_regimes_are_in_the_files_of_networks_that_have_them(tmp_path: Path) -> None:
+def test_the_gaps_input_and_the_outputs_weights_and_regime_compute_what_torch_computes(tmp_path: Path) -> None:
     options = {"irregular": True, "pooling": "mean", "weights": "long_only", "regimes": True, "assets": N}
     network: Any = with_random_heads(build_sequence_network(make_spec("s4d"), F, H, **options))
-    export_onnx(network, tmp_path, bars=L, assets=N)
+    export_onnx(network, tmp_path, n_bars=L, n_assets=N)
     for gaps in (torch.ones(B, L), torch.arange(B * L).reshape(B, L) % 3 + 1.0):
         batch = Batch(make_batch().x, make_batch().mask, gaps)
         with torch.no_grad():
@@ -221,7 +223,7 @@ def test_gaps_weights_and_regimes_are_in_the_files_of_networks_that_have_them(tm
         assert_close(actual, [*forecast_tensors(forecast), forecast.weights, forecast.regime])
 
 
-@pytest.mark.parametrize("name", NOT_SEQUENCES)
+@pytest.mark.parametrize("name", OTHER_NETWORKS)
 def test_the_error_for_a_network_that_is_no_sequence_network_names_an_alternative(name: str, tmp_path: Path) -> None:
     for model in (NETWORKS[name], Artifact(make_header(make_spec(name)), NETWORKS[name])):
         with pytest.raises(ExportError, match="load_artifact"):
@@ -236,29 +238,31 @@ def test_a_layer_that_reads_the_future_is_refused(tmp_path: Path) -> None:
         export_onnx(network, tmp_path)
 
 
-@pytest.mark.parametrize("sizes", [{"bars": 0}, {"assets": 0}])
+@pytest.mark.parametrize("sizes", [{"n_bars": 0}, {"n_assets": 0}])
 def test_zero_bars_and_zero_assets_are_refused(sizes: dict, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="give 1 or more of each"):
         export_onnx(build_sequence_network(make_spec("gru"), F, H), tmp_path, **sizes)
 
 
 @pytest.mark.parametrize("wrong_file", ["step", "sequence"])
-def test_a_file_with_other_results_is_refused_and_the_previous_files_remain(
+def test_a_file_whose_results_differ_from_torch_is_refused_and_the_previous_files_remain(
     wrong_file: str, tmp_path: Path, monkeypatch
 ) -> None:
     for name in ("step", "sequence"):
         (tmp_path / f"{name}.onnx").write_text("before")
-    true_run = export._run
+    original_run = export._run
 
-    def run_with_error(session: Any, *inputs: Any) -> list[Tensor]:
-        results = true_run(session, *inputs)
-        is_step = "state_0_0" in [value.name for value in session.get_inputs()]
-        is_wrong = is_step == (wrong_file == "step")
-        return [result + 1e-2 if is_wrong else result for result in results]
+    def run_with_error(runtime: Any, *inputs: Any) -> list[Tensor]:
+        results = original_run(runtime, *inputs)
+        is_step = "state_0_0" in [value.name for value in runtime.get_inputs()]
+        is_wrong_file = is_step == (wrong_file == "step")
+        return [result + 1e-2 if is_wrong_file else result for result in results]
 
     monkeypatch.setattr(export, "_run", run_with_error)
-    with pytest.raises(ExportError, match=rf"{wrong_file}\.onnx is off by 0\.\d+ in onnxruntime, 0\.0001 is allowed"):
-        export_onnx(with_random_heads(build_sequence_network(make_spec("gru"), F, H)), tmp_path, bars=3)
+    with pytest.raises(
+        ExportError, match=rf"{wrong_file}\.onnx differs from torch by 0\.\d+ in onnxruntime, 0\.0001 is allowed"
+    ):
+        export_onnx(with_random_heads(build_sequence_network(make_spec("gru"), F, H)), tmp_path, n_bars=3)
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"step.onnx": "before", "sequence.onnx": "before"}
 
 
@@ -266,8 +270,8 @@ def test_a_forecast_of_nan_is_refused(tmp_path: Path) -> None:
     network = with_random_heads(build_sequence_network(make_spec("gru"), F, H))
     with torch.no_grad():
         network.heads.bias[0, 0] = torch.nan
-    with pytest.raises(ExportError, match="is off by nan"):
-        export_onnx(network, tmp_path, bars=3)
+    with pytest.raises(ExportError, match="differs from torch by nan"):
+        export_onnx(network, tmp_path, n_bars=3)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -277,7 +281,7 @@ def test_a_failure_of_the_exporter_is_raised_as_an_export_error(tmp_path: Path, 
         type(network.encoder.blocks[0].layer), "step", lambda self, x, state: (torch.fft.fft(x).real, state)
     )
     with pytest.raises(ExportError, match=r"step\.onnx .*load_artifact"):
-        export_onnx(network, tmp_path, bars=3)
+        export_onnx(network, tmp_path, n_bars=3)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -290,10 +294,10 @@ def test_the_error_without_the_onnx_packages_names_the_extra_to_install(tmp_path
         export_onnx(build_sequence_network(make_spec("gru"), F, H), tmp_path)
 
 
-def test_the_exported_network_itself_is_not_modified(tmp_path: Path) -> None:
+def test_an_export_does_not_modify_the_network(tmp_path: Path) -> None:
     network = with_random_heads(build_sequence_network(make_spec("s4d"), F, H)).train().double()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    export_onnx(network, tmp_path, bars=3)
+    export_onnx(network, tmp_path, n_bars=3)
     assert network.training
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 

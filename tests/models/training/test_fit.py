@@ -39,7 +39,7 @@ def market(market):
 
 
 class KilledError(Exception):
-    """Simulates the end of the process."""
+    """Raised by a test in place of the end of the process."""
 
 
 def kill_after(last_epoch: int) -> Callable[[int, float], None]:
@@ -167,8 +167,8 @@ def test_a_fit_without_a_finite_loss_is_refused_and_a_single_nan_epoch_is_ignore
     market, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = iter([math.nan, 2.0, math.nan])
-    epoch_end = "models.training.module.FoldModule.on_validation_epoch_end"
-    monkeypatch.setattr(epoch_end, lambda module: setattr(module, "validation_loss", next(losses, math.nan)))
+    loss_method = "models.training.module.FoldModule.on_validation_epoch_end"
+    monkeypatch.setattr(loss_method, lambda module: setattr(module, "validation_loss", next(losses, math.nan)))
     assert fit_fold(**market.arguments(), artifact=tmp_path / "a.safetensors").fit_result.validation_loss == 2.0
     with pytest.raises(DivergedFitError, match="fold 0: the s4d network's loss is nan after 3 epochs; lower lr"):
         fit_fold(**market.arguments(), artifact=tmp_path / "b.safetensors")
@@ -238,18 +238,18 @@ def test_a_killed_fit_of_an_estimator_starts_over(market, tmp_path: Path, model:
 @pytest.mark.parametrize("model", NETWORKS)
 def test_later_bars_change_no_bit_of_a_fit_or_of_its_forecasts(market, tmp_path: Path, model: str) -> None:
     fold = market.folds[0]
-    n_tested = 7
-    stop = fold.test_start + n_tested
+    n_test_bars = 7
+    stop = fold.test_start + n_test_bars
     early_market = market.truncate(stop)
     early = fit_fold(**early_market.arguments(model), artifact=tmp_path / "early.safetensors")
     late = fit_fold(**market.arguments(model), artifact=tmp_path / "late.safetensors")
     assert early.sha256 == late.sha256
     short = predict_fold(early.artifact, early_market.features, early_market.side_inputs, early_market.folds[0])
     long = predict_fold(late.artifact, market.features, market.side_inputs, fold)
-    assert len(short.ts) == n_tested
+    assert len(short.ts) == n_test_bars
     assert len(long.ts) == fold.test_stop - fold.test_start
     for name in ("ts", "returns", "volatility", "probabilities", "valid"):
-        np.testing.assert_array_equal(getattr(short, name), getattr(long, name)[:n_tested])
+        np.testing.assert_array_equal(getattr(short, name), getattr(long, name)[:n_test_bars])
 
 
 @pytest.mark.slow
@@ -336,19 +336,19 @@ def test_forecasts_are_in_log_returns_and_volatility_per_bar(market, fitted: Fit
     np.testing.assert_allclose(predictions.probabilities[valid], 0.2)
 
 
-@pytest.mark.parametrize("segment", [1, 4, 512])
+@pytest.mark.parametrize("max_segment_bars", [1, 4, 512])
 def test_forecasts_from_a_later_bar_on_are_the_same_rows(
-    market, fitted: FittedFold, monkeypatch: pytest.MonkeyPatch, segment: int
+    market, fitted: FittedFold, monkeypatch: pytest.MonkeyPatch, max_segment_bars: int
 ) -> None:
-    monkeypatch.setattr(fit_module, "MAX_SEGMENT_BARS", segment)
+    monkeypatch.setattr(fit_module, "MAX_SEGMENT_BARS", max_segment_bars)
     fold = market.folds[0]
     whole = predict_fold(fitted.artifact, market.features, market.side_inputs, fold)
     for first in (fold.test_start - 5, fold.test_start + 1, fold.test_start + 9, fold.test_stop - 1, fold.test_stop):
         part = predict_fold(fitted.artifact, market.features, market.side_inputs, fold, first)
-        skipped = max(0, first - fold.test_start)
-        np.testing.assert_array_equal(part.ts, whole.ts[skipped:])
-        np.testing.assert_array_equal(part.returns, whole.returns[skipped:])
-        np.testing.assert_array_equal(part.probabilities, whole.probabilities[skipped:])
+        n_skipped = max(0, first - fold.test_start)
+        np.testing.assert_array_equal(part.ts, whole.ts[n_skipped:])
+        np.testing.assert_array_equal(part.returns, whole.returns[n_skipped:])
+        np.testing.assert_array_equal(part.probabilities, whole.probabilities[n_skipped:])
 
 
 def test_forecasts_depend_on_the_context_before_the_window_and_on_no_earlier_bar(market, fitted: FittedFold) -> None:

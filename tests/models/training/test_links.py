@@ -38,8 +38,8 @@ def make_messages(n_events: int = N_EVENTS) -> Events:
     rng = np.random.default_rng(0)
     src = rng.integers(0, N_PEOPLE, n_events)
     friend = (src + np.where(rng.random(n_events) < 0.5, 7, 13)) % N_PEOPLE
-    anybody = (src + rng.integers(1, N_PEOPLE, n_events)) % N_PEOPLE
-    dst = np.where(rng.random(n_events) < 0.9, friend, anybody)
+    other_person = (src + rng.integers(1, N_PEOPLE, n_events)) % N_PEOPLE
+    dst = np.where(rng.random(n_events) < 0.9, friend, other_person)
     return events_from_edges(src, dst, 60 * np.arange(n_events))
 
 
@@ -65,14 +65,14 @@ def test_too_few_events_are_refused() -> None:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_negatives_are_no_events_of_their_batch_and_follow_their_strategy(strategy: str) -> None:
+def test_negatives_follow_their_strategy_and_are_never_events_of_their_batch(strategy: str) -> None:
     """TGN-23, TGN-43."""
     events = make_messages()
     negatives = Negatives(events, TRAIN_STOP)
-    n = len(events.nodes)
+    n_nodes = len(events.nodes)
     src, dst = negatives.sample(strategy, 900, 950, np.random.default_rng(0))
-    event_pairs = events.src * n + events.dst
-    negative_pairs = src * n + dst
+    event_pairs = events.src * n_nodes + events.dst
+    negative_pairs = src * n_nodes + dst
     assert len(negative_pairs) == 50
     assert not np.isin(negative_pairs, event_pairs[900:950]).any()
     is_past = np.isin(negative_pairs, event_pairs[:900])
@@ -81,14 +81,17 @@ def test_negatives_are_no_events_of_their_batch_and_follow_their_strategy(strate
         assert is_past.all()
         assert len(np.unique(negative_pairs)) == 50
     elif strategy == "inductive":
-        since_training = np.setdiff1d(event_pairs[840:900], np.concatenate([event_pairs[:840], event_pairs[900:950]]))
+        since_training = np.setdiff1d(
+            event_pairs[TRAIN_STOP:900], np.concatenate([event_pairs[:TRAIN_STOP], event_pairs[900:950]])
+        )
         assert set(negative_pairs[is_past & ~is_trained]) == set(since_training)
     else:
         assert np.array_equal(src, events.src[900:950])
 
 
 def test_temporal_negatives_are_recently_active_nodes() -> None:
-    quiet, busy = np.arange(10, 20), np.arange(20, 25)
+    quiet = np.arange(10, 20)
+    busy = np.arange(20, 25)
     dst = np.concatenate([np.repeat(quiet, 30), np.resize(busy, N_RECENT_EVENTS + 50)])
     events = events_from_edges(np.resize(np.arange(10), len(dst)), dst, np.arange(len(dst)))
     start = 300 + N_RECENT_EVENTS

@@ -1,4 +1,4 @@
-"""Losses against numbers computed by hand (MAM-16, MAM-17, S4-30)."""
+"""Losses equal numbers computed by hand (MAM-16, MAM-17, S4-30; ids: .github/sources.md)."""
 
 import math
 
@@ -24,7 +24,7 @@ from models.training.losses import (
 NAN = math.nan
 
 
-def test_huber_is_half_a_square_up_to_one_and_linear_beyond() -> None:
+def test_huber_loss_is_half_the_square_up_to_an_error_of_one_and_linear_above() -> None:
     """The errors are 0.5 and 3; the third target is unknown."""
     forecast = torch.tensor([0.0, 0.0, 5.0])
     target = torch.tensor([0.5, -3.0, NAN])
@@ -32,13 +32,13 @@ def test_huber_is_half_a_square_up_to_one_and_linear_beyond() -> None:
     assert float(return_loss(forecast, target, "mse")) == pytest.approx((0.5**2 + 3**2) / 2)
 
 
-def test_gaussian_volatility_loss_by_hand() -> None:
+def test_gaussian_volatility_loss_is_half_the_exponential_plus_the_forecast() -> None:
     forecast = torch.tensor([0.1, 0.0])
     target = torch.tensor([0.3, NAN])
     assert float(volatility_loss(forecast, target)) == pytest.approx(0.5 * math.exp(2 * (0.3 - 0.1)) + 0.1)
 
 
-def test_squared_volatility_loss_by_hand() -> None:
+def test_squared_volatility_loss_is_the_mean_squared_difference_of_known_targets() -> None:
     forecast = torch.tensor([0.1, 0.0])
     target = torch.tensor([0.3, NAN])
     assert float(volatility_loss(forecast, target, "mse")) == pytest.approx((0.3 - 0.1) ** 2)
@@ -85,7 +85,7 @@ def test_the_forecast_loss_is_the_weighted_sum_of_the_losses() -> None:
     assert float(forecast_loss(forecast, targets, config)) == pytest.approx(expected)
 
 
-def test_link_loss_counts_bars_with_a_known_return_and_weighs_an_event_like_all_its_negatives() -> None:
+def test_link_loss_counts_only_bars_with_a_known_return_and_weighs_an_event_like_all_its_negatives() -> None:
     """One event and two negatives (the rows of the logits) in each of the bars 0, 1 and 2; bar 0 has no return."""
     returns = torch.tensor([[NAN, NAN], [NAN, 0.0], [0.0, 0.0]])[None, ..., None]
     logits = torch.tensor([[9.0, 1.0, -1.0], [9.0, 2.0, 0.0], [9.0, 0.0, 3.0]])
@@ -138,7 +138,7 @@ def test_without_known_targets_loss_and_gradients_are_zero() -> None:
         assert not output.grad.any()
 
 
-def test_sharpe_loss_by_hand() -> None:
+def test_sharpe_loss_is_minus_the_mean_over_the_standard_deviation_of_the_earnings() -> None:
     """MAM-18, S4-29: the earnings are 0.5 · 2 = 1, −1 · 1 = −1 and 1 · 3 = 3, with mean 1 and standard deviation 2.
 
     An unknown return counts as 0; the last bar has no known return.
@@ -158,11 +158,11 @@ def test_the_gradient_of_the_sharpe_loss_moves_weights_towards_the_sign_of_the_r
     score = torch.zeros(2, requires_grad=True)
     sharpe_loss(torch.tanh(score + 0.1).expand(1, 200, 2), returns).backward()
     assert score.grad is not None
-    rising, falling = score.grad  # a descent step adds minus the gradient
-    assert rising < 0 < falling
+    gradient_of_rising, gradient_of_falling = score.grad  # a descent step adds minus the gradient
+    assert gradient_of_rising < 0 < gradient_of_falling
 
 
-def test_regime_loss_by_hand() -> None:
+def test_regime_loss_is_the_mean_of_the_losses_of_trend_volatility_and_momentum() -> None:
     readout = torch.tensor([[[[0.0, 0.0, 0.0, math.log(2), 0.0]], [[0.5, 0.0, 0.0, 0.0, math.log(3)]]]])
     returns = torch.tensor([[[0.5], [-0.2]]])
     log_volatility = torch.tensor([[[0.4], [NAN]]])

@@ -16,10 +16,10 @@ from models.training.module import FoldModule
 
 
 class KilledError(Exception):
-    """Simulates the end of the process."""
+    """Raised by a test in place of the end of the process."""
 
 
-def test_the_warm_start_uses_exactly_the_weights_of_the_pretrained_link_model(
+def test_a_fit_starts_with_exactly_the_weights_of_the_pretrained_link_model(
     market, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     initial_weights = []
@@ -29,6 +29,7 @@ def test_the_warm_start_uses_exactly_the_weights_of_the_pretrained_link_model(
         initial_weights.append({name: value.clone() for name, value in module.network.state_dict().items()})
         train(module, *arguments)
 
+    # records the weights with which each of the two fits starts
     monkeypatch.setattr(fit_module, "_train", record_and_train)
     losses: list[float] = []
     fitted = fit_fold(

@@ -124,10 +124,10 @@ def test_a_window_ends_with_its_row_and_is_lookback_bars_long() -> None:
     features = torch.arange(40.0)[:, None]
     windows = features.unfold(0, CONFIG.lookback_bars, 1).transpose(1, 2)
     selected, labels = RegimeRows(windows, torch.arange(40), CONFIG).select(np.array([11, 30, 39]))
-    first_sessions = selected[:, 0, 0].tolist()
-    last_sessions = selected[:, -1, 0].tolist()
-    assert first_sessions == [0, 19, 28]
-    assert last_sessions == labels.tolist() == [11, 30, 39]
+    first_session_positions = selected[:, 0, 0].tolist()
+    last_session_positions = selected[:, -1, 0].tolist()
+    assert first_session_positions == [0, 19, 28]
+    assert last_session_positions == labels.tolist() == [11, 30, 39]
     assert selected.shape == (3, CONFIG.lookback_bars, 1)
 
 
@@ -202,6 +202,6 @@ def test_an_unfitted_network_returns_zero_logits() -> None:
     ).all()
 
 
-def test_too_short_a_history_is_refused(market: Market) -> None:
+def test_a_history_too_short_for_one_fold_is_refused(market: Market) -> None:
     with pytest.raises(ValueError, match="too few for one fold"):
         run_small_study(*market, n_days=100)

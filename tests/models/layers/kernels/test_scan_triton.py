@@ -15,12 +15,12 @@ pytest.importorskip("triton", reason="Triton is not installed; it comes with tor
 COMPARISON = """
 import sys, torch
 from models.layers.kernels import scan_triton
-from models.layers.scan import RULES, selective_scan_reference
+from models.layers.scan import DISCRETISATIONS, selective_scan_reference
 
 device = sys.argv[1]
 torch.manual_seed(0)
 b, d, length, n = 2, 20, 70, 3
-for rule in RULES:
+for rule in DISCRETISATIONS:
     for with_optional in (True, False):
         u, delta, z = (torch.randn(b, length, d) for _ in range(3))
         B, C, D, bias, h = (torch.randn(*s) for s in ((b, length, n), (b, length, n), (d,), (d,), (b, d, n)))
@@ -31,7 +31,7 @@ for rule in RULES:
         # gaps, the input before h, have no gradient in the kernel
         inputs = [None if v is None else v.to(device).requires_grad_() for v in (u, delta, A, B, C, *optional, h)]
         kernel_gaps = inputs[-2]
-        y, last = scan_triton.selective(inputs[:-1], inputs[-1], with_optional, RULES.index(rule))
+        y, last = scan_triton.selective(inputs[:-1], inputs[-1], with_optional, DISCRETISATIONS.index(rule))
         (y.cos().sum() + last.square().sum()).backward()
         actual = [y, last, *(v.grad for v in inputs if v is not None and v is not kernel_gaps)]
         copies = [None if v is None else v.detach().clone().requires_grad_() for v in inputs]
@@ -41,7 +41,7 @@ for rule in RULES:
         constant_gaps = None if gaps is None else gaps.detach()
         y, last = selective_scan_reference(
             u_t, delta_t, A, B_t, C_t, D, z_t, bias, delta_softplus=with_optional, initial_state=h,
-            return_last_state=True, gaps=constant_gaps, rule=rule,
+            return_last_state=True, gaps=constant_gaps, discretisation=rule,
         )
         y = y.transpose(1, 2)
         (y.cos().sum() + last.square().sum()).backward()
