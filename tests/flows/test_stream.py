@@ -36,7 +36,7 @@ def send_signal_at_end(exchange: FakeExchange, signal_number: signal.Signals) ->
     """Starts a thread that sends this process a signal after the exchange has sent its last message."""
 
     def send_signal() -> None:
-        assert exchange.script_ended.wait(30)
+        assert exchange.done.wait(30)
         time.sleep(0.3)  # the stream receives the last message
         os.kill(os.getpid(), signal_number)
 
